@@ -1,0 +1,106 @@
+"""The operating-system account that Postgres runs as.
+
+Postgres refuses to run as root. Root therefore hands it to an account that exists already; no account is created and
+no permission of a parent folder is ever changed.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from stepwell_server.embedded.failure import EmbeddedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+UNPRIVILEGED = ("nobody", "postgres", "daemon")
+# LC_ALL=C keeps the server's messages in English: one of them is looked for when a port is taken.
+ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who owns the data and runs the server; `switch` when that is not the present user."""
+
+    name: str
+    uid: int
+    gid: int
+    switch: bool
+
+    def own(self, path: Path) -> None:
+        """Gives the path to this account."""
+        if self.switch:
+            os.chown(path, self.uid, self.gid)
+
+    def launch(self, command: Sequence[str], *, cwd: Path, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Starts a program as this account, in a session of its own, so that no terminal's Ctrl-C reaches it."""
+        try:
+            return subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                user=self.uid if self.switch else None,
+                group=self.gid if self.switch else None,
+                extra_groups=[] if self.switch else None,
+            )
+        except OSError as error:
+            message = f"cannot run {command[0]} as {self.name}: {error}"
+            raise EmbeddedError(message) from error
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Runs a short program as this account to its end."""
+        try:
+            return subprocess.run(
+                command,
+                cwd="/",
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                user=self.uid if self.switch else None,
+                group=self.gid if self.switch else None,
+                extra_groups=[] if self.switch else None,
+            )
+        except OSError as error:
+            return subprocess.CompletedProcess(command, 126, "", str(error))
+
+    def obstacle(self, path: Path) -> Path | None:
+        """Answers the first folder on the way to the path that this account cannot enter, if there is one."""
+        if not self.switch:
+            return None
+        for folder in [*reversed(path.parents), path]:
+            if self.run(["/bin/sh", "-c", 'test -x "$1"', "sh", str(folder)]).returncode:
+                return folder
+        return None
+
+
+def account_for(cluster: Path) -> Account:
+    """Chooses the owner of an existing cluster, else the present user, else (for root) an unprivileged account."""
+    uid = os.getuid()
+    if cluster.exists():
+        owner = cluster.stat()
+        if owner.st_uid != uid:
+            if uid:
+                message = f"{cluster} belongs to user {owner.st_uid}: run as that user or choose another data folder"
+                raise EmbeddedError(message)
+            return Account(str(owner.st_uid), owner.st_uid, owner.st_gid, switch=True)
+    if uid:
+        return Account(str(uid), uid, os.getgid(), switch=False)
+    for name in UNPRIVILEGED:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, entry.pw_uid, entry.pw_gid, switch=True)
+    message = f"Postgres does not run as root and none of the accounts {', '.join(UNPRIVILEGED)} exists: run as a user"
+    raise EmbeddedError(message)
