@@ -1,0 +1,131 @@
+# The duties; what takes more than a few lines is a script in tools/.
+
+PYTHON ?= python3
+WORKERS ?= 2
+
+# The tools that are not Python, in the one place that names their versions.
+BUF_VERSION := 1.75.0
+GRPCURL_VERSION := 1.9.4
+
+VENV := .venv
+PY := $(VENV)/bin/python
+GENERATE := .cache/generate
+LOCK := .cache/lock
+TOOLS := .cache/tools
+BUF := $(TOOLS)/bin/buf-$(BUF_VERSION)
+GRPCURL := $(TOOLS)/bin/grpcurl-$(GRPCURL_VERSION)
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+# Sources that exist: a folder may be yet to come.
+TYPED := service clients/python/src $(wildcard tests)
+
+export BUF GRPCURL
+# Nothing that make installs speaks to its user before there is something to say.
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+##@ Use
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: setup ## Survey the standard library with durable runs, and kill things meanwhile
+	$(PY) examples/survey/demo.py
+
+##@ Work
+
+.PHONY: setup
+setup: $(VENV)/.ready ## Make .venv: locked dependencies and both distributions, editable
+
+.PHONY: tools
+tools: $(BUF) $(GRPCURL) ## Install buf and grpcurl, pinned, into .cache/tools
+
+.PHONY: generate
+generate: $(GENERATE)/.ready ## Write stubs and descriptors from proto/
+	$(GENERATE)/bin/python tools/generate.py
+
+.PHONY: format
+format: setup ## Format the code and fix what can be fixed
+	$(VENV)/bin/ruff check --fix --quiet || true
+	$(VENV)/bin/ruff format
+
+.PHONY: lock
+lock: $(LOCK)/.ready ## Resolve the lock files anew (UPGRADE=1: to the newest versions)
+	$(LOCK)/bin/python tools/lock.py $(if $(UPGRADE),--upgrade)
+
+##@ Prove
+
+.PHONY: check
+check: setup ## Format, lint, types, import contracts, proto lint
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy $(TYPED)
+	$(VENV)/bin/lint-imports
+	$(PY) tools/buf.py lint
+
+.PHONY: verify
+verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol breaks nobody
+	$(GENERATE)/bin/python tools/verify.py
+	$(PY) tools/buf.py breaking
+
+.PHONY: test
+test: setup ## Everything but what takes long: check, verify, tests
+	$(MAKE) --no-print-directory check
+	$(MAKE) --no-print-directory verify
+	$(VENV)/bin/pytest -n $(WORKERS) -m "not long" $(PYTEST_ARGS)
+
+.PHONY: test-long
+test-long: setup ## The tests that take long
+	$(VENV)/bin/pytest -m long $(PYTEST_ARGS)
+
+.PHONY: mutants
+mutants: setup ## Take each guard out and see that some test notices
+	$(PY) tests/mutants/run.py
+
+.PHONY: wheels
+wheels: setup ## Build both wheels and try them in a clean environment
+	$(PY) tools/wheels.py
+
+.PHONY: clean
+clean: ## Remove what make made
+	rm -rf $(VENV) .cache dist
+
+# --------------------------------------------------------------------------------------------------
+
+# A stamp is newer than all that it stands for, so an environment that is up to date costs nothing.
+
+$(VENV)/.ready: $(VENV)/.locked pyproject.toml clients/python/pyproject.toml
+	$(PY) $(PIP_INSTALL) --no-deps --no-build-isolation --editable clients/python --editable .
+	@touch $@
+
+$(VENV)/.locked: requirements-dev.lock
+	@$(PYTHON) tools/python_version.py
+	@echo "setting up $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) $(PIP_INSTALL) --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(GENERATE)/.ready: requirements-generate.lock
+	@$(PYTHON) tools/python_version.py
+	@echo "setting up $(GENERATE)"
+	$(PYTHON) -m venv $(GENERATE)
+	$(GENERATE)/bin/python $(PIP_INSTALL) --require-hashes --only-binary :all: --requirement requirements-generate.lock
+	@touch $@
+
+$(LOCK)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/python $(PIP_INSTALL) $$(sed -n 's/^lock = \["\(.*\)"\]$$/\1/p' pyproject.toml)
+	@touch $@
+
+$(BUF):
+	@sh tools/install_buf.sh $(BUF_VERSION) $(TOOLS)
+
+$(GRPCURL):
+	@sh tools/install_grpcurl.sh $(GRPCURL_VERSION) $(TOOLS)

@@ -1,0 +1,1 @@
+"""Client and worker for Stepwell, the durable-workflow service."""

@@ -1,0 +1,1 @@
+"""The Stepwell service: durable workflows over gRPC, kept in Postgres."""

@@ -1,0 +1,1 @@
+"""Servicers, one file a noun: parse, call, render."""

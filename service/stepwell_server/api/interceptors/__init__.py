@@ -1,0 +1,1 @@
+"""What repeats for every call: errors, tracing, authentication, limits, deadlines."""

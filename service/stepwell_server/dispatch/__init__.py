@@ -1,0 +1,1 @@
+"""What holds memory: live worker streams, capacity, matching, watches."""

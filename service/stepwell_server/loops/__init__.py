@@ -1,0 +1,1 @@
+"""Duties that run on a clock under one leader, one file each."""

@@ -1,0 +1,1 @@
+"""The database: one typed function per statement, one file a noun."""

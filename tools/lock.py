@@ -1,0 +1,41 @@
+"""Resolves the lock files: for every Python and platform, with hashes, and without naming a registry."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+UV = Path(sys.executable).with_name("uv")
+SERVER = ("pyproject.toml", "--all-extras", "--no-emit-package", "stepwell")
+STYLE = (
+    "--universal",
+    "--python-version=3.11",
+    "--generate-hashes",
+    "--no-header",
+    "--no-annotate",
+    "--no-emit-index-url",
+    "--no-emit-find-links",
+    "--quiet",
+)
+
+
+def lock(output: str, *arguments: str) -> None:
+    """Resolves one file; versions that it has already stay, unless an upgrade was asked for."""
+    subprocess.run(
+        [str(UV), "pip", "compile", *arguments, *STYLE, *sys.argv[1:], f"--output-file={output}"],
+        check=True,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+    )
+    print(output)
+
+
+def main() -> None:
+    """Resolves what runs the service, then what develops it, at the same versions."""
+    lock("requirements.lock", *SERVER)
+    lock("requirements-dev.lock", *SERVER, "--group=dev", "--constraints=requirements.lock")
+    lock("requirements-generate.lock", "--group=generate")
+
+
+if __name__ == "__main__":
+    main()
