@@ -3,7 +3,8 @@
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036 - the reader has the old one
+    version = ".".join(str(part) for part in sys.version_info[:3])
     sys.exit(
-        "Stepwell needs Python 3.11 or later; %s is %d.%d. Name another: make PYTHON=python3.12 ..."
-        % (sys.executable, sys.version_info[0], sys.version_info[1])
+        f"Stepwell needs Python 3.11 or later; {sys.executable} is {version}."
+        " Name another one: make PYTHON=python3.12 ..."
     )

@@ -15,7 +15,8 @@ import stepwell, stepwell.v1, stepwell_server
 
 for package in (stepwell, stepwell_server):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
 for name in ("py.typed", "v1/descriptors.binpb"):
     assert importlib.resources.files("stepwell").joinpath(name).is_file(), name
 versions = {importlib.metadata.version(name) for name in ("stepwell", "stepwell-server")}
