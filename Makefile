@@ -20,8 +20,6 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 TYPED := service clients/python/src $(wildcard tests)
 
 export BUF GRPCURL
-# Nothing that make installs speaks to its user before there is something to say.
-export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -90,7 +88,7 @@ mutants: setup ## Take each guard out and see that some test notices
 	$(PY) tests/mutants/run.py
 
 .PHONY: wheels
-wheels: setup ## Build both wheels and try them in a clean environment
+wheels: setup ## Build both wheels and try them in clean environments, new and old
 	$(PY) tools/wheels.py
 
 .PHONY: clean

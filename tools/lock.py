@@ -31,10 +31,11 @@ def lock(output: str, *arguments: str) -> None:
 
 
 def main() -> None:
-    """Resolves what runs the service, then what develops it, at the same versions."""
+    """Resolves what runs the service, what develops it, what generates, and the oldest that the client takes."""
     lock("requirements.lock", *SERVER)
     lock("requirements-dev.lock", *SERVER, "--group=dev", "--constraints=requirements.lock")
     lock("requirements-generate.lock", "--group=generate")
+    lock("requirements-lowest.lock", "clients/python/pyproject.toml", "--resolution=lowest")
 
 
 if __name__ == "__main__":
