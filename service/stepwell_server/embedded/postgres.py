@@ -256,7 +256,7 @@ class _PortTakenError(EmbeddedError):
 
 def _free_port() -> int:
     while True:
-        port = random.randrange(*PORT_RANGE)  # noqa: S311 - no secret
+        port = random.randrange(*PORT_RANGE)
         with socket.socket() as probe:
             try:
                 probe.bind((LOOPBACK, port))

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-
 class Profile:
     """A named set of Postgres settings; `durable` says whether a commit survives a power cut."""
 
