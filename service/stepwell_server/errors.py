@@ -1,0 +1,401 @@
+"""Every refusal of the service, declared once.
+
+A declaration is a class under the base of its canonical code: the class's name gives the reason, its docstring the
+message, its fields the metadata. Fields are given by keyword; a message is rendered only when somebody reads it.
+
+    class RunNotFound(NotFound):
+        "Run {run_id} does not exist in namespace {namespace}."
+
+        namespace: str
+        run_id: str
+
+Raised where the fact is known, caught only by the interceptor that answers the caller.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from enum import IntEnum
+from string import Formatter
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from uuid import UUID
+
+
+class Code(IntEnum):
+    """The canonical codes that refusals use, by their numbers on the wire."""
+
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+REASONS: dict[str, type[Refusal]] = {}
+# Fields that travel as details of their own, not as metadata.
+_DETAILS = frozenset({"retry_seconds", "violations"})
+
+
+@dataclass_transform(kw_only_default=True)
+class Refusal(Exception):  # noqa: N818 - an ordinary answer, and every subclass is named for its fact
+    """The root of all declared errors."""
+
+    code: ClassVar[Code]
+    reason: ClassVar[str] = ""
+    template: ClassVar[str] = ""
+    fields: ClassVar[tuple[str, ...]] = ()
+    _defaults: ClassVar[dict[str, object]] = {}
+
+    def __init_subclass__(cls, code: Code | None = None) -> None:
+        """Turns the declaration into a reason, a template and a constructor."""
+        own = {name: cls.__dict__.get(name, _REQUIRED) for name in _declared(cls)}
+        cls._defaults = defaults = {**cls._defaults, **own}
+        cls.fields = tuple(defaults)
+        cls.__init__ = _constructor(defaults)  # type: ignore[method-assign]
+        if code is not None:
+            cls.code = code
+        else:
+            _register(cls)
+
+    @property
+    def message(self) -> str:
+        """What is wrong, for a person."""
+        return self.template.format_map(self.__dict__)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The facts, for a program."""
+        return {name: str(getattr(self, name)) for name in self.fields if name not in _DETAILS}
+
+    def __str__(self) -> str:
+        """The message."""
+        return self.message
+
+
+_REQUIRED = object()
+
+
+def _declared(cls: type[Refusal]) -> list[str]:
+    return [name for name, kind in inspect.get_annotations(cls).items() if not str(kind).startswith("ClassVar")]
+
+
+def _constructor(defaults: dict[str, object]) -> Callable[..., None]:
+    """Writes the constructor out as source, as dataclasses do: a loop over the fields would cost a multiple."""
+    if not defaults:
+        return _without_fields
+    parameters = [name if value is _REQUIRED else f"{name}=_defaults[{name!r}]" for name, value in defaults.items()]
+    assignments = [f"    self.{name} = {name}" for name in defaults]
+    source = "\n".join([f"def __init__(self, *, {', '.join(parameters)}):", *assignments])
+    scope: dict[str, Any] = {"_defaults": defaults}
+    exec(source, scope)  # noqa: S102 - field names of classes in this program, which Python parsed as identifiers
+    constructor: Callable[..., None] = scope["__init__"]
+    return constructor
+
+
+def _without_fields(self: Refusal) -> None:
+    """A refusal that has nothing to add."""
+
+
+def _register(cls: type[Refusal]) -> None:
+    if cls.__doc__ is None:
+        raise RuntimeError("docstrings are the messages of errors: run without -OO")
+    cls.reason = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).upper()
+    cls.template = " ".join(cls.__doc__.split())
+    unknown = {name for _, name, _, _ in Formatter().parse(cls.template) if name is not None} - set(cls.fields)
+    if unknown:
+        raise TypeError(f"{cls.__name__} speaks of {', '.join(sorted(unknown))}, which it does not have")
+    if REASONS.setdefault(cls.reason, cls) is not cls:
+        raise TypeError(f"{cls.reason} is declared twice")
+
+
+class InvalidArgument(Refusal, code=Code.INVALID_ARGUMENT):
+    """The request is wrong whatever the state."""
+
+    def field_violations(self) -> tuple[tuple[str, str], ...]:
+        """Names the fields at fault, and what is wrong with each."""
+        return ()
+
+
+class NotFound(Refusal, code=Code.NOT_FOUND):
+    """What the request names is not there."""
+
+
+class AlreadyExists(Refusal, code=Code.ALREADY_EXISTS):
+    """What the request would make is there already."""
+
+
+class FailedPrecondition(Refusal, code=Code.FAILED_PRECONDITION):
+    """The state does not allow it; the same call is refused until the state is another."""
+
+
+class Aborted(Refusal, code=Code.ABORTED):
+    """Somebody else was faster; the call may be repeated."""
+
+    retry_seconds: float | None = None
+
+
+class PermissionDenied(Refusal, code=Code.PERMISSION_DENIED):
+    """The caller is known and may not."""
+
+
+class Unauthenticated(Refusal, code=Code.UNAUTHENTICATED):
+    """The caller is not known."""
+
+
+class ResourceExhausted(Refusal, code=Code.RESOURCE_EXHAUSTED):
+    """A bound is reached; with `retry_seconds` it will pass."""
+
+    retry_seconds: float | None = None
+
+
+class Unavailable(Refusal, code=Code.UNAVAILABLE):
+    """The service cannot answer now."""
+
+    retry_seconds: float | None = 1.0
+
+
+class DeadlineExceeded(Refusal, code=Code.DEADLINE_EXCEEDED):
+    """The caller's time is over."""
+
+
+class Unimplemented(Refusal, code=Code.UNIMPLEMENTED):
+    """The service does not do this."""
+
+
+class Internal(Refusal, code=Code.INTERNAL):
+    """The service is at fault."""
+
+
+class InvalidField(InvalidArgument):
+    """Field {field} {problem}."""
+
+    field: str
+    problem: str
+
+    def field_violations(self) -> tuple[tuple[str, str], ...]:
+        return ((self.field, self.problem),)
+
+
+class InvalidFields(InvalidArgument):
+    """Several fields are invalid."""
+
+    violations: tuple[tuple[str, str], ...]
+
+    def field_violations(self) -> tuple[tuple[str, str], ...]:
+        return self.violations
+
+
+class PageTokenInvalid(InvalidArgument):
+    """The page token is not one that this list gave: {problem}."""
+
+    problem: str
+
+    def field_violations(self) -> tuple[tuple[str, str], ...]:
+        return (("page_token", self.problem),)
+
+
+class WatchCursorInvalid(InvalidArgument):
+    """The watch cursor is not one that this watch gave: {problem}."""
+
+    problem: str
+
+    def field_violations(self) -> tuple[tuple[str, str], ...]:
+        return (("cursor", self.problem),)
+
+
+class RequestIdReused(InvalidArgument):
+    """Request id {request_id} was used before for another {method} request."""
+
+    method: str
+    request_id: str
+
+
+class NamespaceNotFound(NotFound):
+    """Namespace {namespace} does not exist."""
+
+    namespace: str
+
+
+class NamespaceExists(AlreadyExists):
+    """Namespace {namespace} exists already."""
+
+    namespace: str
+
+
+class NamespaceNotEmpty(FailedPrecondition):
+    """Namespace {namespace} still has runs."""
+
+    namespace: str
+
+
+class NamespaceProtected(FailedPrecondition):
+    """Namespace {namespace} always exists and cannot be deleted."""
+
+    namespace: str
+
+
+class RunNotFound(NotFound):
+    """Run {run_id} does not exist in namespace {namespace}."""
+
+    namespace: str
+    run_id: UUID | str
+
+
+class RunAmbiguous(FailedPrecondition):
+    """Run {run_id} exists in more than one namespace: name the one that is meant."""
+
+    run_id: UUID | str
+
+
+class RunExists(AlreadyExists):
+    """Run {run_id} of workflow {workflow_id} exists already in namespace {namespace}."""
+
+    namespace: str
+    workflow_id: str
+    run_id: UUID | str
+
+
+class WorkflowIdInUse(AlreadyExists):
+    """Workflow id {workflow_id} is in use by the open run {run_id} in namespace {namespace}."""
+
+    namespace: str
+    workflow_id: str
+    run_id: UUID | str
+
+
+class RunTerminal(FailedPrecondition):
+    """Run {run_id} has ended: {phase}."""
+
+    run_id: UUID | str
+    phase: str
+
+
+class RunNotClaimed(FailedPrecondition):
+    """Run {run_id} is claimed by nobody."""
+
+    run_id: UUID | str
+
+
+class RunPaused(FailedPrecondition):
+    """Run {run_id} is paused: {pause_reason}."""
+
+    run_id: UUID | str
+    pause_reason: str
+
+
+class RunBusy(Aborted):
+    """Run {run_id} is being changed by somebody else."""
+
+    run_id: UUID | str
+    retry_seconds: float | None = 0.05
+
+
+class LeaseLost(FailedPrecondition):
+    """The lease on {run_id} under token {token} is over: the present token is {current}."""
+
+    run_id: UUID | str
+    token: int
+    current: int
+
+
+class StepNotFound(NotFound):
+    """Step {step} does not exist in run {run_id}."""
+
+    run_id: UUID | str
+    step: str
+
+
+class StepStateConflict(FailedPrecondition):
+    """Step {step} is {state}, which does not allow this."""
+
+    step: str
+    state: str
+
+
+class StepOrderChanged(FailedPrecondition):
+    """The steps of run {run_id} differ from its record in scope {scope}: recorded {recorded}, got {got}."""
+
+    run_id: UUID | str
+    scope: str
+    recorded: str
+    got: str
+
+
+class EventSeqExists(AlreadyExists):
+    """Event {caller_seq} of run {run_id} exists already."""
+
+    run_id: UUID | str
+    caller_seq: int
+
+
+class SignalRefused(FailedPrecondition):
+    """Run {run_id} takes no signal {signal}: it has ended ({phase})."""
+
+    run_id: UUID | str
+    signal: str
+    phase: str
+
+
+class WatcherNotFound(NotFound):
+    """Watcher {watcher} does not exist."""
+
+    watcher: str
+
+
+class TaskNotFound(NotFound):
+    """Task {task} does not exist or was given to somebody else."""
+
+    task: str
+
+
+class TypeNotServed(FailedPrecondition):
+    """Worker {worker_id} does not serve type {type_name}."""
+
+    worker_id: str
+    type_name: str
+
+
+class SessionNotFound(NotFound):
+    """Session {session_id} does not exist: say hello for a new one."""
+
+    session_id: UUID | str
+
+
+class SessionExpired(FailedPrecondition):
+    """Session {session_id} has expired and lost its leases: say hello for a new one."""
+
+    session_id: UUID | str
+
+
+class LimitExceeded(ResourceExhausted):
+    """Limit {limit} is {maximum}, and this would be {value}."""
+
+    limit: str
+    value: int
+    maximum: int
+
+
+class QueueFull(ResourceExhausted):
+    """The service has more work waiting than it may hold ({queue})."""
+
+    queue: str
+    retry_seconds: float | None = 0.5
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached."""
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection was lost while the change was being committed: repeat the call, which is recognised."""
