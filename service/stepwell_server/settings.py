@@ -1,0 +1,191 @@
+"""The service's settings: one object, read from STEPWELL_* variables (nested ones as STEPWELL_LIMITS__PAGE_ITEMS)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Count = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+
+
+def _plain_postgres_url(url: str) -> str:
+    """Accepts SQLAlchemy's spelling too, since that is what many have at hand."""
+    for prefix in ("postgresql+asyncpg://", "postgres://", "postgresql://"):
+        if url.startswith(prefix):
+            return "postgresql://" + url.removeprefix(prefix)
+    raise ValueError("must begin with postgresql://")
+
+
+PostgresUrl = Annotated[str, AfterValidator(_plain_postgres_url)]
+
+
+def _default_dev_data_dir() -> Path:
+    """Root's Postgres runs as another account, which cannot enter root's home."""
+    if os.getuid() == 0:
+        return Path("/var/lib/stepwell/dev")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "stepwell/dev"
+
+
+class Limits(BaseModel):
+    """What one request, run or page may measure; named in the error of who goes beyond."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    id_bytes: Count = 255
+    """Ids and names."""
+    payload_bytes: Count = 2 * 1024 * 1024
+    """One payload."""
+    message_bytes: Count = 4 * 1024 * 1024
+    """One gRPC message."""
+    message_items: Count = 256
+    """Items of one message: an SDK sends more as several."""
+    open_steps: Count = 20_000
+    """Open steps of one run."""
+    run_events: Annotated[int, Field(gt=0, lt=1 << 17)] = 100_000
+    """History events of one run; below 2^17, the ordinals that a number has room for."""
+    search_attributes: Count = 32
+    """Search attributes of one run."""
+    search_attribute_bytes: Count = 8 * 1024
+    """All search attributes of one run together."""
+    page_items: Count = 50
+    """Items of a page for which no size is asked."""
+    page_items_maximum: Count = 1_000
+    """Items of any page."""
+    page_skip: Count = 10_000
+    """Items that a list may be asked to skip."""
+    set_runs: Count = 256
+    """Runs that one set command may change."""
+
+
+class Settings(BaseSettings):
+    """Everything that an operator may choose. Durations are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STEPWELL_",
+        env_nested_delimiter="__",
+        populate_by_name=True,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+    )
+
+    database_url: PostgresUrl | None = None
+    """Postgres, reached directly: the hot path and the leader's lock need sessions of their own. `serve` needs it."""
+    pool_url: PostgresUrl | None = None
+    """The same database for cold calls, which may go through a pooler; by default `database_url`."""
+    # pydantic keeps the name `schema` for itself.
+    database_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$", alias="STEPWELL_SCHEMA")] = "stepwell"
+    """The Postgres schema that holds everything (STEPWELL_SCHEMA); two deployments in one database need two."""
+    pool_connections: Count = 8
+    """Connections for cold calls."""
+    committers: Count = 2
+    """Committers, each with a connection of its own; runs are spread over them by key."""
+    connect_seconds: Seconds = 5.0
+    """Time to reach the database before an attempt counts as failed."""
+    reconnect_seconds_maximum: Seconds = 5.0
+    """Longest pause between two attempts to reach the database."""
+    statement_seconds: Seconds = 10.0
+    """Longest statement of a cold call."""
+    lock_seconds: Seconds = 1.0
+    """Longest wait for a lock in the database."""
+    idle_transaction_seconds: Seconds = 5.0
+    """After this, Postgres ends a transaction of a frozen committer and frees its locks."""
+
+    host: str = "127.0.0.1"
+    """Address on which gRPC is served."""
+    port: Port = 7233
+    """Port on which gRPC is served; 0 takes a free one."""
+    metrics_host: str = "127.0.0.1"
+    """Address on which Prometheus metrics are served."""
+    metrics_port: Port | None = None
+    """Port of the metrics; none serves none."""
+    shutdown_seconds: Seconds = 30.0
+    """Time that running calls and streams get to end at shutdown."""
+
+    session_seconds: Seconds = 30.0
+    """A worker session without a sign of life for so long loses its leases."""
+    heartbeat_seconds: Seconds = 10.0
+    """How often a worker is told to beat."""
+    ack_seconds: Seconds = 5.0
+    """An assignment not acknowledged for so long is given to another."""
+    ack_returns: Count = 10
+    """Assignments of one task that may return unacknowledged before it costs an attempt."""
+    ping_seconds: Seconds = 20.0
+    """A stream that was silent for so long is pinged."""
+    outbox_messages: Count = 1_000
+    """Messages that may wait for one slow stream."""
+    resident_advance_seconds: Seconds = 1.0
+    """A resident run that can go on and finds no slot for so long is evicted."""
+
+    committer_queue_commands: Count = 20_000
+    """Commands that may wait for one committer; more are refused."""
+    committer_queue_bytes: Count = 64 * 1024 * 1024
+    """Payload bytes that may wait for one committer; more are refused."""
+    committer_batch_commands: Count = 500
+    """Commands of one transaction."""
+    committer_batch_bytes: Count = 8 * 1024 * 1024
+    """Payload bytes of one transaction."""
+
+    dispatch_poll_seconds: Seconds = 1.0
+    """How often a queue is looked at when no hint came; a lost hint costs so much."""
+    mail_poll_seconds: Seconds = 0.5
+    """How often mail is looked for when no hint came."""
+    watch_poll_seconds: Seconds = 1.0
+    """How often watches look for changes when no hint came."""
+    clock_align_seconds: Seconds = 30.0
+    """How often the clock is compared with the database's."""
+    schema_check_seconds: Seconds = 5.0
+    """How often a server that is not ready for the schema looks again."""
+
+    leader_probe_seconds: Seconds = 1.0
+    """How often the leader proves its lock, and others try for it."""
+    leader_idle_seconds: Seconds = 4.0
+    """Postgres drops a leader that was silent for so long."""
+    timer_poll_seconds: Seconds = 0.5
+    """How often the leader looks for due timers, when it does not know of an earlier one."""
+    expiry_poll_seconds: Seconds = 2.0
+    """How often the leader looks for expired sessions and leases."""
+    schedule_poll_seconds: Seconds = 1.0
+    """How often the leader looks for due schedules."""
+    timeout_poll_seconds: Seconds = 1.0
+    """How often the leader looks for timeouts and deadlines."""
+    retention_poll_seconds: Seconds = 60.0
+    """How often the leader deletes what is past its retention and makes partitions ahead."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least important messages to log."""
+    log_format: Literal["json", "console"] = "json"
+    """One JSON object a line, or text for a person."""
+
+    dev_data_dir: Path = Field(default_factory=_default_dev_data_dir)
+    """Where `dev` keeps its Postgres."""
+    test_clock: bool = False
+    """Whether callers may move the clock. For tests only."""
+
+    limits: Limits = Limits()
+    """What requests, runs and pages may measure."""
+
+    @property
+    def cold_url(self) -> str | None:
+        """The address for cold calls."""
+        return self.pool_url or self.database_url
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Settings:
+        pairs = (
+            ("heartbeat_seconds", "session_seconds"),
+            ("ack_seconds", "session_seconds"),
+            ("leader_probe_seconds", "leader_idle_seconds"),
+            ("committer_batch_commands", "committer_queue_commands"),
+            ("committer_batch_bytes", "committer_queue_bytes"),
+        )
+        for smaller, larger in pairs:
+            if getattr(self, smaller) >= getattr(self, larger):
+                raise ValueError(f"{smaller} must be less than {larger}")
+        return self
