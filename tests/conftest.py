@@ -1,0 +1,88 @@
+"""Databases for tests: one server per test process, one fresh migrated database per test.
+
+TEST_DATABASE_URL names a server to use instead; its user must be allowed to create databases.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from stepwell_server.embedded import EmbeddedPostgres, create_database
+from stepwell_server.embedded.postmaster import running_postmaster
+from stepwell_server.store import migrations
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+
+@pytest.fixture(scope="session")
+def session_dir() -> Iterator[Path]:
+    """A folder that an unprivileged account can enter when root runs the tests; pytest's own is private to root."""
+    folder = Path(tempfile.mkdtemp(prefix="stepwell-test-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def data_dir(session_dir: Path) -> Iterator[Path]:
+    """A path for a data folder that does not exist yet; a server that a failed test left there is ended."""
+    folder = session_dir / uuid.uuid4().hex[:12]
+    yield folder
+    left = running_postmaster(folder.resolve() / "pgdata")
+    if left is not None:
+        os.kill(left.pid, signal.SIGQUIT)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def server_url(session_dir: Path) -> AsyncIterator[str]:
+    """The server of this test process."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    async with EmbeddedPostgres(session_dir / "postgres", durable=False) as postgres:
+        yield postgres.url
+
+
+@pytest_asyncio.fixture(scope="session")
+async def migrated_template(server_url: str) -> AsyncIterator[str]:
+    """The name of a migrated database that nobody is connected to."""
+    name = f"template_{uuid.uuid4().hex[:12]}"
+    await migrations.migrate(await create_database(server_url, name))
+    yield name
+    await _drop_database(server_url, name)
+
+
+@pytest_asyncio.fixture
+async def database_url(server_url: str, migrated_template: str) -> AsyncIterator[str]:
+    """A fresh, migrated database."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield await create_database(server_url, name, migrated_template)
+    await _drop_database(server_url, name)
+
+
+@pytest_asyncio.fixture
+async def empty_database_url(server_url: str) -> AsyncIterator[str]:
+    """A fresh database without a schema."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    yield await create_database(server_url, name)
+    await _drop_database(server_url, name)
+
+
+async def _drop_database(url: str, name: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+    finally:
+        await connection.close()
