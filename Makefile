@@ -65,7 +65,7 @@ check: setup ## Format, lint, types, import contracts, proto lint
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy $(TYPED)
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 	$(PY) tools/buf.py lint
 
 .PHONY: verify
