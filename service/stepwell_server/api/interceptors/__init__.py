@@ -1,1 +1,1 @@
-"""What repeats for every call: errors, tracing, authentication, limits, deadlines."""
+"""Everything that repeats with each call: refusals to statuses, spans, deadlines."""

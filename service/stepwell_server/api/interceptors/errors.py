@@ -1,0 +1,174 @@
+"""Answers a call that failed. The only `except` on the way of a call: all else raises what it knows.
+
+A declared refusal becomes its canonical code with the details that `to_status` gives it. What was not declared is the
+service's own fault: the caller gets an id, the log gets the same id and the stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from uuid import UUID
+
+import grpc
+import grpc.aio
+import structlog
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+
+from stepwell_server import telemetry
+from stepwell_server.api.interceptors.around import AroundCalls, Context
+from stepwell_server.errors import (
+    DatabaseUnavailable,
+    DeadlineExceeded,
+    Internal,
+    InvalidArgument,
+    Refusal,
+    Unavailable,
+    Unimplemented,
+)
+from stepwell_server.ids import uuid7
+
+DOMAIN = "stepwell.dev"
+DETAILS_KEY = "grpc-status-details-bin"
+
+# Peers may refuse trailers beyond 8 KiB, and would then show no details at all.
+_TEXT = 512
+_VIOLATIONS = 8
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_DISCONNECTS = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "53300"})
+_CONTENTION = frozenset({"40001", "40P01", "55P03"})
+_STATEMENT_TIMEOUT = "57014"
+
+log = structlog.get_logger()
+
+
+class CallTimedOut(DeadlineExceeded):
+    """The call took longer than it may."""
+
+
+class DatabaseContended(Unavailable):
+    """The database is busy with others who change the same."""
+
+    retry_seconds: float | None = 0.1
+
+
+class MethodUnimplemented(Unimplemented):
+    """Method {method} is declared and not served yet."""
+
+    method: str
+
+
+class InternalError(Internal):
+    """The service failed. Its log knows more under error id {error_id}."""
+
+    error_id: UUID
+
+
+class Errors(AroundCalls):
+    """Turns what handlers raise into statuses. The outermost of the interceptors that look at outcomes."""
+
+    def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
+        return _answering(method, context)
+
+
+@asynccontextmanager
+async def _answering(method: str, context: Context) -> AsyncIterator[None]:
+    try:
+        yield
+    except grpc.aio.AbortError:
+        # The handler has answered already.
+        raise
+    except Exception as error:  # noqa: BLE001 - a caller must hear of any
+        await _abort(context, as_refusal(error, method))
+
+
+def as_refusal(error: Exception, method: str = "") -> Refusal:
+    """Finds what to tell of an exception. One that nobody declared is logged with its stack."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, NotImplementedError):
+        return MethodUnimplemented(method=method)
+    states = _sql_states(error)
+    if isinstance(error, TimeoutError) or _STATEMENT_TIMEOUT in states:
+        return CallTimedOut()
+    if _is_disconnect(error, states):
+        log.warning("database.disconnected", method=method, error=type(error).__name__)
+        return DatabaseUnavailable()
+    if states & _CONTENTION:
+        return DatabaseContended()
+    refusal = InternalError(error_id=uuid7())
+    log.error("call.failed", method=method, error_id=str(refusal.error_id), exc_info=error)
+    return refusal
+
+
+def to_status(refusal: Refusal) -> status_pb2.Status:
+    """Renders a refusal for an answer of a batch, or for the trailers of a call."""
+    info = error_details_pb2.ErrorInfo(
+        reason=refusal.reason,
+        domain=DOMAIN,
+        metadata={key: _shortened(value) for key, value in refusal.metadata.items()},
+    )
+    status = status_pb2.Status(code=refusal.code, message=_shortened(refusal.message), details=[_packed(info)])
+    if isinstance(refusal, InvalidArgument) and (violations := refusal.field_violations()):
+        status.details.append(_packed(_bad_request(violations)))
+    retry_seconds = getattr(refusal, "retry_seconds", None)
+    if retry_seconds is not None:
+        nanos = round(retry_seconds * 1e9)
+        delay = Duration(seconds=nanos // 10**9, nanos=nanos % 10**9)
+        status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    return status
+
+
+async def _abort(context: Context, refusal: Refusal) -> None:
+    telemetry.count_refusal(refusal.reason)
+    status = to_status(refusal)
+    trailers = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
+    await context.abort(_CODES[refusal.code], status.message, trailers)
+
+
+def _bad_request(violations: tuple[tuple[str, str], ...]) -> error_details_pb2.BadRequest:
+    bad_request = error_details_pb2.BadRequest()
+    for field, problem in violations[:_VIOLATIONS]:
+        bad_request.field_violations.add(field=_shortened(field), description=_shortened(problem))
+    left_out = len(violations) - _VIOLATIONS
+    if left_out > 0:
+        bad_request.field_violations.add(field="", description=f"and {left_out} more")
+    return bad_request
+
+
+def _packed(message: Message) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Lists an exception and those beneath it; SQLAlchemy keeps the driver's as `orig`."""
+    chain = [error]
+    for link in chain:
+        below = getattr(link, "orig", None) or link.__cause__
+        if isinstance(below, BaseException) and all(below is not seen for seen in chain):
+            chain.append(below)
+    return chain
+
+
+def _sql_states(error: BaseException) -> frozenset[str]:
+    """Reads the codes of the database by their name: drivers themselves stay in the store."""
+    states = (getattr(link, "sqlstate", None) for link in _chain(error))
+    return frozenset(state for state in states if isinstance(state, str))
+
+
+def _is_disconnect(error: BaseException, states: frozenset[str]) -> bool:
+    if states & _DISCONNECTS or any(state.startswith("08") for state in states):
+        return True
+    return any(
+        isinstance(link, ConnectionError) or getattr(link, "connection_invalidated", False) for link in _chain(error)
+    )

@@ -1,0 +1,486 @@
+"""What callers see of refusals, faults and deadlines, and what is traced, over a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from io import StringIO
+from typing import Any
+from uuid import UUID
+
+import grpc
+import grpc.aio
+import pytest
+import structlog
+from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from stepwell_server import telemetry
+from stepwell_server.api.interceptors import errors as errors_module
+from stepwell_server.api.interceptors.deadlines import Deadlines, remaining, wait_seconds
+from stepwell_server.api.interceptors.errors import DETAILS_KEY, Errors, as_refusal, to_status
+from stepwell_server.api.interceptors.tracing import Tracing
+from stepwell_server.errors import DatabaseUnavailable, InvalidFields, QueueFull, RunNotFound
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+UNSAMPLED = CALLER[:-1] + "0"
+SERVICE = "test.v1.Tests"
+RUN_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
+KINDS = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream", "UnaryWriter", "StreamWriter")
+
+Fail = Callable[[grpc.aio.ServicerContext[Any, Any]], Any]
+
+
+class Handlers:
+    """A method of each kind, the streams as generators and as coroutines; each sends a byte and then does `act`."""
+
+    def __init__(self, act: Fail) -> None:
+        self.act = act
+
+    async def UnaryUnary(self, request: bytes, context: Any) -> bytes:
+        return await self.act(context) or b"done"
+
+    async def UnaryStream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        yield b"first"
+        await self.act(context)
+
+    async def StreamUnary(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        assert [request async for request in requests] == [b"ask"]
+        return await self.act(context) or b"done"
+
+    async def StreamStream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for _ in requests:
+            yield b"first"
+        await self.act(context)
+
+    async def UnaryWriter(self, request: bytes, context: Any) -> None:
+        await context.write(b"first")
+        await self.act(context)
+
+    async def StreamWriter(self, requests: Any, context: Any) -> None:
+        assert await context.read() == b"ask"
+        await context.write(b"first")
+        await self.act(context)
+
+    def generic(self) -> grpc.GenericRpcHandler:
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "UnaryUnary": grpc.unary_unary_rpc_method_handler(self.UnaryUnary),
+                "UnaryStream": grpc.unary_stream_rpc_method_handler(self.UnaryStream),
+                "StreamUnary": grpc.stream_unary_rpc_method_handler(self.StreamUnary),
+                "StreamStream": grpc.stream_stream_rpc_method_handler(self.StreamStream),
+                "UnaryWriter": grpc.unary_stream_rpc_method_handler(self.UnaryWriter),
+                "StreamWriter": grpc.stream_stream_rpc_method_handler(self.StreamWriter),
+            },
+        )
+
+
+@asynccontextmanager
+async def serving(act: Fail, maximum: float = 60.0) -> AsyncIterator[Any]:
+    server = grpc.aio.server(interceptors=[Tracing(), Errors(), Deadlines(maximum)])
+    server.add_generic_rpc_handlers((Handlers(act).generic(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(0)
+
+
+async def call(
+    channel: Any, kind: str = "UnaryUnary", *, deadline: float | None = 10, traceparent: str = ""
+) -> list[bytes]:
+    """Makes a call, and answers all that came back."""
+    method = f"/{SERVICE}/{kind}"
+    options: dict[str, Any] = {"timeout": deadline}
+    if traceparent:
+        options["metadata"] = (("traceparent", traceparent), ("tracestate", "vendor=1"))
+    if kind == "UnaryUnary":
+        return [await channel.unary_unary(method)(b"ask", **options)]
+    if kind == "StreamUnary":
+        return [await channel.stream_unary(method)(iter([b"ask"]), **options)]
+    if kind.startswith("Unary"):
+        return [response async for response in channel.unary_stream(method)(b"ask", **options)]
+    return [response async for response in channel.stream_stream(method)(iter([b"ask"]), **options)]
+
+
+async def refused(channel: Any, kind: str = "UnaryUnary", **options: Any) -> grpc.aio.AioRpcError:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call(channel, kind, **options)
+    return raised.value
+
+
+def details(error: grpc.aio.AioRpcError) -> status_pb2.Status:
+    trailers = dict(error.trailing_metadata() or ())
+    return status_pb2.Status.FromString(trailers[DETAILS_KEY])
+
+
+def unpacked(status: status_pb2.Status, kind: type[Any]) -> list[Any]:
+    found = []
+    for detail in status.details:
+        message = kind()
+        if detail.Unpack(message):
+            found.append(message)
+    return found
+
+
+def raising(error: BaseException) -> Fail:
+    async def act(context: Any) -> None:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_refusal_is_a_rich_status_in_every_kind_of_call(kind: str) -> None:
+    """A declared refusal arrives with its code, message, and exactly one ErrorInfo."""
+    refusal = RunNotFound(namespace="main", run_id=RUN_ID)
+    async with serving(raising(refusal)) as channel:
+        error = await refused(channel, kind)
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    assert error.details() == f"Run {RUN_ID} does not exist in namespace main."
+    status = details(error)
+    assert (status.code, status.message) == (5, error.details())
+    (info,) = unpacked(status, error_details_pb2.ErrorInfo)
+    assert (info.reason, info.domain) == ("RUN_NOT_FOUND", "stepwell.dev")
+    assert info.metadata == {"namespace": "main", "run_id": str(RUN_ID)}
+    assert len(status.details) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_call_that_does_well_passes_unchanged(kind: str) -> None:
+    """Interceptors leave the answers of every kind of call as they are."""
+
+    async def act(context: Any) -> None:
+        await asyncio.sleep(0)
+
+    async with serving(act) as channel:
+        for _ in range(2):
+            assert await call(channel, kind) == [b"done" if kind.endswith("Unary") else b"first"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_fault_shows_an_id_and_nothing_else(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody declared is INTERNAL; the caller sees an id under which the log has the stack."""
+    logged: list[dict[str, Any]] = []
+    monkeypatch.setattr(errors_module.log, "error", lambda event, **facts: logged.append({"event": event, **facts}))
+    async with serving(raising(ValueError("the secret is 42"))) as channel:
+        error = await refused(channel, kind)
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "42" not in repr(error)
+    (info,) = unpacked(details(error), error_details_pb2.ErrorInfo)
+    (line,) = logged
+    assert info.reason == "INTERNAL_ERROR"
+    assert info.metadata["error_id"] == line["error_id"]
+    assert line["method"] == f"/{SERVICE}/{kind}"
+    assert isinstance(line["exc_info"], ValueError)
+
+
+async def test_what_a_handler_aborts_itself_stays() -> None:
+    """A handler of another library (health's, say) may abort with a status of its own."""
+
+    async def act(context: Any) -> None:
+        await context.abort(grpc.StatusCode.DATA_LOSS, "gone")
+
+    async with serving(act) as channel:
+        error = await refused(channel)
+    assert (error.code(), error.details()) == (grpc.StatusCode.DATA_LOSS, "gone")
+
+
+async def test_the_generated_default_is_unimplemented() -> None:
+    """A method that nobody wrote yet is not the service's fault."""
+    async with serving(raising(NotImplementedError())) as channel:
+        error = await refused(channel)
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_caller_who_goes_away_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancellation reaches the handler, and nothing is logged."""
+    monkeypatch.setattr(errors_module.log, "error", lambda *_, **__: pytest.fail("logged"))
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def act(context: Any) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with serving(act) as channel:
+        waiting = channel.unary_unary(f"/{SERVICE}/UnaryUnary")(b"ask")
+        await began.wait()
+        waiting.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+def test_fields_at_fault_are_named() -> None:
+    """Violations travel as BadRequest, at most eight of them with the count of the rest."""
+    status = to_status(InvalidFields(violations=tuple((f"field{n}", "is wrong") for n in range(10))))
+    (bad_request,) = unpacked(status, error_details_pb2.BadRequest)
+    assert [violation.field for violation in bad_request.field_violations] == [*(f"field{n}" for n in range(8)), ""]
+    assert bad_request.field_violations[0].description == "is wrong"
+    assert bad_request.field_violations[-1].description == "and 2 more"
+
+
+def test_when_to_try_again_is_told() -> None:
+    """`retry_seconds` travels as RetryInfo."""
+    (retry,) = unpacked(to_status(QueueFull(queue="committer")), error_details_pb2.RetryInfo)
+    assert retry.retry_delay.ToTimedelta().total_seconds() == 0.5
+    assert not unpacked(to_status(QueueFull(queue="c", retry_seconds=None)), error_details_pb2.RetryInfo)
+
+
+def test_a_status_fits_into_trailers() -> None:
+    """Peers drop trailers beyond 8 KiB, so long words are cut."""
+    status = to_status(InvalidFields(violations=tuple(("f" * 9_000, "p" * 9_000) for _ in range(50))))
+    assert status.ByteSize() < 12_000
+    assert to_status(RunNotFound(namespace="n" * 9_000, run_id="r" * 9_000)).ByteSize() < 2_048
+
+
+class _DriverError(Exception):
+    def __init__(self, sqlstate: str) -> None:
+        super().__init__()
+        self.sqlstate = sqlstate
+
+
+class _WrappedError(Exception):
+    def __init__(self, orig: Exception, *, connection_invalidated: bool = False) -> None:
+        super().__init__()
+        self.orig = orig
+        self.connection_invalidated = connection_invalidated
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ConnectionRefusedError(), "DATABASE_UNAVAILABLE"),
+        (_DriverError("08006"), "DATABASE_UNAVAILABLE"),
+        (_WrappedError(_DriverError("57P01")), "DATABASE_UNAVAILABLE"),
+        (_WrappedError(ValueError(), connection_invalidated=True), "DATABASE_UNAVAILABLE"),
+        (_WrappedError(_DriverError("40P01")), "DATABASE_CONTENDED"),
+        (_DriverError("57014"), "CALL_TIMED_OUT"),
+        (TimeoutError(), "CALL_TIMED_OUT"),
+        (_DriverError("23505"), "INTERNAL_ERROR"),
+        (KeyError("x"), "INTERNAL_ERROR"),
+        (DatabaseUnavailable(), "DATABASE_UNAVAILABLE"),
+    ],
+)
+def test_the_database_s_troubles_are_told_apart(error: Exception, reason: str) -> None:
+    """Disconnects, contention and slow statements are answers of their own; other errors of the database are faults."""
+    assert as_refusal(error).reason == reason
+
+
+async def test_a_call_has_an_end() -> None:
+    """A unary call without a deadline ends after the maximum; a deadline of its own is passed on."""
+    seen: list[float] = []
+
+    async def act(context: Any) -> bytes:
+        seen.append(remaining())
+        seen.append(wait_seconds(None, default=20))
+        await asyncio.sleep(0.3 if len(seen) > 2 else 0)
+        return b"done"
+
+    async with serving(act, maximum=0.1) as channel:
+        await call(channel, deadline=0.09)
+        error = await refused(channel, deadline=None)
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert unpacked(details(error), error_details_pb2.ErrorInfo)[0].reason == "CALL_TIMED_OUT"
+    assert 0 < seen[1] < seen[0] <= 0.09
+
+
+def test_a_wait_ends_before_its_caller_gives_up() -> None:
+    """Waits have a default and a maximum, and without a call nothing else bounds them."""
+    assert remaining(5) == 5
+    assert wait_seconds(None, default=20) == 20
+    assert wait_seconds(3, default=20) == 3
+    assert wait_seconds(500, default=20) == 60
+    assert wait_seconds(0, default=20) == 0
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    telemetry.set_up_tracing([SimpleSpanProcessor(exporter)])
+    yield exporter
+    telemetry.shut_down_tracing()
+
+
+def only(exporter: InMemorySpanExporter) -> ReadableSpan:
+    (span,) = exporter.get_finished_spans()
+    return span
+
+
+async def test_a_unary_call_is_a_span_in_the_caller_s_trace(spans: InMemorySpanExporter) -> None:
+    """The span goes on the caller's trace, and says how the call ended."""
+    async with serving(raising(RunNotFound(namespace="main", run_id=RUN_ID))) as channel:
+        await refused(channel, traceparent=CALLER)
+    span = only(spans)
+    assert (span.name, span.kind) == (f"{SERVICE}/UnaryUnary", SpanKind.SERVER)
+    assert span.parent is not None
+    assert span.context is not None
+    assert (f"{span.context.trace_id:032x}", f"{span.parent.span_id:016x}") == (CALLER[3:35], CALLER[36:52])
+    assert span.context.trace_state.get("vendor") == "1"
+    assert dict(span.attributes or {})["rpc.response.status_code"] == "NOT_FOUND"
+
+
+async def test_faults_and_successes_are_told_apart(spans: InMemorySpanExporter) -> None:
+    """Only what is the service's fault is an error of the span."""
+    outcomes: Iterator[bytes | KeyError] = iter([b"done", KeyError("x")])
+
+    async def act(context: Any) -> bytes:
+        outcome = next(outcomes)
+        if isinstance(outcome, bytes):
+            return outcome
+        raise outcome
+
+    async with serving(act) as channel:
+        await call(channel)
+        await refused(channel)
+    good, bad = spans.get_finished_spans()
+    assert (good.status.is_unset, bad.status.is_ok) == (True, False)
+    assert dict(good.attributes or {})["rpc.response.status_code"] == "OK"
+    assert dict(bad.attributes or {})["error.type"] == "INTERNAL"
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+async def test_streams_have_no_span(spans: InMemorySpanExporter, kind: str) -> None:
+    """No span lives as long as a stream."""
+
+    async def act(context: Any) -> None:
+        await asyncio.sleep(0)
+
+    async with serving(act) as channel:
+        await call(channel, kind, traceparent=CALLER)
+    assert spans.get_finished_spans() == ()
+
+
+async def test_what_is_not_sampled_has_no_span(spans: InMemorySpanExporter) -> None:
+    """The caller's decision holds for calls and claims alike."""
+
+    async def act(context: Any) -> bytes:
+        return telemetry.new_traceparent(context.invocation_metadata())[0].encode()
+
+    async with serving(act) as channel:
+        assert await call(channel, traceparent=UNSAMPLED) == [UNSAMPLED.encode()]
+    claim(UNSAMPLED)
+    assert spans.get_finished_spans() == ()
+
+
+def claim(traceparent: str, **more: Any) -> str:
+    return telemetry.claim_span(
+        traceparent, "", run=RUN_ID, step="charge", queue="default", worker="w-1", attempt=2, outcome="assigned", **more
+    )
+
+
+def test_claims_and_heartbeats_are_spans_of_the_run(spans: InMemorySpanExporter) -> None:
+    """A run's root, its claims and heartbeats are one trace; an attempt links to the one before."""
+    traceparent, _ = telemetry.new_traceparent((), run=str(RUN_ID))
+    first = claim(traceparent)
+    second = claim(traceparent, previous=first, start_ns=1)
+    telemetry.heartbeat_span(
+        traceparent, run=RUN_ID, step="charge", queue="default", worker="w-1", attempt=2, outcome="ok", reported=second
+    )
+    root, claimed, again, beat = spans.get_finished_spans()
+    assert [span.name for span in (root, claimed, beat)] == ["stepwell.start", "stepwell.claim", "stepwell.heartbeat"]
+    traces = {span.context.trace_id for span in (root, claimed, again, beat) if span.context}
+    assert [f"{trace:032x}" for trace in traces] == [traceparent[3:35]]
+    assert claimed.parent is not None
+    assert f"{claimed.parent.span_id:016x}" == traceparent[36:52]
+    (link,) = again.links
+    assert f"{link.context.span_id:016x}" == first[36:52]
+    assert beat.parent is not None
+    assert f"{beat.parent.span_id:016x}" == second[36:52]
+    assert again.start_time == 1
+    assert dict(again.attributes or {}) == {
+        "stepwell.run": str(RUN_ID),
+        "stepwell.step": "charge",
+        "stepwell.queue": "default",
+        "stepwell.worker": "w-1",
+        "stepwell.attempt": 2,
+        "stepwell.outcome": "assigned",
+    }
+    json.loads(again.to_json())
+
+
+def test_a_beat_without_items_is_in_its_session_s_trace(spans: InMemorySpanExporter) -> None:
+    """Any replica finds the same trace."""
+    telemetry.session_heartbeat_span(RUN_ID, worker="w-1", outcome="ok")
+    span = only(spans)
+    assert span.context is not None
+    assert span.context.trace_id == RUN_ID.int
+
+
+def test_without_exporters_only_the_context_is_made() -> None:
+    """A run has a trace context even when this service exports nothing: its workers may."""
+    assert not telemetry.is_exporting()
+    traceparent, tracestate = telemetry.new_traceparent(())
+    assert telemetry.valid_traceparent(traceparent) == traceparent
+    assert telemetry.is_sampled(traceparent)
+    assert tracestate == ""
+    assert claim(traceparent) == traceparent
+    assert telemetry.new_traceparent((("traceparent", CALLER), ("tracestate", "a=1"), ("tracestate", "b=2"))) == (
+        CALLER,
+        "a=1,b=2",
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "00", CALLER.upper(), CALLER + "-x", CALLER.replace("00-", "ff-"), f"00-{'0' * 32}-{'1' * 16}-01"]
+)
+def test_what_is_no_trace_context_is_dropped(text: str) -> None:
+    """A caller's malformed context is none."""
+    assert telemetry.valid_traceparent(text) == ""
+
+
+def test_exporters_are_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is exported unless an exporter or an endpoint is named, in either protocol."""
+    endpoint = "http://127.0.0.1:9"
+    for name in ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        monkeypatch.delenv(name, raising=False)
+    found = {}
+    for protocol in ("", "grpc", "http/protobuf"):
+        if protocol:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+        telemetry.set_up_tracing()
+        found[protocol] = telemetry.is_exporting()
+        telemetry.shut_down_tracing()
+    assert found == {"": False, "grpc": True, "http/protobuf": True}
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    telemetry.set_up_tracing()
+    assert not telemetry.is_exporting()
+
+
+def test_logs_are_json_without_contents() -> None:
+    """Lines carry run and trace; bytes and secrets are left out; stacks have no values."""
+    stream, root = StringIO(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    telemetry.set_up_logs("info", "json", stream)
+    with telemetry.about(RUN_ID, CALLER):
+        logging.getLogger("library").warning("odd", extra={"payload": "hidden"})
+        structlog.get_logger("own").info("done", body=b"hidden", payload="hidden", count=3)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    library, own = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert "hidden" not in stream.getvalue()
+    assert (library["event"], library["level"], own["count"], own["body"]) == ("odd", "warning", 3, "[6 bytes]")
+    assert (own["run_id"], own["trace_id"]) == (str(RUN_ID), CALLER[3:35])
+
+
+async def test_metrics_are_served() -> None:
+    """Prometheus reads the service's own names."""
+    telemetry.count_refusal("RUN_NOT_FOUND")
+    port, stop = telemetry.serve_metrics(0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
+    text = (await reader.read()).decode()
+    writer.close()
+    stop()
+    assert 'stepwell_refusals_total{reason="RUN_NOT_FOUND"}' in text
+    assert "stepwell_commit_seconds_bucket" in text
