@@ -1,0 +1,220 @@
+"""Activities: scheduling, completion, failure and retry, timeouts."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+from msgspec.structs import replace
+
+from stepwell_server import errors
+from stepwell_server.engine import endings, grants
+from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.retries import delay_after
+from stepwell_server.model.events import EventType
+from stepwell_server.model.payloads import NULL, Failure, Payload
+from stepwell_server.model.runs import RunRef
+from stepwell_server.model.steps import (
+    DEFAULT_RETRY,
+    NO_TIMEOUTS,
+    ClosedStep,
+    RetryPolicy,
+    Step,
+    StepState,
+    Timeouts,
+    pack_step_details,
+    unpack_step_details,
+)
+from stepwell_server.model.tasks import TaskKind
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a report: recorded now, or before."""
+
+    duplicate: bool = False
+
+
+class CompleteActivity(msgspec.Struct, frozen=True, gc=False):
+    """A worker says that its activity is done."""
+
+    ref: RunRef
+    ordinal: int
+    session_id: UUID
+    token: int
+    payload: Payload
+
+    def wants(self) -> Missing:
+        return Missing(ordinals=[self.ordinal])
+
+    def decide(self, change: Change) -> Outcome:
+        step = held_step(change, self.ordinal, self.session_id, self.token, StepState.COMPLETED)
+        if isinstance(step, ClosedStep):
+            return Outcome(duplicate=True)
+        facts = {"attempt": str(step.attempt), "worker": step.owner_id}
+        event = change.event(EventType.ACTIVITY_COMPLETED, ordinal=step.ordinal, payload=self.payload, facts=facts)
+        change.end_step(step, StepState.COMPLETED, event, payload=self.payload)
+        endings.wake(change)
+        return Outcome()
+
+
+class FailActivity(msgspec.Struct, frozen=True, gc=False):
+    """A worker says that its attempt failed. The policy decides whether there is another."""
+
+    ref: RunRef
+    ordinal: int
+    session_id: UUID
+    token: int
+    failure: Failure
+
+    def wants(self) -> Missing:
+        return Missing(ordinals=[self.ordinal])
+
+    def decide(self, change: Change) -> Outcome:
+        step = held_step(change, self.ordinal, self.session_id, self.token, StepState.FAILED)
+        if isinstance(step, ClosedStep):
+            return Outcome(duplicate=True)
+        fail_attempt(change, step, self.failure)
+        return Outcome()
+
+
+class CancelledActivity(msgspec.Struct, frozen=True, gc=False):
+    """A worker says that it stopped its activity, because it was asked to."""
+
+    ref: RunRef
+    ordinal: int
+    session_id: UUID
+    token: int
+    payload: Payload
+
+    def wants(self) -> Missing:
+        return Missing(ordinals=[self.ordinal])
+
+    def decide(self, change: Change) -> Outcome:
+        step = held_step(change, self.ordinal, self.session_id, self.token, StepState.CANCELLED)
+        if isinstance(step, ClosedStep):
+            return Outcome(duplicate=True)
+        facts = {"attempt": str(step.attempt), "worker": step.owner_id}
+        event = change.event(EventType.ACTIVITY_CANCELLED, ordinal=step.ordinal, payload=self.payload, facts=facts)
+        change.end_step(step, StepState.CANCELLED, event, payload=self.payload)
+        endings.wake(change)
+        return Outcome()
+
+
+def held_step(change: Change, ordinal: int, session_id: UUID, token: int, state: StepState) -> Step | ClosedStep:
+    """The open step if that session holds it under that token, or the ended one if this very report ended it.
+
+    Refuses with LEASE_LOST.
+    """
+    if change.run is None and ordinal not in change.known.ordinals:
+        raise Missing(ordinals=[ordinal])
+    step = change.step(ordinal)
+    if step is None:
+        raise errors.LeaseLost(run_id=change.run_id, token=token, current=-1)
+    if isinstance(step, ClosedStep):
+        if step.grants == token and step.state == state:
+            return step
+        raise errors.LeaseLost(run_id=change.run_id, token=token, current=step.grants)
+    if step.session_id != session_id or step.grants != token:
+        raise errors.LeaseLost(run_id=change.run_id, token=token, current=step.grants)
+    return step
+
+
+def fail_attempt(change: Change, step: Step, failure: Failure) -> None:
+    """An attempt failed: the activity tries again later, or fails for good."""
+    details = unpack_step_details(step.details)
+    facts = {"attempt": str(step.attempt), "worker": step.owner_id}
+    delay = delay_after(details.retry or DEFAULT_RETRY, step.attempt, failure)
+    limits = details.timeouts or NO_TIMEOUTS
+    if delay is not None and limits.schedule_to_close is not None:
+        closes = step.create_time + timedelta(seconds=limits.schedule_to_close)
+        if change.now + timedelta(seconds=delay) >= closes:
+            delay = None
+    if delay is None:
+        event = change.event(EventType.ACTIVITY_FAILED, ordinal=step.ordinal, failure=failure, facts=facts)
+        change.end_step(step, StepState.FAILED, event, failure=failure)
+        endings.wake(change)
+        return
+    change.event(EventType.ACTIVITY_ATTEMPT_FAILED, ordinal=step.ordinal, failure=failure, facts=facts)
+    packed = pack_step_details(replace(details, last_failure=failure))
+    if delay <= 0:
+        grants.requeue(change, replace(step, details=packed, returns=0))
+        return
+    change.put_step(
+        replace(
+            step,
+            state=StepState.PENDING,
+            session_id=None,
+            owner_id="",
+            returns=0,
+            details=packed,
+            wake_time=change.now + timedelta(seconds=delay),
+        )
+    )
+
+
+class NewActivity(msgspec.Struct, frozen=True, gc=False):
+    """An activity to schedule."""
+
+    type: str
+    task_queue: str = ""
+    input: Payload = NULL
+    retry: RetryPolicy | None = None
+    timeouts: Timeouts | None = None
+    priority: int | None = None
+
+
+def time_out(change: Change, step: Step, last_beat: datetime | None) -> None:
+    """Looks at an activity whose time may have run out: fails it or its attempt, sets it going again, or waits on."""
+    limits = unpack_step_details(step.details).timeouts or NO_TIMEOUTS
+    now = change.now
+    passed = _passed(step, limits, now, last_beat)
+    if passed is None and step.state == StepState.PENDING and (step.wake_time is None or step.wake_time <= now):
+        change.put_step(replace(step, wake_time=None))
+        step = replace(step, wake_time=grants.next_timeout(step))
+        if step.attempt or step.wake_time is None:
+            change.put_step(step)
+            change.bump()
+            change.enqueue(step.ordinal, TaskKind.ACTIVITY, step.task_queue, step.type, step.priority)
+        return
+    if passed is None:
+        change.put_step(replace(step, wake_time=grants.next_timeout(step, last_beat)))
+        change.bump()
+        return
+    if step.session_id is not None:
+        change.news.revokes.append((step.session_id, step.ordinal, step.grants, "TIMED_OUT"))
+    failure = Failure(f"timeout: {TIMEOUT_NAMES[passed]}", "Timeout", timeout_kind=passed)
+    if passed in (SCHEDULE_TO_START, SCHEDULE_TO_CLOSE):
+        failure = replace(failure, non_retryable=True)
+    fail_attempt(change, step, failure)
+
+
+SCHEDULE_TO_START, SCHEDULE_TO_CLOSE, START_TO_CLOSE, HEARTBEAT = 1, 2, 3, 4
+TIMEOUT_NAMES = {
+    SCHEDULE_TO_START: "schedule-to-start",
+    SCHEDULE_TO_CLOSE: "schedule-to-close",
+    START_TO_CLOSE: "start-to-close",
+    HEARTBEAT: "heartbeat",
+}
+
+
+def _passed(step: Step, limits: Timeouts, now: datetime, last_beat: datetime | None) -> int | None:
+    """Which of the timeouts has passed."""
+
+    def over(since: datetime | None, seconds: float | None) -> bool:
+        return since is not None and seconds is not None and now >= since + timedelta(seconds=seconds)
+
+    if over(step.create_time, limits.schedule_to_close):
+        return SCHEDULE_TO_CLOSE
+    if step.state == StepState.PENDING:
+        waits = step.attempt == 0 and over(step.create_time, limits.schedule_to_start)
+        return SCHEDULE_TO_START if waits else None
+    if over(step.start_time, limits.start_to_close):
+        return START_TO_CLOSE
+    if over(max(step.start_time, last_beat) if last_beat and step.start_time else step.start_time, limits.heartbeat):
+        return HEARTBEAT
+    return None

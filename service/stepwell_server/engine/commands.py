@@ -1,0 +1,36 @@
+"""What a command is: a value that names one run and decides what becomes of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from stepwell_server.errors import Refusal
+
+if TYPE_CHECKING:
+    from stepwell_server.engine.change import Change, Missing
+    from stepwell_server.model.runs import RunRef
+
+
+class Command(Protocol):
+    """A change of exactly one run."""
+
+    @property
+    def ref(self) -> RunRef:
+        """Which run."""
+        ...
+
+    def wants(self) -> Missing | None:
+        """What of the run the decision surely needs; it may ask for more by raising Missing."""
+        ...
+
+    def decide(self, change: Change) -> object:
+        """Changes the run and answers the caller, or raises a Refusal, or Missing. Pure but for `change`."""
+        ...
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """An answer that refuses the caller although the run was changed: what was decided is written all the same."""
+
+    refusal: Refusal

@@ -1,0 +1,301 @@
+"""One batch: load, decide, match with workers, write. Lives for one transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from stepwell_server import errors
+from stepwell_server.engine.change import Change, Limits, Missing
+from stepwell_server.engine.commands import Command, Refused
+from stepwell_server.engine.committer import loading
+from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
+from stepwell_server.engine.grants import GrantTask
+from stepwell_server.engine.names import Births
+from stepwell_server.engine.starts import StartRun
+from stepwell_server.ids import uuid7
+from stepwell_server.model.runs import RunRef
+from stepwell_server.store import batches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from stepwell_server.model.tasks import Grant, Task
+    from stepwell_server.store.database import Connection
+
+Order = Command | StartRun | Claim
+
+
+class Entry(msgspec.Struct):
+    """A command that waits for its answer. `future` is None for mail, which nobody waits for."""
+
+    order: Order
+    future: asyncio.Future[object] | None
+    size: int
+    deadline: float
+    waits: int = 0
+    key: int | None = None  # the run, once it is known
+
+
+class _Held:
+    """Stands as the answer of a command whose run is locked elsewhere."""
+
+
+HELD = _Held()
+
+
+class Batch:
+    """See the module."""
+
+    def __init__(  # noqa: PLR0917 - a batch is made in one place
+        self,
+        connection: Connection,
+        entries: Sequence[Entry],
+        now: datetime,
+        limits: Limits,
+        capacity: Capacity,
+        next_key: Callable[[], int],
+    ) -> None:
+        self._connection = connection
+        self._entries = entries
+        self._now = now
+        self._limits = limits
+        self._capacity = capacity
+        self.changes: dict[int, Change] = {}
+        self._births = Births(self.changes, next_key)
+        self.answers: list[object] = [None] * len(entries)
+        self.reservations: list[tuple[Task, Reservation]] = []
+        self._stale: list[tuple[int, int]] = []
+        self._claimed: dict[int, list[tuple[int, int]]] = {}
+
+    async def prepare(self) -> None:
+        """Loads, decides, and matches fresh tasks with waiting workers."""
+        places = await self._load()
+        await self._decide(places)
+        self._match()
+
+    # --- loading ----------------------------------------------------------------------------------------------------
+
+    async def _load(self) -> list[int]:
+        """Loads what the commands name; answers the places of those that are to be decided."""
+        entries, connection = self._entries, self._connection
+        starts = [entry.order for entry in entries if isinstance(entry.order, StartRun)]
+        if starts:
+            await loading.look_up_starts(connection, self._births, starts)
+        await self._claim()
+        unknown = [place for place, entry in enumerate(entries) if entry.key is None and _ref(entry.order) is not None]
+        refs = [ref for place in unknown if (ref := _ref(entries[place].order)) is not None]
+        if refs:
+            for place, found in zip(unknown, await loading.resolve(connection, refs), strict=True):
+                if isinstance(found, errors.Refusal):
+                    self.answers[place] = found
+                else:
+                    entries[place].key = found
+        keys = {entry.key for entry in entries if entry.key is not None}
+        keys |= {key for tasks in self._claimed.values() for key, _ in tasks}
+        held, nowhere = await loading.open_changes(
+            connection, keys, self.changes, self._births, self._now, self._limits
+        )
+        self._mark_absent(held, nowhere)
+        places = [place for place, answer in enumerate(self.answers) if answer is None]
+        await self._load_wanted(places)
+        return places
+
+    async def _claim(self) -> None:
+        """Finds tasks for each claim. A transaction does not skip its own locks: what one got, the next leaves."""
+        taken: set[tuple[int, int]] = set()
+        for place, entry in enumerate(self._entries):
+            claim = entry.order
+            if not isinstance(claim, Claim):
+                continue
+            most = claim.most + len(taken)
+            found = await batches.claim_tasks(
+                self._connection, claim.namespace_id, claim.task_queue, claim.kind, claim.types, most
+            )
+            mine = [task for task in found if task not in taken][: claim.most]
+            taken.update(mine)
+            self._claimed[place] = mine
+
+    def _mark_absent(self, held: set[int], nowhere: set[int]) -> None:
+        for place, entry in enumerate(self._entries):
+            if entry.key is None:
+                continue
+            ref = _ref(entry.order)
+            change = self.changes.get(entry.key)
+            if entry.key in held:
+                self.answers[place] = HELD
+            elif ref is not None and (entry.key in nowhere or not _may_see(ref, change)):
+                self.answers[place] = errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
+
+    async def _load_wanted(self, places: Sequence[int]) -> None:
+        wanted: list[tuple[Change, Missing]] = []
+        for place in places:
+            entry = self._entries[place]
+            if isinstance(entry.order, StartRun) or entry.key is None or isinstance(entry.order, Claim):
+                continue
+            wants = entry.order.wants()
+            if wants is not None:
+                wanted.append((self.changes[entry.key], wants))
+        for place, tasks in self._claimed.items():
+            del place
+            for key, ordinal in tasks:
+                if ordinal and key in self.changes:
+                    wanted.append((self.changes[key], Missing(ordinals=[ordinal])))
+        if wanted:
+            await loading.load_parts(self._connection, wanted, self._births)
+
+    # --- deciding ---------------------------------------------------------------------------------------------------
+
+    async def _decide(self, places: list[int]) -> None:
+        """Decides in the order of arrival. A decision that wants more holds up the later ones of its run only."""
+        while places:
+            again: list[int] = []
+            missing: list[tuple[Change, Missing]] = []
+            names: set[tuple[int, str]] = set()
+            stalled: set[int | None] = set()
+            for place in places:
+                entry = self._entries[place]
+                if entry.key is not None and entry.key in stalled:
+                    again.append(place)
+                    continue
+                wants = self._decide_one(place, entry)
+                if wants is None:
+                    continue
+                again.append(place)
+                names |= wants.names
+                if entry.key is not None:
+                    stalled.add(entry.key)
+                    missing.append((self.changes[entry.key], wants))
+            if missing:
+                await loading.load_parts(self._connection, missing, self._births)
+            await loading.look_up_names(self._connection, self._births, names)
+            places = again
+
+    def _decide_one(self, place: int, entry: Entry) -> Missing | None:
+        order = entry.order
+        if isinstance(order, Claim):
+            self.answers[place] = self._grant_claimed(place, order)
+            return None
+        change = None if isinstance(order, StartRun) or entry.key is None else self.changes[entry.key]
+        self._births.begin()
+        if change is not None:
+            change.begin()
+        try:
+            if isinstance(order, StartRun):
+                answer: object = order.decide(self._births, self._now, self._limits)
+            elif change is not None:
+                answer = order.decide(change)
+            else:
+                raise AssertionError("a command has a run")
+        except (errors.Refusal, Missing) as told:
+            if change is not None:
+                change.undo()
+            self._births.undo()
+            if isinstance(told, Missing):
+                return told
+            answer = told
+        self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
+        return None
+
+    def _grant_claimed(self, place: int, claim: Claim) -> list[Grant]:
+        granted: list[Grant] = []
+        for key, ordinal in self._claimed[place]:
+            change = self.changes.get(key)
+            if change is None:
+                continue
+            grant = self._grant(change, ordinal, Reservation(claim.session_id, claim.owner_id, claim.build_id))
+            if grant is None:
+                self._stale.append((key, ordinal))
+            else:
+                granted.append(grant)
+                change.news.grants.remove(grant)
+        return granted
+
+    def _grant(self, change: Change, ordinal: int, reservation: Reservation) -> Grant | None:
+        if change.run is None:
+            return None
+        ref = RunRef(change.run.namespace_id, "", change.run.run_key)
+        change.begin()
+        return GrantTask(ref, ordinal, *reservation).decide(change)
+
+    def _match(self) -> None:
+        """Gives fresh tasks straight to workers that wait for them."""
+        for change in list(self.changes.values()):
+            for task in list(change.news.tasks):
+                if change.tasks.get(task.ordinal) is not task:
+                    continue
+                reservation = self._capacity.reserve(task)
+                if reservation is None:
+                    continue
+                self.reservations.append((task, reservation))
+                if self._grant(change, task.ordinal, reservation) is not None:
+                    change.news.tasks.remove(task)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def to_write(self, committer: int, position: int) -> batches.Write | None:
+        """What is to be written, or None if nothing has changed."""
+        write = batches.Write(uuid7(), committer, position, self._now)
+        for change in self.changes.values():
+            if change.run is not change.original or change.fresh or change.mail_done:
+                _collect(write, change)
+        for (namespace_id, workflow_id), (found, key) in self._births.claims.items():
+            if found is None:
+                write.names.append((workflow_id, namespace_id, key))
+            else:
+                write.renamed.append((workflow_id, namespace_id, found, key))
+        write.run_ids.extend(self._births.new_ids)
+        write.tasks_gone.extend(self._stale)
+        return write if write.events or write.changed_runs or write.mail_done or write.tasks_gone else None
+
+
+def _ref(order: Order) -> RunRef | None:
+    return None if isinstance(order, StartRun | Claim) else order.ref
+
+
+def _may_see(ref: RunRef, change: Change | None) -> bool:
+    """Whether the run is in the namespace that was named: nothing crosses it."""
+    if change is None:
+        return True
+    run = change.run or change.closed_run
+    return run is not None and (ref.namespace_id is None or run.namespace_id == ref.namespace_id)
+
+
+def _collect(write: batches.Write, change: Change) -> None:
+    run, key = change.run, change.run_key
+    if run is not None:
+        (write.new_runs if change.fresh else write.changed_runs).append(run)
+    elif change.closed_run is not None and (change.fresh or change.original is not None):
+        write.closed_runs.append(change.closed_run)
+        write.ended.append(key)
+        if change.original is not None and not change.fresh:
+            write.gone_runs.append(key)
+            if change.closed_run.last_signal:
+                write.signals_gone.append(key)
+            if change.closed_run.last_step > change.closed_run.order_count:
+                write.scopes_gone.append(key)
+    _collect_steps(write, change, key)
+    write.events.extend(change.events)
+    if run is not None:
+        write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
+        write.signals.extend(change.new_signals)
+        write.consumed.extend((key, signal.ordinal) for signal in change.consumed)
+    write.tasks.extend(change.tasks.values())
+    write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
+    write.mail.extend(change.mail)
+    write.mail_done.extend(change.mail_done)
+
+
+def _collect_steps(write: batches.Write, change: Change, key: int) -> None:
+    for ordinal in change.touched:
+        step = change.steps.get(ordinal)
+        stored = ordinal in change.loaded_steps
+        if step is not None:
+            (write.changed_steps if stored else write.new_steps).append(step)
+            continue
+        write.closed_steps.append(change.closed[ordinal])
+        if stored:
+            write.gone_steps.append((key, ordinal))

@@ -1,0 +1,302 @@
+"""The loop: takes what waits, makes a batch of it, commits, answers, and deals with what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import structlog
+
+from stepwell_server import errors
+from stepwell_server.engine.change import Limits
+from stepwell_server.engine.committer.batch import HELD, Batch, Entry, Order
+from stepwell_server.engine.letters import ReadLetter
+from stepwell_server.engine.progress import NewChild, ProgressRun
+from stepwell_server.engine.starts import StartRun
+from stepwell_server.model.mail import unpack_letter
+from stepwell_server.model.runs import RunRef
+from stepwell_server.store import batches
+from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from stepwell_server.clock import Clock
+    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.committer.protocols import Capacity, Listener
+    from stepwell_server.settings import Settings
+    from stepwell_server.store.database import Connection, Database
+
+_log = structlog.get_logger("stepwell.committer")
+_FIRST_WAIT, _LONGEST_WAIT = 0.001, 0.050
+_MAIL_SIZE = 256
+_MOST_CONFLICTS = 5
+
+
+class Committer:
+    """One committer with one connection of its own; see the package."""
+
+    def __init__(
+        self, database: Database, clock: Clock, settings: Settings, capacity: Capacity, listener: Listener
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._settings = settings
+        self._capacity = capacity
+        self._listener = listener
+        self._limits = Limits(settings.limits.open_steps, settings.limits.run_events)
+        self._queue: deque[Entry] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+        self._connection: Connection | None = None
+        self._keys: Iterator[int] = iter(())
+        self._spare_keys = 0
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.number = 0
+        self.position = 0
+        self.batch_sizes: deque[int] = deque(maxlen=1000)
+
+    # --- callers' side ----------------------------------------------------------------------------------------------
+
+    def submit(self, order: Order, size: int = 0, seconds: float = 30.0) -> asyncio.Future[object]:
+        """Queues a command of about `size` bytes; the answer comes after the commit. Raises QueueFull at the bound."""
+        settings = self._settings
+        full = len(self._queue) >= settings.committer_queue_commands or self._bytes > settings.committer_queue_bytes
+        if full or self._stopping:
+            raise errors.QueueFull(queue="committer")
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._enqueue(Entry(order, future, size, time.monotonic() + seconds))
+        return future
+
+    def post(self, orders: Sequence[Order]) -> None:
+        """Queues mail, which nobody waits for and no bound refuses: it is in the database anyway."""
+        for order in orders:
+            self._enqueue(Entry(order, None, _MAIL_SIZE, time.monotonic() + 5.0))
+
+    def _enqueue(self, entry: Entry) -> None:
+        self._queue.append(entry)
+        self._bytes += entry.size
+        self._arrived.set()
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait."""
+        return len(self._queue)
+
+    # --- the loop ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Connects, takes a number, and begins."""
+        connection = await self._connected()
+        self.number = await batches.take_committer_number(connection)
+        self._task = asyncio.create_task(self._run(), name="committer")
+
+    async def stop(self) -> None:
+        """Finishes what waits, then closes the connection."""
+        self._stopping = True
+        self._arrived.set()
+        if self._task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _run(self) -> None:
+        while True:
+            if not self._queue:
+                if self._stopping:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            entries = self._take()
+            try:
+                await self._commit(entries)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the door for all others
+                _log.exception("batch failed", commands=len(entries))
+                _answer_all(entries, errors.Internal() if not isinstance(error, errors.Refusal) else error)
+
+    def _take(self) -> list[Entry]:
+        most, most_bytes = self._settings.committer_batch_commands, self._settings.committer_batch_bytes
+        entries: list[Entry] = []
+        taken = 0
+        while self._queue and len(entries) < most and taken < most_bytes:
+            entry = self._queue.popleft()
+            self._bytes -= entry.size
+            if entry.future is not None and entry.future.done():
+                continue
+            taken += entry.size
+            entries.append(entry)
+        return entries
+
+    async def _commit(self, entries: list[Entry]) -> None:
+        """Commits the entries as one batch; more than one only after a row was refused."""
+        conflicts = 0
+        while entries:
+            try:
+                await self._attempt(entries)
+            except Conflict as conflict:
+                conflicts += 1
+                if conflicts > _MOST_CONFLICTS:
+                    await self._halve(entries, conflict)
+                    return
+                await asyncio.sleep(random.uniform(0, 0.002) * 2**conflicts)
+            except Rejected as rejection:
+                await self._halve(entries, rejection)
+                return
+            except Lost:
+                await self._drop_connection()
+                entries = _without_late(entries)
+            except Unsettled:
+                return
+            else:
+                return
+
+    async def _halve(self, entries: list[Entry], cause: Exception) -> None:
+        if len(entries) == 1:
+            _log.error("command refused by the database", order=type(entries[0].order).__name__, cause=str(cause))
+            busy = isinstance(cause, Conflict)
+            _answer_all(entries, errors.RunBusy(run_id=str(entries[0].key)) if busy else errors.Internal())
+            return
+        middle = len(entries) // 2
+        await self._commit(entries[:middle])
+        await self._commit(entries[middle:])
+
+    async def _attempt(self, entries: list[Entry]) -> None:
+        if not entries:
+            return
+        connection = await self._connected()
+        await self._have_keys(connection, sum(_births(entry.order) for entry in entries))
+        batch = Batch(connection, entries, self._clock.now(), self._limits, self._capacity, self._next_key)
+        write: batches.Write | None = None
+        try:
+            async with connection.transaction():
+                await batch.prepare()
+                write = batch.to_write(self.number, self.position + 1)
+                if write is not None:
+                    await batches.write(connection, write)
+        except Unsettled:
+            await self._drop_connection()
+            if not await self._settled(entries, batch, write):
+                raise
+        except BaseException:
+            self._give_back(batch)
+            raise
+        if write is not None:
+            self.position += 1
+        self._finish(entries, batch)
+
+    def _finish(self, entries: list[Entry], batch: Batch) -> None:
+        """After the commit: those who hold workers hear first, then each caller is answered."""
+        self.batch_sizes.append(len(entries))
+        changes = list(batch.changes.values())
+        self._listener.committed(changes)
+        for entry, answer in zip(entries, batch.answers, strict=True):
+            if answer is HELD:
+                self._set_aside(entry)
+            elif entry.future is not None and not entry.future.done():
+                if isinstance(answer, errors.Refusal):
+                    entry.future.set_exception(answer)
+                else:
+                    entry.future.set_result(answer)
+        self._deliver(changes)
+
+    def _deliver(self, changes: Sequence[Change]) -> None:
+        orders = [
+            ReadLetter(RunRef(None, "", mail.run_key), mail.mail_id, unpack_letter(mail.body))
+            for change in changes
+            for mail in change.mail
+        ]
+        if orders:
+            self.post(orders)
+
+    def _set_aside(self, entry: Entry) -> None:
+        """A run that is locked elsewhere: its commands come again, in their order, until their time is over."""
+        delay = min(_FIRST_WAIT * 2 ** min(entry.waits, 6), _LONGEST_WAIT)
+        entry.waits += 1
+        if time.monotonic() + delay >= entry.deadline:
+            _answer_all([entry], errors.RunBusy(run_id=str(entry.key)))
+            return
+        asyncio.get_running_loop().call_later(delay, self._enqueue, entry)
+
+    def _give_back(self, batch: Batch) -> None:
+        for task, reservation in batch.reservations:
+            self._capacity.release(task, reservation)
+
+    # --- unknown outcomes -------------------------------------------------------------------------------------------
+
+    async def _settled(self, entries: list[Entry], batch: Batch, write: batches.Write | None) -> bool:
+        """Finds out whether the batch was committed. True: it was, and is to be finished.
+
+        Not committed: it is tried again. Not to be found out in time: the callers hear UNAVAILABLE.
+        """
+        if write is None:
+            return True
+        deadline = time.monotonic() + 30.0
+        while time.monotonic() < deadline:
+            connection = await self._connected()
+            try:
+                committed = await batches.settle(connection, write.batch_id, self._clock.now())
+            except (Lost, Conflict, Unsettled):
+                await self._drop_connection()
+                continue
+            _log.warning("commit was interrupted", committed=committed, commands=len(entries))
+            if committed:
+                return True
+            self._give_back(batch)
+            raise Lost("the commit did not happen")
+        self._give_back(batch)
+        _answer_all(entries, errors.OutcomeUnknown())
+        self._listener.unsettled()
+        return False
+
+    # --- connection and keys ----------------------------------------------------------------------------------------
+
+    async def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._database.reconnect()
+        return self._connection
+
+    async def _drop_connection(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def _have_keys(self, connection: Connection, count: int) -> None:
+        """Keys for as many runs as a batch may start. A block that is lost in a crash leaves a gap, no harm done."""
+        while self._spare_keys < count:
+            taken = await batches.take_run_keys(connection)
+            self._keys = iter([*self._keys, *taken])
+            self._spare_keys += len(taken)
+
+    def _next_key(self) -> int:
+        self._spare_keys -= 1
+        return next(self._keys)
+
+
+def _births(order: Order) -> int:
+    """How many runs a command may start."""
+    if isinstance(order, StartRun):
+        return 1
+    if isinstance(order, ProgressRun):
+        return sum(isinstance(step.body, NewChild) for step in order.steps) + (order.end is not None)
+    return 0
+
+
+def _without_late(entries: list[Entry]) -> list[Entry]:
+    """The entries that still have time; the others are told that the database is away."""
+    now = time.monotonic()
+    late = [entry for entry in entries if entry.deadline <= now]
+    _answer_all(late, errors.DatabaseUnavailable())
+    return [entry for entry in entries if entry.deadline > now]
+
+
+def _answer_all(entries: Sequence[Entry], refusal: errors.Refusal) -> None:
+    for entry in entries:
+        if entry.future is not None and not entry.future.done():
+            entry.future.set_exception(refusal)

@@ -1,0 +1,183 @@
+"""Loading what a batch's commands name: a statement a table, whatever the number of commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell_server import errors
+from stepwell_server.engine.change import Change, Limits, Missing
+from stepwell_server.engine.names import Births, Latest
+from stepwell_server.model.steps import Step
+from stepwell_server.store import batches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from stepwell_server.engine.starts import StartRun
+    from stepwell_server.model.runs import RunRef
+    from stepwell_server.store.database import Connection
+
+# What resolving a reference came to: a key, or why there is none.
+Resolved = int | errors.Refusal
+
+
+async def look_up_starts(connection: Connection, births: Births, starts: Sequence[StartRun]) -> None:
+    """Finds out which of the ids and names that starts give are borne already."""
+    ids: dict[tuple[UUID, int | None], None] = {}
+    names: dict[tuple[int, str], None] = {}
+    for start in starts:
+        if start.new.run_id is not None:
+            ids[start.new.run_id, start.new.namespace_id] = None
+        if start.new.workflow_id:
+            names[start.new.namespace_id, start.new.workflow_id] = None
+    if ids:
+        wanted = list(ids)
+        for (run_id, namespace_id), found in zip(wanted, await batches.find_run_ids(connection, wanted), strict=True):
+            if namespace_id is not None:
+                births.ids[namespace_id, run_id] = found[0] if found else None
+    await look_up_names(connection, births, names)
+
+
+async def look_up_names(connection: Connection, births: Births, names: Iterable[tuple[int, str]]) -> None:
+    """Finds the latest runs of workflow ids."""
+    wanted = [name for name in names if name not in births.names]
+    if not wanted:
+        return
+    asked: list[tuple[str, int | None]] = [(workflow_id, namespace_id) for namespace_id, workflow_id in wanted]
+    for name, found in zip(wanted, await batches.find_workflow_ids(connection, asked), strict=True):
+        births.names[name] = Latest(found[0]["run_key"], found[0]["run_id"], found[0]["phase"]) if found else None
+
+
+async def resolve(connection: Connection, refs: Sequence[RunRef]) -> list[Resolved]:
+    """The keys of the runs that references mean."""
+    resolved: list[Resolved | None] = [ref.run_key for ref in refs]
+    by_id = [place for place, ref in enumerate(refs) if ref.run_key is None and ref.run_id is not None]
+    by_name = [place for place, ref in enumerate(refs) if ref.run_key is None and ref.run_id is None]
+    if by_id:
+        ids = [(refs[place].run_id, refs[place].namespace_id) for place in by_id]
+        found = await batches.find_run_ids(connection, [(i, n) for i, n in ids if i is not None])
+        for place, rows in zip(by_id, found, strict=True):
+            resolved[place] = _one_of(refs[place], [row.run_key for row in rows])
+    if by_name:
+        named = await batches.find_workflow_ids(
+            connection, [(refs[place].workflow_id, refs[place].namespace_id) for place in by_name]
+        )
+        for place, records in zip(by_name, named, strict=True):
+            resolved[place] = _one_of(refs[place], [record["run_key"] for record in records])
+    return [
+        found if found is not None else errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
+        for ref, found in zip(refs, resolved, strict=True)
+    ]
+
+
+def _one_of(ref: RunRef, keys: list[int]) -> Resolved | None:
+    if len(keys) > 1:
+        return errors.RunAmbiguous(run_id=ref.label)
+    return keys[0] if keys else None
+
+
+async def open_changes(  # noqa: PLR0917 - what a Change is made of
+    connection: Connection,
+    keys: Iterable[int],
+    changes: dict[int, Change],
+    births: Births,
+    now: datetime,
+    limits: Limits,
+) -> tuple[set[int], set[int]]:
+    """Locks runs and opens a Change for each. Answers the keys locked elsewhere, and those that are nowhere."""
+    wanted = [key for key in keys if key not in changes]
+    if not wanted:
+        return set(), set()
+    for run in await batches.lock_runs(connection, wanted):
+        changes[run.run_key] = Change(now=now, namespace="", limits=limits, run=run, births=births)
+    absent = [key for key in wanted if key not in changes]
+    if not absent:
+        return set(), set()
+    locked = await batches.open_keys(connection, absent)
+    for closed in await batches.read_closed_runs(connection, [key for key in absent if key not in locked]):
+        changes[closed.run_key] = Change(
+            now=now, namespace="", limits=limits, run=None, closed_run=closed, births=births
+        )
+    # A run may end between the two looks; it is then found at neither place, and looked for again.
+    return locked, {key for key in absent if key not in locked and key not in changes}
+
+
+async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Missing]], births: Births) -> None:
+    """Loads the parts of runs that decisions want and notes that they are known."""
+    wanted = [(change, missing) for change, missing in wanted if not change.fresh or missing.names]
+    await _load_steps(connection, wanted)
+    await _load_signals(connection, wanted)
+    scopes = [(change.run_key, scope) for change, missing in wanted for scope in missing.scopes - change.known.scopes]
+    by_key = {change.run_key: change for change, _ in wanted}
+    if scopes:
+        for scope in await batches.read_scopes(connection, scopes):
+            by_key[scope.run_key].scopes.setdefault(scope.scope, scope)
+    beats = [(change.run_key, ordinal) for change, missing in wanted for ordinal in missing.heartbeats]
+    if beats:
+        for key, ordinal, time, details in await batches.read_heartbeats(connection, beats):
+            by_key[key].heartbeats[ordinal] = (time, details)
+    await look_up_names(connection, births, {name for _, missing in wanted for name in missing.names})
+    for change, missing in wanted:
+        change.known.add(missing)
+
+
+async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
+    by_key = {change.run_key: change for change, _ in wanted}
+    every = {change.run_key for change, missing in wanted if missing.open_steps and _has_more_steps(change)}
+    if every:
+        for step in await batches.read_open_steps(connection, sorted(every)):
+            by_key[step.run_key].load_step(step)
+    ordinals = [
+        (change.run_key, ordinal)
+        for change, missing in wanted
+        for ordinal in missing.ordinals - change.known.ordinals
+        if ordinal not in change.steps
+    ]
+    identities = [
+        (change.run_key, *identity)
+        for change, missing in wanted
+        for identity in missing.identities - change.known.identities
+    ]
+    found = await batches.read_steps(connection, ordinals) if ordinals else []
+    if identities:
+        found += await batches.read_steps_named(connection, identities)
+    for each in found:
+        if isinstance(each, Step):
+            by_key[each.run_key].load_step(each)
+        else:
+            by_key[each.run_key].load_closed_step(each)
+    waits = [
+        (change.run_key, name)
+        for change, missing in wanted
+        if change.run is not None and change.run.open_steps and not change.known.open_steps
+        for name in missing.waits - change.known.waits
+    ]
+    if waits:
+        for step in await batches.read_steps_waiting(connection, waits):
+            by_key[step.run_key].load_step(step)
+
+
+def _has_more_steps(change: Change) -> bool:
+    return change.run is not None and len(change.steps) < change.run.open_steps
+
+
+async def _load_signals(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
+    by_key = {change.run_key: change for change, _ in wanted}
+    had_signals = [(change, missing) for change, missing in wanted if change.run is not None and change.run.last_signal]
+    names = [
+        (change.run_key, name) for change, missing in had_signals for name in missing.signals - change.known.signals
+    ]
+    if names:
+        for signal in await batches.read_signals(connection, names):
+            by_key[signal.run_key].load_signal(signal)
+    ids = [
+        (change.run_key, signal_id)
+        for change, missing in had_signals
+        for signal_id in missing.signal_ids - change.known.signal_ids
+    ]
+    if ids:
+        for signal in await batches.read_signal_ids(connection, ids):
+            if signal.signal_id is not None:
+                by_key[signal.run_key].signal_ids.setdefault(signal.signal_id, signal)

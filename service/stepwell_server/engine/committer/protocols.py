@@ -1,0 +1,82 @@
+"""What the committer needs of those that hold connected workers, and what they ask of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from uuid import UUID
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepwell_server.engine.change import Change
+    from stepwell_server.model.tasks import Task
+
+
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """Asks for waiting tasks of one queue and kind, those first that go first. Answered with a list of Grants."""
+
+    namespace_id: int
+    namespace: str
+    task_queue: str
+    kind: int
+    types: tuple[str, ...]
+    session_id: UUID
+    owner_id: str
+    build_id: str
+    most: int
+
+
+class Reservation(NamedTuple):
+    """A place kept at a worker for a task that is just being decided on."""
+
+    session_id: UUID
+    owner_id: str
+    build_id: str
+
+
+class Capacity(Protocol):
+    """Who could take a fresh task at once."""
+
+    def reserve(self, task: Task) -> Reservation | None:
+        """A place for the task, if a worker of this replica has one and nothing older is known to wait for it."""
+        ...
+
+    def release(self, task: Task, reservation: Reservation) -> None:
+        """Gives the place back: the task was not granted after all."""
+        ...
+
+
+class Listener(Protocol):
+    """Who must hear of what was committed."""
+
+    def committed(self, changes: Sequence[Change]) -> None:
+        """Called after each commit, in commit order, before any caller is answered. Must not block or raise."""
+        ...
+
+    def unsettled(self) -> None:
+        """Called when the outcome of a batch stays unknown: what is held in memory may be out of date."""
+        ...
+
+
+class NoCapacity:
+    """Nobody is connected."""
+
+    def reserve(self, task: Task) -> Reservation | None:
+        """Nobody can."""
+        del task
+        return None  # noqa: RET501, PLR1711 - the protocol's answer
+
+    def release(self, task: Task, reservation: Reservation) -> None:
+        """Nothing to give back."""
+
+
+class NoListener:
+    """Nobody listens."""
+
+    def committed(self, changes: Sequence[Change]) -> None:
+        """Nobody hears."""
+
+    def unsettled(self) -> None:
+        """Nobody hears."""

@@ -1,0 +1,92 @@
+"""How a run ends, and what its end means for its open steps, its children and its parent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell_server.model.events import EventType
+from stepwell_server.model.mail import Letter, Subject
+from stepwell_server.model.payloads import NULL, Failure, Payload
+from stepwell_server.model.runs import Phase
+from stepwell_server.model.steps import Kind, StepState, unpack_step_details
+from stepwell_server.model.tasks import TaskKind
+
+if TYPE_CHECKING:
+    from stepwell_server.engine.change import Change
+    from stepwell_server.model.steps import Step
+
+ABANDON, REQUEST_CANCEL = 3, 2
+EVENT_OF_PHASE = {
+    Phase.COMPLETED: EventType.RUN_COMPLETED,
+    Phase.FAILED: EventType.RUN_FAILED,
+    Phase.CANCELLED: EventType.RUN_CANCELLED,
+    Phase.TERMINATED: EventType.RUN_TERMINATED,
+    Phase.TIMED_OUT: EventType.RUN_TIMED_OUT,
+    Phase.SKIPPED: EventType.RUN_SKIPPED,
+}
+_CANCELLED_EVENT = {
+    Kind.ACTIVITY: EventType.ACTIVITY_CANCELLED,
+    Kind.TIMER: EventType.TIMER_CANCELLED,
+    Kind.WAIT: EventType.WAIT_CANCELLED,
+    Kind.CHILD: EventType.CHILD_CANCELLED,
+}
+
+
+def end_run(
+    change: Change,
+    phase: Phase,
+    *,
+    payload: Payload = NULL,
+    failure: Failure | None = None,
+    reason: str = "",
+    kind: EventType | None = None,
+) -> None:
+    """Ends the run: its open steps are cancelled, its children dealt with by their policies, its parent told."""
+    for step in change.every_open_step():
+        cancel_step(change, step, f"run ended: {phase.name}")
+    run = change.open
+    holder = run.session_id
+    facts = {"reason": reason} if reason else None
+    event = change.event(kind or EVENT_OF_PHASE[phase], payload=payload, failure=failure, facts=facts)
+    if holder is not None:
+        change.news.revokes.append((holder, 0, run.grants, "RUN_ENDED"))
+    if run.parent_key is not None and kind is not EventType.RUN_CONTINUED:
+        letter = Letter(Subject.CHILD_ENDED, run.parent_ordinal, phase, payload, failure, reason)
+        change.post(run.parent_key, letter)
+    change.close(phase, event)
+
+
+def cancel_step(change: Change, step: Step, reason: str) -> None:
+    """Cancels an open step: its task is dropped, its worker told, its child dealt with."""
+    if step.session_id is not None:
+        change.news.cancels.append((step.session_id, step.ordinal, step.grants, reason))
+    if step.kind == Kind.CHILD and step.child_key is not None:
+        policy = unpack_step_details(step.details).close_policy
+        if policy != ABANDON:
+            subject = Subject.CANCEL if policy == REQUEST_CANCEL else Subject.TERMINATE
+            change.post(step.child_key, Letter(subject, reason="parent ended"))
+    event = change.event(
+        _CANCELLED_EVENT.get(Kind(step.kind), EventType.STEP_CANCELLED), ordinal=step.ordinal, facts={"reason": reason}
+    )
+    change.end_step(step, StepState.CANCELLED, event)
+
+
+def wake(change: Change) -> None:
+    """Something that the run's code waits for has ended: its holder is told, or else a worker gets the run."""
+    run = change.open
+    if run.driven or run.pause_reason is not None:
+        return
+    if run.session_id is not None:
+        change.update(dirty=True, phase=Phase.RUNNING, suspend_time=None)
+        return
+    enqueue_run(change)
+
+
+def enqueue_run(change: Change) -> None:
+    """Puts the run's task into its queue, unless it is there."""
+    run = change.open
+    if run.queued:
+        return
+    phase = Phase.PENDING if run.phase == Phase.PENDING else Phase.RUNNING
+    change.update(queued=True, phase=phase, suspend_time=None)
+    change.enqueue(0, TaskKind.RUN, run.task_queue, run.type, run.priority)

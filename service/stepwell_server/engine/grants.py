@@ -1,0 +1,197 @@
+"""Giving tasks to sessions, and taking them back.
+
+A grant raises the fencing token of the run or the activity; every write by a holder carries it, and a stale one is
+refused. A task that comes back undone returns to its queue.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+from msgspec.structs import replace
+
+from stepwell_server import errors
+from stepwell_server.engine import endings
+from stepwell_server.engine.change import Change, Missing
+from stepwell_server.model.events import EventType, payload_of, unpack_attributes
+from stepwell_server.model.payloads import Failure, Payload
+from stepwell_server.model.runs import Phase, RunRef
+from stepwell_server.model.steps import NO_TIMEOUTS, Step, StepState, unpack_step_details
+from stepwell_server.model.tasks import Grant, TaskKind
+
+if TYPE_CHECKING:
+    from stepwell_server.model.runs import Run
+
+MAXIMUM_RETURNS = 10
+WORKER_LOST = "WorkerLost"
+
+
+class GrantTask(msgspec.Struct, frozen=True, gc=False):
+    """Gives a waiting task to a session. Answers the grant, or None if the task is not to be had any more."""
+
+    ref: RunRef
+    ordinal: int
+    session_id: UUID
+    owner_id: str
+    build_id: str = ""
+
+    def wants(self) -> Missing | None:
+        return Missing(ordinals=[self.ordinal]) if self.ordinal else None
+
+    def decide(self, change: Change) -> Grant | None:
+        if change.run is None:
+            return None
+        if self.ordinal:
+            return grant_step(change, self.ordinal, self.session_id, self.owner_id)
+        return grant_run(change, self.session_id, self.owner_id, self.build_id)
+
+
+def grant_run(change: Change, session_id: UUID, owner_id: str, build_id: str = "") -> Grant | None:
+    """Gives the run's task to a session."""
+    run = change.open
+    if run.session_id is not None or run.pause_reason is not None:
+        return None
+    change.drop_task(0)
+    fresh = run.last_step == 0
+    change.update(
+        session_id=session_id,
+        owner_id=owner_id,
+        grants=run.grants + 1,
+        queued=False,
+        dirty=False,
+        phase=Phase.RUNNING,
+        suspend_time=None,
+        build_id=run.build_id or build_id,
+    )
+    change.bump()
+    payload = _input_at_hand(change, 1)
+    grant = Grant(session_id, change.open, None, payload, fresh=fresh)
+    change.news.grants.append(grant)
+    return grant
+
+
+def grant_step(change: Change, ordinal: int, session_id: UUID, owner_id: str) -> Grant | None:
+    """Gives an activity's task to a session: a new attempt begins."""
+    step = change.step(ordinal)
+    if not isinstance(step, Step) or step.state != StepState.PENDING or step.session_id is not None:
+        return None
+    change.drop_task(ordinal)
+    granted = replace(
+        step,
+        state=StepState.RUNNING,
+        session_id=session_id,
+        owner_id=owner_id,
+        grants=step.grants + 1,
+        attempt=step.attempt + 1,
+        start_time=change.now,
+    )
+    granted = replace(granted, wake_time=next_timeout(granted))
+    change.put_step(granted)
+    change.bump()
+    payload = _input_at_hand(change, step.input_event)
+    grant = Grant(session_id, change.open, granted, payload)
+    change.news.grants.append(grant)
+    return grant
+
+
+def _input_at_hand(change: Change, number: int) -> Payload | None:
+    """The input, if the event that holds it was appended in this batch."""
+    for event in change.events:
+        if event.number == number:
+            return payload_of(event.payload_kind, event.payload, unpack_attributes(event.attributes))
+    return None
+
+
+def next_timeout(step: Step, last_beat: datetime | None = None) -> datetime | None:
+    """When an activity must be looked at next: the earliest of its timeouts that can still run out."""
+    details = unpack_step_details(step.details)
+    limits = details.timeouts or NO_TIMEOUTS
+    times: list[datetime] = []
+    if limits.schedule_to_close is not None:
+        times.append(step.create_time + timedelta(seconds=limits.schedule_to_close))
+    if step.state == StepState.PENDING:
+        if limits.schedule_to_start is not None and step.attempt == 0:
+            times.append(step.create_time + timedelta(seconds=limits.schedule_to_start))
+    elif step.start_time is not None:
+        if limits.start_to_close is not None:
+            times.append(step.start_time + timedelta(seconds=limits.start_to_close))
+        if limits.heartbeat is not None:
+            times.append((last_beat or step.start_time) + timedelta(seconds=limits.heartbeat))
+    return min(times, default=None)
+
+
+class ReturnTask(msgspec.Struct, frozen=True, gc=False):
+    """Takes a task back from a session that does not do it: unacknowledged, released, or because the session ended.
+
+    `counts` tells that an attempt was begun and is spent. Answers False if the session no longer held it.
+    """
+
+    ref: RunRef
+    ordinal: int
+    token: int
+    session_id: UUID
+    counts: bool
+    reason: str
+
+    def wants(self) -> Missing | None:
+        return Missing(ordinals=[self.ordinal]) if self.ordinal else None
+
+    def decide(self, change: Change) -> bool:
+        if change.run is None:
+            return False
+        return self._return_step(change) if self.ordinal else self._return_run(change)
+
+    def _return_run(self, change: Change) -> bool:
+        run = change.open
+        if run.session_id != self.session_id or run.grants != self.token:
+            return False
+        if self.counts:
+            change.event(EventType.RUN_INTERRUPTED, facts={"worker": run.owner_id, "reason": self.reason})
+        change.update(session_id=None, owner_id="")
+        change.bump()
+        if run.pause_reason is None and not run.driven:
+            endings.enqueue_run(change)
+        return True
+
+    def _return_step(self, change: Change) -> bool:
+        step = change.step(self.ordinal)
+        if not isinstance(step, Step) or step.session_id != self.session_id or step.grants != self.token:
+            return False
+        if not self.counts and step.returns + 1 < MAXIMUM_RETURNS:
+            attempt = step.attempt - 1
+            requeue(change, replace(step, returns=step.returns + 1, attempt=attempt))
+            return True
+        change.event(
+            EventType.ACTIVITY_INTERRUPTED,
+            ordinal=step.ordinal,
+            facts={"worker": step.owner_id, "attempt": str(step.attempt), "reason": self.reason},
+        )
+        failure = Failure(f"worker {step.owner_id} was lost: {self.reason}", WORKER_LOST)
+        policy = unpack_step_details(step.details).retry
+        if policy is not None and policy.maximum_attempts and step.attempt >= policy.maximum_attempts:
+            event = change.event(EventType.ACTIVITY_FAILED, ordinal=step.ordinal, failure=failure)
+            change.end_step(step, StepState.FAILED, event, failure=failure)
+            endings.wake(change)
+            return True
+        requeue(change, replace(step, returns=0))
+        return True
+
+
+def requeue(change: Change, step: Step) -> None:
+    """Puts an activity back into its queue, ready now."""
+    waiting = replace(step, state=StepState.PENDING, session_id=None, owner_id="")
+    change.put_step(replace(waiting, wake_time=next_timeout(waiting)))
+    change.bump()
+    change.enqueue(step.ordinal, TaskKind.ACTIVITY, step.task_queue, step.type, step.priority)
+
+
+def held_run(change: Change, session_id: UUID, token: int) -> Run:
+    """The open run, if that session holds it under that token. Refuses with LEASE_LOST."""
+    run = change.run
+    if run is None or run.session_id != session_id or run.grants != token:
+        current = run.grants if run is not None else -1
+        raise errors.LeaseLost(run_id=change.run_id, token=token, current=current)
+    return run

@@ -1,0 +1,172 @@
+"""Steering a run from outside: cancel, terminate, pause, resume; and what time does to it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+import msgspec
+from msgspec.structs import replace
+
+from stepwell_server import errors
+from stepwell_server.engine import endings
+from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.starts import next_look
+from stepwell_server.model.events import EventType
+from stepwell_server.model.payloads import Failure
+from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunRef, pack_details, unpack_details
+
+
+class Steered(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a steering call."""
+
+    accepted: bool
+    run_id: UUID
+    phase: int
+
+
+class CancelRun(msgspec.Struct, frozen=True, gc=False):
+    """Asks a run to cancel. One that nobody has begun, or that nobody's code looks after, ends at once."""
+
+    ref: RunRef
+    reason: str
+
+    def wants(self) -> Missing | None:
+        return None
+
+    def decide(self, change: Change) -> Steered:
+        run = change.run
+        if run is None or run.cancel_time is not None:
+            return Steered(accepted=False, run_id=change.run_id, phase=change.phase)
+        request_cancel(change, self.reason)
+        return Steered(accepted=True, run_id=change.run_id, phase=change.phase)
+
+
+def request_cancel(change: Change, reason: str) -> None:
+    """Notes the request and lets the run's code hear of it."""
+    run = change.open
+    if not run.grants and not run.driven:
+        change.event(EventType.RUN_CANCEL_REQUESTED, facts={"reason": reason})
+        change.update(cancel_reason=reason, cancel_time=change.now)
+        endings.end_run(change, Phase.CANCELLED, reason=reason)
+        return
+    change.event(EventType.RUN_CANCEL_REQUESTED, facts={"reason": reason})
+    change.update(cancel_reason=reason, cancel_time=change.now)
+    change.news.run_cancel = True
+    endings.wake(change)
+
+
+class TerminateRun(msgspec.Struct, frozen=True, gc=False):
+    """Ends a run at once, without clean-up."""
+
+    ref: RunRef
+    reason: str
+
+    def wants(self) -> Missing:
+        return Missing(open_steps=True)
+
+    def decide(self, change: Change) -> Steered:
+        if change.run is None:
+            return Steered(accepted=False, run_id=change.run_id, phase=change.phase)
+        failure = Failure(self.reason or "terminated", "Terminated", non_retryable=True)
+        endings.end_run(change, Phase.TERMINATED, failure=failure, reason=self.reason)
+        return Steered(accepted=True, run_id=change.run_id, phase=Phase.TERMINATED)
+
+
+class PauseRun(msgspec.Struct, frozen=True, gc=False):
+    """Stops a run from being worked on. Its holder loses it; its activities finish and are recorded."""
+
+    ref: RunRef
+    reason: str
+
+    def wants(self) -> Missing | None:
+        return None
+
+    def decide(self, change: Change) -> Steered:
+        run = change.open
+        if run.pause_reason is not None:
+            return Steered(accepted=False, run_id=run.run_id, phase=run.phase)
+        pause(change, self.reason, "")
+        return Steered(accepted=True, run_id=run.run_id, phase=run.phase)
+
+
+def pause(change: Change, reason: str, explanation: str) -> None:
+    """Pauses the run, and takes it from whoever holds it."""
+    run = change.open
+    change.event(EventType.RUN_PAUSED, facts={"reason": reason, "details": explanation})
+    if run.session_id is not None:
+        change.news.revokes.append((run.session_id, 0, run.grants, "RUN_PAUSED"))
+    if run.queued:
+        change.drop_task(0)
+    details = replace(unpack_details(run.details), pause_details=explanation, pause_time=change.now)
+    change.update(pause_reason=reason, session_id=None, owner_id="", queued=False, details=pack_details(details))
+
+
+class ResumeRun(msgspec.Struct, frozen=True, gc=False):
+    """Lets a paused run go on. One whose order changed needs `accept_order`."""
+
+    ref: RunRef
+    accept_order: bool
+
+    def wants(self) -> Missing | None:
+        return None
+
+    def decide(self, change: Change) -> Steered:
+        run = change.open
+        if run.pause_reason is None:
+            return Steered(accepted=False, run_id=run.run_id, phase=run.phase)
+        if run.pause_reason == ORDER_CHANGED and not self.accept_order:
+            explanation = unpack_details(run.details).pause_details
+            raise errors.RunPaused(run_id=run.run_id, pause_reason=f"{ORDER_CHANGED} ({explanation})")
+        change.event(EventType.RUN_RESUMED, facts={"accept_order": "true"} if self.accept_order else None)
+        details = replace(unpack_details(run.details), pause_details="", pause_time=None)
+        change.update(pause_reason=None, details=pack_details(details))
+        if not run.driven:
+            endings.enqueue_run(change)
+        return Steered(accepted=True, run_id=run.run_id, phase=change.phase)
+
+
+class LookAtRun(msgspec.Struct, frozen=True, gc=False):
+    """What time does to a run: its delayed start is over, its deadline has passed, a policy's patience is at its end.
+
+    Answers whether anything came of it.
+    """
+
+    ref: RunRef
+
+    def wants(self) -> Missing | None:
+        return None
+
+    def decide(self, change: Change) -> bool:
+        run = change.run
+        if run is None or run.wake_time is None or run.wake_time > change.now:
+            return False
+        if run.deadline is not None and run.deadline <= change.now:
+            failure = Failure("the run's deadline passed", "Timeout", non_retryable=True)
+            endings.end_run(change, Phase.TIMED_OUT, failure=failure)
+            return True
+        reason = _overdue_policy(change)
+        if reason is not None:
+            change.event(EventType.RUN_CANCEL_REQUESTED, facts={"reason": reason})
+            change.update(cancel_reason=reason, cancel_time=change.now)
+            endings.end_run(change, Phase.CANCELLED, reason=reason)
+            return True
+        change.update(wake_time=next_look(change))
+        change.bump()
+        if not run.driven and run.session_id is None and run.phase == Phase.PENDING and run.pause_reason is None:
+            endings.enqueue_run(change)
+        return True
+
+
+def _overdue_policy(change: Change) -> str | None:
+    """Which of the cancellation policy's limits has passed; the names are stem's."""
+    run = change.open
+    details = unpack_details(run.details)
+    longest = details.maximum_run_seconds
+    if longest is not None and run.create_time + timedelta(seconds=longest) <= change.now:
+        return "maxRunDuration"
+    longest = details.maximum_suspend_seconds
+    since = run.suspend_time
+    if longest is not None and since is not None and since + timedelta(seconds=longest) <= change.now:
+        return "maxSuspendDuration"
+    return None

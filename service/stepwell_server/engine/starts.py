@@ -1,0 +1,185 @@
+"""Starting a run."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import IntEnum
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+
+from stepwell_server import errors
+from stepwell_server.engine.change import Change, Limits
+from stepwell_server.ids import uuid7
+from stepwell_server.model.events import EventType
+from stepwell_server.model.payloads import NULL, Payload
+from stepwell_server.model.runs import EMPTY_HASH, NO_DETAILS, Phase, Run, RunDetails, pack_details
+from stepwell_server.model.tasks import TaskKind
+
+if TYPE_CHECKING:
+    from stepwell_server.engine.names import Births
+
+
+class Reuse(IntEnum):
+    """What may become of a workflow id whose latest run has ended; the proto's WorkflowIdReusePolicy."""
+
+    ALLOW = 1
+    ALLOW_IF_FAILED = 2
+    REJECT = 3
+
+
+class Conflict(IntEnum):
+    """What to do when a run of the same workflow id is open; the proto's WorkflowIdConflictPolicy."""
+
+    FAIL = 1
+    USE_EXISTING = 2
+
+
+class NewRun(msgspec.Struct, frozen=True, gc=False):
+    """A run to start."""
+
+    namespace_id: int
+    namespace: str
+    type: str
+    task_queue: str
+    run_id: UUID | None = None
+    workflow_id: str = ""
+    input: Payload = NULL
+    priority: int = 4
+    correlation_id: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
+    timeout_seconds: float | None = None
+    delay_seconds: float | None = None
+    driven: bool = False
+    managed: bool = True
+    phase: int = Phase.PENDING
+    parent_key: int | None = None
+    parent_ordinal: int = 0
+    details: RunDetails = NO_DETAILS
+
+
+class Started(msgspec.Struct, frozen=True, gc=False):
+    """The answer to a start."""
+
+    run_id: UUID
+    run_key: int
+    started: bool
+
+
+class StartRun(msgspec.Struct, frozen=True, gc=False):
+    """Starts a run, or finds it: by its id on a repeat, by its workflow id where the policies say so."""
+
+    new: NewRun
+    reuse: int = Reuse.ALLOW
+    conflict: int = Conflict.FAIL
+    request_id: str = ""
+    request_hash: bytes | None = None
+
+    def decide(self, births: Births, now: datetime, limits: Limits) -> Started:
+        """Refuses with RUN_EXISTS, WORKFLOW_ID_IN_USE or REQUEST_ID_REUSED."""
+        found = self._repeat_of(births) or self._namesake(births)
+        if found is not None:
+            return found
+        change = open_run(self.new, births, now, limits)
+        births.bear(change, self.request_hash)
+        return Started(change.run_id, change.run_key, started=True)
+
+    def _repeat_of(self, births: Births) -> Started | None:
+        new = self.new
+        if new.run_id is None:
+            return None
+        known = births.with_id(new.namespace_id, new.run_id)
+        if known is None:
+            return None
+        if self.request_hash is None or known.request_hash is None:
+            raise errors.RunExists(namespace=new.namespace, workflow_id=new.workflow_id, run_id=new.run_id)
+        if known.request_hash != self.request_hash:
+            raise errors.RequestIdReused(method="StartRun", request_id=self.request_id)
+        return Started(known.run_id, known.run_key, started=False)
+
+    def _namesake(self, births: Births) -> Started | None:
+        new = self.new
+        if not new.workflow_id:
+            return None
+        latest = births.named(new.namespace_id, new.workflow_id)
+        if latest is None:
+            return None
+        if latest.phase < Phase.COMPLETED and self.conflict == Conflict.USE_EXISTING:
+            return Started(latest.run_id, latest.run_key, started=False)
+        if latest.phase < Phase.COMPLETED:
+            raise errors.WorkflowIdInUse(namespace=new.namespace, workflow_id=new.workflow_id, run_id=latest.run_id)
+        taken = self.reuse == Reuse.REJECT or (self.reuse == Reuse.ALLOW_IF_FAILED and latest.phase == Phase.COMPLETED)
+        if taken:
+            raise errors.RunExists(namespace=new.namespace, workflow_id=new.workflow_id, run_id=latest.run_id)
+        return None
+
+
+def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Change:
+    """A new run as a change: its row, its first event, and its task unless it starts later or is driven."""
+    delayed = new.delay_seconds is not None and new.delay_seconds > 0
+    deadline = None if new.timeout_seconds is None else now + timedelta(seconds=new.timeout_seconds)
+    run = Run(
+        run_key=births.next_key(),
+        namespace_id=new.namespace_id,
+        run_id=new.run_id or uuid7(),
+        workflow_id=new.workflow_id,
+        type=new.type,
+        task_queue=new.task_queue,
+        priority=new.priority,
+        driven=new.driven,
+        managed=new.managed,
+        parent_key=new.parent_key,
+        parent_ordinal=new.parent_ordinal,
+        correlation_id=new.correlation_id,
+        traceparent=new.traceparent,
+        tracestate=new.tracestate,
+        create_time=now,
+        deadline=deadline,
+        phase=new.phase,
+        version=0,
+        last_event=0,
+        last_step=0,
+        last_signal=0,
+        open_steps=0,
+        order_count=0,
+        order_hash=EMPTY_HASH,
+        grants=0,
+        session_id=None,
+        returns=0,
+        queued=not (delayed or new.driven),
+        dirty=False,
+        owner_id="",
+        lease_expire_time=None,
+        pause_reason=None,
+        cancel_reason=None,
+        cancel_time=None,
+        build_id="",
+        update_time=now,
+        suspend_time=None,
+        wake_time=now + timedelta(seconds=new.delay_seconds) if delayed and new.delay_seconds else None,
+        details=pack_details(new.details),
+    )
+    change = Change(now=now, namespace=new.namespace, limits=limits, run=run, fresh=True, births=births)
+    change.event(EventType.RUN_STARTED, payload=new.input)
+    if change.open.wake_time is None:
+        change.update(wake_time=next_look(change))
+    if run.queued:
+        change.enqueue(0, TaskKind.RUN, run.task_queue, run.type, run.priority)
+    return change
+
+
+def next_look(change: Change) -> datetime | None:
+    """When a managed run must be looked at though nothing happens: its deadline, or the end of a policy's patience."""
+    run = change.open
+    if not run.managed:
+        return None
+    times = [run.deadline]
+    if run.details is not None:
+        details = msgspec.msgpack.decode(run.details, type=RunDetails)
+        if details.maximum_run_seconds is not None:
+            times.append(run.create_time + timedelta(seconds=details.maximum_run_seconds))
+        if details.maximum_suspend_seconds is not None and run.suspend_time is not None:
+            times.append(run.suspend_time + timedelta(seconds=details.maximum_suspend_seconds))
+    return min((time for time in times if time is not None), default=None)

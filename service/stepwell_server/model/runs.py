@@ -1,0 +1,174 @@
+"""Runs, open and closed. Field order is column order."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import IntEnum
+from uuid import UUID
+
+import msgspec
+
+from stepwell_server.model.payloads import Payload
+
+
+class Phase(IntEnum):
+    """How far a run has come; the proto's RunPhase."""
+
+    PENDING = 1
+    RUNNING = 2
+    SUSPENDED = 3
+    COMPLETED = 4
+    FAILED = 5
+    CANCELLED = 6
+    TERMINATED = 7
+    TIMED_OUT = 8
+    SKIPPED = 9
+
+
+TERMINAL = frozenset(phase for phase in Phase if phase >= Phase.COMPLETED)
+# The legal moves. A terminal phase changes only by an explicit retry, rewind, re-run or repair.
+MOVES: dict[Phase, frozenset[Phase]] = {
+    Phase.PENDING: frozenset({Phase.RUNNING, Phase.SUSPENDED}) | TERMINAL,
+    Phase.RUNNING: frozenset({Phase.SUSPENDED}) | TERMINAL,
+    Phase.SUSPENDED: frozenset({Phase.RUNNING}) | TERMINAL,
+    **{phase: frozenset() for phase in TERMINAL},
+}
+EMPTY_HASH = bytes(8)
+ORDER_CHANGED = "ORDER_CHANGED"
+
+
+class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What is rarely set, kept apart so that the common row stays small. Durations in seconds."""
+
+    maximum_run_seconds: float | None = None
+    maximum_suspend_seconds: float | None = None
+    pause_details: str = ""
+    pause_time: datetime | None = None
+    suspension: Payload | None = None
+    wait_topic: str | None = None
+    source_run_id: str = ""
+    continued_run_id: str = ""
+    parent_run_id: str = ""
+    failure_message: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, gc=False):
+    """An open run: a row of `runs`, which is the lock and the version of all that is open of it."""
+
+    run_key: int
+    namespace_id: int
+    run_id: UUID
+    workflow_id: str
+    type: str
+    task_queue: str
+    priority: int
+    driven: bool
+    managed: bool
+    parent_key: int | None
+    parent_ordinal: int
+    correlation_id: str
+    traceparent: str
+    tracestate: str
+    create_time: datetime
+    deadline: datetime | None
+    # what changes:
+    phase: int
+    version: int
+    last_event: int
+    last_step: int
+    last_signal: int
+    open_steps: int
+    order_count: int
+    order_hash: bytes
+    grants: int
+    session_id: UUID | None
+    returns: int
+    queued: bool
+    dirty: bool
+    owner_id: str
+    lease_expire_time: datetime | None
+    pause_reason: str | None
+    cancel_reason: str | None
+    cancel_time: datetime | None
+    build_id: str
+    update_time: datetime
+    suspend_time: datetime | None
+    wake_time: datetime | None
+    details: bytes | None
+
+
+class ClosedRun(msgspec.Struct, frozen=True, gc=False):
+    """A run that has ended: a row of `closed_runs`."""
+
+    run_key: int
+    namespace_id: int
+    run_id: UUID
+    workflow_id: str
+    type: str
+    task_queue: str
+    priority: int
+    driven: bool
+    managed: bool
+    parent_key: int | None
+    parent_ordinal: int
+    correlation_id: str
+    traceparent: str
+    tracestate: str
+    create_time: datetime
+    deadline: datetime | None
+    phase: int
+    version: int
+    last_event: int
+    last_step: int
+    last_signal: int
+    order_count: int
+    order_hash: bytes
+    grants: int
+    cancel_reason: str | None
+    cancel_time: datetime | None
+    build_id: str
+    end_time: datetime
+    end_event: int
+    details: bytes | None
+
+
+class RunRef(msgspec.Struct, frozen=True, gc=False):
+    """Which run is meant: by key, by id, or by workflow id (the open run of that name, else the latest).
+
+    `namespace_id` None looks in every namespace.
+    """
+
+    namespace_id: int | None
+    namespace: str
+    run_key: int | None = None
+    run_id: UUID | None = None
+    workflow_id: str = ""
+
+    @property
+    def label(self) -> UUID | str:
+        """How the caller named it."""
+        return self.run_id or self.workflow_id or str(self.run_key)
+
+
+class RunId(msgspec.Struct, frozen=True, gc=False):
+    """A row of `run_ids`."""
+
+    run_id: UUID
+    namespace_id: int
+    run_key: int
+    request_hash: bytes | None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(RunDetails)
+NO_DETAILS = RunDetails()
+
+
+def pack_details(details: RunDetails) -> bytes | None:
+    """Details as a column; None where nothing is set."""
+    return None if details == NO_DETAILS else _encoder.encode(details)
+
+
+def unpack_details(packed: bytes | None) -> RunDetails:
+    """The inverse of `pack_details`."""
+    return NO_DETAILS if packed is None else _decoder.decode(packed)

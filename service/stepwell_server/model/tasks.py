@@ -1,0 +1,47 @@
+"""Tasks: work that waits for a worker. Field order is column order."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import IntEnum
+from uuid import UUID
+
+import msgspec
+
+from stepwell_server.model.payloads import Payload
+from stepwell_server.model.runs import Run
+from stepwell_server.model.steps import Step
+
+
+class TaskKind(IntEnum):
+    """What a task is about; the proto's TaskKind."""
+
+    RUN = 1
+    ACTIVITY = 2
+
+
+class Task(msgspec.Struct, frozen=True, gc=False):
+    """A row of `tasks`. `ordinal` is the activity's step, 0 for the run itself; lower `rank` goes first."""
+
+    run_key: int
+    ordinal: int
+    namespace_id: int
+    task_queue: str
+    kind: int
+    type: str
+    rank: int
+    ready_time: datetime
+    build_id: str
+
+
+class Grant(msgspec.Struct, frozen=True, gc=False):
+    """A task given to a session: the run as it then was, the step of an activity, its input if that is at hand.
+
+    `fresh` tells that the run has no recorded steps, so that nothing needs to be read for a replay.
+    """
+
+    session_id: UUID
+    run: Run
+    step: Step | None
+    payload: Payload | None
+    fresh: bool = False

@@ -1,0 +1,254 @@
+"""Loading and writing what a batch of the committer needs, set by set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec.structs import astuple
+
+from stepwell_server.model.mail import Mail
+from stepwell_server.model.payloads import Payload, unpack_payload
+from stepwell_server.model.runs import ClosedRun, Run, RunId
+from stepwell_server.model.signals import Signal
+from stepwell_server.model.steps import ClosedStep, Scope, Step
+from stepwell_server.model.tasks import Task
+from stepwell_server.store.columns import columns, pairs
+from stepwell_server.store.database import Conflict
+from stepwell_server.store.statements import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from stepwell_server.model.events import Event
+    from stepwell_server.store.database import Connection, Row
+
+RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load("signals")
+TASKS, MAIL, BATCHES = load("tasks"), load("mail"), load("batches")
+_RUN_CHANGES = Run.__struct_fields__.index("phase")
+_STEP_CHANGES = Step.__struct_fields__.index("state")
+
+Identity = tuple[int, str, str, int, str]
+
+
+class Write(msgspec.Struct):
+    """Everything that one batch writes. Rows of one table never name the same key twice."""
+
+    batch_id: UUID
+    committer: int
+    position: int
+    now: datetime
+    ended: list[int] = []
+    run_ids: list[RunId] = []
+    names: list[tuple[str, int, int]] = []
+    renamed: list[tuple[str, int, int, int]] = []
+    new_runs: list[Run] = []
+    changed_runs: list[Run] = []
+    gone_runs: list[int] = []
+    closed_runs: list[ClosedRun] = []
+    new_steps: list[Step] = []
+    changed_steps: list[Step] = []
+    gone_steps: list[tuple[int, int]] = []
+    closed_steps: list[ClosedStep] = []
+    events: list[Event] = []
+    scopes: list[Scope] = []
+    scopes_gone: list[int] = []
+    signals: list[Signal] = []
+    consumed: list[tuple[int, int]] = []
+    signals_gone: list[int] = []
+    tasks: list[Task] = []
+    tasks_gone: list[tuple[int, int]] = []
+    heartbeats_gone: list[tuple[int, int]] = []
+    mail: list[Mail] = []
+    mail_done: list[UUID] = []
+
+
+async def write(connection: Connection, batch: Write) -> None:
+    """Writes a batch, tables in one order and keys sorted. Raises Conflict if what it was decided on has changed."""
+    await connection.fetch(
+        BATCHES["insert_batch"], batch.batch_id, batch.committer, batch.position, batch.now, batch.ended
+    )
+    await _write_runs(connection, batch)
+    await _write_steps(connection, batch)
+    if batch.events:
+        await connection.write(EVENTS["insert_events"], columns(batch.events))
+    await _write_signals(connection, batch)
+    await _write_tasks_and_mail(connection, batch)
+
+
+async def _write_runs(connection: Connection, batch: Write) -> None:
+    if batch.run_ids:
+        batch.run_ids.sort(key=lambda entry: (entry.run_id.int, entry.namespace_id))
+        await connection.write(RUNS["insert_run_ids"], columns(batch.run_ids))
+    if batch.names:
+        await connection.write(RUNS["insert_workflow_ids"], pairs(sorted(batch.names)))
+    if batch.renamed:
+        await _all_of(connection, "update_workflow_ids", pairs(sorted(batch.renamed)), len(batch.renamed))
+    if batch.new_runs:
+        await connection.write(RUNS["insert_runs"], columns(batch.new_runs))
+    if batch.changed_runs:
+        rows = [(run.run_key, *astuple(run)[_RUN_CHANGES:]) for run in batch.changed_runs]
+        await _all_of(connection, "update_runs", pairs(rows), len(rows))
+    if batch.gone_runs:
+        await _all_of(connection, "delete_runs", [batch.gone_runs], len(batch.gone_runs))
+    if batch.closed_runs:
+        await connection.write(RUNS["insert_closed_runs"], columns(batch.closed_runs))
+
+
+async def _all_of(connection: Connection, name: str, arguments: Sequence[Sequence[object]], expected: int) -> None:
+    touched = await connection.write(RUNS[name], arguments)
+    if touched != expected:
+        raise Conflict(f"{name}: {touched} rows of {expected}")
+
+
+async def _write_steps(connection: Connection, batch: Write) -> None:
+    if batch.gone_steps:
+        await connection.write(STEPS["delete_steps"], pairs(batch.gone_steps))
+    if batch.new_steps:
+        await connection.write(STEPS["insert_steps"], columns(batch.new_steps))
+    if batch.changed_steps:
+        rows = [(step.run_key, step.ordinal, *astuple(step)[_STEP_CHANGES:]) for step in batch.changed_steps]
+        await connection.write(STEPS["update_steps"], pairs(rows))
+    if batch.closed_steps:
+        await connection.write(STEPS["insert_closed_steps"], columns(batch.closed_steps))
+    if batch.scopes:
+        await connection.write(STEPS["write_scopes"], columns(batch.scopes))
+    if batch.scopes_gone:
+        await connection.write(STEPS["delete_scopes"], [batch.scopes_gone])
+    if batch.heartbeats_gone:
+        await connection.write(STEPS["delete_heartbeats"], pairs(batch.heartbeats_gone))
+
+
+async def _write_signals(connection: Connection, batch: Write) -> None:
+    if batch.signals:
+        await connection.write(SIGNALS["insert_signals"], columns(batch.signals))
+    if batch.consumed:
+        await connection.write(SIGNALS["consume_signals"], pairs(batch.consumed))
+    if batch.signals_gone:
+        await connection.write(SIGNALS["delete_signals"], [batch.signals_gone])
+
+
+async def _write_tasks_and_mail(connection: Connection, batch: Write) -> None:
+    if batch.tasks_gone:
+        await connection.write(TASKS["delete_tasks"], pairs(sorted(batch.tasks_gone)))
+    if batch.tasks:
+        await connection.write(TASKS["insert_tasks"], columns(batch.tasks))
+    if batch.mail:
+        await connection.write(MAIL["insert_mail"], columns(batch.mail))
+    if batch.mail_done:
+        deleted = await connection.write(MAIL["delete_mail"], [batch.mail_done])
+        if deleted != len(batch.mail_done):
+            raise Conflict("mail was applied by somebody else")
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+async def take_run_keys(connection: Connection) -> range:
+    """A block of run keys that nobody else will get."""
+    block = await connection.fetchval(RUNS["take_run_keys"])
+    return range(block * 1000, block * 1000 + 1000)
+
+
+async def take_committer_number(connection: Connection) -> int:
+    """A number that no other committer has or had."""
+    number: int = await connection.fetchval(BATCHES["take_committer_number"])
+    return number
+
+
+async def find_run_ids(connection: Connection, wanted: Sequence[tuple[UUID, int | None]]) -> list[list[RunId]]:
+    """The runs of each id, in the order asked; two if it is ambiguous."""
+    found: list[list[RunId]] = [[] for _ in wanted]
+    for row in await connection.fetch(RUNS["find_run_ids"], *pairs(wanted)):
+        found[row[0] - 1].append(RunId(*row[1:]))
+    return found
+
+
+async def find_workflow_ids(connection: Connection, wanted: Sequence[tuple[str, int | None]]) -> list[list[Row]]:
+    """The latest runs of each workflow id, in the order asked: (place, id, namespace, key, run id, phase)."""
+    found: list[list[Row]] = [[] for _ in wanted]
+    for row in await connection.fetch(RUNS["find_workflow_ids"], *pairs(wanted)):
+        found[row[0] - 1].append(row)
+    return found
+
+
+async def lock_runs(connection: Connection, keys: Iterable[int]) -> list[Run]:
+    """Open runs, locked; those that are locked elsewhere are left out."""
+    return [Run(*row) for row in await connection.fetch(RUNS["lock_runs"], sorted(keys))]
+
+
+async def open_keys(connection: Connection, keys: Sequence[int]) -> set[int]:
+    """Which of the runs are open, locked or not."""
+    return {row["run_key"] for row in await connection.fetch(RUNS["read_runs"], keys)}
+
+
+async def read_closed_runs(connection: Connection, keys: Sequence[int]) -> list[ClosedRun]:
+    """Runs that have ended."""
+    return [ClosedRun(*row) for row in await connection.fetch(RUNS["read_closed_runs"], keys)]
+
+
+async def read_steps(connection: Connection, wanted: Sequence[tuple[int, int]]) -> list[Step | ClosedStep]:
+    """Steps by run and ordinal, open or ended."""
+    keys = pairs(wanted)
+    found: list[Step | ClosedStep] = [Step(*row) for row in await connection.fetch(STEPS["read_steps"], *keys)]
+    if len(found) < len(wanted):
+        found += [ClosedStep(*row) for row in await connection.fetch(STEPS["read_closed_steps"], *keys)]
+    return found
+
+
+async def read_steps_named(connection: Connection, wanted: Sequence[Identity]) -> list[Step | ClosedStep]:
+    """Steps by run and identity, open or ended."""
+    keys = pairs(wanted)
+    found: list[Step | ClosedStep] = [Step(*row) for row in await connection.fetch(STEPS["read_steps_named"], *keys)]
+    if len(found) < len(wanted):
+        found += [ClosedStep(*row) for row in await connection.fetch(STEPS["read_closed_steps_named"], *keys)]
+    return found
+
+
+async def read_steps_waiting(connection: Connection, wanted: Sequence[tuple[int, str]]) -> list[Step]:
+    """Open steps that wait for a name."""
+    return [Step(*row) for row in await connection.fetch(STEPS["read_steps_waiting"], *pairs(wanted))]
+
+
+async def read_open_steps(connection: Connection, keys: Sequence[int]) -> list[Step]:
+    """All open steps of runs."""
+    return [Step(*row) for row in await connection.fetch(STEPS["read_open_steps"], keys)]
+
+
+async def read_scopes(connection: Connection, wanted: Sequence[tuple[int, str]]) -> list[Scope]:
+    """Branches of runs."""
+    return [Scope(*row) for row in await connection.fetch(STEPS["read_scopes"], *pairs(wanted))]
+
+
+async def read_signals(connection: Connection, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
+    """Signals that nobody has taken, oldest first."""
+    return [Signal(*row) for row in await connection.fetch(SIGNALS["read_signals"], *pairs(wanted))]
+
+
+async def read_signal_ids(connection: Connection, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
+    """Signals by their senders' ids."""
+    return [Signal(*row) for row in await connection.fetch(SIGNALS["read_signal_ids"], *pairs(wanted))]
+
+
+async def read_heartbeats(
+    connection: Connection, wanted: Sequence[tuple[int, int]]
+) -> list[tuple[int, int, datetime, Payload]]:
+    """The latest heartbeats of activities."""
+    rows = await connection.fetch(STEPS["read_heartbeats"], *pairs(wanted))
+    return [(row[0], row[1], row[2], unpack_payload(row[3])) for row in rows]
+
+
+async def claim_tasks(  # noqa: PLR0917 - the statement's parameters
+    connection: Connection, namespace_id: int, task_queue: str, kind: int, types: Sequence[str], most: int
+) -> list[tuple[int, int]]:
+    """The tasks that go first, as (run key, ordinal), locked."""
+    rows = await connection.fetch(TASKS["claim_tasks"], namespace_id, task_queue, kind, types, most)
+    return [(row[0], row[1]) for row in rows]
+
+
+async def settle(connection: Connection, batch_id: UUID, now: datetime) -> bool:
+    """Whether a batch whose COMMIT went unanswered was committed. Waits for its transaction if that is still open."""
+    inserted: Any = await connection.fetchval(BATCHES["settle_batch"], batch_id, now)
+    return inserted is None

@@ -1,0 +1,29 @@
+-- name: take_committer_number
+SELECT nextval('committer_numbers') AS number;
+
+-- name: insert_batch
+-- First write of each batch: settles whether it committed, and orders what watchers see.
+INSERT INTO batches (batch_id, committer, position, commit_time, ended) VALUES ($1, $2, $3, $4, $5);
+
+-- name: settle_batch
+-- Waits for the batch's transaction if it is still open. Inserted: it never committed, and never will. Nothing
+-- inserted: it committed.
+INSERT INTO batches (batch_id, committer, position, commit_time, ended)
+VALUES ($1, 0, nextval('committer_numbers'), $2, '{}')
+ON CONFLICT (batch_id) DO NOTHING
+RETURNING batch_id;
+
+-- name: last_positions
+-- The latest position of every committer that has committed since a time.
+SELECT committer, max(position) AS position FROM batches WHERE commit_time >= $1 GROUP BY committer;
+
+-- name: batches_after
+-- Batches of one committer after a position. Walks batches_position_idx.
+SELECT committer, position, ended FROM batches
+WHERE committer = $1 AND position > $2
+ORDER BY position
+LIMIT $3;
+
+-- name: prune_batches
+-- Forgets batches older than any watch cursor may be.
+DELETE FROM batches WHERE batch_id IN (SELECT batch_id FROM batches WHERE commit_time < $1 LIMIT $2);

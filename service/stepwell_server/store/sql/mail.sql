@@ -1,0 +1,20 @@
+-- name: insert_mail
+INSERT INTO mail (
+    mail_id, run_key, post_time, body
+)
+SELECT * FROM unnest(
+    $1::uuid[], $2::bigint[], $3::timestamptz[], $4::bytea[]
+);
+
+-- name: delete_mail
+-- Takes applied mail away; answers what was there. Less than asked for is a conflict: somebody else applied it.
+DELETE FROM mail WHERE mail_id = ANY($1::uuid[]) RETURNING mail_id;
+
+-- name: read_mail
+-- Mail that has waited since before a time, oldest first. Walks mail_time_idx.
+SELECT
+    m.mail_id, m.run_key, m.post_time, m.body
+FROM mail AS m
+WHERE m.post_time <= $1
+ORDER BY m.post_time
+LIMIT $2;

@@ -1,0 +1,164 @@
+-- name: take_run_keys
+-- A block of 1,000 run keys.
+SELECT nextval('run_key_blocks') AS block;
+
+-- name: find_run_ids
+-- Runs by their ids, with the namespace given or (null) in any. Walks run_ids_pkey.
+SELECT x.place, r.run_id, r.namespace_id, r.run_key, r.request_hash
+FROM unnest($1::uuid[], $2::int[]) WITH ORDINALITY AS x (run_id, namespace_id, place),
+    LATERAL (
+        SELECT i.run_id, i.namespace_id, i.run_key, i.request_hash
+        FROM run_ids AS i
+        WHERE i.run_id = x.run_id AND (x.namespace_id IS NULL OR i.namespace_id = x.namespace_id)
+        LIMIT 2
+        OFFSET 0
+    ) AS r;
+
+-- name: find_workflow_ids
+-- The latest run of each workflow id, with the namespace given or (null) in any, and its phase. Walks
+-- workflow_ids_pkey, then runs_pkey or the one partition of closed_runs.
+SELECT x.place, w.workflow_id, w.namespace_id, w.run_key,
+    coalesce(o.run_id, c.run_id) AS run_id, coalesce(o.phase, c.phase) AS phase
+FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS x (workflow_id, namespace_id, place)
+CROSS JOIN LATERAL (
+    SELECT i.workflow_id, i.namespace_id, i.run_key
+    FROM workflow_ids AS i
+    WHERE i.workflow_id = x.workflow_id AND (x.namespace_id IS NULL OR i.namespace_id = x.namespace_id)
+    LIMIT 2
+    OFFSET 0
+) AS w
+LEFT JOIN LATERAL (SELECT r.run_id, r.phase FROM runs AS r WHERE r.run_key = w.run_key OFFSET 0) AS o ON TRUE
+LEFT JOIN LATERAL (
+    SELECT r.run_id, r.phase FROM closed_runs AS r WHERE o.run_id IS NULL AND r.run_key = w.run_key OFFSET 0
+) AS c ON TRUE;
+
+-- name: lock_runs
+-- Open runs by key, locked for the batch in the order of the keys given; one that is locked elsewhere does not come
+-- back. Walks runs_pkey. The row's lock covers all that is open of the run.
+SELECT
+    r.run_key, r.namespace_id, r.run_id, r.workflow_id, r.type, r.task_queue, r.priority, r.driven,
+    r.managed, r.parent_key, r.parent_ordinal, r.correlation_id, r.traceparent, r.tracestate,
+    r.create_time, r.deadline, r.phase, r.version, r.last_event, r.last_step, r.last_signal, r.open_steps,
+    r.order_count, r.order_hash, r.grants, r.session_id, r.returns, r.queued, r.dirty, r.owner_id,
+    r.lease_expire_time, r.pause_reason, r.cancel_reason, r.cancel_time, r.build_id, r.update_time,
+    r.suspend_time, r.wake_time, r.details
+FROM unnest($1::bigint[]) AS x (run_key),
+    LATERAL (SELECT * FROM runs AS o WHERE o.run_key = x.run_key OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) AS r;
+
+-- name: read_runs
+-- Open runs by key, not locked. Walks runs_pkey.
+SELECT
+    r.run_key, r.namespace_id, r.run_id, r.workflow_id, r.type, r.task_queue, r.priority, r.driven,
+    r.managed, r.parent_key, r.parent_ordinal, r.correlation_id, r.traceparent, r.tracestate,
+    r.create_time, r.deadline, r.phase, r.version, r.last_event, r.last_step, r.last_signal, r.open_steps,
+    r.order_count, r.order_hash, r.grants, r.session_id, r.returns, r.queued, r.dirty, r.owner_id,
+    r.lease_expire_time, r.pause_reason, r.cancel_reason, r.cancel_time, r.build_id, r.update_time,
+    r.suspend_time, r.wake_time, r.details
+FROM unnest($1::bigint[]) AS x (run_key),
+    LATERAL (SELECT * FROM runs AS o WHERE o.run_key = x.run_key OFFSET 0) AS r;
+
+-- name: read_closed_runs
+-- Ended runs by key. Walks the primary key of one partition a run.
+SELECT
+    r.run_key, r.namespace_id, r.run_id, r.workflow_id, r.type, r.task_queue, r.priority, r.driven,
+    r.managed, r.parent_key, r.parent_ordinal, r.correlation_id, r.traceparent, r.tracestate,
+    r.create_time, r.deadline, r.phase, r.version, r.last_event, r.last_step, r.last_signal,
+    r.order_count, r.order_hash, r.grants, r.cancel_reason, r.cancel_time, r.build_id, r.end_time,
+    r.end_event, r.details
+FROM unnest($1::bigint[]) AS x (run_key),
+    LATERAL (SELECT * FROM closed_runs AS o WHERE o.run_key = x.run_key OFFSET 0) AS r;
+
+-- name: insert_run_ids
+-- Makes ids known; a second one of the same namespace is a conflict. Sorted by id.
+INSERT INTO run_ids (
+    run_id, namespace_id, run_key, request_hash
+)
+SELECT * FROM unnest(
+    $1::uuid[], $2::int[], $3::bigint[], $4::bytea[]
+);
+
+-- name: insert_workflow_ids
+-- Gives names that were free to their first runs; one taken meanwhile is a conflict. Sorted by name.
+INSERT INTO workflow_ids (
+    workflow_id, namespace_id, run_key
+)
+SELECT * FROM unnest(
+    $1::text[], $2::int[], $3::bigint[]
+);
+
+-- name: update_workflow_ids
+-- Gives names to new runs, if the runs found before still bear them: a smaller count is a conflict.
+UPDATE workflow_ids SET run_key = x.run_key
+FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS x (workflow_id, namespace_id, found_key, run_key)
+WHERE workflow_ids.workflow_id = x.workflow_id AND workflow_ids.namespace_id = x.namespace_id
+    AND workflow_ids.run_key = x.found_key;
+
+-- name: insert_runs
+INSERT INTO runs (
+    run_key, namespace_id, run_id, workflow_id, type, task_queue, priority, driven, managed, parent_key,
+    parent_ordinal, correlation_id, traceparent, tracestate, create_time, deadline, phase, version,
+    last_event, last_step, last_signal, open_steps, order_count, order_hash, grants, session_id, returns,
+    queued, dirty, owner_id, lease_expire_time, pause_reason, cancel_reason, cancel_time, build_id,
+    update_time, suspend_time, wake_time, details
+)
+SELECT * FROM unnest(
+    $1::bigint[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::boolean[],
+    $9::boolean[], $10::bigint[], $11::int[], $12::text[], $13::text[], $14::text[], $15::timestamptz[],
+    $16::timestamptz[], $17::smallint[], $18::bigint[], $19::int[], $20::int[], $21::int[], $22::int[],
+    $23::int[], $24::bytea[], $25::bigint[], $26::uuid[], $27::smallint[], $28::boolean[], $29::boolean[],
+    $30::text[], $31::timestamptz[], $32::text[], $33::text[], $34::timestamptz[], $35::text[],
+    $36::timestamptz[], $37::timestamptz[], $38::timestamptz[], $39::bytea[]
+);
+
+-- name: update_runs
+-- Writes what changes of open runs that this batch has locked. Walks runs_pkey.
+UPDATE runs SET
+    phase = x.phase, version = x.version, last_event = x.last_event, last_step = x.last_step,
+    last_signal = x.last_signal, open_steps = x.open_steps, order_count = x.order_count,
+    order_hash = x.order_hash, grants = x.grants, session_id = x.session_id, returns = x.returns,
+    queued = x.queued, dirty = x.dirty, owner_id = x.owner_id, lease_expire_time = x.lease_expire_time,
+    pause_reason = x.pause_reason, cancel_reason = x.cancel_reason, cancel_time = x.cancel_time,
+    build_id = x.build_id, update_time = x.update_time, suspend_time = x.suspend_time,
+    wake_time = x.wake_time, details = x.details
+FROM unnest(
+    $1::bigint[], $2::smallint[], $3::bigint[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[],
+    $9::bytea[], $10::bigint[], $11::uuid[], $12::smallint[], $13::boolean[], $14::boolean[], $15::text[],
+    $16::timestamptz[], $17::text[], $18::text[], $19::timestamptz[], $20::text[], $21::timestamptz[],
+    $22::timestamptz[], $23::timestamptz[], $24::bytea[]
+) AS x (
+    run_key, phase, version, last_event, last_step, last_signal, open_steps, order_count, order_hash, grants,
+    session_id, returns, queued, dirty, owner_id, lease_expire_time, pause_reason, cancel_reason, cancel_time,
+    build_id, update_time, suspend_time, wake_time, details
+)
+WHERE runs.run_key = x.run_key;
+
+-- name: delete_runs
+-- Takes ended runs out of the open ones. Walks runs_pkey.
+DELETE FROM runs WHERE run_key = ANY($1::bigint[]);
+
+-- name: insert_closed_runs
+INSERT INTO closed_runs (
+    run_key, namespace_id, run_id, workflow_id, type, task_queue, priority, driven, managed, parent_key,
+    parent_ordinal, correlation_id, traceparent, tracestate, create_time, deadline, phase, version,
+    last_event, last_step, last_signal, order_count, order_hash, grants, cancel_reason, cancel_time, build_id,
+    end_time, end_event, details
+)
+SELECT * FROM unnest(
+    $1::bigint[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::boolean[],
+    $9::boolean[], $10::bigint[], $11::int[], $12::text[], $13::text[], $14::text[], $15::timestamptz[],
+    $16::timestamptz[], $17::smallint[], $18::bigint[], $19::int[], $20::int[], $21::int[], $22::int[],
+    $23::bytea[], $24::bigint[], $25::text[], $26::timestamptz[], $27::text[], $28::timestamptz[], $29::int[],
+    $30::bytea[]
+);
+
+-- name: read_due_runs
+-- Runs that want to be looked at, earliest first. Walks runs_wake_idx. Locks nothing: the decision looks again.
+SELECT run_key, namespace_id FROM runs WHERE wake_time <= $1 AND managed ORDER BY wake_time LIMIT $2;
+
+-- name: next_due_run
+-- When the next run wants to be looked at. Walks runs_wake_idx.
+SELECT min(wake_time) AS wake_time FROM runs WHERE wake_time IS NOT NULL AND managed;
+
+-- name: read_runs_of_sessions
+-- Runs that sessions hold. Walks runs_session_idx.
+SELECT run_key, namespace_id, grants, session_id FROM runs WHERE session_id = ANY($1::uuid[]) LIMIT $2;
