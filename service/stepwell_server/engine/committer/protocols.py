@@ -66,7 +66,7 @@ class NoCapacity:
     def reserve(self, task: Task) -> Reservation | None:
         """Nobody can."""
         del task
-        return None  # noqa: RET501, PLR1711 - the protocol's answer
+        return None
 
     def release(self, task: Task, reservation: Reservation) -> None:
         """Nothing to give back."""

@@ -1,0 +1,1 @@
+"""The protocol's stubs, generated from proto/; change them there."""
