@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from io import StringIO
 from typing import Any
 from uuid import UUID
@@ -170,10 +170,10 @@ async def test_a_fault_shows_an_id_and_nothing_else(kind: str, monkeypatch: pyte
     """What nobody declared is INTERNAL; the caller sees an id under which the log has the stack."""
     logged: list[dict[str, Any]] = []
     monkeypatch.setattr(errors_module.log, "error", lambda event, **facts: logged.append({"event": event, **facts}))
-    async with serving(raising(ValueError("the secret is 42"))) as channel:
+    async with serving(raising(ValueError("the secret is xyzzy"))) as channel:
         error = await refused(channel, kind)
     assert error.code() is grpc.StatusCode.INTERNAL
-    assert "42" not in repr(error)
+    assert "xyzzy" not in repr(error)
     (info,) = unpacked(details(error), error_details_pb2.ErrorInfo)
     (line,) = logged
     assert info.reason == "INTERNAL_ERROR"
@@ -345,6 +345,49 @@ async def test_faults_and_successes_are_told_apart(spans: InMemorySpanExporter) 
     assert (good.status.is_unset, bad.status.is_ok) == (True, False)
     assert dict(good.attributes or {})["rpc.response.status_code"] == "OK"
     assert dict(bad.attributes or {})["error.type"] == "INTERNAL"
+
+
+async def test_a_cancelled_call_is_neither(spans: InMemorySpanExporter) -> None:
+    """A caller who goes away makes no success and no fault."""
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def act(context: Any) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with serving(act) as channel:
+        waiting = channel.unary_unary(f"/{SERVICE}/UnaryUnary")(b"ask")
+        await began.wait()
+        waiting.cancel()
+        await ended.wait()
+    span = only(spans)
+    assert span.status.is_unset
+    assert dict(span.attributes or {})["rpc.response.status_code"] == "CANCELLED"
+
+
+async def test_writing_to_a_peer_that_is_gone_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream may end under the hands of its writer."""
+    monkeypatch.setattr(errors_module.log, "error", lambda *_, **__: pytest.fail("logged"))
+    told: list[str] = []
+    monkeypatch.setattr(errors_module.log, "info", lambda event, **_: told.append(event))
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def act(context: Any) -> None:
+        began.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        context.add_done_callback(lambda _: ended.set())
+        await context.write(b"late")
+
+    async with serving(act) as channel:
+        stream = channel.unary_stream(f"/{SERVICE}/UnaryWriter")(b"ask")
+        await began.wait()
+        stream.cancel()
+        await asyncio.wait_for(ended.wait(), 5)
+    assert told == ["call.abandoned"]
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])

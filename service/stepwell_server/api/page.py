@@ -95,7 +95,11 @@ def _position(token: str, fingerprint: bytes, position: type[Position]) -> Posit
         raise PageTokenInvalid(problem=_AGAIN)
     if text[len(_VERSION) : _HEAD] != fingerprint:
         raise PageTokenInvalid(problem=f"it belongs to another list or filter; keep the filter, or {_AGAIN}")
-    return msgspec.msgpack.decode(text[_HEAD:], type=position)
+    try:
+        return msgspec.msgpack.decode(text[_HEAD:], type=position)
+    except msgspec.ValidationError:
+        # A server of another version may have gone through the list in another order.
+        raise PageTokenInvalid(problem=_AGAIN) from None
 
 
 def _seal(text: bytes) -> bytes:

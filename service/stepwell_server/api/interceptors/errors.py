@@ -6,6 +6,7 @@ service's own fault: the caller gets an id, the log gets the same id and the sta
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from uuid import UUID
@@ -82,6 +83,10 @@ async def _answering(method: str, context: Context) -> AsyncIterator[None]:
     except grpc.aio.AbortError:
         # The handler has answered already.
         raise
+    except grpc.aio.InternalError as error:
+        # A write met a peer that is gone; nobody is left to be answered.
+        log.info("call.abandoned", method=method)
+        raise asyncio.CancelledError from error
     except Exception as error:  # noqa: BLE001 - a caller must hear of any
         await _abort(context, as_refusal(error, method))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
@@ -40,7 +42,8 @@ async def _span(method: str, context: Context, traceparent: str, tracestate: str
 
 
 def _outcome(context: Context) -> str:
-    if context.cancelled():
+    # The context learns of a cancellation only after the handler has ended.
+    if isinstance(sys.exception(), asyncio.CancelledError):
         return "CANCELLED"
     # Whatever the stub says, it is the number, or nothing where a handler simply returned.
     code: Any = context.code()
