@@ -87,6 +87,17 @@ WHERE s.run_key = $1 AND s.ordinal > $2
 ORDER BY s.ordinal
 LIMIT $3;
 
+-- name: closed_steps_since
+-- Steps of one run that ended after an event, in the order of their ends. Walks the run's part of one partition's primary key.
+SELECT
+    s.run_key, s.ordinal, s.scope, s.name, s.occurrence, s.key, s.kind, s.type, s.task_queue, s.priority,
+    s.wait_name, s.seq, s.child_key, s.create_time, s.input_event, s.state, s.attempt, s.grants,
+    s.start_time, s.end_time, s.end_event, s.timed_out, s.details
+FROM closed_steps AS s
+WHERE s.run_key = $1 AND s.end_event > $2
+ORDER BY s.end_event
+LIMIT 100000;
+
 -- name: insert_steps
 INSERT INTO steps (
     run_key, ordinal, scope, name, occurrence, key, kind, type, task_queue, priority, wait_name, seq,

@@ -1,0 +1,264 @@
+"""What workers report, from the protocol's words to commands."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from stepwell.v1 import types_pb2, workers_pb2
+from stepwell_server.api import fields as checks
+from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
+from stepwell_server.dispatch.beats import TaskBeat
+from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
+from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, NewActivity
+from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.progress import (
+    Checkpoint,
+    End,
+    NewChild,
+    NewStep,
+    NewTimer,
+    NewWait,
+    ProgressRun,
+    ScopeClaim,
+    Successor,
+)
+from stepwell_server.errors import InvalidField
+from stepwell_server.ids import ORDINALS, RUN_KEYS
+from stepwell_server.model.payloads import NULL
+from stepwell_server.model.runs import Phase, RunRef
+from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts
+from stepwell_server.model.workers import Hello
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from stepwell_server.api.fields import Fields
+    from stepwell_server.model.payloads import Payload
+
+Report = ProgressRun | CompleteActivity | FailActivity | CancelledActivity | ReturnTask
+_TASK_ID = re.compile(r"(\d{1,14})\.(\d{1,6})")
+_SCOPE = re.compile(r"[1-9]\d{0,5}(/[1-9]\d{0,5}){0,7}")
+_MOST_TOKEN = 2**63 - 1
+_HASH_BYTES = 8
+_FINGERPRINT_BYTES = 32
+_MOST_OUTSTANDING, _MOST_RESIDENT = 10_000, 100_000
+_MOST_ATTEMPTS = 1_000_000
+_HIGHEST_PRIORITY = 9
+_MOST_COEFFICIENT = 1_000.0
+
+
+def task_key(ref: workers_pb2.TaskRef, at: str) -> TaskKey:
+    """The run and the step that a task id names."""
+    found = _TASK_ID.fullmatch(ref.task_id)
+    if found is None:
+        raise InvalidField(field=f"{at}ref.task_id", problem="is not one that was assigned")
+    run_key, ordinal = int(found[1]), int(found[2])
+    if run_key >= RUN_KEYS or ordinal >= ORDINALS:
+        raise InvalidField(field=f"{at}ref.task_id", problem="is not one that was assigned")
+    checks.integer(ref.token, "ref.token", at, at_most=_MOST_TOKEN)
+    return run_key, ordinal
+
+
+def hello_from_proto(hello: workers_pb2.Hello, fields: Fields) -> Hello:
+    """Who a worker says it is."""
+    return Hello(
+        worker_id=fields.name(hello.worker_id, "worker_id", "hello."),
+        task_queues=fields.names(hello.task_queues, "task_queues", "hello.", at_least=1),
+        workflow_types=fields.names(hello.workflow_types, "workflow_types", "hello."),
+        activity_types=fields.names(hello.activity_types, "activity_types", "hello."),
+        build_id=fields.text(hello.build_id, "build_id", "hello."),
+        identity=fields.text(hello.identity, "identity", "hello."),
+        sdk=fields.text(hello.sdk, "sdk", "hello."),
+    )
+
+
+def rooms_from_proto(update: workers_pb2.CapacityUpdate, fields: Fields, at: str) -> dict[Slot, Room]:
+    """A worker's capacity."""
+    rooms: dict[Slot, Room] = {}
+    for place, each in enumerate(update.capacities):
+        here = f"{at}capacities[{place}]."
+        kind = fields.member(each.kind, workers_pb2.TaskKind, "kind", here, required=True)
+        queue = fields.text(each.task_queue, "task_queue", here)
+        most = checks.integer(each.max_outstanding, "max_outstanding", here, at_most=_MOST_OUTSTANDING)
+        resident = checks.integer(each.max_resident, "max_resident", here, at_most=_MOST_RESIDENT)
+        rooms[kind, queue] = Room(most, resident)
+    return rooms
+
+
+def beat_from_proto(beat: workers_pb2.TaskHeartbeat, session_id: UUID, fields: Fields, at: str) -> TaskBeat:
+    """A heartbeat of one activity."""
+    run_key, ordinal = task_key(beat.ref, at)
+    details = payload_from_proto(beat.details, fields, "details", at) if beat.HasField("details") else None
+    return TaskBeat(run_key, ordinal, beat.ref.token, session_id, details)
+
+
+class ReportReader:
+    """Reads the reports of one session."""
+
+    def __init__(self, namespace_id: int, namespace: str, session_id: UUID, fields: Fields) -> None:
+        self._namespace_id = namespace_id
+        self._namespace = namespace
+        self._session_id = session_id
+        self._fields = fields
+
+    def read(self, report: workers_pb2.Report, at: str, *, resident: bool) -> Report:
+        """A report as a command. `resident`: the worker may keep the run while it waits."""
+        run_key, ordinal = task_key(report.ref, at)
+        ref = RunRef(self._namespace_id, self._namespace, run_key)
+        token, session_id = report.ref.token, self._session_id
+        outcome = report.WhichOneof("outcome")
+        if outcome == "release":
+            reason = self._fields.remark(report.release.reason, "release.reason", at) or "released"
+            return ReturnTask(ref, ordinal, token, session_id, counts=False, reason=reason)
+        if outcome == "progress":
+            if ordinal:
+                raise InvalidField(field=f"{at}progress", problem="is for runs: this task is an activity")
+            return self._progress(report.progress, ref, token, f"{at}progress.", resident=resident)
+        if not ordinal and outcome is not None:
+            raise InvalidField(field=at + outcome, problem="is for activities: this task is a run")
+        if outcome == "complete":
+            payload = payload_from_proto(report.complete.result, self._fields, "complete.result", at)
+            return CompleteActivity(ref, ordinal, session_id, token, payload)
+        if outcome == "fail":
+            failure = failure_from_proto(report.fail.failure, self._fields, "fail.failure", at)
+            return FailActivity(ref, ordinal, session_id, token, failure)
+        if outcome == "cancelled":
+            payload = payload_from_proto(report.cancelled.details, self._fields, "cancelled.details", at)
+            return CancelledActivity(ref, ordinal, session_id, token, payload)
+        raise InvalidField(field=f"{at}outcome", problem="is required: progress, complete, fail, cancelled or release")
+
+    def _progress(
+        self, progress: workers_pb2.Progress, ref: RunRef, token: int, at: str, *, resident: bool
+    ) -> ProgressRun:
+        steps = self._fields.items(progress.steps, "steps", at)
+        return ProgressRun(
+            ref=ref,
+            session_id=self._session_id,
+            token=token,
+            scopes=[self._scope(each, f"{at}scopes[{place}].") for place, each in enumerate(progress.scopes)],
+            steps=[self._step(each, f"{at}steps[{place}].") for place, each in enumerate(steps)],
+            cancels=[
+                checks.integer(each, f"cancel_ordinals[{place}]", at, at_least=1, at_most=ORDINALS - 1)
+                for place, each in enumerate(progress.cancel_ordinals)
+            ],
+            waiting=progress.waiting,
+            end=self._end(progress, at),
+            resident=resident,
+        )
+
+    def _scope(self, scope: workers_pb2.ScopeState, at: str) -> ScopeClaim:
+        if len(scope.hash) != _HASH_BYTES:
+            raise InvalidField(field=f"{at}hash", problem=f"must be {_HASH_BYTES} bytes")
+        count = checks.integer(scope.count, "count", at, at_most=ORDINALS)
+        return ScopeClaim(_path(scope.scope, at), count, scope.hash, scope.closed)
+
+    def _step(self, step: workers_pb2.NewStep, at: str) -> NewStep:
+        if len(step.fingerprint) > _FINGERPRINT_BYTES:
+            raise InvalidField(field=f"{at}fingerprint", problem=f"may have at most {_FINGERPRINT_BYTES} bytes")
+        scope, name = _path(step.scope, at), self._fields.name(step.name, "name", at)
+        key = self._fields.text(step.key, "key", at)
+        occurrence = checks.integer(step.occurrence, "occurrence", at, at_most=ORDINALS)
+        kind, body = self._body(step, at)
+        return NewStep(scope, name, occurrence, key, step.fingerprint, kind, body)
+
+    def _body(
+        self, step: workers_pb2.NewStep, at: str
+    ) -> tuple[Kind, Checkpoint | NewActivity | NewTimer | NewWait | NewChild]:
+        which = step.WhichOneof("kind")
+        if which == "local":
+            failure = None
+            if step.local.HasField("failure"):
+                failure = failure_from_proto(step.local.failure, self._fields, "local.failure", at)
+            return Kind.LOCAL, Checkpoint(self._payload(step.local.result, "local.result", at), failure)
+        if which == "marker":
+            return Kind.MARKER, Checkpoint(self._payload(step.marker.value, "marker.value", at))
+        if which == "activity":
+            return Kind.ACTIVITY, self._activity(step.activity, f"{at}activity.")
+        if which == "timer":
+            return Kind.TIMER, NewTimer(checks.seconds(step.timer, "duration", f"{at}timer.") or 0.0)
+        if which == "wait":
+            signal = self._fields.name(step.wait.signal_name, "signal_name", f"{at}wait.")
+            return Kind.WAIT, NewWait(signal, checks.seconds(step.wait, "timeout", f"{at}wait."))
+        if which == "child":
+            return Kind.CHILD, self._child(step.child, f"{at}child.")
+        raise InvalidField(field=f"{at}kind", problem="is required: local, activity, timer, wait, child or marker")
+
+    def _payload(self, message: types_pb2.Payload, field: str, at: str) -> Payload:
+        return payload_from_proto(message, self._fields, field, at)
+
+    def _activity(self, activity: workers_pb2.ActivityStep, at: str) -> NewActivity:
+        limits = Timeouts(
+            checks.seconds(activity, "schedule_to_start_timeout", at),
+            checks.seconds(activity, "schedule_to_close_timeout", at),
+            checks.seconds(activity, "start_to_close_timeout", at),
+            checks.seconds(activity, "heartbeat_timeout", at),
+        )
+        priority = None
+        if activity.HasField("priority"):
+            priority = checks.integer(activity.priority, "priority", at, at_most=_HIGHEST_PRIORITY)
+        return NewActivity(
+            type=self._fields.name(activity.type, "type", at),
+            task_queue=self._fields.text(activity.task_queue, "task_queue", at),
+            input=self._payload(activity.input, "input", at),
+            retry=self._retry(activity.retry, f"{at}retry.") if activity.HasField("retry") else None,
+            timeouts=limits if limits != Timeouts() else None,
+            priority=priority,
+        )
+
+    def _retry(self, policy: types_pb2.RetryPolicy, at: str) -> RetryPolicy:
+        initial = checks.seconds(policy, "initial_interval", at)
+        initial = 1.0 if initial is None else initial
+        coefficient = policy.backoff_coefficient or 2.0
+        if not 1.0 <= coefficient <= _MOST_COEFFICIENT:
+            raise InvalidField(field=f"{at}backoff_coefficient", problem="must be 1 to 1000")
+        maximum = checks.seconds(policy, "maximum_interval", at)
+        return RetryPolicy(
+            initial_seconds=initial,
+            coefficient=coefficient,
+            maximum_seconds=initial * 100 if maximum is None else maximum,
+            maximum_attempts=checks.integer(policy.maximum_attempts, "maximum_attempts", at, at_most=_MOST_ATTEMPTS),
+            non_retryable_types=self._fields.names(policy.non_retryable_types, "non_retryable_types", at),
+        )
+
+    def _child(self, child: workers_pb2.ChildStep, at: str) -> NewChild:
+        return NewChild(
+            type=self._fields.name(child.type, "type", at),
+            task_queue=self._fields.text(child.task_queue, "task_queue", at),
+            workflow_id=self._fields.text(child.workflow_id, "workflow_id", at),
+            input=self._payload(child.input, "input", at),
+            close_policy=self._fields.member(
+                child.parent_close_policy, types_pb2.ParentClosePolicy, "parent_close_policy", at
+            )
+            or 1,
+            timeout_seconds=checks.seconds(child, "run_timeout", at),
+        )
+
+    def _end(self, progress: workers_pb2.Progress, at: str) -> End | None:
+        which = progress.WhichOneof("end")
+        if which is None:
+            return None
+        if which == "complete":
+            return End(Phase.COMPLETED, self._payload(progress.complete.result, "complete.result", at))
+        if which == "fail":
+            failure = failure_from_proto(progress.fail.failure, self._fields, "fail.failure", at)
+            return End(Phase.FAILED, failure=failure)
+        if which == "cancelled":
+            return End(Phase.CANCELLED, self._payload(progress.cancelled.details, "cancelled.details", at))
+        successor = progress.continue_as_new
+        here = f"{at}continue_as_new."
+        return End(
+            Phase.COMPLETED,
+            NULL,
+            successor=Successor(
+                self._payload(successor.input, "input", here),
+                self._fields.text(successor.type, "type", here),
+                self._fields.text(successor.task_queue, "task_queue", here),
+            ),
+        )
+
+
+def _path(scope: str, at: str) -> str:
+    if scope and not _SCOPE.fullmatch(scope):
+        raise InvalidField(field=f"{at}scope", problem="must be branch numbers from 1, such as 2/1, at most 8 deep")
+    return scope

@@ -1,0 +1,162 @@
+"""What workers are told, from values to the protocol's words."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from stepwell.v1 import types_pb2, workers_pb2
+from stepwell_server.api.interceptors.errors import to_status
+from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
+from stepwell_server.model.steps import NO_TIMEOUTS, ClosedStep, EndedStep, Kind, Step, unpack_step_details
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepwell_server.dispatch.messages import (
+        AdvanceRun,
+        Assign,
+        BeatAnswer,
+        Bundle,
+        RecordedStep,
+        ReportAnswer,
+        TaskNotice,
+    )
+    from stepwell_server.dispatch.sessions import TaskKey
+    from stepwell_server.model.payloads import Failure, Payload
+
+_ACCEPTED = workers_pb2.ReportResult.STATUS_ACCEPTED
+_DUPLICATE = workers_pb2.ReportResult.STATUS_DUPLICATE
+_REFUSED = workers_pb2.ReportResult.STATUS_REFUSED
+
+
+def task_ref(key: TaskKey, token: int) -> workers_pb2.TaskRef:
+    """Names a task."""
+    return workers_pb2.TaskRef(task_id=f"{key[0]}.{key[1]}", token=token)
+
+
+def bundle_to_proto(bundle: Bundle, namespace: str) -> workers_pb2.ConnectResponse:
+    """One message of the stream."""
+    message = workers_pb2.ConnectResponse(
+        cancels=[workers_pb2.CancelTask(ref=_notice_ref(each), reason=each.reason) for each in bundle.cancels],
+        revokes=[workers_pb2.RevokeTask(ref=_notice_ref(each), reason=each.reason) for each in bundle.revokes],
+        results=[answer_to_proto(each) for each in bundle.results],
+        heartbeats=[beat_to_proto(each) for each in bundle.beats],
+        advances=[_advance_to_proto(each) for each in bundle.advances],
+        assigns=[assign_to_proto(each, namespace) for each in bundle.assigns],
+        ping=bundle.ping,
+        pong=bundle.pong,
+    )
+    if bundle.rotate_seconds is not None:
+        message.rotate.within.FromTimedelta(timedelta(seconds=bundle.rotate_seconds))
+    if bundle.expire_time is not None:
+        message.session_expire_time.FromDatetime(bundle.expire_time)
+    return message
+
+
+def _notice_ref(notice: TaskNotice) -> workers_pb2.TaskRef:
+    return task_ref((notice.run_key, notice.ordinal), notice.token)
+
+
+def assign_to_proto(assign: Assign, namespace: str) -> workers_pb2.Task:
+    """A task."""
+    grant, run = assign.grant, assign.grant.run
+    task = workers_pb2.Task(
+        namespace=namespace,
+        run_id=str(run.run_id),
+        workflow_id=run.workflow_id,
+        traceparent=assign.traceparent,
+        tracestate=run.tracestate,
+        input=payload_to_proto(assign.payload),
+        cancel_requested=run.cancel_time is not None,
+        cancel_reason=run.cancel_reason or "",
+    )
+    task.run_create_time.FromDatetime(run.create_time)
+    if grant.step is not None:
+        _describe_activity(task, grant.step, run.run_key, assign.heartbeat)
+        return task
+    task.kind = workers_pb2.TASK_KIND_RUN
+    task.ref.CopyFrom(task_ref((run.run_key, 0), run.grants))
+    task.type, task.task_queue, task.attempt = run.type, run.task_queue, run.grants
+    task.steps.extend(records_to_proto(assign.steps))
+    task.more_steps = assign.more_steps
+    return task
+
+
+def _describe_activity(task: workers_pb2.Task, step: Step, run_key: int, heartbeat: Payload | None) -> None:
+    task.kind = workers_pb2.TASK_KIND_ACTIVITY
+    task.ref.CopyFrom(task_ref((run_key, step.ordinal), step.grants))
+    task.type, task.task_queue, task.attempt = step.type, step.task_queue, step.attempt
+    task.step_name, task.step_ordinal = step.name, step.ordinal
+    task.schedule_time.FromDatetime(step.create_time)
+    if heartbeat is not None:
+        task.heartbeat_details.CopyFrom(payload_to_proto(heartbeat) or types_pb2.Payload())
+    limits = unpack_step_details(step.details).timeouts or NO_TIMEOUTS
+    if limits.heartbeat is not None:
+        task.heartbeat_timeout.FromTimedelta(timedelta(seconds=limits.heartbeat))
+    if limits.start_to_close is not None and step.start_time is not None:
+        task.attempt_deadline.FromDatetime(step.start_time + timedelta(seconds=limits.start_to_close))
+
+
+def records_to_proto(steps: Sequence[RecordedStep]) -> list[workers_pb2.StepRecord]:
+    """Recorded steps."""
+    return [_record(each.step, each.payload, each.failure) for each in steps]
+
+
+def ended_to_proto(steps: Sequence[EndedStep]) -> list[workers_pb2.StepRecord]:
+    """Steps that have ended."""
+    return [_record(each.step, each.payload, each.failure) for each in steps]
+
+
+def _record(step: Step | ClosedStep, payload: Payload | None, failure: Failure | None) -> workers_pb2.StepRecord:
+    record = workers_pb2.StepRecord(
+        ordinal=step.ordinal,
+        scope=step.scope,
+        name=step.name,
+        occurrence=step.occurrence,
+        key=step.key,
+        kind=types_pb2.StepKind.ValueType(step.kind),
+        state=types_pb2.StepState.ValueType(step.state),
+        result=payload_to_proto(payload),
+        failure=failure_to_proto(failure),
+    )
+    if isinstance(step, ClosedStep):
+        record.completion = step.end_event
+        record.timed_out = step.timed_out
+    elif step.wake_time is not None:
+        record.wake_time.FromDatetime(step.wake_time)
+    if step.kind == Kind.CHILD:
+        record.child_run_id = unpack_step_details(step.details).child_run_id
+    return record
+
+
+def _advance_to_proto(advance: AdvanceRun) -> workers_pb2.Advance:
+    return workers_pb2.Advance(
+        ref=task_ref((advance.run_key, 0), advance.token),
+        steps=ended_to_proto(advance.ended),
+        cancel_requested=advance.cancel_requested,
+        cancel_reason=advance.cancel_reason,
+    )
+
+
+def answer_to_proto(answer: ReportAnswer) -> workers_pb2.ReportResult:
+    """What became of a report."""
+    if answer.refusal is not None:
+        return workers_pb2.ReportResult(
+            correlation=answer.correlation, status=_REFUSED, error=to_status(answer.refusal)
+        )
+    return workers_pb2.ReportResult(
+        correlation=answer.correlation,
+        status=_DUPLICATE if answer.duplicate else _ACCEPTED,
+        ordinals=answer.ordinals,
+        steps=ended_to_proto(answer.ended),
+    )
+
+
+def beat_to_proto(answer: BeatAnswer) -> workers_pb2.TaskHeartbeatResult:
+    """What became of a heartbeat."""
+    return workers_pb2.TaskHeartbeatResult(
+        ref=task_ref((answer.run_key, answer.ordinal), answer.token),
+        cancel_requested=answer.cancel_requested,
+        lost=answer.lost,
+    )

@@ -1,0 +1,171 @@
+"""Reading what workers need with their tasks: inputs, recorded steps, heartbeat details."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from stepwell_server import errors, telemetry
+from stepwell_server.dispatch.messages import Assign, RecordedStep
+from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
+from stepwell_server.model.payloads import NULL, Failure, Payload
+from stepwell_server.model.steps import ClosedStep, EndedStep, Kind, Step, result_event
+from stepwell_server.store import batches, recall
+from stepwell_server.store.database import Conflict, Lost
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from stepwell_server.model.tasks import Grant
+    from stepwell_server.store.database import Connection, Database
+
+_STEPS_INLINE = 1_000
+_BYTES_INLINE = 1_000_000
+
+
+class Reader:
+    """A connection of its own for what is read on the way to workers."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = asyncio.Lock()
+        self._connection: Connection | None = None
+
+    async def assignments(self, grants: Sequence[Grant], worker_id: str) -> list[Assign]:
+        """The grants with all that their worker needs."""
+        wanted = [
+            (grant.run.run_key, grant.step.input_event if grant.step is not None else 1)
+            for grant in grants
+            if grant.payload is None
+        ]
+        beats = [
+            (grant.run.run_key, grant.step.ordinal)
+            for grant in grants
+            if grant.step is not None and grant.step.attempt > 1
+        ]
+        inputs: dict[tuple[int, int], tuple[Payload, Attributes]] = {}
+        details: dict[tuple[int, int], Payload] = {}
+        steps: dict[int, tuple[list[RecordedStep], bool]] = {}
+        replays = [grant.run.run_key for grant in grants if grant.step is None and not grant.fresh]
+        if wanted or beats or replays:
+            async with self.connection() as connection:
+                inputs = await read_payloads(connection, wanted)
+                if beats:
+                    for run_key, ordinal, _, payload in await batches.read_heartbeats(connection, beats):
+                        details[run_key, ordinal] = payload
+                for run_key in replays:
+                    steps[run_key] = await read_recorded(connection, run_key, 0)
+        return [_assign(grant, inputs, details, steps, worker_id) for grant in grants]
+
+    async def recorded(self, run_key: int, after: int) -> tuple[list[RecordedStep], bool]:
+        """A run's steps after an ordinal, as many as a message holds, and whether there are more."""
+        async with self.connection() as connection:
+            return await read_recorded(connection, run_key, after)
+
+    async def completed(self, ended: Sequence[EndedStep]) -> list[EndedStep]:
+        """Ended steps with the payloads that were not at hand."""
+        wanted = [(each.step.run_key, result_event(each.step)) for each in ended if each.payload is None]
+        if not wanted:
+            return list(ended)
+        async with self.connection() as connection:
+            found = await read_payloads(connection, wanted)
+        return [each if each.payload is not None else _completed(each, found) for each in ended]
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """The connection, for one caller at a time. A lost one is UNAVAILABLE."""
+        async with self._lock:
+            try:
+                yield await self._connected()
+            except (Lost, Conflict) as error:
+                await self.close()
+                raise errors.DatabaseUnavailable from error
+
+    async def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._database.reconnect()
+        return self._connection
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        if self._connection is not None:
+            await self._connection.close()
+
+
+async def read_payloads(
+    connection: Connection, wanted: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[Payload, Attributes]]:
+    """The payloads and attributes of single events."""
+    if not wanted:
+        return {}
+    found = {}
+    for event in await recall.read_events(connection, wanted):
+        attributes = unpack_attributes(event.attributes)
+        payload = payload_of(event.payload_kind, event.payload, attributes)
+        found[event.run_key, event.number] = (payload, attributes)
+    return found
+
+
+async def read_recorded(connection: Connection, run_key: int, after: int) -> tuple[list[RecordedStep], bool]:
+    """A run's steps after an ordinal, in order, as many as one message should hold, and whether there are more."""
+    open_steps = await recall.page_steps(connection, run_key, after, _STEPS_INLINE + 1)
+    closed = await recall.page_closed_steps(connection, run_key, after, _STEPS_INLINE + 1)
+    # Ended steps win: a step may end between the two looks.
+    by_ordinal: dict[int, Step | ClosedStep] = {step.ordinal: step for step in open_steps}
+    by_ordinal.update({step.ordinal: step for step in closed})
+    steps = [by_ordinal[ordinal] for ordinal in sorted(by_ordinal)][: _STEPS_INLINE + 1]
+    more = len(steps) > _STEPS_INLINE
+    steps = steps[:_STEPS_INLINE]
+    wanted = [(run_key, result_event(step)) for step in steps if isinstance(step, ClosedStep)]
+    payloads = await read_payloads(connection, wanted)
+    recorded: list[RecordedStep] = []
+    size = 0
+    for step in steps:
+        entry = _recorded(step, payloads)
+        size += len(entry.payload.body)
+        if size > _BYTES_INLINE and recorded:
+            return recorded, True
+        recorded.append(entry)
+    return recorded, more
+
+
+def _completed(ended: EndedStep, found: dict[tuple[int, int], tuple[Payload, Attributes]]) -> EndedStep:
+    payload, attributes = found.get((ended.step.run_key, result_event(ended.step)), (NULL, Attributes()))
+    failure = None if ended.step.kind == Kind.WAIT else attributes.failure
+    return EndedStep(ended.step, payload, ended.failure or failure)
+
+
+def _recorded(step: Step | ClosedStep, payloads: dict[tuple[int, int], tuple[Payload, Attributes]]) -> RecordedStep:
+    if isinstance(step, Step):
+        return RecordedStep(step, NULL, None)
+    payload, attributes = payloads.get((step.run_key, result_event(step)), (NULL, Attributes()))
+    failure: Failure | None = None if step.kind == Kind.WAIT else attributes.failure
+    return RecordedStep(step, payload, failure)
+
+
+def _assign(
+    grant: Grant,
+    inputs: dict[tuple[int, int], tuple[Payload, Attributes]],
+    details: dict[tuple[int, int], Payload],
+    steps: dict[int, tuple[list[RecordedStep], bool]],
+    worker_id: str,
+) -> Assign:
+    run, step = grant.run, grant.step
+    payload = grant.payload
+    if payload is None:
+        number = step.input_event if step is not None else 1
+        payload = inputs.get((run.run_key, number), (NULL, Attributes()))[0]
+    traceparent = telemetry.claim_span(
+        run.traceparent,
+        run.tracestate,
+        run=run.run_id,
+        step=step.name if step is not None else "",
+        queue=step.task_queue if step is not None else run.task_queue,
+        worker=worker_id,
+        attempt=step.attempt if step is not None else run.grants,
+        outcome="granted",
+    )
+    recorded, more = steps.get(run.run_key, ([], False))
+    beat = details.get((run.run_key, step.ordinal)) if step is not None else None
+    return Assign(grant, payload, traceparent, recorded, more, beat)

@@ -1,0 +1,110 @@
+"""Reading on dedicated connections what workers need with their tasks, and what loops look for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell_server.model.events import Event
+from stepwell_server.model.payloads import pack_payload
+from stepwell_server.model.runs import Run
+from stepwell_server.model.steps import ClosedStep, Step
+from stepwell_server.model.workers import Hello, Session, pack_hello
+from stepwell_server.store.columns import pairs
+from stepwell_server.store.statements import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from stepwell_server.model.payloads import Payload
+    from stepwell_server.store.database import Connection
+
+STEPS, EVENTS, SESSIONS, RUNS = load("steps"), load("events"), load("sessions"), load("runs")
+Beat = tuple[int, int, int, "UUID", "datetime", "Payload | None"]
+Lease = tuple[int, int, int, int]  # run key, ordinal (0: the run), token, namespace
+
+
+async def read_events(connection: Connection, wanted: Sequence[tuple[int, int]]) -> list[Event]:
+    """Single events by run and number."""
+    return [Event(*row) for row in await connection.fetch(EVENTS["read_events"], *pairs(wanted))]
+
+
+async def page_steps(connection: Connection, run_key: int, after: int, most: int) -> list[Step]:
+    """Open steps of a run after an ordinal."""
+    return [Step(*row) for row in await connection.fetch(STEPS["page_steps"], run_key, after, most)]
+
+
+async def page_closed_steps(connection: Connection, run_key: int, after: int, most: int) -> list[ClosedStep]:
+    """Ended steps of a run after an ordinal."""
+    return [ClosedStep(*row) for row in await connection.fetch(STEPS["page_closed_steps"], run_key, after, most)]
+
+
+async def insert_session(connection: Connection, session: Session) -> None:
+    """Makes a session known."""
+    await connection.fetch(
+        SESSIONS["insert_session"],
+        session.session_id,
+        session.namespace_id,
+        session.worker_id,
+        session.register_time,
+        session.hello,
+        session.expire_time,
+    )
+
+
+async def resume_session(  # noqa: PLR0917 - the statement's parameters
+    connection: Connection, session_id: UUID, namespace_id: int, hello: Hello, expire_time: datetime, now: datetime
+) -> bool:
+    """Prolongs a session that has not expired; False if there is none."""
+    arguments = (session_id, namespace_id, pack_hello(hello), expire_time, now)
+    return bool(await connection.fetch(SESSIONS["resume_session"], *arguments))
+
+
+async def read_session(connection: Connection, session_id: UUID) -> Session | None:
+    """A session, or None."""
+    rows = await connection.fetch(SESSIONS["read_session"], session_id)
+    return Session(*rows[0]) if rows else None
+
+
+async def extend_sessions(connection: Connection, ids: Sequence[UUID], expire_time: datetime) -> set[UUID]:
+    """Prolongs sessions and answers those that are there."""
+    rows = await connection.fetch(SESSIONS["extend_sessions"], ids, expire_time)
+    return {row[0] for row in rows}
+
+
+async def delete_sessions(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
+    """Forgets sessions and answers those that were there."""
+    return {row[0] for row in await connection.fetch(SESSIONS["delete_sessions"], ids)}
+
+
+async def leases_of(connection: Connection, session_id: UUID) -> list[Lease]:
+    """All that a session holds."""
+    runs = await connection.fetch(RUNS["read_runs_of_sessions"], [session_id], 100_000)
+    steps = await connection.fetch(STEPS["read_steps_of_sessions"], [session_id], 100_000)
+    held: list[Lease] = [(row["run_key"], 0, row["grants"], row["namespace_id"]) for row in runs]
+    return held + [(row["run_key"], row["ordinal"], row["grants"], row["namespace_id"]) for row in steps]
+
+
+async def read_leases(connection: Connection, keys: Sequence[int]) -> dict[int, tuple[UUID | None, int, int]]:
+    """Who holds which open run, under which token, and its last event."""
+    found = await read_runs(connection, keys)
+    return {key: (run.session_id, run.grants, run.last_event) for key, run in found.items()}
+
+
+async def read_runs(connection: Connection, keys: Sequence[int]) -> dict[int, Run]:
+    """Open runs by key."""
+    return {row["run_key"]: Run(*row) for row in await connection.fetch(RUNS["read_runs"], keys)}
+
+
+async def closed_steps_since(connection: Connection, run_key: int, event: int) -> list[ClosedStep]:
+    """Steps of a run that ended after an event, in the order of their ends."""
+    return [ClosedStep(*row) for row in await connection.fetch(STEPS["closed_steps_since"], run_key, event)]
+
+
+async def write_heartbeats(connection: Connection, beats: Sequence[Beat]) -> dict[tuple[int, int], bool]:
+    """Notes heartbeats of held activities; answers which were held, and whether they should stop."""
+    latest = {beat[:2]: beat for beat in beats}
+    rows = [(*beat[:5], pack_payload(beat[5])) for _, beat in sorted(latest.items())]
+    found = await connection.fetch(STEPS["write_heartbeats"], *pairs(rows))
+    return {(row[0], row[1]): row[2] for row in found}
