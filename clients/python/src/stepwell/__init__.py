@@ -1,1 +1,51 @@
 """Client and worker for Stepwell, the durable-workflow service."""
+
+from stepwell._calls import RunCancelled
+from stepwell.activities import ActivityCancelled, ActivityInfo, activity
+from stepwell.client import Client
+from stepwell.context import Context, RunInfo
+from stepwell.converter import Codec, DataConverter, JsonConverter
+from stepwell.errors import (
+    ActivityFailed,
+    ApplicationError,
+    ChildFailed,
+    ConversionError,
+    RunFailed,
+    ServiceError,
+    StepError,
+    StepFailed,
+    StepwellError,
+    WaitTimeout,
+)
+from stepwell.policies import CancellationPolicy, RetryPolicy
+from stepwell.runs import RunHandle
+from stepwell.worker import Worker
+from stepwell.workflows import workflow
+
+__all__ = [
+    "ActivityCancelled",
+    "ActivityFailed",
+    "ActivityInfo",
+    "ApplicationError",
+    "CancellationPolicy",
+    "ChildFailed",
+    "Client",
+    "Codec",
+    "Context",
+    "ConversionError",
+    "DataConverter",
+    "JsonConverter",
+    "RetryPolicy",
+    "RunCancelled",
+    "RunFailed",
+    "RunHandle",
+    "RunInfo",
+    "ServiceError",
+    "StepError",
+    "StepFailed",
+    "StepwellError",
+    "WaitTimeout",
+    "Worker",
+    "activity",
+    "workflow",
+]

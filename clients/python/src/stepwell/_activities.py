@@ -1,0 +1,245 @@
+"""Activities in a worker: each attempt is one asyncio task, from its assignment to its report."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import datetime as dt
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from stepwell import _tracing
+from stepwell._failures import failure_of
+from stepwell._processes import Processes
+from stepwell.activities import ActivityCancelled, ActivityInfo, Attempt, current
+from stepwell.v1 import types_pb2, workers_pb2
+
+if TYPE_CHECKING:
+    from stepwell._outbox import Outbox
+    from stepwell.converter import DataConverter
+    from stepwell.definitions import Definition
+    from stepwell.v1.workers_pb2 import ReportResult, Task, TaskRef
+
+log = logging.getLogger("stepwell.worker")
+
+# Between two heartbeats of one activity, in seconds; what is told meanwhile is merged.
+BEAT_INTERVAL = 1.0
+_BEATS_PER_TIMEOUT = 3
+
+
+class Running:
+    """One attempt under way. Its `heartbeat` may be called from any thread."""
+
+    __slots__ = (
+        "_beat_interval",
+        "_details",
+        "_is_beat_due",
+        "_next_beat",
+        "attempt",
+        "is_cancelled",
+        "is_gone",
+        "owner",
+        "ref",
+        "task",
+        "traceparent",
+    )
+
+    def __init__(self, owner: Activities, task: Task) -> None:
+        """Prepares the attempt."""
+        timeout = task.heartbeat_timeout.ToTimedelta().total_seconds() if task.HasField("heartbeat_timeout") else None
+        info = ActivityInfo(
+            namespace=task.namespace,
+            run_id=task.run_id,
+            workflow_id=task.workflow_id,
+            type=task.type,
+            task_queue=task.task_queue,
+            step_name=task.step_name,
+            step_ordinal=task.step_ordinal,
+            attempt=task.attempt,
+            heartbeat_details=owner.details_of(task),
+            heartbeat_timeout=timeout,
+            deadline=task.attempt_deadline.ToDatetime(dt.UTC) if task.HasField("attempt_deadline") else None,
+            schedule_time=task.schedule_time.ToDatetime(dt.UTC) if task.HasField("schedule_time") else None,
+            traceparent=task.traceparent,
+        )
+        self.owner = owner
+        self.ref = task.ref
+        self.task: asyncio.Task[None] | None = None
+        self.is_cancelled = self.is_gone = False
+        self.traceparent = ""
+        self.attempt = Attempt(info, self.heartbeat, lambda: self.is_cancelled)
+        self._details: types_pb2.Payload | None = None
+        self._is_beat_due = False
+        self._beat_interval = min(BEAT_INTERVAL, timeout / _BEATS_PER_TIMEOUT) if timeout else BEAT_INTERVAL
+        self._next_beat = 0.0
+
+    def heartbeat(self, details: object) -> None:
+        """Notes a sign of life. Details are converted here, since their owner may change them afterwards."""
+        if details is not None:
+            self._details = self.owner.converter.to_payload(details)
+        if not self._is_beat_due and not self.is_gone:
+            self._is_beat_due = True
+            self.owner.loop.call_soon_threadsafe(self._schedule_beat)
+
+    def _schedule_beat(self) -> None:
+        loop = self.owner.loop
+        if loop.time() >= self._next_beat:
+            self.send_beat()
+        else:
+            loop.call_at(self._next_beat, self.send_beat)
+
+    def send_beat(self) -> None:
+        """Sends what was noted, if that is still of interest."""
+        if self._is_beat_due and not self.is_gone:
+            self._is_beat_due = False
+            details, self._details = self._details, None
+            self._next_beat = self.owner.loop.time() + self._beat_interval
+            self.owner.outbox.heartbeat(self.ref, details, self.traceparent)
+
+    def report_answered(self, result: ReportResult) -> None:
+        """Takes in what became of the report: there is nothing left to do, whatever it is."""
+        self.owner.ended(self, result)
+
+
+class Activities:
+    """All attempts under way in a worker."""
+
+    def __init__(
+        self,
+        definitions: dict[str, Definition],
+        converter: DataConverter,
+        outbox: Outbox,
+        threads: ThreadPoolExecutor,
+        processes: Processes | None,
+    ) -> None:
+        """Begins with none."""
+        self.loop = asyncio.get_running_loop()
+        self.converter = converter
+        self.outbox = outbox
+        self.running: dict[str, Running] = {}
+        self._definitions = definitions
+        self._threads = threads
+        self._processes = processes
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def details_of(self, task: Task) -> Any:  # noqa: ANN401 - whatever the attempt before told
+        """Reads what the attempt before told last."""
+        if not task.HasField("heartbeat_details"):
+            return None
+        try:
+            return self.converter.from_payload(task.heartbeat_details)
+        except Exception:
+            log.exception("the heartbeat details of %s cannot be read", task.type)
+            return None
+
+    def assign(self, task: Task) -> None:
+        """Begins an attempt."""
+        definition = self._definitions.get(task.type)
+        running = Running(self, task)
+        self.running[task.ref.task_id] = running
+        self._idle.clear()
+        if definition is None:
+            release = workers_pb2.ReleaseTask(reason=f"activity {task.type} is not known here")
+            self.outbox.report(running, task.ref, {"release": release})
+            return
+        self.outbox.acknowledge(task.ref)
+        running.task = self.loop.create_task(self._follow(running, task, definition))
+
+    async def _follow(self, running: Running, task: Task, definition: Definition) -> None:
+        try:
+            attributes: dict[str, str | int] = {
+                "stepwell.run_id": task.run_id,
+                "stepwell.step": task.step_name,
+                "stepwell.attempt": task.attempt,
+            }
+            with _tracing.activity_span(task.type, task.traceparent, attributes):
+                running.traceparent = _tracing.current_traceparent()
+                value = await self._result(running, task, definition)
+            outcome: dict[str, Any] = {
+                "complete": workers_pb2.CompleteActivity(result=self.converter.to_payload(value))
+            }
+        except (asyncio.CancelledError, ActivityCancelled) as error:
+            if running.is_gone:
+                return
+            if not running.is_cancelled:
+                failure = failure_of(error, self.converter)
+                outcome = {"fail": workers_pb2.FailActivity(failure=failure)}
+            else:
+                outcome = {"cancelled": workers_pb2.CancelledActivity()}
+        except Exception as error:  # noqa: BLE001 - whatever it raises is the attempt's failure
+            outcome = {"fail": workers_pb2.FailActivity(failure=failure_of(error, self.converter))}
+        if not running.is_gone:
+            if "complete" not in outcome:
+                running.send_beat()
+            self.outbox.report(running, running.ref, outcome)
+
+    async def _result(self, running: Running, task: Task, definition: Definition) -> object:
+        arguments: tuple[object, ...] = ()
+        if definition.takes_input:
+            arguments = (self.converter.from_payload(task.input, definition.input_hint),)
+        if definition.is_async:
+            current.set(running.attempt)
+            return await definition.fn(*arguments)
+        if self._processes is not None:
+            return await self._processes.call(definition.fn, arguments, running.attempt)
+        current.set(running.attempt)
+        context = contextvars.copy_context()
+        return await self.loop.run_in_executor(self._threads, context.run, definition.fn, *arguments)
+
+    def cancel(self, ref: TaskRef) -> None:
+        """Asks an attempt to stop: async functions get `CancelledError`, plain ones a flag."""
+        running = self.running.get(ref.task_id)
+        if running is None or running.ref.token != ref.token or running.is_cancelled:
+            return
+        running.is_cancelled = True
+        self._interrupt(running)
+
+    def revoke(self, ref: TaskRef) -> None:
+        """Stops an attempt that is somebody else's now; nothing is reported."""
+        running = self.running.get(ref.task_id)
+        if running is not None and running.ref.token == ref.token:
+            running.is_gone = running.is_cancelled = True
+            self._interrupt(running)
+            self._remove(running)
+
+    def _interrupt(self, running: Running) -> None:
+        definition = self._definitions.get(running.attempt.info.type)
+        if definition is not None and definition.is_async and running.task is not None:
+            running.task.cancel()
+        elif self._processes is not None:
+            self._processes.cancel(running.attempt)
+
+    def beat_answered(self, result: workers_pb2.TaskHeartbeatResult) -> None:
+        """Takes in the answer to a heartbeat."""
+        if result.lost:
+            self.revoke(result.ref)
+        elif result.cancel_requested:
+            self.cancel(result.ref)
+
+    def ended(self, running: Running, result: ReportResult) -> None:
+        """Forgets an attempt whose report was answered."""
+        if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
+            log.info("the report of %s was refused: %s", running.attempt.info.type, result.error.message)
+        self._remove(running)
+
+    def _remove(self, running: Running) -> None:
+        running.is_gone = True
+        if self.running.get(running.ref.task_id) is running:
+            del self.running[running.ref.task_id]
+        if not self.running:
+            self._idle.set()
+
+    async def all_ended(self) -> None:
+        """Waits until no attempt is under way."""
+        await self._idle.wait()
+
+    def release_all(self, reason: str) -> None:
+        """Gives back what is still under way: its attempt is not counted, and its functions are told to stop."""
+        for running in list(self.running.values()):
+            if not running.is_gone and (running.task is None or not running.task.done()):
+                running.send_beat()
+                running.is_gone = running.is_cancelled = True
+                self._interrupt(running)
+                self.outbox.report(running, running.ref, {"release": workers_pb2.ReleaseTask(reason=reason)})

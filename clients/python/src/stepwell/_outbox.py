@@ -1,0 +1,138 @@
+"""What a worker has to say on its stream: gathered here, taken by the stream's one writer in bundles."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from stepwell.v1.workers_pb2 import ConnectRequest, Report, TaskHeartbeat
+
+if TYPE_CHECKING:
+    from stepwell.v1.types_pb2 import Payload
+    from stepwell.v1.workers_pb2 import ReportResult, TaskRef
+
+T = TypeVar("T")
+
+MAX_BYTES = 1_000_000
+
+
+class Reporter(Protocol):
+    """Whoever reports, and hears the answer."""
+
+    def report_answered(self, result: ReportResult) -> None:
+        """Takes in what became of the report."""
+        ...
+
+
+class Outbox:
+    """Acknowledgements, reports and heartbeats that are not sent yet, and reports that are not answered yet.
+
+    A report stays until its answer comes: after a reconnect that resumes the session it is sent again.
+    """
+
+    def __init__(self) -> None:
+        """Begins empty."""
+        self.ping = self.pong = 0
+        self.drain = False
+        self.max_items = 256
+        self._acks: dict[str, TaskRef] = {}
+        self._reports: collections.deque[Report] = collections.deque()
+        self._heartbeats: dict[str, TaskHeartbeat] = {}
+        self._unanswered: dict[int, tuple[Report, Reporter]] = {}
+        self._correlation = 0
+        self._filled = asyncio.Event()
+        self._answered = asyncio.Event()
+
+    def acknowledge(self, ref: TaskRef) -> None:
+        """Says that a task has come, unless something else is said of it before the next bundle."""
+        self._acks[ref.task_id] = ref
+        self._filled.set()
+
+    def report(self, reporter: Reporter, ref: TaskRef, outcome: dict[str, Any]) -> None:
+        """Sends a report; `reporter` hears the answer."""
+        self._correlation += 1
+        report = Report(correlation=self._correlation, ref=ref, **outcome)
+        self._unanswered[self._correlation] = (report, reporter)
+        self._reports.append(report)
+        self._acks.pop(ref.task_id, None)
+        self._filled.set()
+
+    def heartbeat(self, ref: TaskRef, details: Payload | None, traceparent: str) -> None:
+        """Sends a sign of life of an activity; only the last of one activity goes into a bundle."""
+        self._heartbeats[ref.task_id] = TaskHeartbeat(ref=ref, details=details, traceparent=traceparent)
+        self._filled.set()
+
+    def wake(self) -> None:
+        """Lets the writer look: a ping, a pong or a drain was set."""
+        self._filled.set()
+
+    def answer(self, result: ReportResult) -> None:
+        """Hands an answer to whoever reported."""
+        found = self._unanswered.pop(result.correlation, None)
+        if found is not None:
+            found[1].report_answered(result)
+        if not self._unanswered:
+            self._answered.set()
+
+    async def all_answered(self) -> None:
+        """Waits until no report is without an answer."""
+        while self._unanswered:
+            self._answered.clear()
+            await self._answered.wait()
+
+    def resume(self) -> None:
+        """Queues all unanswered reports again, in their order: a new stream carries the same session."""
+        self._reports = collections.deque(report for report, _ in self._unanswered.values())
+        self._acks.clear()
+        self.ping = self.pong = 0
+        self._filled.set()
+
+    def clear(self) -> None:
+        """Forgets everything: the session is over, and nobody would take the reports."""
+        self._reports.clear()
+        self._acks.clear()
+        self._heartbeats.clear()
+        self._unanswered.clear()
+        self._answered.set()
+
+    def reported_tasks(self) -> set[str]:
+        """Gives the ids of the tasks of unanswered reports."""
+        return {report.ref.task_id for report, _ in self._unanswered.values()}
+
+    async def filled(self) -> None:
+        """Waits until there is something to send."""
+        await self._filled.wait()
+
+    def take(self) -> ConnectRequest:
+        """Takes the next bundle. Heartbeats go first, so that none is later than its task's end."""
+        left = self.max_items
+        heartbeats = _take(self._heartbeats, left)
+        left -= len(heartbeats)
+        reports: list[Report] = []
+        size = 0
+        queue = self._reports
+        while queue and left:
+            size += queue[0].ByteSize()
+            if reports and size > MAX_BYTES:
+                break
+            reports.append(queue.popleft())
+            left -= 1
+        acks = _take(self._acks, left)
+        message = ConnectRequest(
+            reports=reports, heartbeats=heartbeats, acks=acks, ping=self.ping, pong=self.pong, drain=self.drain
+        )
+        self.ping = self.pong = 0
+        self.drain = False
+        if not (queue or self._heartbeats or self._acks):
+            self._filled.clear()
+        return message
+
+
+def _take(items: dict[str, T], count: int) -> list[T]:
+    if len(items) <= count:
+        taken = list(items.values())
+        items.clear()
+        return taken
+    keys = list(items)[:count]
+    return [items.pop(key) for key in keys]

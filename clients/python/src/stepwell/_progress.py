@@ -1,0 +1,120 @@
+"""What a run has to tell the service: new steps, where its branches stand, given-up steps and the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stepwell.v1.workers_pb2 import NewStep, Progress
+
+if TYPE_CHECKING:
+    from stepwell._calls import Call, Entry
+    from stepwell._scopes import Scope
+
+MAX_STEPS = 256
+MAX_BYTES = 1_000_000
+
+
+class Outgoing:
+    """Gathers what a run has to tell until one Progress takes it; one is under way at a time.
+
+    So what gathers while the service records the last one is the next, and a refused one has no successors.
+    """
+
+    __slots__ = ("cancel_ordinals", "last_marker", "pending", "scopes", "sent", "sent_progress", "told_waiting")
+
+    def __init__(self) -> None:
+        """Begins with nothing to tell."""
+        self.pending: list[Entry] = []
+        self.scopes: dict[str, Scope] = {}
+        self.cancel_ordinals: list[int] = []
+        self.sent: list[Entry] | None = None
+        self.sent_progress: Progress | None = None
+        self.told_waiting = False
+        self.last_marker: Entry | None = None
+
+    def add(self, entry: Entry) -> None:
+        """Takes a new step."""
+        self.pending.append(entry)
+        self.scopes[entry.scope.path] = entry.scope
+
+    def note(self, scope: Scope) -> None:
+        """Takes a branch that replayed calls, or has returned."""
+        self.scopes[scope.path] = scope
+
+    @property
+    def has_steps(self) -> bool:
+        """Tells whether something must be recorded."""
+        return bool(self.pending or self.cancel_ordinals)
+
+    def give_up(self, call: Call[Any]) -> None:
+        """Lets the service cancel the step of a call that nobody waits for, as soon as its ordinal is known."""
+        call.is_forsaken = True
+        if call.ordinal:
+            self.cancel_ordinals.append(call.ordinal)
+
+    def take(self, *, is_quiet: bool, end: dict[str, Any] | None) -> Progress:
+        """Makes the next Progress. `is_quiet`: no code of the run is at work, nor waits for a mere record."""
+        entries = self._take_entries()
+        states = {}
+        for entry in entries:
+            scope = entry.scope
+            if scope.path not in states:
+                states[scope.path] = scope.state()
+        for path, scope in self.scopes.items():
+            if path not in states:
+                states[path] = scope.state()
+        for entry in entries:
+            entry.scope.told_count = entry.count
+            entry.scope.told_order = entry.order
+        # A branch that still has steps to send, or closed in this message, has its say in the next one.
+        self.scopes = {
+            path: scope
+            for path, scope in self.scopes.items()
+            if scope.told_count != scope.count or (scope.closed and not states[path].closed)
+        }
+        left = bool(self.pending)
+        progress = Progress(
+            scopes=states.values(),
+            steps=[entry.step for entry in entries],
+            cancel_ordinals=self.cancel_ordinals,
+            waiting=is_quiet and not left and end is None,
+            **(end if end is not None and not left else {}),
+        )
+        self.cancel_ordinals = []
+        self.sent = entries
+        self.sent_progress = progress
+        self.told_waiting = progress.waiting
+        return progress
+
+    def _take_entries(self) -> list[Entry]:
+        pending = self.pending
+        if not pending:
+            return []
+        count = size = 0
+        for entry in pending[:MAX_STEPS]:
+            size += entry.step.ByteSize()
+            if count and size > MAX_BYTES:
+                break
+            count += 1
+        self.pending = pending[count:]
+        return pending if count == len(pending) else pending[:count]
+
+    def answer(self, ordinals: list[int]) -> list[Entry]:
+        """Takes the answer to the Progress under way: what was sent is recorded."""
+        entries, self.sent, self.sent_progress = self.sent or [], None, None
+        for entry, ordinal in zip(entries, ordinals, strict=False):
+            call = entry.call
+            if call is not None:
+                call.ordinal = ordinal
+                if call.is_forsaken:
+                    self.cancel_ordinals.append(ordinal)
+        if self.last_marker is not None and self.last_marker in entries:
+            self.last_marker = None
+        return entries
+
+
+def new_step(scope: str, name: str, occurrence: int | str, body: dict[str, Any]) -> NewStep:
+    """Spells a new step; an occurrence that is text is a key."""
+    if isinstance(occurrence, str):
+        return NewStep(scope=scope, name=name, key=occurrence, **body)
+    return NewStep(scope=scope, name=name, occurrence=occurrence, **body)

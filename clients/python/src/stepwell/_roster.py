@@ -1,0 +1,195 @@
+"""The runs in a worker's memory, and what passes between them and the stream."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import logging
+import random
+from typing import TYPE_CHECKING, Any
+
+from stepwell import errors, reasons
+from stepwell._main import main
+from stepwell._runs import RunExecution
+from stepwell.v1 import types_pb2, workers_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from concurrent.futures import ThreadPoolExecutor
+
+    from stepwell._outbox import Outbox
+    from stepwell.converter import DataConverter
+    from stepwell.definitions import Definition
+    from stepwell.v1.workers_pb2 import Advance, Progress, ReportResult, StepRecord, Task, TaskRef
+
+log = logging.getLogger("stepwell.worker")
+
+# Refusals that the same report may be spared a second time, and those that mean that the run itself is at fault.
+_PASSING = (errors.Aborted, errors.Unavailable, errors.Internal, errors.DeadlineExceeded)
+_OWN_FAULT = (errors.InvalidArgument, errors.ResourceExhausted)
+_RETRY_SECONDS = 0.5
+
+
+class Seat:
+    """A run's place in the worker: it reports for the run, and hears the answers."""
+
+    __slots__ = ("is_failing", "roster", "run")
+
+    def __init__(self, roster: Runs, run: RunExecution) -> None:
+        """Ties the run to the worker."""
+        self.roster = roster
+        self.run = run
+        self.is_failing = False
+
+    def report_answered(self, result: ReportResult) -> None:
+        """Takes in what became of a Progress or a release."""
+        run = self.run
+        if run.is_dropped:
+            return
+        if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
+            self.roster.refused(self, reasons.from_status(result.error))
+        elif run.is_ended or self.is_failing:
+            self.roster.forget(run)
+        else:
+            run.answered(list(result.ordinals), result.steps)
+
+
+class Runs:
+    """All runs that this worker holds: those at work, and those that wait in its memory."""
+
+    def __init__(
+        self,
+        definitions: dict[str, Definition],
+        converter: DataConverter,
+        outbox: Outbox,
+        threads: ThreadPoolExecutor,
+        read_steps: Callable[[TaskRef], Awaitable[list[StepRecord]]],
+    ) -> None:
+        """Begins with none."""
+        self.loop = asyncio.get_running_loop()
+        self.converter = converter
+        self.seats: dict[str, Seat] = {}
+        self._definitions = definitions
+        self._outbox = outbox
+        self._threads = threads
+        self._read_steps = read_steps
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def assign(self, task: Task) -> None:
+        """Takes a run, and runs its code from the top."""
+        task_id = task.ref.task_id
+        former = self.seats.get(task_id)
+        if former is not None:
+            self.forget(former.run)
+        definition = self._definitions.get(task.type)
+        if definition is None:
+            release = workers_pb2.ReleaseTask(reason=f"workflow {task.type} is not known here")
+            self._outbox.report(_Nobody(), task.ref, {"release": release})
+            return
+        self._outbox.acknowledge(task.ref)
+        run = RunExecution(self, task, definition)
+        self.seats[task_id] = Seat(self, run)
+        self._idle.clear()
+        run.start(main(run, functools.partial(self._read_steps, task.ref)))
+
+    def advance(self, news: Advance) -> None:
+        """Hands a run what has ended."""
+        seat = self._seat(news.ref)
+        if seat is not None:
+            if news.cancel_requested:
+                seat.run.request_cancel(news.cancel_reason)
+            seat.run.advance(news.steps)
+
+    def cancel(self, ref: TaskRef, reason: str) -> None:
+        """Tells a run that it was asked to cancel."""
+        seat = self._seat(ref)
+        if seat is not None:
+            seat.run.request_cancel(reason)
+
+    def revoke(self, ref: TaskRef) -> None:
+        """Drops a run that is somebody else's now."""
+        seat = self._seat(ref)
+        if seat is not None:
+            self.forget(seat.run)
+
+    def _seat(self, ref: TaskRef) -> Seat | None:
+        seat = self.seats.get(ref.task_id)
+        return seat if seat is not None and seat.run.task.ref.token == ref.token else None
+
+    def report(self, run: RunExecution, progress: Progress) -> None:
+        """Sends a Progress."""
+        seat = self._seat(run.task.ref)
+        if seat is not None:
+            self._outbox.report(seat, run.task.ref, {"progress": progress})
+
+    def release(self, run: RunExecution, reason: str) -> None:
+        """Gives a run back to its queue."""
+        ref = run.task.ref
+        self.forget(run)
+        self._outbox.report(_Nobody(), ref, {"release": workers_pb2.ReleaseTask(reason=reason)})
+
+    def refused(self, seat: Seat, error: errors.ServiceError) -> None:
+        """Sends a Progress again if that may help; fails the run if its content is at fault; else drops it."""
+        run = seat.run
+        if isinstance(error, _PASSING) or error.retry_seconds is not None:
+            delay = error.retry_seconds or _RETRY_SECONDS
+            if run.out.sent_progress is not None:
+                self.loop.call_later(random.uniform(0, 2 * delay), self._send_again, run)
+            return
+        if isinstance(error, _OWN_FAULT) and not seat.is_failing:
+            log.error("run %s fails, since its progress was refused: %s", run.task.run_id, error)
+            seat.is_failing = True
+            run.is_ended = True
+            run.drop()
+            run.is_dropped = False
+            failure = types_pb2.Failure(message=str(error), type=type(error).__name__, non_retryable=True)
+            progress = workers_pb2.Progress(fail=workers_pb2.FailRun(failure=failure))
+            run.out.sent_progress = progress
+            self.report(run, progress)
+            return
+        level = logging.ERROR if isinstance(error, reasons.StepOrderChanged) else logging.INFO
+        log.log(level, "run %s is dropped: %s", run.task.run_id, error)
+        self.forget(run)
+
+    def _send_again(self, run: RunExecution) -> None:
+        if not run.is_dropped and run.out.sent_progress is not None:
+            self.report(run, run.out.sent_progress)
+
+    def forget(self, run: RunExecution) -> None:
+        """Drops a run from memory."""
+        if not run.is_dropped:
+            run.drop()
+        task_id = run.task.ref.task_id
+        seat = self.seats.get(task_id)
+        if seat is not None and seat.run is run:
+            del self.seats[task_id]
+        if not self.seats:
+            self._idle.set()
+
+    def leave(self) -> None:
+        """Gives each run back as soon as what its code is at has been recorded."""
+        for seat in list(self.seats.values()):
+            seat.run.leave()
+
+    async def all_left(self) -> None:
+        """Waits until no run is held."""
+        await self._idle.wait()
+
+    def release_all(self, reason: str) -> None:
+        """Gives back what is still held, whatever its code is at."""
+        for seat in list(self.seats.values()):
+            self.release(seat.run, reason)
+
+    async def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401 - any function
+        """Calls a plain function in a thread, with the caller's context variables."""
+        context = contextvars.copy_context()
+        return await self.loop.run_in_executor(self._threads, context.run, fn, *args)
+
+
+class _Nobody:
+    """Reports what nobody waits for."""
+
+    def report_answered(self, result: ReportResult) -> None:
+        """Does nothing."""

@@ -1,0 +1,114 @@
+"""Calls to the service: channel, credentials, deadlines, and what is tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from os import urandom
+from typing import TypeVar
+
+import grpc
+
+from stepwell import errors, reasons
+
+Response = TypeVar("Response")
+
+# Seconds.
+ATTEMPT_TIMEOUT = 20.0
+BACKOFF_FIRST, BACKOFF_MAX = 0.05, 5.0
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_send_message_length", 16 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # gRPC's own retries know nothing of reasons.
+    ("grpc.enable_retries", 0),
+)
+
+
+def open_channel(
+    address: str, credentials: grpc.ChannelCredentials | None, *, is_alone: bool = False
+) -> grpc.aio.Channel:
+    """Opens a channel; one that stands alone shares its connection with no other."""
+    options = (*_OPTIONS, ("grpc.use_local_subchannel_pool", 1)) if is_alone else _OPTIONS
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def is_passing(error: errors.ServiceError) -> bool:
+    """Tells whether the same call may succeed a little later."""
+    if isinstance(error, errors.ResourceExhausted):
+        return error.retry_seconds is not None
+    return isinstance(error, errors.Unavailable | errors.Aborted | errors.DeadlineExceeded)
+
+
+def backoff(attempt: int, error: errors.ServiceError) -> float:
+    """Gives the seconds before the next attempt, counted from 0: full jitter, on top of the service's advice."""
+    jitter = random.uniform(0, min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(attempt, 16)))
+    return jitter + (error.retry_seconds or 0.0)
+
+
+class Caller:
+    """Makes unary calls, and repeats those that fail in passing until their time is over.
+
+    Every call of this client is safe to repeat: it names what it makes, or says what shall be.
+    """
+
+    __slots__ = ("_timeout", "metadata")
+
+    def __init__(self, api_key: str | None, timeout: float) -> None:
+        """Keeps the credentials, and the seconds that a call may take in all."""
+        self.metadata: tuple[tuple[str, str], ...] = ()
+        if api_key is not None:
+            self.metadata = (("authorization", f"Bearer {api_key}"),)
+        self._timeout = timeout
+
+    async def call(
+        self,
+        method: Callable[..., Awaitable[Response]],
+        request: object,
+        *,
+        traceparent: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109 - the repeats' time, not one wait's
+    ) -> Response:
+        """Calls a method. Raises `ServiceError` when the service refuses, or when the time is over."""
+        metadata = (*self.metadata, ("traceparent", traceparent)) if traceparent else self.metadata
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
+        attempt = 0
+        while True:
+            left = end - time.monotonic()
+            try:
+                return await method(request, timeout=min(ATTEMPT_TIMEOUT, max(left, 0.001)), metadata=metadata)
+            except grpc.RpcError as raised:
+                error = reasons.from_rpc(raised)
+            delay = backoff(attempt, error)
+            if not is_passing(error) or time.monotonic() + delay >= end:
+                raise error
+            await asyncio.sleep(delay)
+            attempt += 1
+
+
+_latest = 0
+
+
+def uuid7() -> str:
+    """Makes a UUIDv7, greater than every earlier one of this process, as text."""
+    global _latest  # noqa: PLW0603 - the order is a property of the process
+    stamp = time.time_ns() * 4096 // 1_000_000
+    _latest = stamp = stamp if stamp > _latest else _latest + 1
+    value = (stamp >> 12) << 80 | 7 << 76 | (stamp & 0xFFF) << 64 | 2 << 62 | int.from_bytes(urandom(8)) >> 2
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def uuid_of(text: str) -> str:
+    """Gives a UUID as the service spells it. Raises `ValueError` for other text."""
+    return str(uuid.UUID(text))

@@ -1,0 +1,299 @@
+"""Code runs: one execution of a workflow function, between its tasks and the service.
+
+All branches of a run are asyncio tasks, or bare calls, on one loop. Each counts as *active* while its code may go on,
+as *busy* while a checkpoint's function runs, as *unrecorded* while it waits for a record and nothing else. When none
+is active the turn is over, and what is new goes out as one Progress. With nothing busy or unrecorded either, the run
+says that it waits, and costs no slot until an Advance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from stepwell._calls import ENDED, Call, Entry, RunCancelled, current
+from stepwell._progress import Outgoing, new_step
+from stepwell._scopes import CANCEL_MARK, Record, Scope, key_of
+from stepwell.v1 import types_pb2
+from stepwell.v1.workers_pb2 import MarkerStep
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
+
+    from stepwell._host import RunHost
+    from stepwell._scopes import StepKey
+    from stepwell.definitions import Definition
+    from stepwell.v1.workers_pb2 import StepRecord, Task
+
+log = logging.getLogger("stepwell.worker")
+
+# How often code that is still active is given another turn before its siblings' steps go out without it.
+_PATIENCE = 6
+_WAIT, _CALL = "wait", "call"
+
+
+class RunExecution:
+    """One execution of a run's code. Not safe across threads."""
+
+    def __init__(self, host: RunHost, task: Task, definition: Definition) -> None:
+        """Prepares the execution; `start` begins it."""
+        self.host = host
+        self.loop = host.loop
+        self.task = task
+        self.definition = definition
+        self.converter = host.converter
+        self.record = Record()
+        self.record.extend(task.steps)
+        self.out = Outgoing()
+        self.open: dict[StepKey, Call[Any]] = {}
+        self.root = Scope("", None)
+        self.scopes: dict[str, Scope] = {"": self.root}
+        self.active = self.busy = self.unrecorded = 0
+        self.end: dict[str, Any] | None = None
+        self.is_ended = self.is_dropped = self.is_leaving = self.is_broken = False
+        self.is_cancel_due = task.cancel_requested
+        self.cancel_reason = task.cancel_reason
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_woken = False
+        self.last_ordinal = task.steps[-1].ordinal if task.steps else 0
+        del task.steps[:]
+
+    def start(self, main: Coroutine[Any, Any, None]) -> None:
+        """Begins with the code."""
+        self.active += 1
+        self.spawn(main)
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Starts a branch; the caller counts it as active."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def present_scope(self) -> Scope:
+        """Gives the branch that the calling code is in. Raises `RuntimeError` in code that is not this run's."""
+        found = current.get(None)
+        if found is None or found[0] is not self:
+            raise RuntimeError("this context belongs to another run: use it only in its own workflow function")
+        return found[1]
+
+    def open_scope(self, parent: Scope, number: int) -> Scope:
+        """Opens a branch."""
+        scope = Scope(parent.branch_path(number), parent, cancel_seen=parent.cancel_seen)
+        parent.children.add(scope)
+        self.scopes[scope.path] = scope
+        return self.record.open(scope)
+
+    def close_scope(self, scope: Scope) -> None:
+        """Closes a branch that has returned; the service hears of it with the next Progress."""
+        scope.closed = True
+        if scope.count:
+            self.out.note(scope)
+        if scope.parent is not None:
+            scope.parent.children.discard(scope)
+        self.scopes.pop(scope.path, None)
+
+    # Calls
+
+    def make(self, call: Call[Any], scope: Scope) -> StepRecord | None:
+        """Makes a call: gives its step if that has ended, else lets `call.resolve` hear of it."""
+        if call.ordinal or call.waiter is not None:
+            raise RuntimeError(f"{call.name}: a call can be awaited once; call it again for another one")
+        found = self.recall(scope, call.kind, call.name, call.key, call)
+        if found is not None or call.ordinal:
+            return found
+        body = call.spell()
+        self.add_step(scope, call.kind, call.name, call.key, body=body, call=call)
+        return None
+
+    def recall(
+        self, scope: Scope, kind: types_pb2.StepKind.ValueType, name: str, key: str, call: Call[Any] | None
+    ) -> StepRecord | None:
+        """Looks a call up in the record, and counts it if it is there. Raises `RunCancelled` where it is due."""
+        if self.is_dropped:
+            raise asyncio.CancelledError
+        if scope.waiting is not None or scope.group is not None:
+            raise RuntimeError(f"{name}: another call of this branch is under way; use ctx.gather for both")
+        if scope.marks:
+            self._meet_mark(scope, _CALL)
+        step_key = scope.key_for(name, key)
+        record = self.record.steps.pop(step_key, None)
+        if record is None:
+            if self.is_cancel_due and not scope.cancel_seen:
+                self._mark_cancelled(scope, _CALL)
+                raise RunCancelled(self.cancel_reason)
+            return None
+        scope.replay(kind, name, key)
+        self.out.note(scope)
+        if scope.marks:
+            self._meet_mark(scope, _WAIT)
+        if record.kind != kind:
+            # The service compares orders, will refuse this one and pause the run.
+            log.error("run %s: step %s was recorded as another kind of step", self.task.run_id, name)
+            self.is_broken = True
+            self.wake()
+        elif record.state in ENDED:
+            return record
+        if call is not None:
+            call.ordinal = record.ordinal
+            self.open[step_key] = call
+        return None
+
+    def add_step(
+        self,
+        scope: Scope,
+        kind: types_pb2.StepKind.ValueType,
+        name: str,
+        key: str,
+        *,
+        body: dict[str, Any],
+        call: Call[Any] | None = None,
+    ) -> Entry:
+        """Counts a new step and puts it on its way."""
+        step_key = scope.key_for(name, key)
+        scope.advance(kind, name, key)
+        entry = Entry(new_step(*step_key, body), scope, call)
+        self.out.add(entry)
+        if call is not None:
+            self.open[step_key] = call
+        elif kind == types_pb2.STEP_KIND_MARKER:
+            self.out.last_marker = entry
+        self.wake()
+        return entry
+
+    def forsake(self, call: Call[Any]) -> None:
+        """Gives up the step of a call whose code went on without it."""
+        if not self.is_dropped and not call.is_forsaken:
+            self.out.give_up(call)
+            self.wake()
+
+    async def recorded(self, entry: Entry) -> None:
+        """Waits until the service has recorded a step."""
+        future = self.loop.create_future()
+        if entry.acks is None:
+            entry.acks = []
+        entry.acks.append(future)
+        self.unrecorded += 1
+        self.block()
+        try:
+            await future
+        finally:
+            if future.cancelled():
+                self.active += 1
+
+    def block(self) -> None:
+        """Notes that a branch's code cannot go on."""
+        self.active -= 1
+        if not self.active:
+            self.wake()
+
+    # Cancellation
+
+    def _meet_mark(self, scope: Scope, place: str) -> None:
+        """Raises the cancellation again where the record has it."""
+        mark = scope.marks.get(scope.count)
+        if mark is None or mark.name != CANCEL_MARK or mark.result.json.strip('"') != place:
+            return
+        del scope.marks[scope.count]
+        self.record.steps.pop(key_of(mark), None)
+        scope.replay(mark.kind, CANCEL_MARK, "")
+        scope.cancel_seen = True
+        self.out.note(scope)
+        raise RunCancelled(self.cancel_reason)
+
+    def _mark_cancelled(self, scope: Scope, place: str) -> None:
+        scope.cancel_seen = True
+        value = types_pb2.Payload(json=f'"{place}"')
+        self.add_step(scope, types_pb2.STEP_KIND_MARKER, CANCEL_MARK, "", body={"marker": MarkerStep(value=value)})
+
+    def _cancel_waiting(self) -> bool:
+        """Raises a requested cancellation in all branches that wait; others meet it at their next call."""
+        is_raised = False
+        for scope in list(self.scopes.values()):
+            call = scope.waiting
+            if scope.cancel_seen or not isinstance(call, Call):
+                continue
+            self._mark_cancelled(scope, _WAIT)
+            call.interrupt(RunCancelled(self.cancel_reason))
+            is_raised = True
+        return is_raised
+
+    def request_cancel(self, reason: str) -> None:
+        """Takes note that cancellation was asked for."""
+        self.is_cancel_due = True
+        self.cancel_reason = reason
+        self.wake()
+
+    # Between the code and the service
+
+    def feed(self, records: Iterable[StepRecord]) -> None:
+        """Takes in steps that have ended; those that nobody waits for (yet) change the record only."""
+        for record in records:
+            key = key_of(record)
+            call = self.open.get(key)
+            if call is None:
+                if key in self.record.steps:
+                    self.record.steps[key] = record
+            elif record.state in ENDED:
+                del self.open[key]
+                call.resolve(record)
+
+    def advance(self, records: Iterable[StepRecord]) -> None:
+        """Takes in an Advance: it costs a slot until the run says again that it waits."""
+        self.out.told_waiting = False
+        self.feed(records)
+        self.wake()
+
+    def answered(self, ordinals: list[int], records: Iterable[StepRecord]) -> None:
+        """Takes in that the Progress under way is recorded."""
+        for entry in self.out.answer(ordinals):
+            for future in entry.acks or ():
+                self.unrecorded -= 1
+                if not future.done():
+                    self.active += 1
+                    future.set_result(None)
+        before = len(self.open)
+        self.feed(records)
+        if len(self.open) != before:
+            self.out.told_waiting = False
+        self.wake()
+
+    def wake(self) -> None:
+        """Sees at the end of the turn whether there is something to tell."""
+        if not self._is_woken:
+            self._is_woken = True
+            self.loop.call_soon(self._turn, 0)
+
+    def _turn(self, patience: int) -> None:
+        out = self.out
+        if self.is_dropped or self.is_ended or out.sent is not None:
+            self._is_woken = False
+            return
+        if self.active and patience < _PATIENCE and self.end is None:
+            self.loop.call_soon(self._turn, patience + 1)
+            return
+        self._is_woken = False
+        if self.end is None and not self.active and self.is_cancel_due and self._cancel_waiting():
+            self.wake()
+            return
+        is_quiet = not (self.active or self.busy or self.unrecorded)
+        if self.is_leaving and is_quiet and not out.has_steps and self.end is None:
+            self.host.release(self, "the worker is leaving")
+            return
+        if self.end is None and not out.has_steps and (out.told_waiting or not is_quiet):
+            return
+        progress = out.take(is_quiet=is_quiet, end=self.end)
+        self.is_ended = progress.WhichOneof("end") is not None
+        self.host.report(self, progress)
+
+    def leave(self) -> None:
+        """Gives the run back as soon as what its code is at has been recorded."""
+        self.is_leaving = True
+        self.wake()
+
+    def drop(self) -> None:
+        """Stops the code: the run is somebody else's now. Nothing more is told."""
+        self.is_dropped = True
+        self.open.clear()
+        for task in list(self._tasks):
+            task.cancel()

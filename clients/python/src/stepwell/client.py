@@ -1,0 +1,257 @@
+"""The client: starts runs, finds them again, and reads what the service knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+
+from stepwell import _tracing, errors, reasons
+from stepwell._batches import Coalescer
+from stepwell._rpc import Caller, open_channel, uuid7, uuid_of
+from stepwell._watch import Wait, Watcher
+from stepwell.converter import Codec, DataConverter, converter_with
+from stepwell.definitions import type_and_hint
+from stepwell.options import RunFilter, StartOptions
+from stepwell.policies import duration
+from stepwell.runs import PAGE_SIZE, RunHandle
+from stepwell.v1 import namespaces_pb2, runs_pb2, workers_pb2
+from stepwell.v1.history_pb2_grpc import HistoryServiceStub
+from stepwell.v1.namespaces_pb2_grpc import NamespaceServiceStub
+from stepwell.v1.runs_pb2_grpc import RunServiceStub
+from stepwell.v1.types_pb2 import RunPhase
+from stepwell.v1.workers_pb2_grpc import WorkerServiceStub
+
+if TYPE_CHECKING:
+    import grpc
+
+T = TypeVar("T")
+
+_REUSE = {
+    "allow": runs_pb2.WORKFLOW_ID_REUSE_POLICY_ALLOW,
+    "allow_if_failed": runs_pb2.WORKFLOW_ID_REUSE_POLICY_ALLOW_IF_FAILED,
+    "reject": runs_pb2.WORKFLOW_ID_REUSE_POLICY_REJECT,
+}
+_CONFLICT = {
+    "fail": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
+    "use_existing": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+}
+
+
+class Client:
+    """A connection to the service, for one namespace. Use one for all of a program; it is not safe across threads."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        namespace: str,
+        api_key: str | None,
+        credentials: grpc.ChannelCredentials | None,
+        converter: DataConverter,
+        call_timeout: float,
+    ) -> None:
+        """Use `Client.connect`."""
+        self.address = address
+        self.namespace = namespace
+        self.converter = converter
+        self._credentials = credentials
+        self._channel = open_channel(address, credentials)
+        self.caller = Caller(api_key, call_timeout)
+        self.run_stub = RunServiceStub(self._channel)
+        self.history_stub = HistoryServiceStub(self._channel)
+        self.namespace_stub = NamespaceServiceStub(self._channel)
+        self.worker_stub = WorkerServiceStub(self._channel)
+        self.watcher = Watcher(self.run_stub, self.caller, namespace)
+        self.signals = Coalescer(self._send_signals, call_timeout)
+        self._starts = Coalescer(self._send_starts, call_timeout)
+
+    @classmethod
+    async def connect(
+        cls,
+        address: str = "127.0.0.1:7233",
+        *,
+        namespace: str = "main",
+        api_key: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        converter: DataConverter | None = None,
+        codec: Codec | None = None,
+        connect_timeout: float = 10.0,
+        call_timeout: float = 60.0,
+    ) -> Self:
+        """Connects to the service.
+
+        `credentials` turn TLS on (default: plain text). `converter` makes payloads of values (default: JSON), `codec`
+        changes their bytes (default: not). `connect_timeout` is how many seconds to wait for the service, 0 for not at
+        all; `call_timeout` how many seconds a call is repeated while the service is away. Raises `Unavailable`.
+        """
+        client = cls(
+            address,
+            namespace=namespace,
+            api_key=api_key,
+            credentials=credentials,
+            converter=converter_with(converter, codec),
+            call_timeout=call_timeout,
+        )
+        if connect_timeout:
+            try:
+                async with asyncio.timeout(connect_timeout):
+                    await client._channel.channel_ready()
+            except TimeoutError:
+                await client.close()
+                raise errors.Unavailable(
+                    f"no service answers at {address}: start one with `stepwell-server dev`, or check the address"
+                ) from None
+        return client
+
+    async def close(self) -> None:
+        """Closes the connection. Waits of this client are given up."""
+        await self.watcher.close()
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        """Gives the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connection."""
+        await self.close()
+
+    @overload
+    async def start_run(
+        self,
+        workflow: Callable[..., Awaitable[T]],
+        input: object = ...,
+        **options: Unpack[StartOptions],
+    ) -> RunHandle[T]: ...
+    @overload
+    async def start_run(
+        self,
+        workflow: str,
+        input: object = ...,
+        **options: Unpack[StartOptions],
+    ) -> RunHandle[Any]: ...
+    async def start_run(
+        self,
+        workflow: Callable[..., Awaitable[Any]] | str,
+        input: object = None,  # noqa: A002
+        **options: Unpack[StartOptions],
+    ) -> RunHandle[Any]:
+        """Starts a run of a function with `@workflow`, or of a type by name, and gives a handle to it.
+
+        Starts that are under way at the same time share calls. A repeat after a lost answer finds the run that the
+        first made. Raises `WorkflowIdInUse`, `RunExists`, `NamespaceNotFound`, `InvalidField`, `RequestIdReused`.
+        """
+        kind, hint = type_and_hint(workflow, "workflow")
+        run_id = uuid_of(options["run_id"]) if options.get("run_id") else ""
+        request_id = options.get("request_id", "")
+        if not request_id:
+            request_id = run_id = run_id or uuid7()
+        policy = options.get("cancellation_policy")
+        request = runs_pb2.StartRunRequest(
+            type=kind,
+            task_queue=options.get("task_queue", ""),
+            workflow_id=options.get("workflow_id", ""),
+            run_id=run_id,
+            input=self.converter.to_payload(input),
+            reuse_policy=_REUSE[options.get("reuse", "allow")],
+            conflict_policy=_CONFLICT[options.get("conflict", "fail")],
+            priority=options.get("priority"),
+            run_timeout=duration(options.get("run_timeout")),
+            start_delay=duration(options.get("start_delay")),
+            correlation_id=options.get("correlation_id", ""),
+            cancellation_policy=None if policy is None else policy.to_proto(),
+            request_id=request_id,
+        )
+        wait: Wait | None = self.watcher.expect(run_id) if run_id else None
+        started = await self._starts.submit(request, _tracing.current_traceparent())
+        if started.run_id != run_id or not started.started:
+            wait = None
+        return RunHandle(self, started.run_id, request.workflow_id, hint=hint, started=started.started, wait=wait)
+
+    async def _send_starts(
+        self, requests: list[runs_pb2.StartRunRequest], traceparent: str
+    ) -> list[runs_pb2.StartRunResponse | errors.ServiceError]:
+        batch = runs_pb2.BatchStartRunsRequest(namespace=self.namespace, requests=requests)
+        response = await self.caller.call(self.run_stub.BatchStartRuns, batch, traceparent=traceparent)
+        return [
+            reasons.from_status(result.error) if result.HasField("error") else result.started
+            for result in response.results
+        ]
+
+    async def _send_signals(
+        self, requests: list[runs_pb2.SignalRunRequest], traceparent: str
+    ) -> list[runs_pb2.SignalRunResponse | errors.ServiceError]:
+        batch = runs_pb2.BatchSignalRunsRequest(namespace=self.namespace, requests=requests)
+        response = await self.caller.call(self.run_stub.BatchSignalRuns, batch, traceparent=traceparent)
+        return [
+            reasons.from_status(result.error) if result.HasField("error") else result.signalled
+            for result in response.results
+        ]
+
+    def run(self, run_id: str = "", *, workflow_id: str = "", as_type: type[T] | None = None) -> RunHandle[T]:
+        """Gives a handle to a run that exists; asks nothing of the service. `as_type` is what its result becomes."""
+        if bool(run_id) is bool(workflow_id):
+            raise ValueError("name the run by run_id or by workflow_id")
+        return RunHandle(self, uuid_of(run_id) if run_id else "", workflow_id, hint=as_type)
+
+    async def list_runs(self, *, limit: int | None = None, **only: Unpack[RunFilter]) -> AsyncIterator[runs_pb2.Run]:
+        """Lists runs, newest first, without their payloads; at most `limit`."""
+        request = runs_pb2.ListRunsRequest(
+            namespace=self.namespace,
+            phases=[RunPhase.Value(f"RUN_PHASE_{phase.upper()}") for phase in only.get("phases", ())],
+            type=only.get("type", ""),
+            workflow_id=only.get("workflow_id", ""),
+            parent_run_id=only.get("parent_run_id", ""),
+            task_queue=only.get("task_queue", ""),
+            correlation_id=only.get("correlation_id", ""),
+            page_size=PAGE_SIZE if limit is None else min(limit, PAGE_SIZE),
+        )
+        left = limit
+        while left is None or left > 0:
+            page = await self.caller.call(self.run_stub.ListRuns, request)
+            for run in page.runs[:left]:
+                yield run
+            left = None if left is None else left - len(page.runs)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def list_workers(self) -> AsyncIterator[workers_pb2.Worker]:
+        """Lists the namespace's live workers in the order of their registration."""
+        request = workers_pb2.ListWorkersRequest(namespace=self.namespace, page_size=PAGE_SIZE)
+        while True:
+            page = await self.caller.call(self.worker_stub.ListWorkers, request)
+            for worker in page.workers:
+                yield worker
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def create_namespace(self, name: str) -> None:
+        """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""
+        request = namespaces_pb2.CreateNamespaceRequest(namespace=name)
+        await self.caller.call(self.namespace_stub.CreateNamespace, request)
+
+    async def list_namespaces(self) -> AsyncIterator[namespaces_pb2.Namespace]:
+        """Lists all namespaces by name."""
+        request = namespaces_pb2.ListNamespacesRequest(page_size=PAGE_SIZE)
+        while True:
+            page = await self.caller.call(self.namespace_stub.ListNamespaces, request)
+            for namespace in page.namespaces:
+                yield namespace
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def delete_namespace(self, name: str) -> bool:
+        """Deletes an empty namespace. False if there was none, or if it is `main`. Raises `NamespaceNotEmpty`."""
+        request = namespaces_pb2.DeleteNamespaceRequest(namespace=name)
+        return (await self.caller.call(self.namespace_stub.DeleteNamespace, request)).deleted
+
+    def open_channel(self) -> grpc.aio.Channel:
+        """Opens another channel to the same address, with a connection of its own. For workers."""
+        return open_channel(self.address, self._credentials, is_alone=True)

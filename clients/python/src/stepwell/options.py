@@ -1,0 +1,66 @@
+"""Options by keyword: of starts, of lists, of steps and activities. What is absent is as its text says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+from stepwell.policies import CancellationPolicy, RetryPolicy, Seconds
+
+
+class StartOptions(TypedDict, total=False):
+    """How a run is started.
+
+    `workflow_id`: the caller's name for it, unique among open runs. `run_id`: a UUID; made here by default.
+    `task_queue`: default `default`. `request_id`: makes a repeat of the whole start safe; by default only this call's
+    own repeats are. `reuse`: what may follow an ended run of the workflow id, default `allow`. `conflict`: what to do
+    when one is open, default `fail`. `priority`: 0 to 9, higher goes first, default 4. `run_timeout` and `start_delay`
+    in seconds: default no limit, and at once.
+    """
+
+    workflow_id: str
+    run_id: str
+    task_queue: str
+    request_id: str
+    reuse: Literal["allow", "allow_if_failed", "reject"]
+    conflict: Literal["fail", "use_existing"]
+    priority: int
+    run_timeout: Seconds
+    start_delay: Seconds
+    correlation_id: str
+    cancellation_policy: CancellationPolicy
+
+
+class RunFilter(TypedDict, total=False):
+    """Which runs to list; what is absent does not matter. `phases` are names such as `RUNNING`."""
+
+    phases: Sequence[str]
+    type: str
+    workflow_id: str
+    parent_run_id: str
+    task_queue: str
+    correlation_id: str
+
+
+class StepOptions(TypedDict, total=False):
+    """How a step is named: `name` in place of its type, `key` in place of its number among those of its name."""
+
+    name: str
+    key: str
+
+
+class ActivityOptions(StepOptions, total=False):
+    """How an activity is performed; what is absent is as its decorator says.
+
+    `retry`: default without limit, from 1 s, doubling, up to 100 s. The seconds that it may wait in its queue, that all
+    attempts together and one attempt may take, and that may pass between heartbeats: no limits by default. `priority`:
+    0 to 9, higher goes first; default the run's.
+    """
+
+    retry: RetryPolicy
+    schedule_to_start: Seconds
+    schedule_to_close: Seconds
+    start_to_close: Seconds
+    heartbeat_timeout: Seconds
+    task_queue: str
+    priority: int

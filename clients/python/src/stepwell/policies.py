@@ -1,0 +1,77 @@
+"""Policies that a program gives along with its runs and activities, and how the protocol spells them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+
+from google.protobuf.duration_pb2 import Duration
+
+from stepwell.v1 import types_pb2
+
+Seconds = float | dt.timedelta
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """When and how often to try again.
+
+    The delay before attempt n+1 is `initial_interval * backoff_coefficient ** (n - 1)`, at most `maximum_interval`
+    (default: 100 times `initial_interval`); in seconds. `maximum_attempts` counts the first one; 0 is no limit.
+    `non_retryable` holds exception classes, or their names, that end all attempts at once; subclasses are not meant.
+    """
+
+    initial_interval: float = 1.0
+    backoff_coefficient: float = 2.0
+    maximum_interval: float | None = None
+    maximum_attempts: int = 0
+    non_retryable: tuple[type[BaseException] | str, ...] = ()
+
+    @property
+    def non_retryable_types(self) -> tuple[str, ...]:
+        """The names of the exceptions that end all attempts."""
+        return tuple(kind if isinstance(kind, str) else kind.__name__ for kind in self.non_retryable)
+
+    def delay_after(self, attempt: int) -> float:
+        """Gives the seconds between this attempt, counted from 1, and the next."""
+        limit = 100 * self.initial_interval if self.maximum_interval is None else self.maximum_interval
+        return min(limit, self.initial_interval * self.backoff_coefficient ** min(attempt - 1, 64))
+
+    def to_proto(self) -> types_pb2.RetryPolicy:
+        """Spells the policy."""
+        return types_pb2.RetryPolicy(
+            initial_interval=duration(self.initial_interval),
+            backoff_coefficient=self.backoff_coefficient,
+            maximum_interval=duration(self.maximum_interval),
+            maximum_attempts=self.maximum_attempts,
+            non_retryable_types=self.non_retryable_types,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class CancellationPolicy:
+    """Limits after which the service cancels a run, in seconds: of the run in all, and of one suspension."""
+
+    maximum_run_duration: Seconds | None = None
+    maximum_suspend_duration: Seconds | None = None
+
+    def to_proto(self) -> types_pb2.CancellationPolicy:
+        """Spells the policy."""
+        return types_pb2.CancellationPolicy(
+            maximum_run_duration=duration(self.maximum_run_duration),
+            maximum_suspend_duration=duration(self.maximum_suspend_duration),
+        )
+
+
+def duration(value: Seconds | None) -> Duration | None:
+    """Spells a length of time; `None` stays absent."""
+    if value is None:
+        return None
+    if isinstance(value, dt.timedelta):
+        microseconds = value // dt.timedelta(microseconds=1)
+        nanos = microseconds * 1000
+    else:
+        nanos = round(value * 1_000_000_000)
+    if nanos < 0:
+        raise ValueError(f"a length of time cannot be negative: {value}")
+    return Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)

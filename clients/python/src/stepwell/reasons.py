@@ -1,0 +1,188 @@
+"""The service's refusals, one class for each reason, and how an answer of the service becomes one of them.
+
+`stepwell.errors` tells how the classes hang together. A reason is its class's name: `RUN_NOT_FOUND`, `RunNotFound`.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from stepwell import errors
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class InvalidField(errors.InvalidArgument):
+    """A field of the request is invalid; the message names it."""
+
+
+class InvalidFields(errors.InvalidArgument):
+    """Several fields of the request are invalid."""
+
+
+class PageTokenInvalid(errors.InvalidArgument):
+    """The page token is not one that this list gave."""
+
+
+class WatchCursorInvalid(errors.InvalidArgument):
+    """The cursor is not one that this watch gave."""
+
+
+class RequestIdReused(errors.InvalidArgument):
+    """The request id was used before for another request."""
+
+
+class NamespaceNotFound(errors.NotFound):
+    """The namespace does not exist."""
+
+
+class NamespaceExists(errors.AlreadyExists):
+    """The namespace exists already."""
+
+
+class NamespaceNotEmpty(errors.FailedPrecondition):
+    """The namespace still has runs."""
+
+
+class NamespaceProtected(errors.FailedPrecondition):
+    """The namespace always exists."""
+
+
+class RunNotFound(errors.NotFound):
+    """The run does not exist in the namespace."""
+
+
+class RunAmbiguous(errors.FailedPrecondition):
+    """The run exists in more than one namespace."""
+
+
+class RunExists(errors.AlreadyExists):
+    """A run of that id, or of a workflow id that is used only once, exists already."""
+
+
+class WorkflowIdInUse(errors.AlreadyExists):
+    """An open run has that workflow id."""
+
+
+class RunTerminal(errors.FailedPrecondition):
+    """The run has ended."""
+
+
+class RunNotClaimed(errors.FailedPrecondition):
+    """Nobody has claimed the run."""
+
+
+class RunPaused(errors.FailedPrecondition):
+    """The run is paused."""
+
+
+class RunBusy(errors.Aborted):
+    """Somebody else is changing the run."""
+
+
+class LeaseLost(errors.FailedPrecondition):
+    """The lease is over: somebody else has the task, or nobody."""
+
+
+class StepNotFound(errors.NotFound):
+    """The run has no such step."""
+
+
+class StepStateConflict(errors.FailedPrecondition):
+    """The step's state does not allow this."""
+
+
+class StepOrderChanged(errors.FailedPrecondition):
+    """The run's code calls other steps than were recorded."""
+
+
+class EventSeqExists(errors.AlreadyExists):
+    """The run has an event of that number of the caller's."""
+
+
+class SignalRefused(errors.FailedPrecondition):
+    """The run takes no signal: it has ended."""
+
+
+class WatcherNotFound(errors.NotFound):
+    """The watcher does not exist."""
+
+
+class TaskNotFound(errors.NotFound):
+    """The task does not exist, or was given to somebody else."""
+
+
+class TypeNotServed(errors.FailedPrecondition):
+    """The worker does not serve the type."""
+
+
+class SessionNotFound(errors.NotFound):
+    """The session does not exist."""
+
+
+class SessionExpired(errors.FailedPrecondition):
+    """The session has expired, and its leases with it."""
+
+
+class LimitExceeded(errors.ResourceExhausted):
+    """A limit would be exceeded; the metadata names it."""
+
+
+class QueueFull(errors.ResourceExhausted):
+    """The service has more work waiting than it may hold."""
+
+
+class DatabaseUnavailable(errors.Unavailable):
+    """The service cannot reach its database."""
+
+
+class OutcomeUnknown(errors.Unavailable):
+    """Whether the change was committed is not known; its repeat is recognised."""
+
+
+CODES: dict[int, type[errors.ServiceError]] = {
+    cls.code.value[0]: cls for cls in errors.ServiceError.__subclasses__() if cls.code is not None
+}
+REASONS: dict[str, type[errors.ServiceError]] = {
+    errors.reason_of(cls.__name__): cls for code in CODES.values() for cls in code.__subclasses__()
+}
+_STATUS_CODES = {int(code.value[0]): code for code in grpc.StatusCode}
+
+
+def from_status(status: status_pb2.Status) -> errors.ServiceError:
+    """Turns a status, as batches and reports are answered with, into an error."""
+    reason = ""
+    metadata: dict[str, str] = {}
+    retry_seconds = None
+    message = status.message
+    for detail in status.details:
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            info = error_details_pb2.ErrorInfo()
+            detail.Unpack(info)
+            reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            retry = error_details_pb2.RetryInfo()
+            detail.Unpack(retry)
+            retry_seconds = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
+            bad = error_details_pb2.BadRequest()
+            detail.Unpack(bad)
+            fields = "; ".join(f"{v.field} {v.description}" for v in bad.field_violations)
+            if fields and not all(v.field in message for v in bad.field_violations):
+                message = f"{message} ({fields})"
+    cls = REASONS.get(reason) or CODES.get(status.code, errors.ServiceError)
+    code = _STATUS_CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return cls(message, reason=reason, metadata=metadata, code=code, retry_seconds=retry_seconds)
+
+
+def from_rpc(error: grpc.RpcError) -> errors.ServiceError:
+    """Turns gRPC's own error into one of ours."""
+    if not isinstance(error, grpc.aio.AioRpcError):
+        return errors.ServiceError(str(error))
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            return from_status(status_pb2.Status.FromString(value))
+    code = error.code()
+    cls = CODES.get(int(code.value[0]), errors.ServiceError)
+    return cls(error.details() or code.name, reason=code.name, code=code)

@@ -1,0 +1,152 @@
+"""A run, as seen from outside: wait for it, signal it, look at it, end it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from stepwell import _tracing
+from stepwell._rpc import uuid7
+from stepwell.errors import RunFailed
+from stepwell.v1 import history_pb2, runs_pb2, types_pb2
+from stepwell.v1.types_pb2 import RunPhase
+
+if TYPE_CHECKING:
+    from stepwell._watch import Wait
+    from stepwell.client import Client
+
+T_co = TypeVar("T_co", covariant=True)
+
+PAGE_SIZE = 500
+
+
+def phase_name(phase: RunPhase.ValueType) -> str:
+    """Gives a phase as people say it: `COMPLETED`."""
+    return RunPhase.Name(phase).removeprefix("RUN_PHASE_")
+
+
+class RunHandle(Generic[T_co]):
+    """A run of this client's namespace, by `run_id` or by `workflow_id` (then its open run is meant, else the latest).
+
+    `started` tells, after a start, whether this start made the run or found it.
+    """
+
+    __slots__ = ("_client", "_hint", "_wait", "run_id", "started", "workflow_id")
+
+    def __init__(
+        self,
+        client: Client,
+        run_id: str,
+        workflow_id: str,
+        *,
+        hint: object = None,
+        started: bool = False,
+        wait: Wait | None = None,
+    ) -> None:
+        """Made by `Client.start_run` and `Client.run`."""
+        self._client = client
+        self._hint = hint
+        self._wait = wait
+        self.run_id = run_id
+        self.workflow_id = workflow_id
+        self.started = started
+
+    def __repr__(self) -> str:
+        """Names the run."""
+        return f"RunHandle(run_id={self.run_id!r}, workflow_id={self.workflow_id!r})"
+
+    async def result(self) -> T_co:
+        """Waits until the run has ended, and the runs that continue it, and gives what it returned.
+
+        Raises `RunFailed` when it ended otherwise, `RunNotFound` when there is none. Bound it with `asyncio.timeout`.
+        """
+        client = self._client
+        run_id = self.run_id or (await self.describe()).run_id
+        end = await client.watcher.end(run_id, self._wait)
+        if end.phase != types_pb2.RUN_PHASE_COMPLETED:
+            raise RunFailed(
+                end.run_id or run_id, phase_name(end.phase), end.failure if end.HasField("failure") else None
+            )
+        result = end.result
+        if end.result_omitted:
+            request = runs_pb2.GetRunRequest(namespace=client.namespace, run_id=end.run_id)
+            result = (await client.caller.call(client.run_stub.GetRun, request)).run.result
+        value: T_co = client.converter.from_payload(result, self._hint)
+        return value
+
+    async def signal(self, name: str, value: object = None, *, request_id: str | None = None) -> None:
+        """Sends a signal; it is kept until the run waits for it. Safe to repeat with the same `request_id`.
+
+        Raises `RunNotFound`; `RunTerminal` or `SignalRefused` when the run has ended.
+        """
+        client = self._client
+        request = runs_pb2.SignalRunRequest(
+            run_id=self.run_id,
+            workflow_id="" if self.run_id else self.workflow_id,
+            signal_name=name,
+            payload=client.converter.to_payload(value),
+            request_id=uuid7() if request_id is None else request_id,
+        )
+        await client.signals.submit(request, _tracing.current_traceparent())
+
+    async def cancel(self, reason: str = "") -> bool:
+        """Asks the run to cancel: its code may clean up first. False if it had ended or had been asked before."""
+        request = runs_pb2.CancelRunRequest(**self._name(), reason=reason)
+        response = await self._client.caller.call(
+            self._client.run_stub.CancelRun, request, traceparent=_tracing.current_traceparent()
+        )
+        return response.accepted
+
+    async def terminate(self, reason: str = "") -> bool:
+        """Ends the run at once, without clean-up. False if it had ended."""
+        request = runs_pb2.TerminateRunRequest(**self._name(), reason=reason)
+        response = await self._client.caller.call(
+            self._client.run_stub.TerminateRun, request, traceparent=_tracing.current_traceparent()
+        )
+        return response.accepted
+
+    async def pause(self, reason: str = "") -> bool:
+        """Stops work on the run until it is resumed; what is in work is finished. False if it was paused already."""
+        request = runs_pb2.PauseRunRequest(**self._name(), reason=reason)
+        return (await self._client.caller.call(self._client.run_stub.PauseRun, request)).accepted
+
+    async def resume(self, *, accept_order: bool = False) -> bool:
+        """Lets a paused run go on. False if it was not paused.
+
+        `accept_order` is needed when it was paused because its code called other steps than were recorded, and the
+        code was mended since. Raises `StepOrderChanged` without it.
+        """
+        request = runs_pb2.ResumeRunRequest(**self._name(), accept_order=accept_order)
+        return (await self._client.caller.call(self._client.run_stub.ResumeRun, request)).accepted
+
+    async def describe(self) -> runs_pb2.Run:
+        """Reads the run as it is now. Raises `RunNotFound`."""
+        request = runs_pb2.GetRunRequest(**self._name())
+        return (await self._client.caller.call(self._client.run_stub.GetRun, request)).run
+
+    async def history(self) -> AsyncIterator[history_pb2.Event]:
+        """Reads the run's events by number: `async for event in handle.history()`. Raises `RunNotFound`."""
+        request = history_pb2.ListEventsRequest(**self._name(), page_size=PAGE_SIZE)
+        while True:
+            page = await self._client.caller.call(self._client.history_stub.ListEvents, request)
+            for event in page.events:
+                yield event
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def steps(self) -> AsyncIterator[runs_pb2.Step]:
+        """Reads the run's steps in the order of their creation. Raises `RunNotFound`."""
+        request = runs_pb2.ListRunStepsRequest(**self._name(), page_size=PAGE_SIZE)
+        while True:
+            page = await self._client.caller.call(self._client.run_stub.ListRunSteps, request)
+            for step in page.steps:
+                yield step
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    def _name(self) -> dict[str, Any]:
+        if self.run_id:
+            return {"namespace": self._client.namespace, "run_id": self.run_id}
+        return {"namespace": self._client.namespace, "workflow_id": self.workflow_id}
