@@ -25,5 +25,7 @@ ORDER BY position
 LIMIT $3;
 
 -- name: prune_batches
--- Forgets batches older than any watch cursor may be.
-DELETE FROM batches WHERE batch_id IN (SELECT batch_id FROM batches WHERE commit_time < $1 LIMIT $2);
+-- Forgets batches older than any watch cursor may be. Their ids rise with time. Walks batches_pkey.
+DELETE FROM batches WHERE batch_id IN (
+    SELECT batch_id FROM batches WHERE batch_id < $1 AND commit_time < $2 ORDER BY batch_id LIMIT $3
+) RETURNING batch_id;

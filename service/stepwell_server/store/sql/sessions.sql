@@ -14,7 +14,10 @@ RETURNING session_id;
 
 -- name: extend_sessions
 -- Prolongs sessions; answers those that are there. One update for all of a replica's streams. Walks sessions_pkey.
-UPDATE sessions SET expire_time = greatest(expire_time, $2) WHERE session_id = ANY($1::uuid[]) RETURNING session_id;
+-- One that is condemned stays so.
+UPDATE sessions SET expire_time = greatest(expire_time, $2)
+WHERE session_id = ANY($1::uuid[]) AND expire_time > '-infinity'
+RETURNING session_id;
 
 -- name: delete_sessions
 -- Forgets sessions. Walks sessions_pkey.
@@ -23,6 +26,57 @@ DELETE FROM sessions WHERE session_id = ANY($1::uuid[]) RETURNING session_id;
 -- name: read_expired_sessions
 -- Sessions whose time is over. Reads the small table.
 SELECT session_id, worker_id FROM sessions WHERE expire_time < $1 ORDER BY expire_time LIMIT $2;
+
+-- name: condemn_sessions
+-- Makes expiry final: from here on no beat prolongs them. Answers those that were not prolonged meanwhile. Walks
+-- sessions_pkey.
+UPDATE sessions SET expire_time = '-infinity' WHERE session_id = ANY($1::uuid[]) AND expire_time < $2
+RETURNING session_id;
+
+-- name: delete_condemned_sessions
+-- Forgets condemned sessions. Walks sessions_pkey.
+DELETE FROM sessions WHERE session_id = ANY($1::uuid[]) AND expire_time = '-infinity' RETURNING session_id;
+
+-- name: read_lost_holders
+-- Sessions that hold runs or activities but are not there, as a grant leaves behind that overtook the expiry of its
+-- session. Hops over runs_session_idx and steps_session_idx from session to session, then walks sessions_pkey. A
+-- driven run has owners without sessions.
+WITH RECURSIVE of_runs (session_id) AS (
+    (SELECT r.session_id FROM runs AS r WHERE r.session_id IS NOT NULL ORDER BY r.session_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.session_id FROM runs AS r WHERE r.session_id > x.session_id ORDER BY r.session_id LIMIT 1)
+    FROM of_runs AS x
+    WHERE x.session_id IS NOT NULL
+),
+of_steps (session_id) AS (
+    (SELECT s.session_id FROM steps AS s WHERE s.session_id IS NOT NULL ORDER BY s.session_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT s.session_id FROM steps AS s WHERE s.session_id > x.session_id ORDER BY s.session_id LIMIT 1)
+    FROM of_steps AS x
+    WHERE x.session_id IS NOT NULL
+)
+SELECT h.session_id
+FROM (SELECT session_id FROM of_runs UNION SELECT session_id FROM of_steps) AS h
+WHERE h.session_id IS NOT NULL AND NOT EXISTS (SELECT FROM sessions AS s WHERE s.session_id = h.session_id)
+LIMIT $1;
+
+-- name: read_leases
+-- What sessions hold of runs that are not driven: runs (ordinal 0) and activities. Walks runs_session_idx,
+-- steps_session_idx, runs_pkey.
+(
+    SELECT r.run_key, 0 AS ordinal, r.grants, r.session_id, r.namespace_id
+    FROM runs AS r
+    WHERE r.session_id = ANY($1::uuid[]) AND NOT r.driven
+    LIMIT $2
+)
+UNION ALL
+(
+    SELECT s.run_key, s.ordinal, s.grants, s.session_id, r.namespace_id
+    FROM steps AS s
+    INNER JOIN runs AS r ON r.run_key = s.run_key
+    WHERE s.session_id = ANY($1::uuid[]) AND NOT r.driven
+    LIMIT $2
+);
 
 -- name: page_sessions
 -- Live workers of a namespace in the order of registration.

@@ -1,0 +1,118 @@
+"""Expiry: a session that gave no sign of life for too long loses what it holds.
+
+1. Its expiry is made final, unless a beat came meanwhile: from here on nothing prolongs it.
+2. What it holds returns to the queues, each lease under its token.
+3. When nothing is left, the session is forgotten.
+
+A round may end anywhere in between; the next one goes on from there. Nothing expires until this leader has led for a
+whole session's time, so that after an outage of the database or of a leader workers get to give their sign of life.
+Sessions live by real time: moving a test's clock expires none.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+
+from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.loops.loop import Loop
+from stepwell_server.loops.orders import SLICE, submit_all
+from stepwell_server.model.runs import RunRef
+from stepwell_server.store import sessions
+from stepwell_server.telemetry import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stepwell_server.clock import Clock
+    from stepwell_server.engine.committer import Committers
+    from stepwell_server.loops.connection import SharedConnection
+    from stepwell_server.store.sessions import Lease
+
+_log = structlog.get_logger("stepwell.expiry")
+_SESSIONS = 64
+_REASON = "session expired"
+
+
+class Expiry(Loop):
+    """See the module. `led_seconds` tells for how long the present leader has led."""
+
+    name = "expiry"
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        connection: SharedConnection,
+        committers: Committers,
+        real_clock: Clock,
+        seconds: float,
+        session_seconds: float,
+        led_seconds: Callable[[], float],
+        may_run: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(seconds, may_run)
+        self._connection = connection
+        self._committers = committers
+        self._clock = real_clock
+        self._session_seconds = session_seconds
+        self._led_seconds = led_seconds
+        self._lost_holders_time = 0.0
+        self._has_more = False
+
+    def pause(self, done: int) -> float:
+        """None, if a round could not take all."""
+        return 0.0 if self._has_more and done else super().pause(done)
+
+    async def run_once(self) -> int:
+        """Expires a slice; answers how many leases returned and how many sessions were forgotten."""
+        self._has_more = False
+        if self._led_seconds() < self._session_seconds:
+            return 0
+        async with self._connection.use() as connection:
+            expired = await sessions.read_expired_sessions(connection, self._clock.now(), _SESSIONS)
+            condemned = await sessions.condemn_sessions(connection, expired, self._clock.now()) if expired else []
+        self._has_more = len(expired) == _SESSIONS
+        done = await self._expire(condemned) if condemned else 0
+        return done + await self._return_from_lost_holders()
+
+    async def _expire(self, condemned: Sequence[UUID]) -> int:
+        returned = await self._return(condemned)
+        if returned is None:
+            return 0
+        if returned >= SLICE:
+            return returned
+        async with self._connection.use() as connection:
+            deleted = await sessions.delete_condemned_sessions(connection, condemned)
+        _log.info("sessions expired", sessions=deleted, leases=returned)
+        return returned + deleted
+
+    async def _return_from_lost_holders(self) -> int:
+        """Now and then looks for leases of sessions that are not there: a grant may have overtaken the expiry."""
+        if self._clock.monotonic() < self._lost_holders_time:
+            return 0
+        async with self._connection.use() as connection:
+            holders = await sessions.read_lost_holders(connection, _SESSIONS)
+        if not holders:
+            self._lost_holders_time = self._clock.monotonic() + self._session_seconds
+            return 0
+        return await self._return(holders) or 0
+
+    async def _return(self, session_ids: Sequence[UUID]) -> int | None:
+        """Gives a slice of what the sessions hold back to the queues. None: some of it could not be."""
+        async with self._connection.use() as connection:
+            leases = await sessions.read_leases(connection, session_ids, SLICE)
+        if len(leases) >= SLICE:
+            self._has_more = True
+        answers = await submit_all(self._committers, [_order(lease) for lease in leases])
+        metrics.leases_lost.labels(_REASON).inc(sum(answer is True for answer in answers))
+        # False: it came back by itself.
+        if any(not isinstance(answer, bool) for answer in answers):
+            _log.warning("leases could not be returned", of=len(leases))
+            return None
+        return len(leases)
+
+
+def _order(lease: Lease) -> ReturnTask:
+    ref = RunRef(lease.namespace_id, "", lease.run_key)
+    return ReturnTask(ref, lease.ordinal, lease.token, lease.session_id, counts=True, reason=_REASON)

@@ -1,0 +1,66 @@
+"""Prunes rows that have done their service: old batches, heartbeats of activities that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from stepwell_server.loops.loop import Loop
+from stepwell_server.store import leftovers
+from stepwell_server.store.leftovers import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stepwell_server.clock import Clock
+    from stepwell_server.loops.connection import SharedConnection
+
+# No watch cursor is older, and no commit stays unsettled for so long.
+BATCH_AGE = timedelta(hours=1)
+_ROWS = 2_000
+_SLICES = 50
+_BREATH_SECONDS = 0.02
+
+
+class Pruner(Loop):
+    """See the module. A round is bounded; what is left waits for the next."""
+
+    name = "pruner"
+
+    def __init__(
+        self, connection: SharedConnection, clock: Clock, seconds: float, may_run: Callable[[], bool] = lambda: True
+    ) -> None:
+        super().__init__(seconds, may_run)
+        self._connection = connection
+        self._clock = clock
+        self._place = Place()
+
+    async def run_once(self) -> int:
+        """Answers how many rows went."""
+        return await self._prune_batches() + await self._prune_heartbeats()
+
+    async def _prune_batches(self) -> int:
+        pruned = 0
+        for _ in range(_SLICES):
+            # Ids hold the time of the machines that made them, which a test's clock does not move.
+            made_before, committed_before = datetime.now(UTC) - BATCH_AGE, self._clock.now() - BATCH_AGE
+            async with self._connection.use() as connection:
+                slice_ = await leftovers.prune_batches(connection, made_before, committed_before, _ROWS)
+            pruned += slice_
+            if slice_ < _ROWS or not self.may_run():
+                break
+            await asyncio.sleep(_BREATH_SECONDS)
+        return pruned
+
+    async def _prune_heartbeats(self) -> int:
+        pruned = 0
+        for _ in range(_SLICES):
+            async with self._connection.use() as connection:
+                gone, place = await leftovers.prune_heartbeats(connection, self._place, _ROWS)
+            pruned += gone
+            self._place = place or Place()
+            if place is None or not self.may_run():
+                break
+            await asyncio.sleep(_BREATH_SECONDS)
+        return pruned

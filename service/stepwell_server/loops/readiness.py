@@ -1,0 +1,64 @@
+"""Whether this server may work on its database: it must be there, and its schema must be one for this server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from stepwell_server.loops.loop import Loop
+from stepwell_server.store import migrations
+from stepwell_server.store.database import translated
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from stepwell_server.settings import Settings
+
+_log = structlog.get_logger("stepwell.readiness")
+
+
+class Readiness(Loop):
+    """Looks at the schema's window, often until it suits and then now and then; tells of every change.
+
+    A database that is away says nothing about the window: a server that was ready stays so, and its calls are refused
+    as long as that lasts.
+    """
+
+    name = "readiness"
+
+    def __init__(self, settings: Settings, tell: Callable[[bool], Awaitable[None]]) -> None:
+        super().__init__(settings.schema_check_seconds)
+        self._settings = settings
+        self._tell = tell
+        self._told = ""
+        self.is_ready = False
+
+    def pause(self, done: int) -> float:
+        """Long once it is ready."""
+        return self._settings.clock_align_seconds if self.is_ready else super().pause(done)
+
+    async def run_once(self) -> int:
+        """One look."""
+        url = self._settings.database_url
+        if url is None:
+            raise ValueError("a database URL is needed")
+        try:
+            window = await migrations.check(url, schema=self._settings.database_schema)
+        except Exception as error:
+            if not self.is_ready:
+                self._say(f"the database can't be used: {str(error) or type(error).__name__}")
+                return 0
+            raise translated(error) from error
+        if window.may_run != self.is_ready:
+            await self._tell(window.may_run)
+            self.is_ready = window.may_run
+        if not window.may_run:
+            self._say(window.advice)
+        return 1
+
+    def _say(self, advice: str) -> None:
+        """Once for each thing that is wrong."""
+        if advice != self._told:
+            self._told = advice
+            _log.error("not ready", advice=advice)

@@ -1,0 +1,142 @@
+"""Timers: what waits for a time, a slice at a time. Steps and runs are read alike; the commands look again."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from stepwell_server.engine.timers import FireStep
+from stepwell_server.loops.loop import Loop
+from stepwell_server.loops.orders import SLICE, Deferred, submit_all
+from stepwell_server.model.runs import RunRef
+from stepwell_server.store import timers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from stepwell_server.clock import Clock
+    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.committer import Committers
+    from stepwell_server.engine.committer.batch import Order
+    from stepwell_server.loops.connection import SharedConnection
+    from stepwell_server.store.database import Connection
+    from stepwell_server.store.timers import Due
+
+
+class Firing(Loop):
+    """Fires what is due. Between rounds it sleeps until the next time that it knows of, and not beyond its pause."""
+
+    def __init__(
+        self,
+        connection: SharedConnection,
+        committers: Committers,
+        clock: Clock,
+        seconds: float,
+        may_run: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(seconds, may_run)
+        self._connection = connection
+        self._committers = committers
+        self._clock = clock
+        self._deferred = Deferred()
+        self._has_more = False
+        self._alarm: tuple[datetime, asyncio.TimerHandle] | None = None
+
+    @abstractmethod
+    async def read(self, connection: Connection, now: datetime, most: int) -> list[Due]:
+        """What is due, earliest first."""
+
+    @abstractmethod
+    async def read_next(self, connection: Connection, now: datetime) -> datetime | None:
+        """When the next is due after that."""
+
+    @abstractmethod
+    def order(self, due: Due) -> Order:
+        """The command that looks at it; answers whether anything came of it."""
+
+    def nudge(self, wake_time: datetime) -> None:
+        """Tells of something that will be due, perhaps earlier than what is known."""
+        if self._alarm is not None:
+            if self._alarm[0] <= wake_time:
+                return
+            self._alarm[1].cancel()
+        delay = (wake_time - self._clock.now()).total_seconds()
+        self._alarm = (wake_time, asyncio.get_running_loop().call_later(max(0.0, delay), self.wake))
+
+    def pause(self, done: int) -> float:
+        """None, if more is due than one round took."""
+        return 0.0 if self._has_more and done else super().pause(done)
+
+    async def run_once(self) -> int:
+        """Fires a slice."""
+        self._clear_alarm()
+        now, steady = self._clock.now(), self._clock.monotonic()
+        self._deferred.forget_old(steady)
+        most = SLICE + len(self._deferred)
+        async with self._connection.use() as connection:
+            found = await self.read(connection, now, most)
+            self._has_more = len(found) == most
+            following = None if self._has_more else await self.read_next(connection, now)
+        if following is not None:
+            self.nudge(following)
+        return await self._fire([due for due in found if not self._deferred.is_left(due, steady)][:SLICE])
+
+    async def _fire(self, found: Sequence[Due]) -> int:
+        """What nothing comes of may stay due, and is left alone for a while, so that it does not hide the rest."""
+        answers = await submit_all(self._committers, [self.order(due) for due in found])
+        done = 0
+        for due, answer in zip(found, answers, strict=True):
+            if answer is True:
+                done += 1
+                self._deferred.forget(due)
+            else:
+                self._deferred.add(due, self._clock.monotonic())
+        return done
+
+    def _clear_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm[1].cancel()
+            self._alarm = None
+
+
+class Timers(Firing):
+    """Steps: timers fire, waits and activities time out, activities try again."""
+
+    name = "timers"
+
+    async def read(self, connection: Connection, now: datetime, most: int) -> list[Due]:
+        return await timers.read_due_steps(connection, now, most)
+
+    async def read_next(self, connection: Connection, now: datetime) -> datetime | None:
+        return await timers.next_step_after(connection, now)
+
+    def order(self, due: Due) -> Order:
+        return FireStep(RunRef(due.namespace_id, "", due.run_key), due.ordinal)
+
+
+class Alarms:
+    """Hears what this replica commits, and nudges the timers: theirs is not to wait for the next look."""
+
+    def __init__(self, steps: Firing, runs: Firing) -> None:
+        self._steps = steps
+        self._runs = runs
+
+    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+        """Nudges for each time that was set."""
+        del committer, position
+        for change in changes:
+            if change.run is None:
+                continue
+            if change.run.wake_time is not None and (
+                change.original is None or change.original.wake_time != change.run.wake_time
+            ):
+                self._runs.nudge(change.run.wake_time)
+            for ordinal in change.touched:
+                step = change.steps.get(ordinal)
+                if step is not None and step.wake_time is not None:
+                    self._steps.nudge(step.wake_time)
+
+    def unsettled(self) -> None:
+        """The next look finds whatever there is."""

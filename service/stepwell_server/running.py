@@ -1,0 +1,101 @@
+"""A server from its start to the signal that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from stepwell_server.embedded import EmbeddedPostgres
+from stepwell_server.service import Service
+from stepwell_server.store import migrations
+from stepwell_server.telemetry import serve_metrics
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from stepwell_server.settings import Settings
+
+_log = structlog.get_logger("stepwell")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """The first one asks for an orderly end; the second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.came = asyncio.Event()
+        self.name = ""
+        self.last_acts: list[Callable[[], None]] = []
+        for number in _SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, self._come, number)
+
+    def _come(self, number: int) -> None:
+        self.name = signal.Signals(number).name
+        if self.came.is_set():
+            _log.warning("stopped at once", signal=self.name)
+            for act in self.last_acts:
+                act()
+            os._exit(128 + number)
+        self.came.set()
+
+
+async def serve(settings: Settings, announce: Callable[[Service], None] | None = None) -> None:
+    """Serves until a signal comes."""
+    await _serve(settings, Signals(), announce)
+
+
+async def dev(settings: Settings, announce: Callable[[str, Path], None]) -> None:
+    """Starts a Postgres, migrates, and serves until a signal comes."""
+    signals = Signals()
+    folder = settings.dev_data_dir
+    async with EmbeddedPostgres(folder) as postgres:
+        # Its fast shutdown: nobody is left who would.
+        signals.last_acts.append(lambda: os.kill(postgres.pid, signal.SIGINT))
+        await migrations.migrate(postgres.url, schema=settings.database_schema)
+        own = settings.model_copy(update={"database_url": postgres.url, "pool_url": None})
+        await _serve(own, signals, lambda service: announce(service.address, folder))
+
+
+async def _serve(settings: Settings, signals: Signals, announce: Callable[[Service], None] | None) -> None:
+    service = Service(settings)
+    stop_metrics = _metrics(settings)
+    await service.start()
+    _log.info("listening", address=service.address)
+    announcing = asyncio.create_task(_announce(service, announce))
+    await signals.came.wait()
+    announcing.cancel()
+    _log.info("stopping", signal=signals.name)
+    await service.stop()
+    if stop_metrics is not None:
+        await asyncio.to_thread(stop_metrics)
+    _log.info("stopped")
+
+
+async def _announce(service: Service, announce: Callable[[Service], None] | None) -> None:
+    await service.wait_ready()
+    if announce is not None:
+        announce(service)
+
+
+def _metrics(settings: Settings) -> Callable[[], None] | None:
+    if settings.metrics_port is None:
+        return None
+    port, stop = serve_metrics(settings.metrics_port, settings.metrics_host)
+    _log.info("metrics", address=f"{settings.metrics_host}:{port}")
+    return stop
+
+
+def loop_factory() -> Callable[[], AbstractEventLoop] | None:
+    """The event loop of uvloop, if that is installed."""
+    try:
+        factory: Callable[[], AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
+    except ModuleNotFoundError:
+        return None
+    return factory

@@ -1,0 +1,223 @@
+"""One server, put together: what there is, in which order it starts, and in which it ends.
+
+    start   port bound, NOT_SERVING -> schema in its window -> clock, committers, hints, dispatcher, leader -> SERVING
+    stop    NOT_SERVING -> workers drained -> calls ended -> leader resigned -> dispatcher, hints, committers -> pool
+
+A server whose database is away or does not suit it stands by, says why, and looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import structlog
+
+from stepwell_server import errors
+from stepwell_server.api.interceptors.around import AroundCalls, Context
+from stepwell_server.api.server import Server, build_server
+from stepwell_server.clock import SystemClock, TestClock
+from stepwell_server.dispatch.dispatcher import Dispatcher
+from stepwell_server.engine.committer import Committers, Listener
+from stepwell_server.loops.alignment import Alignment
+from stepwell_server.loops.connection import SharedConnection
+from stepwell_server.loops.deadlines import Deadlines
+from stepwell_server.loops.expiry import Expiry
+from stepwell_server.loops.leader import Leader
+from stepwell_server.loops.mail import MailDelivery
+from stepwell_server.loops.partitions import Partitions
+from stepwell_server.loops.pruner import Pruner
+from stepwell_server.loops.readiness import Readiness
+from stepwell_server.loops.timers import Alarms, Timers
+from stepwell_server.store.database import Database, Lost
+from stepwell_server.store.hints import Hints
+
+if TYPE_CHECKING:
+    from stepwell_server.engine.change import Change
+    from stepwell_server.settings import Settings
+
+_log = structlog.get_logger("stepwell")
+_RETRY_SECONDS = 0.2
+
+
+class StartError(Exception):
+    """The server can't start; the message says why."""
+
+
+class Service:
+    """See the module. As a context manager it is entered when it is ready."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings)
+        self.real_clock = SystemClock()
+        self.clock = TestClock(self.real_clock) if settings.test_clock else self.real_clock
+        self.dispatcher = Dispatcher(self.database, settings, self.clock)
+        self.hints = Hints(self.database, settings.database_schema)
+        self._listeners = _Listeners()
+        self.committers = Committers(self.database, self.clock, settings, self.dispatcher, self._listeners)
+        self._connection = SharedConnection(self.database)
+        self.leader = Leader(self.database, self.clock, settings)
+        self._add_duties()
+        self.alignment = Alignment(self.database, self._connection, self.real_clock, settings.clock_align_seconds)
+        self.readiness = Readiness(settings, self._tell)
+        self._gate = Gate()
+        self._server: Server | None = None
+        self._has_begun = False
+        self._ready = asyncio.Event()
+
+    def _add_duties(self) -> None:
+        settings, connection, committers, leads = (
+            self.settings,
+            self._connection,
+            self.committers,
+            self.leader.is_leading,
+        )
+        self.timers = Timers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
+        self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
+        self._listeners.members = (self.dispatcher, Alarms(self.timers, self.deadlines))
+        self.leader.duties = [
+            self.timers,
+            self.deadlines,
+            Expiry(
+                connection,
+                committers,
+                self.real_clock,
+                settings.expiry_poll_seconds,
+                settings.session_seconds,
+                self.leader.led_seconds,
+                leads,
+            ),
+            MailDelivery(connection, committers, self.clock, settings.mail_poll_seconds, leads),
+            Partitions(connection, settings.retention_poll_seconds, leads),
+            Pruner(connection, self.clock, settings.retention_poll_seconds, leads),
+        ]
+
+    async def __aenter__(self) -> Self:
+        """Starts, and waits until it is ready."""
+        await self.start()
+        await self.wait_ready()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stops."""
+        await self.stop()
+
+    @property
+    def address(self) -> str:
+        """Where it is served."""
+        if self._server is None:
+            raise StartError("the server has not been started")
+        host = self.settings.host
+        return f"[{host}]:{self._server.port}" if ":" in host else f"{host}:{self._server.port}"
+
+    async def start(self) -> None:
+        """Binds the port, and becomes ready in the background. Raises StartError if the port is in use."""
+        try:
+            self._server = build_server(self.settings, self._servicers(), [self._gate])
+        except RuntimeError as error:
+            await self.database.close()
+            where = f"{self.settings.host}:{self.settings.port}"
+            raise StartError(f"{where} can't be bound: is another server using the port? ({error})") from error
+        await self._server.start()
+        self.readiness.start()
+
+    async def wait_ready(self) -> None:
+        """Returns once calls are answered."""
+        await self._ready.wait()
+
+    async def stop(self) -> None:
+        """Ends in the order that the module names."""
+        await self.readiness.stop()
+        if self._server is not None:
+            await self._server.stop(self.dispatcher.drain if self._has_begun else None)
+        await self.leader.stop()
+        await self.alignment.stop()
+        if self._has_begun:
+            await self.dispatcher.stop()
+            await self.hints.stop()
+            await self.committers.stop()
+        await self._connection.close()
+        await self.database.close()
+
+    def _servicers(self) -> Iterable[object]:
+        return ()
+
+    # --- readiness --------------------------------------------------------------------------------------------------
+
+    async def _tell(self, is_ready: bool) -> None:  # noqa: FBT001 - what is told
+        """Readiness has changed."""
+        if is_ready:
+            await self._begin()
+            self.leader.start()
+        else:
+            self._ready.clear()
+            await self.leader.stop()
+        self._gate.is_open = is_ready
+        if self._server is not None:
+            await self._server.ready(is_ready=is_ready)
+        if is_ready:
+            self._ready.set()
+            _log.info("serving", address=self.address)
+
+    async def _begin(self) -> None:
+        if self._has_begun:
+            return
+        await self.alignment.run_once()
+        self.alignment.start()
+        for committer in self.committers.members:
+            await _started(committer.start)
+        self.hints.subscribe(self.dispatcher.hinted)
+        self.hints.start()
+        await self.dispatcher.start(self.committers, self.hints)
+        self._has_begun = True
+
+
+class _Listeners:
+    """Several listeners as one."""
+
+    def __init__(self) -> None:
+        self.members: Sequence[Listener] = ()
+
+    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+        """Told to each, in their order."""
+        for member in self.members:
+            member.committed(committer, position, changes)
+
+    def unsettled(self) -> None:
+        """Told to each."""
+        for member in self.members:
+            member.unsettled()
+
+
+async def _started(start: Callable[[], Awaitable[None]]) -> None:
+    """Starts what needs the database, which may go away at any moment."""
+    while True:
+        try:
+            await start()
+            return
+        except Lost:
+            await asyncio.sleep(_RETRY_SECONDS)
+
+
+class Gate(AroundCalls):
+    """Refuses calls while the server is not ready; health and reflection answer always."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_open = False
+
+    def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:  # noqa: ARG002 - all alike
+        """Surrounds one call."""
+        return self._passed(method)
+
+    @asynccontextmanager
+    async def _passed(self, method: str) -> AsyncIterator[None]:
+        if not self.is_open and not method.startswith("/grpc."):
+            raise errors.DatabaseUnavailable
+        yield

@@ -1,0 +1,38 @@
+"""Rows that have done their service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+from stepwell_server.store.statements import load
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stepwell_server.store.database import Connection
+
+BATCHES, LEFTOVERS = load("batches"), load("leftovers")
+_MILLISECONDS_AT = 80
+
+
+class Place(NamedTuple):
+    """Where a walk over heartbeats stands."""
+
+    run_key: int = -1
+    ordinal: int = 0
+
+
+async def prune_batches(connection: Connection, made_before: datetime, committed_before: datetime, most: int) -> int:
+    """Forgets batches that were made (by the machines' clocks) and committed (by ours) before these times."""
+    bound = UUID(int=int(made_before.timestamp() * 1000) << _MILLISECONDS_AT)
+    return len(await connection.fetch(BATCHES["prune_batches"], bound, committed_before, most))
+
+
+async def prune_heartbeats(connection: Connection, after: Place, most: int) -> tuple[int, Place | None]:
+    """Forgets those of a slice that belong to no open activity; answers how many, and where the next slice begins."""
+    ends = await connection.fetch(LEFTOVERS["next_heartbeats"], *after, most)
+    if not ends:
+        return 0, None
+    end = Place(*ends[0])
+    return len(await connection.fetch(LEFTOVERS["prune_heartbeats"], *after, *end)), end

@@ -1,0 +1,19 @@
+-- name: next_heartbeats
+-- The key at which a slice of heartbeats ends. Walks heartbeats_pkey.
+SELECT x.run_key, x.ordinal
+FROM (
+    SELECT h.run_key, h.ordinal
+    FROM heartbeats AS h
+    WHERE (h.run_key, h.ordinal) > ($1, $2)
+    ORDER BY h.run_key, h.ordinal
+    LIMIT $3
+) AS x
+ORDER BY x.run_key DESC, x.ordinal DESC
+LIMIT 1;
+
+-- name: prune_heartbeats
+-- Forgets, in a slice, heartbeats of activities that are not open any more. Walks heartbeats_pkey, then steps_pkey.
+DELETE FROM heartbeats AS h
+WHERE (h.run_key, h.ordinal) > ($1, $2) AND (h.run_key, h.ordinal) <= ($3, $4)
+    AND NOT EXISTS (SELECT FROM steps AS s WHERE s.run_key = h.run_key AND s.ordinal = h.ordinal)
+RETURNING h.run_key;
