@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stepwell_server.clock import Clock
+    from stepwell_server.dispatch.watches import Watches
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.committer import Committers
     from stepwell_server.engine.committer.protocols import Reservation
@@ -60,7 +61,8 @@ class HintSink(Protocol):
 class Dispatcher:
     """See the module."""
 
-    def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
+    def __init__(self, database: Database, settings: Settings, clock: Clock, watches: Watches | None = None) -> None:
+        self.watches = watches
         self._database = database
         self._settings = settings
         self._clock = clock
@@ -134,8 +136,10 @@ class Dispatcher:
 
     # --- Listener ---------------------------------------------------------------------------------------------------
 
-    def committed(self, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
         """Tells workers what was committed; what concerns other replicas goes out as a hint."""
+        if self.watches is not None:
+            self.watches.committed(committer, position, changes)
         waiting: dict[tuple[int, str, int, str], None] = {}
         for change in changes:
             news = change.news
