@@ -34,7 +34,8 @@ class Births:
     """
 
     def __init__(self, changes: dict[int, Change], next_key: Callable[[], int]) -> None:
-        self.next_key = next_key
+        self._take_key = next_key
+        self._returned: list[int] = []
         self.changes = changes
         self.ids: dict[Id, RunId | None] = {}
         self.names: dict[Name, Latest | None] = {}
@@ -43,6 +44,10 @@ class Births:
         self.claims: dict[Name, tuple[int | None, int]] = {}  # the key found in the database, the key to write
         self._mark = (0, 0)
         self._undo: list[tuple[Name, Latest | None, tuple[int | None, int] | None]] = []
+
+    def next_key(self) -> int:
+        """A key for a new run; one that was taken back first, so that deciding again costs no more keys."""
+        return self._returned.pop() if self._returned else self._take_key()
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
@@ -54,6 +59,7 @@ class Births:
         born, ids = self._mark
         for change in self.born[born:]:
             del self.changes[change.run_key]
+            self._returned.append(change.run_key)
         for entry in self.new_ids[ids:]:
             self.ids[entry.namespace_id, entry.run_id] = None
         del self.born[born:]

@@ -131,9 +131,11 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
     def wants(self) -> Missing | None:
         signals = [step.body.signal for step in self.steps if isinstance(step.body, NewWait)]
         scopes = [claim.scope for claim in self.scopes if claim.scope]
-        if not signals and not scopes and not self.cancels and self.end is None:
+        keyed = [_identity(step) for step in self.steps if step.key]
+        if not signals and not scopes and not keyed and not self.cancels and self.end is None:
             return None
-        return Missing(signals=signals, scopes=scopes, ordinals=self.cancels, open_steps=self.end is not None)
+        ends = self.end is not None
+        return Missing(signals=signals, scopes=scopes, identities=keyed, ordinals=self.cancels, open_steps=ends)
 
     def decide(self, change: Change) -> ProgressAnswer | Refused:
         if change.run is None:
@@ -144,7 +146,9 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
             runs.pause(change, ORDER_CHANGED, verdict.message)
             return Refused(verdict)
         if verdict is not None:
-            return ProgressAnswer(duplicate=True, ordinals=verdict, ended=[])
+            return _told_again(verdict)
+        _refuse_known(change, self.steps)
+        _ask_for_names(change, run, self)
         told = len(change.news.ended)
         ordinals = [_record(change, step) for step in self.steps]
         ended = change.news.ended[told:]
@@ -170,23 +174,27 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
 # --- the order of calls -----------------------------------------------------------------------------------------------
 
 
-def _judge_order(change: Change, progress: ProgressRun) -> errors.StepOrderChanged | list[int] | None:
-    """None if all is new and in order, the ordinals if all was recorded before, or what has changed."""
+def _judge_order(change: Change, progress: ProgressRun) -> errors.StepOrderChanged | list[Step | ClosedStep] | None:
+    """None if all is new and in order, the steps if all was recorded before, or what has changed.
+
+    The record moves on only when every branch agrees: a progress that trips the check is written down as a pause.
+    """
     by_scope: dict[str, list[NewStep]] = {claim.scope: [] for claim in progress.scopes}
     for step in progress.steps:
         if step.scope not in by_scope:
             raise errors.InvalidField(field="scopes", problem=f"needs an entry for branch {step.scope!r}")
         by_scope[step.scope].append(step)
-    repeated = False
+    repeated: list[tuple[ScopeClaim, Scope]] = []
+    moved: list[Scope] = []
     for claim in progress.scopes:
         fresh = by_scope[claim.scope]
         recorded = change.scope(claim.scope)
         after = _after(claim, fresh)
         if claim.count == recorded.order_count and claim.hash == recorded.order_hash:
-            change.set_scope(Scope(change.run_key, claim.scope, after[0], after[1])) if fresh else None
+            moved += [Scope(change.run_key, claim.scope, *after)] if fresh else []
             continue
         if fresh and (after == (recorded.order_count, recorded.order_hash) or _all_recorded(change, fresh)):
-            repeated = True
+            repeated.append((claim, recorded))
             continue
         behind = claim.count < recorded.order_count and not fresh and not claim.closed
         if behind and not _must_be_complete(claim, progress):
@@ -196,9 +204,15 @@ def _judge_order(change: Change, progress: ProgressRun) -> errors.StepOrderChang
         recorded = change.scope("")
         if recorded.order_count:
             return _changed(change, ScopeClaim("", 0, bytes(8), closed=True), [], recorded)
+    if repeated and moved:
+        claim, recorded = repeated[0]
+        return _changed(change, claim, by_scope[claim.scope], recorded)
+    for scope in moved:
+        change.set_scope(scope)
     if not repeated:
         return None
-    return [found.ordinal for step in progress.steps if (found := change.step_named(_identity(step))) is not None]
+    _ask_for_steps(change, progress.steps)
+    return [found for step in progress.steps if (found := change.step_named(_identity(step))) is not None]
 
 
 def _after(claim: ScopeClaim, fresh: list[NewStep]) -> tuple[int, bytes]:
@@ -214,10 +228,49 @@ def _identity(step: NewStep) -> tuple[str, str, int, str]:
 
 def _all_recorded(change: Change, fresh: list[NewStep]) -> bool:
     """Whether a progress that was overtaken by a later one is sent again."""
-    unknown = [_identity(step) for step in fresh if _identity(step) not in change.known.identities]
+    _ask_for_steps(change, fresh)
+    return all((found := change.step_named(_identity(step))) is not None and found.kind == step.kind for step in fresh)
+
+
+def _ask_for_steps(change: Change, steps: list[NewStep]) -> None:
+    """Asks for the recorded forms of steps all together, not one by one."""
+    unknown = [_identity(step) for step in steps if _identity(step) not in change.known.identities]
     if unknown and not change.fresh:
         raise Missing(identities=unknown)
-    return all((found := change.step_named(_identity(step))) is not None and found.kind == step.kind for step in fresh)
+
+
+def _told_again(steps: list[Step | ClosedStep]) -> ProgressAnswer:
+    """The answer to a repeat. It tells what has ended by now: the first answer may never have arrived."""
+    ended = [
+        EndedStep(step, None, None)
+        for step in steps
+        if isinstance(step, ClosedStep) and step.kind not in (Kind.LOCAL, Kind.MARKER)
+    ]
+    return ProgressAnswer(duplicate=True, ordinals=[step.ordinal for step in steps], ended=ended)
+
+
+def _refuse_known(change: Change, steps: list[NewStep]) -> None:
+    """Refuses new steps that name one step twice, or by a caller's key one that is recorded."""
+    identities = {_identity(step) for step in steps}
+    if len(identities) < len(steps):
+        raise errors.InvalidField(field="steps", problem="names the same step twice")
+    for step in steps:
+        if step.key and change.step_named(_identity(step)) is not None:
+            raise errors.InvalidField(field="steps", problem=f"uses key {step.key!r} of a recorded {step.name!r} again")
+
+
+def _ask_for_names(change: Change, run: Run, progress: ProgressRun) -> None:
+    """Asks for all workflow ids that the progress will claim together, before any run is born."""
+    names = [
+        step.body.workflow_id for step in progress.steps if isinstance(step.body, NewChild) and step.body.workflow_id
+    ]
+    if progress.end is not None and progress.end.successor is not None and run.workflow_id:
+        names.append(run.workflow_id)
+    if change.births is None or not names:
+        return
+    unknown = [name for each in names if (name := (run.namespace_id, each)) not in change.births.names]
+    if unknown:
+        raise Missing(names=unknown)
 
 
 def _must_be_complete(claim: ScopeClaim, progress: ProgressRun) -> bool:
@@ -468,8 +521,6 @@ def _end(change: Change, run: Run, end: End) -> None:
     births = change.births
     if births is None:
         raise AssertionError("a batch can bear runs")
-    if run.workflow_id:
-        births.named(run.namespace_id, run.workflow_id)
     successor = starts.open_run(
         starts.NewRun(
             namespace_id=run.namespace_id,

@@ -1,0 +1,190 @@
+"""The store of a batch in memory: the functions of `store.batches`, over dictionaries that check what Postgres would.
+
+Reads answer what the statements answer; `apply` refuses a row twice, an update of nothing and a delete of nothing, so
+that whatever a batch writes is known to fit the schema's keys.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from stepwell_server.model.events import Event
+from stepwell_server.model.mail import Mail
+from stepwell_server.model.runs import ClosedRun, Run, RunId
+from stepwell_server.model.signals import Signal
+from stepwell_server.model.steps import ClosedStep, Scope, Step
+from stepwell_server.model.tasks import Task
+from stepwell_server.store import batches
+from stepwell_server.store.batches import Identity
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stepwell_server.model.payloads import Payload
+
+Key = tuple[int, int]
+
+
+class MemoryStore:
+    """See the module. Stands where `loading` and `batch` expect the module `store.batches`."""
+
+    Write = batches.Write
+
+    def __init__(self) -> None:
+        self.runs: dict[int, Run] = {}
+        self.closed_runs: dict[int, ClosedRun] = {}
+        self.steps: dict[Key, Step] = {}
+        self.closed_steps: dict[Key, ClosedStep] = {}
+        self.events: dict[int, list[Event]] = defaultdict(list)
+        self.scopes: dict[tuple[int, str], Scope] = {}
+        self.signals: dict[Key, Signal] = {}
+        self.tasks: dict[Key, Task] = {}
+        self.mail: dict[UUID, Mail] = {}
+        self.run_ids: dict[tuple[UUID, int], RunId] = {}
+        self.names: dict[tuple[str, int], int] = {}
+        self.heartbeats: dict[Key, tuple[datetime, Payload]] = {}
+        self.locked: set[int] = set()
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def find_run_ids(self, connection: Any, wanted: Sequence[tuple[UUID, int | None]]) -> list[list[RunId]]:
+        return [
+            [entry for (run_id, space), entry in self.run_ids.items() if run_id == asked and namespace in (None, space)]
+            for asked, namespace in wanted
+        ]
+
+    async def find_workflow_ids(self, connection: Any, wanted: Sequence[tuple[str, int | None]]) -> list[list[Any]]:
+        found = []
+        for asked, namespace in wanted:
+            keys = [key for (name, space), key in self.names.items() if name == asked and namespace in (None, space)]
+            runs = [self.runs.get(key) or self.closed_runs[key] for key in keys]
+            found.append([{"run_key": run.run_key, "run_id": run.run_id, "phase": run.phase} for run in runs])
+        return found
+
+    async def lock_runs(self, connection: Any, keys: Iterable[int]) -> list[Run]:
+        return [self.runs[key] for key in sorted(keys) if key in self.runs and key not in self.locked]
+
+    async def open_keys(self, connection: Any, keys: Sequence[int]) -> set[int]:
+        return {key for key in keys if key in self.runs}
+
+    async def read_closed_runs(self, connection: Any, keys: Sequence[int]) -> list[ClosedRun]:
+        return [self.closed_runs[key] for key in keys if key in self.closed_runs]
+
+    async def read_steps(self, connection: Any, wanted: Sequence[Key]) -> list[Step | ClosedStep]:
+        return [found for key in wanted if (found := self.steps.get(key) or self.closed_steps.get(key)) is not None]
+
+    async def read_steps_named(self, connection: Any, wanted: Sequence[Identity]) -> list[Step | ClosedStep]:
+        every: list[Step | ClosedStep] = [*self.steps.values(), *self.closed_steps.values()]
+        return [step for step in every if (step.run_key, *step.identity) in wanted]
+
+    async def read_steps_waiting(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Step]:
+        return [step for step in self.steps.values() if (step.run_key, step.wait_name) in wanted]
+
+    async def read_open_steps(self, connection: Any, keys: Sequence[int]) -> list[Step]:
+        return [step for _, step in sorted(self.steps.items()) if step.run_key in keys]
+
+    async def read_scopes(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Scope]:
+        return [self.scopes[key] for key in wanted if key in self.scopes]
+
+    async def read_signals(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
+        every = sorted(self.signals.items())
+        return [signal for _, signal in every if (signal.run_key, signal.name) in wanted and not signal.consumed]
+
+    async def read_signal_ids(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
+        return [signal for signal in self.signals.values() if (signal.run_key, signal.signal_id) in wanted]
+
+    async def read_heartbeats(self, connection: Any, wanted: Sequence[Key]) -> list[tuple[int, int, datetime, Payload]]:
+        return [(*key, *self.heartbeats[key]) for key in wanted if key in self.heartbeats]
+
+    async def present_mail(self, connection: Any, mail_ids: Iterable[UUID]) -> set[UUID]:
+        return {mail_id for mail_id in mail_ids if mail_id in self.mail}
+
+    async def claim_tasks(  # noqa: PLR0917 - as in the store
+        self, connection: Any, namespace_id: int, task_queue: str, kind: int, types: Sequence[str], most: int
+    ) -> list[Key]:
+        fitting = [
+            task
+            for task in self.tasks.values()
+            if (task.namespace_id, task.task_queue, task.kind) == (namespace_id, task_queue, kind)
+            and task.type in types
+        ]
+        fitting.sort(key=lambda task: (task.rank, task.ready_time, task.run_key, task.ordinal))
+        return [(task.run_key, task.ordinal) for task in fitting[:most]]
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def apply(self, write: batches.Write) -> None:
+        """Writes a batch in the order of `store.batches.write`."""
+        for entry in write.run_ids:
+            _insert(self.run_ids, (entry.run_id, entry.namespace_id), entry)
+        for name, namespace_id, key in write.names:
+            _insert(self.names, (name, namespace_id), key)
+        for name, namespace_id, found, key in write.renamed:
+            assert self.names[name, namespace_id] == found
+            self.names[name, namespace_id] = key
+        for run in write.new_runs:
+            _insert(self.runs, run.run_key, run)
+        for run in write.changed_runs:
+            assert run.version > self.runs[run.run_key].version
+            self.runs[run.run_key] = run
+        for key in write.gone_runs:
+            del self.runs[key]
+        for closed in write.closed_runs:
+            _insert(self.closed_runs, closed.run_key, closed)
+        self._apply_steps(write)
+        for event in write.events:
+            self.events[event.run_key].append(event)
+        self._apply_signals(write)
+        for place in write.tasks_gone:
+            self.tasks.pop(place, None)
+        for task in write.tasks:
+            _insert(self.tasks, (task.run_key, task.ordinal), task)
+        for mail in write.mail:
+            _insert(self.mail, mail.mail_id, mail)
+        for mail_id in write.mail_done:
+            del self.mail[mail_id]
+
+    def _apply_steps(self, write: batches.Write) -> None:
+        for place in write.gone_steps:
+            del self.steps[place]
+        for step in write.new_steps:
+            taken = [each.identity for each in self.steps.values() if each.run_key == step.run_key]
+            assert step.identity not in taken
+            _insert(self.steps, (step.run_key, step.ordinal), step)
+        for step in write.changed_steps:
+            assert (step.run_key, step.ordinal) in self.steps
+            self.steps[step.run_key, step.ordinal] = step
+        for closed in write.closed_steps:
+            _insert(self.closed_steps, (closed.run_key, closed.ordinal), closed)
+        for scope in write.scopes:
+            self.scopes[scope.run_key, scope.scope] = scope
+        for key in write.scopes_gone:
+            self.scopes = {path: scope for path, scope in self.scopes.items() if path[0] != key}
+        for place in write.heartbeats_gone:
+            self.heartbeats.pop(place, None)
+
+    def _apply_signals(self, write: batches.Write) -> None:
+        for signal in write.signals:
+            _insert(self.signals, (signal.run_key, signal.ordinal), signal)
+        for place in write.consumed:
+            old = self.signals[place]
+            assert not old.consumed
+            self.signals[place] = Signal(
+                old.run_key,
+                old.ordinal,
+                old.name,
+                old.event,
+                old.signal_id,
+                consumed=True,
+                receive_time=old.receive_time,
+            )
+        for key in write.signals_gone:
+            self.signals = {place: signal for place, signal in self.signals.items() if place[0] != key}
+
+
+def _insert(table: dict[Any, Any], key: Any, row: Any) -> None:
+    assert key not in table, f"{key} is there already"
+    table[key] = row

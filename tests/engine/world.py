@@ -1,0 +1,222 @@
+"""Batches without a database: real decisions, loading and writing over a store in memory, one call a batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from unittest.mock import patch
+from uuid import UUID, uuid4
+
+from tests.engine.memory import MemoryStore
+
+from stepwell_server import errors
+from stepwell_server.engine.change import Change, Limits, Missing
+from stepwell_server.engine.committer import Capacity, Claim, loading
+from stepwell_server.engine.committer import batch as batch_module
+from stepwell_server.engine.committer.batch import HELD, Batch, Entry, Order
+from stepwell_server.engine.committer.protocols import NoCapacity
+from stepwell_server.engine.grants import GrantTask
+from stepwell_server.engine.letters import ReadLetter
+from stepwell_server.engine.names import Births
+from stepwell_server.engine.starts import NewRun, Started, StartRun
+from stepwell_server.model.events import Event, EventType
+from stepwell_server.model.mail import unpack_letter
+from stepwell_server.model.runs import ClosedRun, Run, RunRef
+from stepwell_server.model.steps import ClosedStep, Step
+from stepwell_server.model.tasks import Grant, TaskKind
+from stepwell_server.store.batches import Write
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+MAIN = 1
+Wanted = TypeVar("Wanted")
+_SET_BY_UNDO = ("known", "limits", "births", "loaded_steps", "_undo", "_mark", "_lists", "heartbeats", "news")
+
+
+def at_once(work: Coroutine[Any, Any, Wanted]) -> Wanted:
+    """The result of a coroutine that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        result: Wanted = stop.value
+        return result
+    raise AssertionError("it waited")
+
+
+def snapshot(change: Change) -> dict[str, object]:
+    """Everything that a command may change of a run, copied deep."""
+    taken: dict[str, object] = {name: _copied(getattr(change, name)) for name in Change.__slots__}
+    for name in _SET_BY_UNDO:
+        del taken[name]
+    # What was merely loaded stays: an empty list of signals is as good as none.
+    taken["signals"] = {name: list(each) for name, each in change.signals.items() if each}
+    taken["news"] = {name: _copied(getattr(change.news, name)) for name in type(change.news).__slots__}
+    return taken
+
+
+def names(births: Births) -> list[object]:
+    """Everything that a command may change of names and births, copied."""
+    known = {key: entry for key, entry in births.ids.items() if entry is not None}
+    return [
+        known,
+        dict(births.names),
+        list(births.born),
+        list(births.new_ids),
+        dict(births.claims),
+        set(births.changes),
+    ]
+
+
+def _copied(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _copied(each) for key, each in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+class WatchedBatch(Batch):
+    """Sees to it that a command which refuses, or asks for more, leaves no trace."""
+
+    def _decide_one(self, place: int, entry: Entry) -> Missing | None:
+        change = self.changes.get(entry.key) if entry.key is not None else None
+        before = (snapshot(change) if change is not None else None, names(self._births))
+        wants = super()._decide_one(place, entry)
+        answer = self.answers[place]
+        refused = isinstance(answer, errors.Refusal) and not isinstance(answer, errors.StepOrderChanged)
+        if wants is not None or refused:
+            after = (snapshot(change) if change is not None else None, names(self._births))
+            assert after == before, f"{type(entry.order).__name__} left a trace"
+        return wants
+
+
+class World:
+    """A service without Postgres, gRPC and time: `do` is a batch, `advance` lets time pass."""
+
+    def __init__(self, limits: Limits | None = None, capacity: Capacity | None = None) -> None:
+        self.store = MemoryStore()
+        self.now = START
+        self.limits = limits or Limits()
+        self.capacity = capacity or NoCapacity()
+        self.session = uuid4()
+        self.last: Batch | None = None
+        self.write: Write | None = None
+        self._keys = itertools.count(1)
+
+    @contextmanager
+    def _stored(self) -> Iterator[None]:
+        with patch.object(loading, "batches", self.store), patch.object(batch_module, "batches", self.store):
+            yield
+
+    def batch(self, *orders: Order) -> list[Any]:
+        """Commits commands as one batch; answers what each caller hears, refusals too."""
+        entries = [Entry(order, None, 0, 0.0) for order in orders]
+        batch = WatchedBatch(
+            None,  # type: ignore[arg-type] # the store in memory takes no notice
+            entries,
+            self.now,
+            self.limits,
+            self.capacity,
+            lambda: next(self._keys),
+        )
+        with self._stored():
+            at_once(batch.prepare())
+            self.write = batch.to_write(1, 1)
+        self.last = batch
+        if self.write is not None:
+            self.store.apply(self.write)
+        return batch.answers
+
+    def do(self, order: Order) -> Any:
+        """Commits one command; raises its refusal."""
+        (answer,) = self.batch(order)
+        assert answer is not HELD
+        if isinstance(answer, errors.Refusal):
+            raise answer
+        return answer
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    # --- runs -------------------------------------------------------------------------------------------------------
+
+    def start(self, **fields: Any) -> int:
+        """Starts a run and answers its key."""
+        fields = {"namespace_id": MAIN, "namespace": "main", "type": "flow", "task_queue": "q", **fields}
+        started = self.do(StartRun(NewRun(**fields)))
+        assert isinstance(started, Started)
+        return started.run_key
+
+    def grant(self, key: int, ordinal: int = 0, session: UUID | None = None) -> Grant | None:
+        """Gives a task to a session, this world's own by default."""
+        answer = self.do(GrantTask(self.ref(key), ordinal, session or self.session, "worker"))
+        assert answer is None or isinstance(answer, Grant)
+        return answer
+
+    def claim(self, kind: TaskKind, types: tuple[str, ...], most: int = 10, queue: str = "q") -> list[Grant]:
+        grants: list[Grant] = self.do(Claim(MAIN, "main", queue, kind, types, self.session, "worker", "", most))
+        return grants
+
+    def ref(self, key: int, namespace_id: int | None = MAIN) -> RunRef:
+        return RunRef(namespace_id, "main", key)
+
+    def run(self, key: int) -> Run:
+        return self.store.runs[key]
+
+    def closed(self, key: int) -> ClosedRun:
+        return self.store.closed_runs[key]
+
+    def step(self, key: int, ordinal: int) -> Step:
+        return self.store.steps[key, ordinal]
+
+    def ended(self, key: int, ordinal: int) -> ClosedStep:
+        return self.store.closed_steps[key, ordinal]
+
+    def is_queued(self, key: int, ordinal: int = 0) -> bool:
+        return (key, ordinal) in self.store.tasks
+
+    def events(self, key: int) -> list[Event]:
+        return self.store.events[key]
+
+    def happened(self, key: int) -> list[EventType]:
+        """The kinds of a run's events, in order."""
+        return [EventType(event.type) for event in self.events(key)]
+
+    def deliver(self) -> list[Any]:
+        """Applies all mail that is under way, one batch a round, until there is none."""
+        answers: list[Any] = []
+        while self.store.mail:
+            letters = [
+                ReadLetter(RunRef(None, "", mail.run_key), mail.mail_id, unpack_letter(mail.body))
+                for mail in self.store.mail.values()
+            ]
+            answers += self.batch(*letters)
+        return answers
+
+    # --- what must always hold --------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """The invariants of what is stored."""
+        store = self.store
+        assert not set(store.runs) & set(store.closed_runs)
+        assert not set(store.steps) & set(store.closed_steps)
+        for key, run in store.runs.items():
+            open_steps = [step for place, step in store.steps.items() if place[0] == key]
+            assert run.open_steps == len(open_steps)
+            assert [event.number for event in store.events[key]] == list(range(1, run.last_event + 1))
+            assert run.queued == ((key, 0) in store.tasks)
+            assert not (run.queued and run.session_id is not None)
+            assert not (run.pause_reason is not None and (run.queued or run.session_id is not None))
+            ordinals = sorted(place[1] for place in [*store.steps, *store.closed_steps] if place[0] == key)
+            assert ordinals == list(range(1, run.last_step + 1))
+        for key, closed in store.closed_runs.items():
+            assert [event.number for event in store.events[key]] == list(range(1, closed.last_event + 1))
+            assert not [place for place in [*store.steps, *store.tasks, *store.signals] if place[0] == key]
+            assert not [place for place in [*store.scopes, *store.heartbeats] if place[0] == key]
+        for key, ordinal in store.tasks:
+            if ordinal:
+                step = store.steps[key, ordinal]
+                assert step.session_id is None
+                assert step.state == 1
+        ends = [step.end_event for step in store.closed_steps.values() if step.run_key == next(iter(store.runs), 0)]
+        assert len(ends) == len(set(ends))
