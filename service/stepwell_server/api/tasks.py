@@ -9,6 +9,7 @@ from stepwell.v1 import types_pb2, workers_pb2
 from stepwell_server.api.interceptors.errors import to_status
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
 from stepwell_server.model.steps import NO_TIMEOUTS, ClosedStep, EndedStep, Kind, Step, unpack_step_details
+from stepwell_server.model.workers import unpack_hello
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from stepwell_server.dispatch.sessions import TaskKey
     from stepwell_server.model.payloads import Failure, Payload
+    from stepwell_server.model.workers import Session
 
 _ACCEPTED = workers_pb2.ReportResult.STATUS_ACCEPTED
 _DUPLICATE = workers_pb2.ReportResult.STATUS_DUPLICATE
@@ -151,6 +153,24 @@ def answer_to_proto(answer: ReportAnswer) -> workers_pb2.ReportResult:
         ordinals=answer.ordinals,
         steps=ended_to_proto(answer.ended),
     )
+
+
+def worker_to_proto(session: Session) -> workers_pb2.Worker:
+    """A live worker."""
+    hello = unpack_hello(session.hello)
+    worker = workers_pb2.Worker(
+        worker_id=session.worker_id,
+        session_id=str(session.session_id),
+        task_queues=hello.task_queues,
+        workflow_types=hello.workflow_types,
+        activity_types=hello.activity_types,
+        build_id=hello.build_id,
+        identity=hello.identity,
+        sdk=hello.sdk,
+    )
+    worker.register_time.FromDatetime(session.register_time)
+    worker.expire_time.FromDatetime(session.expire_time)
+    return worker
 
 
 def beat_to_proto(answer: BeatAnswer) -> workers_pb2.TaskHeartbeatResult:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
 
 from stepwell.v1 import workers_pb2, workers_pb2_grpc
 from stepwell_server import errors, telemetry
@@ -15,9 +16,17 @@ from stepwell_server.api import fields as checks
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.interceptors.errors import as_refusal
+from stepwell_server.api.page import read_page
 from stepwell_server.api.reports import ReportReader, beat_from_proto, hello_from_proto, rooms_from_proto, task_key
 from stepwell_server.api.streams import Stream
-from stepwell_server.api.tasks import answer_to_proto, assign_to_proto, bundle_to_proto, records_to_proto, task_ref
+from stepwell_server.api.tasks import (
+    answer_to_proto,
+    assign_to_proto,
+    bundle_to_proto,
+    records_to_proto,
+    task_ref,
+    worker_to_proto,
+)
 from stepwell_server.dispatch.messages import ReportAnswer
 from stepwell_server.engine.committer import Claim
 from stepwell_server.engine.progress import ProgressAnswer
@@ -25,7 +34,6 @@ from stepwell_server.store import recall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from uuid import UUID
 
     from stepwell_server.clock import Clock
     from stepwell_server.dispatch.dispatcher import Dispatcher
@@ -36,7 +44,15 @@ if TYPE_CHECKING:
     from stepwell_server.store.namespaces import Namespaces
 
 _MOST_CLAIMED = 256
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _CLAIM_POLL_SECONDS = 0.1
+
+
+class WorkerPosition(NamedTuple):
+    """Where a page of workers ends."""
+
+    register_time: datetime
+    session_id: UUID
 
 
 class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
@@ -232,6 +248,21 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         after = checks.integer(request.after_ordinal, "after_ordinal", at_most=2**17)
         steps, more = await self._dispatcher.recorded(namespace_id, run_key, request.ref.token, after)
         return workers_pb2.ListTaskStepsResponse(steps=records_to_proto(steps), more_steps=more)
+
+    async def ListWorkers(
+        self, request: workers_pb2.ListWorkersRequest, context: object
+    ) -> workers_pb2.ListWorkersResponse:
+        del context
+        namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
+        page = read_page(request, WorkerPosition, self._settings.limits)
+        async with self._dispatcher.reader.connection() as connection:
+            after = page.after or WorkerPosition(_LONG_AGO, UUID(int=0))
+            rows = await recall.page_sessions(connection, namespace_id, after, self._clock.now(), page.fetch)
+        response = workers_pb2.ListWorkersResponse(workers=[worker_to_proto(row) for row in rows[: page.size]])
+        if len(rows) > page.size:
+            last = rows[page.size - 1]
+            response.next_page_token = page.token(WorkerPosition(last.register_time, last.session_id))
+        return response
 
     # --- sessions by name -------------------------------------------------------------------------------------------
 

@@ -161,6 +161,8 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
         if not isinstance(step, Step) or step.session_id != self.session_id or step.grants != self.token:
             return False
         if not self.counts and step.returns + 1 < MAXIMUM_RETURNS:
+            facts = {"worker": step.owner_id, "reason": self.reason}
+            change.event(EventType.ACTIVITY_RETURNED, ordinal=step.ordinal, facts=facts)
             attempt = step.attempt - 1
             requeue(change, replace(step, returns=step.returns + 1, attempt=attempt))
             return True

@@ -78,6 +78,14 @@ async def delete_sessions(connection: Connection, ids: Sequence[UUID]) -> set[UU
     return {row[0] for row in await connection.fetch(SESSIONS["delete_sessions"], ids)}
 
 
+async def page_sessions(
+    connection: Connection, namespace_id: int, after: tuple[datetime, UUID], now: datetime, most: int
+) -> list[Session]:
+    """Live sessions of a namespace after a place, in the order of registration."""
+    rows = await connection.fetch(SESSIONS["page_sessions"], namespace_id, *after, now, most)
+    return [Session(*row) for row in rows]
+
+
 async def leases_of(connection: Connection, session_id: UUID) -> list[Lease]:
     """All that a session holds."""
     runs = await connection.fetch(RUNS["read_runs_of_sessions"], [session_id], 100_000)
