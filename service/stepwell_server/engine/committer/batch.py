@@ -14,6 +14,7 @@ from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
 from stepwell_server.engine.grants import GrantTask
 from stepwell_server.engine.names import Births
+from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
 from stepwell_server.ids import uuid7
 from stepwell_server.model.runs import RunRef
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from stepwell_server.model.tasks import Grant, Task
     from stepwell_server.store.database import Connection
 
-Order = Command | StartRun | Claim
+Birth = StartRun | SignalWithStartRun
+Order = Command | Birth | Claim
 
 
 class Entry(msgspec.Struct):
@@ -82,9 +84,12 @@ class Batch:
     async def _load(self) -> list[int]:
         """Loads what the commands name; answers the places of those that are to be decided."""
         entries, connection = self._entries, self._connection
-        starts = [entry.order for entry in entries if isinstance(entry.order, StartRun)]
+        starts = [start for entry in entries if (start := _start(entry.order)) is not None]
         if starts:
             await loading.look_up_starts(connection, self._births, starts)
+        for entry in entries:
+            if isinstance(entry.order, SignalWithStartRun):
+                entry.key = entry.order.open_key(self._births)
         await self._claim()
         unknown = [place for place, entry in enumerate(entries) if entry.key is None and _ref(entry.order) is not None]
         refs = [ref for place in unknown if (ref := _ref(entries[place].order)) is not None]
@@ -134,7 +139,7 @@ class Batch:
         wanted: list[tuple[Change, Missing]] = []
         for place in places:
             entry = self._entries[place]
-            if isinstance(entry.order, StartRun) or entry.key is None or isinstance(entry.order, Claim):
+            if entry.key is None or isinstance(entry.order, StartRun | Claim):
                 continue
             wants = entry.order.wants()
             if wants is not None:
@@ -179,12 +184,12 @@ class Batch:
         if isinstance(order, Claim):
             self.answers[place] = self._grant_claimed(place, order)
             return None
-        change = None if isinstance(order, StartRun) or entry.key is None else self.changes[entry.key]
+        change = self._target(entry)
         self._births.begin()
         if change is not None:
             change.begin()
         try:
-            if isinstance(order, StartRun):
+            if isinstance(order, Birth):
                 answer: object = order.decide(self._births, self._now, self._limits)
             elif change is not None:
                 answer = order.decide(change)
@@ -199,6 +204,12 @@ class Batch:
             answer = told
         self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
         return None
+
+    def _target(self, entry: Entry) -> Change | None:
+        """The run that a command changes, if there is one yet."""
+        order = entry.order
+        key = order.open_key(self._births) if isinstance(order, SignalWithStartRun) else entry.key
+        return None if key is None or isinstance(order, StartRun) else self.changes[key]
 
     def _grant_claimed(self, place: int, claim: Claim) -> list[Grant]:
         granted: list[Grant] = []
@@ -253,7 +264,13 @@ class Batch:
 
 
 def _ref(order: Order) -> RunRef | None:
-    return None if isinstance(order, StartRun | Claim) else order.ref
+    return None if isinstance(order, Birth | Claim) else order.ref
+
+
+def _start(order: Order) -> StartRun | None:
+    if isinstance(order, SignalWithStartRun):
+        return order.start
+    return order if isinstance(order, StartRun) else None
 
 
 def _may_see(ref: RunRef, change: Change | None) -> bool:

@@ -16,6 +16,7 @@ from stepwell_server.engine.change import Limits
 from stepwell_server.engine.committer.batch import HELD, Batch, Entry, Order
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.progress import NewChild, ProgressRun
+from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import RunRef
@@ -195,7 +196,7 @@ class Committer:
         """After the commit: those who hold workers hear first, then each caller is answered."""
         self.batch_sizes.append(len(entries))
         changes = list(batch.changes.values())
-        self._listener.committed(changes)
+        self._listener.committed(self.number, self.position, changes)
         for entry, answer in zip(entries, batch.answers, strict=True):
             if answer is HELD:
                 self._set_aside(entry)
@@ -281,7 +282,7 @@ class Committer:
 
 def _births(order: Order) -> int:
     """How many runs a command may start."""
-    if isinstance(order, StartRun):
+    if isinstance(order, StartRun | SignalWithStartRun):
         return 1
     if isinstance(order, ProgressRun):
         return sum(isinstance(step.body, NewChild) for step in order.steps) + (order.end is not None)

@@ -51,8 +51,11 @@ class Capacity(Protocol):
 class Listener(Protocol):
     """Who must hear of what was committed."""
 
-    def committed(self, changes: Sequence[Change]) -> None:
-        """Called after each commit, in commit order, before any caller is answered. Must not block or raise."""
+    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+        """Called after each commit, in commit order, before any caller is answered. Must not block or raise.
+
+        `position` is that of the committer's latest batch that changed anything: this one, or an earlier one.
+        """
         ...
 
     def unsettled(self) -> None:
@@ -75,7 +78,7 @@ class NoCapacity:
 class NoListener:
     """Nobody listens."""
 
-    def committed(self, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
         """Nobody hears."""
 
     def unsettled(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stepwell_server.engine.committer.committer import Committer
 from stepwell_server.engine.committer.protocols import Claim
+from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Committers:
 
 
 def _place(order: Order) -> int:
+    if isinstance(order, SignalWithStartRun):
+        return _place(order.start)
     if isinstance(order, StartRun):
         return hash((order.new.namespace_id, order.new.workflow_id or order.new.run_id))
     if isinstance(order, Claim):

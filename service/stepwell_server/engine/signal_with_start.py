@@ -1,0 +1,64 @@
+"""Signalling the open run of a workflow id, which is started if there is none: both or neither."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import msgspec
+
+from stepwell_server.engine.change import Change, Limits, Missing
+from stepwell_server.engine.signals import SignalRun
+from stepwell_server.engine.starts import Started, StartRun
+from stepwell_server.model.payloads import Payload
+from stepwell_server.model.runs import Phase, RunRef
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stepwell_server.engine.names import Births
+
+
+class SignalledWithStart(msgspec.Struct, frozen=True, gc=False):
+    """The answer: the run that got the signal, and whether this call started it."""
+
+    run_id: UUID
+    started: bool
+
+
+class SignalWithStartRun(msgspec.Struct, frozen=True, gc=False):
+    """Signals the open run of the start's workflow id, else starts one by its policies and signals that.
+
+    A repeat whose run has ended is answered from what it left: the start finds its run, and nothing is signalled.
+    """
+
+    start: StartRun
+    name: str
+    payload: Payload
+    signal_id: str | None = None
+
+    def open_key(self, births: Births) -> int | None:
+        """The open run of that workflow id, or None: it is loaded and locked before this is decided."""
+        latest = births.named(self.start.new.namespace_id, self.start.new.workflow_id)
+        return latest.run_key if latest is not None and latest.phase < Phase.COMPLETED else None
+
+    def wants(self) -> Missing:
+        """What of the open run the decision surely needs."""
+        return self._signal(0).wants()
+
+    def decide(self, births: Births, now: datetime, limits: Limits) -> SignalledWithStart:
+        """Refuses as a start or a signal does."""
+        key = self.open_key(births)
+        if key is not None:
+            return SignalledWithStart(self._signal_run(births.changes[key]), started=False)
+        started: Started = self.start.decide(births, now, limits)
+        if started.started:
+            self._signal_run(births.changes[started.run_key])
+        return SignalledWithStart(started.run_id, started=started.started)
+
+    def _signal_run(self, change: Change) -> UUID:
+        return self._signal(change.run_key).decide(change).run_id
+
+    def _signal(self, run_key: int) -> SignalRun:
+        new = self.start.new
+        return SignalRun(RunRef(new.namespace_id, new.namespace, run_key), self.name, self.payload, self.signal_id)
