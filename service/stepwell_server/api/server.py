@@ -151,7 +151,7 @@ class Reflection:
     async def ServerReflectionInfo(
         self,
         request_iterator: AsyncIterator[Any],
-        context: grpc.aio.ServicerContext[Any, Any],  # noqa: ARG002 - gRPC gives it
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[Any]:
         async for request in request_iterator:
             response = reflection_pb2.ServerReflectionResponse(original_request=request, valid_host=request.host)

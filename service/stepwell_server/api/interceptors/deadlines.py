@@ -46,7 +46,7 @@ class Deadlines(AroundCalls):
         super().__init__()
         self._maximum = maximum
 
-    def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:  # noqa: ARG002 - all alike
+    def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
         # The stub does not know that a call may be without a deadline.
         left: float | None = context.time_remaining()
         # A call runs in a task of its own, whose context ends with it: nothing needs to be reset.

@@ -1,0 +1,124 @@
+"""What a request to start a run, or to signal one, says: parsed into commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from stepwell.v1 import runs_pb2
+from stepwell_server import telemetry
+from stepwell_server.api.fields import integer, optional_uuid, seconds
+from stepwell_server.api.payloads import payload_from_proto
+from stepwell_server.engine.signal_with_start import SignalWithStartRun
+from stepwell_server.engine.signals import SignalRun
+from stepwell_server.engine.starts import Conflict, NewRun, Reuse, StartRun
+from stepwell_server.errors import InvalidField
+from stepwell_server.ids import run_id_for_request
+from stepwell_server.model.runs import RunDetails
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from stepwell_server.api.fields import Fields
+    from stepwell_server.model.runs import RunRef
+
+Metadata = Iterable[tuple[str, str | bytes]]
+DEFAULT_QUEUE, DEFAULT_PRIORITY, HIGHEST_PRIORITY = "default", 4, 9
+_OVERHEAD = 512
+
+
+def start_from_proto(  # noqa: PLR0917 - one request and where it stands
+    request: runs_pb2.StartRunRequest,
+    namespace_id: int,
+    namespace: str,
+    metadata: Metadata,
+    fields: Fields,
+    at: str = "",
+) -> StartRun:
+    """Reads a start. One with a request id has an id that follows from it, and a hash of all else that it says."""
+    request_id = fields.text(request.request_id, "request_id", at)
+    run_id = optional_uuid(request.run_id, "run_id", at)
+    if run_id is None and request_id:
+        run_id = run_id_for_request(namespace, request_id)
+    workflow_type = fields.name(request.type, "type", at)
+    traceparent, tracestate = telemetry.new_traceparent(metadata, type=workflow_type)
+    new = NewRun(
+        namespace_id=namespace_id,
+        namespace=namespace,
+        type=workflow_type,
+        task_queue=fields.text(request.task_queue, "task_queue", at) or DEFAULT_QUEUE,
+        run_id=run_id,
+        workflow_id=fields.text(request.workflow_id, "workflow_id", at),
+        input=payload_from_proto(request.input, fields, "input", at),
+        priority=_priority(request, at),
+        correlation_id=fields.text(request.correlation_id, "correlation_id", at),
+        traceparent=traceparent,
+        tracestate=tracestate,
+        timeout_seconds=seconds(request, "run_timeout", at) or None,
+        delay_seconds=seconds(request, "start_delay", at) or None,
+        details=_details(request, at),
+    )
+    reuse = fields.member(request.reuse_policy, runs_pb2.WorkflowIdReusePolicy, "reuse_policy", at)
+    conflict = fields.member(request.conflict_policy, runs_pb2.WorkflowIdConflictPolicy, "conflict_policy", at)
+    request_hash = _hash(request, namespace) if request_id else None
+    return StartRun(new, reuse or Reuse.ALLOW, conflict or Conflict.FAIL, request_id, request_hash)
+
+
+def signal_with_start_from_proto(
+    request: runs_pb2.SignalWithStartRunRequest, namespace_id: int, namespace: str, metadata: Metadata, fields: Fields
+) -> SignalWithStartRun:
+    """Reads a signal with what to start if nothing is open."""
+    fields.name(request.start.workflow_id, "workflow_id", "start.")
+    require_namespace(request.start.namespace, namespace, "start.")
+    return SignalWithStartRun(
+        start_from_proto(request.start, namespace_id, namespace, metadata, fields, "start."),
+        fields.name(request.signal_name, "signal_name"),
+        payload_from_proto(request.payload, fields, "payload"),
+        fields.text(request.request_id, "request_id") or None,
+    )
+
+
+def signal_from_proto(request: runs_pb2.SignalRunRequest, ref: RunRef, fields: Fields, at: str = "") -> SignalRun:
+    """Reads a signal for a run."""
+    return SignalRun(
+        ref,
+        fields.name(request.signal_name, "signal_name", at),
+        payload_from_proto(request.payload, fields, "payload", at),
+        fields.text(request.request_id, "request_id", at) or None,
+    )
+
+
+def require_namespace(named: str, namespace: str, at: str) -> None:
+    """Refuses an item that names another namespace than the request that it is part of."""
+    if named not in ("", namespace):
+        problem = f"must be empty or {namespace}, the namespace of the whole request"
+        raise InvalidField(field=f"{at}namespace", problem=problem)
+
+
+def size_of(message: Message) -> int:
+    """About how much of the committer's memory a request takes."""
+    return message.ByteSize() + _OVERHEAD
+
+
+def _priority(request: runs_pb2.StartRunRequest, at: str) -> int:
+    if not request.HasField("priority"):
+        return DEFAULT_PRIORITY
+    return integer(request.priority, "priority", at, at_most=HIGHEST_PRIORITY)
+
+
+def _details(request: runs_pb2.StartRunRequest, at: str) -> RunDetails:
+    policy, path = request.cancellation_policy, f"{at}cancellation_policy."
+    return RunDetails(
+        maximum_run_seconds=seconds(policy, "maximum_run_duration", path) or None,
+        maximum_suspend_seconds=seconds(policy, "maximum_suspend_duration", path) or None,
+    )
+
+
+def _hash(request: runs_pb2.StartRunRequest, namespace: str) -> bytes:
+    content = runs_pb2.StartRunRequest()
+    content.CopyFrom(request)
+    content.request_id = ""
+    # The same start is the same whether it names its namespace itself, or the batch does.
+    content.namespace = namespace
+    return sha256(content.SerializeToString(deterministic=True)).digest()

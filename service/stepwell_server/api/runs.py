@@ -1,0 +1,162 @@
+"""RunService: starting and steering runs. Reading them is in `runs_read`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from stepwell.v1 import runs_pb2, runs_pb2_grpc, types_pb2
+from stepwell_server.api.fields import Fields
+from stepwell_server.api.interceptors.deadlines import remaining
+from stepwell_server.api.interceptors.errors import as_refusal, to_status
+from stepwell_server.api.run_starts import (
+    require_namespace,
+    signal_from_proto,
+    signal_with_start_from_proto,
+    size_of,
+    start_from_proto,
+)
+from stepwell_server.api.run_values import RunRefs, each
+from stepwell_server.api.runs_read import RunReads
+from stepwell_server.engine import runs
+from stepwell_server.engine.signal_with_start import SignalledWithStart
+from stepwell_server.engine.signals import Signalled
+from stepwell_server.engine.starts import Started
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from stepwell_server.dispatch.watches import Watches
+    from stepwell_server.engine.commands import Command
+    from stepwell_server.engine.committer import Committers
+    from stepwell_server.settings import Settings
+    from stepwell_server.store.database import Database
+    from stepwell_server.store.namespaces import Namespaces
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Runs(RunReads, runs_pb2_grpc.RunServiceServicer):
+    """Starts, reads and steers runs."""
+
+    def __init__(
+        self, committers: Committers, database: Database, namespaces: Namespaces, watches: Watches, settings: Settings
+    ) -> None:
+        fields = Fields(settings.limits)
+        refs = RunRefs(fields, namespaces)
+        super().__init__(database, namespaces, watches, fields, refs)
+        self._committers = committers
+        self._namespaces = namespaces
+        self._fields = fields
+        self._refs = refs
+
+    async def StartRun(self, request: runs_pb2.StartRunRequest, context: Context) -> runs_pb2.StartRunResponse:
+        namespace = self._fields.namespace(request.namespace)
+        namespace_id = await self._namespaces.id_of(namespace)
+        metadata = context.invocation_metadata() or ()
+        command = start_from_proto(request, namespace_id, namespace, metadata, self._fields)
+        return started_to_proto(await self._committers.do(Started, command, size_of(request), remaining()))
+
+    async def BatchStartRuns(
+        self, request: runs_pb2.BatchStartRunsRequest, context: Context
+    ) -> runs_pb2.BatchStartRunsResponse:
+        namespace = self._fields.namespace(request.namespace)
+        namespace_id = await self._namespaces.id_of(namespace)
+        metadata = context.invocation_metadata() or ()
+
+        def submit(place: int, item: runs_pb2.StartRunRequest) -> asyncio.Future[object]:
+            at = f"requests[{place}]."
+            require_namespace(item.namespace, namespace, at)
+            command = start_from_proto(item, namespace_id, namespace, metadata, self._fields, at)
+            return self._committers.submit(command, size_of(item), remaining())
+
+        items = self._fields.items(request.requests, "requests", at_least=1)
+        answers = await each(items, submit)
+        return runs_pb2.BatchStartRunsResponse(results=[start_result_to_proto(answer) for answer in answers])
+
+    async def SignalWithStartRun(
+        self, request: runs_pb2.SignalWithStartRunRequest, context: Context
+    ) -> runs_pb2.SignalWithStartRunResponse:
+        namespace = self._fields.namespace(request.namespace)
+        namespace_id = await self._namespaces.id_of(namespace)
+        metadata = context.invocation_metadata() or ()
+        command = signal_with_start_from_proto(request, namespace_id, namespace, metadata, self._fields)
+        answer = await self._committers.do(SignalledWithStart, command, size_of(request), remaining())
+        return runs_pb2.SignalWithStartRunResponse(run_id=str(answer.run_id), started=answer.started)
+
+    async def SignalRun(self, request: runs_pb2.SignalRunRequest, context: Context) -> runs_pb2.SignalRunResponse:
+        command = signal_from_proto(request, await self._refs.read(request), self._fields)
+        return signalled_to_proto(await self._committers.do(Signalled, command, size_of(request), remaining()))
+
+    async def BatchSignalRuns(
+        self, request: runs_pb2.BatchSignalRunsRequest, context: Context
+    ) -> runs_pb2.BatchSignalRunsResponse:
+        namespace = self._fields.namespace(request.namespace)
+        namespace_id = await self._namespaces.id_of(namespace)
+
+        def submit(place: int, item: runs_pb2.SignalRunRequest) -> asyncio.Future[object]:
+            at = f"requests[{place}]."
+            require_namespace(item.namespace, namespace, at)
+            ref = self._refs.within(namespace_id, namespace, item, at)
+            command = signal_from_proto(item, ref, self._fields, at)
+            return self._committers.submit(command, size_of(item), remaining())
+
+        items = self._fields.items(request.requests, "requests", at_least=1)
+        answers = await each(items, submit)
+        return runs_pb2.BatchSignalRunsResponse(results=[signal_result_to_proto(answer) for answer in answers])
+
+    async def CancelRun(self, request: runs_pb2.CancelRunRequest, context: Context) -> runs_pb2.CancelRunResponse:
+        reason = self._fields.remark(request.reason, "reason")
+        steered = await self._steer(runs.CancelRun(await self._refs.read(request), reason))
+        phase = types_pb2.RunPhase.ValueType(steered.phase)
+        return runs_pb2.CancelRunResponse(accepted=steered.accepted, run_id=str(steered.run_id), phase=phase)
+
+    async def TerminateRun(
+        self, request: runs_pb2.TerminateRunRequest, context: Context
+    ) -> runs_pb2.TerminateRunResponse:
+        reason = self._fields.remark(request.reason, "reason")
+        steered = await self._steer(runs.TerminateRun(await self._refs.read(request), reason))
+        phase = types_pb2.RunPhase.ValueType(steered.phase)
+        return runs_pb2.TerminateRunResponse(accepted=steered.accepted, run_id=str(steered.run_id), phase=phase)
+
+    async def PauseRun(self, request: runs_pb2.PauseRunRequest, context: Context) -> runs_pb2.PauseRunResponse:
+        reason = self._fields.remark(request.reason, "reason")
+        steered = await self._steer(runs.PauseRun(await self._refs.read(request), reason))
+        return runs_pb2.PauseRunResponse(accepted=steered.accepted)
+
+    async def ResumeRun(self, request: runs_pb2.ResumeRunRequest, context: Context) -> runs_pb2.ResumeRunResponse:
+        steered = await self._steer(runs.ResumeRun(await self._refs.read(request), request.accept_order))
+        return runs_pb2.ResumeRunResponse(accepted=steered.accepted)
+
+    async def _steer(self, command: Command) -> runs.Steered:
+        return await self._committers.do(runs.Steered, command, seconds=remaining())
+
+
+def started_to_proto(started: Started) -> runs_pb2.StartRunResponse:
+    """Renders the answer to a start."""
+    return runs_pb2.StartRunResponse(run_id=str(started.run_id), started=started.started)
+
+
+def signalled_to_proto(signalled: Signalled) -> runs_pb2.SignalRunResponse:
+    """Renders the answer to a signal."""
+    run_id, number = str(signalled.run_id), signalled.number
+    return runs_pb2.SignalRunResponse(run_id=run_id, signal_number=number, recorded=signalled.recorded)
+
+
+def start_result_to_proto(answer: object) -> runs_pb2.BatchStartRunsResponse.Result:
+    """Renders what came of one start of several."""
+    if isinstance(answer, Started):
+        return runs_pb2.BatchStartRunsResponse.Result(started=started_to_proto(answer))
+    return runs_pb2.BatchStartRunsResponse.Result(error=to_status(as_refusal(_error(answer), "StartRun")))
+
+
+def signal_result_to_proto(answer: object) -> runs_pb2.BatchSignalRunsResponse.Result:
+    """Renders what came of one signal of several."""
+    if isinstance(answer, Signalled):
+        return runs_pb2.BatchSignalRunsResponse.Result(signalled=signalled_to_proto(answer))
+    return runs_pb2.BatchSignalRunsResponse.Result(error=to_status(as_refusal(_error(answer), "SignalRun")))
+
+
+def _error(answer: object) -> Exception:
+    return answer if isinstance(answer, Exception) else TypeError(f"answered with {type(answer).__name__}")

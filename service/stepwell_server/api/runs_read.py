@@ -1,0 +1,127 @@
+"""RunService: reading runs, listing them, waiting for them to end."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from stepwell.v1 import runs_pb2, types_pb2
+from stepwell_server.api.fields import optional_uuid, seconds
+from stepwell_server.api.interceptors.deadlines import wait_seconds
+from stepwell_server.api.page import read_page
+from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
+from stepwell_server.api.run_values import MESSAGE_MARGIN, run_to_proto, step_to_proto, whole_run_to_proto
+from stepwell_server.model.runs import Phase, RunRef
+from stepwell_server.store import runs, steps
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from stepwell_server.api.fields import Fields
+    from stepwell_server.api.run_values import RunRefs
+    from stepwell_server.dispatch.watches import News, Watches
+    from stepwell_server.store.database import Database
+    from stepwell_server.store.namespaces import Namespaces
+    from stepwell_server.store.watches import End
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_DEFAULT_WAIT = 20.0
+
+
+class RunReads:
+    """The reading half of RunService."""
+
+    def __init__(
+        self, database: Database, namespaces: Namespaces, watches: Watches, fields: Fields, refs: RunRefs
+    ) -> None:
+        self._database = database
+        self._namespaces = namespaces
+        self._watches = watches
+        self._fields = fields
+        self._refs = refs
+
+    async def GetRun(self, request: runs_pb2.GetRunRequest, context: Context) -> runs_pb2.GetRunResponse:
+        return runs_pb2.GetRunResponse(run=await self._whole(await self._refs.read(request)))
+
+    async def ListRuns(self, request: runs_pb2.ListRunsRequest, context: Context) -> runs_pb2.ListRunsResponse:
+        namespace = self._fields.namespace(request.namespace)
+        page = read_page(request, int, self._fields.limits)
+        wanted = filter_from_proto(request, await self._namespaces.id_of(namespace), self._fields)
+        found = await runs.page(self._database, wanted, page.after, page.fetch, page.skip)
+        shown = found[: page.size]
+        token = page.token(shown[-1].run_key) if len(found) > page.size else ""
+        return runs_pb2.ListRunsResponse(runs=[run_to_proto(run, namespace) for run in shown], next_page_token=token)
+
+    async def WaitRun(self, request: runs_pb2.WaitRunRequest, context: Context) -> runs_pb2.WaitRunResponse:
+        ref = await self._refs.read(request)
+        wait = wait_seconds(seconds(request, "wait"), default=_DEFAULT_WAIT)
+        run = await self._watches.wait(ref, wait, follow=not request.only_this_run)
+        whole = await self._whole(RunRef(run.namespace_id, ref.namespace, run_key=run.run_key))
+        return runs_pb2.WaitRunResponse(run=whole, ended=whole.phase >= Phase.COMPLETED)
+
+    async def WatchRuns(
+        self, request: runs_pb2.WatchRunsRequest, context: Context
+    ) -> AsyncIterator[runs_pb2.WatchRunsResponse]:
+        namespace = await self._namespaces.get(self._fields.namespace(request.namespace))
+        async with aclosing(self._watches.watch(namespace, request.cursor)) as watched:
+            async for news in watched:
+                yield news_to_proto(news)
+
+    async def ListRunSteps(
+        self, request: runs_pb2.ListRunStepsRequest, context: Context
+    ) -> runs_pb2.ListRunStepsResponse:
+        states = tuple(self._fields.member(state, types_pb2.StepState, "states") for state in request.states)
+        page = read_page(request, int, self._fields.limits)
+        run = await runs.find(self._database, await self._refs.read(request))
+        most_bytes = self._fields.limits.message_bytes - MESSAGE_MARGIN
+        listed = await steps.page(
+            self._database,
+            run.run_key,
+            states=states,
+            after=page.after or 0,
+            most=page.size,
+            most_bytes=most_bytes,
+        )
+        token = page.token(listed.steps[-1].step.ordinal) if listed.has_more else ""
+        return runs_pb2.ListRunStepsResponse(
+            steps=[step_to_proto(step) for step in listed.steps], next_page_token=token
+        )
+
+    async def _whole(self, ref: RunRef) -> runs_pb2.Run:
+        whole = await runs.read(self._database, ref)
+        return whole_run_to_proto(whole, await self._namespaces.name_of(whole.run.namespace_id))
+
+
+def filter_from_proto(request: runs_pb2.ListRunsRequest, namespace_id: int, fields: Fields) -> runs.RunFilter:
+    """Reads which runs to list."""
+    phases = fields.items(request.phases, "phases")
+    return runs.RunFilter(
+        namespace_id=namespace_id,
+        phases=tuple(fields.member(phase, types_pb2.RunPhase, "phases", required=True) for phase in phases),
+        type=fields.text(request.type, "type"),
+        workflow_id=fields.text(request.workflow_id, "workflow_id"),
+        parent_run_id=optional_uuid(request.parent_run_id, "parent_run_id"),
+        task_queue=fields.text(request.task_queue, "task_queue"),
+        correlation_id=fields.text(request.correlation_id, "correlation_id"),
+    )
+
+
+def news_to_proto(news: News) -> runs_pb2.WatchRunsResponse:
+    """Renders ends, or a sign of life."""
+    return runs_pb2.WatchRunsResponse(ends=[end_to_proto(end) for end in news.ends], cursor=news.cursor)
+
+
+def end_to_proto(end: End) -> runs_pb2.WatchRunsResponse.End:
+    """Renders the end of a run."""
+    return runs_pb2.WatchRunsResponse.End(
+        run_id=str(end.run_id),
+        workflow_id=end.workflow_id,
+        phase=types_pb2.RunPhase.ValueType(end.phase),
+        continued_run_id=end.continued_run_id,
+        result=payload_to_proto(end.result) if end.phase == Phase.COMPLETED else None,
+        failure=failure_to_proto(end.failure),
+        result_omitted=end.result is None,
+    )

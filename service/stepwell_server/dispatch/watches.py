@@ -1,0 +1,278 @@
+"""Who waits for runs to end: long polls for one run, streams for all ends of a namespace.
+
+Each batch of a committer has a position; batches of one committer commit one after another. So "what was seen" is a
+position per committer, and nothing committed late can hide behind a later number. One feed serves a replica: it takes
+its own committers' batches from memory, as long as they come without a gap, and all others, or after a gap, from the
+table. Each batch passes once. A stream follows the feed through a bounded queue; one that is too slow, or begins at a
+cursor, first reads the table up to where the feed stands and then goes on with what has queued since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
+
+import structlog
+
+from stepwell_server import errors
+from stepwell_server.dispatch.cursors import Cursor, pack_cursor, unpack_cursor
+from stepwell_server.dispatch.watch_streams import Stream, told_of
+from stepwell_server.model.events import payload_of, unpack_attributes
+from stepwell_server.model.payloads import NULL
+from stepwell_server.model.runs import RunRef, unpack_details
+from stepwell_server.store import runs, watches
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+
+    from stepwell_server.clock import Clock
+    from stepwell_server.engine.change import Change
+    from stepwell_server.settings import Settings
+    from stepwell_server.store.database import Database
+    from stepwell_server.store.namespaces import NamespaceRow
+    from stepwell_server.store.runs import SeenRun
+    from stepwell_server.store.watches import BatchEnds, End
+
+_log = structlog.get_logger("stepwell.watches")
+_READ_BATCHES, _READ_ENDS = 256, 512
+_PRUNED = "it is older than what is kept; begin again without one"
+
+
+class News(NamedTuple):
+    """Ends for one message, and the cursor after it."""
+
+    ends: list[End]
+    cursor: str
+
+
+class Watches:
+    """All waits and streams of this replica, and the feed that serves them while there are any."""
+
+    def __init__(self, database: Database, clock: Clock, settings: Settings) -> None:
+        self._database = database
+        self._clock = clock
+        self._settings = settings
+        self._positions: dict[int, int] | None = None  # how far the feed has come; None: there is none
+        self._users = 0
+        self._beginning = asyncio.Lock()
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._waits: dict[int, set[asyncio.Event]] = {}
+        self._streams: set[Stream] = set()
+        self._stopping = False
+
+    # --- the feed ---------------------------------------------------------------------------------------------------
+
+    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+        """Takes in a batch that a committer of this replica has just committed."""
+        if self._positions is None:
+            return
+        known = self._positions.get(committer, 0)
+        if position == known + 1:
+            ended = [change for change in changes if _has_ended(change)]
+            ends = [_end(change) for change in ended] if self._streams else []
+            self._pass(committer, position, [change.run_key for change in ended], {end.run_key: end for end in ends})
+        elif position > known:
+            self._due.set()
+
+    def hint(self) -> None:
+        """Other replicas may have committed: looks at once."""
+        self._due.set()
+
+    def _pass(
+        self, committer: int, position: int, run_keys: Sequence[int], ends: dict[int, End], only: set[int] | None = None
+    ) -> None:
+        """Lets a batch by. `only` names the namespaces whose ends were read, where not all were."""
+        if self._positions is None:
+            return
+        self._positions[committer] = position
+        for run_key in run_keys:
+            for waiting in self._waits.get(run_key, ()):
+                waiting.set()
+        for stream in self._streams:
+            if only is not None and stream.namespace_id not in only:
+                stream.detach()
+            else:
+                stream.offer(told_of(committer, position, run_keys, ends, stream.namespace_id))
+
+    @contextlib.asynccontextmanager
+    async def _feed(self) -> AsyncIterator[dict[int, int]]:
+        """Keeps the feed going; from when this is entered, no end passes unnoticed."""
+        self._users += 1
+        try:
+            async with self._beginning:
+                if self._positions is None:
+                    self._positions = await watches.heads(self._database)
+                    self._task = asyncio.create_task(self._follow(), name="watches")
+            yield self._positions
+        finally:
+            self._users -= 1
+
+    async def _follow(self) -> None:
+        try:
+            while self._users and not self._stopping:
+                self._due.clear()
+                try:
+                    await self._look()
+                except Exception as error:  # noqa: BLE001 - the database may be away for a while
+                    _log.warning("watches could not look", error=str(error))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._due.wait(), self._settings.watch_poll_seconds)
+        finally:
+            self._positions = None
+
+    async def _look(self) -> None:
+        """Takes from the table what did not come from memory."""
+        for committer, last in (await watches.heads(self._database)).items():
+            while self._positions is not None and (known := self._positions.get(committer, 0)) < last:
+                rows = await watches.batches_after(self._database, committer, known, _READ_BATCHES)
+                if not rows:
+                    break
+                await self._pass_recorded(rows)
+
+    async def _pass_recorded(self, rows: Iterable[BatchEnds]) -> None:
+        for part in _portions(rows):
+            watched = {stream.namespace_id for stream in self._streams}
+            run_keys = [key for row in part for key in row.run_keys]
+            ends = await watches.read_ends(self._database, run_keys, watched) if run_keys and watched else {}
+            for row in part:
+                # Memory may have been faster meanwhile.
+                if self._positions is not None and row.position > self._positions.get(row.committer, 0):
+                    self._pass(row.committer, row.position, row.run_keys, ends, watched)
+
+    async def stop(self) -> None:
+        """Ends the streams, which their clients continue elsewhere from their cursors."""
+        self._stopping = True
+        self._due.set()
+        for stream in self._streams:
+            stream.arrived.set()
+        if self._task is not None:
+            await self._task
+
+    # --- waiting for one run ----------------------------------------------------------------------------------------
+
+    async def wait(self, ref: RunRef, seconds: float, *, follow: bool) -> SeenRun:
+        """The run once it has ended, or as it is when the time is over; with `follow`, the last of its chain."""
+        end = asyncio.get_running_loop().time() + seconds
+        async with self._feed():
+            while True:
+                run = await self._wait_for_one(ref, end)
+                continued = unpack_details(run.details).continued_run_id if follow and run.is_closed else ""
+                if not continued:
+                    return run
+                ref = RunRef(run.namespace_id, ref.namespace, run_id=UUID(continued))
+
+    async def _wait_for_one(self, ref: RunRef, end: float) -> SeenRun:
+        run = await runs.find(self._database, ref)
+        if run.is_closed:
+            return run
+        ended = asyncio.Event()
+        waits = self._waits.setdefault(run.run_key, set())
+        waits.add(ended)
+        ref = RunRef(run.namespace_id, ref.namespace, run_key=run.run_key)
+        try:
+            # It may have ended before it was waited for.
+            run = await runs.find(self._database, ref)
+            if run.is_closed:
+                return run
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(end):
+                    await ended.wait()
+        finally:
+            waits.discard(ended)
+            if not waits and self._waits.get(run.run_key) is waits:
+                del self._waits[run.run_key]
+        return await runs.find(self._database, ref)
+
+    # --- following a namespace --------------------------------------------------------------------------------------
+
+    async def watch(self, namespace: NamespaceRow, token: str) -> AsyncGenerator[News, None]:
+        """Ends in commit order after a cursor, or from now on. The first message comes at once, and may be empty."""
+        async with self._feed() as positions:
+            cursor = await self._begin(namespace, token) if token else Cursor(dict(positions), {})
+            stream = Stream(namespace.namespace_id, cursor, self._settings.outbox_messages)
+            self._streams.add(stream)
+            if not token:
+                stream.attach({})
+            try:
+                async for ends in self._told(stream):
+                    yield News(ends, pack_cursor(stream.seen, namespace, self._clock.now()))
+            finally:
+                self._streams.discard(stream)
+
+    async def _begin(self, namespace: NamespaceRow, token: str) -> Cursor:
+        cursor = unpack_cursor(token, namespace, self._clock.now())
+        heads = await watches.heads(self._database)
+        if any(position > heads.get(committer, position) for committer, position in cursor.positions.items()):
+            raise errors.WatchCursorInvalid(problem="it comes from another database; begin again without one")
+        return cursor
+
+    async def _told(self, stream: Stream) -> AsyncIterator[list[End]]:
+        yield []
+        while not self._stopping:
+            if not stream.attached and self._positions is not None:
+                stream.attach(self._positions)
+            if stream.goal is not None and not stream.recalled:
+                await self._recall(stream, stream.goal)
+            stream.arrived.clear()
+            ends = stream.take()
+            if ends or stream.goal is not None:
+                if ends:
+                    yield ends
+                continue
+            try:
+                # A margin, so that the sign of life is there in time.
+                await asyncio.wait_for(stream.arrived.wait(), self._settings.ping_seconds * 0.75)
+            except TimeoutError:
+                yield []
+
+    async def _recall(self, stream: Stream, goal: dict[int, int]) -> None:
+        """Reads the next batches that the stream has not seen, up to where the feed stood; then that is all."""
+        seen = stream.seen.positions
+        behind = next((each for each, last in goal.items() if seen.get(each, 0) < last), None)
+        if behind is None:
+            stream.goal = None
+            return
+        known = seen.get(behind)
+        rows = await watches.batches_after(self._database, behind, known or 0, _READ_BATCHES, up_to=goal[behind])
+        if known is not None and (not rows or rows[0].position != known + 1):
+            raise errors.WatchCursorInvalid(problem=_PRUNED)
+        if not rows:
+            seen[behind] = goal[behind]
+            return
+        part = next(_portions(rows))
+        run_keys = [key for row in part for key in row.run_keys]
+        namespace_id = stream.namespace_id
+        ends = await watches.read_ends(self._database, run_keys, [namespace_id]) if run_keys else {}
+        stream.recalled.extend(told_of(row.committer, row.position, row.run_keys, ends, namespace_id) for row in part)
+
+
+def _has_ended(change: Change) -> bool:
+    return change.run is None and (change.fresh or change.original is not None)
+
+
+def _end(change: Change) -> End:
+    run = change.closed_run
+    if run is None:
+        raise AssertionError("an ended run is closed")
+    event = next((event for event in reversed(change.events) if event.number == run.end_event), None)
+    if event is None:
+        return watches.end_of(run, NULL, None)
+    attributes = unpack_attributes(event.attributes)
+    return watches.end_of(run, payload_of(event.payload_kind, event.payload, attributes), attributes.failure)
+
+
+def _portions(rows: Iterable[BatchEnds]) -> Iterator[list[BatchEnds]]:
+    """Batches by the number of ends that are read at a time; a batch stays whole."""
+    part: list[BatchEnds] = []
+    count = 0
+    for row in rows:
+        part.append(row)
+        count += len(row.run_keys)
+        if count >= _READ_ENDS:
+            yield part
+            part, count = [], 0
+    if part:
+        yield part

@@ -1,0 +1,161 @@
+"""Namespaces: their rows, and a small cache of names and ids.
+
+Another replica may delete a namespace or make one, so what is known of a name is looked up again after a few seconds.
+That a name is unknown is never remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import Select, Table, delete, exists, func, literal, select, union_all
+from sqlalchemy.dialects.postgresql import insert
+
+from stepwell_server import errors
+from stepwell_server.ids import Namespace
+from stepwell_server.store.schema import CLOSED_RUNS, NAMESPACES, RUNS, SESSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stepwell_server.store.database import Database
+
+MAIN = Namespace("main")
+_KNOWN_SECONDS = 5.0
+_MOST_KNOWN = 10_000
+
+
+class NamespaceRow(msgspec.Struct, frozen=True, gc=False):
+    """A row of `namespaces`."""
+
+    namespace_id: int
+    name: str
+    create_time: datetime
+
+
+class Stats(msgspec.Struct, frozen=True, gc=False):
+    """What is in a namespace, in one snapshot."""
+
+    runs: dict[int, int]
+    workers: int
+
+
+class Namespaces:
+    """All namespaces, and what is known of them for the moment."""
+
+    def __init__(self, database: Database) -> None:
+        self._pool = database.pool
+        self._known: dict[str, tuple[NamespaceRow, float]] = {}
+        self._names: dict[int, str] = {}
+        self._asked: dict[str, asyncio.Task[NamespaceRow | None]] = {}
+
+    async def id_of(self, name: str) -> int:
+        """The id of the namespace. Refuses with NAMESPACE_NOT_FOUND."""
+        known = self._known.get(name)
+        if known is not None and (known[1] > time.monotonic() or name == MAIN):
+            return known[0].namespace_id
+        return (await self.get(name)).namespace_id
+
+    async def get(self, name: str) -> NamespaceRow:
+        """The namespace as stored, asked of the database once for all who want it now."""
+        asked = self._asked.get(name)
+        if asked is None:
+            asked = self._asked[name] = asyncio.create_task(self._read(name))
+            asked.add_done_callback(lambda _: self._asked.pop(name, None))
+        # One caller's end must not be another's.
+        row = await asyncio.shield(asked)
+        if row is None:
+            raise errors.NamespaceNotFound(namespace=name)
+        return row
+
+    async def name_of(self, namespace_id: int) -> str:
+        """The name of a namespace that something of it was just read from; a name never changes."""
+        name = self._names.get(namespace_id)
+        if name is not None:
+            return name
+        query = select(NAMESPACES).where(NAMESPACES.c.namespace_id == namespace_id)
+        async with self._pool.begin() as connection:
+            found = (await connection.execute(query)).one_or_none()
+        return self._note(NamespaceRow(*found)).name if found is not None else ""
+
+    async def create(self, name: str, now: datetime) -> NamespaceRow:
+        """Creates a namespace. Refuses with NAMESPACE_EXISTS."""
+        statement = (
+            insert(NAMESPACES)
+            .values(name=name, create_time=now)
+            .on_conflict_do_nothing(index_elements=["name"])
+            .returning(*NAMESPACES.c)
+        )
+        async with self._pool.begin() as connection:
+            made = (await connection.execute(statement)).one_or_none()
+        if made is None:
+            raise errors.NamespaceExists(namespace=name)
+        return self._note(NamespaceRow(*made))
+
+    async def page(self, after: str, most: int) -> list[NamespaceRow]:
+        """Namespaces in order of their names, after one."""
+        query = select(NAMESPACES).where(NAMESPACES.c.name > after).order_by(NAMESPACES.c.name).limit(most)
+        async with self._pool.begin() as connection:
+            return [NamespaceRow(*row) for row in await connection.execute(query)]
+
+    async def delete(self, name: str) -> bool:
+        """Deletes an empty namespace; answers whether there was one. Refuses with NAMESPACE_NOT_EMPTY."""
+        if name == MAIN:
+            return False
+        async with self._pool.begin() as connection:
+            locked = select(NAMESPACES.c.namespace_id).where(NAMESPACES.c.name == name).with_for_update()
+            namespace_id = (await connection.execute(locked)).scalar_one_or_none()
+            if namespace_id is None:
+                return False
+            has_runs = select(
+                exists(select(RUNS.c.run_key).where(RUNS.c.namespace_id == namespace_id))
+                | exists(select(CLOSED_RUNS.c.run_key).where(CLOSED_RUNS.c.namespace_id == namespace_id))
+            )
+            if (await connection.execute(has_runs)).scalar_one():
+                raise errors.NamespaceNotEmpty(namespace=name)
+            await connection.execute(delete(NAMESPACES).where(NAMESPACES.c.namespace_id == namespace_id))
+        self._known.pop(name, None)
+        return True
+
+    async def stats(self, name: str, now: datetime) -> Stats:
+        """Counts runs by phase and live sessions, in one statement and so in one snapshot."""
+        phases = union_all(*(_counted(table, name) for table in (RUNS, CLOSED_RUNS)))
+        workers = select(literal(0).label("phase"), func.count()).where(
+            SESSIONS.c.namespace_id == NAMESPACES.c.namespace_id,
+            NAMESPACES.c.name == name,
+            SESSIONS.c.expire_time > now,
+        )
+        async with self._pool.begin() as connection:
+            rows: Sequence[Any] = (await connection.execute(union_all(phases, workers))).all()
+        runs: dict[int, int] = {}
+        for phase, count in rows:
+            runs[phase] = runs.get(phase, 0) + count
+        return Stats(workers=runs.pop(0), runs=dict(sorted(runs.items())))
+
+    async def _read(self, name: str) -> NamespaceRow | None:
+        async with self._pool.begin() as connection:
+            found = (await connection.execute(select(NAMESPACES).where(NAMESPACES.c.name == name))).one_or_none()
+        if found is None:
+            self._known.pop(name, None)
+            return None
+        return self._note(NamespaceRow(*found))
+
+    def _note(self, row: NamespaceRow) -> NamespaceRow:
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+            self._names.clear()
+        self._known[row.name] = (row, time.monotonic() + _KNOWN_SECONDS)
+        self._names[row.namespace_id] = row.name
+        return row
+
+
+def _counted(table: Table, name: str) -> Select[tuple[int, int]]:
+    return (
+        select(table.c.phase, func.count())
+        .where(table.c.namespace_id == NAMESPACES.c.namespace_id, NAMESPACES.c.name == name)
+        .group_by(table.c.phase)
+    )

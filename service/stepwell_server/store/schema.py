@@ -1,0 +1,265 @@
+"""The tables as SQLAlchemy knows them, for cold and dynamic statements. A test holds them against the migrations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+
+METADATA = MetaData()
+_TIME = TIMESTAMP(timezone=True)
+
+
+def _columns(kind: Any, names: str, *, nullable: bool = False, key: bool = False) -> list[Column[Any]]:  # noqa: ANN401
+    return [Column(name, kind, nullable=nullable, primary_key=key) for name in names.split()]
+
+
+def _bigint(names: str, **options: bool) -> list[Column[Any]]:
+    return _columns(BigInteger, names, **options)
+
+
+def _int(names: str, **options: bool) -> list[Column[Any]]:
+    return _columns(Integer, names, **options)
+
+
+def _smallint(names: str) -> list[Column[Any]]:
+    return _columns(SmallInteger, names)
+
+
+def _text(names: str, **options: bool) -> list[Column[Any]]:
+    return _columns(Text, names, **options)
+
+
+def _uuid(names: str, **options: bool) -> list[Column[Any]]:
+    return _columns(Uuid, names, **options)
+
+
+def _flag(names: str) -> list[Column[Any]]:
+    return _columns(Boolean, names)
+
+
+def _bytes(names: str, **options: bool) -> list[Column[Any]]:
+    return _columns(LargeBinary, names, **options)
+
+
+def _times(names: str, **options: bool) -> list[Column[Any]]:
+    return _columns(_TIME, names, **options)
+
+
+def _run_key(*, key: bool = True) -> list[Column[Any]]:
+    return [Column("run_key", BigInteger, nullable=False, primary_key=key, autoincrement=False)]
+
+
+def _born() -> list[Column[Any]]:
+    """What is known of a run when it starts, after its key."""
+    return [
+        *_int("namespace_id"),
+        *_uuid("run_id"),
+        *_text("workflow_id type task_queue"),
+        *_smallint("priority"),
+        *_flag("driven managed"),
+        *_bigint("parent_key", nullable=True),
+        *_int("parent_ordinal"),
+        *_text("correlation_id traceparent tracestate"),
+        *_times("create_time"),
+        *_times("deadline", nullable=True),
+    ]
+
+
+def _recorded(*, keyed: bool) -> list[Column[Any]]:
+    """What is known of a step when it is created; `keyed` where its identity is the primary key."""
+    return [
+        *_run_key(),
+        *_int("ordinal", key=not keyed),
+        *_text("scope name", key=keyed),
+        *_int("occurrence", key=keyed),
+        *_text("key", key=keyed),
+        *_smallint("kind"),
+        *_text("type task_queue"),
+        *_smallint("priority"),
+        *_text("wait_name", nullable=True),
+        *_bigint("seq"),
+        *_bigint("child_key", nullable=True),
+        *_times("create_time"),
+        *_int("input_event"),
+    ]
+
+
+NAMESPACES = Table(
+    "namespaces",
+    METADATA,
+    Column("namespace_id", Integer, primary_key=True),
+    *_text("name"),
+    *_times("create_time"),
+)
+RUN_IDS = Table(
+    "run_ids",
+    METADATA,
+    *_uuid("run_id", key=True),
+    *_int("namespace_id", key=True),
+    *_run_key(key=False),
+    *_bytes("request_hash", nullable=True),
+)
+WORKFLOW_IDS = Table(
+    "workflow_ids", METADATA, *_text("workflow_id", key=True), *_int("namespace_id", key=True), *_run_key(key=False)
+)
+RUNS = Table(
+    "runs",
+    METADATA,
+    *_run_key(),
+    *_born(),
+    *_smallint("phase"),
+    *_bigint("version"),
+    *_int("last_event last_step last_signal open_steps order_count"),
+    *_bytes("order_hash"),
+    *_bigint("grants"),
+    *_uuid("session_id", nullable=True),
+    *_smallint("returns"),
+    *_flag("queued dirty"),
+    *_text("owner_id"),
+    *_times("lease_expire_time", nullable=True),
+    *_text("pause_reason cancel_reason", nullable=True),
+    *_times("cancel_time", nullable=True),
+    *_text("build_id"),
+    *_times("update_time"),
+    *_times("suspend_time wake_time", nullable=True),
+    *_bytes("details", nullable=True),
+)
+CLOSED_RUNS = Table(
+    "closed_runs",
+    METADATA,
+    *_run_key(),
+    *_born(),
+    *_smallint("phase"),
+    *_bigint("version"),
+    *_int("last_event last_step last_signal order_count"),
+    *_bytes("order_hash"),
+    *_bigint("grants"),
+    *_text("cancel_reason", nullable=True),
+    *_times("cancel_time", nullable=True),
+    *_text("build_id"),
+    *_times("end_time"),
+    *_int("end_event"),
+    *_bytes("details", nullable=True),
+)
+STEPS = Table(
+    "steps",
+    METADATA,
+    *_recorded(keyed=False),
+    *_smallint("state"),
+    *_int("attempt"),
+    *_bigint("grants"),
+    *_uuid("session_id", nullable=True),
+    *_smallint("returns"),
+    *_text("owner_id"),
+    *_times("start_time wake_time", nullable=True),
+    *_flag("cancel_requested"),
+    *_bytes("details", nullable=True),
+)
+HEARTBEATS = Table(
+    "heartbeats",
+    METADATA,
+    *_run_key(),
+    *_int("ordinal", key=True),
+    *_times("beat_time"),
+    *_bytes("details", nullable=True),
+)
+CLOSED_STEPS = Table(
+    "closed_steps",
+    METADATA,
+    *_recorded(keyed=True),
+    *_smallint("state"),
+    *_int("attempt"),
+    *_bigint("grants"),
+    *_times("start_time", nullable=True),
+    *_times("end_time"),
+    *_int("end_event"),
+    *_flag("timed_out"),
+    *_bytes("details", nullable=True),
+)
+EVENTS = Table(
+    "events",
+    METADATA,
+    *_run_key(),
+    *_int("number", key=True),
+    *_smallint("type origin"),
+    *_int("step_ordinal"),
+    *_times("event_time"),
+    *_smallint("payload_kind"),
+    *_bytes("payload", nullable=True),
+    *_text("caller_type", nullable=True),
+    *_bigint("caller_seq"),
+    *_bytes("attributes", nullable=True),
+)
+CALLER_SEQS = Table("caller_seqs", METADATA, *_run_key(), *_bigint("caller_seq", key=True), *_int("number"))
+SCOPES = Table("scopes", METADATA, *_run_key(), *_text("scope", key=True), *_int("order_count"), *_bytes("order_hash"))
+SIGNALS = Table(
+    "signals",
+    METADATA,
+    *_run_key(),
+    *_int("ordinal", key=True),
+    *_text("name"),
+    *_int("event"),
+    *_text("signal_id", nullable=True),
+    *_flag("consumed"),
+    *_times("receive_time"),
+)
+TASKS = Table(
+    "tasks",
+    METADATA,
+    *_run_key(),
+    *_int("ordinal", key=True),
+    *_int("namespace_id"),
+    *_text("task_queue"),
+    *_smallint("kind"),
+    *_text("type"),
+    *_smallint("rank"),
+    *_times("ready_time"),
+    *_text("build_id"),
+)
+SESSIONS = Table(
+    "sessions",
+    METADATA,
+    *_uuid("session_id", key=True),
+    *_int("namespace_id"),
+    *_text("worker_id"),
+    *_times("register_time"),
+    *_bytes("hello"),
+    *_times("expire_time"),
+)
+MAIL = Table("mail", METADATA, *_uuid("mail_id", key=True), *_run_key(key=False), *_times("post_time"), *_bytes("body"))
+WATCHERS = Table(
+    "watchers",
+    METADATA,
+    *_run_key(),
+    *_int("ordinal", key=True),
+    *_int("namespace_id"),
+    *_text("topic step_name"),
+    *_times("create_time"),
+    *_times("deadline", nullable=True),
+    *_bytes("data", nullable=True),
+)
+BATCHES = Table(
+    "batches",
+    METADATA,
+    *_uuid("batch_id", key=True),
+    *_bigint("committer position"),
+    *_times("commit_time"),
+    *_columns(ARRAY(BigInteger), "ended"),
+)
+LEADERSHIPS = Table(
+    "leaderships", METADATA, *_text("name", key=True), *_text("holder"), *_bigint("epoch"), *_times("expire_time")
+)

@@ -1,0 +1,172 @@
+"""Reading a run's steps for people, open and ended in one order, bounded in number and in bytes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Select, Table, cast, func, literal, null, select, union_all
+
+from stepwell_server.model.events import payload_of, unpack_attributes
+from stepwell_server.model.payloads import Failure, Payload, unpack_payload
+from stepwell_server.model.steps import ENDED, Kind, StepState
+from stepwell_server.store.schema import CLOSED_STEPS, EVENTS, HEARTBEATS, STEPS
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from stepwell_server.store.database import Database
+
+
+class SeenStep(msgspec.Struct, frozen=True, gc=False):
+    """A step, open or ended, as far as people see it. `end_event` is 0 while it is open."""
+
+    run_key: int
+    ordinal: int
+    scope: str
+    name: str
+    occurrence: int
+    key: str
+    kind: int
+    type: str
+    task_queue: str
+    wait_name: str | None
+    seq: int
+    create_time: datetime
+    input_event: int
+    state: int
+    attempt: int
+    start_time: datetime | None
+    details: bytes | None
+    owner_id: str
+    wake_time: datetime | None
+    end_time: datetime | None
+    end_event: int
+    beat_time: datetime | None
+    beat: bytes | None
+
+    @property
+    def events(self) -> tuple[int, int]:
+        """The events that hold what it was given and what it came to, 0 for none. A wait is given nothing."""
+        if self.kind == Kind.WAIT:
+            return 0, (self.input_event or self.end_event) if self.end_event else 0
+        return self.input_event, self.end_event
+
+
+class WholeStep(msgspec.Struct, frozen=True, gc=False):
+    """A step with its payloads."""
+
+    step: SeenStep
+    input: Payload | None
+    result: Payload | None
+    failure: Failure | None
+    heartbeat: Payload | None
+
+
+class StepPage(msgspec.Struct, frozen=True):
+    """Steps, and whether there are more."""
+
+    steps: list[WholeStep]
+    has_more: bool
+
+
+Told = tuple[Payload, Failure | None]
+_COMMON = SeenStep.__struct_fields__[: SeenStep.__struct_fields__.index("owner_id")]
+_NO_TIME = cast(null(), STEPS.c.wake_time.type)
+_NO_BYTES = cast(null(), STEPS.c.details.type)
+_OPEN: list[ColumnElement[Any]] = [
+    *(STEPS.c[name] for name in _COMMON),
+    STEPS.c.owner_id,
+    STEPS.c.wake_time,
+    _NO_TIME.label("end_time"),
+    literal(0).label("end_event"),
+    HEARTBEATS.c.beat_time,
+    HEARTBEATS.c.details.label("beat"),
+]
+_CLOSED: list[ColumnElement[Any]] = [
+    *(CLOSED_STEPS.c[name] for name in _COMMON),
+    literal("").label("owner_id"),
+    _NO_TIME.label("wake_time"),
+    CLOSED_STEPS.c.end_time,
+    CLOSED_STEPS.c.end_event,
+    _NO_TIME.label("beat_time"),
+    _NO_BYTES.label("beat"),
+]
+_BEATEN = STEPS.outerjoin(
+    HEARTBEATS, (HEARTBEATS.c.run_key == STEPS.c.run_key) & (HEARTBEATS.c.ordinal == STEPS.c.ordinal)
+)
+
+
+async def page(
+    database: Database, run_key: int, *, states: tuple[int, ...], after: int, most: int, most_bytes: int
+) -> StepPage:
+    """Steps of one run after an ordinal; fewer where they are large, but at least one."""
+    async with database.pool.begin() as connection:
+        steps = [SeenStep(*row) for row in await connection.execute(_page(run_key, states, after, most + 1))]
+        sizes = await _sizes(connection, run_key, {number for step in steps for number in step.events if number})
+        shown = _fitting(steps[:most], sizes, most_bytes)
+        told = await _read(connection, run_key, {number for step in shown for number in step.events if number})
+    return StepPage([_whole(step, told) for step in shown], len(shown) < len(steps))
+
+
+def _page(run_key: int, states: tuple[int, ...], after: int, most: int) -> Select[Any]:
+    parts = []
+    if not states or (set(StepState) - ENDED) & set(states):
+        parts.append(_part(select(*_OPEN).select_from(_BEATEN), STEPS, run_key, states, after, most))
+    if not states or ENDED & set(states):
+        parts.append(_part(select(*_CLOSED), CLOSED_STEPS, run_key, states, after, most))
+    merged = union_all(*parts).subquery()
+    return select(merged).order_by(merged.c.ordinal).limit(most)
+
+
+def _part(  # noqa: PLR0917 - one part of one statement
+    query: Select[Any], table: Table, run_key: int, states: tuple[int, ...], after: int, most: int
+) -> Select[Any]:
+    query = query.where(table.c.run_key == run_key, table.c.ordinal > after)
+    if states:
+        query = query.where(table.c.state.in_(states))
+    return select(query.order_by(table.c.ordinal).limit(most).subquery())
+
+
+async def _sizes(connection: AsyncConnection, run_key: int, numbers: set[int]) -> dict[int, int]:
+    if not numbers:
+        return {}
+    size = func.coalesce(func.octet_length(EVENTS.c.payload), 0) + func.coalesce(
+        func.octet_length(EVENTS.c.attributes), 0
+    )
+    query = select(EVENTS.c.number, size).where(EVENTS.c.run_key == run_key, EVENTS.c.number.in_(numbers))
+    return {row[0]: row[1] for row in await connection.execute(query)}
+
+
+def _fitting(steps: list[SeenStep], sizes: dict[int, int], most_bytes: int) -> list[SeenStep]:
+    total = 0
+    for place, step in enumerate(steps):
+        total += sum(sizes.get(number, 0) for number in step.events) + len(step.details or b"") + len(step.beat or b"")
+        if total > most_bytes and place:
+            return steps[:place]
+    return steps
+
+
+async def _read(connection: AsyncConnection, run_key: int, numbers: set[int]) -> dict[int, Told]:
+    if not numbers:
+        return {}
+    columns = (EVENTS.c.number, EVENTS.c.payload_kind, EVENTS.c.payload, EVENTS.c.attributes)
+    query = select(*columns).where(EVENTS.c.run_key == run_key, EVENTS.c.number.in_(numbers))
+    told: dict[int, Told] = {}
+    for number, kind, body, packed in await connection.execute(query):
+        attributes = unpack_attributes(packed)
+        told[number] = (payload_of(kind, body, attributes), attributes.failure)
+    return told
+
+
+def _whole(step: SeenStep, told: dict[int, Told]) -> WholeStep:
+    given, came = step.events
+    result, failure = told.get(came, (None, None))
+    return WholeStep(
+        step,
+        told[given][0] if given in told else None,
+        result if step.state == StepState.COMPLETED else None,
+        failure,
+        unpack_payload(step.beat) if step.beat is not None else None,
+    )

@@ -1,0 +1,144 @@
+"""A server within the test: database, committers, watches and the servicers about runs, over a real channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
+
+from stepwell.v1 import history_pb2_grpc, namespaces_pb2_grpc, runs_pb2, runs_pb2_grpc
+from stepwell_server.api.history import History
+from stepwell_server.api.namespaces import NamespaceCalls
+from stepwell_server.api.runs import Runs
+from stepwell_server.api.server import build_server
+from stepwell_server.clock import SystemClock
+from stepwell_server.dispatch.watches import Watches
+from stepwell_server.engine.committer import Committers
+from stepwell_server.engine.committer.protocols import NoCapacity
+from stepwell_server.settings import Settings
+from stepwell_server.store.database import Database
+from stepwell_server.store.namespaces import Namespaces
+
+if TYPE_CHECKING:
+    from stepwell_server.engine.change import Change
+
+TIMEOUT = 30
+
+
+class ToWatches:
+    """Tells watches what was committed, as the dispatcher does."""
+
+    def __init__(self, watches: Watches) -> None:
+        self.watches = watches
+
+    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+        self.watches.committed(committer, position, changes)
+
+    def unsettled(self) -> None:
+        self.watches.hint()
+
+
+class Service:
+    """One replica."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.clock = SystemClock()
+        self.database = Database(settings)
+        self.namespaces = Namespaces(self.database)
+        self.watches = Watches(self.database, self.clock, settings)
+        self.committers = Committers(self.database, self.clock, settings, NoCapacity(), ToWatches(self.watches))
+        servicers = (
+            Runs(self.committers, self.database, self.namespaces, self.watches, settings),
+            History(self.database, self.namespaces, settings),
+            NamespaceCalls(self.namespaces, self.clock, settings),
+        )
+        self.server = build_server(settings, servicers)
+        self.channel: grpc.aio.Channel | None = None
+
+    async def start(self) -> None:
+        await self.committers.start()
+        await self.server.start()
+        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.server.port}")
+
+    async def stop(self) -> None:
+        await self.watches.stop()
+        if self.channel is not None:
+            await self.channel.close()
+        await self.server.stop()
+        await self.committers.stop()
+        await self.database.close()
+
+    @property
+    def runs(self) -> Any:
+        return runs_pb2_grpc.RunServiceStub(self.channel)  # type: ignore[arg-type]
+
+    @property
+    def history(self) -> Any:
+        return history_pb2_grpc.HistoryServiceStub(self.channel)  # type: ignore[arg-type]
+
+    @property
+    def namespace_calls(self) -> Any:
+        return namespaces_pb2_grpc.NamespaceServiceStub(self.channel)  # type: ignore[arg-type]
+
+    async def begin(self, **fields: Any) -> str:
+        """Starts a run of type `t` and answers its id."""
+        request = runs_pb2.StartRunRequest(**{"type": "t", **fields})
+        return str((await self.runs.StartRun(request, timeout=TIMEOUT)).run_id)
+
+    async def end(self, run_id: str, namespace: str = "") -> None:
+        """Ends a run."""
+        request = runs_pb2.TerminateRunRequest(namespace=namespace, run_id=run_id, reason="test")
+        assert (await self.runs.TerminateRun(request, timeout=TIMEOUT)).accepted
+
+    async def get(self, run_id: str, namespace: str = "") -> Any:
+        request = runs_pb2.GetRunRequest(namespace=namespace, run_id=run_id)
+        return (await self.runs.GetRun(request, timeout=TIMEOUT)).run
+
+
+@asynccontextmanager
+async def serving(database_url: str, **settings: Any) -> AsyncIterator[Service]:
+    """A replica on its database."""
+    service = Service(Settings(**{"database_url": database_url, "port": 0, "shutdown_seconds": 1.0, **settings}))
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+async def refusal(call: Any) -> tuple[str, str]:
+    """The canonical code and the reason with which a call is refused."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        trailers = dict(error.trailing_metadata() or ())
+        status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
+        return error.code().name, reason_of(status)
+    raise AssertionError("the call was not refused")
+
+
+def reason_of(status: Any) -> str:
+    """The reason in a status."""
+    info = error_details_pb2.ErrorInfo()
+    details: Sequence[AnyMessage] = status.details
+    assert any(detail.Unpack(info) for detail in details)
+    return str(info.reason)
+
+
+async def soon(condition: Any) -> None:
+    """Waits for what only the database or another task knows."""
+    async with asyncio.timeout(TIMEOUT):
+        while not await condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.01)
+
+
+def uuid_of(text: str) -> UUID:
+    return UUID(text)
