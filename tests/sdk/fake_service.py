@@ -85,6 +85,7 @@ class Session:
         self.is_draining = False
 
 
+# Servicers are abstract; what the double does not offer is answered UNIMPLEMENTED.
 class FakeService(WorkerServiceServicer, RunServiceServicer):
     def __init__(self) -> None:
         self.runs: dict[str, FakeRun] = {}
@@ -95,6 +96,7 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
         self.watch_events: set[asyncio.Event] = set()
         self.server = grpc.aio.server()
         self.port = 0
+        self.address = ""
         self.calls: dict[str, int] = defaultdict(int)
         self.received: list[workers_pb2.ConnectRequest] = []
         self.results: list[ReportResult] = []
@@ -225,8 +227,10 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
         if hello.session_id and (session is None or self.expire_sessions):
             self.expire_sessions = False
             status = refusal(grpc.StatusCode.FAILED_PRECONDITION, "SESSION_EXPIRED", "expired")
-            for held in self._held(session) if session else ():
-                self._give_back(held)
+            if session is not None:
+                session.is_draining = True
+                for held in self._held(session):
+                    self._give_back(held)
             metadata = (("grpc-status-details-bin", status.SerializeToString()),)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "expired", metadata)
         resumed = session is not None
@@ -243,6 +247,11 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
         reader = asyncio.create_task(self._read(request_iterator, session, session.out))
         try:
             while (message := await session.out.get()) is not None:
+                while not session.out.empty():
+                    further = session.out.get_nowait()
+                    if further is None:
+                        return
+                    message.MergeFrom(further)
                 yield message
         finally:
             reader.cancel()

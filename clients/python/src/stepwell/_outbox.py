@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_BYTES = 1_000_000
+# A quick task reports within so many turns of the loop, and needs no acknowledgement of its own.
+_TURNS = 4
 
 
 class Reporter(Protocol):
@@ -45,9 +47,8 @@ class Outbox:
         self._answered = asyncio.Event()
 
     def acknowledge(self, ref: TaskRef) -> None:
-        """Says that a task has come, unless something else is said of it before the next bundle."""
+        """Says that a task has come, unless something else is said of it first. Goes out after `wake`."""
         self._acks[ref.task_id] = ref
-        self._filled.set()
 
     def report(self, reporter: Reporter, ref: TaskRef, outcome: dict[str, Any]) -> None:
         """Sends a report; `reporter` hears the answer."""
@@ -64,7 +65,7 @@ class Outbox:
         self._filled.set()
 
     def wake(self) -> None:
-        """Lets the writer look: a ping, a pong or a drain was set."""
+        """Lets the writer look: tasks have come, or a ping, a pong or a drain was set."""
         self._filled.set()
 
     def answer(self, result: ReportResult) -> None:
@@ -103,6 +104,10 @@ class Outbox:
     async def filled(self) -> None:
         """Waits until there is something to send."""
         await self._filled.wait()
+        for _ in range(_TURNS):
+            if self._reports or self._heartbeats or self.ping or self.pong or self.drain:
+                return
+            await asyncio.sleep(0)
 
     def take(self) -> ConnectRequest:
         """Takes the next bundle. Heartbeats go first, so that none is later than its task's end."""

@@ -244,9 +244,11 @@ class Context:
         group = Group(run, run.present_scope(), len(awaitables), awaitables.__getitem__)
         return await group.join(None)
 
-    async def map(
-        self, fn: Callable[[I], Awaitable[T]] | Callable[[I], T], items: Iterable[I], *, limit: int | None = None
-    ) -> list[T]:
+    @overload
+    async def map(self, fn: Callable[[I], Awaitable[T]], items: Iterable[I], *, limit: int | None = ...) -> list[T]: ...
+    @overload
+    async def map(self, fn: Callable[[I], T], items: Iterable[I], *, limit: int | None = ...) -> list[T]: ...
+    async def map(self, fn: Callable[[I], Any], items: Iterable[I], *, limit: int | None = None) -> list[Any]:
         """Does one thing for each item, each in a branch of its own, at most `limit` at a time (default: all).
 
         `fn` is a function with `@activity`, or gives something to await: `lambda item: ctx.activity(...)`, or an async
@@ -257,11 +259,10 @@ class Context:
         run = self._run
         found = definition_of(fn)
         inputs = list(items)
-        do = cast("Callable[[I], Awaitable[T]]", fn)
         if found is not None and not found.is_workflow:
-            group = Group(run, run.present_scope(), len(inputs), lambda index: self.activity(do, inputs[index]))
+            group = Group(run, run.present_scope(), len(inputs), lambda index: self.activity(fn, inputs[index]))
         else:
-            group = Group(run, run.present_scope(), len(inputs), lambda index: do(inputs[index]))
+            group = Group(run, run.present_scope(), len(inputs), lambda index: fn(inputs[index]))
         return await group.join(limit)
 
     def side_effect(self, name: str, fn: Callable[[], T]) -> T:

@@ -190,6 +190,8 @@ class Worker:
                 runs.assign(task)
             else:
                 performing.assign(task)
+        if message.assigns:
+            self._outbox.wake()
         if message.HasField("rotate"):
             self._connection.rotate(message.rotate.within.ToTimedelta().total_seconds())
 

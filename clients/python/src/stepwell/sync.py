@@ -1,0 +1,236 @@
+"""The client for programs without asyncio: the same core, on a loop in a thread of its own.
+
+    with Client.connect("127.0.0.1:7233") as client:
+        report = client.start_run(survey, "json").result(timeout=60)
+
+Safe across threads; calls from many threads at once share calls to the service. Not to be used inside a running loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
+
+from stepwell import client as _client
+from stepwell import runs as _runs
+
+if TYPE_CHECKING:
+    import grpc
+
+    from stepwell.converter import Codec, DataConverter
+    from stepwell.options import RunFilter, StartOptions
+    from stepwell.v1 import history_pb2, namespaces_pb2, runs_pb2, workers_pb2
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+# A hop to the loop and back costs as much as a hundred items.
+_BATCH = 256
+
+
+class _Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="stepwell-client", daemon=True)
+        self._thread.start()
+
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Runs a coroutine there. Raises `TimeoutError` when the seconds are over."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        """Reads an asynchronous iterator from here."""
+
+        async def following() -> list[T]:
+            batch: list[T] = []
+            while len(batch) < _BATCH:
+                try:
+                    batch.append(await anext(items))
+                except StopAsyncIteration:
+                    break
+            return batch
+
+        while batch := self.call(following()):
+            yield from batch
+
+    def close(self) -> None:
+        """Ends the loop and its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class RunHandle(Generic[T_co]):
+    """A run, as `stepwell.RunHandle`, whose calls return when they are done."""
+
+    def __init__(self, loop: _Loop, inner: _runs.RunHandle[T_co]) -> None:
+        """Made by `Client.start_run` and `Client.run`."""
+        self._loop = loop
+        self._inner = inner
+
+    def __repr__(self) -> str:
+        """Names the run."""
+        return repr(self._inner)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id; empty if the handle names it by workflow id."""
+        return self._inner.run_id
+
+    @property
+    def workflow_id(self) -> str:
+        """The caller's name for the run."""
+        return self._inner.workflow_id
+
+    @property
+    def started(self) -> bool:
+        """Whether the start that gave this handle made the run."""
+        return self._inner.started
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """Waits until the run has ended, at most `timeout` seconds (default: for ever), and gives what it returned.
+
+        Raises `RunFailed`, `RunNotFound`, `TimeoutError`.
+        """
+        return self._loop.call(self._inner.result(), timeout)
+
+    def signal(self, name: str, value: object = None, *, request_id: str | None = None) -> None:
+        """Sends a signal; it is kept until the run waits for it. Raises `RunNotFound`, `RunTerminal`."""
+        self._loop.call(self._inner.signal(name, value, request_id=request_id))
+
+    def cancel(self, reason: str = "") -> bool:
+        """Asks the run to cancel: its code may clean up first. False if it had ended or had been asked before."""
+        return self._loop.call(self._inner.cancel(reason))
+
+    def terminate(self, reason: str = "") -> bool:
+        """Ends the run at once, without clean-up. False if it had ended."""
+        return self._loop.call(self._inner.terminate(reason))
+
+    def pause(self, reason: str = "") -> bool:
+        """Stops work on the run until it is resumed. False if it was paused already."""
+        return self._loop.call(self._inner.pause(reason))
+
+    def resume(self, *, accept_order: bool = False) -> bool:
+        """Lets a paused run go on. False if it was not paused. Raises `StepOrderChanged`."""
+        return self._loop.call(self._inner.resume(accept_order=accept_order))
+
+    def describe(self) -> runs_pb2.Run:
+        """Reads the run as it is now. Raises `RunNotFound`."""
+        return self._loop.call(self._inner.describe())
+
+    def history(self) -> Iterator[history_pb2.Event]:
+        """Reads the run's events by number. Raises `RunNotFound`."""
+        return self._loop.iterate(self._inner.history())
+
+    def steps(self) -> Iterator[runs_pb2.Step]:
+        """Reads the run's steps in the order of their creation. Raises `RunNotFound`."""
+        return self._loop.iterate(self._inner.steps())
+
+
+class Client:
+    """A connection to the service, as `stepwell.Client`, whose calls return when they are done."""
+
+    def __init__(self, loop: _Loop, inner: _client.Client) -> None:
+        """Use `Client.connect`."""
+        self._loop = loop
+        self._inner = inner
+
+    @classmethod
+    def connect(
+        cls,
+        address: str = "127.0.0.1:7233",
+        *,
+        namespace: str = "main",
+        api_key: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        converter: DataConverter | None = None,
+        codec: Codec | None = None,
+        connect_timeout: float = 10.0,
+        call_timeout: float = 60.0,
+    ) -> Self:
+        """Connects to the service; the options are those of `stepwell.Client.connect`. Raises `Unavailable`."""
+        loop = _Loop()
+        try:
+            inner = loop.call(
+                _client.Client.connect(
+                    address,
+                    namespace=namespace,
+                    api_key=api_key,
+                    credentials=credentials,
+                    converter=converter,
+                    codec=codec,
+                    connect_timeout=connect_timeout,
+                    call_timeout=call_timeout,
+                )
+            )
+        except BaseException:
+            loop.close()
+            raise
+        return cls(loop, inner)
+
+    def close(self) -> None:
+        """Closes the connection and ends its thread."""
+        self._loop.call(self._inner.close())
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        """Gives the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connection."""
+        self.close()
+
+    @overload
+    def start_run(
+        self,
+        workflow: Callable[..., Awaitable[T]],
+        input: object = ...,
+        **options: Unpack[StartOptions],
+    ) -> RunHandle[T]: ...
+    @overload
+    def start_run(self, workflow: str, input: object = ..., **options: Unpack[StartOptions]) -> RunHandle[Any]: ...
+    def start_run(
+        self,
+        workflow: Callable[..., Awaitable[Any]] | str,
+        input: object = None,  # noqa: A002
+        **options: Unpack[StartOptions],
+    ) -> RunHandle[Any]:
+        """Starts a run, as `stepwell.Client.start_run`, and gives a handle to it."""
+        return RunHandle(self._loop, self._loop.call(self._inner.start_run(workflow, input, **options)))
+
+    def run(self, run_id: str = "", *, workflow_id: str = "", as_type: type[T] | None = None) -> RunHandle[T]:
+        """Gives a handle to a run that exists; asks nothing of the service. `as_type` is what its result becomes."""
+        return RunHandle(self._loop, self._inner.run(run_id, workflow_id=workflow_id, as_type=as_type))
+
+    def list_runs(self, *, limit: int | None = None, **only: Unpack[RunFilter]) -> Iterator[runs_pb2.Run]:
+        """Lists runs, newest first, without their payloads; at most `limit`."""
+        return self._loop.iterate(self._inner.list_runs(limit=limit, **only))
+
+    def list_workers(self) -> Iterator[workers_pb2.Worker]:
+        """Lists the namespace's live workers in the order of their registration."""
+        return self._loop.iterate(self._inner.list_workers())
+
+    def create_namespace(self, name: str) -> None:
+        """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""
+        self._loop.call(self._inner.create_namespace(name))
+
+    def list_namespaces(self) -> Iterator[namespaces_pb2.Namespace]:
+        """Lists all namespaces by name."""
+        return self._loop.iterate(self._inner.list_namespaces())
+
+    def delete_namespace(self, name: str) -> bool:
+        """Deletes an empty namespace. False if there was none, or if it is `main`. Raises `NamespaceNotEmpty`."""
+        return self._loop.call(self._inner.delete_namespace(name))

@@ -1,0 +1,135 @@
+"""Activities: where they run, what they tell, and how they stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.sdk.activity_examples import until_cancelled, where
+from tests.sdk.fake_service import FakeService
+
+from stepwell import ActivityFailed, ApplicationError, Client, Context, RetryPolicy, RunFailed, activity, workflow
+from stepwell.v1 import workers_pb2
+from stepwell.v1.workers_pb2 import ConnectResponse
+
+Working = Callable[..., Any]
+
+
+@workflow
+async def asks(ctx: Context, name: str) -> Any:
+    try:
+        return await ctx.activity(name)
+    except ActivityFailed as error:
+        return error.type
+
+
+async def test_details_reach_the_next_attempt(service: FakeService, client: Client, working: Working) -> None:
+    """What was told last counts, also if it was told just before the failure."""
+
+    @activity
+    def resuming() -> list[Any]:
+        info = activity.info()
+        if info.attempt == 1:
+            for number in range(1000):
+                activity.heartbeat(number)
+            raise ApplicationError("again", retry_after=0.01)
+        return [info.attempt, info.heartbeat_details]
+
+    async with working(workflows=[asks], activities=[resuming]):
+        assert await (await client.start_run(asks, "resuming")).result() == [2, 999]
+    assert len(service.beats) <= 3
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_cancellation(service: FakeService, client: Client, working: Working, is_async: bool) -> None:
+    """Async functions are interrupted, plain ones look at a flag; both report that they stopped."""
+
+    @activity
+    async def sleeping() -> None:
+        await asyncio.sleep(60)
+
+    name = "sleeping" if is_async else "until_cancelled"
+    async with working(workflows=[asks], activities=[sleeping, until_cancelled]):
+        handle = await client.start_run(asks, name)
+        await _cancel(service)
+        assert await handle.result() == "Cancelled"
+
+
+async def test_processes(service: FakeService, client: Client, working: Working) -> None:
+    """Plain functions run in other processes; heartbeats and cancellation reach across."""
+    options = {"workflows": [asks], "activities": [where, until_cancelled], "max_activities": 2}
+    async with working(**options, executor="processes"):
+        async with asyncio.timeout(30):
+            pid = await (await client.start_run(asks, "where")).result()
+        assert pid != os.getpid()
+        assert any(str(pid) in beat.details.json for beat in service.beats)
+        handle = await client.start_run(asks, "until_cancelled")
+        await _cancel(service)
+        async with asyncio.timeout(30):
+            assert await handle.result() == "Cancelled"
+
+
+async def test_a_revoked_activity_reports_nothing(service: FakeService, client: Client, working: Working) -> None:
+    """It is somebody else's now."""
+    stopped = asyncio.Event()
+
+    @activity
+    async def sleeping() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped.set()
+
+    async with working(workflows=[asks], activities=[sleeping]):
+        await client.start_run(asks, "sleeping")
+        task = await _held(service)
+        assert task.holder is not None
+        before = len(service.results)
+        revoke = workers_pb2.RevokeTask(ref=task.ref, reason="LEASE_LOST")
+        task.holder.out.put_nowait(ConnectResponse(revokes=[revoke]))
+        async with asyncio.timeout(5):
+            await stopped.wait()
+        await asyncio.sleep(0.02)
+        assert len(service.results) == before
+        task.holder = None
+
+
+async def test_an_activity_that_raises_cancelled_by_itself_fails(
+    service: FakeService, client: Client, working: Working
+) -> None:
+    """Nobody asked it to stop: that is a failure like any other."""
+
+    @activity
+    async def confused() -> None:
+        raise asyncio.CancelledError
+
+    @workflow
+    async def once(ctx: Context) -> None:
+        await ctx.activity(confused, retry=RetryPolicy(maximum_attempts=1))
+
+    async with working(workflows=[once], activities=[confused]):
+        with pytest.raises(RunFailed, match="CancelledError"):
+            await (await client.start_run(once)).result()
+
+
+def test_outside_of_an_activity() -> None:
+    """The calls for inside say so."""
+    with pytest.raises(RuntimeError, match="inside an activity"):
+        activity.heartbeat()
+
+
+async def _held(service: FakeService) -> Any:
+    async with asyncio.timeout(20):
+        while not any(task.holder for task in service.activities.values()):  # noqa: ASYNC110 - the double has no event
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.05)
+    return next(task for task in service.activities.values() if task.holder)
+
+
+async def _cancel(service: FakeService) -> None:
+    task = await _held(service)
+    cancel = workers_pb2.CancelTask(ref=task.ref, reason="enough")
+    task.holder.out.put_nowait(ConnectResponse(cancels=[cancel]))

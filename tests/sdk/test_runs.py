@@ -1,0 +1,477 @@
+"""Code runs: what is recorded, what a replay answers, and what goes out together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from tests.sdk.fake_service import FakeService, refusal
+
+from stepwell import (
+    ActivityFailed,
+    ApplicationError,
+    Client,
+    Context,
+    RetryPolicy,
+    RunCancelled,
+    RunFailed,
+    StepFailed,
+    WaitTimeout,
+    activity,
+    workflow,
+)
+from stepwell.v1 import types_pb2
+
+Working = Callable[..., Any]
+calls: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    calls.clear()
+
+
+@dataclass
+class Order:
+    name: str
+    count: int
+
+
+@activity
+async def double(number: int) -> int:
+    calls.append(f"double {number}")
+    return 2 * number
+
+
+@activity
+def stamp(order: Order) -> Order:
+    return Order(order.name.upper(), order.count + 1)
+
+
+@activity(retry=RetryPolicy(maximum_attempts=2))
+def broken(number: int) -> int:
+    calls.append(f"broken {number}")
+    raise ValueError(f"no {number}")
+
+
+def note(text: str) -> str:
+    calls.append(text)
+    return text
+
+
+async def test_values_keep_their_types(service: FakeService, client: Client, working: Working) -> None:
+    """What the hints say comes out, on the way in, between steps and at the end."""
+
+    @workflow
+    async def typed(ctx: Context, order: Order) -> Order:
+        assert isinstance(order, Order)
+        stamped = await ctx.activity(stamp, order)
+        assert isinstance(stamped, Order)
+        return stamped
+
+    async with working(workflows=[typed], activities=[stamp]):
+        handle = await client.start_run(typed, Order("a", 1))
+        assert await handle.result() == Order("A", 2)
+
+
+async def test_the_new_steps_of_a_turn_travel_together(service: FakeService, client: Client, working: Working) -> None:
+    """A fan-out is one Progress, which says that the run waits."""
+
+    @workflow
+    async def wide(ctx: Context) -> list[int]:
+        return await ctx.map(double, range(100))
+
+    async with working(workflows=[wide], activities=[double]):
+        handle = await client.start_run(wide)
+        assert await handle.result() == [2 * number for number in range(100)]
+    first = service.runs[handle.run_id].progresses[0]
+    assert len(first.steps) == 100
+    assert first.waiting
+    assert {step.scope for step in first.steps} == {str(number) for number in range(1, 101)}
+
+
+async def test_branches_with_code_travel_together_too(service: FakeService, client: Client, working: Working) -> None:
+    """Branches that are coroutines, and nested ones, reach their calls within one turn."""
+
+    @workflow
+    async def nested(ctx: Context) -> list[list[int]]:
+        async def branch(number: int) -> list[int]:
+            return await ctx.gather(*(ctx.activity(double, number + each) for each in range(3)))
+
+        return await ctx.map(branch, range(4))
+
+    async with working(workflows=[nested], activities=[double]):
+        handle = await client.start_run(nested)
+        assert await handle.result() == [[2 * (number + each) for each in range(3)] for number in range(4)]
+    run = service.runs[handle.run_id]
+    assert len(run.progresses[0].steps) == 12
+    assert run.steps[0].scope == "1/1"
+
+
+async def test_more_steps_than_a_message_holds(service: FakeService, client: Client, working: Working) -> None:
+    """They go out in several Progress, and the order check passes each."""
+
+    @workflow
+    async def wider(ctx: Context) -> int:
+        return sum(await ctx.map(double, range(600)))
+
+    async with working(workflows=[wider], activities=[double]):
+        handle = await client.start_run(wider)
+        assert await handle.result() == sum(2 * number for number in range(600))
+    sizes = [len(progress.steps) for progress in service.runs[handle.run_id].progresses if progress.steps]
+    assert sizes == [256, 256, 88]
+    assert [p.waiting for p in service.runs[handle.run_id].progresses[:3]] == [False, False, True]
+
+
+async def test_a_limit_bounds_what_is_open(service: FakeService, client: Client, working: Working) -> None:
+    """Branches keep the numbers of their places whenever they start."""
+
+    @workflow
+    async def bounded(ctx: Context) -> list[int]:
+        return await ctx.map(double, range(20), limit=4)
+
+    async with working(workflows=[bounded], activities=[double]):
+        handle = await client.start_run(bounded)
+        assert await handle.result() == [2 * number for number in range(20)]
+    run = service.runs[handle.run_id]
+    assert max(len(progress.steps) for progress in run.progresses) <= 4
+    assert {record.scope for record in run.steps} == {str(number) for number in range(1, 21)}
+
+
+async def test_a_replay_answers_from_the_record(service: FakeService, client: Client, working: Working) -> None:
+    """After an eviction the code runs again from the top, and no function a second time."""
+
+    @workflow
+    async def long(ctx: Context) -> list[Any]:
+        first = await ctx.step("first", note, "first")
+        both = await ctx.gather(ctx.step("left", note, "left"), ctx.step("right", note, "right"))
+        token = ctx.side_effect("token", lambda: len(calls))
+        doubled = await ctx.activity(double, 21)
+        told = await ctx.wait_signal("go")
+        return [first, both, token, doubled, told, await ctx.step("last", note, "last")]
+
+    async with working(workflows=[long], activities=[double]):
+        handle = await client.start_run(long)
+        run = service.runs[handle.run_id]
+        await _until(lambda: any(record.kind == types_pb2.STEP_KIND_WAIT for record in run.steps))
+        service.evict(handle.run_id)
+        await _until(lambda: run.token == 2)
+        await handle.signal("go", "now")
+        assert await handle.result() == ["first", ["left", "right"], 3, 42, "now", "last"]
+    assert sorted(calls) == ["double 21", "first", "last", "left", "right"]
+    assert run.token == 2
+
+
+async def test_a_checkpoint_is_recorded_before_the_code_goes_on(
+    service: FakeService, client: Client, working: Working
+) -> None:
+    """Two checkpoints are two Progress, and the end a third."""
+
+    @workflow
+    async def two(ctx: Context) -> None:
+        await ctx.step("one", note, "one")
+        await ctx.step("two", note, "two")
+
+    async with working(workflows=[two]):
+        handle = await client.start_run(two)
+        await handle.result()
+    progresses = service.runs[handle.run_id].progresses
+    assert [[step.name for step in progress.steps] for progress in progresses] == [["one"], ["two"], []]
+    assert [progress.WhichOneof("end") for progress in progresses] == [None, None, "complete"]
+    assert not any(progress.waiting for progress in progresses)
+
+
+async def test_a_checkpoint_waits_for_the_side_effect_before_it(
+    service: FakeService, client: Client, working: Working
+) -> None:
+    """Its function may act on a value that must be the same if it runs again."""
+    seen: list[int] = []
+
+    @workflow
+    async def effect(ctx: Context) -> None:
+        ctx.side_effect("token", lambda: 7)
+        run = service.runs[ctx.info.run_id]
+        await ctx.step("use", lambda: seen.append(len(run.steps)))
+
+    async with working(workflows=[effect]):
+        await (await client.start_run(effect)).result()
+    assert seen == [1]
+
+
+async def test_a_failed_checkpoint_is_recorded_too(service: FakeService, client: Client, working: Working) -> None:
+    """The code sees the same error at once and on a replay; a retry in place comes before."""
+
+    def fails() -> None:
+        calls.append("fails")
+        raise ApplicationError("no luck", type="Luck")
+
+    @workflow
+    async def guarded(ctx: Context) -> str:
+        try:
+            await ctx.step("try", fails, retry=RetryPolicy(initial_interval=0.001, maximum_attempts=3))
+        except StepFailed as error:
+            await ctx.wait_signal("go")
+            return error.type
+        return ""
+
+    async with working(workflows=[guarded]):
+        handle = await client.start_run(guarded)
+        run = service.runs[handle.run_id]
+        await _until(lambda: len(run.steps) == 2)
+        service.evict(handle.run_id)
+        await handle.signal("go")
+        assert await handle.result() == "Luck"
+    assert calls == ["fails"] * 3
+
+
+async def test_an_activity_that_fails_for_good(service: FakeService, client: Client, working: Working) -> None:
+    """The failure names the exception; uncaught, it fails the run."""
+
+    @workflow
+    async def doomed(ctx: Context) -> None:
+        await ctx.activity(broken, 3)
+
+    async with working(workflows=[doomed], activities=[broken]):
+        handle = await client.start_run(doomed)
+        with pytest.raises(RunFailed, match="no 3") as caught:
+            await handle.result()
+    assert caught.value.phase == "FAILED"
+    assert caught.value.failure is not None
+    assert caught.value.failure.type == "ActivityFailed"
+    assert calls == ["broken 3"] * 2
+
+
+async def test_a_group_waits_for_all_and_raises_the_first(
+    service: FakeService, client: Client, working: Working
+) -> None:
+    """What it comes to does not depend on which branch was faster."""
+
+    @workflow
+    async def mixed(ctx: Context) -> str:
+        async def slow() -> None:
+            await ctx.sleep(0.05)
+            raise ValueError("slow")
+
+        try:
+            await ctx.gather(slow(), ctx.activity(broken, 1), ctx.step("done", note, "done"))
+        except ValueError as error:
+            return str(error)
+        except ActivityFailed:
+            return "activity"
+        return ""
+
+    async with working(workflows=[mixed], activities=[broken]):
+        assert await (await client.start_run(mixed)).result() == "slow"
+    assert "done" in calls
+
+
+async def test_a_wait_tells_timeout_from_arrival(service: FakeService, client: Client, working: Working) -> None:
+    """The timeout raises, the signal's value comes."""
+
+    @workflow
+    async def waits(ctx: Context) -> list[Any]:
+        try:
+            await ctx.wait_signal("never", timeout=0.01)
+        except WaitTimeout:
+            return [await ctx.wait_signal("early"), await ctx.wait_signal("early")]
+        return []
+
+    async with working(workflows=[waits]):
+        handle = await client.start_run(waits)
+        await asyncio.gather(handle.signal("early", 1), handle.signal("early", 2))
+        assert await handle.result() == [1, 2]
+
+
+async def test_a_child_and_its_continuation(service: FakeService, client: Client, working: Working) -> None:
+    """A child's result comes from the run that finally continued it; so does a waiting client's."""
+
+    @workflow
+    async def counts(ctx: Context, left: int) -> str:
+        await ctx.step("once", note, f"left {left}")
+        if left:
+            ctx.continue_as_new(left - 1)
+        return "done"
+
+    @workflow
+    async def parent(ctx: Context) -> str:
+        return await ctx.child(counts, 2)
+
+    async with working(workflows=[counts, parent]):
+        assert await (await client.start_run(counts, 2)).result() == "done"
+        assert await (await client.start_run(parent)).result() == "done"
+    assert calls == ["left 2", "left 1", "left 0"] * 2
+
+
+async def test_cancellation_with_clean_up(service: FakeService, client: Client, working: Working) -> None:
+    """It is raised once in each branch, clean-up may call, and a replay raises at the same places."""
+
+    @workflow
+    async def careful(ctx: Context) -> None:
+        async def branch(name: str) -> None:
+            try:
+                await ctx.wait_signal(name)
+            except RunCancelled as error:
+                await ctx.step("undo", note, f"undo {name} {error.reason}")
+                raise
+
+        try:
+            await ctx.gather(branch("a"), branch("b"), ctx.wait_signal("c"))
+        finally:
+            await ctx.wait_signal("confirm", timeout=5)
+            await ctx.step("after", note, "after")
+
+    async with working(workflows=[careful]):
+        handle = await client.start_run(careful)
+        run = service.runs[handle.run_id]
+        await _until(lambda: len(run.steps) == 3)
+        await handle.cancel("enough")
+        await _until(lambda: any(record.name == "confirm" for record in run.steps))
+        service.evict(handle.run_id)
+        await _until(lambda: run.token == 2)
+        await handle.signal("confirm")
+        with pytest.raises(RunFailed) as caught:
+            await handle.result()
+    assert caught.value.phase == "CANCELLED"
+    assert sorted(calls) == ["after", "undo a enough", "undo b enough"]
+    cancelled = [record.name for record in run.steps if record.state == types_pb2.STEP_STATE_CANCELLED]
+    assert sorted(cancelled) == ["a", "b", "c"]
+
+
+async def test_cancellation_before_the_first_call(service: FakeService, client: Client, working: Working) -> None:
+    """The first call that is not recorded raises it."""
+
+    @workflow
+    async def late(ctx: Context) -> None:
+        await ctx.step("never", note, "never")
+
+    handle = await client.start_run(late)
+    await handle.cancel()
+    async with working(workflows=[late]):
+        with pytest.raises(RunFailed):
+            await handle.result()
+    assert calls == []
+
+
+async def test_a_changed_order_is_refused(service: FakeService, client: Client, working: Working) -> None:
+    """Code that calls another step first does not get past the service."""
+    is_changed = False
+
+    @workflow
+    async def changing(ctx: Context) -> None:
+        if is_changed:
+            await ctx.step("new", note, "new")
+        await ctx.step("old", note, "old")
+        await ctx.wait_signal("go")
+
+    async with working(workflows=[changing]):
+        handle = await client.start_run(changing)
+        run = service.runs[handle.run_id]
+        await _until(lambda: len(run.steps) == 2)
+        is_changed = True
+        service.evict(handle.run_id)
+        await _until(lambda: run.token == 2 and run.holder is None)
+    assert [record.name for record in run.steps] == ["old", "go"]
+
+
+async def test_another_kind_is_refused(service: FakeService, client: Client, working: Working) -> None:
+    """A name that was an activity and is now a timer does not get past the service either."""
+    is_changed = False
+
+    @workflow
+    async def changing(ctx: Context) -> None:
+        if is_changed:
+            await ctx.sleep(0, name="double")
+        else:
+            await ctx.activity(double, 1)
+        await ctx.wait_signal("go")
+
+    async with working(workflows=[changing], activities=[double]):
+        handle = await client.start_run(changing)
+        run = service.runs[handle.run_id]
+        await _until(lambda: len(run.steps) == 2)
+        is_changed = True
+        service.evict(handle.run_id)
+        await _until(lambda: run.token == 2 and run.holder is None)
+
+
+async def test_a_patch_leaves_runs_that_are_past_it(service: FakeService, client: Client, working: Working) -> None:
+    """A run that had gone by takes the old way, also at later asks; a new one takes the new way."""
+    is_patched = False
+
+    @workflow
+    async def patching(ctx: Context) -> list[bool]:
+        ways = [is_patched and ctx.patched("quick")]
+        await ctx.step("work", note, "work")
+        await ctx.wait_signal("go")
+        return [*ways, is_patched and ctx.patched("quick")]
+
+    async with working(workflows=[patching]):
+        old = await client.start_run(patching)
+        run = service.runs[old.run_id]
+        await _until(lambda: len(run.steps) == 2)
+        is_patched = True
+        service.evict(old.run_id)
+        await _until(lambda: run.token == 2)
+        new = await client.start_run(patching)
+        await asyncio.gather(old.signal("go"), new.signal("go"))
+        assert await old.result() == [False, False]
+        assert await new.result() == [True, True]
+
+
+async def test_parallel_calls_need_branches(service: FakeService, client: Client, working: Working) -> None:
+    """Two calls at once in one branch have no order: they are refused, with what to do."""
+
+    @workflow
+    async def careless(ctx: Context) -> None:
+        await asyncio.gather(ctx.activity(double, 1), ctx.activity(double, 2))
+
+    async with working(workflows=[careless], activities=[double]):
+        with pytest.raises(RunFailed, match=r"use ctx\.gather"):
+            await (await client.start_run(careless)).result()
+
+
+async def test_plain_steps_run_in_threads(service: FakeService, client: Client, working: Working) -> None:
+    """They may block; async ones stay on the loop."""
+
+    async def here() -> bool:
+        return threading.current_thread() is threading.main_thread()
+
+    @workflow
+    async def places(ctx: Context) -> list[bool]:
+        return [
+            await ctx.step("thread", lambda: threading.current_thread() is threading.main_thread()),
+            await ctx.step("loop", here),
+        ]
+
+    async with working(workflows=[places]):
+        assert await (await client.start_run(places)).result() == [False, True]
+
+
+async def test_a_progress_that_is_at_fault_fails_the_run(
+    service: FakeService, client: Client, working: Working
+) -> None:
+    """What the service will never take is not sent for ever; what it could not take now is sent again."""
+
+    @workflow
+    async def simple(ctx: Context) -> str:
+        return await ctx.step("one", note, "one")
+
+    async with working(workflows=[simple]):
+        service.refuse_next = [refusal(grpc.StatusCode.ABORTED, "RUN_BUSY", "busy")]
+        assert await (await client.start_run(simple)).result() == "one"
+        service.refuse_next = [refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "too large")]
+        with pytest.raises(RunFailed, match="too large"):
+            await (await client.start_run(simple)).result()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the double's state has no event
+            await asyncio.sleep(0.005)
+    # What the worker has to say about it passes.
+    await asyncio.sleep(0.02)

@@ -1,0 +1,152 @@
+"""A worker's session: what a broken stream costs, and what leaving does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.sdk.fake_service import FakeService
+
+from stepwell import Client, Context, Worker, activity, workflow
+from stepwell.v1.workers_pb2 import ReportResult
+
+Working = Callable[..., Any]
+calls: list[str] = []
+
+
+def note(text: str) -> str:
+    calls.append(text)
+    return text
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    calls.clear()
+
+
+@activity
+async def pause(seconds: float) -> float:
+    calls.append("pause")
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+@workflow
+async def steps(ctx: Context) -> list[Any]:
+    first = await ctx.step("first", note, "first")
+    paused = await ctx.activity(pause, 0.05)
+    return [first, paused, await ctx.step("last", note, "last")]
+
+
+async def test_lost_answers_are_asked_for_again(service: FakeService, client: Client, working: Working) -> None:
+    """Reports without an answer are sent again after the resume, and recognised."""
+    async with working(workflows=[steps], activities=[pause]):
+        service.swallow_results = 3
+        async with asyncio.timeout(20):
+            assert await (await client.start_run(steps)).result() == ["first", 0.05, "last"]
+    assert calls == ["first", "pause", "last"]
+    assert len(service.sessions) == 1
+    assert sum(result.status == ReportResult.STATUS_DUPLICATE for result in service.results) >= 2
+
+
+async def test_a_cut_stream_is_resumed(service: FakeService, client: Client, working: Working) -> None:
+    """Work in hand goes on meanwhile."""
+    async with working(workflows=[steps], activities=[pause]):
+        handle = await client.start_run(steps)
+        while "pause" not in calls:  # noqa: ASYNC110 - the activity has begun
+            await asyncio.sleep(0.002)
+        service.cut()
+        async with asyncio.timeout(20):
+            assert await handle.result() == ["first", 0.05, "last"]
+    assert calls == ["first", "pause", "last"]
+    assert len(service.sessions) == 1
+
+
+async def test_a_refused_resume_drops_what_was_held(service: FakeService, client: Client, working: Working) -> None:
+    """A new session begins with nothing; recorded steps do not run again."""
+    async with working(workflows=[steps], activities=[pause]):
+        handle = await client.start_run(steps)
+        while "pause" not in calls:  # noqa: ASYNC110 - the activity has begun
+            await asyncio.sleep(0.002)
+        service.expire_sessions = True
+        service.cut()
+        async with asyncio.timeout(20):
+            assert await handle.result() == ["first", 0.05, "last"]
+    assert calls == ["first", "pause", "pause", "last"]
+    assert len(service.sessions) == 2
+
+
+async def test_leaving_gives_waiting_runs_back(service: FakeService, client: Client, working: Working) -> None:
+    """What is in work is finished, waiting runs are released, and another worker goes on."""
+
+    @workflow
+    async def waits(ctx: Context) -> list[str]:
+        return [await ctx.step("first", note, "first"), await ctx.wait_signal("go")]
+
+    async with working(workflows=[waits, steps], activities=[pause]):
+        waiting = await client.start_run(waits)
+        busy = await client.start_run(steps)
+        while "pause" not in calls:  # noqa: ASYNC110 - the activity has begun
+            await asyncio.sleep(0.002)
+    assert any(message.drain for message in service.received)
+    assert service.runs[waiting.run_id].holder is None
+    async with working(workflows=[waits, steps], activities=[pause]):
+        await waiting.signal("go", "went")
+        assert await waiting.result() == ["first", "went"]
+        assert await busy.result() == ["first", 0.05, "last"]
+    assert calls.count("first") == 2
+    assert calls.count("pause") == 1
+
+
+async def test_work_that_does_not_end_is_given_back(service: FakeService, client: Client, working: Working) -> None:
+    """After its time the worker leaves without it."""
+
+    @activity
+    async def endless() -> None:
+        await asyncio.sleep(60)
+
+    @workflow
+    async def asks(ctx: Context) -> None:
+        await ctx.activity(endless)
+
+    async with working(workflows=[asks], activities=[endless]):
+        await client.start_run(asks)
+        while not service.activities:  # noqa: ASYNC110 - the double has no event for it
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.05)
+    assert all(task.holder is None for task in service.activities.values())
+
+
+async def test_acknowledgements_travel_with_what_is_said(
+    service: FakeService, client: Client, working: Working
+) -> None:
+    """Quick activities need none: their report says that they came. Many reports share a message."""
+
+    @activity
+    async def quick(number: int) -> int:
+        return number
+
+    @workflow
+    async def wide(ctx: Context) -> int:
+        return len(await ctx.map(quick, range(200)))
+
+    async with working(workflows=[wide], activities=[quick]):
+        assert await (await client.start_run(wide)).result() == 200
+    reports = sum(len(message.reports) for message in service.received)
+    messages = sum(1 for message in service.received if message.reports)
+    assert reports >= 200
+    assert messages < reports / 2
+    assert not any(ref.task_id.startswith("act:") for message in service.received for ref in message.acks)
+
+
+async def test_a_function_without_its_decorator_is_refused(client: Client) -> None:
+    """The error says what to do."""
+
+    async def plain(ctx: Context) -> None: ...
+
+    with pytest.raises(TypeError, match="decorate it with @workflow"):
+        Worker(client, workflows=[plain])
+    with pytest.raises(TypeError, match="decorate it with @activity"):
+        Worker(client, activities=[plain])
