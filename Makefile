@@ -46,8 +46,9 @@ setup: $(VENV)/.ready ## Make .venv: locked dependencies and both distributions,
 tools: $(BUF) $(GRPCURL) ## Install buf and grpcurl, pinned, into .cache/tools
 
 .PHONY: generate
-generate: $(GENERATE)/.ready ## Write stubs and descriptors from proto/
+generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, and docs/states.md
 	$(GENERATE)/bin/python tools/generate.py
+	$(PY) tools/states.py
 
 .PHONY: format
 format: setup ## Format the code and fix what can be fixed
@@ -71,6 +72,7 @@ check: setup ## Format, lint, types, import contracts, proto lint
 .PHONY: verify
 verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol breaks nobody
 	$(GENERATE)/bin/python tools/verify.py
+	$(PY) tools/states.py --check
 	$(PY) tools/buf.py breaking
 
 .PHONY: test

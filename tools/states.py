@@ -1,0 +1,125 @@
+"""Writes docs/states.md from the tables of legal moves in the service's model; `--check` only compares.
+
+What a state means comes from the protocol's comments, what may follow it from `MOVES` and `STEP_MOVES`.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from enum import IntEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from stepwell_server.model.runs import MOVES, TERMINAL, Phase
+from stepwell_server.model.steps import ENDED, STEP_MOVES, StepState
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs/states.md"
+ENUM, VALUE = 5, 2  # numbers in descriptor.proto of the lists of enums, and of an enum's values
+
+State = TypeVar("State", bound=IntEnum)
+
+INTRODUCTION = """\
+# States
+
+Written by `make generate` from the tables in `service/stepwell_server/model/`; change them there. Every move is made
+by a decision of the engine, and no decision makes one that is not in its table.
+"""
+
+RUNS = """\
+## Runs
+
+A run's phase says how far it has come. Two flags stand beside it, each with its reason: `paused`, while nobody may
+work on the run, and `cancel_requested`, once somebody asked. They change no phase: a paused run keeps the one that it
+has.
+"""
+
+STEPS = """\
+## Steps
+
+Which states a step passes depends on its kind.
+
+| kind | begins | on its way |
+|---|---|---|
+| `LOCAL`, `MARKER` | ended: it is recorded when it is done | |
+| `ACTIVITY` | `PENDING`: waits in its queue | `RUNNING` while a session holds it; `PENDING` again between attempts |
+| `TIMER`, `WAIT`, `CHILD` | `WAITING` | |
+
+A `WAIT` whose time ran out is `COMPLETED`, with `timed_out` set.
+"""
+
+NEVER = "Nothing: it has ended."
+SAID_ONCE = "Terminal, as all below."
+
+
+def meanings(enum: str, prefix: str) -> dict[str, str]:
+    """What the protocol's comments say of an enum's values, by their names without the prefix."""
+    described = FileDescriptorSet.FromString(files("stepwell.v1").joinpath("descriptors.binpb").read_bytes())
+    found: dict[str, str] = {}
+    for file in described.file:
+        comments = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
+        for index, declared in enumerate(file.enum_type):
+            if declared.name != enum:
+                continue
+            for number, value in enumerate(declared.value):
+                text = " ".join(comments.get((ENUM, index, VALUE, number), "").split())
+                found[value.name.removeprefix(prefix)] = text.removesuffix(SAID_ONCE).strip()
+    return found
+
+
+def diagram(moves: Mapping[State, frozenset[State]], ended: frozenset[State], first: Iterable[str]) -> list[str]:
+    """The moves in mermaid; what leads to every end leads to the box around them."""
+    lines = ["```mermaid", "stateDiagram-v2", *(f"    [*] --> {name}" for name in first)]
+    for state, following in moves.items():
+        lines += [f"    {state.name} --> {each.name}" for each in sorted(following - ended)]
+        if following >= ended:
+            lines.append(f"    {state.name} --> ended")
+        else:
+            lines += [f"    {state.name} --> {each.name}" for each in sorted(following & ended)]
+    lines += ["    state ended {", *(f"        {each.name}" for each in sorted(ended)), "    }", "```"]
+    return lines
+
+
+def table(
+    title: str, moves: Mapping[State, frozenset[State]], ended: frozenset[State], meaning: Callable[[str], str]
+) -> list[str]:
+    """A line for each state: what it means, and what may follow."""
+    lines = [f"| {title} | what it means | what may follow |", "|---|---|---|"]
+    for state, following in moves.items():
+        passing = [f"`{each.name}`" for each in sorted(following - ended)]
+        endings = ["any end"] if following >= ended else [f"`{each.name}`" for each in sorted(following & ended)]
+        lines.append(f"| `{state.name}` | {meaning(state.name)} | {', '.join(passing + endings) or NEVER} |")
+    return lines
+
+
+def render() -> str:
+    """The whole document."""
+    phases, states = meanings("RunPhase", "RUN_PHASE_"), meanings("StepState", "STEP_STATE_")
+    parts = [
+        INTRODUCTION,
+        RUNS,
+        "\n".join(table("phase", MOVES, TERMINAL, phases.__getitem__)) + "\n",
+        "\n".join(diagram(MOVES, TERMINAL, [Phase.PENDING.name])) + "\n",
+        STEPS,
+        "\n".join(table("state", STEP_MOVES, ENDED, states.__getitem__)) + "\n",
+        "\n".join(diagram(STEP_MOVES, ENDED, [StepState.PENDING.name, StepState.WAITING.name, "ended"])) + "\n",
+    ]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Writes the document, or compares."""
+    text = render()
+    if "--check" in sys.argv[1:]:
+        if not TARGET.exists() or TARGET.read_text() != text:
+            sys.exit(f"{TARGET.relative_to(ROOT)} is not current: run `make generate`")
+        print(f"{TARGET.relative_to(ROOT)} is current")
+        return
+    TARGET.write_text(text)
+    print(TARGET.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
