@@ -1,0 +1,217 @@
+"""Surveys the standard library with durable runs, and kills a worker and the service meanwhile.
+
+Exit code 0 only if every run ended, the totals equal those of a plain computation, each file was recorded exactly once
+and left its effect at least once, and every second effect is explained by a kill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import measures
+from checks import Recorded, Verdict, judge, plain_totals
+from processes import Stage
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from traces import tree_of
+from worker import LARGE, QUEUE, Report, survey
+
+from stepwell import Client, RunHandle, StepwellError
+from stepwell.v1 import types_pb2
+
+WORKERS = 3
+IN_FLIGHT = 3
+_RUNNING = types_pb2.STEP_STATE_RUNNING
+console = Console()
+
+
+async def connect(address: str) -> Client:
+    """Waits for the service."""
+    while True:
+        try:
+            return await Client.connect(address, connect_timeout=2)
+        except (StepwellError, OSError, TimeoutError):
+            await asyncio.sleep(0.1)
+
+
+async def in_flight(handles: dict[str, RunHandle[Report]]) -> Counter[str]:
+    """Activities under way, by worker, as the service says; looked at until there are several."""
+    found: Counter[str] = Counter()
+    for handle in handles.values():
+        with contextlib.suppress(StepwellError):
+            async for step in handle.steps():
+                if step.state == _RUNNING and step.owner_id:
+                    found[step.owner_id] += 1
+        if found and found.most_common(1)[0][1] >= IN_FLIGHT:
+            break
+    return found
+
+
+class Survey:
+    """The demo while it runs."""
+
+    def __init__(self, stage: Stage, client: Client, progress: Progress) -> None:
+        self.stage = stage
+        self.client = client
+        self.progress = progress
+        self.handles: dict[str, RunHandle[Report]] = {}
+        self.reports: dict[str, Report] = {}
+        self.killed = ""
+        self.resumed = 0
+        self.files = sum(len(measures.sources(name)) for name in measures.names())
+        self._runs = progress.add_task("runs ended", total=len(measures.names()))
+        self._effects = progress.add_task("files measured", total=self.files)
+
+    async def start(self) -> None:
+        """Starts all runs at once, and approves the large ones."""
+
+        async def start(name: str) -> None:
+            self.handles[name] = await self.client.start_run(survey, name, task_queue=QUEUE, workflow_id=f"survey/{name}")
+            if len(measures.sources(name)) >= LARGE:
+                await self.handles[name].signal("approved", {"by": "the demo"})
+
+        await asyncio.gather(*(start(name) for name in measures.names()))
+
+    async def finish(self, name: str) -> None:
+        """Waits for one run's report, over all that is killed meanwhile."""
+        self.reports[name] = await self.handles[name].result()
+        self.progress.advance(self._runs)
+
+    def measured(self) -> int:
+        """How many effects there are."""
+        done = self.stage.effects.read_bytes().count(b"\n") if self.stage.effects.exists() else 0
+        self.progress.update(self._effects, completed=min(done, self.files))
+        return done
+
+    async def until(self, share: float) -> Counter[str]:
+        """Waits until so much is done and several activities are in flight; answers them by worker."""
+        while self.measured() < share * self.files:
+            await asyncio.sleep(0.05)
+        open_runs = {name: handle for name, handle in self.handles.items() if name not in self.reports}
+        # The largest packages have the most under way.
+        order = sorted(open_runs, key=lambda name: -len(measures.sources(name)))
+        while True:
+            found = await in_flight({name: open_runs[name] for name in order})
+            if found and found.most_common(1)[0][1] >= IN_FLIGHT:
+                return found
+            if self.measured() >= self.files:
+                raise RuntimeError("everything was measured before there was something to interrupt")
+
+    async def disturb(self) -> None:
+        """Kills a worker at a third, and the service at more than half, each while it is busy."""
+        busiest, count = (await self.until(1 / 3)).most_common(1)[0]
+        self.killed = busiest
+        victim = next(each for each in self.stage.workers if f"/{each.pid}/" in busiest)
+        self.stage.kill_worker(victim)
+        self.stage.start_worker()
+        self.progress.console.print(f"[red]kill -9[/] worker {busiest}: {count} activities in flight; replaced")
+        flying = await self.until(0.55)
+        self.resumed = flying.total()
+        self.stage.kill_server()
+        self.progress.console.print(f"[red]kill -9[/] the service: at least {self.resumed} activities in flight")
+        self.stage.start_server()
+        (await connect(self.stage.address)).run_stub  # noqa: B018 - it answers again
+        self.progress.console.print("[green]restarted[/] the service; its Postgres was adopted")
+
+    async def watch(self) -> None:
+        """Keeps the view going."""
+        while True:
+            self.measured()
+            await asyncio.sleep(0.2)
+
+    async def recorded(self) -> list[Recorded]:
+        """What the API says of every run, children too."""
+        found = []
+        async for run in self.client.list_runs():
+            handle = self.client.run(run.run_id)
+            steps = [step async for step in handle.steps()]
+            events = [event async for event in handle.history()]
+            found.append(Recorded(await handle.describe(), steps, events))
+        return found
+
+
+def show(reports: dict[str, Report], verdict: Verdict) -> None:
+    """The tables."""
+    table = Table(title="the ten largest packages")
+    for column in ("name", "files", "lines", "functions", "classes", "documented", "longest function"):
+        table.add_column(column, justify="left" if column == "name" else "right")
+    for report in sorted(reports.values(), key=lambda each: -each.total["lines"])[:10]:
+        total = report.total
+        share = total["documented"] / max(1, total["functions"] + total["classes"])
+        row = [total["files"], total["lines"], total["functions"], total["classes"], f"{share:.0%}", total["longest"]]
+        table.add_row(report.name, *map(str, row))
+    console.print(table)
+    figures = Table(title="what was recorded", show_header=False)
+    for name, value in verdict.figures.items():
+        figures.add_row(name, f"{value:,}")
+    console.print(figures)
+
+
+async def perform(stage: Stage) -> int:
+    """The whole demo; answers the exit code."""
+    began = time.monotonic()
+    stage.start_server()
+    client = await connect(stage.address)
+    for _ in range(WORKERS):
+        stage.start_worker()
+    columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        survey_ = Survey(stage, client, progress)
+        await survey_.start()
+        watching = asyncio.create_task(survey_.watch())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(survey_.disturb())
+            for name in survey_.handles:
+                group.create_task(survey_.finish(name))
+        watching.cancel()
+    plain = await asyncio.to_thread(plain_totals, measures.names())
+    recorded = await survey_.recorded()
+    verdict = judge(survey_.reports, recorded, stage.effects, plain, survey_.killed)
+    verdict.figures["in flight when the service was killed"] = survey_.resumed
+    verdict.expect(holds=survey_.resumed > 0, otherwise="killing the service interrupted nothing")
+    show(survey_.reports, verdict)
+    await client.close()
+    await stage.close()
+    tree = tree_of(stage.spans, survey_.handles["json"].run_id)
+    verdict.expect(holds=tree is not None, otherwise="no span of run `json` was exported")
+    if tree is not None:
+        console.print(tree)
+    console.print(f"{time.monotonic() - began:.0f} s")
+    for fault in verdict.faults[:20]:
+        console.print(f"[bold red]fault:[/] {fault}")
+    if not verdict.faults:
+        console.print("[bold green]everything adds up[/]: totals equal, each file recorded once, nothing lost")
+    return 1 if verdict.faults else 0
+
+
+def main() -> int:
+    """Runs in a folder of its own, which goes if all went well."""
+    folder = Path(tempfile.mkdtemp(prefix="stepwell-demo-"))
+    # An unprivileged Postgres must be able to pass, when this is run as root.
+    folder.chmod(0o711)
+    stage = Stage(folder)
+    code = 1
+    try:
+        code = asyncio.run(perform(stage))
+    finally:
+        for process in [*stage.workers, stage.server]:
+            if process is not None and process.poll() is None:
+                process.terminate()
+                process.wait()
+        if code:
+            console.print(f"what was left behind: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
