@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from stepwell_server import errors
+from stepwell_server.api.history import History
 from stepwell_server.api.interceptors.around import AroundCalls, Context
+from stepwell_server.api.namespaces import NamespaceCalls
+from stepwell_server.api.runs import Runs
 from stepwell_server.api.server import Server, build_server
+from stepwell_server.api.workers import WorkerServicer
 from stepwell_server.clock import SystemClock, TestClock
 from stepwell_server.dispatch.dispatcher import Dispatcher
+from stepwell_server.dispatch.watches import Watches
 from stepwell_server.engine.committer import Committers, Listener
 from stepwell_server.loops.alignment import Alignment
 from stepwell_server.loops.connection import SharedConnection
@@ -34,6 +39,7 @@ from stepwell_server.loops.readiness import Readiness
 from stepwell_server.loops.timers import Alarms, Timers
 from stepwell_server.store.database import Database, Lost
 from stepwell_server.store.hints import Hints
+from stepwell_server.store.namespaces import Namespaces
 
 if TYPE_CHECKING:
     from stepwell_server.engine.change import Change
@@ -55,7 +61,9 @@ class Service:
         self.database = Database(settings)
         self.real_clock = SystemClock()
         self.clock = TestClock(self.real_clock) if settings.test_clock else self.real_clock
-        self.dispatcher = Dispatcher(self.database, settings, self.clock)
+        self.namespaces = Namespaces(self.database)
+        self.watches = Watches(self.database, self.clock, settings)
+        self.dispatcher = Dispatcher(self.database, settings, self.clock, self.watches)
         self.hints = Hints(self.database, settings.database_schema)
         self._listeners = _Listeners()
         self.committers = Committers(self.database, self.clock, settings, self.dispatcher, self._listeners)
@@ -138,6 +146,7 @@ class Service:
             await self._server.stop(self.dispatcher.drain if self._has_begun else None)
         await self.leader.stop()
         await self.alignment.stop()
+        await self.watches.stop()
         if self._has_begun:
             await self.dispatcher.stop()
             await self.hints.stop()
@@ -146,7 +155,13 @@ class Service:
         await self.database.close()
 
     def _servicers(self) -> Iterable[object]:
-        return ()
+        settings, namespaces = self.settings, self.namespaces
+        return (
+            NamespaceCalls(namespaces, self.clock, settings),
+            Runs(self.committers, self.database, namespaces, self.watches, settings),
+            History(self.database, namespaces, settings),
+            WorkerServicer(self.dispatcher, namespaces, settings, self.clock),
+        )
 
     # --- readiness --------------------------------------------------------------------------------------------------
 

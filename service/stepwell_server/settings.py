@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     """The Postgres schema that holds everything (STEPWELL_SCHEMA); two deployments in one database need two."""
     pool_connections: Count = 8
     """Connections for cold calls."""
-    committers: Count = 2
+    committers: Count = 1
     """Committers, each with a connection of its own; runs are spread over them by key."""
     connect_seconds: Seconds = 5.0
     """Time to reach the database before an attempt counts as failed."""

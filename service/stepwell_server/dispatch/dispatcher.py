@@ -155,6 +155,8 @@ class Dispatcher:
             if change.run is not None and change.run.session_id is not None and (news.ended or news.run_cancel):
                 self._advance(change, change.run.session_id)
             self._note_times(change)
+        if any(change.run is None for change in changes):
+            self._hint("ends", None)
         if waiting:
             self.matcher.mark(waiting)
             self._wake_unary()
@@ -163,12 +165,16 @@ class Dispatcher:
     def unsettled(self) -> None:
         """What is held in memory may be out of date: look everything up."""
         self._spawn(self._reconcile())
+        if self.watches is not None:
+            self.watches.hint()
 
     def hinted(self, kind: str, data: object) -> None:
         """A hint from another replica."""
         if kind == "tasks" and isinstance(data, list):
             self.matcher.mark((key[0], key[1], key[2], key[3]) for key in data)
             self._wake_unary()
+        elif kind == "ends" and self.watches is not None:
+            self.watches.hint()
         elif kind == "run" and isinstance(data, list):
             session = self.sessions.get(UUID(data[0]))
             if session is not None:
