@@ -23,5 +23,10 @@ def delay_after(policy: RetryPolicy, attempt: int, failure: Failure) -> float | 
         return None
     if failure.next_retry_seconds is not None:
         return failure.next_retry_seconds
-    growth = policy.coefficient ** min(attempt - 1, _LARGEST_EXPONENT)
-    return min(policy.maximum_seconds, policy.initial_seconds * growth)
+    if not policy.initial_seconds:
+        return 0.0
+    try:
+        grown = policy.initial_seconds * policy.coefficient ** min(attempt - 1, _LARGEST_EXPONENT)
+    except OverflowError:
+        return policy.maximum_seconds
+    return min(policy.maximum_seconds, grown)
