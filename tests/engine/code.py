@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.engine.world import World
 
+from stepwell_server import errors
 from stepwell_server.engine.activities import CompleteActivity, NewActivity
 from stepwell_server.engine.order import chain
 from stepwell_server.engine.progress import (
@@ -108,7 +109,12 @@ class Code:
         return made
 
     def send(self, *steps: NewStep, **fields: Any) -> ProgressAnswer:
-        answer = self.world.do(self.message(*steps, **fields))
+        before = (self.counts.copy(), dict(self.hashes))
+        try:
+            answer = self.world.do(self.message(*steps, **fields))
+        except errors.Refusal:
+            self.counts, self.hashes = before
+            raise
         assert isinstance(answer, ProgressAnswer)
         return answer
 

@@ -125,7 +125,7 @@ def held_step(change: Change, ordinal: int, session_id: UUID, token: int, state:
 
 
 def fail_attempt(change: Change, step: Step, failure: Failure) -> None:
-    """An attempt failed: the activity tries again later, or fails for good."""
+    """An attempt failed: the activity tries again later, or fails for good, as it does once history is full."""
     details = unpack_step_details(step.details)
     facts = {"attempt": str(step.attempt), "worker": step.owner_id}
     delay = delay_after(details.retry or DEFAULT_RETRY, step.attempt, failure)
@@ -134,6 +134,8 @@ def fail_attempt(change: Change, step: Step, failure: Failure) -> None:
         closes = step.create_time + timedelta(seconds=limits.schedule_to_close)
         if change.now + timedelta(seconds=delay) >= closes:
             delay = None
+    if not change.has_room:
+        delay = None
     if delay is None:
         event = change.event(EventType.ACTIVITY_FAILED, ordinal=step.ordinal, failure=failure, facts=facts)
         change.end_step(step, StepState.FAILED, event, failure=failure)

@@ -301,6 +301,17 @@ class Change:
         """Appends to the history and answers the event's number."""
         return self._append(kind, Origin.ENGINE, ordinal, payload, pack_attributes(payload, failure, facts), None, 0)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether history takes more than what a run needs to end."""
+        return self.open.last_event < self.limits.events
+
+    def need_room(self) -> None:
+        """Refuses new work of a run whose history is full."""
+        if not self.has_room:
+            value = self.open.last_event + 1
+            raise errors.LimitExceeded(limit="run_events", value=value, maximum=self.limits.events)
+
     def caller_event(self, label: str, payload: Payload, caller_seq: int) -> int:
         """Appends a caller's own event."""
         return self._append(EventType.CALLER, Origin.CALLER, 0, payload, pack_attributes(payload), label, caller_seq)
@@ -317,8 +328,8 @@ class Change:
     ) -> int:
         run = self.open
         number = run.last_event + 1
-        if number > self.limits.events and kind not in _ALWAYS_KEPT:
-            raise errors.LimitExceeded(limit="run_events", value=number, maximum=self.limits.events)
+        if kind not in _ALWAYS_KEPT:
+            self.need_room()
         body = payload.body if payload.kind else None
         self.events.append(
             Event(
@@ -516,7 +527,8 @@ class Change:
         self.run = None
 
 
-# Events that a run at its limit still records, because without them it could not end.
+# Events that a run at its limit still records, because without them what is under way could not end: one for each
+# open step, and a few of the run itself.
 _ALWAYS_KEPT = frozenset(
     {
         EventType.RUN_COMPLETED,
@@ -527,10 +539,17 @@ _ALWAYS_KEPT = frozenset(
         EventType.RUN_CONTINUED,
         EventType.RUN_CANCEL_REQUESTED,
         EventType.RUN_PAUSED,
+        EventType.RUN_RESUMED,
         EventType.STEP_CANCELLED,
+        EventType.ACTIVITY_COMPLETED,
+        EventType.ACTIVITY_FAILED,
         EventType.ACTIVITY_CANCELLED,
+        EventType.TIMER_FIRED,
         EventType.TIMER_CANCELLED,
+        EventType.WAIT_TIMED_OUT,
         EventType.WAIT_CANCELLED,
+        EventType.CHILD_COMPLETED,
+        EventType.CHILD_FAILED,
         EventType.CHILD_CANCELLED,
     }
 )

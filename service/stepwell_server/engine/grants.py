@@ -148,7 +148,7 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
         run = change.open
         if run.session_id != self.session_id or run.grants != self.token:
             return False
-        if self.counts:
+        if self.counts and change.has_room:
             change.event(EventType.RUN_INTERRUPTED, facts={"worker": run.owner_id, "reason": self.reason})
         change.update(session_id=None, owner_id="")
         change.bump()
@@ -166,11 +166,9 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
             attempt = step.attempt - 1
             requeue(change, replace(step, returns=step.returns + 1, attempt=attempt))
             return True
-        change.event(
-            EventType.ACTIVITY_INTERRUPTED,
-            ordinal=step.ordinal,
-            facts={"worker": step.owner_id, "attempt": str(step.attempt), "reason": self.reason},
-        )
+        if change.has_room:
+            facts = {"worker": step.owner_id, "attempt": str(step.attempt), "reason": self.reason}
+            change.event(EventType.ACTIVITY_INTERRUPTED, ordinal=step.ordinal, facts=facts)
         failure = Failure(f"worker {step.owner_id} was lost: {self.reason}", WORKER_LOST)
         policy = unpack_step_details(step.details).retry
         if policy is not None and policy.maximum_attempts and step.attempt >= policy.maximum_attempts:

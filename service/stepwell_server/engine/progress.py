@@ -292,6 +292,7 @@ def _changed(change: Change, claim: ScopeClaim, fresh: list[NewStep], recorded: 
 
 def _record(change: Change, new: NewStep) -> int:
     """Records a step and answers its ordinal."""
+    change.need_room()
     body = new.body
     if isinstance(body, Checkpoint):
         return _record_checkpoint(change, new, body)
