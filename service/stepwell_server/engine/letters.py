@@ -12,7 +12,7 @@ from stepwell_server.engine.runs import request_cancel
 from stepwell_server.model.events import EventType
 from stepwell_server.model.mail import Letter, Subject
 from stepwell_server.model.payloads import NULL, Failure
-from stepwell_server.model.runs import Phase, RunRef
+from stepwell_server.model.runs import Phase, RunRef, unpack_details
 from stepwell_server.model.steps import Step, StepState
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class ReadLetter(msgspec.Struct, frozen=True, gc=False):
     """Applies a piece of mail; its row goes in the same transaction, so that it is applied once.
 
-    A run that has ended has nothing to do any more, and the mail goes all the same.
+    A run that has ended has nothing to do any more, and the mail goes all the same; one that goes on as another run
+    passes its parent's orders on.
     """
 
     ref: RunRef
@@ -35,7 +36,7 @@ class ReadLetter(msgspec.Struct, frozen=True, gc=False):
     def decide(self, change: Change) -> bool:
         change.mail_done.append(self.mail_id)
         if change.run is None:
-            return False
+            return _pass_on(change, self.letter)
         if self.letter.subject == Subject.CANCEL:
             if change.run.cancel_time is None:
                 request_cancel(change, self.letter.reason)
@@ -45,6 +46,14 @@ class ReadLetter(msgspec.Struct, frozen=True, gc=False):
         else:
             _child_ended(change, self.letter)
         return True
+
+
+def _pass_on(change: Change, letter: Letter) -> bool:
+    details = unpack_details(change.closed_run.details if change.closed_run is not None else None)
+    if letter.subject == Subject.CHILD_ENDED or not details.continued_key:
+        return False
+    change.post(details.continued_key, letter)
+    return True
 
 
 _OUTCOMES = {

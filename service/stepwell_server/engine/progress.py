@@ -534,20 +534,34 @@ def _end(change: Change, run: Run, end: End) -> None:
             correlation_id=run.correlation_id,
             traceparent=run.traceparent,
             tracestate=run.tracestate,
+            timeout_seconds=None if run.deadline is None else (run.deadline - run.create_time).total_seconds(),
             parent_key=run.parent_key,
             parent_ordinal=run.parent_ordinal,
-            details=RunDetails(source_run_id=str(run.run_id)),
+            details=_handed_on(run),
         ),
         births,
         change.now,
         change.limits,
     )
     births.bear(successor)
-    continue_details(change, str(successor.run_id))
+    continue_details(change, successor)
     endings.end_run(change, Phase.COMPLETED, kind=EventType.RUN_CONTINUED)
 
 
-def continue_details(change: Change, successor: str) -> None:
+def _handed_on(run: Run) -> RunDetails:
+    """What the next run of a chain takes over."""
+    details = unpack_details(run.details)
+    return RunDetails(
+        maximum_run_seconds=details.maximum_run_seconds,
+        maximum_suspend_seconds=details.maximum_suspend_seconds,
+        source_run_id=str(run.run_id),
+        parent_run_id=details.parent_run_id,
+    )
+
+
+def continue_details(change: Change, successor: Change) -> None:
     """Notes which run goes on with the work."""
-    details = msgspec.structs.replace(unpack_details(change.open.details), continued_run_id=successor)
+    details = unpack_details(change.open.details)
+    next_id, next_key = str(successor.run_id), successor.run_key
+    details = msgspec.structs.replace(details, continued_run_id=next_id, continued_key=next_key)
     change.update(details=pack_details(details))

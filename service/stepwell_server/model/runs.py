@@ -48,6 +48,7 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     wait_topic: str | None = None
     source_run_id: str = ""
     continued_run_id: str = ""
+    continued_key: int = 0
     parent_run_id: str = ""
     failure_message: str = ""
 
