@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from stepwell_server import errors
 from stepwell_server.engine import endings
 from stepwell_server.engine.change import Change, Missing
-from stepwell_server.engine.starts import next_look
+from stepwell_server.engine.starts import begins_later, next_look
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunRef, pack_details, unpack_details
@@ -121,7 +121,7 @@ class ResumeRun(msgspec.Struct, frozen=True, gc=False):
         change.event(EventType.RUN_RESUMED, facts={"accept_order": "true"} if self.accept_order else None)
         details = replace(unpack_details(run.details), pause_details="", pause_time=None)
         change.update(pause_reason=None, details=pack_details(details))
-        if not run.driven:
+        if not run.driven and not begins_later(change):
             endings.enqueue_run(change)
         return Steered(accepted=True, run_id=run.run_id, phase=change.phase)
 
@@ -153,7 +153,8 @@ class LookAtRun(msgspec.Struct, frozen=True, gc=False):
             return True
         change.update(wake_time=next_look(change))
         change.bump()
-        if not run.driven and run.session_id is None and run.phase == Phase.PENDING and run.pause_reason is None:
+        waits = run.session_id is None and run.phase == Phase.PENDING and run.pause_reason is None
+        if waits and not run.driven and not begins_later(change):
             endings.enqueue_run(change)
         return True
 

@@ -14,7 +14,7 @@ from stepwell_server.engine.change import Change, Limits
 from stepwell_server.ids import uuid7
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Payload
-from stepwell_server.model.runs import EMPTY_HASH, NO_DETAILS, Phase, Run, RunDetails, pack_details
+from stepwell_server.model.runs import EMPTY_HASH, NO_DETAILS, Phase, Run, RunDetails, pack_details, unpack_details
 from stepwell_server.model.tasks import TaskKind
 
 if TYPE_CHECKING:
@@ -119,6 +119,8 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
 def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Change:
     """A new run as a change: its row, its first event, and its task unless it starts later or is driven."""
     delayed = new.delay_seconds is not None and new.delay_seconds > 0
+    begin_time = now + timedelta(seconds=new.delay_seconds) if delayed and new.delay_seconds else None
+    details = new.details if begin_time is None else msgspec.structs.replace(new.details, begin_time=begin_time)
     deadline = None if new.timeout_seconds is None else now + timedelta(seconds=new.timeout_seconds)
     run = Run(
         run_key=births.next_key(),
@@ -158,26 +160,37 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
         build_id="",
         update_time=now,
         suspend_time=None,
-        wake_time=now + timedelta(seconds=new.delay_seconds) if delayed and new.delay_seconds else None,
-        details=pack_details(new.details),
+        wake_time=begin_time,
+        details=pack_details(details),
     )
     change = Change(now=now, namespace=new.namespace, limits=limits, run=run, fresh=True, births=births)
     change.event(EventType.RUN_STARTED, payload=new.input)
-    if change.open.wake_time is None:
+    if run.managed:
         change.update(wake_time=next_look(change))
     if run.queued:
         change.enqueue(0, TaskKind.RUN, run.task_queue, run.type, run.priority)
     return change
 
 
+def begins_later(change: Change) -> bool:
+    """Whether the run's start is delayed beyond now."""
+    begin_time = unpack_details(change.open.details).begin_time
+    return begin_time is not None and begin_time > change.now
+
+
 def next_look(change: Change) -> datetime | None:
-    """When a managed run must be looked at though nothing happens: its deadline, or the end of a policy's patience."""
+    """When a managed run must be looked at though nothing happens.
+
+    That is when it may begin, at its deadline, or when a policy's patience ends.
+    """
     run = change.open
     if not run.managed:
         return None
     times = [run.deadline]
     if run.details is not None:
-        details = msgspec.msgpack.decode(run.details, type=RunDetails)
+        details = unpack_details(run.details)
+        if begins_later(change):
+            times.append(details.begin_time)
         if details.maximum_run_seconds is not None:
             times.append(run.create_time + timedelta(seconds=details.maximum_run_seconds))
         if details.maximum_suspend_seconds is not None and run.suspend_time is not None:

@@ -40,6 +40,7 @@ ORDER_CHANGED = "ORDER_CHANGED"
 class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What is rarely set, kept apart so that the common row stays small. Durations in seconds."""
 
+    begin_time: datetime | None = None
     maximum_run_seconds: float | None = None
     maximum_suspend_seconds: float | None = None
     pause_details: str = ""
