@@ -36,12 +36,13 @@ async def test_starts_at_once_share_calls(service: FakeService, client: Client, 
 
 async def test_a_refused_start_is_one_callers(service: FakeService, client: Client) -> None:
     """Its neighbours in the call are started."""
-    taken, good, bad = await asyncio.gather(
+    answers: list[Any] = await asyncio.gather(
         client.start_run(waits, workflow_id="one"),
         client.start_run(waits, workflow_id="two"),
         client.start_run(waits, workflow_id="one"),
         return_exceptions=True,
     )
+    taken, good, bad = answers
     assert not isinstance(taken, BaseException)
     assert not isinstance(good, BaseException)
     assert isinstance(bad, reasons.WorkflowIdInUse)

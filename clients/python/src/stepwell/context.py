@@ -114,9 +114,9 @@ class Context:
         input: object = None,  # noqa: A002
         **options: Unpack[ActivityOptions],
     ) -> Call[Any]:
-        """Has any worker of a queue perform an activity, and gives its result.
+        """Has any worker of a queue perform an activity (a function with `@activity`, or a name), and gives its result.
 
-        `fn` is a function with `@activity`, or a type's name. Raises `ActivityFailed` when it failed for good.
+        Raises `ActivityFailed` when it failed for good.
         """
         kind, hint = type_and_hint(fn, "activity")
         defaults = cast("Definition", definition_of(fn)).defaults if not isinstance(fn, str) else NO_DEFAULTS

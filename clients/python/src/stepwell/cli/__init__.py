@@ -1,0 +1,1 @@
+"""The command `stepwell`, for people; its `--output json` for scripts."""

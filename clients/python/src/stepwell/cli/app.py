@@ -1,0 +1,37 @@
+"""The command's root: how to reach the service, and the groups."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from stepwell.cli import namespaces, runs, workers
+from stepwell.cli.session import Session
+
+app = typer.Typer(
+    name="stepwell",
+    help="Start, watch and steer durable runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(runs.app, name="run")
+app.add_typer(workers.app, name="worker")
+app.add_typer(namespaces.app, name="namespace")
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    address: Annotated[
+        str, typer.Option(help="Where the service listens.", envvar="STEPWELL_ADDRESS")
+    ] = "127.0.0.1:7233",
+    namespace: Annotated[str, typer.Option(help="Where the runs live.", envvar="STEPWELL_NAMESPACE")] = "main",
+    api_key: Annotated[
+        str | None, typer.Option(help="What to prove oneself with.", envvar="STEPWELL_API_KEY", show_envvar=True)
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection.", envvar="STEPWELL_TLS")] = False,
+) -> None:
+    """Start, watch and steer durable runs."""
+    context.obj = Session(address, namespace=namespace, api_key=api_key, tls=tls)

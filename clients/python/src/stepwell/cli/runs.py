@@ -1,0 +1,264 @@
+"""`stepwell run`: start runs, look at them, and steer them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from stepwell import errors
+from stepwell.cli.output import Output, OutputOption, as_dict, say, show, show_list, span_of, time_of, value_of
+from stepwell.cli.session import fail
+from stepwell.runs import phase_name
+from stepwell.v1.types_pb2 import StepKind, StepState
+
+if TYPE_CHECKING:
+    from stepwell.options import RunFilter, StartOptions
+    from stepwell.sync import Client, RunHandle
+    from stepwell.v1.runs_pb2 import Run
+
+app = typer.Typer(help="Runs.", no_args_is_help=True)
+
+Named = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or a workflow id (its open or latest run).")]
+Reason = Annotated[str, typer.Option(help="Why.")]
+Input = Annotated[str, typer.Option("--input", "-i", help="JSON, @FILE, or - for standard input.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most. Default: for ever.")]
+
+
+def _handle(client: Client, name: str) -> RunHandle[Any]:
+    try:
+        return client.run(str(uuid.UUID(name)))
+    except ValueError:
+        return client.run(workflow_id=name)
+
+
+def _value(text: str) -> object:
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except OSError as error:
+            fail(f"{text[1:]} cannot be read: {error.strerror}")
+    try:
+        return json.loads(text) if text else None
+    except ValueError as error:
+        fail(f"the input is not JSON: {error}", "text needs quotes of its own: --input '\"text\"'")
+
+
+@app.command()
+def start(
+    context: typer.Context,
+    *,
+    type_name: Annotated[str, typer.Argument(metavar="TYPE", help="The type of workflow.")],
+    value: Input = "",
+    workflow_id: Annotated[str, typer.Option(help="Your name for it, unique among open runs.")] = "",
+    run_id: Annotated[str, typer.Option(help="Its id, a UUID. Default: a new one.")] = "",
+    task_queue: Annotated[str, typer.Option(help="Where its tasks wait.")] = "default",
+    conflict: Annotated[str, typer.Option(help="When the workflow id is in use: fail or use_existing.")] = "fail",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Start a run."""
+    if conflict not in {"fail", "use_existing"}:
+        fail(f"--conflict is fail or use_existing, not {conflict}")
+    options: StartOptions = {
+        "workflow_id": workflow_id,
+        "run_id": run_id,
+        "task_queue": task_queue,
+        "conflict": cast("Literal['fail', 'use_existing']", conflict),
+    }
+    with context.obj.client() as client:
+        try:
+            handle = client.start_run(type_name, _value(value), **options)
+        except ValueError as error:
+            fail(str(error), "--run-id takes a UUID")
+        if wait:
+            _print_result(handle, None, output)
+            return
+        verb = "was started" if handle.started else "was there already"
+        facts = {"run_id": handle.run_id, "workflow_id": workflow_id, "started": handle.started}
+        say(f"run {handle.run_id} {verb}", facts, output)
+
+
+@app.command("list")
+def list_runs(
+    context: typer.Context,
+    *,
+    phase: Annotated[list[str] | None, typer.Option(help="Only these phases, such as RUNNING.")] = None,
+    type_name: Annotated[str, typer.Option("--type", help="Only this type.")] = "",
+    workflow_id: Annotated[str, typer.Option(help="Only runs of this workflow id.")] = "",
+    task_queue: Annotated[str, typer.Option(help="Only this task queue.")] = "",
+    parent: Annotated[str, typer.Option(help="Only children of this run.")] = "",
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 50,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List runs, newest first."""
+    only: RunFilter = {
+        "phases": phase or [],
+        "type": type_name,
+        "workflow_id": workflow_id,
+        "task_queue": task_queue,
+        "parent_run_id": parent,
+    }
+    columns = {
+        "RUN": lambda run: run.run_id,
+        "WORKFLOW ID": lambda run: run.workflow_id,
+        "TYPE": lambda run: run.type,
+        "PHASE": _phase,
+        "STARTED": lambda run: time_of(run.create_time),
+        "TOOK": lambda run: span_of(run.create_time, run.end_time),
+    }
+    with context.obj.client() as client:
+        try:
+            show_list(client.list_runs(limit=limit, **only), columns, output, "no run is like that")
+        except ValueError:
+            fail(f"no such phase: {', '.join(phase or [])}", "phases are PENDING, RUNNING, SUSPENDED, COMPLETED, …")
+
+
+def _phase(run: Run) -> str:
+    return "PAUSED" if run.HasField("pause") else phase_name(run.phase)
+
+
+@app.command("show")
+def show_run(context: typer.Context, name: Named, output: OutputOption = Output.TABLE) -> None:
+    """Show a run as it is."""
+    with context.obj.client() as client:
+        run = _handle(client, name).describe()
+        rows = {
+            "run": run.run_id,
+            "workflow id": run.workflow_id,
+            "type": run.type,
+            "task queue": run.task_queue,
+            "phase": phase_name(run.phase),
+            "paused": f"{run.pause.reason} {run.pause.details}" if run.HasField("pause") else "",
+            "cancel": run.cancel_request.reason or "requested" if run.HasField("cancel_request") else "",
+            "started": time_of(run.create_time),
+            "ended": time_of(run.end_time),
+            "took": span_of(run.create_time, run.end_time),
+            "deadline": time_of(run.deadline),
+            "parent": run.parent_run_id,
+            "continued by": run.continued_run_id,
+            "held by": run.owner_id,
+            "input": value_of(run.input),
+            "result": value_of(run.result),
+            "failure": f"{run.failure.type}: {run.failure.message}" if run.HasField("failure") else "",
+            "stack trace": run.failure.stack_trace,
+        }
+        show(run, rows, output)
+
+
+@app.command()
+def history(context: typer.Context, name: Named, output: OutputOption = Output.TABLE) -> None:
+    """List a run's events by number."""
+    columns = {
+        "NO": lambda event: event.number,
+        "TIME": lambda event: time_of(event.time),
+        "EVENT": lambda event: event.type,
+        "STEP": lambda event: f"{event.step_ordinal} {event.step_name}" if event.step_ordinal else "",
+        "WHAT": lambda event: value_of(event.payload) or event.failure.message or _attributes(event.attributes),
+    }
+    with context.obj.client() as client:
+        show_list(_handle(client, name).history(), columns, output, "there is no event")
+
+
+def _attributes(attributes: Any) -> str:  # noqa: ANN401 - protobuf's map
+    return ", ".join(f"{key}={attributes[key]}" for key in sorted(attributes))
+
+
+@app.command()
+def steps(context: typer.Context, name: Named, output: OutputOption = Output.TABLE) -> None:
+    """List a run's steps in the order of their creation."""
+    columns = {
+        "NO": lambda step: step.ordinal,
+        "BRANCH": lambda step: step.scope,
+        "STEP": lambda step: step.name,
+        "KIND": lambda step: StepKind.Name(step.kind).removeprefix("STEP_KIND_"),
+        "STATE": lambda step: StepState.Name(step.state).removeprefix("STEP_STATE_"),
+        "ATTEMPT": lambda step: step.attempt or "",
+        "TOOK": lambda step: span_of(step.create_time, step.end_time),
+        "RESULT": lambda step: value_of(step.result) or step.failure.message,
+    }
+    with context.obj.client() as client:
+        show_list(_handle(client, name).steps(), columns, output, "there is no step")
+
+
+@app.command()
+def signal(
+    context: typer.Context,
+    name: Named,
+    signal_name: Annotated[str, typer.Argument(metavar="SIGNAL", help="The signal's name.")],
+    value: Input = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Send a run a signal; it is kept until the run waits for it."""
+    with context.obj.client() as client:
+        _handle(client, name).signal(signal_name, _value(value))
+        say(f"signal {signal_name} was sent", {"run": name, "signal": signal_name, "sent": True}, output)
+
+
+@app.command()
+def cancel(context: typer.Context, name: Named, reason: Reason = "", output: OutputOption = Output.TABLE) -> None:
+    """Ask a run to cancel: its code may clean up first."""
+    with context.obj.client() as client:
+        accepted = _handle(client, name).cancel(reason)
+        text = "cancellation was asked for" if accepted else "the run has ended, or was asked before"
+        say(text, {"run": name, "accepted": accepted}, output)
+
+
+@app.command()
+def terminate(context: typer.Context, name: Named, reason: Reason = "", output: OutputOption = Output.TABLE) -> None:
+    """End a run at once, without clean-up."""
+    with context.obj.client() as client:
+        accepted = _handle(client, name).terminate(reason)
+        text = "the run was terminated" if accepted else "the run had ended already"
+        say(text, {"run": name, "accepted": accepted}, output)
+
+
+@app.command()
+def pause(context: typer.Context, name: Named, reason: Reason = "", output: OutputOption = Output.TABLE) -> None:
+    """Stop work on a run until it is resumed."""
+    with context.obj.client() as client:
+        accepted = _handle(client, name).pause(reason)
+        say("the run is paused" if accepted else "the run was paused already", {"accepted": accepted}, output)
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    name: Named,
+    accept_order: Annotated[bool, typer.Option("--accept-order", help="The code was mended to fit.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let a paused run go on."""
+    with context.obj.client() as client:
+        accepted = _handle(client, name).resume(accept_order=accept_order)
+        say("the run goes on" if accepted else "the run was not paused", {"accepted": accepted}, output)
+
+
+@app.command()
+def wait(context: typer.Context, name: Named, timeout: Timeout = None, output: OutputOption = Output.TABLE) -> None:
+    """Wait for a run's end, and print its result. Exits with 1 unless it completed, with 2 when the time is over."""
+    with context.obj.client() as client:
+        _print_result(_handle(client, name), timeout, output)
+
+
+def _print_result(handle: RunHandle[Any], timeout: float | None, output: Output) -> None:
+    try:
+        value = handle.result(timeout)
+    except TimeoutError:
+        print(f"the run has not ended within {timeout:g} s", file=sys.stderr)
+        sys.exit(2)
+    except errors.RunFailed as error:
+        if output is Output.JSON:
+            failure = as_dict(error.failure) if error.failure is not None else None
+            print(json.dumps({"run_id": error.run_id, "phase": error.phase, "failure": failure}, indent=2))
+            sys.exit(1)
+        fail(str(error), f"see `stepwell run show {error.run_id}`")
+    text = f"({len(value)} bytes)" if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False)
+    facts = {"phase": "COMPLETED", "result": text if isinstance(value, bytes) else value}
+    say(text, facts, output)

@@ -1,0 +1,67 @@
+"""One command's connection, and its errors as a person reads them."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import grpc
+
+from stepwell import errors, reasons
+from stepwell.sync import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ADVICE: dict[type[errors.StepwellError], str] = {
+    errors.Unauthenticated: "give a key by --api-key or STEPWELL_API_KEY",
+    errors.PermissionDenied: "this key may not; ask for one that may",
+    errors.Unimplemented: "the service is older than this command, or does not offer this yet",
+    reasons.NamespaceNotFound: "see `stepwell namespace list`, or make it by `stepwell namespace create`",
+    reasons.NamespaceNotEmpty: "end and remove its runs first: `stepwell run list`",
+    reasons.RunNotFound: "see `stepwell run list`; --namespace names another namespace",
+    reasons.WorkflowIdInUse: "wait for that run, or give --conflict use_existing",
+    reasons.RunTerminal: "see how it ended: `stepwell run show`",
+    reasons.SignalRefused: "see how it ended: `stepwell run show`",
+    reasons.StepOrderChanged: "mend the code to fit the record, then `stepwell run resume --accept-order`",
+}
+
+
+class Session:
+    """How to reach the service."""
+
+    def __init__(self, address: str, *, namespace: str, api_key: str | None, tls: bool) -> None:
+        """Keeps the options."""
+        self._address = address
+        self._namespace = namespace
+        self._api_key = api_key
+        self._credentials = grpc.ssl_channel_credentials() if tls else None
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Client]:
+        """Connects for one command; an error ends it with a text that says what to do."""
+        try:
+            with Client.connect(
+                self._address,
+                namespace=self._namespace,
+                api_key=self._api_key,
+                credentials=self._credentials,
+                connect_timeout=5,
+                call_timeout=20,
+            ) as client:
+                yield client
+        except errors.StepwellError as error:
+            fail(str(error), _advice(error))
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+def _advice(error: errors.StepwellError) -> str:
+    return next((advice for cls, advice in _ADVICE.items() if isinstance(error, cls)), "")
+
+
+def fail(message: str, advice: str = "") -> NoReturn:
+    """Ends the command with an error."""
+    print(f"error: {message}" + (f"\n  {advice}" if advice else ""), file=sys.stderr)
+    sys.exit(1)
