@@ -88,7 +88,7 @@ def _interruptions(recorded: list[Recorded]) -> dict[tuple[str, int], list[str]]
     found: dict[tuple[str, int], list[str]] = defaultdict(list)
     for each in recorded:
         for event in each.events:
-            if event.type in ("ActivityInterrupted", "ActivityReturned", "ActivityAttemptFailed"):
+            if event.type in ("ActivityInterrupted", "ActivityReturned"):
                 found[each.run.run_id, event.step_ordinal].append(event.attributes["worker"])
     return found
 

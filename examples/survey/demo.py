@@ -74,9 +74,10 @@ class Survey:
         """Starts all runs at once, and approves the large ones."""
 
         async def start(name: str) -> None:
-            self.handles[name] = await self.client.start_run(survey, name, task_queue=QUEUE, workflow_id=f"survey/{name}")
+            started = await self.client.start_run(survey, name, task_queue=QUEUE, workflow_id=f"survey/{name}")
+            self.handles[name] = started
             if len(measures.sources(name)) >= LARGE:
-                await self.handles[name].signal("approved", {"by": "the demo"})
+                await started.signal("approved", {"by": "the demo"})
 
         await asyncio.gather(*(start(name) for name in measures.names()))
 
@@ -93,7 +94,7 @@ class Survey:
 
     async def until(self, share: float) -> Counter[str]:
         """Waits until so much is done and several activities are in flight; answers them by worker."""
-        while self.measured() < share * self.files:
+        while self.measured() < share * self.files:  # noqa: ASYNC110 - a file tells nobody that it grows
             await asyncio.sleep(0.05)
         open_runs = {name: handle for name, handle in self.handles.items() if name not in self.reports}
         # The largest packages have the most under way.
@@ -118,7 +119,7 @@ class Survey:
         self.stage.kill_server()
         self.progress.console.print(f"[red]kill -9[/] the service: at least {self.resumed} activities in flight")
         self.stage.start_server()
-        (await connect(self.stage.address)).run_stub  # noqa: B018 - it answers again
+        await (await connect(self.stage.address)).close()
         self.progress.console.print("[green]restarted[/] the service; its Postgres was adopted")
 
     async def watch(self) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+# Python 3.11 counts the parser's depth per process, not per thread: two at once may fail with SystemError.
+_PARSING = threading.Lock()
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -48,7 +51,7 @@ def measure(path: str) -> Measures:
     content = Path(path).read_bytes()
     lines = content.count(b"\n")
     try:
-        with warnings.catch_warnings():
+        with _PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(content)
     except (SyntaxError, ValueError):
