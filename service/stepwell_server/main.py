@@ -174,10 +174,14 @@ def _print(facts: dict[str, object], output: Output) -> None:
     if output is Output.JSON:
         sys.stdout.write(json.dumps(facts) + "\n")
         return
+    advice = facts.pop("advice", None)
     table = Table(show_header=False, box=None)
     for name, value in facts.items():
         table.add_row(name, ", ".join(map(str, value)) or "-" if isinstance(value, list) else str(value))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if advice is not None:
+        console.print(str(advice), soft_wrap=True, markup=False)
 
 
 def _die(message: str, code: int = 1) -> NoReturn:

@@ -78,15 +78,12 @@ class Service:
         self._ready = asyncio.Event()
 
     def _add_duties(self) -> None:
-        settings, connection, committers, leads = (
-            self.settings,
-            self._connection,
-            self.committers,
-            self.leader.is_leading,
-        )
+        settings, connection, committers = self.settings, self._connection, self.committers
+        leads = self.leader.is_leading
         self.timers = Timers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
         self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
-        self._listeners.members = (self.dispatcher, Alarms(self.timers, self.deadlines))
+        self.alarms = Alarms(self.timers, self.deadlines, leads, self.hints.publish)
+        self._listeners.members = (self.dispatcher, self.alarms)
         self.leader.duties = [
             self.timers,
             self.deadlines,
@@ -143,16 +140,19 @@ class Service:
         """Ends in the order that the module names."""
         await self.readiness.stop()
         if self._server is not None:
-            await self._server.stop(self.dispatcher.drain if self._has_begun else None)
+            await self._server.stop(self._drain)
         await self.leader.stop()
         await self.alignment.stop()
-        await self.watches.stop()
         if self._has_begun:
             await self.dispatcher.stop()
-            await self.hints.stop()
-            await self.committers.stop()
+        await self.hints.stop()
+        await self.committers.stop()
         await self._connection.close()
         await self.database.close()
+
+    async def _drain(self) -> None:
+        """Workers and watchers go on elsewhere."""
+        await asyncio.gather(self.dispatcher.drain(), self.watches.stop())
 
     def _servicers(self) -> Iterable[object]:
         settings, namespaces = self.settings, self.namespaces
@@ -188,6 +188,7 @@ class Service:
         for committer in self.committers.members:
             await _started(committer.start)
         self.hints.subscribe(self.dispatcher.hinted)
+        self.hints.subscribe(self.alarms.hinted)
         self.hints.start()
         await self.dispatcher.start(self.committers, self.hints)
         self._has_begun = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import abstractmethod
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from stepwell_server.engine.timers import FireStep
@@ -14,7 +16,6 @@ from stepwell_server.store import timers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
 
     from stepwell_server.clock import Clock
     from stepwell_server.engine.change import Change
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from stepwell_server.loops.connection import SharedConnection
     from stepwell_server.store.database import Connection
     from stepwell_server.store.timers import Due
+
+_WAKE = "wake"
+_GRAIN_SECONDS = 0.02
 
 
 class Firing(Loop):
@@ -64,6 +68,10 @@ class Firing(Loop):
             self._alarm[1].cancel()
         delay = (wake_time - self._clock.now()).total_seconds()
         self._alarm = (wake_time, asyncio.get_running_loop().call_later(max(0.0, delay), self.wake))
+
+    def is_soon(self, wake_time: datetime) -> bool:
+        """Whether that is before the next look."""
+        return (wake_time - self._clock.now()).total_seconds() < self._seconds
 
     def pause(self, done: int) -> float:
         """None, if more is due than one round took."""
@@ -117,26 +125,42 @@ class Timers(Firing):
 
 
 class Alarms:
-    """Hears what this replica commits, and nudges the timers: theirs is not to wait for the next look."""
+    """Hears what this replica commits, and nudges the timers, here or at the leader: they need not wait for a look."""
 
-    def __init__(self, steps: Firing, runs: Firing) -> None:
+    def __init__(
+        self, steps: Firing, runs: Firing, is_leading: Callable[[], bool], publish: Callable[[str, object], None]
+    ) -> None:
         self._steps = steps
         self._runs = runs
+        self._is_leading = is_leading
+        self._publish = publish
 
     def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
-        """Nudges for each time that was set."""
+        """Tells of each time that was set."""
         del committer, position
         for change in changes:
-            if change.run is None:
+            run, before = change.run, change.original
+            if run is None:
                 continue
-            if change.run.wake_time is not None and (
-                change.original is None or change.original.wake_time != change.run.wake_time
-            ):
-                self._runs.nudge(change.run.wake_time)
+            if run.wake_time is not None and (before is None or before.wake_time != run.wake_time):
+                self._tell(self._runs, run.wake_time)
             for ordinal in change.touched:
                 step = change.steps.get(ordinal)
                 if step is not None and step.wake_time is not None:
-                    self._steps.nudge(step.wake_time)
+                    self._tell(self._steps, step.wake_time)
 
     def unsettled(self) -> None:
         """The next look finds whatever there is."""
+
+    def hinted(self, kind: str, data: object) -> None:
+        """What another replica tells."""
+        if kind == _WAKE and isinstance(data, list) and self._is_leading():
+            loop = self._steps if data[0] == self._steps.name else self._runs
+            loop.nudge(datetime.fromtimestamp(data[1] * _GRAIN_SECONDS, UTC))
+
+    def _tell(self, loop: Firing, wake_time: datetime) -> None:
+        if self._is_leading():
+            loop.nudge(wake_time)
+        elif loop.is_soon(wake_time):
+            # Rounded up, so that many within a moment are one.
+            self._publish(_WAKE, [loop.name, math.ceil(wake_time.timestamp() / _GRAIN_SECONDS)])

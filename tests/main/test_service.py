@@ -1,0 +1,103 @@
+"""The server in this process: ready only on a schema that suits, and in order when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from tests.loops.rig import rig_settings
+
+from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, workers_pb2, workers_pb2_grpc
+from stepwell_server.service import Service, StartError
+from stepwell_server.store import migrations
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+QUICK = {"schema_check_seconds": 0.05, "clock_align_seconds": 0.05}
+
+
+async def health(address: str) -> Any:
+    async with grpc.aio.insecure_channel(address) as channel:
+        return (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())).status
+
+
+async def watched(address: str, wanted: Any) -> None:
+    """Returns when health says so."""
+    async with asyncio.timeout(20), grpc.aio.insecure_channel(address) as channel:
+        async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
+            if answer.status == wanted:
+                return
+
+
+async def test_a_service_serves(database_url: str) -> None:
+    async with Service(rig_settings(database_url)) as service:
+        assert await health(service.address) == SERVING
+        async with asyncio.timeout(10):
+            await service.leader.wait_elected()
+        assert service.database.counters.statements > 0
+    assert not service.leader.is_leading()
+
+
+async def test_two_services_one_leader(database_url: str) -> None:
+    async with Service(rig_settings(database_url)) as one, Service(rig_settings(database_url)) as other:
+        async with asyncio.timeout(10):
+            await asyncio.wait(
+                [asyncio.ensure_future(each.leader.wait_elected()) for each in (one, other)],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        assert [one.leader.is_leading(), other.leader.is_leading()].count(True) == 1
+
+
+async def test_a_port_in_use(database_url: str) -> None:
+    async with Service(rig_settings(database_url)) as service:
+        port = int(service.address.rsplit(":", 1)[1])
+        with pytest.raises(StartError, match="another server"):
+            await Service(rig_settings(database_url, port=port)).start()
+
+
+async def test_a_schema_that_is_behind_is_waited_for(empty_database_url: str) -> None:
+    service = Service(rig_settings(empty_database_url, **QUICK))
+    await service.start()
+    try:
+        assert await health(service.address) == NOT_SERVING
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await workers_pb2_grpc.WorkerServiceStub(channel).HeartbeatTasks(workers_pb2.HeartbeatTasksRequest())
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        await migrations.migrate(empty_database_url)
+        await watched(service.address, SERVING)
+    finally:
+        await service.stop()
+
+
+async def test_a_schema_that_goes_beyond_is_stood_down_from(database_url: str) -> None:
+    sql = await asyncpg.connect(database_url)
+    async with Service(rig_settings(database_url, **QUICK)) as service:
+        await service.leader.wait_elected()
+        await sql.execute("UPDATE stepwell.stepwell_version SET version = 1000, min_server = 1000")
+        await watched(service.address, NOT_SERVING)
+        assert not service.leader.is_leading()
+        await sql.execute("UPDATE stepwell.stepwell_version SET version = 1000, min_server = 1")
+        await watched(service.address, SERVING)
+        async with asyncio.timeout(10):
+            await service.leader.wait_elected()
+    await sql.close()
+
+
+async def test_a_database_that_is_away_is_waited_for() -> None:
+    service = Service(rig_settings("postgresql://nobody@127.0.0.1:1/none", **QUICK))
+    await service.start()
+    assert await health(service.address) == NOT_SERVING
+    await service.stop()
+
+
+async def test_calls_are_answered(database_url: str) -> None:
+    async with Service(rig_settings(database_url)) as service, grpc.aio.insecure_channel(service.address) as channel:
+        stub = namespaces_pb2_grpc.NamespaceServiceStub(channel)
+        answer = await stub.ListNamespaces(namespaces_pb2.ListNamespacesRequest())
+        assert [namespace.name for namespace in answer.namespaces] == ["main"]
