@@ -17,7 +17,7 @@ GRPCURL := $(TOOLS)/bin/grpcurl-$(GRPCURL_VERSION)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Sources that exist: a folder may be yet to come.
-TYPED := service clients/python/src $(wildcard tests)
+TYPED := service clients/python/src $(wildcard tests bench)
 
 export BUF GRPCURL
 
@@ -66,6 +66,7 @@ check: setup ## Format, lint, types, import contracts, proto lint
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy $(TYPED)
+	cd examples/survey && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml .
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) tools/buf.py lint
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 import grpc
 import grpc.aio
@@ -20,8 +19,13 @@ from stepwell_server.api.runs import Runs
 from stepwell_server.api.server import build_server
 from stepwell_server.clock import SystemClock
 from stepwell_server.dispatch.watches import Watches
-from stepwell_server.engine.committer import Committers
+from stepwell_server.engine.committer import Claim, Committers
 from stepwell_server.engine.committer.protocols import NoCapacity
+from stepwell_server.engine.progress import End, NewStep, ProgressAnswer, ProgressRun, ScopeClaim
+from stepwell_server.ids import uuid7
+from stepwell_server.model.payloads import NULL, Payload
+from stepwell_server.model.runs import Phase, RunRef
+from stepwell_server.model.tasks import Grant, TaskKind
 from stepwell_server.settings import Settings
 from stepwell_server.store.database import Database
 from stepwell_server.store.namespaces import Namespaces
@@ -140,5 +144,34 @@ async def soon(condition: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-def uuid_of(text: str) -> UUID:
-    return UUID(text)
+class Holder:
+    """Holds one run as a worker does, and reports on it."""
+
+    def __init__(self, service: Service, grant: Grant) -> None:
+        self._service = service
+        self._run = grant.run
+        self._scope = ScopeClaim("", 0, bytes(8), closed=False)
+
+    @classmethod
+    async def of(cls, service: Service, task_queue: str) -> Holder:
+        """Claims the one run that waits in a queue."""
+        claim = Claim(1, "main", task_queue, TaskKind.RUN, ("t",), uuid7(), "worker", "", 1)
+        (grant,) = await service.committers.do(list, claim)
+        return cls(service, grant)
+
+    async def record(self, *steps: NewStep) -> None:
+        """Records the run's first steps."""
+        await self._report(list(steps), None)
+
+    async def end(self, phase: Phase, payload: Payload = NULL, **how: Any) -> None:
+        """Ends the run."""
+        await self._report([], End(phase, payload, **how))
+
+    async def _report(self, steps: list[NewStep], end: End | None) -> None:
+        run = self._run
+        ref = RunRef(run.namespace_id, "main", run.run_key)
+        scopes = [self._scope] if steps else []
+        session_id = run.session_id
+        assert session_id is not None
+        command = ProgressRun(ref, session_id, run.grants, scopes, steps, [], False, end, True)
+        await self._service.committers.do(ProgressAnswer, command)

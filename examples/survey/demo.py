@@ -132,7 +132,7 @@ class Survey:
         """What the API says of every run, children too."""
         found = []
         async for run in self.client.list_runs():
-            handle = self.client.run(run.run_id)
+            handle: RunHandle[Report] = self.client.run(run.run_id)
             steps = [step async for step in handle.steps()]
             events = [event async for event in handle.history()]
             found.append(Recorded(await handle.describe(), steps, events))

@@ -32,15 +32,13 @@ def tree_of(file: Path, run_id: str, most: int = 14) -> Tree | None:
     if not mine:
         return None
     mine.sort(key=lambda span: span["start_time"])
-    known = {span["context"]["span_id"] for span in mine}
     tree = Tree(f"[bold]trace of run {run_id}[/] ({len(mine)} spans)")
-    branches = {}
+    branches: dict[str, Tree] = {}
     for span in mine[:most]:
         about = span["attributes"]
         words = [f"[cyan]{span['name']}[/]"]
         words += [str(about[key]) for key in ("stepwell.step", "stepwell.worker", "stepwell.outcome") if about.get(key)]
-        parent = span.get("parent_id")
-        above = branches.get(parent, tree) if parent in known else tree
+        above = branches.get(str(span.get("parent_id")), tree)
         branches[span["context"]["span_id"]] = above.add(" ".join(words))
     if len(mine) > most:
         tree.add(f"… and {len(mine) - most} more")

@@ -1,0 +1,363 @@
+"""Hearing of ends: every one once, in commit order, on whichever replica, also across breaks; and long polls."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import grpc.aio
+import pytest
+import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
+from tests.service import TIMEOUT, Holder, Service, refusal, serving
+
+from stepwell.v1 import namespaces_pb2, runs_pb2, types_pb2
+from stepwell_server.clock import TestClock
+from stepwell_server.dispatch import watch_streams
+from stepwell_server.engine.progress import Successor
+from stepwell_server.model.payloads import DATA, JSON, Payload
+from stepwell_server.model.runs import Phase
+
+TERMINATED, COMPLETED = types_pb2.RUN_PHASE_TERMINATED, types_pb2.RUN_PHASE_COMPLETED
+
+
+@pytest_asyncio.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    async with serving(database_url) as running:
+        yield running
+
+
+@pytest_asyncio.fixture
+async def replica(service: Service) -> AsyncIterator[Service]:
+    """A second replica. Nothing hints to it: it polls."""
+    async with serving(service.settings.database_url or "", watch_poll_seconds=0.02) as running:
+        yield running
+
+
+class Watcher:
+    """A client's stream."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.cursor = ""
+        self.ends: list[Any] = []
+
+    async def read(self) -> Any:
+        async with asyncio.timeout(TIMEOUT):
+            message = await self.call.read()
+        assert message is not grpc.aio.EOF
+        self.cursor = message.cursor
+        self.ends += message.ends
+        return message
+
+    async def until(self, count: int) -> list[str]:
+        """Reads until so many ends were heard of."""
+        while len(self.ends) < count:
+            await self.read()
+        return self.heard
+
+    @property
+    def heard(self) -> list[str]:
+        return [end.run_id for end in self.ends]
+
+
+@asynccontextmanager
+async def watching(service: Service, cursor: str = "", namespace: str = "") -> AsyncIterator[Watcher]:
+    """A watch that has begun."""
+    call = service.runs.WatchRuns(runs_pb2.WatchRunsRequest(cursor=cursor, namespace=namespace))
+    watcher = Watcher(call)
+    await watcher.read()
+    yield watcher
+    call.cancel()
+
+
+async def run_and_end(service: Service, count: int, namespace: str = "") -> list[str]:
+    """Starts and ends runs, many at a time."""
+    requests = [runs_pb2.StartRunRequest(type="t", namespace=namespace)] * count
+    starts = await asyncio.gather(*(service.runs.StartRun(request, timeout=TIMEOUT) for request in requests))
+    ids = [response.run_id for response in starts]
+    await asyncio.gather(*(service.end(run_id, namespace) for run_id in ids))
+    return ids
+
+
+async def wait(service: Service, run_id: str, seconds: int = 20, **fields: Any) -> Any:
+    request = runs_pb2.WaitRunRequest(run_id=run_id, wait=Duration(seconds=seconds), **fields)
+    return await service.runs.WaitRun(request, timeout=TIMEOUT)
+
+
+async def waited_for(service: Service, *, some: bool) -> None:
+    """Returns when somebody waits for a run, or nobody does any more."""
+    async with asyncio.timeout(TIMEOUT):
+        while bool(service.watches._waits) is not some:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+
+
+async def invalid(service: Service, cursor: str, namespace: str = "") -> str:
+    call = service.runs.WatchRuns(runs_pb2.WatchRunsRequest(cursor=cursor, namespace=namespace))
+    code, reason = await refusal(call.read())
+    assert code == "INVALID_ARGUMENT"
+    return reason
+
+
+async def execute(service: Service, statement: str) -> None:
+    connection = await asyncpg.connect(service.settings.database_url, server_settings={"search_path": "stepwell"})
+    await connection.execute(statement)
+    await connection.close()
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_tells_how_runs_end(service: Service) -> None:
+    """The first message comes at once; then ends with their result or failure, and no end from before."""
+    await run_and_end(service, 3)
+    async with watching(service) as watcher:
+        assert watcher.ends == []
+        run_id = await service.begin(workflow_id="w", task_queue="q")
+        await (await Holder.of(service, "q")).end(Phase.COMPLETED, Payload(JSON, b'{"a":1}'))
+        await watcher.until(1)
+        other = await service.begin()
+        await service.end(other)
+        await watcher.until(2)
+    first, second = watcher.ends
+    assert (first.run_id, first.workflow_id, first.phase, first.result.json) == (run_id, "w", COMPLETED, '{"a":1}')
+    assert not first.HasField("failure")
+    assert (second.run_id, second.phase, second.failure.message) == (other, TERMINATED, "test")
+    assert not second.HasField("result")
+    assert not second.result_omitted
+
+
+async def test_a_large_result_is_left_out(service: Service, replica: Service) -> None:
+    """From memory and from the table alike."""
+    async with watching(service) as near, watching(replica) as far:
+        for size in (65_536, 65_537):
+            await service.begin(task_queue="q")
+            await (await Holder.of(service, "q")).end(Phase.COMPLETED, Payload(DATA, bytes(size)))
+        for watcher in (near, far):
+            await watcher.until(2)
+            assert [len(end.result.data) for end in watcher.ends] == [65_536, 0]
+            assert [end.result_omitted for end in watcher.ends] == [False, True]
+
+
+async def test_a_stream_is_of_its_namespace(service: Service, replica: Service) -> None:
+    await service.namespace_calls.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace="other"))
+    async with watching(service) as mine, watching(replica, namespace="other") as others:
+        theirs = await run_and_end(service, 2, "other")
+        ours = await run_and_end(service, 2)
+        assert sorted(await mine.until(2)) == sorted(ours)
+        assert sorted(await others.until(2)) == sorted(theirs)
+
+
+async def test_two_replicas_hear_of_each_others_ends(service: Service, replica: Service) -> None:
+    """Every end once on each, in the same order for those of one replica."""
+    async with watching(service) as here, watching(replica) as there:
+        ends = await asyncio.gather(*(run_and_end(each, 60) for each in (service, replica)))
+        everyone = sorted(ends[0] + ends[1])
+        assert sorted(await here.until(120)) == everyone
+        assert sorted(await there.until(120)) == everyone
+
+
+async def test_a_stream_goes_on_from_its_cursor_on_another_replica(service: Service, replica: Service) -> None:
+    """Whatever ended while nobody listened is heard of, nothing twice."""
+    async with watching(service) as first:
+        ids = await run_and_end(service, 20)
+        await first.until(1)
+    ids += await run_and_end(replica, 20)
+    async with watching(replica, first.cursor) as second:
+        ids += await run_and_end(service, 20)
+        rest = await second.until(len(ids) - len(first.heard))
+    assert sorted(first.heard + rest) == sorted(ids)
+
+
+async def test_a_batch_is_cut_where_a_message_is_full(
+    service: Service, replica: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cursor in the middle of a batch goes on with its next end: none is missed or doubled."""
+    monkeypatch.setattr(watch_streams, "_MESSAGE_ENDS", 3)
+    heard: list[str] = []
+    async with watching(service) as watcher:
+        ids = await run_and_end(service, 50)
+    cursor = watcher.cursor
+    for place in range(12):
+        async with watching((service, replica)[place % 2], cursor) as watcher:
+            await watcher.until(3)
+        assert len(watcher.heard) % 3 == 0
+        heard += watcher.heard
+        cursor = watcher.cursor
+    async with watching(service, cursor) as watcher:
+        heard += await watcher.until(50 - len(heard))
+    assert sorted(heard) == sorted(ids)
+
+
+async def test_whoever_begins_while_runs_end_misses_none(service: Service, replica: Service) -> None:
+    """A watcher hears once of each run that was ended after its first message, whenever that came."""
+
+    async def join(place: int) -> None:
+        chosen = random.choice((service, replica))
+        for _ in range(place % 5):
+            await chosen.begin()
+        async with watching(chosen) as watcher:
+            ids = await run_and_end(service, 5) + await run_and_end(replica, 5)
+            while not set(ids) <= set(watcher.heard):
+                await watcher.read()
+            assert len(watcher.heard) == len(set(watcher.heard))
+
+    await asyncio.gather(*(join(place) for place in range(12)))
+
+
+async def test_what_memory_did_not_bring_is_read(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gap in what committers tell (an outcome that stayed unknown) is filled from the table, in order."""
+    told = service.watches.committed
+    chance = random.Random(7)
+
+    def forgetful(committer: int, position: int, changes: Sequence[Any]) -> None:
+        if chance.random() < 0.6:
+            told(committer, position, changes)
+
+    monkeypatch.setattr(service.watches, "committed", forgetful)
+    async with watching(service) as watcher:
+        ids = [run_id for _ in range(10) for run_id in await run_and_end(service, 4)]
+        assert sorted(await watcher.until(40)) == sorted(ids)
+
+
+async def test_a_slow_reader_is_moved_to_the_table(database_url: str) -> None:
+    """What waits for it is bounded, and it hears of all the same once it reads."""
+    async with serving(database_url, outbox_messages=3) as service:
+        namespace = await service.namespaces.get("main")
+        news = service.watches.watch(namespace, "")
+        assert (await anext(news)).ends == []
+        (stream,) = service.watches._streams
+        ids = [run_id for _ in range(10) for run_id in await run_and_end(service, 3)]
+        assert not stream.attached
+        assert len(stream._queue) <= 3
+        heard: list[str] = []
+        while len(heard) < len(ids):
+            heard += [str(end.run_id) for end in (await anext(news)).ends]
+        assert sorted(heard) == sorted(ids)
+        ids = await run_and_end(service, 1)
+        assert [str(end.run_id) for end in (await anext(news)).ends] == ids
+        assert stream.attached
+        await news.aclose()
+
+
+async def test_a_silent_stream_gives_a_sign_of_life(database_url: str) -> None:
+    async with serving(database_url, ping_seconds=0.2) as service, watching(service) as watcher:
+        message = await watcher.read()
+        assert list(message.ends) == []
+        assert message.cursor
+
+
+async def test_a_foreign_cursor_is_refused(service: Service) -> None:
+    """One that was made up, changed, given for another namespace, or by a database that knew more."""
+    await service.namespace_calls.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace="other"))
+    await run_and_end(service, 1)
+    async with watching(service) as watcher:
+        cursor = watcher.cursor
+    assert await invalid(service, "x") == "WATCH_CURSOR_INVALID"
+    assert await invalid(service, cursor[:-3] + "AAA") == "WATCH_CURSOR_INVALID"
+    assert await invalid(service, cursor, "other") == "WATCH_CURSOR_INVALID"
+    await execute(service, "UPDATE batches SET position = -position")
+    assert await invalid(service, cursor) == "WATCH_CURSOR_INVALID"
+
+
+async def test_a_cursor_before_what_is_kept_is_refused(service: Service) -> None:
+    """Where batches after it are gone, and where it is too old to know."""
+    async with watching(service) as watcher:
+        await run_and_end(service, 1)
+        await watcher.until(1)
+    for _ in range(3):
+        await run_and_end(service, 1)
+    async with watching(service, watcher.cursor):
+        pass
+    await execute(service, "DELETE FROM batches WHERE position < (SELECT max(position) FROM batches)")
+    call = service.runs.WatchRuns(runs_pb2.WatchRunsRequest(cursor=watcher.cursor))
+    await call.read()
+    assert (await refusal(call.read()))[1] == "WATCH_CURSOR_INVALID"
+
+
+async def test_an_old_cursor_is_refused(service: Service) -> None:
+    async with watching(service) as watcher:
+        cursor = watcher.cursor
+    clock = TestClock(service.clock)
+    clock.advance(timedelta(minutes=54))
+    service.watches._clock = clock
+    async with watching(service, cursor):
+        pass
+    clock.advance(timedelta(minutes=2))
+    assert await invalid(service, cursor) == "WATCH_CURSOR_INVALID"
+
+
+async def test_nothing_is_asked_of_the_database_when_nobody_watches(service: Service) -> None:
+    """The feed ends with its last user and begins again with the next."""
+    async with watching(service):
+        task = service.watches._task
+    assert task is not None
+    service.watches.hint()
+    async with asyncio.timeout(TIMEOUT):
+        await task
+    async with watching(service) as watcher:
+        ids = await run_and_end(service, 2)
+        assert sorted(await watcher.until(2)) == sorted(ids)
+
+
+# --- long polls -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_a_wait_ends_with_its_run(service: Service, replica: Service, elsewhere: bool) -> None:
+    """Also where another replica ends it."""
+    run_id = await service.begin()
+    waiting = [asyncio.create_task(wait(service, run_id)) for _ in range(3)]
+    await waited_for(service, some=True)
+    await (replica if elsewhere else service).end(run_id)
+    service.watches.hint()
+    for answer in await asyncio.gather(*waiting):
+        assert (answer.ended, answer.run.run_id, answer.run.phase) == (True, run_id, TERMINATED)
+        assert answer.run.failure.message == "test"
+    assert service.watches._waits == {}
+
+
+async def test_a_wait_may_find_its_run_ended_or_go_on_beyond_its_time(service: Service) -> None:
+    run_id = await service.begin()
+    answer = await wait(service, run_id, seconds=0)
+    assert (answer.ended, answer.run.phase) == (False, types_pb2.RUN_PHASE_PENDING)
+    await service.end(run_id)
+    assert (await wait(service, run_id)).ended
+    assert (await refusal(wait(service, "0b6d54b0-8c1c-4c57-9b0e-0d5a1b7d9f11")))[1] == "RUN_NOT_FOUND"
+
+
+async def test_a_wait_answers_before_its_callers_deadline(service: Service) -> None:
+    run_id = await service.begin()
+    answer = await service.runs.WaitRun(runs_pb2.WaitRunRequest(run_id=run_id), timeout=1)
+    assert not answer.ended
+
+
+async def test_a_wait_follows_a_run_that_continues(service: Service) -> None:
+    """Through continue-as-new to the last run of the chain, unless only the named one is meant."""
+    first = await service.begin(workflow_id="w", task_queue="q")
+    waiting = asyncio.create_task(wait(service, first))
+    only = asyncio.create_task(wait(service, first, only_this_run=True))
+    await (await Holder.of(service, "q")).end(Phase.COMPLETED, successor=Successor(Payload(JSON, b"2")))
+    answer = await only
+    assert (answer.ended, answer.run.run_id) == (True, first)
+    assert not waiting.done()
+    await (await Holder.of(service, "q")).end(Phase.COMPLETED, Payload(JSON, b"3"))
+    last = await waiting
+    assert (last.ended, last.run.run_id) == (True, answer.run.continued_run_id)
+    assert (last.run.input.json, last.run.result.json) == ("2", "3")
+
+
+async def test_a_wait_that_is_given_up_is_forgotten(service: Service) -> None:
+    run_id = await service.begin()
+    call = service.runs.WaitRun(runs_pb2.WaitRunRequest(run_id=run_id))
+    waiting = asyncio.ensure_future(call)
+    await waited_for(service, some=True)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await waited_for(service, some=False)

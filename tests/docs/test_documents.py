@@ -1,0 +1,104 @@
+"""What the documents show is what happens: each command is run, each answer compared, each figure computed."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.docs.documents import ADDRESS, Document, blocks
+
+from stepwell.v1 import types_pb2
+from stepwell_server.engine.order import chain
+from stepwell_server.service import Service
+from stepwell_server.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+TOOLS = ROOT / ".cache/tools/bin"
+OWN_DATABASE = "postgresql://stepwell:secret@db.example:5432/stepwell"
+_LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
+_HASH = re.compile(r"^\| (\d+) \| `(\w*)` \| `(.*?)` \| `([0-9a-f]{16})` \| `([\w+/=]+)` \|$", re.MULTILINE)
+
+
+@pytest.fixture
+def grpcurl() -> Path:
+    """The folder of the real grpcurl."""
+    if not (TOOLS / "grpcurl").exists():
+        if os.environ.get("CI"):
+            pytest.fail("grpcurl is missing: run `make tools`")
+        pytest.skip("grpcurl is missing; `make tools` builds it")
+    return TOOLS
+
+
+@asynccontextmanager
+async def serving(database_url: str) -> AsyncIterator[Service]:
+    settings = Settings(database_url=database_url, port=0, shutdown_seconds=2.0)
+    async with Service(settings) as service:
+        yield service
+
+
+@pytest.mark.parametrize("name", ["unary", "stream"])
+async def test_transcripts_are_true(name: str, database_url: str, grpcurl: Path, tmp_path: Path) -> None:
+    async with serving(database_url) as service:
+        path = DOCS / "transcripts" / f"{name}.md"
+        document = Document(path, tmp_path, {ADDRESS: service.address}, [grpcurl])
+        assert await document.carry_out() > 10
+
+
+async def test_the_readme_is_true(
+    database_url: str, empty_database_url: str, grpcurl: Path, tmp_path: Path
+) -> None:
+    async with serving(database_url) as service:
+        replaced = {ADDRESS: service.address, OWN_DATABASE: empty_database_url}
+        document = Document(ROOT / "README.md", tmp_path, replaced, [grpcurl, Path(sys.executable).parent])
+        assert await document.carry_out() > 5
+
+
+def test_the_worker_in_the_readme_is_short() -> None:
+    (worker, *_) = (block for block in blocks(ROOT / "README.md") if block.language == "python")
+    assert len([line for line in worker.text.splitlines() if line.strip()]) <= 20
+
+
+def test_the_example_of_the_order_hash_is_right() -> None:
+    """Each line of the table in the protocol follows from the one before."""
+    lines = _HASH.findall((DOCS / "protocol.md").read_text())
+    assert len(lines) >= 4
+    before = bytes(8)
+    for place, (count, kind, name, digest, encoded) in enumerate(lines):
+        assert int(count) == place
+        if place:
+            before = chain(before, types_pb2.StepKind.Value(f"STEP_KIND_{kind}"), name)
+        assert before.hex() == digest
+        assert before == base64.b64decode(encoded)
+
+
+def test_states_are_current() -> None:
+    command = [sys.executable, "tools/states.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    broken = [
+        target
+        for target, _ in _LINK.findall(path.read_text())
+        if "://" not in target and not (path.parent / target).exists()
+    ]
+    assert broken == []
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.name)
+def test_nothing_is_promised_exactly_once(path: Path) -> None:
+    """At least once delivered, recorded once: nobody can promise more."""
+    assert re.search(r"exactly[- ]once", path.read_text(), re.IGNORECASE) is None

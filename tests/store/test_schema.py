@@ -1,0 +1,110 @@
+"""What the code believes of the database is so: its tables, the rows' order of columns, and every named statement."""
+
+from __future__ import annotations
+
+import asyncpg
+import msgspec
+import pytest
+from sqlalchemy.dialects import postgresql
+
+from stepwell_server.model.events import Event
+from stepwell_server.model.mail import Mail
+from stepwell_server.model.runs import ClosedRun, Run, RunId
+from stepwell_server.model.signals import Signal
+from stepwell_server.model.steps import ClosedStep, Scope, Step
+from stepwell_server.model.tasks import Task
+from stepwell_server.model.workers import Session
+from stepwell_server.store import schema, statements
+from stepwell_server.store.namespaces import NamespaceRow
+
+DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+# As Postgres prints them.
+PRINTED = {
+    "BIGINT[]": "bigint[]",
+    "BYTEA": "bytea",
+    "TIMESTAMP WITH TIME ZONE": "timestamp with time zone",
+}
+# The migrations' own record is read by them alone.
+OWN = {"stepwell_schema", "stepwell_version"}
+ROWS: list[tuple[str, type[msgspec.Struct]]] = [
+    ("runs", Run),
+    ("closed_runs", ClosedRun),
+    ("steps", Step),
+    ("closed_steps", ClosedStep),
+    ("events", Event),
+    ("signals", Signal),
+    ("scopes", Scope),
+    ("tasks", Task),
+    ("mail", Mail),
+    ("sessions", Session),
+    ("run_ids", RunId),
+    ("namespaces", NamespaceRow),
+]
+COLUMNS = """
+    SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, coalesce(i.indisprimary, FALSE)
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = 'stepwell'
+    JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    LEFT JOIN pg_index AS i ON i.indrelid = c.oid AND i.indisprimary AND a.attnum = ANY(i.indkey)
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+    ORDER BY c.relname, a.attnum
+"""
+Columns = list[tuple[str, str, bool, bool]]
+
+
+async def migrated(url: str) -> dict[str, Columns]:
+    """The tables of a database: of each column its name, type, whether it may be null and is of the primary key."""
+    connection = await asyncpg.connect(url)
+    try:
+        tables: dict[str, Columns] = {}
+        for table, *column in await connection.fetch(COLUMNS):
+            tables.setdefault(table, []).append((column[0], column[1], column[2], column[3]))
+        return tables
+    finally:
+        await connection.close()
+
+
+def declared() -> dict[str, Columns]:
+    """The same of the tables in the code."""
+    return {
+        table.name: [
+            (column.name, printed(str(column.type.compile(DIALECT))), bool(column.nullable), column.primary_key)
+            for column in table.columns
+        ]
+        for table in schema.METADATA.tables.values()
+    }
+
+
+def printed(kind: str) -> str:
+    return PRINTED.get(kind, kind.lower())
+
+
+async def test_the_tables_are_those_of_the_migrations(database_url: str) -> None:
+    """Names, order, types, what may be null and what is the key: for every table, and no other."""
+    found = {name: columns for name, columns in (await migrated(database_url)).items() if name not in OWN}
+    assert set(declared()) == set(found)
+    for name, columns in declared().items():
+        assert columns == found[name], name
+
+
+@pytest.mark.parametrize(("table", "row"), ROWS, ids=[name for name, _ in ROWS])
+def test_the_fields_of_a_row_are_in_the_order_of_its_columns(table: str, row: type[msgspec.Struct]) -> None:
+    """Batches are written, and rows are read, by position."""
+    assert list(row.__struct_fields__) == [column.name for column in schema.METADATA.tables[table].columns]
+
+
+async def test_every_statement_prepares(database_url: str) -> None:
+    """Each named statement suits the migrated database, and says what it is for unless it is a plain insert."""
+    connection = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
+    try:
+        for noun in statements.nouns():
+            for statement in statements.load(noun).values():
+                await connection.prepare(statement.sql)
+    finally:
+        await connection.close()
+
+
+def test_no_statement_has_the_name_of_another() -> None:
+    """Connections keep prepared statements by name alone."""
+    names = [name for noun in statements.nouns() for name in statements.load(noun)]
+    assert sorted(names) == sorted(set(names))
