@@ -9,6 +9,7 @@ A server whose database is away or does not suit it stands by, says why, and loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("stepwell")
 _RETRY_SECONDS = 0.2
+# Workers are asked to be elsewhere within a second.
+_LEAVE_SECONDS, _LEAVE_POLL_SECONDS = 3.0, 0.02
 
 
 class StartError(Exception):
@@ -151,8 +154,15 @@ class Service:
         await self.database.close()
 
     async def _drain(self) -> None:
-        """Workers and watchers go on elsewhere."""
+        """Workers and watchers go on elsewhere. Who does not leave in time loses the stream, but no task."""
         await asyncio.gather(self.dispatcher.drain(), self.watches.stop())
+        sessions = self.dispatcher.sessions
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                while any(session.attached for session in sessions.values()):  # noqa: ASYNC110 - a matter of once
+                    await asyncio.sleep(_LEAVE_POLL_SECONDS)
+        for session in list(sessions.values()):
+            session.outbox.close()
 
     def _servicers(self) -> Iterable[object]:
         settings, namespaces = self.settings, self.namespaces

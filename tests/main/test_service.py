@@ -101,3 +101,23 @@ async def test_calls_are_answered(database_url: str) -> None:
         stub = namespaces_pb2_grpc.NamespaceServiceStub(channel)
         answer = await stub.ListNamespaces(namespaces_pb2.ListNamespacesRequest())
         assert [namespace.name for namespace in answer.namespaces] == ["main"]
+
+
+async def test_a_worker_that_stays_does_not_hold_up_the_end(database_url: str) -> None:
+    """Its stream is closed when it was asked to leave and did not; its session lives on."""
+    service = Service(rig_settings(database_url))
+    await service.start()
+    await service.wait_ready()
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        stream: Any = workers_pb2_grpc.WorkerServiceStub(channel).Connect()
+        hello = workers_pb2.Hello(namespace="main", worker_id="w", task_queues=["q"], workflow_types=["wf"])
+        await stream.write(workers_pb2.ConnectRequest(hello=hello))
+        welcome = (await stream.read()).welcome
+        started = asyncio.get_running_loop().time()
+        await service.stop()
+        assert asyncio.get_running_loop().time() - started < 8
+        sql = await asyncpg.connect(database_url)
+        assert [str(row[0]) for row in await sql.fetch("SELECT session_id FROM stepwell.sessions")] == [
+            welcome.session_id
+        ]
+        await sql.close()
