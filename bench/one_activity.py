@@ -46,8 +46,8 @@ async def once(ctx: Context, value: dict[str, str]) -> dict[str, str]:
 async def work(port: int) -> None:
     """The worker's process."""
     async with await Client.connect(f"127.0.0.1:{port}") as client:
-        limits = {"max_activities": 1000, "max_runs": 1000, "max_resident_runs": 10_000}
-        await Worker(client, QUEUE, workflows=[once], activities=[echo], **limits).run()
+        worker = Worker(client, QUEUE, workflows=[once], activities=[echo], max_activities=1000, max_runs=1000)
+        await worker.run()
 
 
 def pgbench(postgres: EmbeddedPostgres, *arguments: str) -> float:
@@ -84,13 +84,11 @@ def start(command: list[str], environment: dict[str, str] | None = None) -> subp
     return subprocess.Popen(command, env=environment)
 
 
-async def measure(runs: int, callers: int) -> dict[str, float]:
+async def measure(folder: Path, runs: int, callers: int) -> dict[str, float]:
     """The whole measurement."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    folder = Path(tempfile.mkdtemp(prefix="stepwell-bench-"))
-    folder.chmod(0o711)
     async with EmbeddedPostgres(folder / "data", extra={"shared_buffers": "2GB", "max_wal_size": "8GB"}) as postgres:
         await migrate(postgres.url)
         pgbench(postgres, "-i", "-q", "-s", "20")
@@ -146,7 +144,10 @@ def main() -> None:
     if options.work:
         asyncio.run(work(options.work))
         return
-    figures = asyncio.run(measure(options.runs, options.callers))
+    folder = Path(tempfile.mkdtemp(prefix="stepwell-bench-"))
+    # An unprivileged Postgres must be able to pass, when this is run as root.
+    folder.chmod(0o711)
+    figures = asyncio.run(measure(folder, options.runs, options.callers))
     if options.output == "json":
         print(json.dumps(figures))
         return
