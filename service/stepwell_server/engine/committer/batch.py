@@ -13,6 +13,7 @@ from stepwell_server.engine.commands import Command, Refused
 from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
 from stepwell_server.engine.grants import GrantTask
+from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.names import Births
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
@@ -105,6 +106,7 @@ class Batch:
             connection, keys, self.changes, self._births, self._now, self._limits
         )
         self._mark_absent(held, nowhere)
+        await self._leave_applied_mail()
         places = [place for place, answer in enumerate(self.answers) if answer is None]
         await self._load_wanted(places)
         return places
@@ -134,6 +136,25 @@ class Batch:
                 self.answers[place] = HELD
             elif ref is not None and (entry.key in nowhere or not _may_see(ref, change)):
                 self.answers[place] = errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
+
+    async def _leave_applied_mail(self) -> None:
+        """Answers mail that somebody else has applied meanwhile, or that stands twice in this batch.
+
+        Asked once its run is locked: whoever applied it held that lock until its row was gone.
+        """
+        letters = {
+            place: entry.order.mail_id
+            for place, entry in enumerate(self._entries)
+            if isinstance(entry.order, ReadLetter) and self.answers[place] is None
+        }
+        if not letters:
+            return
+        left = await batches.mail_left(self._connection, list(letters.values()))
+        for place, mail_id in letters.items():
+            if mail_id in left:
+                left.remove(mail_id)
+            else:
+                self.answers[place] = False
 
     async def _load_wanted(self, places: Sequence[int]) -> None:
         wanted: list[tuple[Change, Missing]] = []
