@@ -212,7 +212,7 @@ class World:
         for key, closed in store.closed_runs.items():
             assert [event.number for event in store.events[key]] == list(range(1, closed.last_event + 1))
             assert not [place for place in [*store.steps, *store.tasks, *store.signals] if place[0] == key]
-            assert not [place for place in [*store.scopes, *store.heartbeats] if place[0] == key]
+            assert not [place for place in store.scopes if place[0] == key]
         for key, ordinal in store.tasks:
             if ordinal:
                 step = store.steps[key, ordinal]
