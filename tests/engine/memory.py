@@ -99,7 +99,7 @@ class MemoryStore:
     async def read_heartbeats(self, connection: Any, wanted: Sequence[Key]) -> list[tuple[int, int, datetime, Payload]]:
         return [(*key, *self.heartbeats[key]) for key in wanted if key in self.heartbeats]
 
-    async def present_mail(self, connection: Any, mail_ids: Iterable[UUID]) -> set[UUID]:
+    async def mail_left(self, connection: Any, mail_ids: Iterable[UUID]) -> set[UUID]:
         return {mail_id for mail_id in mail_ids if mail_id in self.mail}
 
     async def claim_tasks(  # noqa: PLR0917 - as in the store

@@ -147,6 +147,11 @@ class RunRef(msgspec.Struct, frozen=True, gc=False):
     workflow_id: str = ""
 
     @property
+    def is_name(self) -> bool:
+        """Whether only the workflow id is given, which bears a new meaning with each new run."""
+        return self.run_key is None and self.run_id is None
+
+    @property
     def label(self) -> UUID | str:
         """How the caller named it."""
         return self.run_id or self.workflow_id or str(self.run_key)

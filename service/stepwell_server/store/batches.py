@@ -138,7 +138,7 @@ async def _write_tasks_and_mail(connection: Connection, batch: Write) -> None:
     if batch.mail:
         await connection.write(MAIL["insert_mail"], columns(batch.mail))
     if batch.mail_done:
-        deleted = await connection.write(MAIL["delete_mail"], [batch.mail_done])
+        deleted = await connection.write(MAIL["delete_mail"], [sorted(batch.mail_done)])
         if deleted != len(batch.mail_done):
             raise Conflict("mail was applied by somebody else")
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
+import structlog
 
 from stepwell_server import errors
 from stepwell_server.engine.change import Change, Limits, Missing
@@ -22,12 +23,13 @@ from stepwell_server.model.runs import RunRef
 from stepwell_server.store import batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
     from datetime import datetime
 
     from stepwell_server.model.tasks import Grant, Task
     from stepwell_server.store.database import Connection
 
+_log = structlog.get_logger("stepwell.committer")
 Birth = StartRun | SignalWithStartRun
 Order = Command | Birth | Claim
 
@@ -61,12 +63,14 @@ class Batch:
         limits: Limits,
         capacity: Capacity,
         next_key: Callable[[], int],
+        aside: Container[int] = (),
     ) -> None:
         self._connection = connection
         self._entries = entries
         self._now = now
         self._limits = limits
         self._capacity = capacity
+        self._aside = aside
         self.changes: dict[int, Change] = {}
         self._births = Births(self.changes, next_key)
         self.answers: list[object] = [None] * len(entries)
@@ -100,12 +104,13 @@ class Batch:
                     self.answers[place] = found
                 else:
                     entries[place].key = found
-        keys = {entry.key for entry in entries if entry.key is not None}
+        keys = {entry.key for entry in entries if entry.key is not None and entry.key not in self._aside}
         keys |= {key for tasks in self._claimed.values() for key, _ in tasks}
         held, nowhere = await loading.open_changes(
             connection, keys, self.changes, self._births, self._now, self._limits
         )
         self._mark_absent(held, nowhere)
+        await self._look_again_for_names()
         await self._leave_applied_mail()
         places = [place for place, answer in enumerate(self.answers) if answer is None]
         await self._load_wanted(places)
@@ -132,10 +137,24 @@ class Batch:
                 continue
             ref = _ref(entry.order)
             change = self.changes.get(entry.key)
-            if entry.key in held:
+            if entry.key in held or entry.key in self._aside:
                 self.answers[place] = HELD
             elif ref is not None and (entry.key in nowhere or not _may_see(ref, change)):
                 self.answers[place] = errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
+
+    async def _look_again_for_names(self) -> None:
+        """A run named by its workflow id may end, and another take the name, before it is locked: that one is meant."""
+        ended: dict[int, RunRef] = {}
+        for place, entry in enumerate(self._entries):
+            ref, change = _ref(entry.order), self.changes.get(entry.key or 0)
+            if ref is not None and ref.is_name and change is not None and change.run is None:
+                ended[place] = ref
+        if not ended:
+            return
+        for place, key in zip(ended, await loading.resolve(self._connection, list(ended.values())), strict=True):
+            if key != self._entries[place].key:
+                self._entries[place].key = None
+                self.answers[place] = HELD
 
     async def _leave_applied_mail(self) -> None:
         """Answers mail that somebody else has applied meanwhile, or that stands twice in this batch.
@@ -223,6 +242,12 @@ class Batch:
             if isinstance(told, Missing):
                 return told
             answer = told
+        except Exception:  # a fault of ours in one decision is no reason to fail the others
+            _log.exception("decision failed", order=type(order).__name__)
+            if change is not None:
+                change.undo()
+            self._births.undo()
+            answer = errors.Internal()
         self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
         return None
 
@@ -265,6 +290,8 @@ class Batch:
                 self.reservations.append((task, reservation))
                 if self._grant(change, task.ordinal, reservation) is not None:
                     change.news.tasks.remove(task)
+                else:
+                    self._capacity.release(*self.reservations.pop())
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
