@@ -6,6 +6,8 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
+from tests.engine.code import Code, activity, complete
+from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.activities import (
@@ -24,8 +26,6 @@ from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure
 from stepwell_server.model.steps import RetryPolicy, StepState, Timeouts, unpack_step_details
 from stepwell_server.model.tasks import Grant, TaskKind
-from tests.engine.code import Code, activity, complete
-from tests.engine.world import World
 
 Report = CompleteActivity | FailActivity | CancelledActivity
 ONCE = RetryPolicy(maximum_attempts=1)
@@ -309,7 +309,8 @@ def test_heartbeats_move_the_timeout() -> None:
 
 def test_a_beat_of_an_earlier_attempt_does_not_count() -> None:
     """An attempt that never beats times out its full time after its own start, and is not looked at before."""
-    world, key = scheduled(RetryPolicy(initial_seconds=2.0, maximum_attempts=2), Timeouts(heartbeat=5, start_to_close=99))
+    policy = RetryPolicy(initial_seconds=2.0, maximum_attempts=2)
+    world, key = scheduled(policy, Timeouts(heartbeat=5, start_to_close=99))
     first = granted(world, key)
     world.advance(1)
     world.store.heartbeats[key, 1] = (world.now, NULL)

@@ -1,8 +1,10 @@
-"""A batch: commands folded in order, each caller's fault its own, letters applied once, places at workers kept in step."""
+"""A batch: commands folded in order, each caller's fault its own, letters applied once, places at workers in step."""
 
 from __future__ import annotations
 
 import pytest
+from tests.engine.code import Code, activity
+from tests.engine.world import MAIN, World
 
 from stepwell_server import errors
 from stepwell_server.engine.committer.batch import HELD
@@ -17,8 +19,6 @@ from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.steps import StepState
 from stepwell_server.model.tasks import Task
-from tests.engine.code import Code, activity
-from tests.engine.world import MAIN, World
 
 ENDLESS = 1e12
 

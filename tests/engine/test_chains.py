@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.engine.code import Code, json
+from tests.engine.world import World
 
 from stepwell_server.engine.progress import End, NewChild, Successor
 from stepwell_server.engine.runs import LookAtRun
@@ -10,8 +12,6 @@ from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import Phase, RunDetails, unpack_details
 from stepwell_server.model.steps import StepState
-from tests.engine.code import Code, json
-from tests.engine.world import World
 
 ON = End(Phase.COMPLETED, successor=Successor(json("2")))
 

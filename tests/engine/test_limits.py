@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.engine.code import Code, activity, complete, local
+from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.activities import FailActivity
@@ -17,8 +19,6 @@ from stepwell_server.model.payloads import NULL, Failure
 from stepwell_server.model.runs import Phase
 from stepwell_server.model.steps import RetryPolicy, StepState, Timeouts
 from stepwell_server.model.tasks import TaskKind
-from tests.engine.code import Code, activity, complete, local
-from tests.engine.world import World
 
 EVENTS = 8
 

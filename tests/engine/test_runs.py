@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.engine.code import Code, activity, complete, local
+from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.progress import End, NewChild, NewTimer, NewWait
@@ -14,8 +16,6 @@ from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunDetails
 from stepwell_server.model.steps import StepState
 from stepwell_server.model.tasks import TaskKind
-from tests.engine.code import Code, activity, complete, local
-from tests.engine.world import World
 
 
 def test_a_run_that_nobody_began_cancels_at_once() -> None:

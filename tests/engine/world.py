@@ -16,8 +16,9 @@ from stepwell_server import errors
 from stepwell_server.engine.change import Change, Limits, Missing
 from stepwell_server.engine.committer import Capacity, Claim, loading
 from stepwell_server.engine.committer import batch as batch_module
-from stepwell_server.engine.committer.batch import HELD, Batch, Entry, Order
+from stepwell_server.engine.committer.batch import HELD, Batch, Order
 from stepwell_server.engine.committer.protocols import NoCapacity
+from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.grants import GrantTask
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.names import Births

@@ -47,8 +47,10 @@ _CONFLICTS = (
     asyncpg.DeadlockDetectedError,
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
-    asyncpg.UniqueViolationError,
 )
+# Where two batches may reach for the same key. Everywhere else the run's lock is held: a row that is there already will
+# be there the next time.
+_CONTENDED = frozenset({"run_ids", "workflow_ids"})
 _LOSSES = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -57,6 +59,7 @@ _LOSSES = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, after a failover
     OSError,
 )
 # Plans of batch statements must not depend on how large a table once was: keys are looked up, nothing is scanned.
@@ -154,6 +157,8 @@ class Connection:
 def translated(error: Exception) -> Exception:
     """A driver's error in the words of this module."""
     if isinstance(error, _CONFLICTS):
+        return Conflict(str(error))
+    if isinstance(error, asyncpg.UniqueViolationError) and error.table_name in _CONTENDED:
         return Conflict(str(error))
     if isinstance(error, _LOSSES):
         return Lost(str(error))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
-import msgspec
 import structlog
 
 from stepwell_server import errors
@@ -13,6 +11,7 @@ from stepwell_server.engine.change import Change, Limits, Missing
 from stepwell_server.engine.commands import Command, Refused
 from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
+from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.grants import GrantTask
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.names import Births
@@ -34,17 +33,6 @@ Birth = StartRun | SignalWithStartRun
 Order = Command | Birth | Claim
 
 
-class Entry(msgspec.Struct):
-    """A command that waits for its answer. `future` is None for mail, which nobody waits for."""
-
-    order: Order
-    future: asyncio.Future[object] | None
-    size: int
-    deadline: float
-    waits: int = 0
-    key: int | None = None  # the run, once it is known
-
-
 class _Held:
     """Stands as the answer of a command whose run is locked elsewhere."""
 
@@ -63,7 +51,7 @@ class Batch:
         limits: Limits,
         capacity: Capacity,
         next_key: Callable[[], int],
-        aside: Container[int] = (),
+        aside: Container[int | None] = (),
     ) -> None:
         self._connection = connection
         self._entries = entries
@@ -96,7 +84,11 @@ class Batch:
             if isinstance(entry.order, SignalWithStartRun):
                 entry.key = entry.order.open_key(self._births)
         await self._claim()
-        unknown = [place for place, entry in enumerate(entries) if entry.key is None and _ref(entry.order) is not None]
+        unknown = [
+            place
+            for place, entry in enumerate(entries)
+            if (ref := _ref(entry.order)) is not None and (entry.key is None or ref.is_name)
+        ]
         refs = [ref for place in unknown if (ref := _ref(entries[place].order)) is not None]
         if refs:
             for place, found in zip(unknown, await loading.resolve(connection, refs), strict=True):
@@ -242,7 +234,7 @@ class Batch:
             if isinstance(told, Missing):
                 return told
             answer = told
-        except Exception:  # a fault of ours in one decision is no reason to fail the others
+        except Exception:  # noqa: BLE001 - a fault of ours in one decision is no reason to fail the others
             _log.exception("decision failed", order=type(order).__name__)
             if change is not None:
                 change.undo()
@@ -309,6 +301,14 @@ class Batch:
         write.run_ids.extend(self._births.new_ids)
         write.tasks_gone.extend(self._stale)
         return write if write.events or write.changed_runs or write.mail_done or write.tasks_gone else None
+
+
+def label_of(order: Order) -> str:
+    """How the caller named the run that a command is about."""
+    start, ref = _start(order), _ref(order)
+    if start is not None:
+        return start.new.workflow_id or str(start.new.run_id)
+    return str(ref.label) if ref is not None else ""
 
 
 def _ref(order: Order) -> RunRef | None:

@@ -13,7 +13,9 @@ import structlog
 
 from stepwell_server import errors
 from stepwell_server.engine.change import Limits
-from stepwell_server.engine.committer.batch import HELD, Batch, Entry, Order
+from stepwell_server.engine.committer.batch import HELD, Batch, Order, label_of
+from stepwell_server.engine.committer.waiting import Entry, Waiting
+from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.progress import NewChild, ProgressRun
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Connection, Database
 
 _log = structlog.get_logger("stepwell.committer")
-_FIRST_WAIT, _LONGEST_WAIT = 0.001, 0.050
 _MAIL_SIZE = 256
 _MOST_CONFLICTS = 5
 
@@ -50,9 +51,7 @@ class Committer:
         self._capacity = capacity
         self._listener = listener
         self._limits = Limits(settings.limits.open_steps, settings.limits.run_events)
-        self._queue: deque[Entry] = deque()
-        self._bytes = 0
-        self._arrived = asyncio.Event()
+        self._waiting = Waiting(settings.committer_queue_commands, settings.committer_queue_bytes)
         self._connection: Connection | None = None
         self._keys: Iterator[int] = iter(())
         self._spare_keys = 0
@@ -66,28 +65,23 @@ class Committer:
 
     def submit(self, order: Order, size: int = 0, seconds: float = 30.0) -> asyncio.Future[object]:
         """Queues a command of about `size` bytes; the answer comes after the commit. Raises QueueFull at the bound."""
-        settings = self._settings
-        full = len(self._queue) >= settings.committer_queue_commands or self._bytes > settings.committer_queue_bytes
-        if full or self._stopping:
+        if self._waiting.is_full or self._stopping:
             raise errors.QueueFull(queue="committer")
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._enqueue(Entry(order, future, size, time.monotonic() + seconds))
+        self._waiting.add(Entry(order, future, size, time.monotonic() + seconds))
         return future
 
     def post(self, orders: Sequence[Order]) -> None:
-        """Queues mail, which nobody waits for and no bound refuses: it is in the database anyway."""
+        """Queues mail, which nobody waits for. What would crowd out callers stays in the database until it is found."""
         for order in orders:
-            self._enqueue(Entry(order, None, _MAIL_SIZE, time.monotonic() + 5.0))
-
-    def _enqueue(self, entry: Entry) -> None:
-        self._queue.append(entry)
-        self._bytes += entry.size
-        self._arrived.set()
+            if len(self._waiting) >= self._settings.committer_queue_commands // 2:
+                return
+            self._waiting.add(Entry(order, None, _MAIL_SIZE, time.monotonic() + 5.0))
 
     @property
     def waiting(self) -> int:
         """How many commands wait."""
-        return len(self._queue)
+        return len(self._waiting)
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -100,7 +94,7 @@ class Committer:
     async def stop(self) -> None:
         """Finishes what waits, then closes the connection."""
         self._stopping = True
-        self._arrived.set()
+        self._waiting.wake()
         if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
@@ -108,32 +102,19 @@ class Committer:
             await self._connection.close()
 
     async def _run(self) -> None:
+        settings = self._settings
         while True:
-            if not self._queue:
-                if self._stopping:
+            entries = self._waiting.take(settings.committer_batch_commands, settings.committer_batch_bytes)
+            if not entries:
+                if self._stopping and not self._waiting:
                     return
-                self._arrived.clear()
-                await self._arrived.wait()
+                await self._waiting.more()
                 continue
-            entries = self._take()
             try:
                 await self._commit(entries)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the door for all others
                 _log.exception("batch failed", commands=len(entries))
                 _answer_all(entries, errors.Internal() if not isinstance(error, errors.Refusal) else error)
-
-    def _take(self) -> list[Entry]:
-        most, most_bytes = self._settings.committer_batch_commands, self._settings.committer_batch_bytes
-        entries: list[Entry] = []
-        taken = 0
-        while self._queue and len(entries) < most and taken < most_bytes:
-            entry = self._queue.popleft()
-            self._bytes -= entry.size
-            if entry.future is not None and entry.future.done():
-                continue
-            taken += entry.size
-            entries.append(entry)
-        return entries
 
     async def _commit(self, entries: list[Entry]) -> None:
         """Commits the entries as one batch; more than one only after a row was refused."""
@@ -162,7 +143,7 @@ class Committer:
         if len(entries) == 1:
             _log.error("command refused by the database", order=type(entries[0].order).__name__, cause=str(cause))
             busy = isinstance(cause, Conflict)
-            _answer_all(entries, errors.RunBusy(run_id=str(entries[0].key)) if busy else errors.Internal())
+            _answer_all(entries, errors.RunBusy(run_id=label_of(entries[0].order)) if busy else errors.Internal())
             return
         middle = len(entries) // 2
         await self._commit(entries[:middle])
@@ -173,7 +154,9 @@ class Committer:
             return
         connection = await self._connected()
         await self._have_keys(connection, sum(_births(entry.order) for entry in entries))
-        batch = Batch(connection, entries, self._clock.now(), self._limits, self._capacity, self._next_key)
+        batch = Batch(
+            connection, entries, self._clock.now(), self._limits, self._capacity, self._next_key, self._waiting.aside
+        )
         write: batches.Write | None = None
         try:
             async with connection.transaction():
@@ -200,12 +183,22 @@ class Committer:
         for entry, answer in zip(entries, batch.answers, strict=True):
             if answer is HELD:
                 self._set_aside(entry)
-            elif entry.future is not None and not entry.future.done():
+            elif entry.future is not None and entry.future.done():
+                self._take_back(answer)
+            elif entry.future is not None:
                 if isinstance(answer, errors.Refusal):
                     entry.future.set_exception(answer)
                 else:
                     entry.future.set_result(answer)
         self._deliver(changes)
+
+    def _take_back(self, answer: object) -> None:
+        """What was granted to a caller who has left meanwhile goes back: nobody knows of it."""
+        for grant in answer if isinstance(answer, list) else ():
+            token, ordinal = (grant.step.grants, grant.step.ordinal) if grant.step else (grant.run.grants, 0)
+            ref = RunRef(grant.run.namespace_id, "", grant.run.run_key)
+            order = ReturnTask(ref, ordinal, token, grant.session_id, counts=False, reason="claimer left")
+            self._waiting.add(Entry(order, None, _MAIL_SIZE, time.monotonic() + 30.0))
 
     def _deliver(self, changes: Sequence[Change]) -> None:
         orders = [
@@ -218,12 +211,8 @@ class Committer:
 
     def _set_aside(self, entry: Entry) -> None:
         """A run that is locked elsewhere: its commands come again, in their order, until their time is over."""
-        delay = min(_FIRST_WAIT * 2 ** min(entry.waits, 6), _LONGEST_WAIT)
-        entry.waits += 1
-        if time.monotonic() + delay >= entry.deadline:
-            _answer_all([entry], errors.RunBusy(run_id=str(entry.key)))
-            return
-        asyncio.get_running_loop().call_later(delay, self._enqueue, entry)
+        if not self._waiting.set_aside(entry):
+            _answer_all([entry], errors.RunBusy(run_id=label_of(entry.order)))
 
     def _give_back(self, batch: Batch) -> None:
         for task, reservation in batch.reservations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, TypeVar
 
 from stepwell_server.engine.committer.committer import Committer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Database
 
 Answer = TypeVar("Answer")
+_turns = itertools.count()
 
 
 class Committers:
@@ -62,7 +64,7 @@ def _place(order: Order) -> int:
     if isinstance(order, SignalWithStartRun):
         return _place(order.start)
     if isinstance(order, StartRun):
-        return hash((order.new.namespace_id, order.new.workflow_id or order.new.run_id))
+        return hash((order.new.namespace_id, order.new.workflow_id or order.new.run_id or next(_turns)))
     if isinstance(order, Claim):
         return hash((order.namespace_id, order.task_queue))
     return order.ref.run_key if order.ref.run_key is not None else hash(order.ref.label)

@@ -1,0 +1,348 @@
+"""The committer on a real Postgres: batches, claims, runs locked elsewhere, poison, bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from uuid import UUID, uuid4
+
+import pytest
+from tests.engine.code import COMPLETED
+from tests.engine.replica import MAIN, Replica, claim, end_of, look, new_run, ref, replica
+
+from stepwell_server import errors
+from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.letters import ReadLetter
+from stepwell_server.engine.progress import NewChild, NewStep, NewTimer, ProgressRun, ScopeClaim
+from stepwell_server.engine.runs import CancelRun, PauseRun, ResumeRun, TerminateRun
+from stepwell_server.engine.signals import Signalled, SignalRun
+from stepwell_server.engine.starts import Started, StartRun
+from stepwell_server.model.events import EventType
+from stepwell_server.model.mail import unpack_letter
+from stepwell_server.model.payloads import NULL
+from stepwell_server.model.runs import EMPTY_HASH, RunRef
+from stepwell_server.model.steps import Kind
+from stepwell_server.model.tasks import Grant
+
+
+def signal(started: Started, name: str = "s", signal_id: str | None = None) -> SignalRun:
+    return SignalRun(ref(started), name, NULL, signal_id)
+
+
+async def test_concurrent_commands_on_one_run_get_consecutive_numbers(database_url: str) -> None:
+    """200 signals at once, over two committers that both reach for the run: 200 numbers, none twice, none left out."""
+    async with replica(database_url, committers=2) as server, look(database_url) as database:
+        started = await server.start(workflow_id="w")
+        by_name = RunRef(MAIN, "main", workflow_id="w")
+        futures = [server.submit(SignalRun(ref(started) if n % 2 else by_name, "s", NULL)) for n in range(200)]
+        answers = await asyncio.gather(*futures)
+        ordinals = sorted(answer.number & 0x1FFFF for answer in answers if isinstance(answer, Signalled))
+        assert ordinals == list(range(1, 201))
+        numbers = [row[0] for row in await database.rows("SELECT number FROM events ORDER BY number")]
+        assert numbers == list(range(1, 202))
+        await database.check()
+
+
+async def test_claimers_on_two_replicas_never_share_a_task(database_url: str) -> None:
+    """64 claimers, half on each of two replicas: every task is granted once, and all are."""
+    async with replica(database_url) as one, replica(database_url) as two, look(database_url) as database:
+        await asyncio.gather(*(one.start() for _ in range(300)))
+        granted: list[tuple[UUID, Grant]] = []
+
+        async def work(server: Replica, session: UUID) -> None:
+            while len(granted) < 300:
+                granted.extend((session, grant) for grant in await server.do(claim(session, 3)))
+                await asyncio.sleep(0.001)
+
+        await asyncio.wait_for(asyncio.gather(*(work(one if n % 2 else two, uuid4()) for n in range(64))), 60)
+        assert len(granted) == 300
+        assert len({grant.run.run_key for _, grant in granted}) == 300
+        held = {row[0]: row[1] for row in await database.rows("SELECT run_key, session_id FROM runs")}
+        assert held == {grant.run.run_key: session for session, grant in granted}
+        assert await database.value("SELECT max(grants) FROM runs") == 1
+        await database.check()
+
+
+# --- locked elsewhere -------------------------------------------------------------------------------------------------
+
+
+async def test_commands_of_a_locked_run_wait_aside_in_their_order(database_url: str) -> None:
+    """Those that come while others are aside join them: nobody overtakes, and other runs go on meanwhile."""
+    async with replica(database_url) as server, look(database_url) as database, look(database_url) as other:
+        started, free = await server.start(), await server.start()
+        lock = other.raw.transaction()
+        await lock.start()
+        await other.raw.execute("SELECT * FROM runs WHERE run_key = $1 FOR UPDATE", started.run_key)
+        futures = []
+        for n in range(120):
+            futures.append(server.submit(signal(started, f"s{n:03}")))
+            if n % 3 == 0:
+                await asyncio.sleep(0.002)
+        assert isinstance(await asyncio.wait_for(server.do(signal(free)), 1.0), Signalled)
+        assert not any(future.done() for future in futures)
+        assert server.committer.waiting == 120
+        await lock.rollback()
+        await asyncio.gather(*futures)
+        names = [row[0] for row in await database.rows(
+            "SELECT name FROM signals WHERE run_key = $1 ORDER BY ordinal", started.run_key
+        )]
+        assert names == [f"s{n:03}" for n in range(120)]
+        await database.check()
+
+
+async def test_a_locked_run_is_busy_at_the_deadline(database_url: str) -> None:
+    """The caller hears ABORTED with the name that it gave, soon after its time is over; later ones still wait."""
+    async with replica(database_url) as server, look(database_url) as other:
+        started = await server.start(workflow_id="mine")
+        lock = other.raw.transaction()
+        await lock.start()
+        await other.raw.execute("SELECT * FROM runs WHERE run_key = $1 FOR UPDATE", started.run_key)
+        patient = server.submit(signal(started, "patient"))
+        begun = time.monotonic()
+        with pytest.raises(errors.RunBusy) as told:
+            await server.do(SignalRun(RunRef(MAIN, "main", workflow_id="mine"), "s", NULL), seconds=0.3)
+        assert 0.2 < time.monotonic() - begun < 1.0
+        assert told.value.run_id == "mine"
+        assert not patient.done()
+        await lock.rollback()
+        assert isinstance(await patient, Signalled)
+
+
+async def test_what_is_aside_counts_for_the_bound(database_url: str) -> None:
+    """A run that stays locked does not let the queue grow beyond its bound."""
+    bounds = {"committer_queue_commands": 20, "committer_batch_commands": 10}
+    async with replica(database_url, **bounds) as server, look(database_url) as other:
+        started = await server.start()
+        async with other.raw.transaction():
+            await other.raw.execute("SELECT * FROM runs WHERE run_key = $1 FOR UPDATE", started.run_key)
+            futures = [server.submit(signal(started)) for _ in range(20)]
+            await asyncio.sleep(0.2)
+            with pytest.raises(errors.QueueFull):
+                server.submit(signal(started))
+        await asyncio.gather(*futures)
+        assert server.committer.waiting == 0
+
+
+async def test_stopping_answers_what_is_aside(database_url: str) -> None:
+    """A server that leaves answers everybody, also those whose run is locked just then."""
+    async with look(database_url) as other, replica(database_url) as server:
+        started = await server.start()
+        lock = other.raw.transaction()
+        await lock.start()
+        await other.raw.execute("SELECT * FROM runs WHERE run_key = $1 FOR UPDATE", started.run_key)
+        future = server.submit(signal(started))
+        await asyncio.sleep(0.05)
+        stopping = asyncio.create_task(server.committers.stop())
+        await asyncio.sleep(0.05)
+        await lock.rollback()
+        await stopping
+        assert future.done()
+        assert isinstance(future.result(), Signalled)
+
+
+async def test_a_full_queue_refuses(database_url: str) -> None:
+    """What goes beyond the bound is told so at once, and what was taken is answered."""
+    bounds = {"committer_queue_commands": 50, "committer_batch_commands": 10}
+    async with replica(database_url, **bounds) as server:
+        futures, refused = [], 0
+        for _ in range(80):
+            try:
+                futures.append(server.submit(StartRun(new_run())))
+            except errors.QueueFull:
+                refused += 1
+        assert (len(futures), refused) == (50, 30)
+        assert all(isinstance(answer, Started) for answer in await asyncio.gather(*futures))
+
+
+# --- poison -----------------------------------------------------------------------------------------------------------
+
+POISON = {
+    "a lone surrogate": SignalRun(RunRef(MAIN, "main", workflow_id="w"), "\ud800", NULL),
+    "a NUL": SignalRun(RunRef(MAIN, "main", workflow_id="w"), "\0", NULL),
+    "a name that cannot be looked up": SignalRun(RunRef(MAIN, "main", workflow_id="\ud800"), "s", NULL),
+    "a start out of range": StartRun(new_run(priority=2**20)),
+    "a start with a lone surrogate": StartRun(new_run(type="\ud800")),
+    "a date beyond the calendar": StartRun(new_run(timeout_seconds=1e12)),
+}
+
+
+@pytest.mark.parametrize("poison", POISON)
+async def test_a_poisoned_command_hurts_only_its_caller(database_url: str, poison: str) -> None:
+    """In a batch of hundreds one is refused by the database: it hears INTERNAL, the others are recorded once."""
+    async with replica(database_url) as server, look(database_url) as database:
+        await server.start(workflow_id="w")
+        futures = [server.submit(StartRun(new_run())) for _ in range(150)]
+        futures.append(server.submit(POISON[poison]))
+        futures += [server.submit(StartRun(new_run())) for _ in range(150)]
+        answers = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 20)
+        assert [place for place, answer in enumerate(answers) if isinstance(answer, errors.Internal)] == [150]
+        assert len({answer.run_key for answer in answers if isinstance(answer, Started)}) == 300
+        assert await database.value("SELECT count(*) FROM runs") == 301
+        await database.check()
+
+
+async def test_a_row_that_is_there_already_is_poison_not_conflict(database_url: str) -> None:
+    """A step whose identity an open one bears can never be written: it alone fails, at once and not after retries."""
+    async with replica(database_url) as server, look(database_url) as database:
+        await server.start()
+        (grant,) = await server.claim()
+
+        def timer(scope: str) -> ProgressRun:
+            step = NewStep(scope, "t", 0, "", b"", Kind.TIMER, NewTimer(60))
+            claims = [ScopeClaim(scope, 0, EMPTY_HASH, closed=False)]
+            named = RunRef(MAIN, "main", grant.run.run_key)
+            return ProgressRun(named, grant.session_id, 1, claims, [step], [], waiting=False, end=None, resident=True)
+
+        await server.do(timer("1"))
+        await database.raw.execute("DELETE FROM scopes")
+        futures = [server.submit(StartRun(new_run())) for _ in range(100)]
+        bad = server.submit(timer("1"))
+        begun = time.monotonic()
+        with pytest.raises(errors.Internal):
+            await bad
+        assert time.monotonic() - begun < 1.0
+        assert len(await asyncio.gather(*futures)) == 100
+
+
+# --- names, ids, letters ----------------------------------------------------------------------------------------------
+
+
+async def test_two_replicas_start_one_run_for_one_id(database_url: str) -> None:
+    """The same request on both at once: one run, and both callers hear of it."""
+    async with replica(database_url) as one, replica(database_url) as two, look(database_url) as database:
+        for _ in range(20):
+            order = StartRun(new_run(run_id=uuid4()), request_id="r", request_hash=b"h")
+            answers = await asyncio.gather(one.do(order), two.do(order))
+            assert len({answer.run_key for answer in answers}) == 1
+            assert sorted(answer.started for answer in answers) == [False, True]
+        with pytest.raises(errors.RequestIdReused):
+            await one.do(StartRun(order.new, request_id="r", request_hash=b"other"))
+        assert await database.value("SELECT count(*) FROM runs") == 20
+
+
+async def test_two_replicas_give_one_name_once(database_url: str) -> None:
+    """Of many starts under one workflow id, on both at once, one begins; the others hear who bears the name."""
+    async with replica(database_url) as one, replica(database_url) as two, look(database_url) as database:
+        orders = [StartRun(new_run(workflow_id="w")) for _ in range(40)]
+        futures = [(one if n % 2 else two).submit(order) for n, order in enumerate(orders)]
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+        assert sum(isinstance(answer, Started) for answer in answers) == 1
+        assert sum(isinstance(answer, errors.WorkflowIdInUse) for answer in answers) == 39
+        assert await database.value("SELECT count(*) FROM runs") == 1
+
+
+async def test_a_signal_id_is_recorded_once(database_url: str) -> None:
+    """The same signal on two replicas, again and again: one is kept, all callers get its number."""
+    async with replica(database_url) as one, replica(database_url) as two, look(database_url) as database:
+        started = await one.start()
+        order = signal(started, signal_id="id")
+        answers = await asyncio.gather(*((one if n % 2 else two).do(order) for n in range(20)))
+        assert sum(answer.recorded for answer in answers) == 1
+        assert len({answer.number for answer in answers}) == 1
+        assert await database.value("SELECT count(*) FROM signals") == 1
+
+
+async def test_a_letter_is_applied_once_by_two_replicas(database_url: str) -> None:
+    """Both deliver the same mail at once: the parent's step ends once, and neither stalls over it."""
+    async with replica(database_url) as one, replica(database_url) as two, look(database_url) as database:
+        await one.start()
+        (grant,) = await one.claim()
+        step = NewStep("", "c", 0, "", b"", Kind.CHILD, NewChild("flow"))
+        claims = [ScopeClaim("", 0, EMPTY_HASH, closed=False)]
+        named = RunRef(MAIN, "main", grant.run.run_key)
+        await one.do(
+            ProgressRun(named, one.session, 1, claims, [step], [], waiting=True, end=None, resident=True)
+        )
+        child = await database.value("SELECT child_key FROM steps")
+        one.committers.post = lambda orders: None  # type: ignore[method-assign]
+        one.committer.post = lambda orders: None
+        await one.do(TerminateRun(RunRef(MAIN, "main", child), "enough"))
+        (mail,) = await database.rows("SELECT mail_id, run_key, body FROM mail")
+        letter = ReadLetter(RunRef(None, "", mail["run_key"]), mail["mail_id"], unpack_letter(mail["body"]))
+        begun = time.monotonic()
+        futures = [(one if n % 2 else two).submit(letter) for n in range(20)]
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+        assert sorted(answers, key=str) == [*[False] * 19, True]
+        assert time.monotonic() - begun < 2.0
+        kinds = [row[0] for row in await database.rows("SELECT type FROM events WHERE run_key = $1", mail["run_key"])]
+        assert kinds.count(EventType.CHILD_FAILED) == 1
+        assert await database.value("SELECT count(*) FROM mail") == 0
+
+
+async def test_many_letters_leave_room_for_callers(database_url: str) -> None:
+    """The end of a run with more children than the queue holds leaves what does not fit to the round of deliveries."""
+    bounds = {"committer_queue_commands": 40, "committer_batch_commands": 10}
+    async with replica(database_url, **bounds) as server, look(database_url) as database:
+        await server.start()
+        (grant,) = await server.claim()
+        steps = [NewStep("", "c", n, "", b"", Kind.CHILD, NewChild("flow")) for n in range(100)]
+        claims = [ScopeClaim("", 0, EMPTY_HASH, closed=False)]
+        named = RunRef(MAIN, "main", grant.run.run_key)
+        await server.do(
+            ProgressRun(named, server.session, 1, claims, steps, [], waiting=True, end=None, resident=True)
+        )
+        await server.do(TerminateRun(named, "enough"))
+        assert server.committer.waiting <= 20
+        assert isinstance(await server.start(), Started)
+        while server.committer.waiting:  # noqa: ASYNC110 - letters have no futures
+            await asyncio.sleep(0.01)
+        assert await database.value("SELECT count(*) FROM mail") >= 60
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+async def test_tasks_claimed_for_a_caller_who_left_return(database_url: str) -> None:
+    """The caller's call was cancelled while its claim was being committed: nobody would ever work on its tasks."""
+    async with replica(database_url) as server, look(database_url) as database:
+        await server.start()
+        future = server.submit(claim(server.session))
+        finish = server.committer._finish
+
+        def leave_first(entries: object, batch: object) -> None:
+            future.cancel()
+            server.committer._finish = finish
+            finish(entries, batch)
+
+        server.committer._finish = leave_first
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            if await database.value("SELECT grants = 1 AND queued FROM runs"):
+                break
+        (grant,) = await server.claim()
+        assert grant.run.grants == 2
+
+
+async def test_a_whole_life(database_url: str) -> None:
+    """Start, claim, pause, resume, return, end: the rows of each table agree at every turn, and nothing is left."""
+    async with replica(database_url) as server, look(database_url) as database:
+        started = await server.start(workflow_id="w")
+        await server.do(PauseRun(ref(started), "look"))
+        await database.check()
+        assert await server.claim() == []
+        await server.do(ResumeRun(ref(started), accept_order=False))
+        (grant,) = await server.claim()
+        await database.check()
+        assert await server.do(ReturnTask(ref(started), 0, 1, server.session, counts=True, reason="lost")) is True
+        (grant,) = await server.claim()
+        with pytest.raises(errors.LeaseLost):
+            await server.do(end_of(Grant(uuid4(), grant.run, None, None), COMPLETED))
+        await server.do(signal(started))
+        await server.do(end_of(grant, COMPLETED))
+        await database.check()
+        for table in ("runs", "steps", "tasks", "signals", "scopes", "mail"):
+            assert await database.value(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - names from above
+        with pytest.raises(errors.SignalRefused):
+            await server.do(signal(started))
+        assert not (await server.do(CancelRun(ref(started), ""))).accepted
+
+
+async def test_starts_without_a_name_are_spread(database_url: str) -> None:
+    """Runs that nobody names do not all queue up at one committer."""
+    async with replica(database_url, committers=2) as server:
+        await asyncio.gather(*(server.start() for _ in range(40)))
+        assert {committer for committer, _, _ in server.ears.batches} == {
+            member.number for member in server.committers.members
+        }
+
+
