@@ -240,9 +240,9 @@ async def read_heartbeats(
     return [(row[0], row[1], row[2], unpack_payload(row[3])) for row in rows]
 
 
-async def present_mail(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
+async def mail_left(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
     """Which mail is still to be applied."""
-    return {row[0] for row in await connection.fetch(MAIL["present_mail"], ids)}
+    return {row[0] for row in await connection.fetch(MAIL["mail_left"], ids)}
 
 
 async def claim_tasks(  # noqa: PLR0917 - the statement's parameters

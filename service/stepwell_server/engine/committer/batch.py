@@ -160,7 +160,7 @@ class Batch:
         }
         if not letters:
             return
-        left = await batches.present_mail(self._connection, list(letters.values()))
+        left = await batches.mail_left(self._connection, list(letters.values()))
         for place, mail_id in letters.items():
             if mail_id in left:
                 left.remove(mail_id)

@@ -19,6 +19,6 @@ WHERE m.post_time <= $1
 ORDER BY m.post_time
 LIMIT $2;
 
--- name: present_mail
+-- name: mail_left
 -- Which mail has not been applied. Walks mail_pkey.
 SELECT mail_id FROM mail WHERE mail_id = ANY($1::uuid[]);
