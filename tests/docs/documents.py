@@ -47,7 +47,9 @@ class Block(NamedTuple):
 def blocks(path: Path) -> list[Block]:
     """A document's blocks that have a duty."""
     text = path.read_text()
-    return [Block(*found.groups(), text[: found.start()].count("\n") + 2) for found in _FENCE.finditer(text)]
+    return [
+        Block(found[1], found[2], found[3], text[: found.start()].count("\n") + 2) for found in _FENCE.finditer(text)
+    ]
 
 
 class Conversation:
@@ -111,7 +113,12 @@ class Document:
         self.path = path
         self._folder = folder
         self._replaced = replaced
-        self._environment = {**os.environ, "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]])}
+        self._environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
+            "STEPWELL_ADDRESS": replaced.get(ADDRESS, ADDRESS),
+            "COLUMNS": "200",
+        }
         self._names: dict[str, str] = {}
         self._said = ""
         self._conversation: Conversation | None = None
