@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from tests.sdk.fake_service import FakeService
 
-from stepwell import Client, Context, Worker, activity, workflow
+from stepwell import ActivityFailed, Client, Context, Worker, activity, workflow
+from stepwell.v1 import workers_pb2
+from stepwell.v1.types_pb2 import Payload
 from stepwell.v1.workers_pb2 import ReportResult
 
 Working = Callable[..., Any]
@@ -150,3 +152,48 @@ async def test_a_function_without_its_decorator_is_refused(client: Client) -> No
         Worker(client, workflows=[plain])
     with pytest.raises(TypeError, match="decorate it with @activity"):
         Worker(client, activities=[plain])
+
+
+async def test_news_of_a_task_in_the_message_that_assigns_it(
+    service: FakeService, client: Client, working: Working
+) -> None:
+    """Bundling must not put what ended, or a cancellation, before the assignment that it is about."""
+
+    @workflow
+    async def waits(ctx: Context) -> Any:
+        return await ctx.wait_signal("go")
+
+    @activity
+    async def endless() -> None:
+        await asyncio.sleep(60)
+
+    @workflow
+    async def asks(ctx: Context) -> str:
+        try:
+            await ctx.activity(endless)
+        except ActivityFailed as error:
+            return error.type
+        return ""
+
+    async with working(workflows=[waits, asks], activities=[endless]):
+        handle = await client.start_run(waits)
+        run = service.runs[handle.run_id]
+        while not run.steps:  # noqa: ASYNC110 - the double has no event for it
+            await asyncio.sleep(0.002)
+        session = run.holder
+        assert session is not None
+        service._assign(session, run)
+        service._close(run, run.steps[0], Payload(json='"went"'), None)
+        service._advance(run, [run.steps[0]])
+        async with asyncio.timeout(5):
+            assert await handle.result() == "went"
+
+        asking = await client.start_run(asks)
+        while not any(task.holder for task in service.activities.values()):  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.002)
+        task = next(iter(service.activities.values()))
+        service._assign(session, task)
+        cancel = workers_pb2.CancelTask(ref=task.ref)
+        session.out.put_nowait(workers_pb2.ConnectResponse(cancels=[cancel]))
+        async with asyncio.timeout(5):
+            assert await asking.result() == "Cancelled"

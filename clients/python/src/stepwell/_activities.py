@@ -136,6 +136,9 @@ class Activities:
 
     def assign(self, task: Task) -> None:
         """Begins an attempt."""
+        former = self.running.get(task.ref.task_id)
+        if former is not None:
+            self.revoke(former.ref)
         definition = self._definitions.get(task.type)
         running = Running(self, task)
         self.running[task.ref.task_id] = running

@@ -140,6 +140,7 @@ class Worker:
         await asyncio.wait((done, connected), timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         if not done.done():
             done.cancel()
+            await asyncio.wait((done,))
             self._runs.release_all("the worker is leaving")
             self._performing.release_all("the worker is leaving")
         answered = asyncio.create_task(self._outbox.all_answered())
@@ -170,9 +171,20 @@ class Worker:
         return runs + [running.ref for running in self._performing.running.values()]
 
     def received(self, message: ConnectResponse) -> None:
-        """Takes in a message: what stops work first, new work last."""
+        """Takes in a message.
+
+        Assignments come first: what else the message says may be about them. Nothing can be taken for another grant of
+        the same task, since each item carries its token.
+        """
         self.is_connected.set()
         runs, performing = self._runs, self._performing
+        for task in message.assigns:
+            if task.kind == workers_pb2.TASK_KIND_RUN:
+                runs.assign(task)
+            else:
+                performing.assign(task)
+        if message.assigns:
+            self._outbox.wake()
         for cancel in message.cancels:
             performing.cancel(cancel.ref)
             runs.cancel(cancel.ref, cancel.reason)
@@ -185,13 +197,6 @@ class Worker:
             performing.beat_answered(beat)
         for advance in message.advances:
             runs.advance(advance)
-        for task in message.assigns:
-            if task.kind == workers_pb2.TASK_KIND_RUN:
-                runs.assign(task)
-            else:
-                performing.assign(task)
-        if message.assigns:
-            self._outbox.wake()
         if message.HasField("rotate"):
             self._connection.rotate(message.rotate.within.ToTimedelta().total_seconds())
 
