@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec.structs import astuple
@@ -190,20 +190,24 @@ async def read_closed_runs(connection: Connection, keys: Sequence[int]) -> list[
 
 
 async def read_steps(connection: Connection, wanted: Sequence[tuple[int, int]]) -> list[Step | ClosedStep]:
-    """Steps by run and ordinal, open or ended."""
+    """Steps by run and ordinal, open or ended. Only what is not open is looked for among all that has ended."""
     keys = pairs(wanted)
     found: list[Step | ClosedStep] = [Step(*row) for row in await connection.fetch(STEPS["read_steps"], *keys)]
-    if len(found) < len(wanted):
-        found += [ClosedStep(*row) for row in await connection.fetch(STEPS["read_closed_steps"], *keys)]
+    there = {(step.run_key, step.ordinal) for step in found}
+    ended = [key for key in wanted if key not in there]
+    if ended:
+        found += [ClosedStep(*row) for row in await connection.fetch(STEPS["read_closed_steps"], *pairs(ended))]
     return found
 
 
 async def read_steps_named(connection: Connection, wanted: Sequence[Identity]) -> list[Step | ClosedStep]:
-    """Steps by run and identity, open or ended."""
+    """Steps by run and identity, open or ended. Only what is not open is looked for among all that has ended."""
     keys = pairs(wanted)
     found: list[Step | ClosedStep] = [Step(*row) for row in await connection.fetch(STEPS["read_steps_named"], *keys)]
-    if len(found) < len(wanted):
-        found += [ClosedStep(*row) for row in await connection.fetch(STEPS["read_closed_steps_named"], *keys)]
+    there = {(step.run_key, *step.identity) for step in found}
+    ended = [key for key in wanted if key not in there]
+    if ended:
+        found += [ClosedStep(*row) for row in await connection.fetch(STEPS["read_closed_steps_named"], *pairs(ended))]
     return found
 
 
@@ -255,5 +259,5 @@ async def claim_tasks(  # noqa: PLR0917 - the statement's parameters
 
 async def settle(connection: Connection, batch_id: UUID, now: datetime) -> bool:
     """Whether a batch whose COMMIT went unanswered was committed. Waits for its transaction if that is still open."""
-    inserted: Any = await connection.fetchval(BATCHES["settle_batch"], batch_id, now)
-    return inserted is None
+    committer: int = await connection.fetchval(BATCHES["settle_batch"], batch_id, now)
+    return committer != 0
