@@ -6,6 +6,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace
 from tests.engine.code import Code, activity, complete
 from tests.engine.world import World
 
@@ -104,18 +105,14 @@ def test_a_foreign_session_or_a_stale_token_is_refused(report: str) -> None:
         world.do(first[report])
     order = second[report]
     with pytest.raises(errors.LeaseLost):
-        world.do(type(order)(order.ref, 1, uuid4(), order.token, *_rest(order)))
+        world.do(replace(order, session_id=uuid4()))
     with pytest.raises(errors.LeaseLost):
-        world.do(type(order)(order.ref, 1, order.session_id, order.token + 1, *_rest(order)))
+        world.do(replace(order, token=order.token + 1))
     assert world.step(key, 1).state == StepState.RUNNING
     world.do(second["complete"])
     with pytest.raises(errors.LeaseLost):
         world.do(first[report])
     world.check()
-
-
-def _rest(order: Report) -> tuple[object]:
-    return (order.failure if isinstance(order, FailActivity) else order.payload,)
 
 
 @pytest.mark.parametrize("report", ENDS)
@@ -127,7 +124,7 @@ def test_a_report_about_what_nobody_holds_is_refused(place: str, report: str) ->
     orders = reports(world, key, grant)
     order = orders[report]
     if place == "absent":
-        order = type(order)(order.ref, 9, order.session_id, order.token, *_rest(order))
+        order = replace(order, ordinal=9)
     elif place == "pending":
         world.do(ReturnTask(world.ref(key), 1, order.token, world.session, counts=False, reason=""))
     else:

@@ -83,9 +83,12 @@ async def test_commands_of_a_locked_run_wait_aside_in_their_order(database_url: 
         assert server.committer.waiting == 120
         await lock.rollback()
         await asyncio.gather(*futures)
-        names = [row[0] for row in await database.rows(
-            "SELECT name FROM signals WHERE run_key = $1 ORDER BY ordinal", started.run_key
-        )]
+        names = [
+            row[0]
+            for row in await database.rows(
+                "SELECT name FROM signals WHERE run_key = $1 ORDER BY ordinal", started.run_key
+            )
+        ]
         assert names == [f"s{n:03}" for n in range(120)]
         await database.check()
 
@@ -118,7 +121,7 @@ async def test_what_is_aside_counts_for_the_bound(database_url: str) -> None:
             futures = [server.submit(signal(started)) for _ in range(20)]
             await asyncio.sleep(0.2)
             with pytest.raises(errors.QueueFull):
-                server.submit(signal(started))
+                futures.append(server.submit(signal(started)))
         await asyncio.gather(*futures)
         assert server.committer.waiting == 0
 
@@ -250,9 +253,7 @@ async def test_a_letter_is_applied_once_by_two_replicas(database_url: str) -> No
         step = NewStep("", "c", 0, "", b"", Kind.CHILD, NewChild("flow"))
         claims = [ScopeClaim("", 0, EMPTY_HASH, closed=False)]
         named = RunRef(MAIN, "main", grant.run.run_key)
-        await one.do(
-            ProgressRun(named, one.session, 1, claims, [step], [], waiting=True, end=None, resident=True)
-        )
+        await one.do(ProgressRun(named, one.session, 1, claims, [step], [], waiting=True, end=None, resident=True))
         child = await database.value("SELECT child_key FROM steps")
         one.committers.post = lambda orders: None  # type: ignore[method-assign]
         one.committer.post = lambda orders: None
@@ -278,9 +279,7 @@ async def test_many_letters_leave_room_for_callers(database_url: str) -> None:
         steps = [NewStep("", "c", n, "", b"", Kind.CHILD, NewChild("flow")) for n in range(100)]
         claims = [ScopeClaim("", 0, EMPTY_HASH, closed=False)]
         named = RunRef(MAIN, "main", grant.run.run_key)
-        await server.do(
-            ProgressRun(named, server.session, 1, claims, steps, [], waiting=True, end=None, resident=True)
-        )
+        await server.do(ProgressRun(named, server.session, 1, claims, steps, [], waiting=True, end=None, resident=True))
         await server.do(TerminateRun(named, "enough"))
         assert server.committer.waiting <= 20
         assert isinstance(await server.start(), Started)
@@ -344,5 +343,3 @@ async def test_starts_without_a_name_are_spread(database_url: str) -> None:
         assert {committer for committer, _, _ in server.ears.batches} == {
             member.number for member in server.committers.members
         }
-
-

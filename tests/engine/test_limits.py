@@ -47,11 +47,12 @@ def test_everything_under_way_ends_at_the_limit() -> None:
     """Timers fire, waits time out, activities complete and fail for good, children's ends arrive: nothing hangs."""
     world, key, _ = full()
     granted = {grant.step.ordinal: grant for grant in world.claim(TaskKind.ACTIVITY, ("act",)) if grant.step}
+    token = world.step(key, 6).grants
     world.do(complete(world, granted[4]))
     world.advance(6)
     for ordinal in (1, 2, 5):
         assert world.do(FireStep(world.ref(key), ordinal)) is True
-    world.do(FailActivity(world.ref(key), 6, world.session, granted[6].step.grants, Failure("no")))
+    world.do(FailActivity(world.ref(key), 6, world.session, token, Failure("no")))
     child = next(each for each in world.store.runs if each != key)
     world.do(TerminateRun(world.ref(child), ""))
     world.deliver()

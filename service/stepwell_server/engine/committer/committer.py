@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import deque
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("stepwell.committer")
 _MAIL_SIZE = 256
 _MOST_CONFLICTS = 5
+SETTLE_SECONDS = 30.0
+_FIRST_PAUSE = 0.05
 
 
 class Committer:
@@ -87,8 +90,7 @@ class Committer:
 
     async def start(self) -> None:
         """Connects, takes a number, and begins."""
-        connection = await self._connected()
-        self.number = await batches.take_committer_number(connection)
+        await self._have_number(await self._connected())
         self._task = asyncio.create_task(self._run(), name="committer")
 
     async def stop(self) -> None:
@@ -152,7 +154,8 @@ class Committer:
     async def _attempt(self, entries: list[Entry]) -> None:
         if not entries:
             return
-        connection = await self._connected()
+        connection = await self._connected(entries)
+        await self._have_number(connection)
         await self._have_keys(connection, sum(_births(entry.order) for entry in entries))
         batch = Batch(
             connection, entries, self._clock.now(), self._limits, self._capacity, self._next_key, self._waiting.aside
@@ -179,7 +182,10 @@ class Committer:
         """After the commit: those who hold workers hear first, then each caller is answered."""
         self.batch_sizes.append(len(entries))
         changes = list(batch.changes.values())
-        self._listener.committed(self.number, self.position, changes)
+        try:
+            self._listener.committed(self.number, self.position, changes)
+        except Exception:  # noqa: BLE001 - what is committed is committed
+            _log.exception("a listener failed")
         for entry, answer in zip(entries, batch.answers, strict=True):
             if answer is HELD:
                 self._set_aside(entry)
@@ -227,13 +233,14 @@ class Committer:
         """
         if write is None:
             return True
-        deadline = time.monotonic() + 30.0
+        deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
-            connection = await self._connected()
             try:
+                connection = await self._connected(until=deadline)
                 committed = await batches.settle(connection, write.batch_id, self._clock.now())
-            except (Lost, Conflict, Unsettled):
+            except (Lost, Conflict, Rejected, Unsettled):
                 await self._drop_connection()
+                await asyncio.sleep(_FIRST_PAUSE)
                 continue
             _log.warning("commit was interrupted", committed=committed, commands=len(entries))
             if committed:
@@ -241,16 +248,31 @@ class Committer:
             self._give_back(batch)
             raise Lost("the commit did not happen")
         self._give_back(batch)
+        # It may commit yet, out of turn: what this committer goes on with counts from the start under another number.
+        self.number = 0
         _answer_all(entries, errors.OutcomeUnknown())
         self._listener.unsettled()
         return False
 
     # --- connection and keys ----------------------------------------------------------------------------------------
 
-    async def _connected(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = await self._database.reconnect()
+    async def _connected(self, entries: Sequence[Entry] = (), until: float = math.inf) -> Connection:
+        """The connection, made anew however long that takes; who can't wait is told. Raises Lost after `until`."""
+        pause = _FIRST_PAUSE
+        while self._connection is None or self._connection.closed:
+            try:
+                self._connection = await self._database.connect()
+            except Lost:
+                _without_late([*entries, *self._waiting])
+                if time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, self._settings.reconnect_seconds_maximum)
         return self._connection
+
+    async def _have_number(self, connection: Connection) -> None:
+        if not self.number:
+            self.number, self.position = await batches.take_committer_number(connection), 0
 
     async def _drop_connection(self) -> None:
         if self._connection is not None:

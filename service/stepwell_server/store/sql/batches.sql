@@ -6,12 +6,12 @@ SELECT nextval('committer_numbers') AS number;
 INSERT INTO batches (batch_id, committer, position, commit_time, ended) VALUES ($1, $2, $3, $4, $5);
 
 -- name: settle_batch
--- Waits for the batch's transaction if it is still open. Inserted: it never committed, and never will. Nothing
--- inserted: it committed.
+-- Waits for the batch's transaction if it is still open. Answers its committer if it committed; else 0, this row's own
+-- or that of an earlier try whose answer was lost, and the batch never will.
 INSERT INTO batches (batch_id, committer, position, commit_time, ended)
 VALUES ($1, 0, nextval('committer_numbers'), $2, '{}')
-ON CONFLICT (batch_id) DO NOTHING
-RETURNING batch_id;
+ON CONFLICT (batch_id) DO UPDATE SET committer = batches.committer
+RETURNING committer;
 
 -- name: last_positions
 -- The latest position of every committer that has committed since a time.
