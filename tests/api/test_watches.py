@@ -22,6 +22,7 @@ from stepwell_server.dispatch import watch_streams
 from stepwell_server.engine.progress import Successor
 from stepwell_server.model.payloads import DATA, JSON, Payload
 from stepwell_server.model.runs import Phase
+from stepwell_server.store import watches as recorded_watches
 
 TERMINATED, COMPLETED = types_pb2.RUN_PHASE_TERMINATED, types_pb2.RUN_PHASE_COMPLETED
 
@@ -223,6 +224,44 @@ async def test_what_memory_did_not_bring_is_read(service: Service, monkeypatch: 
     async with watching(service) as watcher:
         ids = [run_id for _ in range(10) for run_id in await run_and_end(service, 4)]
         assert sorted(await watcher.until(40)) == sorted(ids)
+
+
+async def test_a_cursor_may_be_ahead_of_its_replica(service: Service, database_url: str) -> None:
+    """What the feed brings late, and the stream has seen elsewhere, is not told again."""
+    async with serving(database_url, watch_poll_seconds=1000.0) as late, watching(late) as witness:
+        async with watching(service) as watcher:
+            await run_and_end(service, 5)
+            await watcher.until(5)
+        async with watching(late, watcher.cursor) as ahead:
+            late.watches.hint()
+            await witness.until(5)
+            ids = await run_and_end(late, 1)
+            assert await ahead.until(1) == ids
+
+
+async def test_whoever_comes_while_the_table_is_read_misses_nothing(
+    service: Service, replica: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ends being read are those of the namespaces watched before; a new one's are read again."""
+    await service.namespace_calls.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace="other"))
+    async with watching(service, namespace="other") as watcher:
+        cursor = watcher.cursor
+    read, reading, go = recorded_watches.read_ends, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        reading.set()
+        await go.wait()
+        return await read(*arguments)
+
+    async with watching(replica) as mine:
+        monkeypatch.setattr(recorded_watches, "read_ends", slow)
+        ids = await run_and_end(service, 1, "other")
+        await reading.wait()
+        monkeypatch.setattr(recorded_watches, "read_ends", read)
+        async with watching(replica, cursor, "other") as theirs:
+            go.set()
+            assert await theirs.until(1) == ids
+        assert mine.ends == []
 
 
 async def test_a_slow_reader_is_moved_to_the_table(database_url: str) -> None:
