@@ -111,7 +111,7 @@ class Stream:
     def _refused(self, correlation: int, key: TaskKey, order: Report, error: BaseException) -> None:
         refusal = error if isinstance(error, errors.Refusal) else as_refusal(Exception(str(error)), "Connect")
         if isinstance(refusal, _OVER):
-            telemetry.metrics.leases_lost.inc()
+            telemetry.metrics.leases_lost.labels(refusal.reason).inc()
             self._forget(key, order.token)
         self._session.outbox.answer(ReportAnswer(correlation, refusal=refusal))
 
