@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from stepwell_server import errors
+from stepwell_server.api.clock import ClockCalls
 from stepwell_server.api.history import History
 from stepwell_server.api.interceptors.around import AroundCalls, Context
 from stepwell_server.api.namespaces import NamespaceCalls
@@ -66,7 +67,7 @@ class Service:
         self.clock = TestClock(self.real_clock) if settings.test_clock else self.real_clock
         self.namespaces = Namespaces(self.database)
         self.watches = Watches(self.database, self.clock, settings)
-        self.dispatcher = Dispatcher(self.database, settings, self.clock, self.watches)
+        self.dispatcher = Dispatcher(self.database, settings, self.clock, self.real_clock, self.watches)
         self.hints = Hints(self.database, settings.database_schema)
         self._listeners = _Listeners()
         self.committers = Committers(self.database, self.clock, settings, self.dispatcher, self._listeners)
@@ -170,8 +171,14 @@ class Service:
             NamespaceCalls(namespaces, self.clock, settings),
             Runs(self.committers, self.database, namespaces, self.watches, settings),
             History(self.database, namespaces, settings),
-            WorkerServicer(self.dispatcher, namespaces, settings, self.clock),
+            WorkerServicer(self.dispatcher, namespaces, settings, self.real_clock),
+            *([ClockCalls(self.clock, self._look_at_all)] if isinstance(self.clock, TestClock) else []),
         )
+
+    def _look_at_all(self) -> None:
+        """The clock was moved: what is due now was not before."""
+        self.timers.wake()
+        self.deadlines.wake()
 
     # --- readiness --------------------------------------------------------------------------------------------------
 

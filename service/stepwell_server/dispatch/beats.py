@@ -46,9 +46,10 @@ class Flushed(msgspec.Struct, frozen=True, gc=False):
 class Beats:
     """See the module."""
 
-    def __init__(self, database: Database, clock: Clock, settings: Settings) -> None:
+    def __init__(self, database: Database, clock: Clock, real_clock: Clock, settings: Settings) -> None:
         self._database = database
         self._clock = clock
+        self._real_clock = real_clock
         self._seconds = settings.session_seconds
         self._sessions: dict[UUID, asyncio.Future[Flushed]] = {}
         self._items: list[TaskBeat] = []
@@ -97,7 +98,8 @@ class Beats:
         if self._connection is None or self._connection.closed:
             self._connection = await self._database.reconnect()
         now = self._clock.now()
-        expire_time = now + timedelta(seconds=self._seconds)
+        # Sessions live by real time: moving a test clock ends none.
+        expire_time = self._real_clock.now() + timedelta(seconds=self._seconds)
         alive = await recall.extend_sessions(self._connection, list(sessions), expire_time)
         held: dict[tuple[int, int], bool] = {}
         if items:

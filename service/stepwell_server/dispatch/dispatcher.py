@@ -52,13 +52,20 @@ if TYPE_CHECKING:
 class Dispatcher:
     """See the module."""
 
-    def __init__(self, database: Database, settings: Settings, clock: Clock, watches: Watches | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        clock: Clock,
+        real_clock: Clock,
+        watches: Watches | None = None,
+    ) -> None:
         self.watches = watches
         self._background = Background()
         self.reader = Reader(database)
-        self.beats = Beats(database, clock, settings)
+        self.beats = Beats(database, clock, real_clock, settings)
         self.matcher = Matcher(settings, self._granted)
-        self.registry = Registry(settings, clock, self.reader, self.matcher, self._background)
+        self.registry = Registry(settings, real_clock, self.reader, self.matcher, self._background)
         self.sessions = self.registry.sessions
         self.pushes = Pushes(settings, self.registry, self.reader, self.matcher, self._background)
         self._upkeep = Upkeep(settings, self.registry, self.pushes, self.beats, self.reader, self._background)
