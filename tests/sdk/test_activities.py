@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.sdk.activity_examples import until_cancelled, where
+from tests.sdk.activity_examples import dies_once, until_cancelled, where
 from tests.sdk.fake_service import FakeService
 
 from stepwell import ActivityFailed, ApplicationError, Client, Context, RetryPolicy, RunFailed, activity, workflow
@@ -70,6 +70,13 @@ async def test_processes(service: FakeService, client: Client, working: Working)
         await _cancel(service)
         async with asyncio.timeout(30):
             assert await handle.result() == "Cancelled"
+
+
+async def test_a_process_that_dies(service: FakeService, client: Client, working: Working) -> None:
+    """Its attempt fails, and the next one finds a pool again."""
+    async with working(workflows=[asks], activities=[dies_once], max_activities=2, executor="processes"):
+        async with asyncio.timeout(30):
+            assert await (await client.start_run(asks, "dies once")).result() == 2
 
 
 async def test_a_revoked_activity_reports_nothing(service: FakeService, client: Client, working: Working) -> None:

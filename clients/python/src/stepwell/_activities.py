@@ -37,6 +37,7 @@ class Running:
         "_is_beat_due",
         "_next_beat",
         "attempt",
+        "has_begun",
         "is_cancelled",
         "is_gone",
         "owner",
@@ -66,7 +67,7 @@ class Running:
         self.owner = owner
         self.ref = task.ref
         self.task: asyncio.Task[None] | None = None
-        self.is_cancelled = self.is_gone = False
+        self.has_begun = self.is_cancelled = self.is_gone = False
         self.traceparent = ""
         self.attempt = Attempt(info, self.heartbeat, lambda: self.is_cancelled)
         self._details: types_pb2.Payload | None = None
@@ -151,7 +152,10 @@ class Activities:
         running.task = self.loop.create_task(self._follow(running, task, definition))
 
     async def _follow(self, running: Running, task: Task, definition: Definition) -> None:
+        running.has_begun = True
         try:
+            if running.is_cancelled:
+                raise asyncio.CancelledError
             attributes: dict[str, str | int] = {
                 "stepwell.run_id": task.run_id,
                 "stepwell.step": task.step_name,
@@ -208,8 +212,11 @@ class Activities:
             self._remove(running)
 
     def _interrupt(self, running: Running) -> None:
-        definition = self._definitions.get(running.attempt.info.type)
-        if definition is not None and definition.is_async and running.task is not None:
+        # Cancelled before its first turn, a task would never get to its report.
+        if running.task is None or not running.has_begun:
+            return
+        definition = self._definitions[running.attempt.info.type]
+        if definition.is_async:
             running.task.cancel()
         elif self._processes is not None:
             self._processes.cancel(running.attempt)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import multiprocessing.connection
+import os
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from stepwell.activities import ActivityInfo, Attempt, current
@@ -18,6 +20,15 @@ _inside: dict[str, Any] = {}
 
 def _set_up(beats: Any, flags: Any) -> None:  # noqa: ANN401 - multiprocessing does not name its types
     _inside.update(beats=beats, flags=flags)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the worker is gone: a pool's process would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _call(fn: Callable[..., Any], arguments: tuple[object, ...], info: ActivityInfo, slot: int) -> object:
@@ -32,7 +43,8 @@ class Processes:
 
     def __init__(self, size: int, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the pool; its processes are started as they are needed, and afresh: gRPC does not survive a fork."""
-        spawn = multiprocessing.get_context("spawn")
+        self._spawn = spawn = multiprocessing.get_context("spawn")
+        self._size = size
         self._loop = loop
         self._beats = spawn.SimpleQueue()
         self._flags = spawn.Array("b", size, lock=False)
@@ -40,17 +52,26 @@ class Processes:
         for slot in range(size):
             self._free.put_nowait(slot)
         self._listeners: dict[int, Callable[[object], None]] = {}
-        self._pool = ProcessPoolExecutor(size, spawn, initializer=_set_up, initargs=(self._beats, self._flags))
+        self._pool = self._open()
         self._thread = threading.Thread(target=self._listen, name="stepwell-heartbeats", daemon=True)
         self._thread.start()
+
+    def _open(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(self._size, self._spawn, initializer=_set_up, initargs=(self._beats, self._flags))
 
     async def call(self, fn: Callable[..., Any], arguments: tuple[object, ...], attempt: Attempt) -> object:
         """Calls a function in a process, and lets its heartbeats reach `attempt`."""
         slot = await self._free.get()
         self._flags[slot] = 0
         self._listeners[slot] = attempt.heartbeat
+        pool = self._pool
         try:
-            return await self._loop.run_in_executor(self._pool, _call, fn, arguments, attempt.info, slot)
+            return await self._loop.run_in_executor(pool, _call, fn, arguments, attempt.info, slot)
+        except BrokenExecutor:
+            # A process died (it was killed, or out of memory), and a pool does not survive that.
+            if self._pool is pool:
+                self._pool = self._open()
+            raise
         finally:
             del self._listeners[slot]
             self._free.put_nowait(slot)

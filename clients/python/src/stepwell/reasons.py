@@ -69,6 +69,14 @@ class RunTerminal(errors.FailedPrecondition):
     """The run has ended."""
 
 
+class RunNotDriven(errors.FailedPrecondition):
+    """The run is no driven run: its workers and the service move it."""
+
+
+class RunPhaseConflict(errors.FailedPrecondition):
+    """No legal move leads from the run's phase to the one wanted."""
+
+
 class RunNotClaimed(errors.FailedPrecondition):
     """Nobody has claimed the run."""
 

@@ -140,7 +140,7 @@ class Worker:
         await asyncio.wait((done, connected), timeout=self._drain_seconds, return_when=asyncio.FIRST_COMPLETED)
         if not done.done():
             done.cancel()
-            await asyncio.wait((done,))
+            await asyncio.gather(done, return_exceptions=True)
             self._runs.release_all("the worker is leaving")
             self._performing.release_all("the worker is leaving")
         answered = asyncio.create_task(self._outbox.all_answered())

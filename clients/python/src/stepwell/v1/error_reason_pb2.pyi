@@ -229,6 +229,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "INTERNAL_ERROR", "domain": "stepwell.dev", "metadata": {"error_id":
         "01890a5d-ac96-774b-bcce-b302099a8057"}}
     """
+    ERROR_REASON_RUN_NOT_DRIVEN: _ErrorReason.ValueType  # 37
+    """The run is no driven run: its workers and the service move it, and no store call. FAILED_PRECONDITION.
+
+        {"reason": "RUN_NOT_DRIVEN", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
+    ERROR_REASON_RUN_PHASE_CONFLICT: _ErrorReason.ValueType  # 38
+    """No legal move leads from the run's phase to the one wanted. FAILED_PRECONDITION.
+
+        {"reason": "RUN_PHASE_CONFLICT", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING", "wanted": "PENDING"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -441,5 +453,17 @@ ERROR_REASON_INTERNAL_ERROR: ErrorReason.ValueType  # 36
 
     {"reason": "INTERNAL_ERROR", "domain": "stepwell.dev", "metadata": {"error_id":
     "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_RUN_NOT_DRIVEN: ErrorReason.ValueType  # 37
+"""The run is no driven run: its workers and the service move it, and no store call. FAILED_PRECONDITION.
+
+    {"reason": "RUN_NOT_DRIVEN", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_RUN_PHASE_CONFLICT: ErrorReason.ValueType  # 38
+"""No legal move leads from the run's phase to the one wanted. FAILED_PRECONDITION.
+
+    {"reason": "RUN_PHASE_CONFLICT", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING", "wanted": "PENDING"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

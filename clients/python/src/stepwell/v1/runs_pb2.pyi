@@ -82,6 +82,73 @@ class Run(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class Wake(_message.Message):
+        """What woke a suspended driven run."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Cause:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Run.Wake._Cause.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            CAUSE_UNSPECIFIED: Run.Wake._Cause.ValueType  # 0
+            """Not set."""
+            CAUSE_CALLER: Run.Wake._Cause.ValueType  # 1
+            """Its engine, by a call."""
+            CAUSE_TOPIC: Run.Wake._Cause.ValueType  # 2
+            """An event of its topic."""
+            CAUSE_TIME: Run.Wake._Cause.ValueType  # 3
+            """Its time had come: it slept long enough, or waited on its topic in vain."""
+
+        class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+            """What wakes a suspended driven run."""
+
+        CAUSE_UNSPECIFIED: Run.Wake.Cause.ValueType  # 0
+        """Not set."""
+        CAUSE_CALLER: Run.Wake.Cause.ValueType  # 1
+        """Its engine, by a call."""
+        CAUSE_TOPIC: Run.Wake.Cause.ValueType  # 2
+        """An event of its topic."""
+        CAUSE_TIME: Run.Wake.Cause.ValueType  # 3
+        """Its time had come: it slept long enough, or waited on its topic in vain."""
+
+        CAUSE_FIELD_NUMBER: _builtins.int
+        STEP_NAME_FIELD_NUMBER: _builtins.int
+        TOPIC_FIELD_NUMBER: _builtins.int
+        PAYLOAD_FIELD_NUMBER: _builtins.int
+        TIME_FIELD_NUMBER: _builtins.int
+        cause: Global___Run.Wake.Cause.ValueType
+        """What it was."""
+        step_name: _builtins.str
+        """The step that waited."""
+        topic: _builtins.str
+        """The topic that it waited on, also in vain; or empty."""
+        @_builtins.property
+        def payload(self) -> _types_pb2.Payload:
+            """What the topic's event carried. Only in answers about a single run."""
+
+        @_builtins.property
+        def time(self) -> _timestamp_pb2.Timestamp:
+            """When."""
+
+        def __init__(
+            self,
+            *,
+            cause: Global___Run.Wake.Cause.ValueType = ...,
+            step_name: _builtins.str = ...,
+            topic: _builtins.str = ...,
+            payload: _types_pb2.Payload | None = ...,
+            time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload", "time", b"time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "payload", b"payload", "step_name", b"step_name", "time", b"time", "topic", b"topic"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Pause(_message.Message):
         """Why a run is paused."""
 
@@ -171,6 +238,8 @@ class Run(_message.Message):
     SUSPENSION_DATA_FIELD_NUMBER: _builtins.int
     CANCELLATION_POLICY_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    ACTIVE_STEP_FIELD_NUMBER: _builtins.int
+    WAKE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace it lives in."""
     run_id: _builtins.str
@@ -213,6 +282,8 @@ class Run(_message.Message):
     """The topic that a suspended driven run waits on."""
     cursor: _builtins.int
     """Distinct names of completed steps, without their occurrence."""
+    active_step: _builtins.str
+    """The step that a driven run is at, or waits with, as its engine said."""
     @_builtins.property
     def pause(self) -> Global___Run.Pause:
         """Set while the run is paused."""
@@ -231,7 +302,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def failure(self) -> _types_pb2.Failure:
-        """Why it failed. Only in answers about a single run."""
+        """Why it failed; of an open driven run, why it last did. Only in answers about a single run."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -259,11 +330,15 @@ class Run(_message.Message):
 
     @_builtins.property
     def suspension_data(self) -> _types_pb2.Payload:
-        """Data of the suspension, as an outside engine left it."""
+        """Data of the suspension, as an outside engine left it. Of an open driven run, and only in answers about a single run."""
 
     @_builtins.property
     def cancellation_policy(self) -> _types_pb2.CancellationPolicy:
         """The policy it was started with."""
+
+    @_builtins.property
+    def wake(self) -> Global___Run.Wake:
+        """What last woke a suspended driven run."""
 
     def __init__(
         self,
@@ -302,10 +377,12 @@ class Run(_message.Message):
         suspension_data: _types_pb2.Payload | None = ...,
         cancellation_policy: _types_pb2.CancellationPolicy | None = ...,
         cursor: _builtins.int = ...,
+        active_step: _builtins.str = ...,
+        wake: Global___Run.Wake | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "pause", b"pause", "result", b"result", "suspension_data", b"suspension_data", "update_time", b"update_time", "wake_time", b"wake_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "pause", b"pause", "result", b"result", "suspension_data", b"suspension_data", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "result", b"result", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "result", b"result", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

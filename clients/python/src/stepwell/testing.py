@@ -1,0 +1,148 @@
+"""What tests of workflows need: a server of their own, whose clock they move. A month's sleep takes no time.
+
+    async with TestServer() as server:
+        handle = await server.client.start_run(reminder, "Ada", task_queue="q")
+        async with server.worker("q", workflows=[reminder]):
+            await server.advance(timedelta(days=30), until=handle.steps_waiting)
+            assert await handle.result() == "reminded"
+
+Needs `stepwell-server[embedded]` in the same environment; nothing of it is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from stepwell.client import Client
+from stepwell.errors import StepwellError
+from stepwell.policies import Seconds, duration
+from stepwell.v1 import clock_pb2
+from stepwell.v1.clock_pb2_grpc import ClockServiceStub
+from stepwell.worker import Worker
+
+_STARTING_SECONDS = 60.0
+_LEAVING_SECONDS = 10.0
+
+
+class TestServer:
+    """A server with its own Postgres in a temporary folder, and a clock that stands still for nobody but you.
+
+    `address` and `client` are there once it is entered. Raises `RuntimeError` if it does not start in 60 s.
+    """
+
+    __test__ = False
+
+    def __init__(self, *, namespace: str = "main") -> None:
+        """Prepares a server; entering starts it. `namespace` is the client's, and is not made."""
+        self._namespace = namespace
+        self._folder = Path()
+        self._process: asyncio.subprocess.Process | None = None
+        self.address = ""
+        self.client: Client
+
+    async def __aenter__(self) -> Self:
+        """Starts the server and connects a client."""
+        self._folder = await asyncio.to_thread(_make_folder)
+        self.address = f"127.0.0.1:{_free_port()}"
+        program = shutil.which("stepwell-server", path=os.path.dirname(sys.executable)) or "stepwell-server"  # noqa: PTH120
+        port = self.address.rpartition(":")[2]
+        self._process = await asyncio.create_subprocess_exec(
+            program,
+            "dev",
+            "--test-clock",
+            "--port",
+            port,
+            "--data-dir",
+            str(self._folder / "data"),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        self.client = await self._connected()
+        return self
+
+    async def _connected(self) -> Client:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _STARTING_SECONDS
+        while loop.time() < deadline:
+            if self._process is not None and self._process.returncode is not None:
+                break
+            with contextlib.suppress(StepwellError, TimeoutError, OSError):
+                return await Client.connect(self.address, namespace=self._namespace, connect_timeout=1.0)
+            await asyncio.sleep(0.05)
+        await self._end()
+        raise RuntimeError("stepwell-server did not start: try `stepwell-server dev --test-clock` by hand")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the server and forgets its data."""
+        await self.client.close()
+        await self._end()
+
+    async def _end(self) -> None:
+        process = self._process
+        if process is not None and process.returncode is None:
+            process.terminate()
+            try:
+                await asyncio.wait_for(process.wait(), _LEAVING_SECONDS)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    @contextlib.asynccontextmanager
+    async def worker(
+        self,
+        task_queue: str,
+        *,
+        workflows: Sequence[Callable[..., Any]] = (),
+        activities: Sequence[Callable[..., Any]] = (),
+    ) -> AsyncIterator[Worker]:
+        """A worker in this process, for as long as the block lasts."""
+        worker = Worker(self.client, task_queue, workflows=workflows, activities=activities, drain_seconds=1.0)
+        working = asyncio.create_task(worker.run())
+        try:
+            await worker.is_connected.wait()
+            yield worker
+        finally:
+            worker.shutdown()
+            await working
+
+    async def now(self) -> dt.datetime:
+        """What the service takes for now."""
+        response = await self._clock.GetClock(clock_pb2.GetClockRequest())
+        return response.time.ToDatetime(dt.UTC)
+
+    async def advance(self, by: Seconds) -> dt.datetime:
+        """Moves the clock forward and gives the new time. What is due by then happens at once; sessions live on."""
+        response = await self._clock.AdvanceClock(clock_pb2.AdvanceClockRequest(by=duration(by)))
+        return response.time.ToDatetime(dt.UTC)
+
+    @property
+    def _clock(self) -> Any:  # noqa: ANN401 - the stub of the asynchronous channel
+        return ClockServiceStub(self.client.channel)
+
+
+def _make_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="stepwell-test-"))
+    # An unprivileged Postgres must be able to pass, when tests are run as root.
+    folder.chmod(0o711)
+    return folder
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
