@@ -3,7 +3,8 @@
     async with TestServer() as server:
         handle = await server.client.start_run(reminder, "Ada", task_queue="q")
         async with server.worker("q", workflows=[reminder]):
-            await server.advance(timedelta(days=30), until=handle.steps_waiting)
+            await server.suspended(handle)
+            await server.advance(timedelta(days=30))
             assert await handle.result() == "reminded"
 
 Needs `stepwell-server[embedded]` in the same environment; nothing of it is imported.
@@ -24,10 +25,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import grpc.aio
+
 from stepwell.client import Client
 from stepwell.errors import StepwellError
 from stepwell.policies import Seconds, duration
-from stepwell.v1 import clock_pb2
+from stepwell.runs import RunHandle
+from stepwell.v1 import clock_pb2, types_pb2
 from stepwell.v1.clock_pb2_grpc import ClockServiceStub
 from stepwell.worker import Worker
 
@@ -50,6 +54,7 @@ class TestServer:
         self._process: asyncio.subprocess.Process | None = None
         self.address = ""
         self.client: Client
+        self._channel: grpc.aio.Channel
 
     async def __aenter__(self) -> Self:
         """Starts the server and connects a client."""
@@ -69,6 +74,7 @@ class TestServer:
             stderr=asyncio.subprocess.DEVNULL,
         )
         self.client = await self._connected()
+        self._channel = self.client.open_channel()
         return self
 
     async def _connected(self) -> Client:
@@ -87,6 +93,7 @@ class TestServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Ends the server and forgets its data."""
+        await self._channel.close()
         await self.client.close()
         await self._end()
 
@@ -119,19 +126,26 @@ class TestServer:
             worker.shutdown()
             await working
 
+    async def suspended(self, handle: RunHandle[Any], seconds: float = 10.0) -> None:
+        """Waits until a run's code can't go on by itself. Raises `TimeoutError` if it still can after `seconds`."""
+        async with asyncio.timeout(seconds):
+            while (await handle.describe()).phase != types_pb2.RUN_PHASE_SUSPENDED:  # noqa: ASYNC110 - the run is remote
+                await asyncio.sleep(0.02)
+
     async def now(self) -> dt.datetime:
         """What the service takes for now."""
-        response = await self._clock.GetClock(clock_pb2.GetClockRequest())
+        response: clock_pb2.GetClockResponse = await self._clock.GetClock(clock_pb2.GetClockRequest())
         return response.time.ToDatetime(dt.UTC)
 
     async def advance(self, by: Seconds) -> dt.datetime:
         """Moves the clock forward and gives the new time. What is due by then happens at once; sessions live on."""
-        response = await self._clock.AdvanceClock(clock_pb2.AdvanceClockRequest(by=duration(by)))
+        request = clock_pb2.AdvanceClockRequest(by=duration(by))
+        response: clock_pb2.AdvanceClockResponse = await self._clock.AdvanceClock(request)
         return response.time.ToDatetime(dt.UTC)
 
     @property
     def _clock(self) -> Any:  # noqa: ANN401 - the stub of the asynchronous channel
-        return ClockServiceStub(self.client.channel)
+        return ClockServiceStub(self._channel)
 
 
 def _make_folder() -> Path:
