@@ -240,8 +240,7 @@ class Context:
 
         Waits for all of them; then raises the failure of the first in order that failed, if any did.
         """
-        run = self._run
-        group = Group(run, run.present_scope(), len(awaitables), awaitables.__getitem__)
+        group = Group(self._run, self._run.present_scope(), len(awaitables), awaitables.__getitem__)
         return await group.join(None)
 
     @overload
