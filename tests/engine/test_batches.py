@@ -172,3 +172,16 @@ def test_a_task_dropped_in_the_batch_that_made_it_is_offered_to_nobody() -> None
     key = world.start(delay_seconds=1)
     world.do(PauseRun(world.ref(key), ""))
     assert places.taken == 0
+
+
+def test_a_letter_that_comes_to_nothing_writes_no_run() -> None:
+    """The step that it is about has ended already: the letter goes, and the run's row stays as it was."""
+    world = World()
+    key = world.start()
+    code = Code(world, key)
+    child = code.run("c", NewChild("flow", close_policy=3))
+    code.send(cancels=(child,), waiting=True, resident=True)
+    world.do(TerminateRun(world.ref(key + 1), ""))
+    assert world.do(letter_for(world)) is True
+    assert world.write is not None
+    assert not world.write.changed_runs

@@ -187,12 +187,15 @@ class World:
         """Applies all mail that is under way, one batch a round, until there is none."""
         answers: list[Any] = []
         while self.store.mail:
-            letters = [
-                ReadLetter(RunRef(None, "", mail.run_key), mail.mail_id, unpack_letter(mail.body))
-                for mail in self.store.mail.values()
-            ]
-            answers += self.batch(*letters)
+            answers += self.batch(*self.letters())
         return answers
+
+    def letters(self) -> list[ReadLetter]:
+        """The mail that is under way, as commands."""
+        return [
+            ReadLetter(RunRef(None, "", mail.run_key), mail.mail_id, unpack_letter(mail.body))
+            for mail in self.store.mail.values()
+        ]
 
     # --- what must always hold --------------------------------------------------------------------------------------
 

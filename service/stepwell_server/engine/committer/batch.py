@@ -331,8 +331,11 @@ def _may_see(ref: RunRef, change: Change | None) -> bool:
 
 def _collect(write: batches.Write, change: Change) -> None:
     run, key = change.run, change.run_key
-    if run is not None:
-        (write.new_runs if change.fresh else write.changed_runs).append(run)
+    if run is not None and change.fresh:
+        write.new_runs.append(run)
+    elif run is not None:
+        # A letter that came to nothing goes, and the run stays as it was.
+        write.changed_runs += [run] if run is not change.original else []
     elif change.closed_run is not None and (change.fresh or change.original is not None):
         write.closed_runs.append(change.closed_run)
         write.ended.append(key)

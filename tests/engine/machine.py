@@ -1,0 +1,361 @@
+"""Random programs, workers, callers and time against a service in memory, and what must hold after every batch.
+
+Commands gather and are committed together, as they come; workers hold runs in memory, are lost, and replay. The model
+knows of each run which ends its code has been told.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.engine.code import Body, Code, activity, local
+from tests.engine.world import MAIN, World
+
+from stepwell_server import errors
+from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.committer.batch import Order
+from stepwell_server.engine.grants import GrantTask, ReturnTask
+from stepwell_server.engine.progress import End, NewChild, NewTimer, NewWait, ProgressAnswer, ProgressRun, Successor
+from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, TerminateRun
+from stepwell_server.engine.signals import SignalRun
+from stepwell_server.engine.starts import NewRun, StartRun
+from stepwell_server.engine.timers import FireStep
+from stepwell_server.model.events import EventType
+from stepwell_server.model.payloads import NULL, Failure
+from stepwell_server.model.runs import Phase
+from stepwell_server.model.steps import Kind, RetryPolicy, StepState, Timeouts
+from stepwell_server.model.tasks import Grant
+
+NAMES = st.sampled_from(["a", "b", "c"])
+SCOPES = st.sampled_from(["", "", "1", "2", "2/1"])
+BODIES: st.SearchStrategy[Body] = st.one_of(
+    st.just(local()),
+    st.builds(NewTimer, st.sampled_from([0.0, 1.0, 20.0])),
+    st.builds(NewWait, NAMES, st.sampled_from([None, 2.0])),
+    st.builds(
+        NewChild, st.just("flow"), workflow_id=st.sampled_from(["", "w"]), close_policy=st.sampled_from([1, 2, 3])
+    ),
+    st.builds(
+        lambda retry, timeouts: activity(retry=retry, timeouts=timeouts),
+        st.sampled_from([None, RetryPolicy(maximum_attempts=1), RetryPolicy(initial_seconds=0.0, maximum_attempts=3)]),
+        st.sampled_from([None, Timeouts(heartbeat=3, schedule_to_close=30), Timeouts(schedule_to_start=2)]),
+    ),
+)
+ENDS = st.sampled_from([Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED])
+CALLS = st.lists(st.tuples(NAMES, SCOPES, BODIES), min_size=1, max_size=4)
+STARTS = [("", None, None), ("w", None, None), ("", 3.0, None), ("", None, 25.0), ("w", 3.0, 25.0)]
+OWN = (Kind.LOCAL, Kind.MARKER)
+WEIGHTS = [
+    name
+    for name, weight in {
+        "settle": 5,
+        "grant": 6,
+        "progress": 8,
+        "report": 4,
+        "tick": 2,
+        "signal": 3,
+        "start": 1,
+        "steer": 1,
+        "resume": 2,
+        "lose": 2,
+        "repeat": 1,
+        "deliver": 2,
+        "end": 1,
+    }.items()
+    for _ in range(weight)
+]
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+ENDING = frozenset(
+    {
+        EventType.STEP_COMPLETED,
+        EventType.ACTIVITY_COMPLETED,
+        EventType.ACTIVITY_FAILED,
+        EventType.ACTIVITY_CANCELLED,
+        EventType.TIMER_FIRED,
+        EventType.TIMER_CANCELLED,
+        EventType.WAIT_COMPLETED,
+        EventType.WAIT_TIMED_OUT,
+        EventType.WAIT_CANCELLED,
+        EventType.CHILD_COMPLETED,
+        EventType.CHILD_FAILED,
+        EventType.CHILD_CANCELLED,
+        EventType.SIGNAL_RECEIVED,
+    }
+)
+
+
+class Service(RuleBasedStateMachine):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.codes: dict[int, Code] = {}
+        self.held: dict[tuple[int, int], Grant] = {}
+        self.pending: list[tuple[Order, Callable[[Any], None]]] = []
+        self.sent: list[ProgressRun] = []
+        self.told: dict[int, set[int]] = defaultdict(set)
+        self.cancel_told: set[int] = set()
+
+    # --- committing -------------------------------------------------------------------------------------------------
+
+    def give(self, order: Order, then: Callable[[Any], None] = lambda _: None) -> None:
+        self.pending.append((order, then))
+
+    def commit(self) -> None:
+        """What gathered is a batch. Each answer reaches its caller, and what was committed those who hold runs."""
+        if not self.pending:
+            return
+        orders, self.pending = self.pending, []
+        before = {key: max((s.end_event for s in self.ends_of(key)), default=0) for key in self.world.store.runs}
+        answers = self.world.batch(*(order for order, _ in orders))
+        assert self.world.last is not None
+        changes = self.world.last.changes
+        for (_, then), answer in zip(orders, answers, strict=True):
+            assert not isinstance(answer, errors.Internal | errors.StepOrderChanged), answer
+            then(answer)
+        for key, change in changes.items():
+            self.hear(key, change)
+        for key, latest in before.items():
+            fresh = [step.end_event for step in self.ends_of(key) if step.ordinal in changes_of(changes, key)]
+            assert all(event > latest for event in fresh)
+
+    def hear(self, key: int, change: Change) -> None:
+        """What goes out to the session that holds the run."""
+        for session, ordinal, token, _ in change.news.revokes:
+            assert session == self.world.session
+            if ordinal == 0 and key in self.codes and self.codes[key].token == token:
+                del self.codes[key]
+            elif ordinal:
+                self.held.pop((key, ordinal), None)
+        if change.run is not None and change.run.session_id is not None:
+            self.told[key] |= {ended.step.ordinal for ended in change.news.ended}
+            if change.news.run_cancel:
+                self.cancel_told.add(key)
+
+    def ends_of(self, key: int) -> list[Any]:
+        return [step for place, step in self.world.store.closed_steps.items() if place[0] == key]
+
+    @initialize()
+    def begin(self) -> None:
+        self.world.start()
+
+    @rule(what=st.sampled_from(WEIGHTS), data=st.data())
+    def act(self, what: str, data: Any) -> None:
+        """Somebody does something, the common things more often."""
+        getattr(self, what)(data.draw)
+
+    def settle(self, draw: Draw) -> None:
+        self.commit()
+
+    # --- callers ----------------------------------------------------------------------------------------------------
+
+    def start(self, draw: Draw) -> None:
+        if len(self.world.store.runs) < 4:
+            name, delay, timeout = draw(st.sampled_from(STARTS))
+            new = NewRun(MAIN, "main", "flow", "q", workflow_id=name, delay_seconds=delay, timeout_seconds=timeout)
+            self.give(StartRun(new))
+
+    def signal(self, draw: Draw) -> None:
+        if self.world.store.runs:
+            key = draw(st.sampled_from(sorted(self.world.store.runs)))
+            signal_id = draw(st.sampled_from([None, None, "x", "y"]))
+            self.give(SignalRun(self.world.ref(key), draw(NAMES), NULL, signal_id))
+
+    def steer(self, draw: Draw) -> None:
+        if self.world.store.runs:
+            key = draw(st.sampled_from(sorted(self.world.store.runs)))
+            steer: Any = draw(st.sampled_from([CancelRun, PauseRun, PauseRun, TerminateRun]))
+            self.give(steer(self.world.ref(key), "why"))
+
+    def resume(self, draw: Draw) -> None:
+        paused = [key for key, run in self.world.store.runs.items() if run.pause_reason is not None]
+        if paused:
+            self.give(ResumeRun(self.world.ref(draw(st.sampled_from(paused))), accept_order=False))
+
+    # --- workers ----------------------------------------------------------------------------------------------------
+
+    def grant(self, draw: Draw) -> None:
+        if not self.world.store.tasks:
+            return
+        key, ordinal = draw(st.sampled_from(sorted(self.world.store.tasks)))
+
+        def granted(answer: Any) -> None:
+            if isinstance(answer, Grant) and ordinal:
+                self.held[key, ordinal] = answer
+            elif isinstance(answer, Grant) and key in self.world.store.runs:
+                self.replay(key, answer)
+
+        self.give(GrantTask(self.world.ref(key), ordinal, self.world.session, "worker"), granted)
+        if draw(st.booleans()):
+            self.commit()
+
+    def replay(self, key: int, grant: Grant) -> None:
+        """A worker gets the run: its code goes over all that is recorded, and knows of all that has ended."""
+        run = self.world.run(key)
+        if run.grants != grant.run.grants or run.session_id is None:
+            return
+        code = Code(self.world, key, granted=True)
+        steps = [*self.ends_of(key), *(step for place, step in self.world.store.steps.items() if place[0] == key)]
+        for step in sorted(steps, key=lambda each: each.ordinal):
+            code.passed(code.call(step.name, BY_KIND[Kind(step.kind)], step.scope))
+        self.codes[key] = code
+        self.told[key] = {step.ordinal for step in self.ends_of(key)}
+        if run.cancel_time is not None:
+            self.cancel_told.add(key)
+
+    def progress(self, draw: Draw) -> None:
+        if not self.codes:
+            return
+        key = draw(st.sampled_from(sorted(self.codes)))
+        code = self.codes[key]
+        open_steps = sorted(place[1] for place in self.world.store.steps if place[0] == key)
+        cancels = (open_steps[0],) if open_steps and draw(st.integers(0, 7)) == 0 else ()
+        steps = [code.call(name, body, scope) for name, scope, body in draw(CALLS)]
+        waiting, resident = draw(st.sampled_from([(False, True), (True, True), (True, False)]))
+        message = code.message(*steps, waiting=waiting, resident=resident, cancels=cancels)
+        gives_up = waiting and not resident
+        if gives_up:
+            del self.codes[key]
+
+        def answered(answer: Any) -> None:
+            if isinstance(answer, ProgressAnswer):
+                self.told[key] |= {ended.step.ordinal for ended in answer.ended} if not gives_up else set()
+                self.told[key] |= set(cancels)
+                known = [ordinal for ordinal, step in zip(answer.ordinals, steps, strict=True) if step.kind in OWN]
+                self.told[key] |= set(known)
+                self.sent.append(message)
+            else:
+                self.codes.pop(key, None)
+
+        self.give(message, answered)
+        if draw(st.booleans()):
+            self.commit()
+
+    def repeat(self, draw: Draw) -> None:
+        """Whoever missed the answer sends the same again: it was recorded, or the lease is lost; nothing changes."""
+        if not self.sent or self.pending:
+            return
+        message = draw(st.sampled_from(self.sent[-3:]))
+        events = {key: len(each) for key, each in self.world.store.events.items()}
+        (answer,) = self.world.batch(message)
+        assert isinstance(answer, errors.LeaseLost) or answer.duplicate or not message.steps
+        assert {key: len(each) for key, each in self.world.store.events.items()} == events
+        if not isinstance(answer, errors.LeaseLost) and message.waiting and not message.resident:
+            self.codes.pop(message.ref.run_key or 0, None)
+
+    def end(self, draw: Draw) -> None:
+        if self.codes:
+            key, phase = draw(st.sampled_from(sorted(self.codes))), draw(ENDS)
+            successor = Successor(NULL) if phase == Phase.COMPLETED and draw(st.booleans()) else None
+            self.give(self.codes.pop(key).message(end=End(phase, successor=successor)))
+
+    def report(self, draw: Draw) -> None:
+        if not self.held:
+            return
+        place, foreign = draw(st.sampled_from(sorted(self.held))), draw(st.integers(0, 7)) == 0
+        grant = self.held[place] if foreign else self.held.pop(place)
+        assert grant.step is not None
+        session = uuid4() if foreign else self.world.session
+        named = (self.world.ref(place[0]), place[1], session, grant.step.grants)
+        order: Order = draw(
+            st.sampled_from(
+                [
+                    CompleteActivity(*named, NULL),
+                    FailActivity(*named, Failure("no")),
+                    CancelledActivity(*named, NULL),
+                ]
+            )
+        )
+
+        def refused(answer: Any) -> None:
+            assert isinstance(answer, errors.Refusal) or not foreign or answer.duplicate
+
+        self.give(order, refused)
+
+    def lose(self, draw: Draw) -> None:
+        """A worker dies, or gives back what it holds."""
+        places = [*self.held, *((key, 0) for key in self.codes)]
+        if not places:
+            return
+        key, ordinal = draw(st.sampled_from(sorted(places)))
+        if ordinal:
+            step = self.held.pop((key, ordinal)).step
+            token = step.grants if step is not None else 0
+        else:
+            token = self.codes.pop(key).token
+        self.give(ReturnTask(self.world.ref(key), ordinal, token, self.world.session, draw(st.booleans()), "lost"))
+
+    # --- time and post ----------------------------------------------------------------------------------------------
+
+    def tick(self, draw: Draw) -> None:
+        self.world.advance(draw(st.sampled_from([0.5, 2.0, 2.0, 11.0])))
+        now = self.world.now
+        for (key, ordinal), step in self.world.store.steps.items():
+            if step.wake_time is not None and step.wake_time <= now:
+                self.give(FireStep(self.world.ref(key), ordinal))
+        for key, run in self.world.store.runs.items():
+            if run.wake_time is not None and run.wake_time <= now:
+                self.give(LookAtRun(self.world.ref(key)))
+
+    def deliver(self, draw: Draw) -> None:
+        if not self.pending:
+            for letter in self.world.letters():
+                self.give(letter)
+            self.commit()
+
+    # --- what must always hold --------------------------------------------------------------------------------------
+
+    @invariant()
+    def everything_adds_up(self) -> None:
+        self.world.check()
+
+    @invariant()
+    def nothing_wakes_nobody(self) -> None:
+        """A run with something that its code has not heard of is queued, or held by a session that was told."""
+        for key, run in self.world.store.runs.items():
+            if run.pause_reason is not None or run.phase == Phase.PENDING:
+                continue
+            untold = {step.ordinal for step in self.ends_of(key)} - self.told[key]
+            cancel = run.cancel_time is not None and key not in self.cancel_told
+            if untold or cancel:
+                assert run.queued, f"run {key}: {untold} ended and nobody hears of it"
+
+    @invariant()
+    def steps_end_once_and_signals_are_taken_in_their_order(self) -> None:
+        for key in [*self.world.store.runs, *self.world.store.closed_runs]:
+            ends = [
+                event.step_ordinal
+                for event in self.world.events(key)
+                if event.type in ENDING and event.step_ordinal and event.type != EventType.STEP_COMPLETED
+            ]
+            assert len(ends) == len(set(ends))
+            taken = [
+                step.input_event or step.end_event
+                for step in sorted(self.ends_of(key), key=lambda each: each.end_event)
+                if step.kind == Kind.WAIT
+                and step.wait_name == "a"
+                and not step.timed_out
+                and step.state == StepState.COMPLETED
+            ]
+            assert taken == sorted(taken)
+
+
+BY_KIND: dict[Kind, Body] = {
+    Kind.LOCAL: local(),
+    Kind.ACTIVITY: activity(),
+    Kind.TIMER: NewTimer(1),
+    Kind.WAIT: NewWait("a"),
+    Kind.CHILD: NewChild("flow"),
+}
+
+
+def changes_of(changes: dict[int, Change], key: int) -> dict[int, None]:
+    """The steps of a run that a batch touched."""
+    return changes[key].touched if key in changes else {}
