@@ -171,6 +171,8 @@ class Stream:
             key = (beat.run_key, beat.ordinal)
             self._dispatcher.trace_beat(session, key, parent, "lost" if held is None else "recorded", started)
             session.outbox.beat(BeatAnswer(*key, beat.token, bool(held), held is None))
+            if held is None:
+                self._forget(key, beat.token)
         if flushed.expire_time is None:
             self._dispatcher.lose(session)
         else:

@@ -133,7 +133,7 @@ class Dispatcher:
                 self.pushes.cancel(session_id, TaskNotice(change.run_key, ordinal, token, reason))
             for session_id, ordinal, token, reason in news.revokes:
                 self.pushes.revoke(session_id, TaskNotice(change.run_key, ordinal, token, reason))
-            if change.run is not None and change.run.session_id is not None and (news.ended or news.run_cancel):
+            if change.run is not None and change.run.session_id is not None:
                 self.pushes.advance(change, change.run.session_id)
         if any(change.run is None for change in changes):
             self.pushes.hint("ends", None)

@@ -23,16 +23,16 @@ class _Lane(Generic[Item]):
         self.items: list[Item] = []
         self._size = size
 
-    def take(self) -> list[Item]:
-        """The first items, at least one if there is any."""
+    def take(self, room: list[int]) -> list[Item]:
+        """The first items, as far as `room` bytes reach; the first of all goes whatever its size. Lessens `room`."""
         count = min(len(self.items), _MOST_ITEMS)
-        if self._size is not None and count > 1:
-            total = 0
+        if self._size is not None:
             for place, item in enumerate(self.items[:count]):
-                total += self._size(item)
-                if total > _MOST_BYTES and place:
+                size = self._size(item)
+                if size > room[0] and room[0] < _MOST_BYTES:
                     count = place
                     break
+                room[0] -= size
         taken = self.items[:count]
         del self.items[:count]
         return taken
@@ -132,13 +132,14 @@ class Outbox:
         signs = self._ping or self._pong or self._rotate is not None or self._expire_time is not None
         if not signs and not any(lane.items for lane in lanes):
             return None
+        room = [_MOST_BYTES]
         bundle = Bundle(
-            cancels=self._cancels.take(),
-            revokes=self._revokes.take(),
-            results=self._results.take(),
-            beats=self._beats.take(),
-            advances=self._advances.take(),
-            assigns=self._assigns.take(),
+            cancels=self._cancels.take(room),
+            revokes=self._revokes.take(room),
+            results=self._results.take(room),
+            beats=self._beats.take(room),
+            advances=self._advances.take(room),
+            assigns=self._assigns.take(room),
             ping=self._ping,
             pong=self._pong,
             rotate_seconds=self._rotate,

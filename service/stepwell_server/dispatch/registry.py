@@ -82,6 +82,10 @@ class Registry:
             raise errors.SessionExpired(session_id=session_id)
         old = self.sessions.get(session_id)
         if old is not None:
+            for key, token in named.items():
+                held = old.held.get(key)
+                if held is not None and held.token == token:
+                    held.acknowledged = True
             self.detach(old)
         session = WorkerSession(session_id, namespace_id, namespace, hello, Outbox(self._settings.outbox_messages))
         self.sessions[session_id] = session

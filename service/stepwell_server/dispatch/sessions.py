@@ -17,7 +17,7 @@ from stepwell_server.model.tasks import TaskKind
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from stepwell_server.dispatch.messages import AdvanceRun
+    from stepwell_server.dispatch.messages import AdvanceRun, TaskNotice
     from stepwell_server.model.workers import Hello
 
 TaskKey = tuple[int, int]  # the run's key and the step's ordinal, 0 for the run itself
@@ -64,6 +64,8 @@ class WorkerSession:
         self.rooms: dict[Slot, Room] = {}
         self.held: dict[TaskKey, Held] = {}
         self.advances: dict[TaskKey, list[AdvanceRun]] = {}  # news of waiting runs for which there is no slot yet
+        self.early_cancels: dict[TaskKey, list[TaskNotice]] = {}
+        self.unclaimed: set[tuple[TaskKey, int]] = set()  # leases in the database that memory lacked at the last look
         self.early: dict[TaskKey, list[AdvanceRun]] = {}  # news of runs whose assignment is not out yet
         self.lost = False
         self.beaten_at = time.monotonic()
@@ -132,6 +134,7 @@ class WorkerSession:
         held = self.held.pop(key, None)
         self.advances.pop(key, None)
         self.early.pop(key, None)
+        self.early_cancels.pop(key, None)
         if held is None:
             return
         room = self.rooms[held.slot]

@@ -97,7 +97,31 @@ class Upkeep:
                 await self.reconcile()
 
     async def reconcile(self) -> None:
-        """Compares what is held in memory with the database, for runs whose news may have gone astray."""
+        """Compares what is held in memory with the database: news, grants and returns may have gone astray."""
+        await self._compare_sessions()
+        await self._compare_runs()
+
+    async def _compare_sessions(self) -> None:
+        """Every lease must be held in memory, and the other way round; what differs twice in a row is put right."""
+        sessions = {each.session_id: each for each in self._sessions.values() if each.attached}
+        if not sessions:
+            return
+        async with self._reader.connection() as connection:
+            leases = await recall.leases_of_all(connection, list(sessions))
+        found: dict[UUID, set[tuple[TaskKey, int]]] = {session_id: set() for session_id in sessions}
+        for session_id, key, token in leases:
+            found[session_id].add((key, token))
+        for session_id, session in sessions.items():
+            held = {(key, each.token) for key, each in session.held.items()}
+            differing = found[session_id] ^ held
+            for key, token in differing & session.unclaimed:
+                if (key, token) in held:
+                    self._pushes.revoke(session_id, TaskNotice(*key, token, "LEASE_LOST"))
+                else:
+                    self._registry.give_back(session, key, token, counts=False, reason="its worker does not have it")
+            session.unclaimed = differing
+
+    async def _compare_runs(self) -> None:
         held = [
             (session, key)
             for session in self._sessions.values()

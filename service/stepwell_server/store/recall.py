@@ -94,6 +94,14 @@ async def leases_of(connection: Connection, session_id: UUID) -> list[Lease]:
     return held + [(row["run_key"], row["ordinal"], row["grants"], row["namespace_id"]) for row in steps]
 
 
+async def leases_of_all(connection: Connection, ids: Sequence[UUID]) -> list[tuple[UUID, tuple[int, int], int]]:
+    """All that sessions hold, as (session, (run key, ordinal), token)."""
+    runs = await connection.fetch(RUNS["read_runs_of_sessions"], ids, 1_000_000)
+    steps = await connection.fetch(STEPS["read_steps_of_sessions"], ids, 1_000_000)
+    held = [(row["session_id"], (row["run_key"], 0), row["grants"]) for row in runs]
+    return held + [(row["session_id"], (row["run_key"], row["ordinal"]), row["grants"]) for row in steps]
+
+
 async def read_leases(connection: Connection, keys: Sequence[int]) -> dict[int, tuple[UUID | None, int, int]]:
     """Who holds which open run, under which token, and its last event."""
     found = await read_runs(connection, keys)

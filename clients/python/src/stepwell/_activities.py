@@ -6,10 +6,11 @@ import asyncio
 import contextvars
 import datetime as dt
 import logging
+import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from stepwell import _tracing
+from stepwell import _tracing, errors, reasons
 from stepwell._failures import failure_of
 from stepwell._processes import Processes
 from stepwell.activities import ActivityCancelled, ActivityInfo, Attempt, current
@@ -40,6 +41,7 @@ class Running:
         "has_begun",
         "is_cancelled",
         "is_gone",
+        "outcome",
         "owner",
         "ref",
         "task",
@@ -69,6 +71,7 @@ class Running:
         self.task: asyncio.Task[None] | None = None
         self.has_begun = self.is_cancelled = self.is_gone = False
         self.traceparent = ""
+        self.outcome: dict[str, Any] = {}
         self.attempt = Attempt(info, self.heartbeat, lambda: self.is_cancelled)
         self._details: types_pb2.Payload | None = None
         self._is_beat_due = False
@@ -146,7 +149,7 @@ class Activities:
         self._idle.clear()
         if definition is None:
             release = workers_pb2.ReleaseTask(reason=f"activity {task.type} is not known here")
-            self.outbox.report(running, task.ref, {"release": release})
+            self._report(running, {"release": release})
             return
         self.outbox.acknowledge(task.ref)
         running.task = self.loop.create_task(self._follow(running, task, definition))
@@ -180,7 +183,7 @@ class Activities:
         if not running.is_gone:
             if "complete" not in outcome:
                 running.send_beat()
-            self.outbox.report(running, running.ref, outcome)
+            self._report(running, outcome)
 
     async def _result(self, running: Running, task: Task, definition: Definition) -> object:
         arguments: tuple[object, ...] = ()
@@ -231,8 +234,24 @@ class Activities:
     def ended(self, running: Running, result: ReportResult) -> None:
         """Forgets an attempt whose report was answered."""
         if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
-            log.info("the report of %s was refused: %s", running.attempt.info.type, result.error.message)
+            error = reasons.from_status(result.error)
+            log.info("the report of %s was refused: %s", running.attempt.info.type, error)
+            if errors.is_passing(error):
+                delay = error.retry_seconds or errors.RETRY_SECONDS
+                self.loop.call_later(random.uniform(0, 2 * delay), self._report, running, running.outcome)
+                return
+            if isinstance(error, errors.InvalidArgument) and "fail" not in running.outcome:
+                # What it came to cannot be recorded, and would not be at another attempt.
+                failure = types_pb2.Failure(message=str(error), type=type(error).__name__, non_retryable=True)
+                self._report(running, {"fail": workers_pb2.FailActivity(failure=failure)})
+                return
         self._remove(running)
+
+    def _report(self, running: Running, outcome: dict[str, Any]) -> None:
+        """Reports what came of an attempt, unless it is somebody else's meanwhile."""
+        if not running.is_gone:
+            running.outcome = outcome
+            self.outbox.report(running, running.ref, outcome)
 
     def _remove(self, running: Running) -> None:
         running.is_gone = True

@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stepwell.worker")
 
-# Refusals that the same report may be spared a second time, and those that mean that the run itself is at fault.
-_PASSING = (errors.Aborted, errors.Unavailable, errors.Internal, errors.DeadlineExceeded)
+# Refusals that mean that the run itself is at fault.
 _OWN_FAULT = (errors.InvalidArgument, errors.ResourceExhausted)
-_RETRY_SECONDS = 0.5
 
 
 class Seat:
@@ -133,8 +131,8 @@ class Runs:
     def refused(self, seat: Seat, error: errors.ServiceError) -> None:
         """Sends a Progress again if that may help; fails the run if its content is at fault; else drops it."""
         run = seat.run
-        if isinstance(error, _PASSING) or error.retry_seconds is not None:
-            delay = error.retry_seconds or _RETRY_SECONDS
+        if errors.is_passing(error):
+            delay = error.retry_seconds or errors.RETRY_SECONDS
             if run.out.sent_progress is not None:
                 self.loop.call_later(random.uniform(0, 2 * delay), self._send_again, run)
             return
