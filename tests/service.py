@@ -17,6 +17,7 @@ from stepwell_server.api.history import History
 from stepwell_server.api.namespaces import NamespaceCalls
 from stepwell_server.api.runs import Runs
 from stepwell_server.api.server import build_server
+from stepwell_server.api.store_servicers import store_servicers
 from stepwell_server.clock import SystemClock
 from stepwell_server.dispatch.watches import Watches
 from stepwell_server.engine.committer import Claim, Committers
@@ -63,6 +64,7 @@ class Service:
             Runs(self.committers, self.database, self.namespaces, self.watches, settings),
             History(self.database, self.namespaces, settings),
             NamespaceCalls(self.namespaces, self.clock, settings),
+            *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),
         )
         self.server = build_server(settings, servicers)
         self.channel: grpc.aio.Channel | None = None

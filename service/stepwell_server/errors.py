@@ -281,6 +281,20 @@ class RunTerminal(FailedPrecondition):
     phase: str
 
 
+class RunNotDriven(FailedPrecondition):
+    """Run {run_id} is no driven run: its workers and the service move it."""
+
+    run_id: UUID | str
+
+
+class RunPhaseConflict(FailedPrecondition):
+    """Run {run_id} is {phase}, from where no legal move leads to {wanted}."""
+
+    run_id: UUID | str
+    phase: str
+    wanted: str
+
+
 class RunNotClaimed(FailedPrecondition):
     """Run {run_id} is claimed by nobody."""
 

@@ -24,6 +24,7 @@ from stepwell_server.api.interceptors.around import AroundCalls, Context
 from stepwell_server.api.namespaces import NamespaceCalls
 from stepwell_server.api.runs import Runs
 from stepwell_server.api.server import Server, build_server
+from stepwell_server.api.store_servicers import store_servicers
 from stepwell_server.api.workers import WorkerServicer
 from stepwell_server.clock import SystemClock, TestClock
 from stepwell_server.dispatch.dispatcher import Dispatcher
@@ -172,6 +173,7 @@ class Service:
             Runs(self.committers, self.database, namespaces, self.watches, settings),
             History(self.database, namespaces, settings),
             WorkerServicer(self.dispatcher, namespaces, settings, self.real_clock),
+            *store_servicers(self.committers, self.database, namespaces, self.clock, settings),
             *([ClockCalls(self.clock, self._look_at_all)] if isinstance(self.clock, TestClock) else []),
         )
 

@@ -141,6 +141,11 @@ def test_every_method_has_messages_of_its_own() -> None:
                 assert method.output_type == f".stepwell.v1.{method.name}Response"
 
 
+def test_services_end_in_their_family() -> None:
+    names = [service.name for file in OWN for service in file.service]
+    assert [name for name in names if not name.endswith(("Service", "Store"))] == []
+
+
 def test_every_list_pages() -> None:
     """Lists have `page_size` and `page_token`, and answer with `next_page_token`."""
     responses = {message.name: message for file in OWN for message in file.message_type}

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from sqlalchemy.dialects import postgresql
 
+from stepwell_server.model.driven import CallerSeq, RunTask, Watcher
 from stepwell_server.model.events import Event
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.runs import ClosedRun, Run, RunId
@@ -39,6 +40,9 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("sessions", Session),
     ("run_ids", RunId),
     ("namespaces", NamespaceRow),
+    ("watchers", Watcher),
+    ("run_tasks", RunTask),
+    ("caller_seqs", CallerSeq),
 ]
 COLUMNS = """
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, coalesce(i.indisprimary, FALSE)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepwell.v1 import runs_pb2
+from stepwell.v1 import run_store_pb2, runs_pb2, types_pb2
 from stepwell_server import telemetry
 from stepwell_server.api.fields import integer, optional_uuid, seconds
 from stepwell_server.api.payloads import payload_from_proto
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.runs import RunRef
 
 Metadata = Iterable[tuple[str, str | bytes]]
+Started = TypeVar("Started", runs_pb2.StartRunRequest, run_store_pb2.CreateRunRequest)
 DEFAULT_QUEUE, DEFAULT_PRIORITY, HIGHEST_PRIORITY = "default", 4, 9
 _OVERHEAD = 512
 
@@ -57,11 +58,11 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
         tracestate=tracestate,
         timeout_seconds=seconds(request, "run_timeout", at) or None,
         delay_seconds=seconds(request, "start_delay", at) or None,
-        details=_details(request, at),
+        details=RunDetails(**policy_from_proto(request.cancellation_policy, at)),
     )
     reuse = fields.member(request.reuse_policy, runs_pb2.WorkflowIdReusePolicy, "reuse_policy", at)
     conflict = fields.member(request.conflict_policy, runs_pb2.WorkflowIdConflictPolicy, "conflict_policy", at)
-    request_hash = _hash(request, namespace) if request_id else None
+    request_hash = content_hash(request, namespace) if request_id else None
     return StartRun(new, reuse or Reuse.ALLOW, conflict or Conflict.FAIL, request_id, request_hash)
 
 
@@ -107,16 +108,18 @@ def _priority(request: runs_pb2.StartRunRequest, at: str) -> int:
     return integer(request.priority, "priority", at, at_most=HIGHEST_PRIORITY)
 
 
-def _details(request: runs_pb2.StartRunRequest, at: str) -> RunDetails:
-    policy, path = request.cancellation_policy, f"{at}cancellation_policy."
-    return RunDetails(
-        maximum_run_seconds=seconds(policy, "maximum_run_duration", path) or None,
-        maximum_suspend_seconds=seconds(policy, "maximum_suspend_duration", path) or None,
-    )
+def policy_from_proto(policy: types_pb2.CancellationPolicy, at: str = "") -> dict[str, Any]:
+    """Reads a cancellation policy as fields of RunDetails."""
+    path = f"{at}cancellation_policy."
+    return {
+        "maximum_run_seconds": seconds(policy, "maximum_run_duration", path) or None,
+        "maximum_suspend_seconds": seconds(policy, "maximum_suspend_duration", path) or None,
+    }
 
 
-def _hash(request: runs_pb2.StartRunRequest, namespace: str) -> bytes:
-    content = runs_pb2.StartRunRequest()
+def content_hash(request: Started, namespace: str) -> bytes:
+    """What a request to start says, but for its request id."""
+    content = type(request)()
     content.CopyFrom(request)
     content.request_id = ""
     # The same start is the same whether it names its namespace itself, or the batch does.

@@ -116,9 +116,11 @@ def run_to_proto(run: SeenRun, namespace: str) -> runs_pb2.Run:
         build_id=run.build_id,
         number=pack(run.run_key, 0),
         traceparent=run.traceparent,
-        wake_time=time_to_proto(run.wake_time) if run.driven else None,
+        wake_time=time_to_proto(details.resume_time),
         wait_topic=details.wait_topic or "",
         cancellation_policy=_policy_to_proto(details),
+        active_step=details.active_step,
+        wake=_wake_to_proto(details),
     )
 
 
@@ -131,8 +133,10 @@ def whole_run_to_proto(whole: WholeRun, namespace: str) -> runs_pb2.Run:
         run.result.CopyFrom(payload_to_proto(whole.result) or types_pb2.Payload())
     if (failure := failure_to_proto(whole.failure)) is not None:
         run.failure.CopyFrom(failure)
-    if (suspension := payload_to_proto(unpack_details(whole.run.details).suspension)) is not None:
+    if (suspension := payload_to_proto(whole.suspension)) is not None:
         run.suspension_data.CopyFrom(suspension)
+    if (wake := payload_to_proto(whole.wake)) is not None:
+        run.wake.payload.CopyFrom(wake)
     return run
 
 
@@ -175,6 +179,17 @@ def _pause_to_proto(run: SeenRun, details: RunDetails) -> runs_pb2.Run.Pause | N
         return None
     time = time_to_proto(details.pause_time)
     return runs_pb2.Run.Pause(reason=run.pause_reason, details=details.pause_details, time=time)
+
+
+def _wake_to_proto(details: RunDetails) -> runs_pb2.Run.Wake | None:
+    if not details.wake_cause:
+        return None
+    return runs_pb2.Run.Wake(
+        cause=runs_pb2.Run.Wake.Cause.ValueType(details.wake_cause),
+        step_name=details.wake_step,
+        topic=details.wake_topic,
+        time=time_to_proto(details.woken_time),
+    )
 
 
 def _cancel_request_to_proto(run: SeenRun) -> runs_pb2.Run.CancelRequest | None:

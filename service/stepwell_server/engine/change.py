@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from stepwell_server.engine.names import Births
+    from stepwell_server.model.driven import Side, SideKey
     from stepwell_server.model.signals import Signal
 
 Identity = tuple[str, str, int, str]
 _ABSENT: Any = object()
+_STEP_FIELDS = [name for name in Step.__struct_fields__ if name in ClosedStep.__struct_fields__]
 HIGHEST_PRIORITY = 9
 
 
@@ -57,7 +59,9 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         waits: Iterable[str] = (),
         heartbeats: Iterable[int] = (),
         names: Iterable[tuple[int, str]] = (),
+        sides: Iterable[SideKey] = (),
         open_steps: bool = False,
+        closed_steps: bool = False,
     ) -> None:
         super().__init__("more of the run is needed")
         self.ordinals = frozenset(ordinals)
@@ -68,13 +72,26 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         self.waits = frozenset(waits)
         self.heartbeats = frozenset(heartbeats)
         self.names = frozenset(names)
+        self.sides = frozenset(sides)
         self.open_steps = open_steps
+        self.closed_steps = closed_steps
 
 
 class Known:
     """Which parts of a run were loaded, so that absence can be told from ignorance."""
 
-    __slots__ = ("heartbeats", "identities", "open_steps", "ordinals", "scopes", "signal_ids", "signals", "waits")
+    __slots__ = (
+        "closed_steps",
+        "heartbeats",
+        "identities",
+        "open_steps",
+        "ordinals",
+        "scopes",
+        "sides",
+        "signal_ids",
+        "signals",
+        "waits",
+    )
 
     def __init__(self, *, everything: bool = False) -> None:
         self.ordinals: set[int] = set()
@@ -84,7 +101,9 @@ class Known:
         self.signal_ids: set[str] = set()
         self.waits: set[str] = set()
         self.heartbeats: set[int] = set()
+        self.sides: set[SideKey] = set()
         self.open_steps = everything
+        self.closed_steps = everything
 
     def add(self, loaded: Missing) -> None:
         """Notes what was loaded."""
@@ -95,7 +114,9 @@ class Known:
         self.signal_ids |= loaded.signal_ids
         self.waits |= loaded.waits
         self.heartbeats |= loaded.heartbeats
+        self.sides |= loaded.sides
         self.open_steps = self.open_steps or loaded.open_steps
+        self.closed_steps = self.closed_steps or loaded.closed_steps
 
 
 class News:
@@ -138,8 +159,10 @@ class Change:
         "news",
         "now",
         "original",
+        "removed_steps",
         "run",
         "scopes",
+        "sides",
         "signal_ids",
         "signals",
         "steps",
@@ -147,6 +170,7 @@ class Change:
         "tasks",
         "touched",
         "touched_scopes",
+        "touched_sides",
     )
 
     def __init__(
@@ -175,6 +199,9 @@ class Change:
         self._closed_by_name: dict[Identity, int] = {}
         self.loaded_steps: set[int] = set()
         self.touched: dict[int, None] = {}
+        self.removed_steps: dict[int, ClosedStep] = {}
+        self.sides: dict[SideKey, Side | None] = {}
+        self.touched_sides: dict[SideKey, None] = {}
         self.scopes: dict[str, Scope] = {}
         self.touched_scopes: dict[str, None] = {}
         self.signals: dict[str, list[Signal]] = {}
@@ -410,6 +437,38 @@ class Change:
         self.news.ended.append(EndedStep(ended, payload, failure))
         return ended
 
+    def reopen_step(self, ended: ClosedStep) -> Step:
+        """Takes an ended step among the open ones again, as it is when it begins anew."""
+        run = self.open
+        if run.open_steps >= self.limits.open_steps:
+            raise errors.LimitExceeded(limit="open_steps", value=run.open_steps + 1, maximum=self.limits.open_steps)
+        self.remove_step(ended)
+        step = open_step(ended)
+        self.run = replace(self.open, open_steps=run.open_steps + 1)
+        self._set(self._open_by_name, step.identity, step.ordinal)
+        self.put_step(step)
+        return step
+
+    def remove_step(self, ended: ClosedStep) -> None:
+        """Takes an ended step out of the record; history keeps what it was."""
+        if ended.ordinal not in self.touched:
+            self._set(self.removed_steps, ended.ordinal, ended)
+        self._pop(self.closed, ended.ordinal)
+        self._pop(self._closed_by_name, ended.identity)
+        self._set(self.touched, ended.ordinal, None)
+
+    def put_ended_step(self, step: ClosedStep) -> None:
+        """Records an ended step in the place of one that was removed."""
+        self._set(self._closed_by_name, step.identity, step.ordinal)
+        self._set(self.touched, step.ordinal, None)
+        self._set(self.closed, step.ordinal, step)
+
+    def every_closed_step(self) -> list[ClosedStep]:
+        """All ended steps of the run. Asks for them if they are not all loaded."""
+        if not self.known.closed_steps:
+            raise Missing(closed_steps=True)
+        return list(self.closed.values())
+
     def every_open_step(self) -> list[Step]:
         """All open steps of the run. Asks for them if they are not all loaded."""
         if not self.known.open_steps and len(self.steps) < self.open.open_steps:
@@ -510,6 +569,22 @@ class Change:
             raise Missing(heartbeats=[ordinal])
         return self.heartbeats.get(ordinal)
 
+    def side(self, key: SideKey) -> Side | None:
+        """A small row of the run in a table of its own, or None. Asks for it if it is not loaded."""
+        if key not in self.sides and key not in self.known.sides and not self.fresh:
+            raise Missing(sides=[key])
+        return self.sides.get(key)
+
+    def put_side(self, key: SideKey, row: Side | None) -> None:
+        """Changes such a row, or with None takes it away."""
+        self._set(self.sides, key, row)
+        self._set(self.touched_sides, key, None)
+
+    def load_side(self, key: SideKey, row: Side) -> None:
+        """Takes in such a row as stored, unless this batch has already changed it."""
+        if key not in self.touched_sides:
+            self.sides[key] = row
+
     def post(self, run_key: int, letter: Letter) -> None:
         """Sends mail to another run."""
         self.mail.append(Mail(uuid7(), run_key, self.now, pack_letter(letter)))
@@ -582,6 +657,13 @@ def close_step(step: Step, state: StepState, now: datetime, event: int, *, timed
         timed_out,
         step.details,
     )
+
+
+def open_step(step: ClosedStep) -> Step:
+    """The open form of an ended step, which nobody has begun anew yet."""
+    fields = {name: getattr(step, name) for name in _STEP_FIELDS}
+    fresh = {"session_id": None, "returns": 0, "owner_id": "", "wake_time": None, "cancel_requested": False}
+    return Step(**{**fields, **fresh, "state": StepState.PENDING})
 
 
 def close_run(run: Run, phase: Phase, now: datetime, event: int) -> ClosedRun:

@@ -50,7 +50,7 @@ def end_run(
     event = change.event(kind or EVENT_OF_PHASE[phase], payload=payload, failure=failure, facts=facts)
     if holder is not None:
         change.news.revokes.append((holder, 0, run.grants, "RUN_ENDED"))
-    if run.parent_key is not None and kind is not EventType.RUN_CONTINUED:
+    if run.parent_key is not None and run.parent_ordinal and kind is not EventType.RUN_CONTINUED:
         letter = Letter(Subject.CHILD_ENDED, run.parent_ordinal, phase, payload, failure, reason)
         change.post(run.parent_key, letter)
     change.close(phase, event)

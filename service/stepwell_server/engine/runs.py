@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stepwell_server import errors
-from stepwell_server.engine import endings
+from stepwell_server.engine import driven, endings
 from stepwell_server.engine.change import Change, Missing
 from stepwell_server.engine.starts import begins_later, next_look
 from stepwell_server.model.events import EventType
@@ -151,6 +151,8 @@ class LookAtRun(msgspec.Struct, frozen=True, gc=False):
             change.update(cancel_reason=reason, cancel_time=change.now)
             endings.end_run(change, Phase.CANCELLED, reason=reason)
             return True
+        if run.driven:
+            driven.wake_if_due(change)
         change.update(wake_time=next_look(change))
         change.bump()
         waits = run.session_id is None and run.phase == Phase.PENDING and run.pause_reason is None

@@ -193,6 +193,7 @@ def next_look(change: Change) -> datetime | None:
             times.append(details.begin_time)
         if details.maximum_run_seconds is not None:
             times.append(run.create_time + timedelta(seconds=details.maximum_run_seconds))
+        times.append(details.resume_time)
         if details.maximum_suspend_seconds is not None and run.suspend_time is not None:
             times.append(run.suspend_time + timedelta(seconds=details.maximum_suspend_seconds))
     return min((time for time in times if time is not None), default=None)

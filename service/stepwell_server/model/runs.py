@@ -8,8 +8,6 @@ from uuid import UUID
 
 import msgspec
 
-from stepwell_server.model.payloads import Payload
-
 
 class Phase(IntEnum):
     """How far a run has come; the proto's RunPhase."""
@@ -45,13 +43,22 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     maximum_suspend_seconds: float | None = None
     pause_details: str = ""
     pause_time: datetime | None = None
-    suspension: Payload | None = None
     wait_topic: str | None = None
     source_run_id: str = ""
     continued_run_id: str = ""
     continued_key: int = 0
     parent_run_id: str = ""
     failure_message: str = ""
+    # Of driven runs; the events hold the payloads, so that the row stays small.
+    active_step: str = ""
+    resume_time: datetime | None = None
+    suspension_event: int = 0
+    failure_event: int = 0
+    wake_cause: int = 0
+    wake_event: int = 0
+    wake_step: str = ""
+    wake_topic: str = ""
+    woken_time: datetime | None = None
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import astuple
 
+from stepwell_server.model.driven import Side, SideKey
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.payloads import Payload, unpack_payload
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
+from stepwell_server.store import sides
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.database import Conflict
 from stepwell_server.store.statements import load
@@ -61,6 +63,9 @@ class Write(msgspec.Struct):
     tasks: list[Task] = []
     tasks_gone: list[tuple[int, int]] = []
     heartbeats_gone: list[tuple[int, int]] = []
+    removed_steps: list[Identity] = []
+    sides: list[tuple[int, SideKey, Side | None]] = []
+    sides_gone: list[int] = []
     mail: list[Mail] = []
     mail_done: list[UUID] = []
 
@@ -76,6 +81,8 @@ async def write(connection: Connection, batch: Write) -> None:
         await connection.write(EVENTS["insert_events"], columns(batch.events))
     await _write_signals(connection, batch)
     await _write_tasks_and_mail(connection, batch)
+    if batch.sides or batch.sides_gone:
+        await sides.write(connection, batch.sides, batch.sides_gone)
 
 
 async def _write_runs(connection: Connection, batch: Write) -> None:
@@ -104,6 +111,8 @@ async def _all_of(connection: Connection, name: str, arguments: Sequence[Sequenc
 
 
 async def _write_steps(connection: Connection, batch: Write) -> None:
+    if batch.removed_steps:
+        await connection.write(STEPS["delete_closed_steps"], pairs(batch.removed_steps))
     if batch.gone_steps:
         await connection.write(STEPS["delete_steps"], pairs(batch.gone_steps))
     if batch.new_steps:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Select, Table, cast, func, literal, null, 
 from stepwell_server import errors
 from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure, Payload
-from stepwell_server.model.runs import TERMINAL, Phase, RunRef
+from stepwell_server.model.runs import NO_DETAILS, TERMINAL, Phase, RunRef, unpack_details
 from stepwell_server.model.steps import StepState
 from stepwell_server.store.schema import CLOSED_RUNS, CLOSED_STEPS, EVENTS, RUN_IDS, RUNS, WORKFLOW_IDS
 
@@ -74,6 +74,8 @@ class WholeRun(msgspec.Struct, frozen=True, gc=False):
     result: Payload | None
     failure: Failure | None
     cursor: int
+    suspension: Payload | None = None
+    wake: Payload | None = None
 
 
 class RunFilter(msgspec.Struct, frozen=True, gc=False):
@@ -86,10 +88,11 @@ class RunFilter(msgspec.Struct, frozen=True, gc=False):
     parent_run_id: UUID | None = None
     task_queue: str = ""
     correlation_id: str = ""
+    driven: bool | None = None
 
 
 _COMMON = SeenRun.__struct_fields__[: SeenRun.__struct_fields__.index("owner_id")]
-_OPEN: list[ColumnElement[Any]] = [
+OPEN_COLUMNS: list[ColumnElement[Any]] = [
     *(RUNS.c[name] for name in _COMMON),
     RUNS.c.owner_id,
     RUNS.c.update_time,
@@ -117,18 +120,31 @@ async def find(database: Database, ref: RunRef) -> SeenRun:
         return await find_in(connection, ref)
 
 
+async def seek(database: Database, ref: RunRef) -> SeenRun | None:
+    """The run that is meant, or None. Refuses with RUN_AMBIGUOUS."""
+    async with database.pool.begin() as connection:
+        return await _seek_in(connection, ref)
+
+
 async def find_in(connection: AsyncConnection, ref: RunRef) -> SeenRun:
-    """The same within a transaction."""
+    """The same as `find` within a transaction."""
+    found = await _seek_in(connection, ref)
+    if found is None:
+        raise errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
+    return found
+
+
+async def _seek_in(connection: AsyncConnection, ref: RunRef) -> SeenRun | None:
     keys = _keys(ref).subquery()
     found = union_all(
-        select(*_OPEN).where(RUNS.c.run_key.in_(select(keys))),
+        select(*OPEN_COLUMNS).where(RUNS.c.run_key.in_(select(keys))),
         select(*_CLOSED).where(CLOSED_RUNS.c.run_key.in_(select(keys))),
     )
     rows = [SeenRun(*row) for row in await connection.execute(found)]
     if len(rows) > 1:
         raise errors.RunAmbiguous(run_id=ref.label)
     if not rows or ref.namespace_id not in (None, rows[0].namespace_id):
-        raise errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
+        return None
     return rows[0]
 
 
@@ -136,10 +152,11 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
     """The run that is meant, with its payloads."""
     async with database.pool.begin() as connection:
         run = await find_in(connection, ref)
+        details = NO_DETAILS if run.is_closed else unpack_details(run.details)
+        left = (details.suspension_event, details.wake_event, details.failure_event)
+        numbers = {_INPUT_EVENT, run.end_event or _INPUT_EVENT, *filter(None, left)}
         columns = (EVENTS.c.number, EVENTS.c.payload_kind, EVENTS.c.payload, EVENTS.c.attributes)
-        told = select(*columns).where(
-            EVENTS.c.run_key == run.run_key, EVENTS.c.number.in_((_INPUT_EVENT, run.end_event or _INPUT_EVENT))
-        )
+        told = select(*columns).where(EVENTS.c.run_key == run.run_key, EVENTS.c.number.in_(numbers))
         events = {number: row for number, *row in await connection.execute(told)}
         steps = select(func.count(CLOSED_STEPS.c.name.distinct())).where(
             CLOSED_STEPS.c.run_key == run.run_key, CLOSED_STEPS.c.state == StepState.COMPLETED
@@ -147,7 +164,9 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
         cursor = (await connection.execute(steps)).scalar_one()
     given, _ = _told(events.get(_INPUT_EVENT))
     if not run.is_closed:
-        return WholeRun(run, given, None, None, cursor)
+        suspension, wake = (_told(events[number])[0] if number else None for number in left[:2])
+        failure = _told(events[details.failure_event])[1].failure if details.failure_event else None
+        return WholeRun(run, given, None, failure, cursor, suspension, wake)
     result, said = _told(events.get(run.end_event))
     return WholeRun(run, given, result if run.phase == Phase.COMPLETED else None, said.failure, cursor)
 
@@ -167,7 +186,10 @@ async def page(database: Database, wanted: RunFilter, before: int | None, most: 
             .order_by(table.c.run_key.desc())
             .limit(most + skip)
             .subquery()
-            for table, columns, phases in ((RUNS, _OPEN, set(Phase) - TERMINAL), (CLOSED_RUNS, _CLOSED, TERMINAL))
+            for table, columns, phases in (
+                (RUNS, OPEN_COLUMNS, set(Phase) - TERMINAL),
+                (CLOSED_RUNS, _CLOSED, TERMINAL),
+            )
             if not wanted.phases or phases.intersection(wanted.phases)
         ]
         merged = union_all(*(select(part) for part in parts)).subquery()
@@ -185,6 +207,8 @@ def _conditions(
         conditions.append(table.c.phase.in_(wanted.phases))
     if parent_key is not None:
         conditions.append(table.c.parent_key == parent_key)
+    if wanted.driven is not None:
+        conditions.append(table.c.driven == wanted.driven)
     texts = {name: getattr(wanted, name) for name in ("type", "workflow_id", "task_queue", "correlation_id")}
     return [*conditions, *(table.c[name] == text for name, text in texts.items() if text)]
 

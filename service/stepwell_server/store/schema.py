@@ -252,6 +252,17 @@ WATCHERS = Table(
     *_times("deadline", nullable=True),
     *_bytes("data", nullable=True),
 )
+RUN_TASKS = Table(
+    "run_tasks",
+    METADATA,
+    *_run_key(),
+    *_int("namespace_id"),
+    *_text("task_queue"),
+    *_flag("is_ready"),
+    *_times("ready_time"),
+    *_text("owner_id", nullable=True),
+    *_times("claim_time", nullable=True),
+)
 BATCHES = Table(
     "batches",
     METADATA,

@@ -84,7 +84,7 @@ _OPEN: list[ColumnElement[Any]] = [
     HEARTBEATS.c.beat_time,
     HEARTBEATS.c.details.label("beat"),
 ]
-_CLOSED: list[ColumnElement[Any]] = [
+CLOSED_COLUMNS: list[ColumnElement[Any]] = [
     *(CLOSED_STEPS.c[name] for name in _COMMON),
     literal("").label("owner_id"),
     _NO_TIME.label("wake_time"),
@@ -104,18 +104,35 @@ async def page(
     """Steps of one run after an ordinal; fewer where they are large, but at least one."""
     async with database.pool.begin() as connection:
         steps = [SeenStep(*row) for row in await connection.execute(_page(run_key, states, after, most + 1))]
-        sizes = await _sizes(connection, run_key, {number for step in steps for number in step.events if number})
-        shown = _fitting(steps[:most], sizes, most_bytes)
-        told = await _read(connection, run_key, {number for step in shown for number in step.events if number})
-    return StepPage([_whole(step, told) for step in shown], len(shown) < len(steps))
+        return await pick(connection, run_key, steps, most, most_bytes)
+
+
+async def pick(
+    connection: AsyncConnection, run_key: int, steps: list[SeenStep], most: int, most_bytes: int
+) -> StepPage:
+    """The first of the steps, as many as fit a page, with their payloads."""
+    sizes = await _sizes(connection, run_key, {number for step in steps for number in step.events if number})
+    shown = _fitting(steps[:most], sizes, most_bytes)
+    return StepPage(await whole(connection, run_key, shown), len(shown) < len(steps))
+
+
+async def whole(connection: AsyncConnection, run_key: int, steps: list[SeenStep]) -> list[WholeStep]:
+    """Steps with their payloads."""
+    told = await _read(connection, run_key, {number for step in steps for number in step.events if number})
+    return [_whole(step, told) for step in steps]
+
+
+def open_columns() -> Select[Any]:
+    """Open steps with their heartbeats."""
+    return select(*_OPEN).select_from(_BEATEN)
 
 
 def _page(run_key: int, states: tuple[int, ...], after: int, most: int) -> Select[Any]:
     parts = []
     if not states or (set(StepState) - ENDED) & set(states):
-        parts.append(_part(select(*_OPEN).select_from(_BEATEN), STEPS, run_key, states, after, most))
+        parts.append(_part(open_columns(), STEPS, run_key, states, after, most))
     if not states or ENDED & set(states):
-        parts.append(_part(select(*_CLOSED), CLOSED_STEPS, run_key, states, after, most))
+        parts.append(_part(select(*CLOSED_COLUMNS), CLOSED_STEPS, run_key, states, after, most))
     merged = union_all(*parts).subquery()
     return select(merged).order_by(merged.c.ordinal).limit(most)
 

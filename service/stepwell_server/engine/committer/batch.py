@@ -345,12 +345,15 @@ def _collect(write: batches.Write, change: Change) -> None:
                 write.signals_gone.append(key)
             if change.closed_run.last_step > change.closed_run.order_count:
                 write.scopes_gone.append(key)
+            if change.closed_run.driven:
+                write.sides_gone.append(key)
     _collect_steps(write, change, key)
     write.events.extend(change.events)
     if run is not None:
         write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
         write.signals.extend(change.new_signals)
         write.consumed.extend((key, signal.ordinal) for signal in change.consumed)
+        write.sides.extend((key, side, change.sides[side]) for side in change.touched_sides)
     write.tasks.extend(change.tasks.values())
     write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
     write.mail.extend(change.mail)
@@ -358,12 +361,14 @@ def _collect(write: batches.Write, change: Change) -> None:
 
 
 def _collect_steps(write: batches.Write, change: Change, key: int) -> None:
+    write.removed_steps.extend((key, *step.identity) for step in change.removed_steps.values())
     for ordinal in change.touched:
         step = change.steps.get(ordinal)
         stored = ordinal in change.loaded_steps
         if step is not None:
             (write.changed_steps if stored else write.new_steps).append(step)
             continue
-        write.closed_steps.append(change.closed[ordinal])
+        if ordinal in change.closed:
+            write.closed_steps.append(change.closed[ordinal])
         if stored:
             write.gone_steps.append((key, ordinal))

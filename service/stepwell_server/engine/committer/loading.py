@@ -8,7 +8,7 @@ from stepwell_server import errors
 from stepwell_server.engine.change import Change, Limits, Missing
 from stepwell_server.engine.names import Births, Latest
 from stepwell_server.model.steps import Step
-from stepwell_server.store import batches
+from stepwell_server.store import batches, sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,12 +32,13 @@ async def look_up_starts(connection: Connection, births: Births, starts: Sequenc
             ids[start.new.run_id, start.new.namespace_id] = None
         if start.new.workflow_id:
             names[start.new.namespace_id, start.new.workflow_id] = None
+    # Names first: both are committed together, so that a run whose name is found is found by its id, too.
+    await look_up_names(connection, births, names)
     if ids:
         wanted = list(ids)
         for (run_id, namespace_id), found in zip(wanted, await batches.find_run_ids(connection, wanted), strict=True):
             if namespace_id is not None:
                 births.ids[namespace_id, run_id] = found[0] if found else None
-    await look_up_names(connection, births, names)
 
 
 async def look_up_names(connection: Connection, births: Births, names: Iterable[tuple[int, str]]) -> None:
@@ -109,6 +110,7 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
     wanted = [(change, missing) for change, missing in wanted if not change.fresh or missing.names]
     await _load_steps(connection, wanted)
     await _load_signals(connection, wanted)
+    await _load_sides(connection, wanted)
     scopes = [(change.run_key, scope) for change, missing in wanted for scope in missing.scopes - change.known.scopes]
     by_key = {change.run_key: change for change, _ in wanted}
     if scopes:
@@ -148,6 +150,10 @@ async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Mis
             by_key[each.run_key].load_step(each)
         else:
             by_key[each.run_key].load_closed_step(each)
+    ended = {change.run_key for change, missing in wanted if missing.closed_steps and not change.known.closed_steps}
+    for key in ended:
+        for closed in await sides.read_closed_steps(connection, key):
+            by_key[key].load_closed_step(closed)
     waits = [
         (change.run_key, name)
         for change, missing in wanted
@@ -157,6 +163,14 @@ async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Mis
     if waits:
         for step in await batches.read_steps_waiting(connection, waits):
             by_key[step.run_key].load_step(step)
+
+
+async def _load_sides(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
+    by_key = {change.run_key: change for change, _ in wanted}
+    keys = [(change.run_key, key) for change, missing in wanted for key in missing.sides - change.known.sides]
+    if keys:
+        for run_key, key, row in await sides.read(connection, keys):
+            by_key[run_key].load_side(key, row)
 
 
 def _has_more_steps(change: Change) -> bool:

@@ -144,6 +144,14 @@ SELECT * FROM unnest(
     $22::boolean[], $23::bytea[]
 );
 
+-- name: delete_closed_steps
+-- Takes steps out of the record that are rewound, begun anew or saved again. Each names its run, so that only one
+-- partition is looked at: walks its primary key.
+DELETE FROM closed_steps USING unnest($1::bigint[], $2::text[], $3::text[], $4::int[], $5::text[])
+    AS x (run_key, scope, name, occurrence, key)
+WHERE closed_steps.run_key = x.run_key AND closed_steps.scope = x.scope AND closed_steps.name = x.name
+    AND closed_steps.occurrence = x.occurrence AND closed_steps.key = x.key;
+
 -- name: read_due_steps
 -- Steps that fire, try again or may have timed out, earliest first. Walks steps_wake_idx, then runs_pkey. Locks
 -- nothing: the decision looks again.

@@ -1,0 +1,24 @@
+"""All servicers of the mirrored stores, made alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell_server.api.run_store import RunStoreCalls
+from stepwell_server.api.step_store import StepStoreCalls
+
+if TYPE_CHECKING:
+    from stepwell_server.api.stores import StoreCalls
+    from stepwell_server.clock import Clock
+    from stepwell_server.engine.committer import Committers
+    from stepwell_server.settings import Settings
+    from stepwell_server.store.database import Database
+    from stepwell_server.store.namespaces import Namespaces
+
+
+def store_servicers(
+    committers: Committers, database: Database, namespaces: Namespaces, clock: Clock, settings: Settings
+) -> list[StoreCalls]:
+    """One of each."""
+    kinds: tuple[type[StoreCalls], ...] = (RunStoreCalls, StepStoreCalls)
+    return [kind(committers, database, namespaces, clock, settings) for kind in kinds]

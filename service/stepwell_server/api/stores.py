@@ -1,0 +1,126 @@
+"""What the servicers of the mirrored stores share: which run is meant, commands for one run, and for many."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+
+import grpc.aio
+from google.protobuf.message import Message
+
+from stepwell_server import errors
+from stepwell_server.api.fields import Fields, time
+from stepwell_server.api.interceptors.deadlines import remaining
+from stepwell_server.api.run_starts import size_of
+from stepwell_server.api.run_values import RunRefs, each, run_to_proto, whole_run_to_proto
+from stepwell_server.errors import InvalidField
+from stepwell_server.model.runs import RunRef
+from stepwell_server.store import driven, runs
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from datetime import datetime
+
+    from stepwell.v1 import runs_pb2
+    from stepwell_server.api.run_values import NamesRun
+    from stepwell_server.clock import Clock
+    from stepwell_server.engine.commands import Command
+    from stepwell_server.engine.committer import Committers
+    from stepwell_server.settings import Settings
+    from stepwell_server.store.database import Database
+    from stepwell_server.store.namespaces import Namespaces
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+Answer = TypeVar("Answer")
+_MOST_ROUNDS = 16
+
+
+class StoreCalls:
+    """The base of those servicers."""
+
+    def __init__(
+        self, committers: Committers, database: Database, namespaces: Namespaces, clock: Clock, settings: Settings
+    ) -> None:
+        self._committers = committers
+        self._database = database
+        self._namespaces = namespaces
+        self._clock = clock
+        self._fields = Fields(settings.limits)
+        self._refs = RunRefs(self._fields, namespaces)
+
+    async def _seek(self, request: NamesRun) -> runs.SeenRun | None:
+        """The run that a request is about, or None."""
+        return await runs.seek(self._database, await self._refs.read(request))
+
+    async def _do(self, kind: type[Answer], command: Command, request: Message) -> Answer:
+        """Gives a command and waits for its answer."""
+        return await self._committers.do(kind, command, size_of(request), remaining())
+
+    async def _space(self, request: Any) -> RunRef:  # noqa: ANN401 - any request that names a namespace
+        """The namespace of a request about many runs, as what all references into it begin with."""
+        namespace = self._fields.namespace(request.namespace)
+        return RunRef(await self._namespaces.id_of(namespace), namespace)
+
+    def _now(self, request: Any) -> datetime:  # noqa: ANN401 - any request with a `now`
+        """The caller's time, or else the service's."""
+        return time(request, "now") or self._clock.now()
+
+    def _limit(self, asked: int) -> int:
+        """How many runs one call may change."""
+        at_most = self._fields.limits.set_runs
+        if not 0 <= asked <= at_most:
+            raise InvalidField(field="limit", problem=f"is {asked}: it must be 0 (the default) to {at_most}")
+        return asked or at_most
+
+    async def _take(
+        self,
+        kind: type[Answer],
+        limit: int,
+        choose: Callable[[Collection[int], int], Awaitable[Sequence[int]]],
+        order: Callable[[int], Command],
+        size: int = 0,
+    ) -> list[tuple[int, Answer]]:
+        """Chooses runs by key and gives each a command, until something came of enough of them.
+
+        `choose` is told which have been tried and how many are wanted. Others may choose the same at the same time: a
+        run is whose command came first, and the others choose again. Answers keys with what came of them.
+        """
+
+        def submit(place: int, key: int) -> asyncio.Future[object]:
+            del place
+            return self._committers.submit(order(key), size, remaining())
+
+        taken: list[tuple[int, Answer]] = []
+        tried: set[int] = set()
+        for _ in range(_MOST_ROUNDS):
+            keys = await choose(tried, limit - len(taken)) if len(taken) < limit else ()
+            if not keys:
+                break
+            tried.update(keys)
+            answers = await each(keys, submit)
+            taken += [
+                (key, answer) for key, answer in zip(keys, answers, strict=True) if isinstance(answer, kind) and answer
+            ]
+            failed = [answer for answer in answers if _is_failure(answer)]
+            if failed and not taken:
+                raise failed[0]
+        return taken
+
+    async def _whole(self, ref: RunRef) -> runs_pb2.Run:
+        """A run with its payloads."""
+        whole = await runs.read(self._database, ref)
+        return whole_run_to_proto(whole, await self._namespaces.name_of(whole.run.namespace_id))
+
+    async def _with_cursors(self, shown: Sequence[runs.SeenRun], namespace: str) -> list[runs_pb2.Run]:
+        """Runs without their payloads, with their cursors."""
+        cursors = await driven.cursors(self._database, [run.run_key for run in shown])
+        rendered = [run_to_proto(run, namespace) for run in shown]
+        for run, message in zip(shown, rendered, strict=True):
+            message.cursor = cursors.get(run.run_key, 0)
+        return rendered
+
+
+def _is_failure(answer: object) -> TypeGuard[Exception]:
+    """Whether a command failed for another reason than that its run is gone, or in other hands."""
+    return isinstance(answer, Exception) and not isinstance(answer, errors.RunNotFound | errors.RunBusy)

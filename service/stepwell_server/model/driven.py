@@ -1,0 +1,55 @@
+"""What a driven run has beside its steps: its wait on a topic, its task. Field order is column order."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import IntEnum
+
+import msgspec
+
+
+class Cause(IntEnum):
+    """What a suspended run was woken by; the proto's `Run.Wake.Cause`."""
+
+    CALLER = 1
+    TOPIC = 2
+    TIME = 3
+
+
+class Watcher(msgspec.Struct, frozen=True, gc=False):
+    """A row of `watchers`: a run that waits on a topic. `ordinal` is 0, the run's own wait: it has one at most."""
+
+    run_key: int
+    ordinal: int
+    namespace_id: int
+    topic: str
+    step_name: str
+    create_time: datetime
+    deadline: datetime | None
+    data: bytes | None
+
+
+class RunTask(msgspec.Struct, frozen=True, gc=False):
+    """A row of `run_tasks`: whether a worker should look at the run, and which one does."""
+
+    run_key: int
+    namespace_id: int
+    task_queue: str
+    is_ready: bool
+    ready_time: datetime
+    owner_id: str | None = None
+    claim_time: datetime | None = None
+
+
+class CallerSeq(msgspec.Struct, frozen=True, gc=False):
+    """A row of `caller_seqs`: the event that has a caller's own number."""
+
+    run_key: int
+    caller_seq: int
+    number: int
+
+
+Side = Watcher | RunTask | CallerSeq
+"""A small row of a run in a table of its own."""
+SideKey = tuple[type[Side], int]
+"""Which of a run's rows: a watcher's ordinal, a caller's number; 0 for the run's task."""

@@ -1,0 +1,80 @@
+"""The small rows that runs have in tables of their own: what they wait for, their tasks, their callers' numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell_server.model.driven import CallerSeq, RunTask, Side, SideKey, Watcher
+from stepwell_server.model.steps import ClosedStep
+from stepwell_server.store.columns import columns, pairs
+from stepwell_server.store.statements import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from stepwell_server.store.database import Connection
+
+SIDES = load("sides")
+_DELETE: dict[type[Side], str] = {Watcher: "delete_watchers"}
+_WRITE: dict[type[Side], str] = {
+    Watcher: "write_watchers",
+    RunTask: "write_run_tasks",
+    CallerSeq: "write_caller_seqs",
+}
+
+
+async def read(connection: Connection, wanted: Sequence[tuple[int, SideKey]]) -> list[tuple[int, SideKey, Side]]:
+    """Rows by run and key, those that are there."""
+    found: list[tuple[int, SideKey, Side]] = []
+    asked = _by_kind(wanted)
+    if watchers := asked.get(Watcher):
+        for row in await connection.fetch(SIDES["read_watchers"], *pairs(watchers)):
+            watcher = Watcher(*row)
+            found.append((watcher.run_key, (Watcher, watcher.ordinal), watcher))
+    if tasks := asked.get(RunTask):
+        for row in await connection.fetch(SIDES["read_run_tasks"], [key for key, _ in tasks]):
+            task = RunTask(*row)
+            found.append((task.run_key, (RunTask, 0), task))
+    if seqs := asked.get(CallerSeq):
+        for row in await connection.fetch(SIDES["read_caller_seqs"], *pairs(seqs)):
+            seq = CallerSeq(*row)
+            found.append((seq.run_key, (CallerSeq, seq.caller_seq), seq))
+    return found
+
+
+async def write(
+    connection: Connection, changed: Iterable[tuple[int, SideKey, Side | None]], gone: Sequence[int]
+) -> None:
+    """Writes rows, takes away those that are None, and all of runs that have ended."""
+    rows: dict[type[Side], list[Side]] = {}
+    over: list[tuple[int, SideKey]] = []
+    for run_key, key, row in changed:
+        if row is None:
+            over.append((run_key, key))
+        else:
+            rows.setdefault(key[0], []).append(row)
+    for kind, keys in _by_kind(over).items():
+        await connection.write(SIDES[_DELETE[kind]], pairs(sorted(keys)))
+    for kind, name in _WRITE.items():
+        if kind in rows:
+            ordered: list[Side] = sorted(rows[kind], key=_place)
+            await connection.write(SIDES[name], columns(ordered))
+    if gone:
+        for name in ("delete_watchers_of_runs", "delete_run_tasks", "delete_caller_seqs"):
+            await connection.write(SIDES[name], [sorted(gone)])
+
+
+async def read_closed_steps(connection: Connection, run_key: int) -> list[ClosedStep]:
+    """All ended steps of a run."""
+    return [ClosedStep(*row) for row in await connection.fetch(SIDES["read_all_closed_steps"], run_key)]
+
+
+def _place(row: Side) -> tuple[int, int]:
+    return row.run_key, row.caller_seq if isinstance(row, CallerSeq) else 0
+
+
+def _by_kind(keys: Iterable[tuple[int, SideKey]]) -> dict[type[Side], list[tuple[int, int]]]:
+    sorted_out: dict[type[Side], list[tuple[int, int]]] = {}
+    for run_key, (kind, number) in keys:
+        sorted_out.setdefault(kind, []).append((run_key, number))
+    return sorted_out
