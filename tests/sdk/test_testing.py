@@ -23,9 +23,7 @@ async def patient(ctx: Context, name: str) -> str:
     """Sleeps for a month, then tries something for a day."""
     await ctx.sleep(dt.timedelta(days=30))
     try:
-        return await ctx.activity(
-            unwilling, name, retry=RetryPolicy(initial_interval=6 * 3600, maximum_attempts=5)
-        )
+        return await ctx.activity(unwilling, name, retry=RetryPolicy(initial_interval=6 * 3600, maximum_attempts=5))
     except ActivityFailed:
         return "never"
 
