@@ -169,7 +169,7 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SignalRun(self, request, context):
-        """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, RUN_TERMINAL.
+        """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, SIGNAL_REFUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,7 +206,7 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ResumeRun(self, request, context):
-        """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, STEP_ORDER_CHANGED when the run was paused
+        """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
         because its code no longer fits its record: then `accept_order` is needed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -56,7 +56,7 @@ class RunServiceStub:
     Reasons: WATCH_CURSOR_INVALID.
     """
     SignalRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.SignalRunRequest, _runs_pb2.SignalRunResponse]
-    """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, RUN_TERMINAL."""
+    """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, SIGNAL_REFUSED."""
     BatchSignalRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.BatchSignalRunsRequest, _runs_pb2.BatchSignalRunsResponse]
     """Sends up to 256 signals, each with an answer of its own."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]
@@ -70,7 +70,7 @@ class RunServiceStub:
     Reasons: RUN_NOT_FOUND, RUN_TERMINAL.
     """
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.ResumeRunResponse]
-    """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, STEP_ORDER_CHANGED when the run was paused
+    """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
     because its code no longer fits its record: then `accept_order` is needed.
     """
     ListRunSteps: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]
@@ -104,7 +104,7 @@ class RunServiceAsyncStub(RunServiceStub):
     Reasons: WATCH_CURSOR_INVALID.
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.SignalRunRequest, _runs_pb2.SignalRunResponse]  # type: ignore[assignment]
-    """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, RUN_TERMINAL."""
+    """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, SIGNAL_REFUSED."""
     BatchSignalRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.BatchSignalRunsRequest, _runs_pb2.BatchSignalRunsResponse]  # type: ignore[assignment]
     """Sends up to 256 signals, each with an answer of its own."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]  # type: ignore[assignment]
@@ -118,7 +118,7 @@ class RunServiceAsyncStub(RunServiceStub):
     Reasons: RUN_NOT_FOUND, RUN_TERMINAL.
     """
     ResumeRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.ResumeRunResponse]  # type: ignore[assignment]
-    """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, STEP_ORDER_CHANGED when the run was paused
+    """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
     because its code no longer fits its record: then `accept_order` is needed.
     """
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]  # type: ignore[assignment]
@@ -197,7 +197,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.SignalRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.SignalRunResponse, _abc.Awaitable[_runs_pb2.SignalRunResponse]]:
-        """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, RUN_TERMINAL."""
+        """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, SIGNAL_REFUSED."""
 
     @_abc_1.abstractmethod
     def BatchSignalRuns(
@@ -241,7 +241,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.ResumeRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.ResumeRunResponse, _abc.Awaitable[_runs_pb2.ResumeRunResponse]]:
-        """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, STEP_ORDER_CHANGED when the run was paused
+        """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
         because its code no longer fits its record: then `accept_order` is needed.
         """
 
