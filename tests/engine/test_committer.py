@@ -63,6 +63,16 @@ async def test_claimers_on_two_replicas_never_share_a_task(database_url: str) ->
         await database.check()
 
 
+async def test_a_claim_passes_over_tasks_that_another_is_about_to_take(database_url: str) -> None:
+    """Somebody else's lock on a task holds up no claim: the next one is taken at once."""
+    async with replica(database_url) as server, look(database_url) as other:
+        first, second = await server.start(), await server.start()
+        async with other.raw.transaction():
+            await other.raw.execute("SELECT * FROM tasks WHERE run_key = $1 FOR UPDATE", first.run_key)
+            (grant,) = await asyncio.wait_for(server.claim(1), 0.8)
+        assert grant.run.run_key == second.run_key
+
+
 # --- locked elsewhere -------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +242,18 @@ async def test_two_replicas_give_one_name_once(database_url: str) -> None:
         assert sum(isinstance(answer, Started) for answer in answers) == 1
         assert sum(isinstance(answer, errors.WorkflowIdInUse) for answer in answers) == 39
         assert await database.value("SELECT count(*) FROM runs") == 1
+
+
+async def test_two_replicas_give_the_name_of_an_ended_run_once(database_url: str) -> None:
+    """The name changes hands once, however many reach for it at the same moment."""
+    async with replica(database_url) as one, replica(database_url) as two, look(database_url) as database:
+        for _ in range(10):
+            orders = [StartRun(new_run(workflow_id="w")) for _ in range(4)]
+            futures = [(one if n % 2 else two).submit(order) for n, order in enumerate(orders)]
+            answers = await asyncio.gather(*futures, return_exceptions=True)
+            (started,) = [answer for answer in answers if isinstance(answer, Started)]
+            await one.do(TerminateRun(ref(started), ""))
+        assert await database.value("SELECT count(*) FROM closed_runs") == 10
 
 
 async def test_a_signal_id_is_recorded_once(database_url: str) -> None:

@@ -12,10 +12,12 @@ from stepwell_server import errors
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.progress import End, NewStep, NewTimer
 from stepwell_server.model.runs import ORDER_CHANGED, Phase
+from stepwell_server.model.steps import ClosedStep, Step
 
 Call = tuple[str, Body]
 Program = dict[str, list[Call]]
-CALLS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([local(), NewTimer(60)])), min_size=1, max_size=4)
+BODIES: list[Body] = [local(), NewTimer(60)]
+CALLS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(BODIES)), min_size=1, max_size=4)
 PROGRAMS: st.SearchStrategy[Program] = st.dictionaries(st.sampled_from(["", "1", "2", "2/1"]), CALLS, min_size=1)
 SETTINGS = settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -33,7 +35,7 @@ class Worker:
 
     def is_recorded(self, step: NewStep) -> bool:
         identity = (step.scope, step.name, step.occurrence, step.key)
-        steps = [*self.world.store.steps.values(), *self.world.store.closed_steps.values()]
+        steps: list[Step | ClosedStep] = [*self.world.store.steps.values(), *self.world.store.closed_steps.values()]
         return any(each.identity == identity and each.run_key == self.key for each in steps)
 
     def advance(self, scope: str) -> None:

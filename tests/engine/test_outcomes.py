@@ -18,7 +18,7 @@ from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.starts import Started, StartRun
 from stepwell_server.model.payloads import NULL
 from stepwell_server.store import batches
-from stepwell_server.store.database import Lost
+from stepwell_server.store.database import Conflict, Lost
 
 
 async def mixed_work(server: Replica, started: Started) -> tuple[list[asyncio.Future[object]], list[Started]]:
@@ -237,6 +237,18 @@ async def test_settling(database_url: str) -> None:
             for _ in range(2):
                 assert await batches.settle(connection, committed, now) is True
                 assert await batches.settle(connection, absent, now) is False
+        finally:
+            await connection.close()
+
+
+async def test_a_letter_that_is_gone_when_it_is_deleted_is_a_conflict(database_url: str) -> None:
+    """Two replicas may apply the same letter to a run that has ended, which nobody locks: the second does nothing."""
+    async with replica(database_url) as server:
+        connection = await server.database.connect()
+        write = batches.Write(uuid4(), 99, 1, server.committer._clock.now(), mail_done=[uuid4()])
+        try:
+            with pytest.raises(Conflict):
+                await batches.write(connection, write)
         finally:
             await connection.close()
 
