@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import time
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from stepwell_server import errors, telemetry
 from stepwell_server.api.interceptors.errors import as_refusal
 from stepwell_server.api.reports import Report, ReportReader, beat_from_proto, rooms_from_proto, task_key
-from stepwell_server.dispatch.messages import BeatAnswer, ReportAnswer, TaskNotice
+from stepwell_server.dispatch.messages import AdvanceRun, BeatAnswer, ReportAnswer, TaskNotice, slices
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
 
 if TYPE_CHECKING:
@@ -20,11 +21,33 @@ if TYPE_CHECKING:
     from stepwell_server.api.fields import Fields
     from stepwell_server.dispatch.beats import Flushed, TaskBeat
     from stepwell_server.dispatch.dispatcher import Dispatcher
-    from stepwell_server.dispatch.sessions import TaskKey, WorkerSession
+    from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
+    from stepwell_server.model.steps import EndedStep
 
 # Refusals after which the worker does not hold the task any more.
 _OVER = (errors.LeaseLost, errors.StepOrderChanged, errors.RunTerminal, errors.RunNotFound)
 _COMMAND_SECONDS = 60.0
+_HELLO_SECONDS = 10.0
+_LAST_WORDS_SECONDS = 5.0
+
+
+async def first_message(requests: AsyncIterator[workers_pb2.ConnectRequest]) -> workers_pb2.ConnectRequest:
+    """The message with the hello, without which nothing else is listened to. Refuses with INVALID_FIELD."""
+    first = None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_HELLO_SECONDS):
+            first = await anext(requests, None)
+    if first is None or not first.HasField("hello"):
+        raise errors.InvalidField(field="hello", problem="is required in the first message")
+    return first
+
+
+async def cut(ended: asyncio.Event, call: asyncio.Task[object] | None) -> None:
+    """Ends a call whose stream has ended, should its reader not take the last words in time."""
+    await ended.wait()
+    await asyncio.sleep(_LAST_WORDS_SECONDS)
+    if call is not None:
+        call.cancel()
 
 
 class Stream:
@@ -54,12 +77,14 @@ class Stream:
     def take(self, request: workers_pb2.ConnectRequest) -> None:
         """Takes in one message."""
         session = self._session
-        session.heard()
+        if session.heard():
+            self._dispatcher.matcher.look(session)
         if request.HasField("capacity"):
             session.set_rooms(rooms_from_proto(request.capacity, self._fields, "capacity."))
+            self._dispatcher.freed(session)
             self._dispatcher.matcher.look(session)
-        for place, ref in enumerate(request.acks):
-            self._acknowledge(task_key(ref, f"acks[{place}]."))
+        for place, ref in enumerate(self._fields.items(request.acks, "acks")):
+            self._acknowledge(task_key(ref, f"acks[{place}]."), ref.token)
         for place, report in enumerate(self._fields.items(request.reports, "reports")):
             self._report(report, f"reports[{place}].")
         if request.heartbeats:
@@ -70,29 +95,36 @@ class Stream:
             session.draining = True
             self._dispatcher.matcher.leave(session)
 
-    def _acknowledge(self, key: TaskKey) -> None:
-        held = self._session.held.get(key)
+    def _acknowledge(self, key: TaskKey, token: int) -> Held | None:
+        held = self._session.holds(key, token)
         if held is not None:
             held.acknowledged = True
+        return held
 
     # --- reports ----------------------------------------------------------------------------------------------------
 
     def _report(self, report: workers_pb2.Report, at: str) -> None:
         session = self._session
+        key: TaskKey = (0, 0)
         try:
-            key = task_key(report.ref, at)
-            self._acknowledge(key)
+            key, token = task_key(report.ref, at), report.ref.token
+            held = self._acknowledge(key, token)
             if not key[1]:
-                session.run_on(key)
-            order = self._reports.read(report, at, resident=session.may_keep(key))
+                session.run_on(key, token)
+            told = held.advances if held is not None else 0
+            resident = report.progress.waiting and session.may_keep(key, token)
+            order = self._reports.read(report, at, resident=resident)
             future = self._dispatcher.committers.submit(order, report.ByteSize(), _COMMAND_SECONDS)
         except errors.Refusal as refusal:
+            session.go_on(key, report.ref.token)
             session.outbox.answer(ReportAnswer(report.correlation, refusal=refusal))
             return
         self._under_way.add(future)
-        future.add_done_callback(functools.partial(self._answered, report.correlation, key, order))
+        future.add_done_callback(functools.partial(self._answered, report.correlation, key, told, order))
 
-    def _answered(self, correlation: int, key: TaskKey, order: Report, future: asyncio.Future[object]) -> None:
+    def _answered(
+        self, correlation: int, key: TaskKey, told: int, order: Report, future: asyncio.Future[object]
+    ) -> None:
         self._under_way.discard(future)
         if future.cancelled():
             return
@@ -102,7 +134,7 @@ class Stream:
             return
         answer = future.result()
         if isinstance(answer, ProgressAnswer) and isinstance(order, ProgressRun):
-            self._progressed(correlation, key, order, answer)
+            self._progressed(correlation, key, told, order, answer)
             return
         self._forget(key, order.token)
         duplicate = getattr(answer, "duplicate", False) or answer is False
@@ -115,32 +147,61 @@ class Stream:
             self._forget(key, order.token)
         self._session.outbox.answer(ReportAnswer(correlation, refusal=refusal))
 
-    def _progressed(self, correlation: int, key: TaskKey, order: ProgressRun, answer: ProgressAnswer) -> None:
+    def _progressed(
+        self, correlation: int, key: TaskKey, told: int, order: ProgressRun, answer: ProgressAnswer
+    ) -> None:
+        """A progress was recorded. A run waits unless something of it has ended since its worker wrote that it does."""
         session = self._session
+        held = session.holds(key, order.token)
         if order.end is not None:
             self._forget(key, order.token)
         elif order.waiting and not order.resident:
-            self._forget(key, order.token)
-            session.outbox.revoke(TaskNotice(key[0], 0, order.token, "EVICTED"))
-        elif order.waiting and not answer.ended:
-            session.wait(key)
+            self._evict(key, order, answer)
+        elif order.waiting and not answer.ended and held is not None and held.advances == told:
+            session.wait(key, order.token)
             self._dispatcher.freed(session)
+        else:
+            session.go_on(key, order.token)
         if any(each.payload is None for each in answer.ended):
-            task = asyncio.ensure_future(self._answer_later(correlation, answer))
+            task = asyncio.ensure_future(self._answer_later(correlation, key, order, answer))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
             return
-        session.outbox.answer(ReportAnswer(correlation, answer.duplicate, ordinals=answer.ordinals, ended=answer.ended))
+        self._answer(correlation, key, order, answer, answer.ended)
 
-    async def _answer_later(self, correlation: int, answer: ProgressAnswer) -> object:
+    def _evict(self, key: TaskKey, order: ProgressRun, answer: ProgressAnswer) -> None:
+        """The worker has no room for a run that waits. If it was recorded as staying, before, it is given back now."""
+        session = self._session
+        if session.holds(key, order.token) is None:
+            return
+        if answer.duplicate:
+            self._dispatcher.give_back(session, key, order.token, reason="evicted")
+        self._forget(key, order.token)
+        session.outbox.revoke(TaskNotice(key[0], 0, order.token, "EVICTED"))
+
+    async def _answer_later(self, correlation: int, key: TaskKey, order: ProgressRun, answer: ProgressAnswer) -> object:
         """Answers a progress some of whose steps ended at once with payloads that must be read."""
-        ended = await self._dispatcher.reader.completed(answer.ended)
-        self._session.outbox.answer(ReportAnswer(correlation, answer.duplicate, ordinals=answer.ordinals, ended=ended))
+        try:
+            ended = await self._dispatcher.reader.completed(answer.ended)
+        except errors.Refusal as refusal:
+            # The worker sends it again, and hears then.
+            self._session.outbox.answer(ReportAnswer(correlation, refusal=refusal))
+            return None
+        self._answer(correlation, key, order, answer, ended)
         return None
 
+    def _answer(
+        self, correlation: int, key: TaskKey, order: ProgressRun, answer: ProgressAnswer, ended: list[EndedStep]
+    ) -> None:
+        """Answers a progress. Ended steps beyond a message's worth follow as news."""
+        outbox = self._session.outbox
+        first, *others = slices(ended)
+        outbox.answer(ReportAnswer(correlation, answer.duplicate, ordinals=answer.ordinals, ended=first))
+        for part in others:
+            outbox.advance(AdvanceRun(key[0], order.token, part))
+
     def _forget(self, key: TaskKey, token: int) -> None:
-        held = self._session.held.get(key)
-        if held is not None and held.token == token:
+        if self._session.holds(key, token) is not None:
             self._session.drop(key)
             self._dispatcher.freed(self._session)
 
@@ -154,7 +215,7 @@ class Stream:
             for place, beat in enumerate(items)
         ]
         for beat in beats:
-            self._acknowledge((beat.run_key, beat.ordinal))
+            self._acknowledge((beat.run_key, beat.ordinal), beat.token)
         reported = [beat.traceparent for beat in items]
         started = time.time_ns()
         future = self._dispatcher.beats.beat(session.session_id, beats)
@@ -167,12 +228,14 @@ class Stream:
             return
         flushed, session = future.result(), self._session
         for beat, parent in zip(beats, reported, strict=True):
-            held = flushed.held.get((beat.run_key, beat.ordinal))
+            held = flushed.held.get((beat.run_key, beat.ordinal, beat.token))
             key = (beat.run_key, beat.ordinal)
             self._dispatcher.trace_beat(session, key, parent, "lost" if held is None else "recorded", started)
             session.outbox.beat(BeatAnswer(*key, beat.token, bool(held), held is None))
             if held is None:
                 self._forget(key, beat.token)
+        if session.is_superseded:
+            return
         if flushed.expire_time is None:
             self._dispatcher.lose(session)
         else:

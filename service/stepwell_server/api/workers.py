@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.interceptors.errors import as_refusal
 from stepwell_server.api.page import read_page
 from stepwell_server.api.reports import ReportReader, beat_from_proto, hello_from_proto, rooms_from_proto, task_key
-from stepwell_server.api.streams import Stream
+from stepwell_server.api.streams import Stream, cut, first_message
 from stepwell_server.api.tasks import (
     answer_to_proto,
     assign_to_proto,
@@ -33,7 +34,7 @@ from stepwell_server.engine.progress import ProgressAnswer
 from stepwell_server.store import recall
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from stepwell_server.clock import Clock
     from stepwell_server.dispatch.dispatcher import Dispatcher
@@ -71,13 +72,12 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[workers_pb2.ConnectRequest], context: object
     ) -> AsyncIterator[workers_pb2.ConnectResponse]:
         del context
-        first = await anext(request_iterator, None)
-        if first is None or not first.HasField("hello"):
-            raise errors.InvalidField(field="hello", problem="is required in the first message")
+        first = await first_message(request_iterator)
         session, welcome = await self._greet(first.hello)
         stream = Stream(self._dispatcher, session, self._fields)
         telemetry.metrics.streams.inc()
         reader: asyncio.Task[None] | None = None
+        cutting = asyncio.create_task(cut(session.outbox.ended, asyncio.current_task()))
         try:
             yield workers_pb2.ConnectResponse(welcome=welcome)
             self._dispatcher.attach(session)
@@ -88,6 +88,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
             self._say_why(session, stream)
         finally:
             telemetry.metrics.streams.dec()
+            cutting.cancel()
             if reader is not None:
                 reader.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
@@ -173,23 +174,34 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         wait = wait_seconds(checks.seconds(request, "wait") or 0.0, default=0.0)
         expire_time = await self._dispatcher.prolong(row.session_id)
         claims = self._dispatcher.unary_claims(row, namespace, kind, queue, most)
-        grants = await self._claim(claims, most, wait)
+        return_all = functools.partial(self._dispatcher.give_back_claimed, row, namespace)
+        grants = await self._claim(claims, wait, return_all)
         worker_id = claims[0].owner_id if claims else ""
-        tasks = [
-            assign_to_proto(each, namespace) for each in await self._dispatcher.reader.assignments(grants, worker_id)
-        ]
-        response = workers_pb2.ClaimTasksResponse(tasks=tasks)
+        try:
+            assigns = await self._dispatcher.reader.assignments(grants, worker_id)
+        except BaseException:
+            return_all(grants)
+            raise
+        response = workers_pb2.ClaimTasksResponse(tasks=[assign_to_proto(each, namespace) for each in assigns])
         response.session_expire_time.FromDatetime(expire_time)
         return response
 
-    async def _claim(self, claims: list[Claim], most: int, wait: float) -> list[Grant]:
-        """Claims from each queue and kind in turn until there is something or the wait is over."""
+    async def _claim(self, claims: list[Claim], wait: float, return_all: Callable[[object], None]) -> Sequence[Grant]:
+        """Claims from each queue and kind in turn until there is something or the wait is over.
+
+        What is granted to a caller who has gone away meanwhile is given back.
+        """
         deadline = time.monotonic() + wait
         while True:
             for claim in claims:
-                granted = await self._dispatcher.committers.do(list, claim)
-                if granted:
-                    return granted[:most]
+                future = self._dispatcher.committers.submit(claim)
+                try:
+                    granted = await asyncio.shield(future)
+                except asyncio.CancelledError:
+                    future.add_done_callback(lambda done: return_all(done.exception() or done.result()))
+                    raise
+                if isinstance(granted, list) and granted:
+                    return granted
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return []
@@ -234,7 +246,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
             raise errors.SessionExpired(session_id=row.session_id)
         response = workers_pb2.HeartbeatTasksResponse()
         for item, beat in zip(items, beats, strict=True):
-            held = flushed.held.get((beat.run_key, beat.ordinal))
+            held = flushed.held.get((beat.run_key, beat.ordinal, beat.token))
             response.results.add(ref=item.ref, cancel_requested=bool(held), lost=held is None)
         response.session_expire_time.FromDatetime(flushed.expire_time)
         return response

@@ -7,7 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from stepwell_server import errors, telemetry
-from stepwell_server.dispatch.messages import Assign, RecordedStep
+from stepwell_server.dispatch.messages import MOST_BYTES, Assign, RecordedStep
 from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.steps import ClosedStep, EndedStep, Kind, Step, result_event
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Connection, Database
 
 _STEPS_INLINE = 1_000
-_BYTES_INLINE = 1_000_000
 
 
 class Reader:
@@ -47,15 +46,16 @@ class Reader:
         inputs: dict[tuple[int, int], tuple[Payload, Attributes]] = {}
         details: dict[tuple[int, int], Payload] = {}
         steps: dict[int, tuple[list[RecordedStep], bool]] = {}
-        replays = [grant.run.run_key for grant in grants if grant.step is None and not grant.fresh]
+        replays = [grant for grant in grants if grant.step is None and not grant.fresh]
         if wanted or beats or replays:
             async with self.connection() as connection:
                 inputs = await read_payloads(connection, wanted)
                 if beats:
                     for run_key, ordinal, _, payload in await batches.read_heartbeats(connection, beats):
                         details[run_key, ordinal] = payload
-                for run_key in replays:
-                    steps[run_key] = await read_recorded(connection, run_key, 0)
+                for grant in replays:
+                    size = len(_input(grant, inputs).body)
+                    steps[grant.run.run_key] = await read_recorded(connection, grant.run.run_key, 0, beside=size)
         return [_assign(grant, inputs, details, steps, worker_id) for grant in grants]
 
     async def recorded(self, run_key: int, after: int) -> tuple[list[RecordedStep], bool]:
@@ -107,8 +107,13 @@ async def read_payloads(
     return found
 
 
-async def read_recorded(connection: Connection, run_key: int, after: int) -> tuple[list[RecordedStep], bool]:
-    """A run's steps after an ordinal, in order, as many as one message should hold, and whether there are more."""
+async def read_recorded(
+    connection: Connection, run_key: int, after: int, beside: int = 0
+) -> tuple[list[RecordedStep], bool]:
+    """A run's steps after an ordinal, in order, as many as one message should hold, and whether there are more.
+
+    A message that holds `beside` bytes already may be left without any.
+    """
     open_steps = await recall.page_steps(connection, run_key, after, _STEPS_INLINE + 1)
     closed = await recall.page_closed_steps(connection, run_key, after, _STEPS_INLINE + 1)
     # Ended steps win: a step may end between the two looks.
@@ -120,11 +125,11 @@ async def read_recorded(connection: Connection, run_key: int, after: int) -> tup
     wanted = [(run_key, result_event(step)) for step in steps if isinstance(step, ClosedStep)]
     payloads = await read_payloads(connection, wanted)
     recorded: list[RecordedStep] = []
-    size = 0
+    size = beside
     for step in steps:
         entry = _recorded(step, payloads)
         size += len(entry.payload.body)
-        if size > _BYTES_INLINE and recorded:
+        if size > MOST_BYTES and (recorded or beside):
             return recorded, True
         recorded.append(entry)
     return recorded, more
@@ -144,6 +149,14 @@ def _recorded(step: Step | ClosedStep, payloads: dict[tuple[int, int], tuple[Pay
     return RecordedStep(step, payload, failure)
 
 
+def _input(grant: Grant, inputs: dict[tuple[int, int], tuple[Payload, Attributes]]) -> Payload:
+    """A task's input, at hand or read."""
+    if grant.payload is not None:
+        return grant.payload
+    number = grant.step.input_event if grant.step is not None else 1
+    return inputs.get((grant.run.run_key, number), (NULL, Attributes()))[0]
+
+
 def _assign(
     grant: Grant,
     inputs: dict[tuple[int, int], tuple[Payload, Attributes]],
@@ -152,10 +165,6 @@ def _assign(
     worker_id: str,
 ) -> Assign:
     run, step = grant.run, grant.step
-    payload = grant.payload
-    if payload is None:
-        number = step.input_event if step is not None else 1
-        payload = inputs.get((run.run_key, number), (NULL, Attributes()))[0]
     traceparent = telemetry.claim_span(
         run.traceparent,
         run.tracestate,
@@ -168,4 +177,4 @@ def _assign(
     )
     recorded, more = steps.get(run.run_key, ([], False))
     beat = details.get((run.run_key, step.ordinal)) if step is not None else None
-    return Assign(grant, payload, traceparent, recorded, more, beat)
+    return Assign(grant, _input(grant, inputs), traceparent, recorded, more, beat)

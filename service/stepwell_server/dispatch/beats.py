@@ -12,18 +12,23 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
+import structlog
 
 from stepwell_server import errors
 from stepwell_server.store import recall
 from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from stepwell_server.clock import Clock
     from stepwell_server.model.payloads import Payload
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Connection, Database
+
+
+_log = structlog.get_logger("stepwell.beats")
 
 
 class TaskBeat(msgspec.Struct, frozen=True, gc=False):
@@ -37,10 +42,17 @@ class TaskBeat(msgspec.Struct, frozen=True, gc=False):
 
 
 class Flushed(msgspec.Struct, frozen=True, gc=False):
-    """What a flush came to, for one session: its new end, or None if it is gone; and which activities it holds."""
+    """What a flush came to, for one session: its new end, or None if it is gone; and which activities it holds.
+
+    `held` names them by run, ordinal and token, each with whether it should stop.
+    """
 
     expire_time: datetime | None
-    held: dict[tuple[int, int], bool]
+    held: dict[tuple[int, int, int], bool]
+
+
+# Who beats: run, ordinal, token and session. A stale holder's beat is another one than the present holder's.
+_Holder = tuple[int, int, int, UUID]
 
 
 class Beats:
@@ -52,7 +64,7 @@ class Beats:
         self._real_clock = real_clock
         self._seconds = settings.session_seconds
         self._sessions: dict[UUID, asyncio.Future[Flushed]] = {}
-        self._items: list[TaskBeat] = []
+        self._items: dict[_Holder, TaskBeat] = {}
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
@@ -72,7 +84,12 @@ class Beats:
 
     def beat(self, session_id: UUID, items: list[TaskBeat]) -> asyncio.Future[Flushed]:
         """Prolongs a session and notes items of its activities; the answer comes after the write."""
-        self._items.extend(items)
+        for item in items:
+            holder = (item.run_key, item.ordinal, item.token, item.session_id)
+            before = self._items.get(holder)
+            if item.details is None and before is not None:
+                continue
+            self._items[holder] = item
         future = self._sessions.get(session_id)
         if future is None:
             future = self._sessions[session_id] = asyncio.get_running_loop().create_future()
@@ -84,34 +101,58 @@ class Beats:
             await self._arrived.wait()
             self._arrived.clear()
             sessions, items = self._sessions, self._items
-            self._sessions, self._items = {}, []
+            self._sessions, self._items = {}, {}
             try:
                 await self._flush(sessions, items)
             except (Conflict, Lost, Rejected, Unsettled):
-                for future in sessions.values():
-                    if not future.done():
-                        future.set_exception(errors.DatabaseUnavailable())
-                        future.exception()
-                await self._drop_connection()
+                await self._fail(sessions)
+            except Exception:  # noqa: BLE001 - the next beats must be written all the same
+                _log.exception("heartbeats not written")
+                await self._fail(sessions)
 
-    async def _flush(self, sessions: dict[UUID, asyncio.Future[Flushed]], items: list[TaskBeat]) -> None:
+    async def _fail(self, sessions: dict[UUID, asyncio.Future[Flushed]]) -> None:
+        """Nothing is known to be written: the callers hear so, and the next beat tries anew."""
+        for future in sessions.values():
+            if not future.done():
+                future.set_exception(errors.DatabaseUnavailable())
+                future.exception()
+        await self._drop_connection()
+
+    async def _flush(self, sessions: dict[UUID, asyncio.Future[Flushed]], items: dict[_Holder, TaskBeat]) -> None:
         if self._connection is None or self._connection.closed:
             self._connection = await self._database.reconnect()
         now = self._clock.now()
         # Sessions live by real time: moving a test clock ends none.
         expire_time = self._real_clock.now() + timedelta(seconds=self._seconds)
         alive = await recall.extend_sessions(self._connection, list(sessions), expire_time)
-        held: dict[tuple[int, int], bool] = {}
-        if items:
+        held: dict[UUID, dict[tuple[int, int, int], bool]] = {session_id: {} for session_id in sessions}
+        for part in _apart(items.values()):
             beats: list[recall.Beat] = [
-                (item.run_key, item.ordinal, item.token, item.session_id, now, item.details) for item in items
+                (item.run_key, item.ordinal, item.token, item.session_id, now, item.details) for item in part
             ]
-            held = await recall.write_heartbeats(self._connection, beats)
+            found = await recall.write_heartbeats(self._connection, beats)
+            for item in part:
+                stops = found.get((item.run_key, item.ordinal))
+                if stops is not None and item.session_id in held:
+                    held[item.session_id][item.run_key, item.ordinal, item.token] = stops
         for session_id, future in sessions.items():
             if not future.done():
-                future.set_result(Flushed(expire_time if session_id in alive else None, held))
+                future.set_result(Flushed(expire_time if session_id in alive else None, held[session_id]))
 
     async def _drop_connection(self) -> None:
         if self._connection is not None:
             await self._connection.close()
             self._connection = None
+
+
+def _apart(items: Iterable[TaskBeat]) -> list[list[TaskBeat]]:
+    """Beats in as few parts as name each activity once, since a statement answers by activity."""
+    parts: list[dict[tuple[int, int], TaskBeat]] = []
+    for item in items:
+        key = (item.run_key, item.ordinal)
+        part = next((each for each in parts if key not in each), None)
+        if part is None:
+            part = {}
+            parts.append(part)
+        part[key] = item
+    return [list(part.values()) for part in parts]

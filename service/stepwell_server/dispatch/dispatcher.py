@@ -30,6 +30,8 @@ from stepwell_server.dispatch.pushes import HintSink, Pushes
 from stepwell_server.dispatch.registry import Registry
 from stepwell_server.dispatch.upkeep import Upkeep
 from stepwell_server.engine.committer.protocols import Claim
+from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.model.runs import RunRef
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.workers import Hello, Session, unpack_hello
 from stepwell_server.store import recall
@@ -70,6 +72,7 @@ class Dispatcher:
         self.pushes = Pushes(settings, self.registry, self.reader, self.matcher, self._background)
         self._upkeep = Upkeep(settings, self.registry, self.pushes, self.beats, self.reader, self._background)
         self._marked = asyncio.Event()
+        self._is_leaving = False
 
     @property
     def committers(self) -> Committers:
@@ -86,6 +89,7 @@ class Dispatcher:
 
     async def drain(self) -> None:
         """Asks every worker to connect anew, elsewhere, and assigns nothing more."""
+        self._is_leaving = True
         for session in self.sessions.values():
             self.matcher.leave(session)
             session.outbox.rotate(1.0)
@@ -107,10 +111,10 @@ class Dispatcher:
 
     def release(self, task: Task, reservation: Reservation) -> None:
         """Gives a reserved place back."""
-        session = self.sessions.get(reservation.session_id)
-        slot = session.slot_for(task.kind, task.task_queue) if session is not None else None
-        if session is not None and slot is not None:
-            session.vacate(slot)
+        del reservation
+        session = self.matcher.unreserve((task.run_key, task.ordinal))
+        if session is not None:
+            self.pushes.freed(session)
 
     def _granted(self, session: WorkerSession, grants: list[Grant]) -> None:
         self.pushes.granted(session, grants)
@@ -133,8 +137,7 @@ class Dispatcher:
                 self.pushes.cancel(session_id, TaskNotice(change.run_key, ordinal, token, reason))
             for session_id, ordinal, token, reason in news.revokes:
                 self.pushes.revoke(session_id, TaskNotice(change.run_key, ordinal, token, reason))
-            if change.run is not None and change.run.session_id is not None:
-                self.pushes.advance(change, change.run.session_id)
+            self.pushes.changed(change)
         if any(change.run is None for change in changes):
             self.pushes.hint("ends", None)
         if waiting:
@@ -144,7 +147,7 @@ class Dispatcher:
 
     def unsettled(self) -> None:
         """What is held in memory may be out of date: look everything up."""
-        self._background.spawn(self._upkeep.reconcile())
+        self._upkeep.doubt()
         if self.watches is not None:
             self.watches.hint()
 
@@ -163,6 +166,8 @@ class Dispatcher:
             session_id, notice = UUID(data[0]), TaskNotice(*data[1:])
             if session_id in self.sessions:
                 (self.pushes.cancel if kind == "cancel" else self.pushes.revoke)(session_id, notice)
+        elif kind == "moved" and isinstance(data, str):
+            self.registry.moved(UUID(data))
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
@@ -181,8 +186,11 @@ class Dispatcher:
         self.pushes.keep(session, kept)
 
     def attach(self, session: WorkerSession) -> None:
-        """See `Registry.attach`."""
-        self.registry.attach(session)
+        """See `Registry.attach`. A replica that leaves lets the worker finish what it has, and come to know so."""
+        if self._is_leaving:
+            session.outbox.rotate(1.0)
+        else:
+            self.registry.attach(session)
 
     def detach(self, session: WorkerSession) -> None:
         """See `Registry.detach`."""
@@ -199,6 +207,10 @@ class Dispatcher:
     def lose(self, session: WorkerSession) -> None:
         """See `Registry.lose`."""
         self.registry.lose(session)
+
+    def give_back(self, session: WorkerSession, key: TaskKey, token: int, *, reason: str) -> None:
+        """See `Registry.give_back`; no attempt is spent."""
+        self.registry.give_back(session, key, token, counts=False, reason=reason)
 
     def freed(self, session: WorkerSession) -> None:
         """See `Pushes.freed`."""
@@ -236,6 +248,17 @@ class Dispatcher:
             if served and kind in (0, of_kind)
         ]
 
+    def give_back_claimed(self, row: Session, namespace: str, answer: object) -> None:
+        """Returns the tasks of a claim whose caller will not hear its answer."""
+        grants: list[Grant] = answer if isinstance(answer, list) else []
+        for grant in grants:
+            step = grant.step
+            key = (grant.run.run_key, step.ordinal if step is not None else 0)
+            token = step.grants if step is not None else grant.run.grants
+            ref = RunRef(row.namespace_id, namespace, key[0])
+            order = ReturnTask(ref, key[1], token, row.session_id, counts=False, reason="claim was not answered")
+            self.registry.return_task(order)
+
     async def prolong(self, session_id: UUID) -> datetime:
         """Extends a session and answers its new end. Refuses with SESSION_EXPIRED."""
         flushed = await self.beats.beat(session_id, [])
@@ -263,7 +286,7 @@ class Dispatcher:
             held.traceparent,
             run=held.run_id,
             step=held.step,
-            queue=held.slot[1],
+            queue=held.queue,
             worker=session.hello.worker_id,
             attempt=held.attempt,
             outcome=outcome,

@@ -20,9 +20,9 @@ from stepwell_server.engine.committer.protocols import Reservation
 from stepwell_server.model.tasks import TaskKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
-    from stepwell_server.dispatch.sessions import WorkerSession
+    from stepwell_server.dispatch.sessions import TaskKey, WorkerSession
     from stepwell_server.engine.committer import Committers
     from stepwell_server.model.tasks import Grant, Task
     from stepwell_server.settings import Settings
@@ -42,8 +42,10 @@ class Matcher:
         self._poll_seconds = settings.dispatch_poll_seconds
         self._granted = granted
         self._rings: dict[Queue, list[WorkerSession]] = {}
-        self._backlog: dict[Key, int] = {}
+        self._backlog: dict[tuple[int, str, int], dict[str, int]] = {}
+        self._reserved: dict[TaskKey, tuple[WorkerSession, Task]] = {}
         self._version = 0
+        self._turn = 0
         self._wake = asyncio.Event()
         self._committers: Committers | None = None
         self._task: asyncio.Task[None] | None = None
@@ -89,9 +91,9 @@ class Matcher:
         """Tasks wait, or may wait."""
         self._version += 1
         marked = False
-        for key in keys:
-            if key[:2] in self._rings:
-                self._backlog[key] = self._version
+        for namespace_id, queue, kind, type_ in keys:
+            if (namespace_id, queue) in self._rings:
+                self._backlog.setdefault((namespace_id, queue, kind), {})[type_] = self._version
                 marked = True
         if marked:
             self._wake.set()
@@ -108,19 +110,32 @@ class Matcher:
     # --- the straight way -------------------------------------------------------------------------------------------
 
     def reserve(self, task: Task) -> Reservation | None:
-        """A place for a fresh task, if nothing older is known to wait for one."""
+        """A place for a fresh task, at a worker for which nothing older is known to wait."""
         ring = self._rings.get((task.namespace_id, task.task_queue))
-        if ring is None or (task.namespace_id, task.task_queue, task.kind, task.type) in self._backlog:
+        if ring is None:
             return None
+        waiting = self._backlog.get((task.namespace_id, task.task_queue, task.kind), {})
         for place, session in enumerate(ring):
-            if task.type in session.type_sets[TaskKind(task.kind)] and session.free(task.kind, task.task_queue):
-                slot = session.slot_for(task.kind, task.task_queue)
-                if slot is None:
-                    continue
-                session.occupy(slot)
-                ring.append(ring.pop(place))
-                return Reservation(session.session_id, session.hello.worker_id, session.hello.build_id)
+            types = session.type_sets[TaskKind(task.kind)]
+            if task.type not in types or not session.free(task.kind, task.task_queue):
+                continue
+            if waiting and not types.isdisjoint(waiting):
+                continue
+            self.unreserve((task.run_key, task.ordinal))
+            session.occupy(task.kind, task.task_queue)
+            self._reserved[task.run_key, task.ordinal] = (session, task)
+            ring.append(ring.pop(place))
+            return Reservation(session.session_id, session.hello.worker_id, session.hello.build_id)
         return None
+
+    def unreserve(self, key: TaskKey) -> WorkerSession | None:
+        """Ends a reservation, and answers for which stream it was."""
+        found = self._reserved.pop(key, None)
+        if found is None:
+            return None
+        session, task = found
+        session.vacate(task.kind, task.task_queue)
+        return session
 
     # --- the way through the table ----------------------------------------------------------------------------------
 
@@ -135,49 +150,38 @@ class Matcher:
             try:
                 while await self._round():
                     pass
-            except errors.Refusal as refusal:
-                _log.warning("claim failed", reason=refusal.reason)
             except Exception:  # noqa: BLE001 - matching goes on
                 _log.exception("matching failed")
 
     async def _round(self) -> bool:
-        """Claims once for some of those who have room. True if more may wait for somebody."""
+        """Claims once for some of those who have room, queues in turn. True if another round may bring more."""
+        self._turn += 1
+        queues = list(self._rings)
+        first = self._turn % len(queues) if queues else 0
         claims = [
-            (session, claim, versions)
-            for (namespace_id, queue), ring in list(self._rings.items())
+            self._claim(session, claim, versions)
+            for queue in queues[first:] + queues[:first]
             for kind in _KINDS
-            for session, claim, versions in self._claims(namespace_id, queue, kind, ring)
+            for session, claim, versions in self._claims(queue, kind)
         ]
-        if not claims or self._committers is None:
-            return False
-        for session, claim, _ in claims:
-            for _ in range(claim.most):
-                slot = session.slot_for(claim.kind, claim.task_queue)
-                if slot is not None:
-                    session.occupy(slot)
-        futures = [self._committers.submit(claim) for _, claim, _ in claims]
-        answers = await asyncio.gather(*futures, return_exceptions=True)
-        for (session, claim, versions), answer in zip(claims, answers, strict=True):
-            self._take(session, claim, versions, answer)
-        return any(not isinstance(answer, BaseException) and answer for answer in answers)
+        return any(await asyncio.gather(*claims))
 
-    def _claims(
-        self, namespace_id: int, queue: str, kind: TaskKind, ring: list[WorkerSession]
-    ) -> list[tuple[WorkerSession, Claim, dict[Key, int]]]:
-        waiting = {key[3]: key for key in self._backlog if key[:3] == (namespace_id, queue, kind)}
-        if not waiting:
-            return []
-        claims: list[tuple[WorkerSession, Claim, dict[Key, int]]] = []
-        for session in list(ring):
-            types = tuple(each for each in session.types(kind) if each in waiting)
-            most = min(session.free(kind, queue), _MOST_TASKS)
-            if not types or not most:
+    def _claims(self, queue: Queue, kind: TaskKind) -> Iterator[tuple[WorkerSession, Claim, dict[str, int]]]:
+        """What is to be claimed from a queue; the places are occupied as it goes."""
+        namespace_id, name = queue
+        waiting = self._backlog.get((namespace_id, name, kind))
+        ring = self._rings.get(queue, [])
+        left = _CLAIMERS_AT_ONCE
+        for session in list(ring) if waiting else ():
+            types = tuple(each for each in session.types(kind) if waiting and each in waiting)
+            most = min(session.free(kind, name), _MOST_TASKS)
+            if not types or not most or not waiting:
                 continue
             hello = session.hello
             claim = Claim(
                 namespace_id,
                 session.namespace,
-                queue,
+                name,
                 kind,
                 types,
                 session.session_id,
@@ -185,23 +189,37 @@ class Matcher:
                 hello.build_id,
                 most,
             )
-            claims.append((session, claim, {waiting[each]: self._backlog[waiting[each]] for each in types}))
+            session.occupy(kind, name, most)
             ring.append(ring.pop(ring.index(session)))
-            if len(claims) == _CLAIMERS_AT_ONCE:
-                break
-        return claims
+            yield session, claim, {each: waiting[each] for each in types}
+            left -= 1
+            if not left:
+                return
 
-    def _take(self, session: WorkerSession, claim: Claim, versions: dict[Key, int], answer: object) -> None:
-        grants: list[Grant] = answer if isinstance(answer, list) else []
-        slot = session.slot_for(claim.kind, claim.task_queue)
-        if slot is not None:
-            for _ in range(claim.most - len(grants)):
-                session.vacate(slot)
-        if isinstance(answer, BaseException):
-            return
-        if len(grants) < claim.most:
-            for key, version in versions.items():
-                if self._backlog.get(key) == version:
-                    del self._backlog[key]
-        if grants:
+    async def _claim(self, session: WorkerSession, claim: Claim, versions: dict[str, int]) -> bool:
+        """Claims; whatever comes of it, places that stay empty are given back. False if it failed."""
+        if self._committers is None:
+            raise AssertionError("not started")
+        grants: list[Grant] = []
+        try:
+            answer = await self._committers.submit(claim)
+            grants = answer if isinstance(answer, list) else []
+        except errors.Refusal as refusal:
+            _log.warning("claim failed", reason=refusal.reason)
+            return False
+        finally:
+            session.vacate(claim.kind, claim.task_queue, claim.most)
+            # Also without any: news of its waiting runs may have found all places taken meanwhile.
             self._granted(session, grants)
+        if len(grants) < claim.most:
+            self._forget((claim.namespace_id, claim.task_queue, claim.kind), versions)
+        return True
+
+    def _forget(self, queue: tuple[int, str, int], versions: dict[str, int]) -> None:
+        """Types of which nothing waits, unless they were marked meanwhile."""
+        waiting = self._backlog.get(queue, {})
+        for type_, version in versions.items():
+            if waiting.get(type_) == version:
+                del waiting[type_]
+        if not waiting:
+            self._backlog.pop(queue, None)

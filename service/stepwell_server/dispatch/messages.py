@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import msgspec
@@ -10,6 +11,10 @@ from stepwell_server.errors import Refusal
 from stepwell_server.model.payloads import Failure, Payload
 from stepwell_server.model.steps import ClosedStep, EndedStep, Step
 from stepwell_server.model.tasks import Grant
+
+# Bytes of payload that one message should hold; a single larger payload goes by itself.
+MOST_BYTES = 1_000_000
+_MOST_STEPS = 256
 
 
 class RecordedStep(msgspec.Struct, frozen=True, gc=False):
@@ -29,6 +34,16 @@ class Assign(msgspec.Struct, frozen=True, gc=False):
     steps: list[RecordedStep] = []
     more_steps: bool = False
     heartbeat: Payload | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The run's key, and the step's ordinal if the task is an activity."""
+        return self.grant.run.run_key, self.grant.step.ordinal if self.grant.step is not None else 0
+
+    @property
+    def token(self) -> int:
+        """The grant's fencing token."""
+        return self.grant.step.grants if self.grant.step is not None else self.grant.run.grants
 
 
 class AdvanceRun(msgspec.Struct, frozen=True, gc=False):
@@ -83,3 +98,21 @@ class Bundle(msgspec.Struct, gc=False):
     pong: int = 0
     rotate_seconds: float | None = None
     expire_time: datetime | None = None
+
+
+def ended_size(ended: EndedStep) -> int:
+    """How many bytes an ended step brings into a message."""
+    return len(ended.payload.body) if ended.payload is not None else 0
+
+
+def slices(ended: Sequence[EndedStep]) -> Iterator[list[EndedStep]]:
+    """Ended steps in their order, a message's worth at a time; at least one slice, which may be empty."""
+    part: list[EndedStep] = []
+    size = 0
+    for each in ended:
+        size += ended_size(each)
+        if part and (size > MOST_BYTES or len(part) == _MOST_STEPS):
+            yield part
+            part, size = [], ended_size(each)
+        part.append(each)
+    yield part

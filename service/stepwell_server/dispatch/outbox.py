@@ -5,7 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from stepwell_server.dispatch.messages import AdvanceRun, Assign, BeatAnswer, Bundle, ReportAnswer, TaskNotice
+from stepwell_server.dispatch.messages import (
+    MOST_BYTES,
+    AdvanceRun,
+    Assign,
+    BeatAnswer,
+    Bundle,
+    ReportAnswer,
+    TaskNotice,
+    ended_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,29 +22,41 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 _MOST_ITEMS = 256
-_MOST_BYTES = 1_000_000
 
 
 class _Lane(Generic[Item]):
     """Items of one kind, in their order; what is taken at once is bounded by number and size."""
 
-    def __init__(self, size: Callable[[Item], int] | None = None) -> None:
+    def __init__(self, size: Callable[[Item], int] = lambda _: 0) -> None:
         self.items: list[Item] = []
         self._size = size
 
-    def take(self, room: list[int]) -> list[Item]:
-        """The first items, as far as `room` bytes reach; the first of all goes whatever its size. Lessens `room`."""
-        count = min(len(self.items), _MOST_ITEMS)
-        if self._size is not None:
-            for place, item in enumerate(self.items[:count]):
-                size = self._size(item)
-                if size > room[0] and room[0] < _MOST_BYTES:
-                    count = place
-                    break
-                room[0] -= size
+    def take(self, budget: Budget) -> list[Item]:
+        """The first items that the message still has room for; a first one of the message always goes."""
+        count = 0
+        for item in self.items[:_MOST_ITEMS]:
+            if not budget.spend(self._size(item)):
+                break
+            count += 1
         taken = self.items[:count]
         del self.items[:count]
         return taken
+
+
+class Budget:
+    """How many bytes of payload one message may still take, whatever kinds of items they belong to."""
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self._left = most
+        self._is_empty = True
+
+    def spend(self, size: int) -> bool:
+        """Takes in an item if there is room for it, or if nothing else of size is there."""
+        if size > self._left and not self._is_empty:
+            return False
+        self._left -= size
+        self._is_empty = self._is_empty and not size
+        return True
 
 
 class Outbox:
@@ -56,6 +77,8 @@ class Outbox:
         self._ready = asyncio.Event()
         self.closed = False
         self.overflowed = False
+        self.ended = asyncio.Event()
+        self.on_overflow: Callable[[], None] = lambda: None
 
     def cancel(self, notice: TaskNotice) -> None:
         """A task should stop."""
@@ -105,6 +128,18 @@ class Outbox:
         """Ends the stream once what is in here is sent."""
         self.closed = True
         self._ready.set()
+        self.ended.set()
+
+    def withdraw(self, run_key: int, ordinal: int, token: int) -> bool:
+        """Takes back a task that has not been sent, with the news of it. False if it has."""
+        items = self._assigns.items
+        for place, assign in enumerate(items):
+            if assign.key == (run_key, ordinal) and assign.token == token:
+                del items[place]
+                if not ordinal:
+                    self._advances.items = [each for each in self._advances.items if each.run_key != run_key]
+                return True
+        return False
 
     def _put(self, lane: _Lane[Item], item: Item) -> None:
         if self.closed:
@@ -112,6 +147,7 @@ class Outbox:
         if len(lane.items) >= self._most:
             self.overflowed = True
             self.close()
+            asyncio.get_running_loop().call_soon(self.on_overflow)
             return
         lane.items.append(item)
         self._ready.set()
@@ -132,14 +168,14 @@ class Outbox:
         signs = self._ping or self._pong or self._rotate is not None or self._expire_time is not None
         if not signs and not any(lane.items for lane in lanes):
             return None
-        room = [_MOST_BYTES]
+        budget = Budget()
         bundle = Bundle(
-            cancels=self._cancels.take(room),
-            revokes=self._revokes.take(room),
-            results=self._results.take(room),
-            beats=self._beats.take(room),
-            advances=self._advances.take(room),
-            assigns=self._assigns.take(room),
+            cancels=self._cancels.take(budget),
+            revokes=self._revokes.take(budget),
+            results=self._results.take(budget),
+            beats=self._beats.take(budget),
+            advances=self._advances.take(budget),
+            assigns=self._assigns.take(budget),
             ping=self._ping,
             pong=self._pong,
             rotate_seconds=self._rotate,
@@ -151,8 +187,9 @@ class Outbox:
 
 
 def _ended_size(news: AdvanceRun | ReportAnswer) -> int:
-    return sum(len(step.payload.body) if step.payload is not None else 0 for step in news.ended)
+    return sum(ended_size(each) for each in news.ended)
 
 
 def _assign_size(assign: Assign) -> int:
-    return len(assign.payload.body) + sum(len(step.payload.body) for step in assign.steps)
+    heartbeat = len(assign.heartbeat.body) if assign.heartbeat is not None else 0
+    return len(assign.payload.body) + heartbeat + sum(len(step.payload.body) for step in assign.steps)

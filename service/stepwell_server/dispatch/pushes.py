@@ -1,6 +1,7 @@
 """What workers are told: tasks that were given to them, and news of those that they hold.
 
-What concerns a session of another replica goes there as a hint.
+What concerns a session of another replica goes there as a hint. Of each held run it is known up to which event its
+worker was told: news that leave a gap, since another replica's hint went astray, are completed from the database.
 """
 
 from __future__ import annotations
@@ -10,23 +11,29 @@ import time
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
-from stepwell_server.dispatch.messages import AdvanceRun, TaskNotice
+import structlog
+
+from stepwell_server import errors
+from stepwell_server.dispatch.messages import AdvanceRun, TaskNotice, slices
 from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
-from stepwell_server.model.runs import Phase
 from stepwell_server.model.steps import EndedStep, Kind
+from stepwell_server.model.tasks import TaskKind
 from stepwell_server.store import recall
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Sequence
 
     from stepwell_server.dispatch.assignments import Reader
     from stepwell_server.dispatch.background import Background
     from stepwell_server.dispatch.matching import Matcher
     from stepwell_server.dispatch.registry import Registry
     from stepwell_server.engine.change import Change
-    from stepwell_server.model.runs import Run
     from stepwell_server.model.tasks import Grant
     from stepwell_server.settings import Settings
+
+_log = structlog.get_logger("stepwell.dispatch")
+_RETRY_SECONDS = 0.2
+_STEPS_AT_ONCE = 256
 
 
 class HintSink(Protocol):
@@ -35,10 +42,6 @@ class HintSink(Protocol):
     def publish(self, kind: str, data: object) -> None:
         """Sends a hint, some milliseconds later, or never."""
         ...
-
-
-_STEPS_AT_ONCE = 256
-_BYTES_AT_ONCE = 1_000_000
 
 
 class Pushes:
@@ -67,174 +70,205 @@ class Pushes:
     # --- grants -----------------------------------------------------------------------------------------------------
 
     def granted_directly(self, grant: Grant) -> None:
-        session = self._sessions.get(grant.session_id)
+        """A fresh task that went straight to the stream for which a place had been reserved."""
+        session = self._matcher.unreserve(_described(grant)[0])
+        if session is None:
+            session = self._sessions.get(grant.session_id)
         if session is not None:
             self.granted(session, [grant])
 
-    def granted(self, session: WorkerSession, grants: list[Grant]) -> None:
-        """Tasks that were just given to a session, their places occupied: reads what they need and pushes them."""
+    def granted(self, session: WorkerSession, grants: Sequence[Grant]) -> None:
+        """Tasks that were just given to a session: pushes them, or gives them back if its stream is gone meanwhile."""
+        pushed: list[Grant] = []
         for grant in grants:
-            key, kind, queue, token = described(grant)
-            slot = session.slot_for(kind, queue) or (kind, queue)
-            held = session.take(key, token, slot)
-            held.seen_event = held.told_event = grant.run.last_event
+            key, kind, queue, token = _described(grant)
+            if not session.is_open:
+                self._registry.give_back(session, key, token, counts=False, reason="stream lost before assignment")
+                continue
+            held = Held(token, kind, queue, told_event=grant.run.last_event)
             held.traceparent, held.run_id = grant.run.traceparent, str(grant.run.run_id)
             if grant.step is not None:
                 held.step, held.attempt = grant.step.name, grant.step.attempt
-        self._background.spawn(self._assign(session, grants))
+            session.take(key, held)
+            pushed.append(grant)
+        if pushed:
+            self._background.spawn(self._assign(session, pushed))
+        self._serve(session)
 
-    async def _assign(self, session: WorkerSession, grants: list[Grant]) -> None:
-        for assign in await self._reader.assignments(grants, session.hello.worker_id):
-            key, _, _, token = described(assign.grant)
-            held = session.held.get(key)
-            if held is not None and held.token == token:
-                held.assigned_at = time.monotonic()
-                held.assigned = True
-                session.outbox.assign(assign)
-                for advance in session.early.pop(key, []):
-                    session.outbox.advance(advance)
-                for notice in session.early_cancels.pop(key, []):
-                    session.outbox.cancel(notice)
+    async def _assign(self, session: WorkerSession, grants: Sequence[Grant]) -> None:
+        """Reads what the tasks need, and pushes them; while the database is away, tries on as long as they are held."""
+        while grants := [grant for grant in grants if _holding(session, grant)]:
+            try:
+                assigns = await self._reader.assignments(grants, session.hello.worker_id)
+            except errors.Refusal:
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            except Exception:  # noqa: BLE001 - a task that can't be told of must not stay with this worker
+                _log.exception("assignment failed")
+                for grant in grants:
+                    self._take_back(session, _described(grant)[0], "assignment failed")
+                return
+            for assign in assigns:
+                held = session.holds(assign.key, assign.token)
+                if held is not None:
+                    held.assigned_at, held.assigned = time.monotonic(), True
+                    session.outbox.assign(assign)
+                    for advance in session.early.pop(assign.key, []):
+                        session.outbox.advance(advance)
+            return
+
+    def _take_back(self, session: WorkerSession, key: TaskKey, reason: str) -> None:
+        held = session.held.get(key)
+        if held is not None:
+            session.drop(key)
+            self._registry.give_back(session, key, held.token, counts=False, reason=reason)
 
     # --- news of held tasks -----------------------------------------------------------------------------------------
 
     def cancel(self, session_id: UUID, notice: TaskNotice) -> None:
+        """An activity that should stop; one whose worker has not been sent it yet is withdrawn instead."""
         session = self._sessions.get(session_id)
         if session is None:
             self.hint("cancel", [str(session_id), *_plain(notice)])
-            return
-        key = (notice.run_key, notice.ordinal)
-        held = session.held.get(key)
-        if held is not None and not held.assigned:
-            session.early_cancels.setdefault(key, []).append(notice)
-        else:
+        elif not self._withdrawn(session, notice):
             session.outbox.cancel(notice)
 
     def revoke(self, session_id: UUID, notice: TaskNotice) -> None:
+        """A task that is no longer the session's."""
         session = self._sessions.get(session_id)
         if session is None:
             self.hint("revoke", [str(session_id), *_plain(notice)])
             return
         key = (notice.run_key, notice.ordinal)
-        held = session.held.get(key)
-        if held is not None and held.token == notice.token:
+        if session.holds(key, notice.token) is None:
+            return
+        if not self._withdrawn(session, notice):
             session.drop(key)
             session.outbox.revoke(notice)
-            self._matcher.freed()
+            self.freed(session)
 
-    def advance(self, change: Change, session_id: UUID) -> None:
-        """Tells the holder of a run what this change means for it, or the replica where the holder is.
+    def _withdrawn(self, session: WorkerSession, notice: TaskNotice) -> bool:
+        """Takes a task back that the worker has not been sent yet: what says stop would overtake it."""
+        key = (notice.run_key, notice.ordinal)
+        held = session.holds(key, notice.token)
+        if held is None or (held.assigned and not session.outbox.withdraw(*key, notice.token)):
+            return False
+        session.drop(key)
+        self.freed(session)
+        return True
 
-        A change made elsewhere in between was announced by a hint that may be late or lost: all is then read anew.
-        """
-        session, run, news = self._sessions.get(session_id), change.run, change.news
-        if run is None:
+    def changed(self, change: Change) -> None:
+        """A run was changed: its holder hears what has ended, and whether it was asked to cancel."""
+        run, news = change.run, change.news
+        if run is None or run.session_id is None:
             return
-        told = bool(news.ended or news.run_cancel)
+        session = self._sessions.get(run.session_id)
         if session is None:
-            if told:
-                self.hint("run", [str(session_id), run.run_key])
+            if news.ended or news.run_cancel:
+                self.hint("run", [str(run.session_id), run.run_key])
             return
         key = (run.run_key, 0)
-        held = session.held.get(key)
-        if held is None or held.token != run.grants:
+        held = session.holds(key, run.grants)
+        if held is None:
             return
-        if change.original is not None and change.original.last_event > held.seen_event:
+        if change.original is not None and held.told_event < change.original.last_event:
             self._background.spawn(self.catch_up(session, run.run_key))
             return
-        held.seen_event = held.told_event = run.last_event
-        if told:
-            self._push_all(session, key, run, news.ended)
+        held.told_event = run.last_event
+        if news.ended or news.run_cancel:
+            self._tell(session, key, held, change)
 
-    def _push_all(self, session: WorkerSession, key: TaskKey, run: Run, ended: list[EndedStep]) -> None:
-        """Pushes news of a run, in as many messages as its size asks for."""
-        cancel, reason = run.cancel_time is not None, run.cancel_reason or ""
-        for part in _portions(ended):
-            self._push(session, key, AdvanceRun(run.run_key, run.grants, part, cancel, reason))
+    def _tell(self, session: WorkerSession, key: TaskKey, held: Held, change: Change) -> None:
+        run, ended = change.open, change.news.ended
+        for part in slices(ended):
+            cancel = run.cancel_time is not None
+            self._push(session, key, held, AdvanceRun(key[0], held.token, part, cancel, run.cancel_reason or ""))
 
-    def _push(self, session: WorkerSession, key: TaskKey, advance: AdvanceRun) -> None:
+    def _push(self, session: WorkerSession, key: TaskKey, held: Held, advance: AdvanceRun) -> None:
         """Pushes news of a run. A waiting one needs a slot first; if none comes free in time, it is evicted."""
-        held = session.held.get(key)
-        if held is None or held.token != advance.token:
-            return
+        held.advances += 1
         if not held.assigned:
             session.early.setdefault(key, []).append(advance)
             return
         if key in session.advances or not session.wake(key):
-            if key not in session.advances:
+            stuck = session.advances.setdefault(key, [])
+            if not stuck:
                 delay = self._settings.resident_advance_seconds
-                asyncio.get_running_loop().call_later(delay, self._evict_if_stuck, session, key, held)
-            session.advances.setdefault(key, []).append(advance)
+                asyncio.get_running_loop().call_later(delay, self._evict_if_stuck, session, key, stuck)
+            stuck.append(advance)
             return
         session.outbox.advance(advance)
 
     def freed(self, session: WorkerSession) -> None:
         """A place came free at a worker: for its own waiting runs first, then for what waits in the queues."""
+        self._serve(session)
+        self._matcher.freed()
+
+    def _serve(self, session: WorkerSession) -> None:
         for key in list(session.advances):
             if session.wake(key):
                 for advance in session.advances.pop(key):
                     session.outbox.advance(advance)
-        self._matcher.freed()
 
-    def _evict_if_stuck(self, session: WorkerSession, key: TaskKey, held: Held) -> None:
-        if key not in session.advances or session.held.get(key) is not held:
-            return
-        session.drop(key)
-        session.outbox.revoke(TaskNotice(key[0], 0, held.token, "EVICTED"))
-        self._registry.give_back(session, key, held.token, counts=False, reason="evicted")
+    def _evict_if_stuck(self, session: WorkerSession, key: TaskKey, stuck: list[AdvanceRun]) -> None:
+        if session.advances.get(key) is stuck:
+            session.outbox.revoke(TaskNotice(key[0], 0, session.held[key].token, "EVICTED"))
+            self._take_back(session, key, "evicted")
 
-    async def catch_up(self, session: WorkerSession, run_key: int, *, resumed: bool = False) -> None:
-        """Reads what has ended of a resident run since its worker was last told, and tells it."""
-        key = (run_key, 0)
-        held = session.held.get(key)
-        if held is None:
+    # --- what may have gone astray ----------------------------------------------------------------------------------
+
+    def keep(self, session: WorkerSession, kept: list[tuple[TaskKey, int]]) -> None:
+        """Takes over the tasks of a resumed session, and tells its runs what they may have missed."""
+        for key, _ in kept:
+            session.take(key, session.resumed.pop(key))
+            if not key[1]:
+                self._background.spawn(self.catch_up(session, key[0]))
+        self.hint("moved", str(session.session_id))
+
+    async def catch_up(self, session: WorkerSession, run_key: int) -> None:
+        """Tells a held run what it has missed; once at a time, however often it is asked for."""
+        held = session.held.get((run_key, 0))
+        if held is None or not held.assigned:
             return
+        held.missed = True
+        if held.catching_up:
+            return
+        held.catching_up = True
+        try:
+            while held.missed and session.held.get((run_key, 0)) is held:
+                held.missed = False
+                await self._tell_missed(session, run_key, held)
+        finally:
+            held.catching_up = False
+
+    async def _tell_missed(self, session: WorkerSession, run_key: int, held: Held) -> None:
+        """Reads what has ended of a run since its worker was last told, and tells it, a message's worth at a time."""
         async with self._reader.connection() as connection:
             run = (await recall.read_runs(connection, [run_key])).get(run_key)
             steps = await recall.closed_steps_since(connection, run_key, held.told_event)
         if run is None or run.session_id != session.session_id or run.grants != held.token:
             return
-        if resumed and run.phase == Phase.SUSPENDED:
-            session.wait(key)
-        # What ended after `run` was read is told by its own commit, or by the next look: telling twice does no harm.
-        held.seen_event = max(held.seen_event, run.last_event)
-        held.told_event = max(held.told_event, run.last_event)
         news = [EndedStep(step, None, None) for step in steps if step.kind not in (Kind.LOCAL, Kind.MARKER)]
+        is_cancelled, reason = run.cancel_time is not None, run.cancel_reason or ""
         for start in range(0, max(1, len(news)), _STEPS_AT_ONCE):
             ended = await self._reader.completed(news[start : start + _STEPS_AT_ONCE])
-            if ended or run.cancel_time is not None:
-                self._push_all(session, key, run, ended)
-
-    def keep(self, session: WorkerSession, kept: list[tuple[TaskKey, int]]) -> None:
-        """Takes over the tasks of a resumed session, and tells its runs what they may have missed."""
-        for key, token in kept:
-            kind = 2 if key[1] else 1
-            slot = session.slot_for(kind, "") or next((each for each in session.rooms if each[0] == kind), (kind, ""))
-            session.occupy(slot)
-            held = session.take(key, token, slot)
-            held.acknowledged = held.assigned = True
-            if not key[1]:
-                self._background.spawn(self.catch_up(session, key[0], resumed=True))
+            if session.held.get((run_key, 0)) is not held:
+                return
+            for part in slices(ended) if ended or is_cancelled else ():
+                self._push(session, (run_key, 0), held, AdvanceRun(run_key, held.token, part, is_cancelled, reason))
+        held.told_event = max(held.told_event, run.last_event)
 
 
-def _portions(ended: list[EndedStep]) -> Iterator[list[EndedStep]]:
-    """Ended steps in parts that fit into a message; at least one part, which may be empty."""
-    part: list[EndedStep] = []
-    size = 0
-    for each in ended:
-        more = len(each.payload.body) if each.payload is not None else 0
-        if part and (size + more > _BYTES_AT_ONCE or len(part) == _STEPS_AT_ONCE):
-            yield part
-            part, size = [], 0
-        part.append(each)
-        size += more
-    yield part
+def _holding(session: WorkerSession, grant: Grant) -> bool:
+    key, _, _, token = _described(grant)
+    return session.holds(key, token) is not None
 
 
-def described(grant: Grant) -> tuple[TaskKey, int, str, int]:
-    if grant.step is None:
-        return (grant.run.run_key, 0), 1, grant.run.task_queue, grant.run.grants
-    return (grant.run.run_key, grant.step.ordinal), 2, grant.step.task_queue, grant.step.grants
+def _described(grant: Grant) -> tuple[TaskKey, int, str, int]:
+    run, step = grant.run, grant.step
+    if step is None:
+        return (run.run_key, 0), TaskKind.RUN, run.task_queue, run.grants
+    return (run.run_key, step.ordinal), TaskKind.ACTIVITY, step.task_queue, step.grants
 
 
 def _plain(notice: TaskNotice) -> list[object]:

@@ -1,24 +1,30 @@
 """Which workers are here: sessions opened, resumed, attached, detached and closed, and what they held given back.
 
-A session lives in the database; this replica holds those whose streams it has, or had a moment ago.
+A session lives in the database; this replica holds those whose streams it has, or had a moment ago. One session has one
+stream: the one that resumed it last. What an older stream still does changes nothing any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import structlog
+
 from stepwell_server import errors
 from stepwell_server.dispatch.messages import TaskNotice
 from stepwell_server.dispatch.outbox import Outbox
-from stepwell_server.dispatch.sessions import TaskKey, WorkerSession
+from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.ids import uuid7
-from stepwell_server.model.runs import RunRef
+from stepwell_server.model.runs import Phase, RunRef
+from stepwell_server.model.steps import Step
+from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.workers import Hello, Session, pack_hello
-from stepwell_server.store import recall
+from stepwell_server.store import batches, recall
 
 if TYPE_CHECKING:
     from stepwell_server.clock import Clock
@@ -27,6 +33,10 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.matching import Matcher
     from stepwell_server.engine.committer import Committers
     from stepwell_server.settings import Settings
+    from stepwell_server.store.database import Connection
+
+_log = structlog.get_logger("stepwell.sessions")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 
 
 class Registry:
@@ -54,16 +64,23 @@ class Registry:
             raise AssertionError("not started")
         return self._committers
 
+    # --- a session's life -------------------------------------------------------------------------------------------
+
     async def open(self, namespace_id: int, namespace: str, hello: Hello, *, streaming: bool) -> WorkerSession:
         """A new session, known in the database."""
         now = self._clock.now()
         expire_time = now + timedelta(seconds=self._settings.session_seconds)
-        session = WorkerSession(uuid7(), namespace_id, namespace, hello, Outbox(self._settings.outbox_messages))
+        session = self._made(uuid7(), namespace_id, namespace, hello)
         row = Session(session.session_id, namespace_id, hello.worker_id, now, pack_hello(hello), expire_time)
         async with self._reader.connection() as connection:
             await recall.insert_session(connection, row)
         if streaming:
             self.sessions[session.session_id] = session
+        return session
+
+    def _made(self, session_id: UUID, namespace_id: int, namespace: str, hello: Hello) -> WorkerSession:
+        session = WorkerSession(session_id, namespace_id, namespace, hello, Outbox(self._settings.outbox_messages))
+        session.outbox.on_overflow = lambda: self.detach(session)
         return session
 
     async def resume(
@@ -78,37 +95,63 @@ class Registry:
         async with self._reader.connection() as connection:
             known = await recall.resume_session(connection, session_id, namespace_id, hello, expire_time, now)
             leases = await recall.leases_of(connection, session_id) if known else []
+            resumed = await _read_held(connection, [lease[:3] for lease in leases])
         if not known:
             raise errors.SessionExpired(session_id=session_id)
         old = self.sessions.get(session_id)
-        if old is not None:
-            for key, token in named.items():
-                held = old.held.get(key)
-                if held is not None and held.token == token:
-                    held.acknowledged = True
-            self.detach(old)
-        session = WorkerSession(session_id, namespace_id, namespace, hello, Outbox(self._settings.outbox_messages))
+        begun = self._supersede(old, named) if old is not None else None
+        session = self._made(session_id, namespace_id, namespace, hello)
         self.sessions[session_id] = session
         kept: list[tuple[TaskKey, int]] = []
         for run_key, ordinal, token, _ in leases:
             key = (run_key, ordinal)
-            if named.get(key) == token:
+            held = resumed.get(key)
+            if named.get(key) == token and held is not None:
+                session.resumed[key] = held
                 kept.append((key, token))
             else:
-                self.give_back(session, key, token, counts=True, reason="not held after resume")
+                # One that the old stream never saw acknowledged was not begun.
+                counts = begun is None or key in begun
+                self.give_back(session, key, token, counts=counts, reason="not held after resume")
         return session, kept
+
+    def _supersede(self, old: WorkerSession, named: dict[TaskKey, int]) -> set[TaskKey]:
+        """Ends the stream that had the session. Answers which of its tasks had been begun."""
+        for key, token in named.items():
+            held = old.holds(key, token)
+            if held is not None:
+                held.acknowledged = True
+        self.detach(old)
+        begun = set(old.held)
+        old.is_superseded = True
+        old.drop_all()
+        return begun
+
+    def moved(self, session_id: UUID) -> None:
+        """Another replica has the session now: what it holds is no longer for this one to judge."""
+        session = self.sessions.pop(session_id, None)
+        if session is None:
+            return
+        session.is_superseded = True
+        session.attached = False
+        session.drop_all()
+        session.outbox.close()
+        self._matcher.leave(session)
 
     def attach(self, session: WorkerSession) -> None:
         """The session's stream is up and its capacity stated: it takes tasks."""
-        session.attached = True
-        self._matcher.join(session)
+        if not session.is_superseded:
+            session.attached = True
+            self._matcher.join(session)
 
     def detach(self, session: WorkerSession) -> None:
         """The session's stream is gone. What it had not acknowledged goes back at once."""
-        session.attached = False
-        session.detached_at = time.monotonic()
         session.outbox.close()
         self._matcher.leave(session)
+        if not session.attached:
+            return
+        session.attached = False
+        session.detached_at = time.monotonic()
         for key, held in list(session.held.items()):
             if not held.acknowledged:
                 session.drop(key)
@@ -119,7 +162,9 @@ class Registry:
         session.attached = False
         session.outbox.close()
         self._matcher.leave(session)
-        self.sessions.pop(session.session_id, None)
+        if session.is_superseded:
+            return
+        self.forget(session)
         for key, held in list(session.held.items()):
             session.drop(key)
             self.give_back(session, key, held.token, counts=False, reason="worker left")
@@ -143,21 +188,64 @@ class Registry:
             return bool(await recall.delete_sessions(connection, [row.session_id]))
 
     def lose(self, session: WorkerSession) -> None:
-        """The session is not known any more: its tasks are others' now."""
+        """The session is not known any more: its tasks are others' now, also those that came after its end."""
         for key, held in list(session.held.items()):
             session.drop(key)
             session.outbox.revoke(TaskNotice(*key, held.token, "LEASE_LOST"))
+            self.give_back(session, key, held.token, counts=held.acknowledged, reason="session expired")
         session.lost = True
+        session.attached = False
         self._matcher.leave(session)
-        self.sessions.pop(session.session_id, None)
+        self.forget(session)
         session.outbox.close()
 
+    def forget(self, session: WorkerSession) -> None:
+        """Holds the session in memory no longer, unless another stream of it is there."""
+        if self.sessions.get(session.session_id) is session:
+            del self.sessions[session.session_id]
+
+    # --- giving back ------------------------------------------------------------------------------------------------
+
     def give_back(self, session: WorkerSession, key: TaskKey, token: int, *, counts: bool, reason: str) -> None:
-        """Returns a task to its queue."""
-        order = ReturnTask(
-            RunRef(session.namespace_id, session.namespace, key[0]), key[1], token, session.session_id, counts, reason
-        )
+        """Returns a task of a session to its queue."""
+        ref = RunRef(session.namespace_id, session.namespace, key[0])
+        self.return_task(ReturnTask(ref, key[1], token, session.session_id, counts, reason))
+
+    def return_task(self, order: ReturnTask) -> None:
+        """Returns a task to its queue, however long the database or the committer refuse to hear of it."""
         self._background.spawn(self._done(order))
 
     async def _done(self, order: ReturnTask) -> None:
-        await self.committers.submit(order)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self.committers.submit(order)
+            except errors.RunNotFound:
+                return
+            except errors.Refusal as refusal:
+                _log.info("task not returned yet", run=order.ref.label, reason=refusal.reason)
+            else:
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _read_held(connection: Connection, leases: list[tuple[int, int, int]]) -> dict[TaskKey, Held]:
+    """What a session holds, as it stands in the database: a suspended run is one that waits."""
+    runs = await recall.read_runs(connection, sorted({run_key for run_key, _, _ in leases}))
+    wanted = sorted((run_key, ordinal) for run_key, ordinal, _ in leases if ordinal)
+    steps = await batches.read_steps(connection, wanted) if wanted else []
+    activities = {(step.run_key, step.ordinal): step for step in steps if isinstance(step, Step)}
+    found: dict[TaskKey, Held] = {}
+    for run_key, ordinal, token in leases:
+        run, step = runs.get(run_key), activities.get((run_key, ordinal))
+        if run is None or (ordinal and step is None):
+            continue
+        held = Held(token, TaskKind.RUN, run.task_queue, assigned=True, acknowledged=True)
+        held.traceparent, held.run_id = run.traceparent, str(run.run_id)
+        held.waiting = run.phase == Phase.SUSPENDED
+        if step is not None:
+            held.kind, held.queue, held.step, held.attempt = TaskKind.ACTIVITY, step.task_queue, step.name, step.attempt
+            held.waiting = False
+        found[run_key, ordinal] = held
+    return found

@@ -1,12 +1,14 @@
 """A connected worker: what it can take on, what it holds, and its outbox.
 
 A session outlives its stream: when the stream breaks, what the worker had acknowledged stays its own until the session
-expires or is resumed, on this replica or another.
+expires or is resumed, on this replica or another. Each stream has a `WorkerSession` of its own, so that what was under
+way for an old stream is never counted against a new one.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +19,7 @@ from stepwell_server.model.tasks import TaskKind
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from stepwell_server.dispatch.messages import AdvanceRun, TaskNotice
+    from stepwell_server.dispatch.messages import AdvanceRun
     from stepwell_server.model.workers import Hello
 
 TaskKey = tuple[int, int]  # the run's key and the step's ordinal, 0 for the run itself
@@ -28,13 +30,17 @@ class Held(msgspec.Struct, gc=False):
     """A task that the session holds."""
 
     token: int
-    slot: Slot
-    assigned_at: float
+    kind: int
+    queue: str
+    assigned_at: float = 0.0
     assigned: bool = False
     acknowledged: bool = False
     waiting: bool = False  # a resident run that takes no slot
-    seen_event: int = 0  # the run's last event when its worker was last told
-    told_event: int = 0  # the last end that a catch-up has told
+    keeping: bool = False  # a place in memory is kept for it, should it wait
+    told_event: int = 0  # up to which of the run's events its worker was told
+    advances: int = 0  # how often news of it was pushed
+    catching_up: bool = False  # what was missed is being read
+    missed: bool = False  # and more was missed meanwhile
     traceparent: str = ""
     run_id: str = ""
     step: str = ""
@@ -61,123 +67,150 @@ class WorkerSession:
         self.outbox = outbox
         self.attached = True
         self.draining = False
-        self.rooms: dict[Slot, Room] = {}
-        self.held: dict[TaskKey, Held] = {}
-        self.advances: dict[TaskKey, list[AdvanceRun]] = {}  # news of waiting runs for which there is no slot yet
-        self.early_cancels: dict[TaskKey, list[TaskNotice]] = {}
-        self.unclaimed: set[tuple[TaskKey, int]] = set()  # leases in the database that memory lacked at the last look
-        self.early: dict[TaskKey, list[AdvanceRun]] = {}  # news of runs whose assignment is not out yet
+        self.is_mute = False  # it let an assignment lie, and has said nothing since
+        self.is_superseded = False  # another stream carries the session now
         self.lost = False
-        self.beaten_at = time.monotonic()
+        self.rooms: dict[Slot, Room] = {}
+        self.reserved: Counter[Slot] = Counter()  # places of tasks that are on their way, by kind and own queue
+        self.held: dict[TaskKey, Held] = {}
+        self.resumed: dict[TaskKey, Held] = {}  # what an earlier stream held, until it is taken over
+        self.advances: dict[TaskKey, list[AdvanceRun]] = {}  # news of waiting runs for which there is no slot yet
+        self.early: dict[TaskKey, list[AdvanceRun]] = {}  # news of runs whose assignment is not out yet
         self.type_sets = {
             TaskKind.RUN: frozenset(hello.workflow_types),
             TaskKind.ACTIVITY: frozenset(hello.activity_types),
         }
+        self.beaten_at = time.monotonic()
         self.heard_at = time.monotonic()
         self.heard_since_beat = True
         self.detached_at = 0.0
 
-    def heard(self) -> None:
-        """Notes a sign of life."""
+    def heard(self) -> bool:
+        """Notes a sign of life; True if the worker had been mute."""
         self.heard_at = time.monotonic()
         self.heard_since_beat = True
+        was_mute, self.is_mute = self.is_mute, False
+        return was_mute
 
     def types(self, kind: int) -> tuple[str, ...]:
         """What it can do of a kind."""
         return self.hello.workflow_types if kind == TaskKind.RUN else self.hello.activity_types
 
-    def slot_for(self, kind: int, queue: str) -> Slot | None:
-        """Which capacity a task of that kind and queue takes from."""
-        own = (kind, queue)
-        if own in self.rooms:
-            return own
-        shared = (kind, "")
-        return shared if shared in self.rooms else None
+    @property
+    def is_open(self) -> bool:
+        """Whether what is put into the outbox reaches the worker."""
+        return self.attached and not self.outbox.closed
+
+    def holds(self, key: TaskKey, token: int) -> Held | None:
+        """The task, if it is held under that token."""
+        held = self.held.get(key)
+        return held if held is not None and held.token == token else None
+
+    # --- capacity ---------------------------------------------------------------------------------------------------
+
+    def room(self, kind: int, queue: str) -> Room:
+        """Which capacity a task of that kind and queue takes from; one without places if none was stated."""
+        found = self.rooms.get((kind, queue)) or self.rooms.get((kind, ""))
+        return found if found is not None else self.rooms.setdefault((kind, queue), Room(0, 0))
 
     def free(self, kind: int, queue: str) -> int:
         """How many more tasks of that kind and queue it takes."""
-        if self.draining or not self.attached or queue not in self.hello.task_queues:
+        if self.draining or self.is_mute or not self.is_open or queue not in self.hello.task_queues:
             return 0
-        slot = self.slot_for(kind, queue)
-        if slot is None:
-            return 0
-        room = self.rooms[slot]
+        room = self.room(kind, queue)
         return max(0, room.most - room.outstanding)
 
     def set_rooms(self, rooms: dict[Slot, Room]) -> None:
-        """States the capacity anew; what is held goes on counting."""
-        for slot, room in rooms.items():
-            old = self.rooms.get(slot)
-            if old is not None:
-                room.outstanding, room.resident = old.outstanding, old.resident
-        for held in self.held.values():
-            if held.slot not in rooms:
-                rooms.setdefault(held.slot, Room(0, 0))
+        """States the capacity anew; what is held, or on its way, is counted where it now belongs."""
         self.rooms = rooms
+        for (kind, queue), count in self.reserved.items():
+            self.room(kind, queue).outstanding += count
+        for held in self.held.values():
+            self._count(held, 1)
 
-    def occupy(self, slot: Slot) -> None:
-        """Takes a place, for a task that is on its way."""
-        self.rooms.setdefault(slot, Room(0, 0)).outstanding += 1
+    def occupy(self, kind: int, queue: str, count: int = 1) -> None:
+        """Takes places, for tasks that are on their way."""
+        self.reserved[kind, queue] += count
+        self.room(kind, queue).outstanding += count
 
-    def vacate(self, slot: Slot) -> None:
-        """Gives the place back."""
-        self.rooms[slot].outstanding -= 1
+    def vacate(self, kind: int, queue: str, count: int = 1) -> None:
+        """Gives them back."""
+        self.reserved[kind, queue] -= count
+        self.room(kind, queue).outstanding -= count
 
-    def take(self, key: TaskKey, token: int, slot: Slot) -> Held:
-        """Holds a task whose place is occupied already."""
-        self.rooms.setdefault(slot, Room(0, 0))
-        held = self.held[key] = Held(token, slot, time.monotonic())
-        return held
+    def _count(self, held: Held, by: int) -> None:
+        room = self.room(held.kind, held.queue)
+        if held.waiting:
+            room.resident += by
+        else:
+            room.outstanding += by
+        if held.keeping:
+            room.resident += by
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    def take(self, key: TaskKey, held: Held) -> None:
+        """Holds a task; whatever was held of it before is gone."""
+        self.drop(key)
+        self.held[key] = held
+        self._count(held, 1)
 
     def drop(self, key: TaskKey) -> None:
         """Holds a task no longer, and gives its place back."""
         held = self.held.pop(key, None)
         self.advances.pop(key, None)
         self.early.pop(key, None)
-        self.early_cancels.pop(key, None)
-        if held is None:
-            return
-        room = self.rooms[held.slot]
-        if held.waiting:
-            room.resident -= 1
-        else:
-            room.outstanding -= 1
+        if held is not None:
+            self._count(held, -1)
 
-    def wait(self, key: TaskKey) -> None:
+    def drop_all(self) -> None:
+        """Holds nothing any more."""
+        for key in list(self.held):
+            self.drop(key)
+
+    def _change(self, held: Held, *, waiting: bool, keeping: bool = False) -> None:
+        self._count(held, -1)
+        held.waiting, held.keeping = waiting, keeping
+        self._count(held, 1)
+
+    def may_keep(self, key: TaskKey, token: int) -> bool:
+        """Keeps a place in the worker's memory for a run that is about to wait; False if there is none."""
+        held = self.holds(key, token)
+        if held is None:
+            return False
+        if held.waiting or held.keeping:
+            return True
+        room = self.room(held.kind, held.queue)
+        if room.resident >= room.most_resident:
+            return False
+        self._change(held, waiting=False, keeping=True)
+        return True
+
+    def wait(self, key: TaskKey, token: int) -> None:
         """A run that waits goes on living in the worker's memory, and takes no slot."""
-        held = self.held.get(key)
-        if held is not None and not held.waiting:
-            held.waiting = True
-            room = self.rooms[held.slot]
-            room.outstanding -= 1
-            room.resident += 1
+        held = self.holds(key, token)
+        if held is not None:
+            self._change(held, waiting=True)
+
+    def go_on(self, key: TaskKey, token: int) -> None:
+        """A run does not wait after all: no place in memory is kept for it."""
+        held = self.holds(key, token)
+        if held is not None and held.keeping:
+            self._change(held, waiting=False)
 
     def wake(self, key: TaskKey) -> bool:
         """A waiting run is to go on: takes a slot. False if there is none."""
         held = self.held.get(key)
         if held is None or not held.waiting:
             return True
-        room = self.rooms[held.slot]
+        room = self.room(held.kind, held.queue)
         if room.outstanding >= room.most:
             return False
-        held.waiting = False
-        room.resident -= 1
-        room.outstanding += 1
+        self._change(held, waiting=False)
         return True
 
-    def run_on(self, key: TaskKey) -> None:
+    def run_on(self, key: TaskKey, token: int) -> None:
         """A run's code has gone on: it takes a slot, free or not, until it waits again."""
-        held = self.held.get(key)
+        held = self.holds(key, token)
         if held is not None and held.waiting:
-            held.waiting = False
-            room = self.rooms[held.slot]
-            room.resident -= 1
-            room.outstanding += 1
-
-    def may_keep(self, key: TaskKey) -> bool:
-        """Whether the worker has room in memory for one more waiting run."""
-        held = self.held.get(key)
-        if held is None:
-            return False
-        room = self.rooms[held.slot]
-        return held.waiting or room.resident < room.most_resident
+            self._change(held, waiting=False)

@@ -1,18 +1,25 @@
-"""Watching over sessions: assignments that nobody acknowledged, silent streams, sessions that are over, lost news."""
+"""Watching over sessions: assignments that nobody acknowledged, silent streams, sessions that are over, lost news.
+
+A replica that is itself late does not judge others.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 from stepwell_server import errors
 from stepwell_server.dispatch.messages import TaskNotice
-from stepwell_server.store import recall
+from stepwell_server.model.steps import Step
+from stepwell_server.store import batches, recall
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stepwell_server.dispatch.assignments import Reader
     from stepwell_server.dispatch.background import Background
     from stepwell_server.dispatch.beats import Beats
@@ -21,9 +28,12 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.sessions import TaskKey, WorkerSession
     from stepwell_server.settings import Settings
 
-_LATE_SECONDS = 2.5
+_TICK_SECONDS = 1.0
+_LATE_SECONDS = 1.5
 _RECONCILE_SECONDS = 5.0
-_RUNS_AT_ONCE = 500
+_TASKS_AT_ONCE = 500
+_SESSIONS_AT_ONCE = 64
+_Lease = tuple[UUID, tuple[int, int], int]  # session, task, token
 
 
 class Upkeep:
@@ -45,20 +55,24 @@ class Upkeep:
         self._beats = beats
         self._reader = reader
         self._background = background
+        self._unknown: set[_Lease] = set()
+        self._leases_time = time.monotonic() + settings.session_seconds
 
     def start(self) -> None:
         """Begins."""
         self._background.spawn(self._watch_over())
         self._background.spawn(self._reconcile_for_ever())
 
+    # --- judging ----------------------------------------------------------------------------------------------------
+
     async def _watch_over(self) -> None:
-        """Looks for assignments that nobody acknowledged, silent streams, and sessions that are over."""
+        settings = self._settings
+        tick = min(_TICK_SECONDS, settings.ack_seconds / 4, settings.heartbeat_seconds / 4, settings.ping_seconds / 4)
         last = time.monotonic()
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(tick)
             now = time.monotonic()
-            # A replica that is itself late does not judge others.
-            if now - last < _LATE_SECONDS:
+            if now - last < tick + _LATE_SECONDS:
                 for session in list(self._sessions.values()):
                     self._judge(session, now)
             last = now
@@ -67,13 +81,9 @@ class Upkeep:
         settings = self._settings
         if not session.attached:
             if now - session.detached_at > settings.session_seconds:
-                self._sessions.pop(session.session_id, None)
+                self._registry.forget(session)
             return
-        for key, held in list(session.held.items()):
-            if held.assigned and not held.acknowledged and now - held.assigned_at > settings.ack_seconds:
-                session.drop(key)
-                session.outbox.revoke(TaskNotice(*key, held.token, "ACK_TIMEOUT"))
-                self._registry.give_back(session, key, held.token, counts=False, reason="not acknowledged in time")
+        self._judge_assignments(session, now)
         silent = now - session.heard_at
         if silent > settings.ping_seconds * 1.5:
             self._registry.detach(session)
@@ -83,64 +93,100 @@ class Upkeep:
             session.heard_since_beat, session.beaten_at = False, now
             self._background.spawn(self._prolong(session))
 
+    def _judge_assignments(self, session: WorkerSession, now: float) -> None:
+        """An assignment that lies returns; its worker gets no other before it says something."""
+        for key, held in list(session.held.items()):
+            if held.acknowledged or not held.assigned or now - held.assigned_at <= self._settings.ack_seconds:
+                continue
+            session.is_mute = True
+            if not session.outbox.withdraw(*key, held.token):
+                session.outbox.revoke(TaskNotice(*key, held.token, "ACK_TIMEOUT"))
+            session.drop(key)
+            self._registry.give_back(session, key, held.token, counts=False, reason="not acknowledged in time")
+            self._pushes.freed(session)
+
     async def _prolong(self, session: WorkerSession) -> None:
         flushed = await self._beats.beat(session.session_id, [])
+        if session.is_superseded:
+            return
         if flushed.expire_time is None:
             self._registry.lose(session)
         else:
             session.outbox.prolonged(flushed.expire_time)
+
+    # --- reconciliation ---------------------------------------------------------------------------------------------
 
     async def _reconcile_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_RECONCILE_SECONDS)
             with contextlib.suppress(errors.Refusal):
                 await self.reconcile()
+                if self._unknown or time.monotonic() > self._leases_time:
+                    await self._return_unknown()
+                    self._leases_time = time.monotonic() + self._settings.session_seconds
+
+    def doubt(self) -> None:
+        """What was committed is not known: leases too are compared, at the next round."""
+        self._leases_time = 0.0
+        self._background.spawn(self.reconcile())
 
     async def reconcile(self) -> None:
-        """Compares what is held in memory with the database: news, grants and returns may have gone astray."""
-        await self._compare_sessions()
-        await self._compare_runs()
-
-    async def _compare_sessions(self) -> None:
-        """Every lease must be held in memory, and the other way round; what differs twice in a row is put right."""
-        sessions = {each.session_id: each for each in self._sessions.values() if each.attached}
-        if not sessions:
-            return
-        async with self._reader.connection() as connection:
-            leases = await recall.leases_of_all(connection, list(sessions))
-        found: dict[UUID, set[tuple[TaskKey, int]]] = {session_id: set() for session_id in sessions}
-        for session_id, key, token in leases:
-            found[session_id].add((key, token))
-        for session_id, session in sessions.items():
-            held = {(key, each.token) for key, each in session.held.items()}
-            differing = found[session_id] ^ held
-            for key, token in differing & session.unclaimed:
-                if (key, token) in held:
-                    self._pushes.revoke(session_id, TaskNotice(*key, token, "LEASE_LOST"))
-                else:
-                    self._registry.give_back(session, key, token, counts=False, reason="its worker does not have it")
-            session.unclaimed = differing
-
-    async def _compare_runs(self) -> None:
-        held = [
-            (session, key)
-            for session in self._sessions.values()
-            if session.attached
-            for key in session.held
-            if not key[1]
-        ]
-        for start in range(0, len(held), _RUNS_AT_ONCE):
-            part = held[start : start + _RUNS_AT_ONCE]
+        """Compares what is held in memory with the database, for tasks whose news may have gone astray."""
+        runs = self._held(is_run=True)
+        while part := _some(runs):
             async with self._reader.connection() as connection:
                 found = await recall.read_leases(connection, [key[0] for _, key in part])
             for session, key in part:
                 await self._compare(session, key, found.get(key[0]))
+        activities = self._held(is_run=False)
+        while part := _some(activities):
+            async with self._reader.connection() as connection:
+                steps = await batches.read_steps(connection, sorted(key for _, key in part))
+            held = {
+                (each.run_key, each.ordinal): (each.session_id, each.grants) for each in steps if isinstance(each, Step)
+            }
+            for session, key in part:
+                self._revoke_unless(session, key, held.get(key))
+
+    def _held(self, *, is_run: bool) -> Iterator[tuple[WorkerSession, TaskKey]]:
+        attached = [session for session in self._sessions.values() if session.attached]
+        return iter([(session, key) for session in attached for key in session.held if is_run is not bool(key[1])])
 
     async def _compare(self, session: WorkerSession, key: TaskKey, found: tuple[UUID | None, int, int] | None) -> None:
-        held = session.held.get(key)
-        if held is None or not held.assigned:
+        if not self._revoke_unless(session, key, found[:2] if found is not None else None) or found is None:
             return
-        if found is None or found[0] != session.session_id or found[1] != held.token:
-            self._pushes.revoke(session.session_id, TaskNotice(key[0], 0, held.token, "LEASE_LOST"))
-        elif found[2] > held.seen_event:
+        held = session.held.get(key)
+        if held is not None and found[2] > held.told_event:
             await self._pushes.catch_up(session, key[0])
+
+    def _revoke_unless(self, session: WorkerSession, key: TaskKey, lease: tuple[UUID | None, int] | None) -> bool:
+        """Revokes a task that the database says another holds, or nobody; an older look judges no newer grant."""
+        held = session.held.get(key)
+        if held is None or not held.assigned or not session.attached:
+            return False
+        if lease is not None and (lease == (session.session_id, held.token) or lease[1] < held.token):
+            return True
+        self._pushes.revoke(session.session_id, TaskNotice(*key, held.token, "LEASE_LOST"))
+        return False
+
+    async def _return_unknown(self) -> None:
+        """Gives back what sessions hold in the database and nobody here knows of: seen twice, so not on its way."""
+        attached = [session for session in self._sessions.values() if session.attached]
+        seen: set[_Lease] = set()
+        for start in range(0, len(attached), _SESSIONS_AT_ONCE):
+            part = [session.session_id for session in attached[start : start + _SESSIONS_AT_ONCE]]
+            async with self._reader.connection() as connection:
+                leases = await recall.leases_of_all(connection, part)
+            for session_id, key, token in leases:
+                session = self._sessions.get(session_id)
+                if session is not None and session.holds(key, token) is None:
+                    seen.add((session_id, key, token))
+        for session_id, key, token in seen & self._unknown:
+            session = self._sessions.get(session_id)
+            if session is not None and session.holds(key, token) is None:
+                self._registry.give_back(session, key, token, counts=False, reason="assignment lost")
+        self._unknown = seen - self._unknown
+
+
+def _some(tasks: Iterator[tuple[WorkerSession, TaskKey]]) -> list[tuple[WorkerSession, TaskKey]]:
+    return list(itertools.islice(tasks, _TASKS_AT_ONCE))
