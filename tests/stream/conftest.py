@@ -1,0 +1,22 @@
+"""Replicas for the tests of the protocol: one, or two on one database."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from tests.stream.kit import Replica, replica
+
+
+@pytest_asyncio.fixture
+async def one(database_url: str) -> AsyncIterator[Replica]:
+    async with replica(database_url) as made:
+        yield made
+
+
+@pytest_asyncio.fixture
+async def two(database_url: str) -> AsyncIterator[tuple[Replica, Replica]]:
+    async with replica(database_url) as first, replica(database_url) as second:
+        await first.service.hints.wait_listening()
+        await second.service.hints.wait_listening()
+        yield first, second
