@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
+import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from tests.service import TIMEOUT, Service
+from tests.service import TIMEOUT
 
 from stepwell.v1 import types_pb2
 
@@ -25,10 +26,24 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 """The time of an engine whose clock is its own."""
 
 
+class Channel(Protocol):
+    """Whatever has a channel to a server."""
+
+    @property
+    def channel(self) -> grpc.aio.Channel | None: ...
+
+
+class Reached:
+    """A server known by its address alone."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = grpc.aio.insecure_channel(address)
+
+
 class Store:
     """One store service of a replica: `store.call("ClaimRun", run_id=...)`."""
 
-    def __init__(self, service: Service, noun: str) -> None:
+    def __init__(self, service: Channel, noun: str) -> None:
         name = "".join(part.title() for part in f"{noun}_store".split("_"))
         self._messages = importlib.import_module(f"stepwell.v1.{noun}_store_pb2")
         stubs = importlib.import_module(f"stepwell.v1.{noun}_store_pb2_grpc")
@@ -70,13 +85,13 @@ def json(text: str) -> types_pb2.Payload:
     return types_pb2.Payload(json=text)
 
 
-async def create(service: Service, **fields: Any) -> str:
+async def create(service: Channel, **fields: Any) -> str:
     """A run as stem creates it: RUNNING, owned by nobody."""
     given = {"type": "t", "initial_phase": RUNNING, **fields}
     return str((await Store(service, "run").call("CreateRun", **given)).run_id)
 
 
-async def read(service: Service, run_id: str) -> Any:
+async def read(service: Channel, run_id: str) -> Any:
     response = await Store(service, "run").call("ReadRun", run_id=run_id)
     assert response.found
     return response.run

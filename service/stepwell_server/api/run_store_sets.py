@@ -12,11 +12,10 @@ from stepwell.v1 import run_store_pb2, types_pb2
 from stepwell_server.api.fields import seconds
 from stepwell_server.api.page import read_page
 from stepwell_server.api.run_values import run_to_proto, time_to_proto
-from stepwell_server.api.stores import StoreCalls
+from stepwell_server.api.stores import StoreCalls, within
 from stepwell_server.engine import run_tasks
 from stepwell_server.engine.driven_runs import DueRun, HandOutRun
 from stepwell_server.errors import InvalidField
-from stepwell_server.model.runs import RunRef
 from stepwell_server.store import driven, runs
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class RunSets(StoreCalls):
         async def choose(tried: Collection[int], most: int) -> Sequence[int]:
             return await driven.due_runs(self._database, namespace_id, now, tried, most)
 
-        taken = await self._take(DueRun, limit, choose, lambda key: HandOutRun(_within(space, key), now, hand_out))
+        taken = await self._take(DueRun, limit, choose, lambda key: HandOutRun(within(space, key), now, hand_out))
         due = sorted((answer for _, answer in taken), key=lambda run: run.due_time)
         return run_store_pb2.TakeDueRunsResponse(runs=[due_run_to_proto(run) for run in due])
 
@@ -110,9 +109,9 @@ class RunSets(StoreCalls):
         async def choose(tried: Collection[int], most: int) -> Sequence[int]:
             return await driven.ready_tasks(self._database, namespace_id, task_queue, tried, most)
 
-        taken = await self._take(bool, 1, choose, lambda key: run_tasks.ClaimRunTask(_within(space, key), worker_id))
+        taken = await self._take(bool, 1, choose, lambda key: run_tasks.ClaimRunTask(within(space, key), worker_id))
         for key, _ in taken:
-            return run_store_pb2.ClaimRunTaskResponse(claimed=True, run=await self._whole(_within(space, key)))
+            return run_store_pb2.ClaimRunTaskResponse(claimed=True, run=await self._whole(within(space, key)))
         return run_store_pb2.ClaimRunTaskResponse(claimed=False)
 
     async def ReleaseRunTask(
@@ -138,13 +137,9 @@ class RunSets(StoreCalls):
             bool,
             self._fields.limits.set_runs,
             choose,
-            lambda key: run_tasks.ReleaseStaleRunTask(_within(space, key), before),
+            lambda key: run_tasks.ReleaseStaleRunTask(within(space, key), before),
         )
         return run_store_pb2.ReleaseStaleRunTasksResponse(released_count=len(taken))
-
-
-def _within(space: RunRef, run_key: int) -> RunRef:
-    return RunRef(space.namespace_id, space.namespace, run_key=run_key)
 
 
 def due_run_to_proto(run: DueRun) -> run_store_pb2.TakeDueRunsResponse.DueRun:

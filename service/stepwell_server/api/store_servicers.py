@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stepwell_server.api.event_store import EventStoreCalls
+from stepwell_server.api.leader_store import LeaderStoreCalls
 from stepwell_server.api.run_store import RunStoreCalls
+from stepwell_server.api.signal_store import SignalStoreCalls
 from stepwell_server.api.step_store import StepStoreCalls
+from stepwell_server.api.timer_store import TimerStoreCalls
+from stepwell_server.api.topic_store import TopicStoreCalls
 
 if TYPE_CHECKING:
     from stepwell_server.api.stores import StoreCalls
@@ -20,5 +25,13 @@ def store_servicers(
     committers: Committers, database: Database, namespaces: Namespaces, clock: Clock, settings: Settings
 ) -> list[StoreCalls]:
     """One of each."""
-    kinds: tuple[type[StoreCalls], ...] = (RunStoreCalls, StepStoreCalls)
+    kinds: tuple[type[StoreCalls], ...] = (
+        RunStoreCalls,
+        StepStoreCalls,
+        EventStoreCalls,
+        SignalStoreCalls,
+        TopicStoreCalls,
+        TimerStoreCalls,
+        LeaderStoreCalls,
+    )
     return [kind(committers, database, namespaces, clock, settings) for kind in kinds]

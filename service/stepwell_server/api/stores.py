@@ -121,6 +121,11 @@ class StoreCalls:
         return rendered
 
 
+def within(space: RunRef, run_key: int) -> RunRef:
+    """A run of a namespace."""
+    return RunRef(space.namespace_id, space.namespace, run_key=run_key)
+
+
 def _is_failure(answer: object) -> TypeGuard[Exception]:
     """Whether a command failed for another reason than that its run is gone, or in other hands."""
     return isinstance(answer, Exception) and not isinstance(answer, errors.RunNotFound | errors.RunBusy)

@@ -143,7 +143,7 @@ class SaveStep(msgspec.Struct, frozen=True, gc=False):
         if isinstance(before, Step):
             return StepAnswer(change.end_step(before, StepState.COMPLETED, event, payload=self.payload), done=False)
         if before is None:
-            ended = close_step(_new_step(change, self.step_name, 0), StepState.COMPLETED, change.now, event)
+            ended = close_step(new_step(change, identity_of(self.step_name), 0), StepState.COMPLETED, change.now, event)
             change.add_ended_step(ended)
             return StepAnswer(ended, done=False)
         ended = replace(before, state=StepState.COMPLETED, end_time=change.now, end_event=event)
@@ -154,14 +154,15 @@ class SaveStep(msgspec.Struct, frozen=True, gc=False):
 
 def _add(change: Change, step_name: str, kind: EventType, payload: Payload) -> Step:
     event = change.event(kind, ordinal=change.open.last_step + 1, payload=payload)
-    step = _new_step(change, step_name, event)
+    step = new_step(change, identity_of(step_name), event)
     change.add_step(step)
     return step
 
 
-def _new_step(change: Change, step_name: str, event: int) -> Step:
+def new_step(change: Change, identity: Identity, event: int) -> Step:
+    """The run's next step, not yet added to it; `event` holds its input."""
     run = change.open
-    _, name, occurrence, key = identity_of(step_name)
+    _, name, occurrence, key = identity
     return Step(
         run_key=run.run_key,
         ordinal=run.last_step + 1,
