@@ -72,9 +72,7 @@ def set_details(change: Change, **fields: Any) -> None:  # noqa: ANN401 - fields
     change.update(wake_time=next_look(change) if change.open.managed else details.resume_time)
 
 
-def suspend(
-    change: Change, step_name: str, until: datetime | None, data: Payload, topic: str | None = None
-) -> None:
+def suspend(change: Change, step_name: str, until: datetime | None, data: Payload, topic: str | None = None) -> None:
     """Suspends the run; a wait on another topic is over."""
     run = change.open
     if topic is None:
