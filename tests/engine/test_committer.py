@@ -1,20 +1,18 @@
-"""The committer on a real Postgres: batches, claims, runs locked elsewhere, poison, bounds."""
+"""The committer on a real Postgres: batches, runs locked elsewhere, names, ids and letters, bounds."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-from tests.engine.code import COMPLETED
-from tests.engine.replica import MAIN, Replica, claim, end_of, look, new_run, ref, replica
+from tests.engine.replica import MAIN, look, new_run, ref, replica
 
 from stepwell_server import errors
-from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.letters import ReadLetter
-from stepwell_server.engine.progress import NewChild, NewStep, NewTimer, ProgressRun, ScopeClaim
-from stepwell_server.engine.runs import CancelRun, PauseRun, ResumeRun, TerminateRun
+from stepwell_server.engine.progress import NewChild, NewStep, ProgressRun, ScopeClaim
+from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.starts import Started, StartRun
 from stepwell_server.model.events import EventType
@@ -22,7 +20,6 @@ from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import EMPTY_HASH, RunRef
 from stepwell_server.model.steps import Kind
-from stepwell_server.model.tasks import Grant
 
 
 def signal(started: Started, name: str = "s", signal_id: str | None = None) -> SignalRun:
@@ -41,36 +38,6 @@ async def test_concurrent_commands_on_one_run_get_consecutive_numbers(database_u
         numbers = [row[0] for row in await database.rows("SELECT number FROM events ORDER BY number")]
         assert numbers == list(range(1, 202))
         await database.check()
-
-
-async def test_claimers_on_two_replicas_never_share_a_task(database_url: str) -> None:
-    """64 claimers, half on each of two replicas: every task is granted once, and all are."""
-    async with replica(database_url) as one, replica(database_url) as two, look(database_url) as database:
-        await asyncio.gather(*(one.start() for _ in range(300)))
-        granted: list[tuple[UUID, Grant]] = []
-
-        async def work(server: Replica, session: UUID) -> None:
-            while len(granted) < 300:
-                granted.extend((session, grant) for grant in await server.do(claim(session, 3)))
-                await asyncio.sleep(0.001)
-
-        await asyncio.wait_for(asyncio.gather(*(work(one if n % 2 else two, uuid4()) for n in range(64))), 60)
-        assert len(granted) == 300
-        assert len({grant.run.run_key for _, grant in granted}) == 300
-        held = {row[0]: row[1] for row in await database.rows("SELECT run_key, session_id FROM runs")}
-        assert held == {grant.run.run_key: session for session, grant in granted}
-        assert await database.value("SELECT max(grants) FROM runs") == 1
-        await database.check()
-
-
-async def test_a_claim_passes_over_tasks_that_another_is_about_to_take(database_url: str) -> None:
-    """Somebody else's lock on a task holds up no claim: the next one is taken at once."""
-    async with replica(database_url) as server, look(database_url) as other:
-        first, second = await server.start(), await server.start()
-        async with other.raw.transaction():
-            await other.raw.execute("SELECT * FROM tasks WHERE run_key = $1 FOR UPDATE", first.run_key)
-            (grant,) = await asyncio.wait_for(server.claim(1), 0.8)
-        assert grant.run.run_key == second.run_key
 
 
 # --- locked elsewhere -------------------------------------------------------------------------------------------------
@@ -167,56 +134,6 @@ async def test_a_full_queue_refuses(database_url: str) -> None:
         assert all(isinstance(answer, Started) for answer in await asyncio.gather(*futures))
 
 
-# --- poison -----------------------------------------------------------------------------------------------------------
-
-POISON = {
-    "a lone surrogate": SignalRun(RunRef(MAIN, "main", workflow_id="w"), "\ud800", NULL),
-    "a NUL": SignalRun(RunRef(MAIN, "main", workflow_id="w"), "\0", NULL),
-    "a name that cannot be looked up": SignalRun(RunRef(MAIN, "main", workflow_id="\ud800"), "s", NULL),
-    "a start out of range": StartRun(new_run(priority=2**20)),
-    "a start with a lone surrogate": StartRun(new_run(type="\ud800")),
-    "a date beyond the calendar": StartRun(new_run(timeout_seconds=1e12)),
-}
-
-
-@pytest.mark.parametrize("poison", POISON)
-async def test_a_poisoned_command_hurts_only_its_caller(database_url: str, poison: str) -> None:
-    """In a batch of hundreds one is refused by the database: it hears INTERNAL, the others are recorded once."""
-    async with replica(database_url) as server, look(database_url) as database:
-        await server.start(workflow_id="w")
-        futures = [server.submit(StartRun(new_run())) for _ in range(150)]
-        futures.append(server.submit(POISON[poison]))
-        futures += [server.submit(StartRun(new_run())) for _ in range(150)]
-        answers = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 20)
-        assert [place for place, answer in enumerate(answers) if isinstance(answer, errors.Internal)] == [150]
-        assert len({answer.run_key for answer in answers if isinstance(answer, Started)}) == 300
-        assert await database.value("SELECT count(*) FROM runs") == 301
-        await database.check()
-
-
-async def test_a_row_that_is_there_already_is_poison_not_conflict(database_url: str) -> None:
-    """A step whose identity an open one bears can never be written: it alone fails, at once and not after retries."""
-    async with replica(database_url) as server, look(database_url) as database:
-        await server.start()
-        (grant,) = await server.claim()
-
-        def timer(scope: str) -> ProgressRun:
-            step = NewStep(scope, "t", 0, "", b"", Kind.TIMER, NewTimer(60))
-            claims = [ScopeClaim(scope, 0, EMPTY_HASH, closed=False)]
-            named = RunRef(MAIN, "main", grant.run.run_key)
-            return ProgressRun(named, grant.session_id, 1, claims, [step], [], waiting=False, end=None, resident=True)
-
-        await server.do(timer("1"))
-        await database.raw.execute("DELETE FROM scopes")
-        futures = [server.submit(StartRun(new_run())) for _ in range(100)]
-        bad = server.submit(timer("1"))
-        begun = time.monotonic()
-        with pytest.raises(errors.Internal):
-            await bad
-        assert time.monotonic() - begun < 1.0
-        assert len(await asyncio.gather(*futures)) == 100
-
-
 # --- names, ids, letters ----------------------------------------------------------------------------------------------
 
 
@@ -308,54 +225,6 @@ async def test_many_letters_leave_room_for_callers(database_url: str) -> None:
         while server.committer.waiting:  # noqa: ASYNC110 - letters have no futures
             await asyncio.sleep(0.01)
         assert await database.value("SELECT count(*) FROM mail") >= 60
-
-
-# --- claims -----------------------------------------------------------------------------------------------------------
-
-
-async def test_tasks_claimed_for_a_caller_who_left_return(database_url: str) -> None:
-    """The caller's call was cancelled while its claim was being committed: nobody would ever work on its tasks."""
-    async with replica(database_url) as server, look(database_url) as database:
-        await server.start()
-        future = server.submit(claim(server.session))
-        finish = server.committer._finish
-
-        def leave_first(entries: object, batch: object) -> None:
-            future.cancel()
-            server.committer._finish = finish
-            finish(entries, batch)
-
-        server.committer._finish = leave_first
-        for _ in range(200):
-            await asyncio.sleep(0.01)
-            if await database.value("SELECT grants = 1 AND queued FROM runs"):
-                break
-        (grant,) = await server.claim()
-        assert grant.run.grants == 2
-
-
-async def test_a_whole_life(database_url: str) -> None:
-    """Start, claim, pause, resume, return, end: the rows of each table agree at every turn, and nothing is left."""
-    async with replica(database_url) as server, look(database_url) as database:
-        started = await server.start(workflow_id="w")
-        await server.do(PauseRun(ref(started), "look"))
-        await database.check()
-        assert await server.claim() == []
-        await server.do(ResumeRun(ref(started), accept_order=False))
-        (grant,) = await server.claim()
-        await database.check()
-        assert await server.do(ReturnTask(ref(started), 0, 1, server.session, counts=True, reason="lost")) is True
-        (grant,) = await server.claim()
-        with pytest.raises(errors.LeaseLost):
-            await server.do(end_of(Grant(uuid4(), grant.run, None, None), COMPLETED))
-        await server.do(signal(started))
-        await server.do(end_of(grant, COMPLETED))
-        await database.check()
-        for table in ("runs", "steps", "tasks", "signals", "scopes", "mail"):
-            assert await database.value(f"SELECT count(*) FROM {table}") == 0  # noqa: S608 - names from above
-        with pytest.raises(errors.SignalRefused):
-            await server.do(signal(started))
-        assert not (await server.do(CancelRun(ref(started), ""))).accepted
 
 
 async def test_starts_without_a_name_are_spread(database_url: str) -> None:

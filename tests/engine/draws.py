@@ -1,0 +1,80 @@
+"""What is drawn for random lives: calls, starts, and how often what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+from tests.engine.code import Body, activity, local
+
+from stepwell_server.engine.progress import NewChild, NewTimer, NewWait
+from stepwell_server.model.events import EventType
+from stepwell_server.model.runs import Phase
+from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts
+
+NAMES = st.sampled_from(["a", "b", "c"])
+SCOPES = st.sampled_from(["", "", "1", "2", "2/1"])
+BODIES: st.SearchStrategy[Body] = st.one_of(
+    st.just(local()),
+    st.builds(NewTimer, st.sampled_from([0.0, 1.0, 20.0])),
+    st.builds(NewWait, NAMES, st.sampled_from([None, 2.0])),
+    st.builds(
+        NewChild, st.just("flow"), workflow_id=st.sampled_from(["", "w"]), close_policy=st.sampled_from([1, 2, 3])
+    ),
+    st.builds(
+        lambda retry, timeouts: activity(retry=retry, timeouts=timeouts),
+        st.sampled_from([None, RetryPolicy(maximum_attempts=1), RetryPolicy(initial_seconds=0.0, maximum_attempts=3)]),
+        st.sampled_from([None, Timeouts(heartbeat=3, schedule_to_close=30), Timeouts(schedule_to_start=2)]),
+    ),
+)
+ENDS = st.sampled_from([Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED])
+CALLS = st.lists(st.tuples(NAMES, SCOPES, BODIES), min_size=1, max_size=4)
+STARTS = [("", None, None), ("w", None, None), ("", 3.0, None), ("", None, 25.0), ("w", 3.0, 25.0)]
+OWN = (Kind.LOCAL, Kind.MARKER)
+WEIGHTS = [
+    name
+    for name, weight in {
+        "settle": 5,
+        "grant": 6,
+        "progress": 8,
+        "report": 4,
+        "tick": 2,
+        "signal": 3,
+        "start": 1,
+        "steer": 1,
+        "resume": 2,
+        "lose": 2,
+        "repeat": 1,
+        "deliver": 2,
+        "end": 1,
+    }.items()
+    for _ in range(weight)
+]
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+ENDING = frozenset(
+    {
+        EventType.STEP_COMPLETED,
+        EventType.ACTIVITY_COMPLETED,
+        EventType.ACTIVITY_FAILED,
+        EventType.ACTIVITY_CANCELLED,
+        EventType.TIMER_FIRED,
+        EventType.TIMER_CANCELLED,
+        EventType.WAIT_COMPLETED,
+        EventType.WAIT_TIMED_OUT,
+        EventType.WAIT_CANCELLED,
+        EventType.CHILD_COMPLETED,
+        EventType.CHILD_FAILED,
+        EventType.CHILD_CANCELLED,
+        EventType.SIGNAL_RECEIVED,
+    }
+)
+
+
+BY_KIND: dict[Kind, Body] = {
+    Kind.LOCAL: local(),
+    Kind.ACTIVITY: activity(),
+    Kind.TIMER: NewTimer(1),
+    Kind.WAIT: NewWait("a"),
+    Kind.CHILD: NewChild("flow"),
+}
