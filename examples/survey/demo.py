@@ -29,6 +29,7 @@ from stepwell.v1 import types_pb2
 
 WORKERS = 3
 IN_FLIGHT = 3
+LOOKED_AT = 12
 _RUNNING = types_pb2.STEP_STATE_RUNNING
 console = Console()
 
@@ -43,15 +44,16 @@ async def connect(address: str) -> Client:
 
 
 async def in_flight(handles: dict[str, RunHandle[Report]]) -> Counter[str]:
-    """Activities under way, by worker, as the service says; looked at until there are several."""
+    """Activities under way, by worker, as the service says."""
     found: Counter[str] = Counter()
-    for handle in handles.values():
+
+    async def look(handle: RunHandle[Report]) -> None:
         with contextlib.suppress(StepwellError):
             async for step in handle.steps():
                 if step.state == _RUNNING and step.owner_id:
                     found[step.owner_id] += 1
-        if found and found.most_common(1)[0][1] >= IN_FLIGHT:
-            break
+
+    await asyncio.gather(*(look(handle) for handle in handles.values()))
     return found
 
 
@@ -66,7 +68,8 @@ class Survey:
         self.reports: dict[str, Report] = {}
         self.killed = ""
         self.resumed = 0
-        self.files = sum(len(measures.sources(name)) for name in measures.names())
+        self.sizes = {name: len(measures.sources(name)) for name in measures.names()}
+        self.files = sum(self.sizes.values())
         self._runs = progress.add_task("runs ended", total=len(measures.names()))
         self._effects = progress.add_task("files measured", total=self.files)
 
@@ -76,7 +79,7 @@ class Survey:
         async def start(name: str) -> None:
             started = await self.client.start_run(survey, name, task_queue=QUEUE, workflow_id=f"survey/{name}")
             self.handles[name] = started
-            if len(measures.sources(name)) >= LARGE:
+            if self.sizes[name] >= LARGE:
                 await started.signal("approved", {"by": "the demo"})
 
         await asyncio.gather(*(start(name) for name in measures.names()))
@@ -96,25 +99,25 @@ class Survey:
         """Waits until so much is done and several activities are in flight; answers them by worker."""
         while self.measured() < share * self.files:  # noqa: ASYNC110 - a file tells nobody that it grows
             await asyncio.sleep(0.05)
-        open_runs = {name: handle for name, handle in self.handles.items() if name not in self.reports}
         # The largest packages have the most under way.
-        order = sorted(open_runs, key=lambda name: -len(measures.sources(name)))
+        order = sorted(self.handles, key=lambda name: -self.sizes[name])
         while True:
-            found = await in_flight({name: open_runs[name] for name in order})
+            left = [name for name in order if name not in self.reports][:LOOKED_AT]
+            found = await in_flight({name: self.handles[name] for name in left})
             if found and found.most_common(1)[0][1] >= IN_FLIGHT:
                 return found
             if self.measured() >= self.files:
                 raise RuntimeError("everything was measured before there was something to interrupt")
 
     async def disturb(self) -> None:
-        """Kills a worker at a third, and the service at more than half, each while it is busy."""
+        """Kills a worker at a third, and the service a little later, each while it is busy."""
         busiest, count = (await self.until(1 / 3)).most_common(1)[0]
         self.killed = busiest
         victim = next(each for each in self.stage.workers if f"/{each.pid}/" in busiest)
         self.stage.kill_worker(victim)
         self.stage.start_worker()
         self.progress.console.print(f"[red]kill -9[/] worker {busiest}: {count} activities in flight; replaced")
-        flying = await self.until(0.55)
+        flying = await self.until(0.45)
         self.resumed = flying.total()
         self.stage.kill_server()
         self.progress.console.print(f"[red]kill -9[/] the service: at least {self.resumed} activities in flight")
