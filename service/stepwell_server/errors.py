@@ -413,3 +413,25 @@ class DatabaseUnavailable(Unavailable):
 
 class OutcomeUnknown(Unavailable):
     """The connection was lost while the change was being committed: repeat the call, which is recognised."""
+
+
+class CallTimedOut(DeadlineExceeded):
+    """The call took longer than it may."""
+
+
+class DatabaseContended(Unavailable):
+    """The database is busy with others who change the same."""
+
+    retry_seconds: float | None = 0.1
+
+
+class MethodUnimplemented(Unimplemented):
+    """Method {method} is declared and not served yet."""
+
+    method: str
+
+
+class InternalError(Internal):
+    """The service failed. Its log knows more under error id {error_id}."""
+
+    error_id: UUID

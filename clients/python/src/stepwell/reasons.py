@@ -149,6 +149,22 @@ class OutcomeUnknown(errors.Unavailable):
     """Whether the change was committed is not known; its repeat is recognised."""
 
 
+class DatabaseContended(errors.Unavailable):
+    """Others change the same in the database; another try may go through."""
+
+
+class CallTimedOut(errors.DeadlineExceeded):
+    """The call took longer than it may."""
+
+
+class MethodUnimplemented(errors.Unimplemented):
+    """The method is declared and not served by this server."""
+
+
+class InternalError(errors.Internal):
+    """The service failed; `metadata["error_id"]` finds its log."""
+
+
 CODES: dict[int, type[errors.ServiceError]] = {
     cls.code.value[0]: cls for cls in errors.ServiceError.__subclasses__() if cls.code is not None
 }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from uuid import UUID
 
 import grpc
 import grpc.aio
@@ -22,13 +21,13 @@ from google.rpc import error_details_pb2, status_pb2
 from stepwell_server import telemetry
 from stepwell_server.api.interceptors.around import AroundCalls, Context
 from stepwell_server.errors import (
+    CallTimedOut,
+    DatabaseContended,
     DatabaseUnavailable,
-    DeadlineExceeded,
-    Internal,
+    InternalError,
     InvalidArgument,
+    MethodUnimplemented,
     Refusal,
-    Unavailable,
-    Unimplemented,
 )
 from stepwell_server.ids import uuid7
 
@@ -45,28 +44,6 @@ _CONTENTION = frozenset({"40001", "40P01", "55P03"})
 _STATEMENT_TIMEOUT = "57014"
 
 log = structlog.get_logger()
-
-
-class CallTimedOut(DeadlineExceeded):
-    """The call took longer than it may."""
-
-
-class DatabaseContended(Unavailable):
-    """The database is busy with others who change the same."""
-
-    retry_seconds: float | None = 0.1
-
-
-class MethodUnimplemented(Unimplemented):
-    """Method {method} is declared and not served yet."""
-
-    method: str
-
-
-class InternalError(Internal):
-    """The service failed. Its log knows more under error id {error_id}."""
-
-    error_id: UUID
 
 
 class Errors(AroundCalls):

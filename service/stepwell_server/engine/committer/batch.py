@@ -235,11 +235,12 @@ class Batch:
                 return told
             answer = told
         except Exception:  # noqa: BLE001 - a fault of ours in one decision is no reason to fail the others
-            _log.exception("decision failed", order=type(order).__name__)
+            failed = errors.InternalError(error_id=uuid7())
+            _log.exception("decision failed", order=type(order).__name__, error_id=str(failed.error_id))
             if change is not None:
                 change.undo()
             self._births.undo()
-            answer = errors.Internal()
+            answer = failed
         self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
         return None
 

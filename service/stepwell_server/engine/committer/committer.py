@@ -21,6 +21,7 @@ from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.progress import NewChild, ProgressRun
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
+from stepwell_server.ids import uuid7
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import batches
@@ -115,8 +116,9 @@ class Committer:
             try:
                 await self._commit(entries)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the door for all others
-                _log.exception("batch failed", commands=len(entries))
-                _answer_all(entries, errors.Internal() if not isinstance(error, errors.Refusal) else error)
+                failed = error if isinstance(error, errors.Refusal) else errors.InternalError(error_id=uuid7())
+                _log.exception("batch failed", commands=len(entries), reason=str(failed))
+                _answer_all(entries, failed)
 
     async def _commit(self, entries: list[Entry]) -> None:
         """Commits the entries as one batch; more than one only after a row was refused."""
@@ -143,9 +145,12 @@ class Committer:
 
     async def _halve(self, entries: list[Entry], cause: Exception) -> None:
         if len(entries) == 1:
-            _log.error("command refused by the database", order=type(entries[0].order).__name__, cause=str(cause))
+            order = entries[0].order
+            failed = errors.InternalError(error_id=uuid7())
+            kind, error_id = type(order).__name__, str(failed.error_id)
+            _log.error("command refused by the database", order=kind, cause=str(cause), error_id=error_id)
             busy = isinstance(cause, Conflict)
-            _answer_all(entries, errors.RunBusy(run_id=label_of(entries[0].order)) if busy else errors.Internal())
+            _answer_all(entries, errors.RunBusy(run_id=label_of(order)) if busy else failed)
             return
         middle = len(entries) // 2
         await self._commit(entries[:middle])
