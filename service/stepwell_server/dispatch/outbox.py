@@ -79,6 +79,7 @@ class Outbox:
         self.overflowed = False
         self.ended = asyncio.Event()
         self.on_overflow: Callable[[], None] = lambda: None
+        self.on_sent: Callable[[], None] = lambda: None
 
     def cancel(self, notice: TaskNotice) -> None:
         """A task should stop."""
@@ -129,6 +130,11 @@ class Outbox:
         self.closed = True
         self._ready.set()
         self.ended.set()
+
+    @property
+    def spare(self) -> int:
+        """How many more tasks it takes before its worker has read some."""
+        return self._most - len(self._assigns.items)
 
     def withdraw(self, run_key: int, ordinal: int, token: int) -> bool:
         """Takes back a task that has not been sent, with the news of it. False if it has."""
@@ -183,6 +189,8 @@ class Outbox:
         )
         self._ping = self._pong = 0
         self._rotate = self._expire_time = None
+        if bundle.assigns:
+            self.on_sent()
         return bundle
 
 

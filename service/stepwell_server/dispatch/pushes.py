@@ -7,7 +7,6 @@ worker was told: news that leave a gap, since another replica's hint went astray
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
@@ -111,7 +110,7 @@ class Pushes:
             for assign in assigns:
                 held = session.holds(assign.key, assign.token)
                 if held is not None:
-                    held.assigned_at, held.assigned = time.monotonic(), True
+                    session.assigned(held)
                     session.outbox.assign(assign)
                     for advance in session.early.pop(assign.key, []):
                         session.outbox.advance(advance)

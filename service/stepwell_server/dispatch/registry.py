@@ -81,6 +81,7 @@ class Registry:
     def _made(self, session_id: UUID, namespace_id: int, namespace: str, hello: Hello) -> WorkerSession:
         session = WorkerSession(session_id, namespace_id, namespace, hello, Outbox(self._settings.outbox_messages))
         session.outbox.on_overflow = lambda: self.detach(session)
+        session.outbox.on_sent = self._matcher.freed
         return session
 
     async def resume(

@@ -73,6 +73,7 @@ class WorkerSession:
         self.rooms: dict[Slot, Room] = {}
         self.reserved: Counter[Slot] = Counter()  # places of tasks that are on their way, by kind and own queue
         self.held: dict[TaskKey, Held] = {}
+        self.unassigned = 0  # how many of them have not reached the outbox
         self.resumed: dict[TaskKey, Held] = {}  # what an earlier stream held, until it is taken over
         self.advances: dict[TaskKey, list[AdvanceRun]] = {}  # news of waiting runs for which there is no slot yet
         self.early: dict[TaskKey, list[AdvanceRun]] = {}  # news of runs whose assignment is not out yet
@@ -118,7 +119,9 @@ class WorkerSession:
         if self.draining or self.is_mute or not self.is_open or queue not in self.hello.task_queues:
             return 0
         room = self.room(kind, queue)
-        return max(0, room.most - room.outstanding)
+        # A worker that reads slowly gets what it can read, not what it could do.
+        spare = self.outbox.spare - self.unassigned - self.reserved.total()
+        return max(0, min(room.most - room.outstanding, spare))
 
     def set_rooms(self, rooms: dict[Slot, Room]) -> None:
         """States the capacity anew; what is held, or on its way, is counted where it now belongs."""
@@ -153,7 +156,13 @@ class WorkerSession:
         """Holds a task; whatever was held of it before is gone."""
         self.drop(key)
         self.held[key] = held
+        self.unassigned += not held.assigned
         self._count(held, 1)
+
+    def assigned(self, held: Held) -> None:
+        """A task goes out to the worker, who is to acknowledge it in time."""
+        held.assigned_at, held.assigned = time.monotonic(), True
+        self.unassigned -= 1
 
     def drop(self, key: TaskKey) -> None:
         """Holds a task no longer, and gives its place back."""
@@ -161,6 +170,7 @@ class WorkerSession:
         self.advances.pop(key, None)
         self.early.pop(key, None)
         if held is not None:
+            self.unassigned -= not held.assigned
             self._count(held, -1)
 
     def drop_all(self) -> None:
