@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import grpc.aio
@@ -408,14 +409,15 @@ async def scheduled(
 ) -> str:
     """A run with activities that wait, or are under way; nobody holds the run itself."""
     each = list(fields) if fields is not None else [{} for _ in range(count)]
-    queue = "scheduling"
+    queue = f"scheduling {uuid4()}"
     run_id = await replica.start(queue=queue)
     opening = hello("scheduler", task_queues=[queue], activity_types=[], capacity=capacity(runs=1))
     stream = await Wire(replica, opening).open()
     code = Code(stream, await stream.task(RUN))
     told = [code.activity(**({"task_queue": "q"} | of_all | more)) for more in each]
-    for start in range(0, len(told), 256):
-        assert (await code.tell(*told[start : start + 256])).status == ACCEPTED
+    together = max(1, min(256, 3_000_000 // max(step.ByteSize() for step in told)))
+    for start in range(0, len(told), together):
+        assert (await code.tell(*told[start : start + together])).status == ACCEPTED
     await stream.report(code.task.ref, release=workers_pb2.ReleaseTask(reason="scheduled"))
     await stream.say(drain=True)
     await stream.half_close()
