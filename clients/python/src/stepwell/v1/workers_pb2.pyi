@@ -897,6 +897,8 @@ class Progress(_message.Message):
     def scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScopeState]:
         """For each branch in which steps were called since the last progress: how many calls the code has made in it in
         all before `steps` of this message, and the chained hash over them.
+        With `complete`, the run's own line (scope empty) must be among them once it has recorded calls: the end is held
+        against all of its record.
         """
 
     @_builtins.property
