@@ -272,6 +272,8 @@ async def test_a_signal_is_recorded_once(service: Service) -> None:
     assert (again.signal_number, again.recorded) == (first.signal_number, False)
     assert (await service.get(run_id)).event_count == 2
     await service.end(run_id)
+    late = await service.runs.SignalRun(request, timeout=TIMEOUT)
+    assert (late.signal_number, late.recorded) == (first.signal_number, False), "a repeat after the end is a repeat"
     other = runs_pb2.SignalRunRequest(run_id=run_id, signal_name="s")
     assert (await refusal(service.runs.SignalRun(other)))[0] == "FAILED_PRECONDITION"
     assert (await refusal(service.runs.SignalRun(runs_pb2.SignalRunRequest(run_id=run_id))))[1] == "INVALID_FIELD"

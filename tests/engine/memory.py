@@ -182,7 +182,11 @@ class MemoryStore:
                 receive_time=old.receive_time,
             )
         for key in write.signals_gone:
-            self.signals = {place: signal for place, signal in self.signals.items() if place[0] != key}
+            self.signals = {
+                place: signal
+                for place, signal in self.signals.items()
+                if place[0] != key or signal.signal_id is not None
+            }
 
 
 def _insert(table: dict[Any, Any], key: Any, row: Any) -> None:

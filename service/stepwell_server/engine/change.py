@@ -549,10 +549,15 @@ class Change:
         self._set(self.signals, signal.name, [each for each in self.signals[signal.name] if each is not signal])
         self.consumed.append(signal)
 
+    @property
+    def had_signals(self) -> bool:
+        """Whether the run, open or closed, ever got a signal."""
+        return bool((self.run or self._closed_run).last_signal)
+
     def signal_with_id(self, signal_id: str) -> Signal | None:
         """The signal that was recorded under that id, or None."""
         found = self.signal_ids.get(signal_id)
-        if found is None and signal_id not in self.known.signal_ids and not self.fresh and self.open.last_signal:
+        if found is None and signal_id not in self.known.signal_ids and not self.fresh and self.had_signals:
             raise Missing(signal_ids=[signal_id])
         return found
 

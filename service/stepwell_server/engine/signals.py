@@ -38,13 +38,14 @@ class SignalRun(msgspec.Struct, frozen=True, gc=False):
         return Missing(waits=[self.name], signal_ids=ids)
 
     def decide(self, change: Change) -> Signalled:
-        run = change.run
-        if run is None:
-            raise errors.SignalRefused(run_id=change.run_id, signal=self.name, phase=change.phase.name)
+        # A repeat is recognised first: the signal may be what ended the run.
         if self.signal_id is not None:
             known = change.signal_with_id(self.signal_id)
             if known is not None:
-                return Signalled(run.run_id, pack(run.run_key, known.ordinal), recorded=False)
+                return Signalled(change.run_id, pack(change.run_key, known.ordinal), recorded=False)
+        run = change.run
+        if run is None:
+            raise errors.SignalRefused(run_id=change.run_id, signal=self.name, phase=change.phase.name)
         ordinal = run.last_signal + 1
         step = change.waiting_for(self.name)
         event = change.event(

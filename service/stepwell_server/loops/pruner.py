@@ -1,4 +1,4 @@
-"""Prunes rows that have done their service: old batches, heartbeats of activities that have ended."""
+"""Prunes rows that have done their service: old batches, heartbeats of ended activities, signals of ended runs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # No watch cursor is older, and no commit stays unsettled for so long.
 BATCH_AGE = timedelta(hours=1)
+# For so long the repeat of a signal is recognised after its run has ended.
+SIGNAL_AGE = timedelta(days=1)
 _ROWS = 2_000
 _SLICES = 50
 _BREATH_SECONDS = 0.02
@@ -38,7 +40,11 @@ class Pruner(Loop):
 
     async def run_once(self) -> int:
         """Answers how many rows went."""
-        return await self._prune_batches() + await self._prune_heartbeats()
+        return await self._prune_batches() + await self._prune_heartbeats() + await self._prune_signals()
+
+    async def _prune_signals(self) -> int:
+        async with self._connection.use() as connection:
+            return await leftovers.prune_signals(connection, self._clock.now() - SIGNAL_AGE, _ROWS)
 
     async def _prune_batches(self) -> int:
         pruned = 0

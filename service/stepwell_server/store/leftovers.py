@@ -36,3 +36,8 @@ async def prune_heartbeats(connection: Connection, after: Place, most: int) -> t
         return 0, None
     end = Place(*ends[0])
     return len(await connection.fetch(LEFTOVERS["prune_heartbeats"], *after, *end)), end
+
+
+async def prune_signals(connection: Connection, received_before: datetime, most: int) -> int:
+    """Forgets signals of ended runs that were received before this time; answers how many."""
+    return len(await connection.fetch(LEFTOVERS["prune_signals"], received_before, most))

@@ -188,8 +188,9 @@ async def _load_signals(connection: Connection, wanted: Sequence[tuple[Change, M
             by_key[signal.run_key].load_signal(signal)
     ids = [
         (change.run_key, signal_id)
-        for change, missing in had_signals
+        for change, missing in wanted
         for signal_id in missing.signal_ids - change.known.signal_ids
+        if change.had_signals
     ]
     if ids:
         for signal in await batches.read_signal_ids(connection, ids):

@@ -33,5 +33,6 @@ FROM unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal)
 WHERE signals.run_key = x.run_key AND signals.ordinal = x.ordinal AND NOT signals.consumed;
 
 -- name: delete_signals
--- Forgets the signals of ended runs; their history keeps them. Walks signals_pkey.
-DELETE FROM signals WHERE run_key = ANY($1::bigint[]);
+-- Forgets the signals of ended runs; their history keeps them. Those with an id stay a day, so that a repeat is
+-- recognised. Walks signals_pkey.
+DELETE FROM signals WHERE run_key = ANY($1::bigint[]) AND signal_id IS NULL;
