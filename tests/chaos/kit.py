@@ -1,0 +1,367 @@
+"""Processes to kill, connections to cut, and the invariants that must hold whatever was killed and cut."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg
+from tests.chaos import worker
+
+from stepwell import Client, RunHandle, StepwellError
+from stepwell.v1 import types_pb2
+
+TERMS = {
+    "SESSION_SECONDS": "3",
+    "HEARTBEAT_SECONDS": "0.5",
+    "ACK_SECONDS": "1",
+    "EXPIRY_POLL_SECONDS": "0.3",
+    "RECONNECT_SECONDS_MAXIMUM": "0.5",
+    "SCHEMA_CHECK_SECONDS": "0.5",
+    "LOG_LEVEL": "info",
+}
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """A process of ours, whose output goes to a file."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    @classmethod
+    async def start(cls, log: Path, *command: str, **variables: str) -> Process:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("STEPWELL_", "OTEL_"))}
+        with log.open("ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *command, env=environment | variables, stdout=out, stderr=out
+            )
+        return cls(process, log)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def kill(self) -> None:
+        """As a power cut would."""
+        if self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+    async def end(self) -> None:
+        """In order if it can, else not."""
+        if self.process.returncode is None:
+            self.send(signal.SIGCONT)
+            self.process.terminate()
+            try:
+                async with asyncio.timeout(8):
+                    await self.process.wait()
+            except TimeoutError:
+                await self.kill()
+
+
+class Stage:
+    """Servers and workers on one database."""
+
+    def __init__(self, folder: Path, database_url: str, hold_seconds: float) -> None:
+        self.folder = folder
+        self.database_url = database_url
+        self.effects = folder / "effects.jsonl"
+        self.processes: list[Process] = []
+        self._hold = str(hold_seconds)
+
+    async def server(self, port: int, url: str | None = None, **terms: str) -> Process:
+        """A replica."""
+        settings = TERMS | {"DATABASE_URL": url or self.database_url} | terms
+        variables = {f"STEPWELL_{name}": value for name, value in settings.items()}
+        command = ("-m", "stepwell_server.main", "serve", "--port", str(port))
+        started = await Process.start(self.folder / f"server-{port}.log", *command, **variables)
+        self.processes.append(started)
+        return started
+
+    async def worker(self, address: str) -> Process:
+        variables = {"CHAOS_EFFECTS": str(self.effects), "CHAOS_HOLD_SECONDS": self._hold}
+        log = self.folder / f"worker-{len(self.processes)}.log"
+        started = await Process.start(log, str(Path(worker.__file__)), address, **variables)
+        self.processes.append(started)
+        return started
+
+    def done(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """What the workers have left behind."""
+        if not self.effects.exists():
+            return []
+        lines = [json.loads(line) for line in self.effects.read_text().splitlines()]
+        return [line for line in lines if kind in (None, line["kind"])]
+
+    async def more(self, count: int) -> None:
+        """Returns once the workers have done so much more."""
+        goal = len(self.done()) + count
+        await until(lambda: len(self.done()) >= goal)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(process.end() for process in self.processes))
+
+
+@asynccontextmanager
+async def stage(folder: Path, database_url: str, hold_seconds: float = 0.05) -> AsyncIterator[Stage]:
+    made = Stage(folder, database_url, hold_seconds)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def connect(address: str) -> Client:
+    """A client, once the server is there."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            client = await Client.connect(address, connect_timeout=2, call_timeout=30)
+            assert [namespace async for namespace in client.list_namespaces()]
+            return client
+        except (StepwellError, OSError, TimeoutError):
+            assert time.monotonic() < end, "the server does not come"
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def connected(*addresses: str) -> AsyncIterator[list[Client]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(await connect(address)) for address in addresses]
+
+
+async def until(holds: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Looks until it holds, at what another process does."""
+    end = time.monotonic() + seconds
+    while True:
+        found = holds()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        assert time.monotonic() < end, "it did not come to hold"
+        await asyncio.sleep(0.02)
+
+
+async def start_errands(client: Client, count: int, activities: int) -> list[RunHandle[int]]:
+    started = [client.start_run(worker.errand, activities, task_queue=worker.QUEUE) for _ in range(count)]
+    return list(await asyncio.gather(*started))
+
+
+async def results(handles: Iterable[RunHandle[Any]], seconds: float = 30.0) -> list[Any]:
+    """Every run ends."""
+    async with asyncio.timeout(seconds):
+        return list(await asyncio.gather(*(handle.result() for handle in handles)))
+
+
+# --- between ----------------------------------------------------------------------------------------------------------
+
+
+class Proxy:
+    """Stands between two who talk over TCP. It can keep answers back, and cut connections."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self.port = 0
+        self.keeps_answers = False
+        self.kept = asyncio.Event()
+        self.cuts = 0
+        self.on_request: Callable[[bytes, Link], Awaitable[bool]] | None = None
+        self.links: set[Link] = set()
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        await self._server.wait_closed()
+
+    def cut(self) -> None:
+        """Breaks every connection off."""
+        for link in list(self.links):
+            link.cut()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.close()
+            return
+        link = Link(writer, back)
+        self.links.add(link)
+        try:
+            await asyncio.gather(self._ask(reader, back, link), self._answer(there, writer, link))
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            link.cut()
+            self.links.discard(link)
+
+    async def _ask(self, reader: asyncio.StreamReader, back: asyncio.StreamWriter, link: Link) -> None:
+        while data := await reader.read(65_536):
+            if self.on_request is not None and not await self.on_request(data, link):
+                break
+            back.write(data)
+            await back.drain()
+        link.cut()
+
+    async def _answer(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link) -> None:
+        while data := await there.read(65_536):
+            if link.keeps_answers:
+                break
+            if self.keeps_answers:
+                self.kept.set()
+                continue
+            writer.write(data)
+            await writer.drain()
+        link.cut()
+
+
+class Link:
+    """One connection through the proxy. One that keeps answers ends at the first."""
+
+    def __init__(self, *writers: asyncio.StreamWriter) -> None:
+        self._writers = writers
+        self.keeps_answers = False
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            with contextlib.suppress(OSError, RuntimeError):
+                writer.transport.abort()
+
+
+class CommitCutter:
+    """Cuts the service off from its database at every n-th COMMIT: in turn before it arrives, and before its reply."""
+
+    def __init__(self, proxy: Proxy, every: int) -> None:
+        self._proxy = proxy
+        self._every = every
+        self._seen = 0
+        self.before = 0
+        self.after = 0
+        proxy.on_request = self._look
+
+    def stop(self) -> None:
+        self._proxy.on_request = None
+
+    async def _look(self, data: bytes, link: Link) -> bool:
+        if b"COMMIT\x00" not in data:
+            return True
+        self._seen += 1
+        if self._seen % self._every:
+            return True
+        if self._seen // self._every % 2:
+            self.before += 1
+            return False
+        self.after += 1
+        link.keeps_answers = True
+        return True
+
+
+# --- invariants -------------------------------------------------------------------------------------------------------
+
+
+async def check(url: str, effects: Sequence[dict[str, Any]], run_ids: Iterable[str]) -> Counter[str]:
+    """Holds the database against the effects; answers how often which event was recorded.
+
+    Nothing acknowledged is lost, nothing is recorded twice, every run ends, nothing is left lying about, and every
+    second effect is explained by an interruption in history.
+    """
+    connection = await asyncpg.connect(url, server_settings={"search_path": "stepwell"})
+    try:
+        await until(lambda: _is_quiet(connection), 10)
+        rows = await connection.fetch(
+            "SELECT c.run_key, c.run_id::text AS run_id, c.phase FROM closed_runs AS c ORDER BY c.run_key"
+        )
+        runs = {row["run_key"]: row["run_id"] for row in rows}
+        assert len(set(runs.values())) == len(rows), "a run is there twice"
+        assert set(run_ids) <= set(runs.values()), "an acknowledged run is lost"
+        assert {row["phase"] for row in rows} == {4}, "a run did not complete"
+        return await _check_steps(connection, runs, effects)
+    finally:
+        await connection.close()
+
+
+async def _is_quiet(connection: asyncpg.Connection) -> bool:
+    """Whether no run is open, and nothing waits."""
+    left = [await connection.fetchval(f"SELECT count(*) FROM {table}") for table in ("runs", "steps", "tasks", "mail")]  # noqa: S608 - ours
+    return not any(left)
+
+
+async def _check_steps(
+    connection: asyncpg.Connection, runs: dict[int, str], effects: Sequence[dict[str, Any]]
+) -> Counter[str]:
+    steps = await connection.fetch("SELECT run_key, ordinal, kind, name, state FROM closed_steps")
+    assert len({(row["run_key"], row["ordinal"]) for row in steps}) == len(steps), "a step has two closed rows"
+    events = await connection.fetch("SELECT run_key, number, type, step_ordinal FROM events ORDER BY run_key, number")
+    numbers: dict[int, list[int]] = defaultdict(list)
+    interrupted: Counter[tuple[int, int]] = Counter()
+    ends: Counter[tuple[int, int]] = Counter()
+    for row in events:
+        numbers[row["run_key"]].append(row["number"])
+        key = (row["run_key"], row["step_ordinal"])
+        interrupted[key] += row["type"] in _INTERRUPTIONS
+        ends[key] += row["type"] in _STEP_ENDS
+    for run_key, found in numbers.items():
+        assert found == list(range(1, len(found) + 1)), f"history of {runs[run_key]} has gaps"
+    assert max(ends.values(), default=1) == 1, "a step's end is recorded twice"
+    _check_effects(runs, steps, interrupted, effects)
+    return Counter(_NAMES.get(row["type"], "other") for row in events)
+
+
+def _check_effects(
+    runs: dict[int, str],
+    steps: Sequence[asyncpg.Record],
+    interrupted: Counter[tuple[int, int]],
+    effects: Sequence[dict[str, Any]],
+) -> None:
+    by_task = Counter((line["run"], line["step"]) for line in effects if line["kind"] in ("activity", "step"))
+    for row in steps:
+        run_id, key = runs[row["run_key"]], (row["run_key"], row["ordinal"])
+        if row["kind"] == types_pb2.STEP_KIND_ACTIVITY:
+            count, explained = by_task[run_id, str(row["ordinal"])], 1 + interrupted[key]
+        elif row["kind"] == types_pb2.STEP_KIND_LOCAL:
+            # A checkpoint is done again when its run is.
+            count, explained = by_task[run_id, row["name"]], 1 + interrupted[row["run_key"], 0]
+        else:
+            continue
+        assert count >= 1, f"{row['name']} of {run_id} is recorded and was never done"
+        assert count <= explained, f"{row['name']} of {run_id} was done {count} times, {explained - 1} interruptions"
+
+
+_RUN_INTERRUPTED, _ATTEMPT_FAILED, _INTERRUPTED, _RETURNED = 12, 34, 35, 36
+_INTERRUPTIONS = {_RUN_INTERRUPTED, _ATTEMPT_FAILED, _INTERRUPTED, _RETURNED}
+_STEP_ENDS = {20, 21, 22, 23, 31, 32, 33, 41, 42, 51, 52, 53, 61, 62, 63, 70}
+_NAMES = {
+    _RUN_INTERRUPTED: "run interrupted",
+    _ATTEMPT_FAILED: "attempt failed",
+    _INTERRUPTED: "activity interrupted",
+    _RETURNED: "activity returned",
+}
