@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.chaos import worker
-from tests.chaos.kit import CommitCutter, Proxy, Stage, check, connected, free_port, results, start_errands
+from tests.chaos.invariants import check
+from tests.chaos.kit import CommitCutter, Proxy, Stage, connected, free_port, results, start_errands
 
 COUNT, ACTIVITIES = 6, 12
 EXPECTED = worker.expected(ACTIVITIES)

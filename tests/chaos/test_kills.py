@@ -15,18 +15,8 @@ import asyncpg
 import grpc.aio
 import pytest
 from tests.chaos import worker
-from tests.chaos.kit import (
-    Process,
-    Proxy,
-    Stage,
-    check,
-    connected,
-    free_port,
-    results,
-    stage,
-    start_errands,
-    until,
-)
+from tests.chaos.invariants import check
+from tests.chaos.kit import Process, Proxy, Stage, connected, free_port, results, stage, start_errands, until
 
 from stepwell.v1 import runs_pb2, runs_pb2_grpc, types_pb2
 from stepwell_server.embedded import EmbeddedError, EmbeddedPostgres, create_database

@@ -7,19 +7,9 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.stream.kit import (
-    ACCEPTED,
-    ACTIVITY,
-    RUN,
-    Code,
-    Replica,
-    Wire,
-    capacity,
-    hello,
-    replica,
-    scheduled,
-    wire,
-)
+from tests.stream.code import Code, scheduled
+from tests.stream.kit import ACCEPTED, ACTIVITY, RUN, Replica, capacity, hello, replica
+from tests.stream.wire import Wire, wire
 
 from stepwell.v1.workers_pb2 import ReleaseTask
 from stepwell_server import errors

@@ -9,7 +9,9 @@ import grpc
 import grpc.aio
 import pytest
 from tests.service import reason_of
-from tests.stream.kit import ACTIVITY, SECONDS, Replica, Wire, capacity, hello, replica, scheduled, types_status, wire
+from tests.stream.code import scheduled
+from tests.stream.kit import ACTIVITY, SECONDS, Replica, capacity, hello, replica
+from tests.stream.wire import Wire, types_status, wire
 
 from stepwell.v1.workers_pb2 import ConnectRequest, Report, TaskHeartbeat, TaskRef
 

@@ -7,21 +7,9 @@ import contextlib
 
 import grpc
 import grpc.aio
-from tests.stream.kit import (
-    ACCEPTED,
-    ACTIVITY,
-    RUN,
-    Code,
-    Replica,
-    Wire,
-    capacity,
-    hello,
-    payload,
-    replica,
-    scheduled,
-    until,
-    wire,
-)
+from tests.stream.code import Code, scheduled
+from tests.stream.kit import ACCEPTED, ACTIVITY, RUN, Replica, capacity, hello, payload, replica, until
+from tests.stream.wire import Wire, wire
 
 from stepwell.v1.workers_pb2 import CompleteActivity, ConnectRequest, ReleaseTask, Report, TaskRef
 from stepwell_server import telemetry

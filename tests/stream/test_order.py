@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.stream.kit import ACTIVITY, RUN, Code, Replica, capacity, replica, scheduled, wire
+from tests.stream.code import Code, scheduled
+from tests.stream.kit import ACTIVITY, RUN, Replica, capacity, replica
+from tests.stream.wire import wire
 
 
 async def test_priority_goes_first_and_then_age(one: Replica) -> None:

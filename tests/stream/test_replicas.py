@@ -6,22 +6,9 @@ import asyncio
 import time
 from collections import Counter
 
-from tests.stream.kit import (
-    ACCEPTED,
-    ACTIVITY,
-    DUPLICATE,
-    RUN,
-    Code,
-    Replica,
-    Wire,
-    capacity,
-    hello,
-    payload,
-    replica,
-    scheduled,
-    until,
-    wire,
-)
+from tests.stream.code import Code, scheduled
+from tests.stream.kit import ACCEPTED, ACTIVITY, DUPLICATE, RUN, Replica, capacity, hello, payload, replica, until
+from tests.stream.wire import Wire, wire
 
 from stepwell.v1 import workers_pb2
 from stepwell.v1.workers_pb2 import CompleteActivity

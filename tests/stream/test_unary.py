@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.service import refusal
+from tests.stream.code import Code, scheduled
 from tests.stream.kit import (
     ACCEPTED,
     ACTIVITY,
@@ -14,16 +15,14 @@ from tests.stream.kit import (
     REFUSED,
     RUN,
     SECONDS,
-    Code,
     Replica,
     capacity,
     error_reason,
     hello,
     payload,
-    scheduled,
     until,
-    wire,
 )
+from tests.stream.wire import wire
 
 from stepwell.v1 import workers_pb2
 from stepwell.v1.workers_pb2 import CompleteActivity, Report, Task
