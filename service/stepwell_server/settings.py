@@ -114,8 +114,6 @@ class Settings(BaseSettings):
     """How often a worker is told to beat."""
     ack_seconds: Seconds = 5.0
     """An assignment not acknowledged for so long is given to another."""
-    ack_returns: Count = 10
-    """Assignments of one task that may return unacknowledged before it costs an attempt."""
     ping_seconds: Seconds = 20.0
     """A stream that was silent for so long is pinged."""
     outbox_messages: Count = 1_000

@@ -163,8 +163,6 @@ class MemoryStore:
             self.scopes[scope.run_key, scope.scope] = scope
         for key in write.scopes_gone:
             self.scopes = {path: scope for path, scope in self.scopes.items() if path[0] != key}
-        for place in write.heartbeats_gone:
-            self.heartbeats.pop(place, None)
 
     def _apply_signals(self, write: batches.Write) -> None:
         for signal in write.signals:

@@ -62,7 +62,6 @@ class Write(msgspec.Struct):
     signals_gone: list[int] = []
     tasks: list[Task] = []
     tasks_gone: list[tuple[int, int]] = []
-    heartbeats_gone: list[tuple[int, int]] = []
     removed_steps: list[Identity] = []
     sides: list[tuple[int, SideKey, Side | None]] = []
     sides_gone: list[int] = []
@@ -126,8 +125,6 @@ async def _write_steps(connection: Connection, batch: Write) -> None:
         await connection.write(STEPS["write_scopes"], columns(batch.scopes))
     if batch.scopes_gone:
         await connection.write(STEPS["delete_scopes"], [batch.scopes_gone])
-    if batch.heartbeats_gone:
-        await connection.write(STEPS["delete_heartbeats"], pairs(batch.heartbeats_gone))
 
 
 async def _write_signals(connection: Connection, batch: Write) -> None:

@@ -11,7 +11,6 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_WAITS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 7_200.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 registry = CollectorRegistry()
@@ -19,22 +18,6 @@ ProcessCollector(registry=registry)
 PlatformCollector(registry=registry)
 GCCollector(registry=registry)
 
-backlog_tasks = Gauge(
-    "stepwell_backlog_tasks", "Tasks that wait for a worker.", ("namespace", "queue", "kind"), registry=registry
-)
-backlog_age_seconds = Gauge(
-    "stepwell_backlog_age_seconds",
-    "Age of the oldest task that waits for a worker.",
-    ("namespace", "queue", "kind"),
-    registry=registry,
-)
-schedule_to_start_seconds = Histogram(
-    "stepwell_schedule_to_start_seconds",
-    "Time from when a task was due until a worker got it.",
-    ("kind",),
-    buckets=_WAITS,
-    registry=registry,
-)
 commit_batch_commands = Histogram(
     "stepwell_commit_batch_commands", "Commands of one transaction.", buckets=_BATCHES, registry=registry
 )
@@ -44,15 +27,7 @@ commit_seconds = Histogram(
     buckets=_LATENCIES,
     registry=registry,
 )
-committer_queue_commands = Gauge(
-    "stepwell_committer_queue_commands", "Commands that wait for a committer.", ("committer",), registry=registry
-)
 streams = Gauge("stepwell_streams", "Worker streams open at this replica.", registry=registry)
-capacity_tasks = Gauge(
-    "stepwell_capacity_tasks", "Tasks that this replica's workers could take on now.", ("kind",), registry=registry
-)
-claims = Counter("stepwell_claims", "Tasks given to workers.", ("kind",), registry=registry)
-heartbeats = Counter("stepwell_heartbeats", "Heartbeats of activities received.", registry=registry)
 leases_lost = Counter(
     "stepwell_leases_lost", "Leases that ended without their holder's consent.", ("reason",), registry=registry
 )

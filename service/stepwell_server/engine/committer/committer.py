@@ -7,12 +7,11 @@ import contextlib
 import math
 import random
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import errors, telemetry
 from stepwell_server.engine.change import Limits
 from stepwell_server.engine.committer.batch import HELD, Batch, Order, label_of
 from stepwell_server.engine.committer.waiting import Entry, Waiting
@@ -63,7 +62,6 @@ class Committer:
         self._stopping = False
         self.number = 0
         self.position = 0
-        self.batch_sizes: deque[int] = deque(maxlen=1000)
 
     # --- callers' side ----------------------------------------------------------------------------------------------
 
@@ -166,6 +164,7 @@ class Committer:
             connection, entries, self._clock.now(), self._limits, self._capacity, self._next_key, self._waiting.aside
         )
         write: batches.Write | None = None
+        began = time.monotonic()
         try:
             async with connection.transaction():
                 await batch.prepare()
@@ -181,11 +180,12 @@ class Committer:
             raise
         if write is not None:
             self.position += 1
+        telemetry.metrics.commit_seconds.observe(time.monotonic() - began)
+        telemetry.metrics.commit_batch_commands.observe(len(entries))
         self._finish(entries, batch)
 
     def _finish(self, entries: list[Entry], batch: Batch) -> None:
         """After the commit: those who hold workers hear first, then each caller is answered."""
-        self.batch_sizes.append(len(entries))
         changes = list(batch.changes.values())
         try:
             self._listener.committed(self.number, self.position, changes)

@@ -13,17 +13,6 @@ VALUES ($1, 0, nextval('committer_numbers'), $2, '{}')
 ON CONFLICT (batch_id) DO UPDATE SET committer = batches.committer
 RETURNING committer;
 
--- name: last_positions
--- The latest position of every committer that has committed since a time.
-SELECT committer, max(position) AS position FROM batches WHERE commit_time >= $1 GROUP BY committer;
-
--- name: batches_after
--- Batches of one committer after a position. Walks batches_position_idx.
-SELECT committer, position, ended FROM batches
-WHERE committer = $1 AND position > $2
-ORDER BY position
-LIMIT $3;
-
 -- name: prune_batches
 -- Forgets batches older than any watch cursor may be. Their ids rise with time. Walks batches_pkey.
 DELETE FROM batches WHERE batch_id IN (

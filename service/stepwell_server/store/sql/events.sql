@@ -8,26 +8,6 @@ SELECT * FROM unnest(
     $8::bytea[], $9::text[], $10::bigint[], $11::bytea[]
 );
 
--- name: page_events
--- Events of one run after a number. Walks one partition's primary key.
-SELECT
-    e.run_key, e.number, e.type, e.origin, e.step_ordinal, e.event_time, e.payload_kind, e.payload,
-    e.caller_type, e.caller_seq, e.attributes
-FROM events AS e
-WHERE e.run_key = $1 AND e.number > $2
-ORDER BY e.number
-LIMIT $3;
-
--- name: page_events_backwards
--- Events of one run before a number, newest first. Walks one partition's primary key.
-SELECT
-    e.run_key, e.number, e.type, e.origin, e.step_ordinal, e.event_time, e.payload_kind, e.payload,
-    e.caller_type, e.caller_seq, e.attributes
-FROM events AS e
-WHERE e.run_key = $1 AND e.number < $2
-ORDER BY e.number DESC
-LIMIT $3;
-
 -- name: read_events
 -- Single events. Walks one partition's primary key each.
 SELECT

@@ -155,10 +155,6 @@ SELECT * FROM unnest(
 -- Runs that want to be looked at, earliest first. Walks runs_wake_idx. Locks nothing: the decision looks again.
 SELECT run_key, namespace_id FROM runs WHERE wake_time <= $1 AND managed ORDER BY wake_time LIMIT $2;
 
--- name: next_due_run
--- When the next run wants to be looked at. Walks runs_wake_idx.
-SELECT min(wake_time) AS wake_time FROM runs WHERE wake_time IS NOT NULL AND managed;
-
 -- name: read_runs_of_sessions
 -- Runs that sessions hold. Walks runs_session_idx.
 SELECT run_key, namespace_id, grants, session_id FROM runs WHERE session_id = ANY($1::uuid[]) LIMIT $2;

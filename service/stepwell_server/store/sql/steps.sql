@@ -162,10 +162,6 @@ WHERE s.wake_time <= $1 AND r.managed
 ORDER BY s.wake_time
 LIMIT $2;
 
--- name: next_due_step
--- When the next step wants to be looked at. Walks steps_wake_idx.
-SELECT min(wake_time) AS wake_time FROM steps WHERE wake_time IS NOT NULL;
-
 -- name: read_steps_of_sessions
 -- Activities that sessions hold. Walks steps_session_idx, then runs_pkey.
 SELECT s.run_key, s.ordinal, s.grants, s.session_id, r.namespace_id
@@ -203,11 +199,6 @@ written AS (
         details = coalesce(excluded.details, heartbeats.details)
 )
 SELECT run_key, ordinal, cancel_requested FROM held;
-
--- name: delete_heartbeats
--- Forgets the heartbeats of ended activities. Walks heartbeats_pkey.
-DELETE FROM heartbeats USING unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal)
-WHERE heartbeats.run_key = x.run_key AND heartbeats.ordinal = x.ordinal;
 
 -- name: read_scopes
 -- Branches of runs by path. Walks scopes_pkey.

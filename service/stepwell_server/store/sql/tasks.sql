@@ -28,9 +28,3 @@ SELECT * FROM unnest(
 -- Takes tasks out of their queues. Walks tasks_pkey.
 DELETE FROM tasks USING unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal)
 WHERE tasks.run_key = x.run_key AND tasks.ordinal = x.ordinal;
-
--- name: backlog
--- How many tasks wait, by queue, kind and type, and since when. Reads all of tasks_claim_idx.
-SELECT namespace_id, task_queue, kind, type, count(*) AS waiting, min(ready_time) AS oldest
-FROM tasks
-GROUP BY namespace_id, task_queue, kind, type;
