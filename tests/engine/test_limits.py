@@ -8,8 +8,8 @@ from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.activities import FailActivity
-from stepwell_server.engine.change import Limits
 from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.progress import End, NewChild, NewTimer, NewWait
 from stepwell_server.engine.runs import CancelRun, PauseRun, ResumeRun, TerminateRun
 from stepwell_server.engine.signals import SignalRun

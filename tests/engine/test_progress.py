@@ -7,10 +7,10 @@ from tests.engine.code import Code, local
 from tests.engine.world import World
 
 from stepwell_server import errors
-from stepwell_server.engine.change import Missing
 from stepwell_server.engine.progress import NewChild, NewTimer, NewWait, ProgressAnswer
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.timers import FireStep
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.payloads import NULL
 
 

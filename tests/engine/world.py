@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from tests.engine.memory import MemoryStore
 
 from stepwell_server import errors
-from stepwell_server.engine.change import Change, Limits, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer import Capacity, Claim, loading
 from stepwell_server.engine.committer import batch as batch_module
 from stepwell_server.engine.committer.batch import HELD, Batch, Order
@@ -21,8 +21,10 @@ from stepwell_server.engine.committer.protocols import NoCapacity
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.grants import GrantTask
 from stepwell_server.engine.letters import ReadLetter
+from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births
 from stepwell_server.engine.starts import NewRun, Started, StartRun
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import Event, EventType
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import ClosedRun, Run, RunRef
@@ -33,6 +35,7 @@ from stepwell_server.store.batches import Write
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MAIN = 1
 Wanted = TypeVar("Wanted")
+_SLOTS = [name for part in Change.__mro__[:-1] for name in part.__slots__]
 _SET_BY_UNDO = ("known", "limits", "births", "loaded_steps", "_undo", "_mark", "_lists", "heartbeats", "news")
 
 
@@ -48,7 +51,7 @@ def at_once(work: Coroutine[Any, Any, Wanted]) -> Wanted:
 
 def snapshot(change: Change) -> dict[str, object]:
     """Everything that a command may change of a run, copied deep."""
-    taken: dict[str, object] = {name: _copied(getattr(change, name)) for name in Change.__slots__}
+    taken: dict[str, object] = {name: _copied(getattr(change, name)) for name in _SLOTS}
     for name in _SET_BY_UNDO:
         del taken[name]
     # What was merely loaded stays: an empty list of signals is as good as none.

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from stepwell_server import errors
 from stepwell_server.engine import endings, grants
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.retries import delay_after
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import RunRef

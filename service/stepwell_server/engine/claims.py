@@ -12,7 +12,8 @@ from stepwell_server.engine.driven import driven
 from stepwell_server.model.runs import Phase, RunRef
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.change import Change, Missing
+    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.wishes import Missing
     from stepwell_server.model.runs import Run
 
 

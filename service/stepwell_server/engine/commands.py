@@ -9,7 +9,8 @@ import msgspec
 from stepwell_server.errors import Refusal
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.change import Change, Missing
+    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.wishes import Missing
     from stepwell_server.model.runs import RunRef
 
 

@@ -7,8 +7,9 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.driven import held
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import pack
 from stepwell_server.model.driven import CallerSeq, SideKey
 from stepwell_server.model.payloads import Payload

@@ -9,7 +9,7 @@ import msgspec
 
 from stepwell_server import errors
 from stepwell_server.engine import endings
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.driven import (
     Moved,
     details_of,
@@ -23,6 +23,7 @@ from stepwell_server.engine.driven import (
     woken,
 )
 from stepwell_server.engine.driven_steps import name_of
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.driven import Cause
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload

@@ -8,15 +8,17 @@ import msgspec
 from msgspec.structs import replace
 
 from stepwell_server import errors
-from stepwell_server.engine.change import Change, Missing, close_step
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.closing import close_step
 from stepwell_server.engine.driven import driven, held
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.steps import ClosedStep, Kind, Step, StepState
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.change import Identity
+    from stepwell_server.engine.wishes import Identity
 
 
 class StepAnswer(msgspec.Struct, frozen=True, gc=False):

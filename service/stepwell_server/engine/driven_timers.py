@@ -10,15 +10,16 @@ import msgspec
 from msgspec.structs import replace
 
 from stepwell_server.engine import endings
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.driven import held
 from stepwell_server.engine.driven_steps import new_step
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.steps import ClosedStep, Kind, Step, StepDetails, StepState, pack_step_details
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.change import Identity
+    from stepwell_server.engine.wishes import Identity
 
 _NAME = "timer"
 

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from stepwell_server import errors
 from stepwell_server.engine import endings
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType, payload_of, unpack_attributes
 from stepwell_server.model.payloads import Failure, Payload
 from stepwell_server.model.runs import Phase, RunRef

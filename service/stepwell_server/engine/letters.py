@@ -16,7 +16,8 @@ from stepwell_server.model.runs import Phase, RunRef, unpack_details
 from stepwell_server.model.steps import Step, StepState
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.change import Change, Missing
+    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.wishes import Missing
 
 
 class ReadLetter(msgspec.Struct, frozen=True, gc=False):

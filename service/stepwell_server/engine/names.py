@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.runs import RunId
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ import msgspec
 from stepwell_server import errors
 from stepwell_server.engine import endings, grants, runs, starts
 from stepwell_server.engine.activities import NewActivity
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.order import chain
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunDetails, RunRef, pack_details, unpack_details

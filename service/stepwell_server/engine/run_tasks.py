@@ -7,8 +7,9 @@ from datetime import datetime
 import msgspec
 from msgspec.structs import replace
 
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.driven import driven
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.driven import RunTask
 from stepwell_server.model.runs import RunRef
 

@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from stepwell_server import errors
 from stepwell_server.engine import driven, endings
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.starts import begins_later, next_look
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunRef, pack_details, unpack_details

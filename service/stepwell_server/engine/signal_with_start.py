@@ -7,9 +7,11 @@ from uuid import UUID
 
 import msgspec
 
-from stepwell_server.engine.change import Change, Limits, Missing
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.starts import Started, StartRun
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.payloads import Payload
 from stepwell_server.model.runs import Phase, RunRef
 

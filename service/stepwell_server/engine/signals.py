@@ -8,7 +8,8 @@ import msgspec
 
 from stepwell_server import errors
 from stepwell_server.engine import endings
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import pack
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Payload

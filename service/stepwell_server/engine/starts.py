@@ -10,7 +10,8 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine.change import Change, Limits
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.limits import Limits
 from stepwell_server.ids import uuid7
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Payload

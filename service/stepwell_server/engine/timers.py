@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from stepwell_server.engine import activities, endings
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.steps import Kind, Step, StepState

@@ -8,8 +8,9 @@ from uuid import UUID
 
 import msgspec
 
-from stepwell_server.engine.change import Change, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.driven import WATCHER, Moved, go_on, held, moved, suspend, woken
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.driven import Cause, Watcher
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Payload, pack_payload

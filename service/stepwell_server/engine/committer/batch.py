@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING
 import structlog
 
 from stepwell_server import errors
-from stepwell_server.engine.change import Change, Limits, Missing
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Command, Refused
 from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.grants import GrantTask
 from stepwell_server.engine.letters import ReadLetter
+from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import batches

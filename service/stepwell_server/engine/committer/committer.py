@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from stepwell_server import errors, telemetry
-from stepwell_server.engine.change import Limits
 from stepwell_server.engine.committer.batch import HELD, Batch, Order, label_of
 from stepwell_server.engine.committer.waiting import Entry, Waiting
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.letters import ReadLetter
+from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.progress import NewChild, ProgressRun
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun

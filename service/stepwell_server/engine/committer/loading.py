@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server import errors
-from stepwell_server.engine.change import Change, Limits, Missing
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births, Latest
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.steps import Step
 from stepwell_server.store import batches, sides
 

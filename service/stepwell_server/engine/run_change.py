@@ -1,0 +1,252 @@
+"""A run while a batch changes it, first part: the run itself, its history, its tasks, its mail, and undoing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from msgspec.structs import replace
+
+from stepwell_server import errors
+from stepwell_server.engine.closing import close_run
+from stepwell_server.engine.limits import ALWAYS_KEPT, Limits
+from stepwell_server.engine.news import News
+from stepwell_server.engine.wishes import Known
+from stepwell_server.ids import uuid7
+from stepwell_server.model.events import Event, EventType, Origin, pack_attributes
+from stepwell_server.model.mail import Letter, Mail, pack_letter
+from stepwell_server.model.payloads import NULL, Failure, Payload
+from stepwell_server.model.runs import TERMINAL, ClosedRun, Phase, Run
+from stepwell_server.model.tasks import Task, TaskKind
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from stepwell_server.engine.names import Births
+
+_ABSENT: Any = object()
+HIGHEST_PRIORITY = 9
+
+
+class RunChange:
+    """See the module, and `change`."""
+
+    __slots__ = (
+        "_lists",
+        "_mark",
+        "_undo",
+        "births",
+        "closed_run",
+        "events",
+        "fresh",
+        "known",
+        "limits",
+        "mail",
+        "mail_done",
+        "namespace",
+        "news",
+        "now",
+        "original",
+        "run",
+        "task_drops",
+        "tasks",
+    )
+
+    def __init__(
+        self,
+        *,
+        now: datetime,
+        namespace: str,
+        limits: Limits,
+        run: Run | None,
+        closed_run: ClosedRun | None = None,
+        fresh: bool = False,
+        births: Births | None = None,
+    ) -> None:
+        self.now = now
+        self.births = births
+        self.namespace = namespace
+        self.limits = limits
+        self.run = run
+        self.closed_run = closed_run
+        self.original = run
+        self.fresh = fresh
+        self.known = Known(everything=fresh)
+        self.events: list[Event] = []
+        self.tasks: dict[int, Task] = {}
+        self.task_drops: dict[int, None] = {}
+        self.mail: list[Mail] = []
+        self.mail_done: list[UUID] = []
+        self.news = News()
+        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._lists: list[list[Any]] = [
+            self.events,
+            self.mail,
+            self.mail_done,
+            self.news.grants,
+            self.news.ended,
+            self.news.cancels,
+            self.news.revokes,
+            self.news.tasks,
+        ]
+        self._mark: tuple[Run | None, ClosedRun | None, bool, list[int]] = (run, closed_run, False, [])
+        self._begin_empty()
+
+    def _begin_empty(self) -> None:
+        """Sets up what the further parts hold."""
+
+    # --- undo -------------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Starts a command: what follows can be undone until the next `begin`."""
+        self._undo.clear()
+        self._mark = (self.run, self.closed_run, self.news.run_cancel, [len(each) for each in self._lists])
+
+    def undo(self) -> None:
+        """Takes back all since `begin`."""
+        for mapping, key, before in reversed(self._undo):
+            if before is _ABSENT:
+                mapping.pop(key, None)
+            else:
+                mapping[key] = before
+        self._undo.clear()
+        self.run, self.closed_run, self.news.run_cancel, lengths = self._mark
+        for sequence, length in zip(self._lists, lengths, strict=True):
+            del sequence[length:]
+
+    def _set(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:  # noqa: ANN401 - any of the maps above
+        self._undo.append((mapping, key, mapping.get(key, _ABSENT)))
+        mapping[key] = value
+
+    def _pop(self, mapping: dict[Any, Any], key: Any) -> None:  # noqa: ANN401
+        if key in mapping:
+            self._undo.append((mapping, key, mapping.pop(key)))
+
+    # --- the run ----------------------------------------------------------------------------------------------------
+
+    @property
+    def open(self) -> Run:
+        """The run, which must be open."""
+        if self.run is None:
+            raise errors.RunTerminal(run_id=self.run_id, phase=self.phase.name)
+        return self.run
+
+    @property
+    def run_id(self) -> UUID:
+        """The run's id, open or closed."""
+        return (self.run or self._closed_run).run_id
+
+    @property
+    def run_key(self) -> int:
+        """The run's key, open or closed."""
+        return (self.run or self._closed_run).run_key
+
+    @property
+    def phase(self) -> Phase:
+        """The run's phase, open or closed."""
+        return Phase((self.run or self._closed_run).phase)
+
+    @property
+    def _closed_run(self) -> ClosedRun:
+        if self.closed_run is None:
+            raise AssertionError("a change has an open or a closed run")
+        return self.closed_run
+
+    def update(self, **fields: Any) -> None:  # noqa: ANN401 - columns of runs
+        """Changes columns of the open run."""
+        self.run = replace(self.open, **fields)
+
+    def event(
+        self,
+        kind: EventType,
+        *,
+        ordinal: int = 0,
+        payload: Payload = NULL,
+        failure: Failure | None = None,
+        facts: dict[str, str] | None = None,
+    ) -> int:
+        """Appends to the history and answers the event's number."""
+        return self._append(kind, Origin.ENGINE, ordinal, payload, pack_attributes(payload, failure, facts), None, 0)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether history takes more than what a run needs to end."""
+        return self.open.last_event < self.limits.events
+
+    def need_room(self) -> None:
+        """Refuses new work of a run whose history is full."""
+        if not self.has_room:
+            value = self.open.last_event + 1
+            raise errors.LimitExceeded(limit="run_events", value=value, maximum=self.limits.events)
+
+    def caller_event(self, label: str, payload: Payload, caller_seq: int) -> int:
+        """Appends a caller's own event."""
+        return self._append(EventType.CALLER, Origin.CALLER, 0, payload, pack_attributes(payload), label, caller_seq)
+
+    def _append(  # noqa: PLR0917 - the columns of one row
+        self,
+        kind: int,
+        origin: int,
+        ordinal: int,
+        payload: Payload,
+        attributes: bytes | None,
+        label: str | None,
+        caller_seq: int,
+    ) -> int:
+        run = self.open
+        number = run.last_event + 1
+        if kind not in ALWAYS_KEPT:
+            self.need_room()
+        body = payload.body if payload.kind else None
+        self.events.append(
+            Event(
+                run.run_key, number, kind, origin, ordinal, self.now, payload.kind, body, label, caller_seq, attributes
+            )
+        )
+        self.run = replace(run, last_event=number, version=run.version + 1, update_time=self.now)
+        return number
+
+    def bump(self) -> None:
+        """Raises the version for a change that history does not mention, such as a grant."""
+        run = self.open
+        self.run = replace(run, version=run.version + 1)
+
+    def close(self, phase: Phase, event: int) -> None:
+        """Moves the run among the closed ones. Its open steps must have ended."""
+        run = self.open
+        if phase not in TERMINAL:
+            raise AssertionError(phase)
+        self.closed_run = close_run(run, phase, self.now, event)
+        if run.queued:
+            self.drop_task(0)
+        self.run = None
+
+    # --- tasks and mail ---------------------------------------------------------------------------------------------
+
+    def enqueue(self, ordinal: int, kind: TaskKind, queue: str, type_name: str, priority: int) -> None:
+        """Puts a task into its queue, ready now."""
+        run = self.open
+        task = Task(
+            run_key=run.run_key,
+            ordinal=ordinal,
+            namespace_id=run.namespace_id,
+            task_queue=queue,
+            kind=kind,
+            type=type_name,
+            rank=HIGHEST_PRIORITY - priority,
+            ready_time=self.now,
+            build_id=run.build_id if kind == TaskKind.RUN else "",
+        )
+        self._set(self.tasks, ordinal, task)
+        self.news.tasks.append(task)
+
+    def drop_task(self, ordinal: int) -> None:
+        """Takes a task out of its queue, if it is in it."""
+        if ordinal in self.tasks:
+            self._pop(self.tasks, ordinal)
+        elif not self.fresh:
+            self._set(self.task_drops, ordinal, None)
+
+    def post(self, run_key: int, letter: Letter) -> None:
+        """Sends mail to another run."""
+        self.mail.append(Mail(uuid7(), run_key, self.now, pack_letter(letter)))

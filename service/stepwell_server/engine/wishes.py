@@ -1,0 +1,86 @@
+"""What a decision wants to see of a run before it can be made, and what was loaded for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stepwell_server.model.driven import SideKey
+
+Identity = tuple[str, str, int, str]
+
+
+class Missing(Exception):  # noqa: N818 - a wish, not an error
+    """Raised by a decision that needs more of the run: the committer loads it and decides again."""
+
+    def __init__(
+        self,
+        *,
+        ordinals: Iterable[int] = (),
+        identities: Iterable[Identity] = (),
+        scopes: Iterable[str] = (),
+        signals: Iterable[str] = (),
+        signal_ids: Iterable[str] = (),
+        waits: Iterable[str] = (),
+        heartbeats: Iterable[int] = (),
+        names: Iterable[tuple[int, str]] = (),
+        sides: Iterable[SideKey] = (),
+        open_steps: bool = False,
+        closed_steps: bool = False,
+    ) -> None:
+        super().__init__("more of the run is needed")
+        self.ordinals = frozenset(ordinals)
+        self.identities = frozenset(identities)
+        self.scopes = frozenset(scopes)
+        self.signals = frozenset(signals)
+        self.signal_ids = frozenset(signal_ids)
+        self.waits = frozenset(waits)
+        self.heartbeats = frozenset(heartbeats)
+        self.names = frozenset(names)
+        self.sides = frozenset(sides)
+        self.open_steps = open_steps
+        self.closed_steps = closed_steps
+
+
+class Known:
+    """Which parts of a run were loaded, so that absence can be told from ignorance."""
+
+    __slots__ = (
+        "closed_steps",
+        "heartbeats",
+        "identities",
+        "open_steps",
+        "ordinals",
+        "scopes",
+        "sides",
+        "signal_ids",
+        "signals",
+        "waits",
+    )
+
+    def __init__(self, *, everything: bool = False) -> None:
+        self.ordinals: set[int] = set()
+        self.identities: set[Identity] = set()
+        self.scopes: set[str] = set()
+        self.signals: set[str] = set()
+        self.signal_ids: set[str] = set()
+        self.waits: set[str] = set()
+        self.heartbeats: set[int] = set()
+        self.sides: set[SideKey] = set()
+        self.open_steps = everything
+        self.closed_steps = everything
+
+    def add(self, loaded: Missing) -> None:
+        """Notes what was loaded."""
+        self.ordinals |= loaded.ordinals
+        self.identities |= loaded.identities
+        self.scopes |= loaded.scopes
+        self.signals |= loaded.signals
+        self.signal_ids |= loaded.signal_ids
+        self.waits |= loaded.waits
+        self.heartbeats |= loaded.heartbeats
+        self.sides |= loaded.sides
+        self.open_steps = self.open_steps or loaded.open_steps
+        self.closed_steps = self.closed_steps or loaded.closed_steps
