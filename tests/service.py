@@ -22,7 +22,8 @@ from stepwell_server.clock import SystemClock
 from stepwell_server.dispatch.watches import Watches
 from stepwell_server.engine.committer import Claim, Committers
 from stepwell_server.engine.committer.protocols import NoCapacity
-from stepwell_server.engine.progress import End, NewStep, ProgressAnswer, ProgressRun, ScopeClaim
+from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
+from stepwell_server.engine.reported import End, NewStep, ScopeClaim
 from stepwell_server.ids import uuid7
 from stepwell_server.model.payloads import NULL, Payload
 from stepwell_server.model.runs import Phase, RunRef

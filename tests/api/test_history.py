@@ -11,7 +11,7 @@ from tests.service import TIMEOUT, Holder, Service, refusal, serving
 
 from stepwell.v1 import history_pb2, runs_pb2, types_pb2
 from stepwell_server.engine.activities import NewActivity
-from stepwell_server.engine.progress import Checkpoint, NewStep, NewTimer, NewWait
+from stepwell_server.engine.reported import Checkpoint, NewStep, NewTimer, NewWait
 from stepwell_server.model.payloads import DATA, JSON, Payload
 from stepwell_server.model.steps import Kind
 

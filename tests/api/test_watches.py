@@ -19,7 +19,7 @@ from tests.service import TIMEOUT, Holder, Service, refusal, serving
 from stepwell.v1 import namespaces_pb2, runs_pb2, types_pb2
 from stepwell_server.clock import TestClock
 from stepwell_server.dispatch import watch_streams
-from stepwell_server.engine.progress import Successor
+from stepwell_server.engine.reported import Successor
 from stepwell_server.model.payloads import DATA, JSON, Payload
 from stepwell_server.model.runs import Phase
 from stepwell_server.store import watches as recorded_watches

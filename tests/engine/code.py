@@ -10,17 +10,8 @@ from tests.engine.world import World
 from stepwell_server import errors
 from stepwell_server.engine.activities import CompleteActivity, NewActivity
 from stepwell_server.engine.order import chain
-from stepwell_server.engine.progress import (
-    Checkpoint,
-    End,
-    NewChild,
-    NewStep,
-    NewTimer,
-    NewWait,
-    ProgressAnswer,
-    ProgressRun,
-    ScopeClaim,
-)
+from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
+from stepwell_server.engine.reported import Checkpoint, End, NewChild, NewStep, NewTimer, NewWait, ScopeClaim
 from stepwell_server.model.payloads import JSON, NULL, Payload
 from stepwell_server.model.runs import EMPTY_HASH, Phase
 from stepwell_server.model.steps import Kind

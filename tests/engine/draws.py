@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from tests.engine.code import Body, activity, local
 
-from stepwell_server.engine.progress import NewChild, NewTimer, NewWait
+from stepwell_server.engine.reported import NewChild, NewTimer, NewWait
 from stepwell_server.model.events import EventType
 from stepwell_server.model.runs import Phase
 from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts

@@ -20,9 +20,10 @@ from tests.engine.world import MAIN, World
 from stepwell_server import errors
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.committer.batch import Order
+from stepwell_server.engine.committer.orders import Order
 from stepwell_server.engine.grants import GrantTask, ReturnTask
-from stepwell_server.engine.progress import End, ProgressAnswer, ProgressRun, Successor
+from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
+from stepwell_server.engine.reported import End, Successor
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, TerminateRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.starts import NewRun, StartRun

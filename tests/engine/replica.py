@@ -15,7 +15,8 @@ from stepwell_server.clock import SystemClock
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer import Claim, Committers
 from stepwell_server.engine.committer.protocols import Reservation
-from stepwell_server.engine.progress import ProgressRun, ScopeClaim
+from stepwell_server.engine.progress import ProgressRun
+from stepwell_server.engine.reported import ScopeClaim
 from stepwell_server.engine.starts import NewRun, Started, StartRun
 from stepwell_server.model.runs import EMPTY_HASH, RunRef
 from stepwell_server.model.tasks import Grant, Task, TaskKind

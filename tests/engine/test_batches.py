@@ -10,7 +10,7 @@ from stepwell_server import errors
 from stepwell_server.engine.committer.batch import HELD
 from stepwell_server.engine.committer.protocols import Reservation
 from stepwell_server.engine.letters import ReadLetter
-from stepwell_server.engine.progress import End, NewChild, NewTimer, Successor
+from stepwell_server.engine.reported import End, NewChild, NewTimer, Successor
 from stepwell_server.engine.runs import CancelRun, PauseRun, TerminateRun
 from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.starts import NewRun, StartRun

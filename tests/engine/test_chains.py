@@ -6,7 +6,7 @@ import pytest
 from tests.engine.code import Code, json
 from tests.engine.world import World
 
-from stepwell_server.engine.progress import End, NewChild, Successor
+from stepwell_server.engine.reported import End, NewChild, Successor
 from stepwell_server.engine.runs import LookAtRun
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL

@@ -11,7 +11,8 @@ from tests.engine.replica import MAIN, look, new_run, ref, replica
 
 from stepwell_server import errors
 from stepwell_server.engine.letters import ReadLetter
-from stepwell_server.engine.progress import NewChild, NewStep, ProgressRun, ScopeClaim
+from stepwell_server.engine.progress import ProgressRun
+from stepwell_server.engine.reported import NewChild, NewStep, ScopeClaim
 from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.starts import Started, StartRun

@@ -10,7 +10,7 @@ from stepwell_server import errors
 from stepwell_server.engine.activities import FailActivity
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.limits import Limits
-from stepwell_server.engine.progress import End, NewChild, NewTimer, NewWait
+from stepwell_server.engine.reported import End, NewChild, NewTimer, NewWait
 from stepwell_server.engine.runs import CancelRun, PauseRun, ResumeRun, TerminateRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.timers import FireStep

@@ -8,7 +8,7 @@ from msgspec.structs import astuple
 from tests.engine.code import Code
 from tests.engine.world import World
 
-from stepwell_server.engine.progress import NewTimer
+from stepwell_server.engine.reported import NewTimer
 from stepwell_server.store import batches
 
 

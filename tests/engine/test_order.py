@@ -8,7 +8,8 @@ from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.order import chain
-from stepwell_server.engine.progress import ProgressRun, ScopeClaim
+from stepwell_server.engine.progress import ProgressRun
+from stepwell_server.engine.reported import ScopeClaim
 from stepwell_server.engine.runs import ResumeRun
 from stepwell_server.model.runs import EMPTY_HASH, ORDER_CHANGED
 

@@ -10,7 +10,7 @@ from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.grants import ReturnTask
-from stepwell_server.engine.progress import End, NewStep, NewTimer
+from stepwell_server.engine.reported import End, NewStep, NewTimer
 from stepwell_server.model.runs import ORDER_CHANGED, Phase
 from stepwell_server.model.steps import ClosedStep, Step
 

@@ -9,7 +9,8 @@ import pytest
 from tests.engine.replica import MAIN, look, new_run, replica
 
 from stepwell_server import errors
-from stepwell_server.engine.progress import NewStep, NewTimer, ProgressRun, ScopeClaim
+from stepwell_server.engine.progress import ProgressRun
+from stepwell_server.engine.reported import NewStep, NewTimer, ScopeClaim
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.starts import Started, StartRun
 from stepwell_server.model.payloads import NULL

@@ -7,7 +7,8 @@ from tests.engine.code import Code, local
 from tests.engine.world import World
 
 from stepwell_server import errors
-from stepwell_server.engine.progress import NewChild, NewTimer, NewWait, ProgressAnswer
+from stepwell_server.engine.progress import ProgressAnswer
+from stepwell_server.engine.reported import NewChild, NewTimer, NewWait
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.timers import FireStep
 from stepwell_server.engine.wishes import Missing

@@ -7,7 +7,7 @@ from tests.engine.code import Code, activity, complete, local
 from tests.engine.world import World
 
 from stepwell_server import errors
-from stepwell_server.engine.progress import End, NewChild, NewTimer, NewWait
+from stepwell_server.engine.reported import End, NewChild, NewTimer, NewWait
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, TerminateRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.model.events import EventType

@@ -6,7 +6,7 @@ import pytest
 from tests.engine.code import Code, json, local
 from tests.engine.world import World
 
-from stepwell_server.engine.progress import NewTimer, NewWait
+from stepwell_server.engine.reported import NewTimer, NewWait
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.timers import FireStep
 from stepwell_server.model.runs import Phase

@@ -9,7 +9,7 @@ from tests.engine.code import Code
 from tests.engine.world import MAIN, World
 
 from stepwell_server import errors
-from stepwell_server.engine.progress import End, NewChild
+from stepwell_server.engine.reported import End, NewChild
 from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.starts import Conflict, NewRun, Reuse, Started, StartRun
 from stepwell_server.model.events import EventType

@@ -12,7 +12,8 @@ from tests.engine.world import World
 from stepwell_server import errors
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
 from stepwell_server.engine.grants import GrantTask, ReturnTask
-from stepwell_server.engine.progress import End, NewWait, ProgressRun, ScopeClaim, Successor
+from stepwell_server.engine.progress import ProgressRun
+from stepwell_server.engine.reported import End, NewWait, ScopeClaim, Successor
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, Steered, TerminateRun
 from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.timers import FireStep

@@ -16,14 +16,17 @@ from stepwell_server import errors
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer import Capacity, Claim, loading
 from stepwell_server.engine.committer import batch as batch_module
-from stepwell_server.engine.committer.batch import HELD, Batch, Order
+from stepwell_server.engine.committer.batch import HELD, Batch
+from stepwell_server.engine.committer.orders import Order
 from stepwell_server.engine.committer.protocols import NoCapacity
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.grants import GrantTask
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births
+from stepwell_server.engine.run_change import RunChange
 from stepwell_server.engine.starts import NewRun, Started, StartRun
+from stepwell_server.engine.step_change import StepChange
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import Event, EventType
 from stepwell_server.model.mail import unpack_letter
@@ -35,7 +38,7 @@ from stepwell_server.store.batches import Write
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MAIN = 1
 Wanted = TypeVar("Wanted")
-_SLOTS = [name for part in Change.__mro__[:-1] for name in part.__slots__]
+_SLOTS = [name for part in (RunChange, StepChange, Change) for name in part.__slots__]
 _SET_BY_UNDO = ("known", "limits", "births", "loaded_steps", "_undo", "_mark", "_lists", "heartbeats", "news")
 
 

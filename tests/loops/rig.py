@@ -15,16 +15,8 @@ from stepwell_server.clock import SystemClock
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.committer import Claim, Committers
 from stepwell_server.engine.committer.protocols import NoCapacity, NoListener
-from stepwell_server.engine.progress import (
-    End,
-    NewChild,
-    NewStep,
-    NewTimer,
-    NewWait,
-    ProgressAnswer,
-    ProgressRun,
-    ScopeClaim,
-)
+from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
+from stepwell_server.engine.reported import End, NewChild, NewStep, NewTimer, NewWait, ScopeClaim
 from stepwell_server.engine.starts import NewRun, Started, StartRun
 from stepwell_server.ids import uuid7
 from stepwell_server.loops.connection import SharedConnection

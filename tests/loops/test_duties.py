@@ -9,8 +9,9 @@ from typing import Any
 from tests.loops.rig import Rig, rigged, until
 
 from stepwell_server.engine.activities import NewActivity
-from stepwell_server.engine.committer.batch import Order
-from stepwell_server.engine.progress import End, NewTimer, ProgressAnswer, ProgressRun, ScopeClaim
+from stepwell_server.engine.committer.orders import Order
+from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
+from stepwell_server.engine.reported import End, NewTimer, ScopeClaim
 from stepwell_server.ids import uuid7
 from stepwell_server.loops.deadlines import Deadlines
 from stepwell_server.loops.expiry import Expiry

@@ -15,7 +15,7 @@ import pytest
 from tests.loops.rig import rigged, until
 from tests.main.program import outcome, program
 
-from stepwell_server.engine.progress import NewTimer
+from stepwell_server.engine.reported import NewTimer
 from stepwell_server.model.events import EventType
 
 

@@ -12,17 +12,8 @@ from stepwell_server.dispatch.beats import TaskBeat
 from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, NewActivity
 from stepwell_server.engine.grants import ReturnTask
-from stepwell_server.engine.progress import (
-    Checkpoint,
-    End,
-    NewChild,
-    NewStep,
-    NewTimer,
-    NewWait,
-    ProgressRun,
-    ScopeClaim,
-    Successor,
-)
+from stepwell_server.engine.progress import ProgressRun
+from stepwell_server.engine.reported import Checkpoint, End, NewChild, NewStep, NewTimer, NewWait, ScopeClaim, Successor
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import ORDINALS, RUN_KEYS
 from stepwell_server.model.payloads import NULL

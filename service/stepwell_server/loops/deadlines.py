@@ -12,7 +12,7 @@ from stepwell_server.store import timers
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from stepwell_server.engine.committer.batch import Order
+    from stepwell_server.engine.committer.orders import Order
     from stepwell_server.store.database import Connection
     from stepwell_server.store.timers import Due
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepwell_server.engine.committer import Committers
-    from stepwell_server.engine.committer.batch import Order
+    from stepwell_server.engine.committer.orders import Order
 
 SLICE = 256
 _FIRST_SECONDS, _LONGEST_SECONDS = 1.0, 60.0

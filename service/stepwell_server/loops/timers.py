@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.committer import Committers
-    from stepwell_server.engine.committer.batch import Order
+    from stepwell_server.engine.committer.orders import Order
     from stepwell_server.loops.connection import SharedConnection
     from stepwell_server.store.database import Connection
     from stepwell_server.store.timers import Due

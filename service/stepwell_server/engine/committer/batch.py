@@ -8,8 +8,10 @@ import structlog
 
 from stepwell_server import errors
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.commands import Command, Refused
+from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.committer import loading
+from stepwell_server.engine.committer.collecting import collect
+from stepwell_server.engine.committer.orders import Birth, may_see, ref_of, start_of
 from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.grants import GrantTask
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Connection
 
 _log = structlog.get_logger("stepwell.committer")
-Birth = StartRun | SignalWithStartRun
-Order = Command | Birth | Claim
 
 
 class _Held:
@@ -79,7 +79,7 @@ class Batch:
     async def _load(self) -> list[int]:
         """Loads what the commands name; answers the places of those that are to be decided."""
         entries, connection = self._entries, self._connection
-        starts = [start for entry in entries if (start := _start(entry.order)) is not None]
+        starts = [start for entry in entries if (start := start_of(entry.order)) is not None]
         if starts:
             await loading.look_up_starts(connection, self._births, starts)
         for entry in entries:
@@ -89,9 +89,9 @@ class Batch:
         unknown = [
             place
             for place, entry in enumerate(entries)
-            if (ref := _ref(entry.order)) is not None and (entry.key is None or ref.is_name)
+            if (ref := ref_of(entry.order)) is not None and (entry.key is None or ref.is_name)
         ]
-        refs = [ref for place in unknown if (ref := _ref(entries[place].order)) is not None]
+        refs = [ref for place in unknown if (ref := ref_of(entries[place].order)) is not None]
         if refs:
             for place, found in zip(unknown, await loading.resolve(connection, refs), strict=True):
                 if isinstance(found, errors.Refusal):
@@ -129,18 +129,18 @@ class Batch:
         for place, entry in enumerate(self._entries):
             if entry.key is None:
                 continue
-            ref = _ref(entry.order)
+            ref = ref_of(entry.order)
             change = self.changes.get(entry.key)
             if entry.key in held or entry.key in self._aside:
                 self.answers[place] = HELD
-            elif ref is not None and (entry.key in nowhere or not _may_see(ref, change)):
+            elif ref is not None and (entry.key in nowhere or not may_see(ref, change)):
                 self.answers[place] = errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
 
     async def _look_again_for_names(self) -> None:
         """A run named by its workflow id may end, and another take the name, before it is locked: that one is meant."""
         ended: dict[int, RunRef] = {}
         for place, entry in enumerate(self._entries):
-            ref, change = _ref(entry.order), self.changes.get(entry.key or 0)
+            ref, change = ref_of(entry.order), self.changes.get(entry.key or 0)
             if ref is not None and ref.is_name and change is not None and change.run is None:
                 ended[place] = ref
         if not ended:
@@ -295,7 +295,7 @@ class Batch:
         write = batches.Write(uuid7(), committer, position, self._now)
         for change in self.changes.values():
             if change.run is not change.original or change.fresh or change.mail_done:
-                _collect(write, change)
+                collect(write, change)
         for (namespace_id, workflow_id), (found, key) in self._births.claims.items():
             if found is None:
                 write.names.append((workflow_id, namespace_id, key))
@@ -304,74 +304,3 @@ class Batch:
         write.run_ids.extend(self._births.new_ids)
         write.tasks_gone.extend(self._stale)
         return write if write.events or write.changed_runs or write.mail_done or write.tasks_gone else None
-
-
-def label_of(order: Order) -> str:
-    """How the caller named the run that a command is about."""
-    start, ref = _start(order), _ref(order)
-    if start is not None:
-        return start.new.workflow_id or str(start.new.run_id)
-    return str(ref.label) if ref is not None else ""
-
-
-def _ref(order: Order) -> RunRef | None:
-    return None if isinstance(order, Birth | Claim) else order.ref
-
-
-def _start(order: Order) -> StartRun | None:
-    if isinstance(order, SignalWithStartRun):
-        return order.start
-    return order if isinstance(order, StartRun) else None
-
-
-def _may_see(ref: RunRef, change: Change | None) -> bool:
-    """Whether the run is in the namespace that was named: nothing crosses it."""
-    if change is None:
-        return True
-    run = change.run or change.closed_run
-    return run is not None and (ref.namespace_id is None or run.namespace_id == ref.namespace_id)
-
-
-def _collect(write: batches.Write, change: Change) -> None:
-    run, key = change.run, change.run_key
-    if run is not None and change.fresh:
-        write.new_runs.append(run)
-    elif run is not None:
-        # A letter that came to nothing goes, and the run stays as it was.
-        write.changed_runs += [run] if run is not change.original else []
-    elif change.closed_run is not None and (change.fresh or change.original is not None):
-        write.closed_runs.append(change.closed_run)
-        write.ended.append(key)
-        if change.original is not None and not change.fresh:
-            write.gone_runs.append(key)
-            if change.closed_run.last_signal:
-                write.signals_gone.append(key)
-            if change.closed_run.last_step > change.closed_run.order_count:
-                write.scopes_gone.append(key)
-            if change.closed_run.driven:
-                write.sides_gone.append(key)
-    _collect_steps(write, change, key)
-    write.events.extend(change.events)
-    if run is not None:
-        write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
-        write.signals.extend(change.new_signals)
-        write.consumed.extend((key, signal.ordinal) for signal in change.consumed)
-        write.sides.extend((key, side, change.sides[side]) for side in change.touched_sides)
-    write.tasks.extend(change.tasks.values())
-    write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
-    write.mail.extend(change.mail)
-    write.mail_done.extend(change.mail_done)
-
-
-def _collect_steps(write: batches.Write, change: Change, key: int) -> None:
-    write.removed_steps.extend((key, *step.identity) for step in change.removed_steps.values())
-    for ordinal in change.touched:
-        step = change.steps.get(ordinal)
-        stored = ordinal in change.loaded_steps
-        if step is not None:
-            (write.changed_steps if stored else write.new_steps).append(step)
-            continue
-        if ordinal in change.closed:
-            write.closed_steps.append(change.closed[ordinal])
-        if stored:
-            write.gone_steps.append((key, ordinal))

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from stepwell_server import errors, telemetry
-from stepwell_server.engine.committer.batch import HELD, Batch, Order, label_of
+from stepwell_server.engine.committer.batch import HELD, Batch
+from stepwell_server.engine.committer.orders import Order, label_of
 from stepwell_server.engine.committer.waiting import Entry, Waiting
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
-from stepwell_server.engine.progress import NewChild, ProgressRun
+from stepwell_server.engine.progress import ProgressRun
+from stepwell_server.engine.reported import NewChild
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
 from stepwell_server.ids import uuid7

@@ -13,7 +13,7 @@ from stepwell_server.engine.starts import StartRun
 
 if TYPE_CHECKING:
     from stepwell_server.clock import Clock
-    from stepwell_server.engine.committer.batch import Order
+    from stepwell_server.engine.committer.orders import Order
     from stepwell_server.engine.committer.protocols import Capacity, Listener
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Database

@@ -16,7 +16,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stepwell_server.engine.committer.batch import Order
+    from stepwell_server.engine.committer.orders import Order
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.001, 0.050
 

@@ -1,0 +1,51 @@
+"""What a batch writes of each run that it changed."""
+
+from __future__ import annotations
+
+from stepwell_server.engine.change import Change
+from stepwell_server.store import batches
+
+
+def collect(write: batches.Write, change: Change) -> None:
+    run, key = change.run, change.run_key
+    if run is not None and change.fresh:
+        write.new_runs.append(run)
+    elif run is not None:
+        # A letter that came to nothing goes, and the run stays as it was.
+        write.changed_runs += [run] if run is not change.original else []
+    elif change.closed_run is not None and (change.fresh or change.original is not None):
+        write.closed_runs.append(change.closed_run)
+        write.ended.append(key)
+        if change.original is not None and not change.fresh:
+            write.gone_runs.append(key)
+            if change.closed_run.last_signal:
+                write.signals_gone.append(key)
+            if change.closed_run.last_step > change.closed_run.order_count:
+                write.scopes_gone.append(key)
+            if change.closed_run.driven:
+                write.sides_gone.append(key)
+    _collect_steps(write, change, key)
+    write.events.extend(change.events)
+    if run is not None:
+        write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
+        write.signals.extend(change.new_signals)
+        write.consumed.extend((key, signal.ordinal) for signal in change.consumed)
+        write.sides.extend((key, side, change.sides[side]) for side in change.touched_sides)
+    write.tasks.extend(change.tasks.values())
+    write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
+    write.mail.extend(change.mail)
+    write.mail_done.extend(change.mail_done)
+
+
+def _collect_steps(write: batches.Write, change: Change, key: int) -> None:
+    write.removed_steps.extend((key, *step.identity) for step in change.removed_steps.values())
+    for ordinal in change.touched:
+        step = change.steps.get(ordinal)
+        stored = ordinal in change.loaded_steps
+        if step is not None:
+            (write.changed_steps if stored else write.new_steps).append(step)
+            continue
+        if ordinal in change.closed:
+            write.closed_steps.append(change.closed[ordinal])
+        if stored:
+            write.gone_steps.append((key, ordinal))

@@ -1,0 +1,67 @@
+"""How a run's code ends it, also by going on as a new run."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stepwell_server.engine import endings, starts
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.reported import End
+from stepwell_server.model.events import EventType
+from stepwell_server.model.runs import Phase, Run, RunDetails, pack_details, unpack_details
+
+
+def end_as_told(change: Change, run: Run, end: End) -> None:
+    """Ends the run as its holder says."""
+    phase = Phase(end.phase)
+    # The holder ends the run itself, and needs no word of it.
+    change.update(session_id=None)
+    if end.successor is None:
+        endings.end_run(change, phase, payload=end.payload, failure=end.failure)
+        return
+    births = change.births
+    if births is None:
+        raise AssertionError("a batch can bear runs")
+    successor = starts.open_run(
+        starts.NewRun(
+            namespace_id=run.namespace_id,
+            namespace=change.namespace,
+            type=end.successor.type or run.type,
+            task_queue=end.successor.task_queue or run.task_queue,
+            workflow_id=run.workflow_id,
+            input=end.successor.input,
+            priority=run.priority,
+            correlation_id=run.correlation_id,
+            traceparent=run.traceparent,
+            tracestate=run.tracestate,
+            timeout_seconds=None if run.deadline is None else (run.deadline - run.create_time).total_seconds(),
+            parent_key=run.parent_key,
+            parent_ordinal=run.parent_ordinal,
+            details=_handed_on(run),
+        ),
+        births,
+        change.now,
+        change.limits,
+    )
+    births.bear(successor)
+    continue_details(change, successor)
+    endings.end_run(change, Phase.COMPLETED, kind=EventType.RUN_CONTINUED)
+
+
+def _handed_on(run: Run) -> RunDetails:
+    """What the next run of a chain takes over."""
+    details = unpack_details(run.details)
+    return RunDetails(
+        maximum_run_seconds=details.maximum_run_seconds,
+        maximum_suspend_seconds=details.maximum_suspend_seconds,
+        source_run_id=str(run.run_id),
+        parent_run_id=details.parent_run_id,
+    )
+
+
+def continue_details(change: Change, successor: Change) -> None:
+    """Notes which run goes on with the work."""
+    details = unpack_details(change.open.details)
+    next_id, next_key = str(successor.run_id), successor.run_key
+    details = msgspec.structs.replace(details, continued_run_id=next_id, continued_key=next_key)
+    change.update(details=pack_details(details))

@@ -1,0 +1,216 @@
+"""Recording the steps that a run's code made."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from stepwell_server import errors
+from stepwell_server.engine import grants, starts
+from stepwell_server.engine.activities import NewActivity
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.reported import Checkpoint, NewChild, NewStep, NewTimer, NewWait
+from stepwell_server.model.events import EventType
+from stepwell_server.model.payloads import Failure
+from stepwell_server.model.runs import RunDetails
+from stepwell_server.model.steps import (
+    ClosedStep,
+    Kind,
+    Step,
+    StepDetails,
+    StepState,
+    pack_step_details,
+)
+from stepwell_server.model.tasks import TaskKind
+
+
+def record(change: Change, new: NewStep) -> int:
+    """Records a step and answers its ordinal."""
+    change.need_room()
+    body = new.body
+    if isinstance(body, Checkpoint):
+        return _record_checkpoint(change, new, body)
+    if isinstance(body, NewActivity):
+        return _schedule(change, new, body)
+    if isinstance(body, NewTimer):
+        change.event(EventType.TIMER_STARTED, ordinal=change.open.last_step + 1)
+        return _open(change, new, wake_time=change.now + timedelta(seconds=body.seconds)).ordinal
+    if isinstance(body, NewWait):
+        return _record_wait(change, new, body)
+    return _start_child(change, new, body)
+
+
+def _open(
+    change: Change,
+    new: NewStep,
+    *,
+    state: StepState = StepState.WAITING,
+    wake_time: datetime | None = None,
+    wait_name: str | None = None,
+    type_name: str = "",
+    task_queue: str = "",
+    priority: int = 4,
+    input_event: int = 0,
+    child_key: int | None = None,
+    details: StepDetails | None = None,
+) -> Step:
+    step = Step(
+        run_key=change.run_key,
+        ordinal=change.open.last_step + 1,
+        scope=new.scope,
+        name=new.name,
+        occurrence=new.occurrence,
+        key=new.key,
+        kind=new.kind,
+        type=type_name,
+        task_queue=task_queue,
+        priority=priority,
+        wait_name=wait_name,
+        seq=0,
+        child_key=child_key,
+        create_time=change.now,
+        input_event=input_event,
+        state=state,
+        attempt=0,
+        grants=0,
+        session_id=None,
+        returns=0,
+        owner_id="",
+        start_time=None,
+        wake_time=wake_time,
+        cancel_requested=False,
+        details=pack_step_details(details) if details is not None else None,
+    )
+    change.add_step(step)
+    return step
+
+
+def _record_checkpoint(change: Change, new: NewStep, body: Checkpoint) -> int:
+    run = change.open
+    ordinal = run.last_step + 1
+    kind = EventType.STEP_FAILED if body.failure is not None else EventType.STEP_COMPLETED
+    if new.kind == Kind.MARKER:
+        kind = EventType.MARKER_RECORDED
+    state = StepState.FAILED if body.failure is not None else StepState.COMPLETED
+    event = change.event(kind, ordinal=ordinal, payload=body.payload, failure=body.failure)
+    now = change.now
+    change.add_ended_step(
+        ClosedStep(
+            run_key=run.run_key,
+            ordinal=ordinal,
+            scope=new.scope,
+            name=new.name,
+            occurrence=new.occurrence,
+            key=new.key,
+            kind=new.kind,
+            type="",
+            task_queue="",
+            priority=run.priority,
+            wait_name=None,
+            seq=0,
+            child_key=None,
+            create_time=now,
+            input_event=0,
+            state=state,
+            attempt=1,
+            grants=run.grants,
+            start_time=now,
+            end_time=now,
+            end_event=event,
+            timed_out=False,
+            details=None,
+        )
+    )
+    return ordinal
+
+
+def _schedule(change: Change, new: NewStep, body: NewActivity) -> int:
+    run = change.open
+    queue = body.task_queue or run.task_queue
+    priority = run.priority if body.priority is None else body.priority
+    ordinal = run.last_step + 1
+    event = change.event(EventType.ACTIVITY_SCHEDULED, ordinal=ordinal, payload=body.input)
+    details = None
+    if body.retry is not None or body.timeouts is not None:
+        details = StepDetails(retry=body.retry, timeouts=body.timeouts)
+    step = _open(
+        change,
+        new,
+        state=StepState.PENDING,
+        type_name=body.type,
+        task_queue=queue,
+        priority=priority,
+        input_event=event,
+        details=details,
+    )
+    if body.timeouts is not None:
+        change.put_step(msgspec.structs.replace(step, wake_time=grants.next_timeout(step)))
+    change.enqueue(ordinal, TaskKind.ACTIVITY, queue, body.type, priority)
+    return ordinal
+
+
+def _record_wait(change: Change, new: NewStep, body: NewWait) -> int:
+    """A wait. A signal that came before it ends it at once."""
+    pending = change.pending_signals(body.signal)
+    wake_time = None if body.timeout_seconds is None else change.now + timedelta(seconds=body.timeout_seconds)
+    ordinal = change.open.last_step + 1
+    change.event(EventType.WAIT_STARTED, ordinal=ordinal, facts={"signal": body.signal})
+    signal = pending[0] if pending else None
+    step = _open(
+        change,
+        new,
+        wait_name=body.signal,
+        wake_time=wake_time,
+        input_event=signal.event if signal is not None else 0,
+    )
+    if signal is not None:
+        change.take_signal(signal)
+        event = change.event(EventType.WAIT_COMPLETED, ordinal=ordinal, facts={"signal_event": str(signal.event)})
+        change.end_step(step, StepState.COMPLETED, event, payload=None)
+    return ordinal
+
+
+def _start_child(change: Change, new: NewStep, body: NewChild) -> int:
+    """A child. One whose workflow id is in use fails its step, which the code hears of."""
+    run = change.open
+    births = change.births
+    if births is None:
+        raise AssertionError("a batch can bear runs")
+    ordinal = run.last_step + 1
+    start = starts.StartRun(
+        starts.NewRun(
+            namespace_id=run.namespace_id,
+            namespace=change.namespace,
+            type=body.type,
+            task_queue=body.task_queue or run.task_queue,
+            workflow_id=body.workflow_id,
+            input=body.input,
+            priority=run.priority,
+            correlation_id=run.correlation_id,
+            traceparent=run.traceparent,
+            tracestate=run.tracestate,
+            timeout_seconds=body.timeout_seconds,
+            parent_key=run.run_key,
+            parent_ordinal=ordinal,
+            details=RunDetails(parent_run_id=str(run.run_id)),
+        )
+    )
+    try:
+        started = start.decide(births, change.now, change.limits)
+    except errors.AlreadyExists as refusal:
+        failure = Failure(str(refusal), refusal.reason, non_retryable=True)
+        step = _open(change, new, type_name=body.type, task_queue=body.task_queue)
+        event = change.event(EventType.CHILD_FAILED, ordinal=ordinal, failure=failure)
+        change.end_step(step, StepState.FAILED, event, failure=failure)
+        return ordinal
+    change.event(EventType.CHILD_STARTED, ordinal=ordinal, facts={"child_run_id": str(started.run_id)})
+    _open(
+        change,
+        new,
+        type_name=body.type,
+        task_queue=body.task_queue or run.task_queue,
+        child_key=started.run_key,
+        details=StepDetails(child_run_id=str(started.run_id), close_policy=body.close_policy),
+    )
+    return ordinal

@@ -1,0 +1,81 @@
+"""What the code of a run says of itself: the steps that it made, where it stands in each branch, its end."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stepwell_server.engine.activities import NewActivity
+from stepwell_server.model.payloads import NULL, Failure, Payload
+
+
+class NewTimer(msgspec.Struct, frozen=True, gc=False):
+    """A timer to set."""
+
+    seconds: float
+
+
+class NewWait(msgspec.Struct, frozen=True, gc=False):
+    """A wait for a signal."""
+
+    signal: str
+    timeout_seconds: float | None = None
+
+
+class NewChild(msgspec.Struct, frozen=True, gc=False):
+    """A child to start."""
+
+    type: str
+    task_queue: str = ""
+    workflow_id: str = ""
+    input: Payload = NULL
+    close_policy: int = 1
+    timeout_seconds: float | None = None
+
+
+class Checkpoint(msgspec.Struct, frozen=True, gc=False):
+    """A checkpoint that is done, or a fact (a marker)."""
+
+    payload: Payload
+    failure: Failure | None = None
+
+
+class NewStep(msgspec.Struct, frozen=True, gc=False):
+    """A step that the code says is not recorded yet."""
+
+    scope: str
+    name: str
+    occurrence: int
+    key: str
+    fingerprint: bytes
+    kind: int
+    body: Checkpoint | NewActivity | NewTimer | NewWait | NewChild
+
+
+class ScopeClaim(msgspec.Struct, frozen=True, gc=False):
+    """Where the code says it stands in a branch, before this progress's new steps."""
+
+    scope: str
+    count: int
+    hash: bytes
+    closed: bool
+
+
+class Successor(msgspec.Struct, frozen=True, gc=False):
+    """The run that goes on with the work."""
+
+    input: Payload
+    type: str = ""
+    task_queue: str = ""
+
+
+class End(msgspec.Struct, frozen=True, gc=False):
+    """The end of the run, as its code says."""
+
+    phase: int
+    payload: Payload = NULL
+    failure: Failure | None = None
+    successor: Successor | None = None
+
+
+def identity(step: NewStep) -> tuple[str, str, int, str]:
+    return (step.scope, step.name, step.occurrence, step.key)
