@@ -80,10 +80,10 @@ def _check_effects(
         assert count <= explained, f"{row['name']} of {run_id} was done {count} times, {explained - 1} interruptions"
 
 
-_RUN_INTERRUPTED, _ATTEMPT_FAILED, _INTERRUPTED, _RETURNED = 12, 34, 35, 36
+_RUN_INTERRUPTED, _RUN_RETURNED, _ATTEMPT_FAILED, _INTERRUPTED, _RETURNED = 12, 16, 34, 35, 36
 
 
-_INTERRUPTIONS = {_RUN_INTERRUPTED, _ATTEMPT_FAILED, _INTERRUPTED, _RETURNED}
+_INTERRUPTIONS = {_RUN_INTERRUPTED, _RUN_RETURNED, _ATTEMPT_FAILED, _INTERRUPTED, _RETURNED}
 
 
 _STEP_ENDS = {20, 21, 22, 23, 31, 32, 33, 41, 42, 51, 52, 53, 61, 62, 63, 70}
@@ -91,6 +91,7 @@ _STEP_ENDS = {20, 21, 22, 23, 31, 32, 33, 41, 42, 51, 52, 53, 61, 62, 63, 70}
 
 _NAMES = {
     _RUN_INTERRUPTED: "run interrupted",
+    _RUN_RETURNED: "run returned",
     _ATTEMPT_FAILED: "attempt failed",
     _INTERRUPTED: "activity interrupted",
     _RETURNED: "activity returned",

@@ -67,14 +67,16 @@ def test_everything_under_way_ends_at_the_limit() -> None:
     assert world.run(key).open_steps == 0
 
 
-def test_what_is_held_returns_at_the_limit() -> None:
-    """A lost worker's run and activity go back to their queues though history has no room to say so."""
+@pytest.mark.parametrize("counts", [True, False])
+def test_what_is_held_returns_at_the_limit(counts: bool) -> None:
+    """A worker's run and activity go back to their queues though history has no room to say so."""
     world, key, code = full()
     (first, *_) = world.claim(TaskKind.ACTIVITY, ("act",))
     assert first.step is not None
-    back = ReturnTask(world.ref(key), first.step.ordinal, first.step.grants, world.session, counts=True, reason="lost")
+    token = first.step.grants
+    back = ReturnTask(world.ref(key), first.step.ordinal, token, world.session, counts=counts, reason="lost")
     assert world.do(back) is True
-    assert world.do(ReturnTask(world.ref(key), 0, code.token, world.session, counts=True, reason="lost")) is True
+    assert world.do(ReturnTask(world.ref(key), 0, code.token, world.session, counts=counts, reason="lost")) is True
     assert world.is_queued(key)
     assert world.is_queued(key, first.step.ordinal)
     assert world.run(key).last_event == EVENTS

@@ -7,10 +7,11 @@ from tests.engine.code import Code, activity, complete, local
 from tests.engine.world import World
 
 from stepwell_server import errors
+from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.reported import End, NewChild, NewTimer, NewWait
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, TerminateRun
 from stepwell_server.engine.signals import SignalRun
-from stepwell_server.model.events import EventType
+from stepwell_server.model.events import EventType, unpack_attributes
 from stepwell_server.model.mail import Subject, unpack_letter
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunDetails
@@ -87,6 +88,20 @@ def test_terminate_cancels_what_is_open_and_orders_children_by_their_policies() 
     assert not world.do(TerminateRun(world.ref(key), "again")).accepted
     with pytest.raises(errors.LeaseLost):
         world.do(complete(world, held))
+    world.check()
+
+
+@pytest.mark.parametrize(("counts", "said"), [(True, EventType.RUN_INTERRUPTED), (False, EventType.RUN_RETURNED)])
+def test_a_run_that_comes_back_undone_says_so(counts: bool, said: EventType) -> None:
+    """History tells who had it and why it came back, whether or not its worker had begun."""
+    world = World()
+    key = world.start()
+    code = Code(world, key)
+    assert world.do(ReturnTask(world.ref(key), 0, code.token, world.session, counts=counts, reason="gone"))
+    assert world.happened(key) == [EventType.RUN_STARTED, said]
+    facts = unpack_attributes(world.store.events[key][-1].attributes).facts
+    assert facts == {"worker": "worker", "reason": "gone"}
+    assert world.is_queued(key)
     world.check()
 
 

@@ -149,8 +149,9 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
         run = change.open
         if run.session_id != self.session_id or run.grants != self.token:
             return False
-        if self.counts and change.has_room:
-            change.event(EventType.RUN_INTERRUPTED, facts={"worker": run.owner_id, "reason": self.reason})
+        if change.has_room:
+            kind = EventType.RUN_INTERRUPTED if self.counts else EventType.RUN_RETURNED
+            change.event(kind, facts={"worker": run.owner_id, "reason": self.reason})
         change.update(session_id=None, owner_id="")
         change.bump()
         if run.pause_reason is None and not run.driven:
@@ -162,8 +163,9 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
         if not isinstance(step, Step) or step.session_id != self.session_id or step.grants != self.token:
             return False
         if not self.counts and step.returns + 1 < MAXIMUM_RETURNS:
-            facts = {"worker": step.owner_id, "reason": self.reason}
-            change.event(EventType.ACTIVITY_RETURNED, ordinal=step.ordinal, facts=facts)
+            if change.has_room:
+                facts = {"worker": step.owner_id, "reason": self.reason}
+                change.event(EventType.ACTIVITY_RETURNED, ordinal=step.ordinal, facts=facts)
             attempt = step.attempt - 1
             requeue(change, replace(step, returns=step.returns + 1, attempt=attempt))
             return True
