@@ -19,7 +19,7 @@ from tests.chaos.invariants import check
 from tests.chaos.kit import Process, Proxy, Stage, connected, free_port, results, stage, start_errands, until
 
 from stepwell.v1 import runs_pb2, runs_pb2_grpc, types_pb2
-from stepwell_server.embedded import EmbeddedError, EmbeddedPostgres, create_database
+from stepwell_server.embedded import EmbeddedPostgres, create_database
 from stepwell_server.store import migrations
 
 COUNT, ACTIVITIES = 6, 12
@@ -182,25 +182,10 @@ async def test_the_service_frozen_and_thawed(scene: Stage) -> None:
 # --- the database -----------------------------------------------------------------------------------------------------
 
 
-async def own_postgres(folder: Path) -> EmbeddedPostgres:
-    """A durable server to kill. A fork beside gRPC's threads fails now and then; its owner tries again."""
-    for tries in range(5):
-        postgres = EmbeddedPostgres(folder)
-        try:
-            await postgres.start()
-        except EmbeddedError:
-            if tries == 4:
-                raise
-        else:
-            return postgres
-    raise AssertionError
-
-
 async def killed_database(tmp_path: Path, session_dir: Path, kills: int) -> None:
     """Two replicas at work: the database goes in the middle of one's batch while the other's commits."""
     async with AsyncExitStack() as stack:
-        postgres = await own_postgres(session_dir / tmp_path.name)
-        stack.push_async_exit(postgres)
+        postgres = await stack.enter_async_context(EmbeddedPostgres(session_dir / tmp_path.name))
         url = await create_database(postgres.url, "chaos")
         await migrations.migrate(url)
         async with stage(tmp_path, url) as scene:

@@ -160,7 +160,9 @@ async def test_starts_after_a_pid_was_given_away_again(data_dir: Path) -> None:
         stale = (data_dir / "pgdata" / "postmaster.pid").read_text().split("\n")
         uid = (data_dir / "pgdata").stat().st_uid
         pid = postgres.pid
-    with subprocess.Popen(["sleep", "60"], user=uid if uid != os.getuid() else None) as stranger:
+    with account_for(data_dir / "pgdata").launch(
+        ["/bin/sleep", "60"], cwd=Path("/"), output=sys.stderr.buffer
+    ) as stranger:
         record = data_dir / "pgdata" / "postmaster.pid"
         record.write_text("\n".join([str(stranger.pid), *stale[1:]]))
         os.chown(record, uid, -1)

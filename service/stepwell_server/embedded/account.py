@@ -2,6 +2,10 @@
 
 Postgres refuses to run as root. Root therefore hands it to an account that exists already; no account is created and
 no permission of a parent folder is ever changed.
+
+A fork beside gRPC's threads runs gRPC's handlers in the child, which crash it more often than not (signal 11, or
+"epoll_wait error: Bad file descriptor" and signal 6). `subprocess` forks when it is told to change the user, and uses
+vfork, which runs no handlers, when it is not (on Linux). So a launcher becomes the account, after an exec.
 """
 
 from __future__ import annotations
@@ -9,18 +13,20 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from stepwell_server.embedded.failure import EmbeddedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 UNPRIVILEGED = ("nobody", "postgres", "daemon")
 # LC_ALL=C keeps the server's messages in English: one of them is looked for when a port is taken.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+_LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +47,13 @@ class Account:
         """Starts a program as this account, in a session of its own, so that no terminal's Ctrl-C reaches it."""
         try:
             return subprocess.Popen(
-                command,
+                self._through(command),
                 cwd=cwd,
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                user=self.uid if self.switch else None,
-                group=self.gid if self.switch else None,
-                extra_groups=[] if self.switch else None,
             )
         except OSError as error:
             message = f"cannot run {command[0]} as {self.name}: {error}"
@@ -60,19 +63,22 @@ class Account:
         """Runs a short program as this account to its end."""
         try:
             return subprocess.run(
-                command,
+                self._through(command),
                 cwd="/",
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 check=False,
-                user=self.uid if self.switch else None,
-                group=self.gid if self.switch else None,
-                extra_groups=[] if self.switch else None,
             )
         except OSError as error:
             return subprocess.CompletedProcess(command, 126, "", str(error))
+
+    def _through(self, command: Sequence[str]) -> Sequence[str]:
+        """The command that runs this command as this account."""
+        if not self.switch:
+            return command
+        return [sys.executable, "-I", "-S", _LAUNCHER, str(self.uid), str(self.gid), *command]
 
     def obstacle(self, path: Path) -> Path | None:
         """Answers the first folder on the way to the path that this account cannot enter, if there is one."""
