@@ -172,7 +172,7 @@ class Service:
             NamespaceCalls(namespaces, self.clock, settings),
             Runs(self.committers, self.database, namespaces, self.watches, settings),
             History(self.database, namespaces, settings),
-            WorkerServicer(self.dispatcher, namespaces, settings, self.real_clock),
+            WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
             *store_servicers(self.committers, self.database, namespaces, self.clock, settings),
             *([ClockCalls(self.clock, self._look_at_all)] if isinstance(self.clock, TestClock) else []),
         )

@@ -62,6 +62,13 @@ async def test_the_readme_is_true(database_url: str, empty_database_url: str, gr
         assert await document.carry_out() > 5
 
 
+async def test_the_page_on_lists_is_true(database_url: str, grpcurl: Path, tmp_path: Path) -> None:
+    async with serving(database_url) as service:
+        programs = [grpcurl, Path(sys.executable).parent]
+        document = Document(DOCS / "lists.md", tmp_path, {ADDRESS: service.address}, programs)
+        assert await document.carry_out() > 5
+
+
 def test_the_worker_in_the_readme_is_short() -> None:
     (worker, *_) = (block for block in blocks(ROOT / "README.md") if block.language == "python")
     assert len([line for line in worker.text.splitlines() if line.strip()]) <= 20

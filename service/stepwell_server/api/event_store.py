@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from stepwell.v1 import event_store_pb2, event_store_pb2_grpc, history_pb2
+from stepwell_server.api.filters import read_filter
 from stepwell_server.api.history import event_to_proto
 from stepwell_server.api.page import read_page
 from stepwell_server.api.payloads import payload_from_proto
@@ -14,6 +15,7 @@ from stepwell_server.api.run_values import MESSAGE_MARGIN
 from stepwell_server.api.stores import StoreCalls
 from stepwell_server.engine.driven_events import Appended, AppendEvent
 from stepwell_server.errors import InvalidField
+from stepwell_server.model.events import LISTED
 from stepwell_server.store import event_store, events
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class EventStoreCalls(StoreCalls, event_store_pb2_grpc.EventStoreServicer):
         self, request: event_store_pb2.ReadEventsRequest, context: Context
     ) -> event_store_pb2.ReadEventsResponse:
         origin = self._fields.member(request.origin, history_pb2.EventOrigin, "origin")
+        wanted = read_filter(request.filter, LISTED, self._fields.limits)
         page, run = read_page(request, int, self._fields.limits), await self._seek(request)
         if run is None:
             return event_store_pb2.ReadEventsResponse()
@@ -50,6 +53,7 @@ class EventStoreCalls(StoreCalls, event_store_pb2_grpc.EventStoreServicer):
             most_bytes=self._fields.limits.message_bytes - MESSAGE_MARGIN,
             descending=request.descending,
             origin=origin,
+            wanted=wanted,
         )
         token = page.token(listed.events[-1].number) if listed.has_more else ""
         shown = [event_to_proto(event, listed.step_names.get(event.step_ordinal, "")) for event in listed.events]

@@ -8,11 +8,12 @@ import grpc.aio
 
 from stepwell.v1 import history_pb2, history_pb2_grpc
 from stepwell_server.api.fields import Fields
+from stepwell_server.api.filters import read_filter
 from stepwell_server.api.page import read_page
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, time_to_proto
 from stepwell_server.ids import pack
-from stepwell_server.model.events import EventType, payload_of, unpack_attributes
+from stepwell_server.model.events import LISTED, EventType, payload_of, unpack_attributes
 from stepwell_server.model.payloads import NULL
 from stepwell_server.store import events, runs
 
@@ -37,6 +38,7 @@ class History(history_pb2_grpc.HistoryServiceServicer):
         self, request: history_pb2.ListEventsRequest, context: Context
     ) -> history_pb2.ListEventsResponse:
         origin = self._fields.member(request.origin, history_pb2.EventOrigin, "origin")
+        wanted = read_filter(request.filter, LISTED, self._fields.limits)
         page = read_page(request, int, self._fields.limits)
         run = await runs.find(self._database, await self._refs.read(request))
         listed = await events.page(
@@ -47,6 +49,7 @@ class History(history_pb2_grpc.HistoryServiceServicer):
             most_bytes=self._fields.limits.message_bytes - MESSAGE_MARGIN,
             descending=request.descending,
             origin=origin,
+            wanted=wanted,
         )
         token = page.token(listed.events[-1].number) if listed.has_more else ""
         shown = [event_to_proto(event, listed.step_names.get(event.step_ordinal, "")) for event in listed.events]

@@ -8,8 +8,10 @@ import grpc.aio
 
 from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, types_pb2
 from stepwell_server.api.fields import Fields
+from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.page import read_page
 from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.store.namespaces import LISTED, place_of
 
 if TYPE_CHECKING:
     from stepwell_server.clock import Clock
@@ -43,10 +45,11 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
     async def ListNamespaces(
         self, request: namespaces_pb2.ListNamespacesRequest, context: Context
     ) -> namespaces_pb2.ListNamespacesResponse:
-        page = read_page(request, str, self._fields.limits)
-        found = await self._namespaces.page(page.after or "", page.fetch)
+        wanted, order = read_filter(request.filter, LISTED, self._fields.limits), read_order(request.order_by, LISTED)
+        page = read_page(request, position_of(order, LISTED, str), self._fields.limits)
+        found = await self._namespaces.page(wanted, order, page.after, page.fetch)
         shown = found[: page.size]
-        token = page.token(shown[-1].name) if len(found) > page.size else ""
+        token = page.token(place_of(shown[-1], order)) if len(found) > page.size else ""
         listed = [namespace_to_proto(row) for row in shown]
         return namespaces_pb2.ListNamespacesResponse(namespaces=listed, next_page_token=token)
 

@@ -26,7 +26,7 @@ _SEAL_BYTES = 8
 _HEAD = len(_VERSION) + _FINGERPRINT_BYTES
 _TOKEN_CHARACTERS = 4_096
 _BASE64 = re.compile(r"[A-Za-z0-9_-]+")
-_PAGING = ("page_size", "page_token", "skip")
+_PAGING = ("page_size", "page_token", "skip", "count_total")
 _AGAIN = "begin again without one"
 
 

@@ -10,13 +10,17 @@ import grpc.aio
 
 from stepwell.v1 import run_store_pb2, types_pb2
 from stepwell_server.api.fields import seconds
+from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.page import read_page
 from stepwell_server.api.run_values import run_to_proto, time_to_proto
+from stepwell_server.api.runs_read import counted_runs
 from stepwell_server.api.stores import StoreCalls, within
 from stepwell_server.engine import run_tasks
 from stepwell_server.engine.driven_runs import DueRun, HandOutRun
 from stepwell_server.errors import InvalidField
-from stepwell_server.store import driven, runs
+from stepwell_server.model.runs import LISTED
+from stepwell_server.store import driven, run_lists
+from stepwell_server.store.run_lists import RunFilter
 
 if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -63,32 +67,38 @@ class RunSets(StoreCalls):
     async def ListDrivenRuns(
         self, request: run_store_pb2.ListDrivenRunsRequest, context: Context
     ) -> run_store_pb2.ListDrivenRunsResponse:
-        space, page = await self._space(request), read_page(request, int, self._fields.limits)
-        phases = self._fields.items(request.phases, "phases")
-        wanted = runs.RunFilter(
+        order = read_order(request.order_by, LISTED)
+        page = read_page(request, position_of(order, LISTED, int), self._fields.limits)
+        space, phases = await self._space(request), self._fields.items(request.phases, "phases")
+        wanted = RunFilter(
             namespace_id=space.namespace_id or 0,
             phases=tuple(self._fields.member(each, types_pb2.RunPhase, "phases", required=True) for each in phases),
             type=self._fields.text(request.type, "type"),
             task_queue=self._fields.text(request.task_queue, "task_queue"),
             driven=True,
+            where=read_filter(request.filter, LISTED, self._fields.limits),
         )
-        found = await runs.page(self._database, wanted, page.after, page.fetch, page.skip)
+        found = await run_lists.page(self._database, wanted, order, page.after, page.fetch, page.skip)
         shown = found[: page.size]
-        token = page.token(shown[-1].run_key) if len(found) > page.size else ""
-        listed = await self._with_cursors(shown, space.namespace)
-        return run_store_pb2.ListDrivenRunsResponse(runs=listed, next_page_token=token)
+        total, more = await counted_runs(self._database, wanted) if request.count_total else (0, False)
+        return run_store_pb2.ListDrivenRunsResponse(
+            runs=await self._with_cursors(shown, space.namespace),
+            next_page_token=page.token(run_lists.place_of(shown[-1], order)) if len(found) > page.size else "",
+            total_size=total,
+            more_than_total_size=more,
+        )
 
     async def ListChildRuns(
         self, request: run_store_pb2.ListChildRunsRequest, context: Context
     ) -> run_store_pb2.ListChildRunsResponse:
-        space, page = await self._space(request), read_page(request, int, self._fields.limits)
+        space, page = await self._space(request), read_page(request, tuple[int], self._fields.limits)
         parent = await self._seek(request)
         if parent is None:
             return run_store_pb2.ListChildRunsResponse()
-        wanted = runs.RunFilter(parent.namespace_id, parent_run_id=parent.run_id)
-        found = await runs.page(self._database, wanted, page.after, page.fetch, 0)
+        wanted = RunFilter(parent.namespace_id, parent_run_id=parent.run_id)
+        found = await run_lists.page(self._database, wanted, (), page.after, page.fetch, 0)
         shown = found[: page.size]
-        token = page.token(shown[-1].run_key) if len(found) > page.size else ""
+        token = page.token((shown[-1].run_key,)) if len(found) > page.size else ""
         listed = await self._with_cursors(shown, space.namespace)
         return run_store_pb2.ListChildRunsResponse(runs=listed, next_page_token=token)
 

@@ -9,12 +9,16 @@ import grpc.aio
 
 from stepwell.v1 import runs_pb2, types_pb2
 from stepwell_server.api.fields import optional_uuid, seconds
+from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.page import read_page
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN, run_to_proto, step_to_proto, whole_run_to_proto
+from stepwell_server.model.runs import LISTED as LISTED_RUNS
 from stepwell_server.model.runs import Phase, RunRef
-from stepwell_server.store import runs, steps
+from stepwell_server.model.steps import LISTED as LISTED_STEPS
+from stepwell_server.store import run_lists, runs, steps
+from stepwell_server.store.run_lists import RunFilter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 _DEFAULT_WAIT = 20.0
+MOST_COUNTED = 10_000
+"""So far `total_size` counts."""
 
 
 class RunReads:
@@ -48,12 +54,19 @@ class RunReads:
 
     async def ListRuns(self, request: runs_pb2.ListRunsRequest, context: Context) -> runs_pb2.ListRunsResponse:
         namespace = self._fields.namespace(request.namespace)
-        page = read_page(request, int, self._fields.limits)
+        order = read_order(request.order_by, LISTED_RUNS)
+        page = read_page(request, position_of(order, LISTED_RUNS, int), self._fields.limits)
         wanted = filter_from_proto(request, await self._namespaces.id_of(namespace), self._fields)
-        found = await runs.page(self._database, wanted, page.after, page.fetch, page.skip)
+        found = await run_lists.page(self._database, wanted, order, page.after, page.fetch, page.skip)
         shown = found[: page.size]
-        token = page.token(shown[-1].run_key) if len(found) > page.size else ""
-        return runs_pb2.ListRunsResponse(runs=[run_to_proto(run, namespace) for run in shown], next_page_token=token)
+        token = page.token(run_lists.place_of(shown[-1], order)) if len(found) > page.size else ""
+        total, more = await counted_runs(self._database, wanted) if request.count_total else (0, False)
+        return runs_pb2.ListRunsResponse(
+            runs=[run_to_proto(run, namespace) for run in shown],
+            next_page_token=token,
+            total_size=total,
+            more_than_total_size=more,
+        )
 
     async def WaitRun(self, request: runs_pb2.WaitRunRequest, context: Context) -> runs_pb2.WaitRunResponse:
         ref = await self._refs.read(request)
@@ -74,18 +87,16 @@ class RunReads:
         self, request: runs_pb2.ListRunStepsRequest, context: Context
     ) -> runs_pb2.ListRunStepsResponse:
         states = tuple(self._fields.member(state, types_pb2.StepState, "states") for state in request.states)
-        page = read_page(request, int, self._fields.limits)
+        where, order = (
+            read_filter(request.filter, LISTED_STEPS, self._fields.limits),
+            read_order(request.order_by, LISTED_STEPS),
+        )
+        page = read_page(request, position_of(order, LISTED_STEPS, int), self._fields.limits)
         run = await runs.find(self._database, await self._refs.read(request))
         most_bytes = self._fields.limits.message_bytes - MESSAGE_MARGIN
-        listed = await steps.page(
-            self._database,
-            run.run_key,
-            states=states,
-            after=page.after or 0,
-            most=page.size,
-            most_bytes=most_bytes,
-        )
-        token = page.token(listed.steps[-1].step.ordinal) if listed.has_more else ""
+        wanted = steps.StepFilter(states, where, order)
+        listed = await steps.page(self._database, run.run_key, wanted, page.after, page.size, most_bytes)
+        token = page.token(steps.place_of(listed.steps[-1].step, order)) if listed.has_more else ""
         return runs_pb2.ListRunStepsResponse(
             steps=[step_to_proto(step) for step in listed.steps], next_page_token=token
         )
@@ -95,10 +106,16 @@ class RunReads:
         return whole_run_to_proto(whole, await self._namespaces.name_of(whole.run.namespace_id))
 
 
-def filter_from_proto(request: runs_pb2.ListRunsRequest, namespace_id: int, fields: Fields) -> runs.RunFilter:
+async def counted_runs(database: Database, wanted: RunFilter) -> tuple[int, bool]:
+    """How many runs fit, and whether there are more than are counted."""
+    found = await run_lists.count(database, wanted, MOST_COUNTED)
+    return min(found, MOST_COUNTED), found > MOST_COUNTED
+
+
+def filter_from_proto(request: runs_pb2.ListRunsRequest, namespace_id: int, fields: Fields) -> RunFilter:
     """Reads which runs to list."""
     phases = fields.items(request.phases, "phases")
-    return runs.RunFilter(
+    return RunFilter(
         namespace_id=namespace_id,
         phases=tuple(fields.member(phase, types_pb2.RunPhase, "phases", required=True) for phase in phases),
         type=fields.text(request.type, "type"),
@@ -106,6 +123,7 @@ def filter_from_proto(request: runs_pb2.ListRunsRequest, namespace_id: int, fiel
         parent_run_id=optional_uuid(request.parent_run_id, "parent_run_id"),
         task_queue=fields.text(request.task_queue, "task_queue"),
         correlation_id=fields.text(request.correlation_id, "correlation_id"),
+        where=read_filter(request.filter, LISTED_RUNS, fields.limits),
     )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_COMPLETED = (int(StepState.COMPLETED),)
+_COMPLETED = steps.StepFilter((int(StepState.COMPLETED),))
 
 
 class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
@@ -126,18 +126,11 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
     async def ListSteps(
         self, request: step_store_pb2.ListStepsRequest, context: Context
     ) -> step_store_pb2.ListStepsResponse:
-        page, run = read_page(request, int, self._fields.limits), await self._seek(request)
+        page, run = read_page(request, tuple[int], self._fields.limits), await self._seek(request)
         if run is None:
             return step_store_pb2.ListStepsResponse()
-        listed = await steps.page(
-            self._database,
-            run.run_key,
-            states=_COMPLETED,
-            after=page.after or 0,
-            most=page.size,
-            most_bytes=self._most_bytes,
-        )
-        token = page.token(listed.steps[-1].step.ordinal) if listed.has_more else ""
+        listed = await steps.page(self._database, run.run_key, _COMPLETED, page.after, page.size, self._most_bytes)
+        token = page.token((listed.steps[-1].step.ordinal,)) if listed.has_more else ""
         shown = [step_to_proto(step) for step in listed.steps]
         return step_store_pb2.ListStepsResponse(steps=shown, next_page_token=token)
 

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import functools
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from stepwell.v1 import workers_pb2, workers_pb2_grpc
 from stepwell_server import errors, telemetry
 from stepwell_server.api import fields as checks
 from stepwell_server.api.fields import Fields
+from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.interceptors.errors import as_refusal
 from stepwell_server.api.page import read_page
@@ -31,7 +32,8 @@ from stepwell_server.api.tasks import (
 from stepwell_server.dispatch.messages import ReportAnswer
 from stepwell_server.engine.committer import Claim
 from stepwell_server.engine.progress import ProgressAnswer
-from stepwell_server.store import recall
+from stepwell_server.model.workers import LISTED
+from stepwell_server.store import recall, workers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -42,25 +44,21 @@ if TYPE_CHECKING:
     from stepwell_server.model.tasks import Grant
     from stepwell_server.model.workers import Session
     from stepwell_server.settings import Settings
+    from stepwell_server.store.database import Database
     from stepwell_server.store.namespaces import Namespaces
 
 _MOST_CLAIMED = 256
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _CLAIM_POLL_SECONDS = 0.1
-
-
-class WorkerPosition(NamedTuple):
-    """Where a page of workers ends."""
-
-    register_time: datetime
-    session_id: UUID
 
 
 class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
     """See the module."""
 
-    def __init__(self, dispatcher: Dispatcher, namespaces: Namespaces, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, database: Database, namespaces: Namespaces, settings: Settings, clock: Clock
+    ) -> None:
         self._dispatcher = dispatcher
+        self._database = database
         self._namespaces = namespaces
         self._settings = settings
         self._clock = clock
@@ -266,15 +264,17 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
     ) -> workers_pb2.ListWorkersResponse:
         del context
         namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
-        page = read_page(request, WorkerPosition, self._settings.limits)
-        async with self._dispatcher.reader.connection() as connection:
-            after = page.after or WorkerPosition(_LONG_AGO, UUID(int=0))
-            rows = await recall.page_sessions(connection, namespace_id, after, self._clock.now(), page.fetch)
-        response = workers_pb2.ListWorkersResponse(workers=[worker_to_proto(row) for row in rows[: page.size]])
-        if len(rows) > page.size:
-            last = rows[page.size - 1]
-            response.next_page_token = page.token(WorkerPosition(last.register_time, last.session_id))
-        return response
+        limits = self._settings.limits
+        wanted = read_filter(request.filter, LISTED, limits)
+        order = read_order(request.order_by, LISTED) or workers.BY_REGISTRATION
+        page = read_page(request, position_of(order, LISTED, UUID), limits)
+        now = self._clock.now()
+        rows = await workers.page(self._database, namespace_id, wanted, order, page.after, now, page.fetch)
+        shown = rows[: page.size]
+        return workers_pb2.ListWorkersResponse(
+            workers=[worker_to_proto(row) for row in shown],
+            next_page_token=page.token(workers.place_of(shown[-1], order)) if len(rows) > page.size else "",
+        )
 
     # --- sessions by name -------------------------------------------------------------------------------------------
 

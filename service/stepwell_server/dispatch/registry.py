@@ -23,7 +23,7 @@ from stepwell_server.ids import uuid7
 from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.steps import Step
 from stepwell_server.model.tasks import TaskKind
-from stepwell_server.model.workers import Hello, Session, pack_hello
+from stepwell_server.model.workers import Hello, Session, listed_of, pack_hello
 from stepwell_server.store import batches, recall
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class Registry:
         now = self._clock.now()
         expire_time = now + timedelta(seconds=self._settings.session_seconds)
         session = self._made(uuid7(), namespace_id, namespace, hello)
-        row = Session(session.session_id, namespace_id, hello.worker_id, now, pack_hello(hello), expire_time)
+        told = pack_hello(hello), expire_time, *listed_of(hello)
+        row = Session(session.session_id, namespace_id, hello.worker_id, now, *told)
         async with self._reader.connection() as connection:
             await recall.insert_session(connection, row)
         if streaming:

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 import msgspec
 
+from stepwell_server.model import filters
 from stepwell_server.model.payloads import NULL, Failure, Payload
 
 
@@ -95,6 +96,15 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     attributes: bytes | None
 
 
+LISTED: filters.Fields = {
+    "number": filters.NUMBER,
+    "type": filters.TEXT,
+    "origin": filters.member_of(Origin, "EVENT_ORIGIN_"),
+    "time": filters.TIME,
+    "step_ordinal": filters.NUMBER,
+    "caller_seq": filters.NUMBER,
+}
+"""By what lists of events are filtered."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Attributes)
 NO_ATTRIBUTES = Attributes()

@@ -8,6 +8,8 @@ from uuid import UUID
 
 import msgspec
 
+from stepwell_server.model import filters
+
 
 class Phase(IntEnum):
     """How far a run has come; the proto's RunPhase."""
@@ -173,6 +175,27 @@ class RunId(msgspec.Struct, frozen=True, gc=False):
     request_hash: bytes | None
 
 
+LISTED: filters.Fields = {
+    "run_id": filters.ID,
+    "workflow_id": filters.SORTED_TEXT,
+    "type": filters.SORTED_TEXT,
+    "task_queue": filters.SORTED_TEXT,
+    "phase": filters.member_of(Phase, "RUN_PHASE_", is_sortable=True),
+    "priority": filters.SORTED_NUMBER,
+    "driven": filters.FLAG,
+    "managed": filters.FLAG,
+    "paused": filters.FLAG,
+    "cancel_requested": filters.FLAG,
+    "correlation_id": filters.TEXT,
+    "build_id": filters.TEXT,
+    "owner_id": filters.TEXT,
+    "event_count": filters.SORTED_NUMBER,
+    "create_time": filters.SORTED_TIME,
+    "update_time": filters.SORTED_TIME,
+    "end_time": filters.SORTED_TIME,
+    "deadline": filters.TIME,
+}
+"""By what lists of runs are filtered and sorted."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RunDetails)
 NO_DETAILS = RunDetails()

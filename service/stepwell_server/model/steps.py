@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from stepwell_server.model import filters
 from stepwell_server.model.payloads import Failure, Payload
 
 
@@ -167,6 +168,26 @@ class Scope(msgspec.Struct, frozen=True, gc=False):
     order_hash: bytes
 
 
+LISTED: filters.Fields = {
+    "ordinal": filters.SORTED_NUMBER,
+    "scope": filters.TEXT,
+    "name": filters.SORTED_TEXT,
+    "occurrence": filters.NUMBER,
+    "key": filters.TEXT,
+    "kind": filters.member_of(Kind, "STEP_KIND_", is_sortable=True),
+    "type": filters.SORTED_TEXT,
+    "state": filters.member_of(StepState, "STEP_STATE_", is_sortable=True),
+    "task_queue": filters.TEXT,
+    "attempt": filters.SORTED_NUMBER,
+    "seq": filters.NUMBER,
+    "wait_name": filters.TEXT,
+    "owner_id": filters.TEXT,
+    "create_time": filters.SORTED_TIME,
+    "start_time": filters.SORTED_TIME,
+    "end_time": filters.SORTED_TIME,
+    "completion": filters.SORTED_NUMBER,
+}
+"""By what lists of steps are filtered and sorted."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(StepDetails)
 NO_STEP_DETAILS = StepDetails()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from sqlalchemy import Select, func, select, union_all
+from sqlalchemy import Select, case, func, select, union_all
 
-from stepwell_server.model.events import Event
+from stepwell_server.model.events import Event, EventType
+from stepwell_server.model.filters import Filter
+from stepwell_server.store.filters import Columns, named, where
 from stepwell_server.store.schema import CLOSED_STEPS, EVENTS, STEPS
 
 if TYPE_CHECKING:
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from stepwell_server.store.database import Database
+
+
+_LABELS = {int(kind): kind.label for kind in EventType if kind is not EventType.CALLER}
+_FILTERABLE: Columns = {
+    **named(EVENTS.c),
+    "time": EVENTS.c.event_time,
+    "type": case(_LABELS, value=EVENTS.c.type, else_=EVENTS.c.caller_type),
+}
 
 
 class EventPage(msgspec.Struct, frozen=True):
@@ -35,9 +45,10 @@ async def page(
     most_bytes: int,
     descending: bool,
     origin: int = 0,
+    wanted: Filter | None = None,
 ) -> EventPage:
     """Events of one run after a number (before it, if descending); fewer where they are large, but at least one."""
-    query = _page(run_key, after, most + 1, most_bytes, origin, descending=descending)
+    query = _page(run_key, after, most + 1, most_bytes, origin, wanted, descending=descending)
     async with database.pool.begin() as connection:
         rows = (await connection.execute(query)).all()
         events = [Event(*row[:-1]) for row in rows][:most]
@@ -46,7 +57,16 @@ async def page(
     return EventPage(events, names, bool(rows) and rows[0].found > len(events))
 
 
-def _page(run_key: int, after: int | None, most: int, most_bytes: int, origin: int, *, descending: bool) -> Select[Any]:
+def _page(  # noqa: PLR0917 - what is asked of one list
+    run_key: int,
+    after: int | None,
+    most: int,
+    most_bytes: int,
+    origin: int,
+    wanted: Filter | None,
+    *,
+    descending: bool,
+) -> Select[Any]:
     number = EVENTS.c.number
     rows = select(EVENTS).where(EVENTS.c.run_key == run_key)
     rows = rows.order_by(number.desc() if descending else number.asc()).limit(most)
@@ -54,6 +74,8 @@ def _page(run_key: int, after: int | None, most: int, most_bytes: int, origin: i
         rows = rows.where(number < after if descending else number > after)
     if origin:
         rows = rows.where(EVENTS.c.origin == origin)
+    if wanted is not None:
+        rows = rows.where(where(wanted, _FILTERABLE))
     found = rows.subquery()
     place = found.c.number.desc() if descending else found.c.number.asc()
     # The length of a large value is known without reading it.

@@ -17,6 +17,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server import errors
 from stepwell_server.ids import Namespace
+from stepwell_server.model.filters import SORTED_TEXT, SORTED_TIME, Fields, Filter
+from stepwell_server.model.orders import Order, SortKey
+from stepwell_server.store.filters import after, named, sorting, where
 from stepwell_server.store.schema import CLOSED_RUNS, NAMESPACES, RUNS, SESSIONS
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 MAIN = Namespace("main")
 _KNOWN_SECONDS = 5.0
 _MOST_KNOWN = 10_000
+_BY_NAME = SortKey("name")
 
 
 class NamespaceRow(msgspec.Struct, frozen=True, gc=False):
@@ -35,6 +39,15 @@ class NamespaceRow(msgspec.Struct, frozen=True, gc=False):
     namespace_id: int
     name: str
     create_time: datetime
+
+
+LISTED: Fields = {"name": SORTED_TEXT, "create_time": SORTED_TIME}
+"""By what namespaces are filtered and sorted."""
+
+
+def place_of(row: NamespaceRow, order: Order) -> tuple[Any, ...]:
+    """Where a namespace stands in that order."""
+    return (*(getattr(row, key.field) for key in order), row.name)
 
 
 class Stats(msgspec.Struct, frozen=True, gc=False):
@@ -96,9 +109,16 @@ class Namespaces:
             raise errors.NamespaceExists(namespace=name)
         return self._note(NamespaceRow(*made))
 
-    async def page(self, after: str, most: int) -> list[NamespaceRow]:
-        """Namespaces in order of their names, after one."""
-        query = select(NAMESPACES).where(NAMESPACES.c.name > after).order_by(NAMESPACES.c.name).limit(most)
+    async def page(
+        self, wanted: Filter | None, order: Order, place: tuple[Any, ...] | None, most: int
+    ) -> list[NamespaceRow]:
+        """Namespaces that fit, after a place in that order, by name among equals."""
+        columns = named(NAMESPACES.c)
+        query = select(NAMESPACES).order_by(*sorting(order, columns, _BY_NAME)).limit(most)
+        if wanted is not None:
+            query = query.where(where(wanted, columns))
+        if place is not None:
+            query = query.where(after(order, columns, _BY_NAME, place))
         async with self._pool.begin() as connection:
             return [NamespaceRow(*row) for row in await connection.execute(query)]
 

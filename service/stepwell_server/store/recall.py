@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import astuple
+
 from stepwell_server.model.events import Event
 from stepwell_server.model.payloads import pack_payload
 from stepwell_server.model.runs import Run
 from stepwell_server.model.steps import ClosedStep, Step
-from stepwell_server.model.workers import Hello, Session, pack_hello
+from stepwell_server.model.workers import Hello, Session, listed_of, pack_hello
 from stepwell_server.store.columns import pairs
 from stepwell_server.store.statements import load
 
@@ -42,22 +44,14 @@ async def page_closed_steps(connection: Connection, run_key: int, after: int, mo
 
 async def insert_session(connection: Connection, session: Session) -> None:
     """Makes a session known."""
-    await connection.fetch(
-        SESSIONS["insert_session"],
-        session.session_id,
-        session.namespace_id,
-        session.worker_id,
-        session.register_time,
-        session.hello,
-        session.expire_time,
-    )
+    await connection.fetch(SESSIONS["insert_session"], *astuple(session))
 
 
 async def resume_session(  # noqa: PLR0917 - the statement's parameters
     connection: Connection, session_id: UUID, namespace_id: int, hello: Hello, expire_time: datetime, now: datetime
 ) -> bool:
     """Prolongs a session that has not expired; False if there is none."""
-    arguments = (session_id, namespace_id, pack_hello(hello), expire_time, now)
+    arguments = (session_id, namespace_id, pack_hello(hello), expire_time, now, *listed_of(hello))
     return bool(await connection.fetch(SESSIONS["resume_session"], *arguments))
 
 
@@ -76,14 +70,6 @@ async def extend_sessions(connection: Connection, ids: Sequence[UUID], expire_ti
 async def delete_sessions(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
     """Forgets sessions and answers those that were there."""
     return {row[0] for row in await connection.fetch(SESSIONS["delete_sessions"], ids)}
-
-
-async def page_sessions(
-    connection: Connection, namespace_id: int, after: tuple[datetime, UUID], now: datetime, most: int
-) -> list[Session]:
-    """Live sessions of a namespace after a place, in the order of registration."""
-    rows = await connection.fetch(SESSIONS["page_sessions"], namespace_id, *after, now, most)
-    return [Session(*row) for row in rows]
 
 
 async def leases_of(connection: Connection, session_id: UUID) -> list[Lease]:

@@ -1,4 +1,4 @@
-"""Reading runs for people: one by its name, or a page of them, open and closed alike.
+"""Reading runs for people, one by its name, open and closed alike. Lists are in `run_lists`.
 
 A run is in `runs` or in `closed_runs`, never in both: one statement over both sees it once, also while it ends.
 """
@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, Table, cast, func, literal, null, select, union_all
+from sqlalchemy import ColumnElement, Select, cast, func, literal, null, select, union_all
 
 from stepwell_server import errors
 from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure, Payload
-from stepwell_server.model.runs import NO_DETAILS, TERMINAL, Phase, RunRef, unpack_details
+from stepwell_server.model.runs import NO_DETAILS, Phase, RunRef, unpack_details
 from stepwell_server.model.steps import StepState
 from stepwell_server.store.schema import CLOSED_RUNS, CLOSED_STEPS, EVENTS, RUN_IDS, RUNS, WORKFLOW_IDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from stepwell_server.store.database import Database
@@ -78,19 +76,6 @@ class WholeRun(msgspec.Struct, frozen=True, gc=False):
     wake: Payload | None = None
 
 
-class RunFilter(msgspec.Struct, frozen=True, gc=False):
-    """Which runs to list; what is None or empty does not filter."""
-
-    namespace_id: int
-    phases: tuple[int, ...] = ()
-    type: str = ""
-    workflow_id: str = ""
-    parent_run_id: UUID | None = None
-    task_queue: str = ""
-    correlation_id: str = ""
-    driven: bool | None = None
-
-
 _COMMON = SeenRun.__struct_fields__[: SeenRun.__struct_fields__.index("owner_id")]
 OPEN_COLUMNS: list[ColumnElement[Any]] = [
     *(RUNS.c[name] for name in _COMMON),
@@ -102,7 +87,7 @@ OPEN_COLUMNS: list[ColumnElement[Any]] = [
     cast(null(), RUNS.c.wake_time.type).label("end_time"),
     literal(0).label("end_event"),
 ]
-_CLOSED: list[ColumnElement[Any]] = [
+CLOSED_COLUMNS: list[ColumnElement[Any]] = [
     *(CLOSED_RUNS.c[name] for name in _COMMON),
     literal("").label("owner_id"),
     CLOSED_RUNS.c.end_time.label("update_time"),
@@ -135,10 +120,10 @@ async def find_in(connection: AsyncConnection, ref: RunRef) -> SeenRun:
 
 
 async def _seek_in(connection: AsyncConnection, ref: RunRef) -> SeenRun | None:
-    keys = _keys(ref).subquery()
+    wanted = keys(ref).subquery()
     found = union_all(
-        select(*OPEN_COLUMNS).where(RUNS.c.run_key.in_(select(keys))),
-        select(*_CLOSED).where(CLOSED_RUNS.c.run_key.in_(select(keys))),
+        select(*OPEN_COLUMNS).where(RUNS.c.run_key.in_(select(wanted))),
+        select(*CLOSED_COLUMNS).where(CLOSED_RUNS.c.run_key.in_(select(wanted))),
     )
     rows = [SeenRun(*row) for row in await connection.execute(found)]
     if len(rows) > 1:
@@ -171,49 +156,7 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
     return WholeRun(run, given, result if run.phase == Phase.COMPLETED else None, said.failure, cursor)
 
 
-async def page(database: Database, wanted: RunFilter, before: int | None, most: int, skip: int) -> list[SeenRun]:
-    """Runs that fit, newest first, before a run key."""
-    async with database.pool.begin() as connection:
-        parent_key: int | None = None
-        if wanted.parent_run_id is not None:
-            parent = _keys(RunRef(wanted.namespace_id, "", run_id=wanted.parent_run_id))
-            parent_key = await connection.scalar(parent)
-            if parent_key is None:
-                return []
-        parts = [
-            select(*columns)
-            .where(*_conditions(table, wanted, parent_key, before))
-            .order_by(table.c.run_key.desc())
-            .limit(most + skip)
-            .subquery()
-            for table, columns, phases in (
-                (RUNS, OPEN_COLUMNS, set(Phase) - TERMINAL),
-                (CLOSED_RUNS, _CLOSED, TERMINAL),
-            )
-            if not wanted.phases or phases.intersection(wanted.phases)
-        ]
-        merged = union_all(*(select(part) for part in parts)).subquery()
-        query = select(merged).order_by(merged.c.run_key.desc()).limit(most).offset(skip)
-        return [SeenRun(*row) for row in await connection.execute(query)]
-
-
-def _conditions(
-    table: Table, wanted: RunFilter, parent_key: int | None, before: int | None
-) -> Sequence[ColumnElement[bool]]:
-    conditions = [table.c.namespace_id == wanted.namespace_id]
-    if before is not None:
-        conditions.append(table.c.run_key < before)
-    if wanted.phases:
-        conditions.append(table.c.phase.in_(wanted.phases))
-    if parent_key is not None:
-        conditions.append(table.c.parent_key == parent_key)
-    if wanted.driven is not None:
-        conditions.append(table.c.driven == wanted.driven)
-    texts = {name: getattr(wanted, name) for name in ("type", "workflow_id", "task_queue", "correlation_id")}
-    return [*conditions, *(table.c[name] == text for name, text in texts.items() if text)]
-
-
-def _keys(ref: RunRef) -> Select[tuple[int]]:
+def keys(ref: RunRef) -> Select[tuple[int]]:
     """The keys of the runs that are meant: more than one only where no namespace is named."""
     if ref.run_key is not None:
         return select(literal(ref.run_key).label("run_key"))

@@ -239,6 +239,8 @@ SESSIONS = Table(
     *_times("register_time"),
     *_bytes("hello"),
     *_times("expire_time"),
+    *_columns(ARRAY(Text), "task_queues workflow_types activity_types"),
+    *_text("build_id identity"),
 )
 MAIL = Table("mail", METADATA, *_uuid("mail_id", key=True), *_run_key(key=False), *_times("post_time"), *_bytes("body"))
 WATCHERS = Table(

@@ -9,8 +9,11 @@ import msgspec
 from sqlalchemy import ColumnElement, Select, Table, cast, func, literal, null, select, union_all
 
 from stepwell_server.model.events import payload_of, unpack_attributes
+from stepwell_server.model.filters import Filter
+from stepwell_server.model.orders import Order, SortKey
 from stepwell_server.model.payloads import Failure, Payload, unpack_payload
 from stepwell_server.model.steps import ENDED, Kind, StepState
+from stepwell_server.store.filters import NEVER, Columns, after, named, sorting, where
 from stepwell_server.store.schema import CLOSED_STEPS, EVENTS, HEARTBEATS, STEPS
 
 if TYPE_CHECKING:
@@ -71,6 +74,14 @@ class StepPage(msgspec.Struct, frozen=True):
     has_more: bool
 
 
+class StepFilter(msgspec.Struct, frozen=True):
+    """Which steps to list, and in which order; what is empty does not filter."""
+
+    states: tuple[int, ...] = ()
+    where: Filter | None = None
+    order: Order = ()
+
+
 Told = tuple[Payload, Failure | None]
 _COMMON = SeenStep.__struct_fields__[: SeenStep.__struct_fields__.index("owner_id")]
 _NO_TIME = cast(null(), STEPS.c.wake_time.type)
@@ -93,18 +104,32 @@ CLOSED_COLUMNS: list[ColumnElement[Any]] = [
     _NO_TIME.label("beat_time"),
     _NO_BYTES.label("beat"),
 ]
+_BY_ORDINAL = SortKey("ordinal")
+_OPEN_COMPLETION = 2**31 - 1  # no event has such a number
 _BEATEN = STEPS.outerjoin(
     HEARTBEATS, (HEARTBEATS.c.run_key == STEPS.c.run_key) & (HEARTBEATS.c.ordinal == STEPS.c.ordinal)
 )
 
 
-async def page(
-    database: Database, run_key: int, *, states: tuple[int, ...], after: int, most: int, most_bytes: int
+async def page(  # noqa: PLR0917 - what is asked of one list
+    database: Database, run_key: int, wanted: StepFilter, place: tuple[Any, ...] | None, most: int, most_bytes: int
 ) -> StepPage:
-    """Steps of one run after an ordinal; fewer where they are large, but at least one."""
+    """Steps of one run that fit, after a place in the order asked for; fewer where they are large, but at least one."""
     async with database.pool.begin() as connection:
-        steps = [SeenStep(*row) for row in await connection.execute(_page(run_key, states, after, most + 1))]
+        steps = [SeenStep(*row) for row in await connection.execute(_page(run_key, wanted, place, most + 1))]
         return await pick(connection, run_key, steps, most, most_bytes)
+
+
+def place_of(step: SeenStep, order: Order) -> tuple[Any, ...]:
+    """Where a step stands in that order."""
+    return (*(_value(step, key.field) for key in order), step.ordinal)
+
+
+def _value(step: SeenStep, field: str) -> Any:  # noqa: ANN401 - any kind of value
+    if field == "completion":
+        return step.end_event or _OPEN_COMPLETION
+    value = getattr(step, field)
+    return NEVER if value is None else value
 
 
 async def pick(
@@ -127,23 +152,38 @@ def open_columns() -> Select[Any]:
     return select(*_OPEN).select_from(_BEATEN)
 
 
-def _page(run_key: int, states: tuple[int, ...], after: int, most: int) -> Select[Any]:
+def _page(run_key: int, wanted: StepFilter, place: tuple[Any, ...] | None, most: int) -> Select[Any]:
     parts = []
-    if not states or (set(StepState) - ENDED) & set(states):
-        parts.append(_part(open_columns(), STEPS, run_key, states, after, most))
-    if not states or ENDED & set(states):
-        parts.append(_part(select(*CLOSED_COLUMNS), CLOSED_STEPS, run_key, states, after, most))
+    for query, table, states in ((open_columns(), STEPS, set(StepState) - ENDED), (_closed(), CLOSED_STEPS, ENDED)):
+        if not wanted.states or states & set(wanted.states):
+            parts.append(select(_part(query, table, run_key, wanted, place).limit(most).subquery()))
     merged = union_all(*parts).subquery()
-    return select(merged).order_by(merged.c.ordinal).limit(most)
+    return select(merged).order_by(*sorting(wanted.order, _sortable(named(merged.c)), _BY_ORDINAL)).limit(most)
 
 
-def _part(  # noqa: PLR0917 - one part of one statement
-    query: Select[Any], table: Table, run_key: int, states: tuple[int, ...], after: int, most: int
+def _part(
+    query: Select[Any], table: Table, run_key: int, wanted: StepFilter, place: tuple[Any, ...] | None
 ) -> Select[Any]:
-    query = query.where(table.c.run_key == run_key, table.c.ordinal > after)
-    if states:
-        query = query.where(table.c.state.in_(states))
-    return select(query.order_by(table.c.ordinal).limit(most).subquery())
+    columns = named(_OPEN if table is STEPS else CLOSED_COLUMNS)
+    query = query.where(table.c.run_key == run_key)
+    if wanted.states:
+        query = query.where(table.c.state.in_(wanted.states))
+    if wanted.where is not None:
+        query = query.where(where(wanted.where, {**columns, "completion": columns["end_event"]}))
+    if place is not None:
+        query = query.where(after(wanted.order, _sortable(columns), _BY_ORDINAL, place))
+    return query.order_by(*sorting(wanted.order, _sortable(columns), _BY_ORDINAL))
+
+
+def _sortable(columns: Columns) -> Columns:
+    """None of these is null: what has not happened yet comes last."""
+    times = {name: func.coalesce(columns[name], literal(NEVER, _NO_TIME.type)) for name in ("start_time", "end_time")}
+    completion = func.coalesce(func.nullif(columns["end_event"], 0), _OPEN_COMPLETION)
+    return {**columns, **times, "completion": completion}
+
+
+def _closed() -> Select[Any]:
+    return select(*CLOSED_COLUMNS)
 
 
 async def _sizes(connection: AsyncConnection, run_key: int, numbers: set[int]) -> dict[int, int]:

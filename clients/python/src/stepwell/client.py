@@ -199,7 +199,7 @@ class Client:
         return RunHandle(self, uuid_of(run_id) if run_id else "", workflow_id, hint=as_type)
 
     async def list_runs(self, *, limit: int | None = None, **only: Unpack[RunFilter]) -> AsyncIterator[runs_pb2.Run]:
-        """Lists runs, newest first, without their payloads; at most `limit`."""
+        """Lists runs, newest first, without their payloads; at most `limit`. Raises `InvalidField` for a `filter`."""
         request = runs_pb2.ListRunsRequest(
             namespace=self.namespace,
             phases=[RunPhase.Value(f"RUN_PHASE_{phase.upper()}") for phase in only.get("phases", ())],
@@ -208,6 +208,8 @@ class Client:
             parent_run_id=only.get("parent_run_id", ""),
             task_queue=only.get("task_queue", ""),
             correlation_id=only.get("correlation_id", ""),
+            filter=only.get("filter", ""),
+            order_by=only.get("order_by", ""),
             page_size=PAGE_SIZE if limit is None else min(limit, PAGE_SIZE),
         )
         left = limit

@@ -32,8 +32,14 @@ class StartOptions(TypedDict, total=False):
 
 
 class RunFilter(TypedDict, total=False):
-    """Which runs to list; what is absent does not matter. `phases` are names such as `RUNNING`."""
+    """Which runs to list, and how; what is absent does not matter. `phases` are names such as `RUNNING`.
 
+    `filter`: such as `type = "survey" AND priority > 4`. `order_by`: fields with commas between,
+    each with ` desc` behind it or not; default the newest first. docs/lists.md explains both.
+    """
+
+    filter: str
+    order_by: str
     phases: Sequence[str]
     type: str
     workflow_id: str

@@ -1,15 +1,21 @@
 -- name: insert_session
-INSERT INTO sessions (session_id, namespace_id, worker_id, register_time, hello, expire_time)
-VALUES ($1, $2, $3, $4, $5, $6);
+INSERT INTO sessions (
+    session_id, namespace_id, worker_id, register_time, hello, expire_time, task_queues, workflow_types,
+    activity_types, build_id, identity
+)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: read_session
 SELECT
-    s.session_id, s.namespace_id, s.worker_id, s.register_time, s.hello, s.expire_time
+    s.session_id, s.namespace_id, s.worker_id, s.register_time, s.hello, s.expire_time, s.task_queues,
+    s.workflow_types, s.activity_types, s.build_id, s.identity
 FROM sessions AS s WHERE s.session_id = $1;
 
 -- name: resume_session
 -- Prolongs a session that has not expired, with what its worker now says of itself. Answers it, or nothing.
-UPDATE sessions SET hello = $3, expire_time = $4 WHERE session_id = $1 AND namespace_id = $2 AND expire_time > $5
+UPDATE sessions SET
+    hello = $3, expire_time = $4, task_queues = $6, workflow_types = $7, activity_types = $8, build_id = $9, identity = $10
+WHERE session_id = $1 AND namespace_id = $2 AND expire_time > $5
 RETURNING session_id;
 
 -- name: extend_sessions
@@ -77,12 +83,3 @@ UNION ALL
     WHERE s.session_id = ANY($1::uuid[]) AND NOT r.driven
     LIMIT $2
 );
-
--- name: page_sessions
--- Live workers of a namespace in the order of registration.
-SELECT
-    s.session_id, s.namespace_id, s.worker_id, s.register_time, s.hello, s.expire_time
-FROM sessions AS s
-WHERE s.namespace_id = $1 AND (s.register_time, s.session_id) > ($2, $3) AND s.expire_time > $4
-ORDER BY s.register_time, s.session_id
-LIMIT $5;

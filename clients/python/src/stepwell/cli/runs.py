@@ -94,11 +94,17 @@ def list_runs(
     workflow_id: Annotated[str, typer.Option(help="Only runs of this workflow id.")] = "",
     task_queue: Annotated[str, typer.Option(help="Only this task queue.")] = "",
     parent: Annotated[str, typer.Option(help="Only children of this run.")] = "",
+    where: Annotated[
+        str, typer.Option("--filter", help="Only runs that fit, such as 'phase = FAILED AND type = survey'.")
+    ] = "",
+    order_by: Annotated[str, typer.Option(help="Fields to sort by, such as 'end_time desc'.")] = "",
     limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 50,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first unless --order-by says otherwise."""
     only: RunFilter = {
+        "filter": where,
+        "order_by": order_by,
         "phases": phase or [],
         "type": type_name,
         "workflow_id": workflow_id,

@@ -107,6 +107,7 @@ class ReadEventsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     DESCENDING_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -121,6 +122,10 @@ class ReadEventsRequest(_message.Message):
     """Newest first."""
     origin: _history_pb2.EventOrigin.ValueType
     """Only events of this origin. Unspecified: all."""
+    filter: _builtins.str
+    """Only events that fit, such as `type = "ActivityFailed" AND number > 100`: see docs/lists.md. Fields: number type
+    origin time step_ordinal caller_seq.
+    """
     def __init__(
         self,
         *,
@@ -131,10 +136,11 @@ class ReadEventsRequest(_message.Message):
         page_token: _builtins.str = ...,
         descending: _builtins.bool = ...,
         origin: _history_pb2.EventOrigin.ValueType = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["descending", b"descending", "namespace", b"namespace", "origin", b"origin", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["descending", b"descending", "filter", b"filter", "namespace", b"namespace", "origin", b"origin", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stepwell/v1/history.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17stepwell/v1/types.proto\"\x85\x03\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0c\n\x04type\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06origin\x18\x04 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\x12\x14\n\x0cstep_ordinal\x18\x05 \x01(\x05\x12\x11\n\tstep_name\x18\x06 \x01(\t\x12%\n\x07payload\x18\x07 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12%\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x14.stepwell.v1.Failure\x12\x36\n\nattributes\x18\t \x03(\x0b\x32\".stepwell.v1.Event.AttributesEntry\x12\x12\n\ncaller_seq\x18\n \x01(\x03\x12\x14\n\x0c\x65vent_number\x18\x0b \x01(\x03\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb0\x01\n\x11ListEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x12\n\ndescending\x18\x06 \x01(\x08\x12(\n\x06origin\x18\x07 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\"Q\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.stepwell.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*]\n\x0b\x45ventOrigin\x12\x1c\n\x18\x45VENT_ORIGIN_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_ORIGIN_ENGINE\x10\x01\x12\x17\n\x13\x45VENT_ORIGIN_CALLER\x10\x02\x32_\n\x0eHistoryService\x12M\n\nListEvents\x12\x1e.stepwell.v1.ListEventsRequest\x1a\x1f.stepwell.v1.ListEventsResponseBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stepwell/v1/history.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17stepwell/v1/types.proto\"\x85\x03\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x0c\n\x04type\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x06origin\x18\x04 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\x12\x14\n\x0cstep_ordinal\x18\x05 \x01(\x05\x12\x11\n\tstep_name\x18\x06 \x01(\t\x12%\n\x07payload\x18\x07 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12%\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x14.stepwell.v1.Failure\x12\x36\n\nattributes\x18\t \x03(\x0b\x32\".stepwell.v1.Event.AttributesEntry\x12\x12\n\ncaller_seq\x18\n \x01(\x03\x12\x14\n\x0c\x65vent_number\x18\x0b \x01(\x03\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc0\x01\n\x11ListEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x12\n\ndescending\x18\x06 \x01(\x08\x12(\n\x06origin\x18\x07 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\t\"Q\n\x12ListEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.stepwell.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*]\n\x0b\x45ventOrigin\x12\x1c\n\x18\x45VENT_ORIGIN_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_ORIGIN_ENGINE\x10\x01\x12\x17\n\x13\x45VENT_ORIGIN_CALLER\x10\x02\x32_\n\x0eHistoryService\x12M\n\nListEvents\x12\x1e.stepwell.v1.ListEventsRequest\x1a\x1f.stepwell.v1.ListEventsResponseBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,16 +36,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.stepwell.v1P\001Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1'
   _globals['_EVENT_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_EVENT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_EVENTORIGIN']._serialized_start=754
-  _globals['_EVENTORIGIN']._serialized_end=847
+  _globals['_EVENTORIGIN']._serialized_start=770
+  _globals['_EVENTORIGIN']._serialized_end=863
   _globals['_EVENT']._serialized_start=101
   _globals['_EVENT']._serialized_end=490
   _globals['_EVENT_ATTRIBUTESENTRY']._serialized_start=441
   _globals['_EVENT_ATTRIBUTESENTRY']._serialized_end=490
   _globals['_LISTEVENTSREQUEST']._serialized_start=493
-  _globals['_LISTEVENTSREQUEST']._serialized_end=669
-  _globals['_LISTEVENTSRESPONSE']._serialized_start=671
-  _globals['_LISTEVENTSRESPONSE']._serialized_end=752
-  _globals['_HISTORYSERVICE']._serialized_start=849
-  _globals['_HISTORYSERVICE']._serialized_end=944
+  _globals['_LISTEVENTSREQUEST']._serialized_end=685
+  _globals['_LISTEVENTSRESPONSE']._serialized_start=687
+  _globals['_LISTEVENTSRESPONSE']._serialized_end=768
+  _globals['_HISTORYSERVICE']._serialized_start=865
+  _globals['_HISTORYSERVICE']._serialized_end=960
 # @@protoc_insertion_point(module_scope)

@@ -38,7 +38,7 @@ class NamespaceServiceStub:
     GetNamespace: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceRequest, _namespaces_pb2.GetNamespaceResponse]
     """Reads one namespace. Reasons: NAMESPACE_NOT_FOUND."""
     ListNamespaces: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.ListNamespacesRequest, _namespaces_pb2.ListNamespacesResponse]
-    """Lists namespaces by name."""
+    """Lists namespaces, by name unless asked for otherwise."""
     DeleteNamespace: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.DeleteNamespaceRequest, _namespaces_pb2.DeleteNamespaceResponse]
     """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`.
     Reasons: NAMESPACE_NOT_EMPTY.
@@ -56,7 +56,7 @@ class NamespaceServiceAsyncStub(NamespaceServiceStub):
     GetNamespace: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceRequest, _namespaces_pb2.GetNamespaceResponse]  # type: ignore[assignment]
     """Reads one namespace. Reasons: NAMESPACE_NOT_FOUND."""
     ListNamespaces: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.ListNamespacesRequest, _namespaces_pb2.ListNamespacesResponse]  # type: ignore[assignment]
-    """Lists namespaces by name."""
+    """Lists namespaces, by name unless asked for otherwise."""
     DeleteNamespace: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.DeleteNamespaceRequest, _namespaces_pb2.DeleteNamespaceResponse]  # type: ignore[assignment]
     """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`.
     Reasons: NAMESPACE_NOT_EMPTY.
@@ -89,7 +89,7 @@ class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _namespaces_pb2.ListNamespacesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_namespaces_pb2.ListNamespacesResponse, _abc.Awaitable[_namespaces_pb2.ListNamespacesResponse]]:
-        """Lists namespaces by name."""
+        """Lists namespaces, by name unless asked for otherwise."""
 
     @_abc_1.abstractmethod
     def DeleteNamespace(

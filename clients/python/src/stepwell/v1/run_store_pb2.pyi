@@ -1131,6 +1131,9 @@ class ListDrivenRunsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SKIP_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    COUNT_TOTAL_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -1143,6 +1146,12 @@ class ListDrivenRunsRequest(_message.Message):
     """`next_page_token` of the page before."""
     skip: _builtins.int
     """Leaves out this many first. At most 10,000."""
+    filter: _builtins.str
+    """Only runs that fit: as in `ListRuns`."""
+    order_by: _builtins.str
+    """Fields to sort by: as in `ListRuns`. Default: newest first."""
+    count_total: _builtins.bool
+    """True to have `total_size` counted."""
     @_builtins.property
     def phases(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.RunPhase.ValueType]:
         """Only these phases. Empty: all."""
@@ -1157,10 +1166,13 @@ class ListDrivenRunsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         skip: _builtins.int = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+        count_total: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_total", b"count_total", "filter", b"filter", "namespace", b"namespace", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1168,14 +1180,20 @@ Global___ListDrivenRunsRequest: _TypeAlias = ListDrivenRunsRequest  # noqa: Y015
 
 @_typing.final
 class ListDrivenRunsResponse(_message.Message):
-    """A page of runs, newest first."""
+    """A page of runs, newest first unless asked for otherwise."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUNS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    MORE_THAN_TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
+    total_size: _builtins.int
+    """How many runs fit, on all pages, if that was asked for: counted up to 10,000."""
+    more_than_total_size: _builtins.bool
+    """True if there are more than `total_size`."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[_runs_pb2.Run]:
         """Without their payloads, with their cursors."""
@@ -1185,10 +1203,12 @@ class ListDrivenRunsResponse(_message.Message):
         *,
         runs: _abc.Iterable[_runs_pb2.Run] | None = ...,
         next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+        more_than_total_size: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more_than_total_size", b"more_than_total_size", "next_page_token", b"next_page_token", "runs", b"runs", "total_size", b"total_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -275,7 +275,7 @@ class RunStoreServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListDrivenRuns(self, request, context):
-        """Lists driven runs, newest first.
+        """Lists driven runs, newest first unless asked for otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -92,7 +92,7 @@ class RunStoreStub:
     ListRunnableRuns: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ListRunnableRunsRequest, _run_store_pb2.ListRunnableRunsResponse]
     """Lists runs that a claim would get, oldest first."""
     ListDrivenRuns: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ListDrivenRunsRequest, _run_store_pb2.ListDrivenRunsResponse]
-    """Lists driven runs, newest first."""
+    """Lists driven runs, newest first unless asked for otherwise."""
     ListChildRuns: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ListChildRunsRequest, _run_store_pb2.ListChildRunsResponse]
     """Lists the children of a run, newest first. An unknown run has none."""
     MarkRunDispatchable: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.MarkRunDispatchableRequest, _run_store_pb2.MarkRunDispatchableResponse]
@@ -170,7 +170,7 @@ class RunStoreAsyncStub(RunStoreStub):
     ListRunnableRuns: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ListRunnableRunsRequest, _run_store_pb2.ListRunnableRunsResponse]  # type: ignore[assignment]
     """Lists runs that a claim would get, oldest first."""
     ListDrivenRuns: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ListDrivenRunsRequest, _run_store_pb2.ListDrivenRunsResponse]  # type: ignore[assignment]
-    """Lists driven runs, newest first."""
+    """Lists driven runs, newest first unless asked for otherwise."""
     ListChildRuns: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ListChildRunsRequest, _run_store_pb2.ListChildRunsResponse]  # type: ignore[assignment]
     """Lists the children of a run, newest first. An unknown run has none."""
     MarkRunDispatchable: _aio.UnaryUnaryMultiCallable[_run_store_pb2.MarkRunDispatchableRequest, _run_store_pb2.MarkRunDispatchableResponse]  # type: ignore[assignment]
@@ -341,7 +341,7 @@ class RunStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _run_store_pb2.ListDrivenRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_store_pb2.ListDrivenRunsResponse, _abc.Awaitable[_run_store_pb2.ListDrivenRunsResponse]]:
-        """Lists driven runs, newest first."""
+        """Lists driven runs, newest first unless asked for otherwise."""
 
     @_abc_1.abstractmethod
     def ListChildRuns(

@@ -718,6 +718,9 @@ class ListRunsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SKIP_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
+    COUNT_TOTAL_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -736,6 +739,17 @@ class ListRunsRequest(_message.Message):
     """`next_page_token` of the page before."""
     skip: _builtins.int
     """Leaves out this many first. At most 10,000."""
+    filter: _builtins.str
+    """Only runs that fit, such as `phase = FAILED AND type = "survey" AND create_time > "2026-01-01T00:00:00Z"`: a part of
+    AIP-160, see docs/lists.md. Fields: run_id workflow_id type task_queue phase priority driven managed paused
+    cancel_requested correlation_id build_id owner_id event_count create_time update_time end_time deadline.
+    """
+    order_by: _builtins.str
+    """Fields to sort by, with commas between, each with ` desc` behind it or not: workflow_id type task_queue phase
+    priority event_count create_time update_time end_time. Default: newest first.
+    """
+    count_total: _builtins.bool
+    """True to have `total_size` counted."""
     @_builtins.property
     def phases(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.RunPhase.ValueType]:
         """Only these phases. Empty: all."""
@@ -753,10 +767,13 @@ class ListRunsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         skip: _builtins.int = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
+        count_total: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "parent_run_id", b"parent_run_id", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "count_total", b"count_total", "filter", b"filter", "namespace", b"namespace", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent_run_id", b"parent_run_id", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -764,14 +781,20 @@ Global___ListRunsRequest: _TypeAlias = ListRunsRequest  # noqa: Y015
 
 @_typing.final
 class ListRunsResponse(_message.Message):
-    """A page of runs, newest first."""
+    """A page of runs, newest first unless asked for otherwise."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUNS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    MORE_THAN_TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Empty on the last page."""
+    total_size: _builtins.int
+    """How many runs fit, on all pages, if that was asked for: counted up to 10,000."""
+    more_than_total_size: _builtins.bool
+    """True if there are more than `total_size`."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Run]:
         """Without their payloads."""
@@ -781,10 +804,12 @@ class ListRunsResponse(_message.Message):
         *,
         runs: _abc.Iterable[Global___Run] | None = ...,
         next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
+        more_than_total_size: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more_than_total_size", b"more_than_total_size", "next_page_token", b"next_page_token", "runs", b"runs", "total_size", b"total_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1368,6 +1393,8 @@ class ListRunStepsRequest(_message.Message):
     STATES_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -1378,6 +1405,14 @@ class ListRunStepsRequest(_message.Message):
     """How many at most. Default 50, at most 1,000."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
+    filter: _builtins.str
+    """Only steps that fit, such as `kind = ACTIVITY AND attempt > 1`: see docs/lists.md. Fields: ordinal scope name
+    occurrence key kind type state task_queue attempt seq wait_name owner_id create_time start_time end_time completion.
+    """
+    order_by: _builtins.str
+    """Fields to sort by, with commas between, each with ` desc` behind it or not: ordinal name kind type state attempt
+    create_time start_time end_time completion. Open steps stand behind ended ones. Default: ordinal.
+    """
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.StepState.ValueType]:
         """Only these states. Empty: all."""
@@ -1391,10 +1426,12 @@ class ListRunStepsRequest(_message.Message):
         states: _abc.Iterable[_types_pb2.StepState.ValueType] | None = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "states", b"states", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "namespace", b"namespace", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "states", b"states", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1402,7 +1439,7 @@ Global___ListRunStepsRequest: _TypeAlias = ListRunStepsRequest  # noqa: Y015
 
 @_typing.final
 class ListRunStepsResponse(_message.Message):
-    """A page of steps in the order of their creation."""
+    """A page of steps."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -46,7 +46,7 @@ class RunServiceStub:
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]
     """Reads one run. Reasons: RUN_NOT_FOUND."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsResponse]
-    """Lists runs, newest first."""
+    """Lists runs, newest first unless asked for otherwise."""
     WaitRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.WaitRunRequest, _runs_pb2.WaitRunResponse]
     """Waits until a run has ended, or until `wait` is over; then answers with the run as it is.
     Follows a chain of continued runs unless told not to. Reasons: RUN_NOT_FOUND.
@@ -74,7 +74,7 @@ class RunServiceStub:
     because its code no longer fits its record: then `accept_order` is needed.
     """
     ListRunSteps: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]
-    """Lists a run's steps in the order of their creation, or of their end. Reasons: RUN_NOT_FOUND."""
+    """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -94,7 +94,7 @@ class RunServiceAsyncStub(RunServiceStub):
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]  # type: ignore[assignment]
     """Reads one run. Reasons: RUN_NOT_FOUND."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """Lists runs, newest first."""
+    """Lists runs, newest first unless asked for otherwise."""
     WaitRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.WaitRunRequest, _runs_pb2.WaitRunResponse]  # type: ignore[assignment]
     """Waits until a run has ended, or until `wait` is over; then answers with the run as it is.
     Follows a chain of continued runs unless told not to. Reasons: RUN_NOT_FOUND.
@@ -122,7 +122,7 @@ class RunServiceAsyncStub(RunServiceStub):
     because its code no longer fits its record: then `accept_order` is needed.
     """
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]  # type: ignore[assignment]
-    """Lists a run's steps in the order of their creation, or of their end. Reasons: RUN_NOT_FOUND."""
+    """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     """Starts, reads and steers runs.
@@ -169,7 +169,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.ListRunsResponse, _abc.Awaitable[_runs_pb2.ListRunsResponse]]:
-        """Lists runs, newest first."""
+        """Lists runs, newest first unless asked for otherwise."""
 
     @_abc_1.abstractmethod
     def WaitRun(
@@ -251,6 +251,6 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.ListRunStepsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.ListRunStepsResponse, _abc.Awaitable[_runs_pb2.ListRunStepsResponse]]:
-        """Lists a run's steps in the order of their creation, or of their end. Reasons: RUN_NOT_FOUND."""
+        """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
