@@ -28,6 +28,7 @@ from stepwell_server.api.store_servicers import store_servicers
 from stepwell_server.api.workers import WorkerServicer
 from stepwell_server.clock import SystemClock, TestClock
 from stepwell_server.dispatch.dispatcher import Dispatcher
+from stepwell_server.dispatch.traces import Traces
 from stepwell_server.dispatch.watches import Watches
 from stepwell_server.engine.committer import Committers, Listener
 from stepwell_server.loops.alignment import Alignment
@@ -88,7 +89,7 @@ class Service:
         self.timers = Timers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
         self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
         self.alarms = Alarms(self.timers, self.deadlines, leads, self.hints.publish)
-        self._listeners.members = (self.dispatcher, self.alarms)
+        self._listeners.members = (self.dispatcher, self.alarms, Traces())
         self.leader.duties = [
             self.timers,
             self.deadlines,

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from io import StringIO
 from typing import Any
 from uuid import UUID
 
 import grpc
 import grpc.aio
 import pytest
-import structlog
 from google.rpc import error_details_pb2, status_pb2
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -403,127 +399,11 @@ async def test_streams_have_no_span(spans: InMemorySpanExporter, kind: str) -> N
 
 
 async def test_what_is_not_sampled_has_no_span(spans: InMemorySpanExporter) -> None:
-    """The caller's decision holds for calls and claims alike."""
+    """The caller's decision holds."""
 
     async def act(context: Any) -> bytes:
         return telemetry.new_traceparent(context.invocation_metadata())[0].encode()
 
     async with serving(act) as channel:
         assert await call(channel, traceparent=UNSAMPLED) == [UNSAMPLED.encode()]
-    claim(UNSAMPLED)
     assert spans.get_finished_spans() == ()
-
-
-def claim(traceparent: str, **more: Any) -> str:
-    return telemetry.claim_span(
-        traceparent, "", run=RUN_ID, step="charge", queue="default", worker="w-1", attempt=2, outcome="assigned", **more
-    )
-
-
-def test_claims_and_heartbeats_are_spans_of_the_run(spans: InMemorySpanExporter) -> None:
-    """A run's root, its claims and heartbeats are one trace; an attempt links to the one before."""
-    traceparent, _ = telemetry.new_traceparent((), run=str(RUN_ID))
-    first = claim(traceparent)
-    second = claim(traceparent, previous=first, start_ns=1)
-    telemetry.heartbeat_span(
-        traceparent, run=RUN_ID, step="charge", queue="default", worker="w-1", attempt=2, outcome="ok", reported=second
-    )
-    root, claimed, again, beat = spans.get_finished_spans()
-    assert [span.name for span in (root, claimed, beat)] == ["stepwell.start", "stepwell.claim", "stepwell.heartbeat"]
-    traces = {span.context.trace_id for span in (root, claimed, again, beat) if span.context}
-    assert [f"{trace:032x}" for trace in traces] == [traceparent[3:35]]
-    assert claimed.parent is not None
-    assert f"{claimed.parent.span_id:016x}" == traceparent[36:52]
-    (link,) = again.links
-    assert f"{link.context.span_id:016x}" == first[36:52]
-    assert beat.parent is not None
-    assert f"{beat.parent.span_id:016x}" == second[36:52]
-    assert again.start_time == 1
-    assert dict(again.attributes or {}) == {
-        "stepwell.run": str(RUN_ID),
-        "stepwell.step": "charge",
-        "stepwell.queue": "default",
-        "stepwell.worker": "w-1",
-        "stepwell.attempt": 2,
-        "stepwell.outcome": "assigned",
-    }
-    json.loads(again.to_json())
-
-
-def test_a_beat_without_items_is_in_its_session_s_trace(spans: InMemorySpanExporter) -> None:
-    """Any replica finds the same trace."""
-    telemetry.session_heartbeat_span(RUN_ID, worker="w-1", outcome="ok")
-    span = only(spans)
-    assert span.context is not None
-    assert span.context.trace_id == RUN_ID.int
-
-
-def test_without_exporters_only_the_context_is_made() -> None:
-    """A run has a trace context even when this service exports nothing: its workers may."""
-    assert not telemetry.is_exporting()
-    traceparent, tracestate = telemetry.new_traceparent(())
-    assert telemetry.valid_traceparent(traceparent) == traceparent
-    assert telemetry.is_sampled(traceparent)
-    assert tracestate == ""
-    assert claim(traceparent) == traceparent
-    assert telemetry.new_traceparent((("traceparent", CALLER), ("tracestate", "a=1"), ("tracestate", "b=2"))) == (
-        CALLER,
-        "a=1,b=2",
-    )
-
-
-@pytest.mark.parametrize(
-    "text", ["", "00", CALLER.upper(), CALLER + "-x", CALLER.replace("00-", "ff-"), f"00-{'0' * 32}-{'1' * 16}-01"]
-)
-def test_what_is_no_trace_context_is_dropped(text: str) -> None:
-    """A caller's malformed context is none."""
-    assert telemetry.valid_traceparent(text) == ""
-
-
-def test_exporters_are_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is exported unless an exporter or an endpoint is named, in either protocol."""
-    endpoint = "http://127.0.0.1:9"
-    for name in ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-        monkeypatch.delenv(name, raising=False)
-    found = {}
-    for protocol in ("", "grpc", "http/protobuf"):
-        if protocol:
-            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-            monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
-        telemetry.set_up_tracing()
-        found[protocol] = telemetry.is_exporting()
-        telemetry.shut_down_tracing()
-    assert found == {"": False, "grpc": True, "http/protobuf": True}
-    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    telemetry.set_up_tracing()
-    assert not telemetry.is_exporting()
-
-
-def test_logs_are_json_without_contents() -> None:
-    """Lines carry run and trace; bytes and secrets are left out; stacks have no values."""
-    stream, root = StringIO(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    telemetry.set_up_logs("info", "json", stream)
-    with telemetry.about(RUN_ID, CALLER):
-        logging.getLogger("library").warning("odd", extra={"payload": "hidden"})
-        structlog.get_logger("own").info("done", body=b"hidden", payload="hidden", count=3)
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    library, own = (json.loads(line) for line in stream.getvalue().splitlines())
-    assert "hidden" not in stream.getvalue()
-    assert (library["event"], library["level"], own["count"], own["body"]) == ("odd", "warning", 3, "[6 bytes]")
-    assert (own["run_id"], own["trace_id"]) == (str(RUN_ID), CALLER[3:35])
-
-
-async def test_metrics_are_served() -> None:
-    """Prometheus reads the service's own names."""
-    telemetry.count_refusal("RUN_NOT_FOUND")
-    port, stop = telemetry.serve_metrics(0)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
-    text = (await reader.read()).decode()
-    writer.close()
-    stop()
-    assert 'stepwell_refusals_total{reason="RUN_NOT_FOUND"}' in text
-    assert "stepwell_commit_seconds_bucket" in text

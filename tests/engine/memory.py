@@ -104,7 +104,7 @@ class MemoryStore:
 
     async def claim_tasks(  # noqa: PLR0917 - as in the store
         self, connection: Any, namespace_id: int, task_queue: str, kind: int, types: Sequence[str], most: int
-    ) -> list[Key]:
+    ) -> list[tuple[int, int, datetime]]:
         fitting = [
             task
             for task in self.tasks.values()
@@ -112,7 +112,7 @@ class MemoryStore:
             and task.type in types
         ]
         fitting.sort(key=lambda task: (task.rank, task.ready_time, task.run_key, task.ordinal))
-        return [(task.run_key, task.ordinal) for task in fitting[:most]]
+        return [(task.run_key, task.ordinal, task.ready_time) for task in fitting[:most]]
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

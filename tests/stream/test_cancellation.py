@@ -83,10 +83,10 @@ async def test_a_cancelled_step_that_was_not_sent_yet_is_withdrawn(
     read: Callable[..., Any] = reader.assignments
     may_read = asyncio.Event()
 
-    async def slow(grants: Any, worker_id: str) -> Any:
+    async def slow(grants: Any) -> Any:
         if any(grant.step is not None for grant in grants):
             await may_read.wait()
-        return await read(grants, worker_id)
+        return await read(grants)
 
     monkeypatch.setattr(reader, "assignments", slow)
     async with (

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING
 
 from stepwell.v1 import types_pb2, workers_pb2
+from stepwell_server import telemetry
 from stepwell_server.api import fields as checks
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.dispatch.beats import TaskBeat
@@ -22,6 +24,7 @@ from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts
 from stepwell_server.model.workers import Hello
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
     from stepwell_server.api.fields import Fields
@@ -77,11 +80,34 @@ def rooms_from_proto(update: workers_pb2.CapacityUpdate, fields: Fields, at: str
     return rooms
 
 
-def beat_from_proto(beat: workers_pb2.TaskHeartbeat, session_id: UUID, fields: Fields, at: str) -> TaskBeat:
-    """A heartbeat of one activity."""
-    run_key, ordinal = task_key(beat.ref, at)
-    details = payload_from_proto(beat.details, fields, "details", at) if beat.HasField("details") else None
-    return TaskBeat(run_key, ordinal, beat.ref.token, session_id, details)
+class BeatReader:
+    """Reads the heartbeats of one session."""
+
+    def __init__(self, session_id: UUID, namespace_id: int, worker_id: str, fields: Fields) -> None:
+        self._session_id = session_id
+        self._namespace_id = namespace_id
+        self._worker_id = worker_id
+        self._fields = fields
+
+    def read(self, beats: Sequence[workers_pb2.TaskHeartbeat]) -> list[TaskBeat]:
+        """The heartbeats of one message."""
+        received_ns, items = time.time_ns(), self._fields.items(beats, "heartbeats")
+        return [self._beat(beat, f"heartbeats[{place}].", received_ns) for place, beat in enumerate(items)]
+
+    def _beat(self, beat: workers_pb2.TaskHeartbeat, at: str, received_ns: int) -> TaskBeat:
+        run_key, ordinal = task_key(beat.ref, at)
+        details = payload_from_proto(beat.details, self._fields, "details", at) if beat.HasField("details") else None
+        return TaskBeat(
+            run_key,
+            ordinal,
+            beat.ref.token,
+            self._session_id,
+            details,
+            self._namespace_id,
+            self._worker_id,
+            telemetry.valid_traceparent(beat.traceparent),
+            received_ns,
+        )
 
 
 class ReportReader:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import time
 from typing import TYPE_CHECKING
 
-from stepwell_server import errors, telemetry
+from stepwell_server import errors
 from stepwell_server.api.interceptors.errors import as_refusal
-from stepwell_server.api.reports import Report, ReportReader, beat_from_proto, rooms_from_proto, task_key
+from stepwell_server.api.reports import BeatReader, Report, ReportReader, rooms_from_proto, task_key
+from stepwell_server.dispatch.beat_traces import hear
 from stepwell_server.dispatch.messages import AdvanceRun, BeatAnswer, ReportAnswer, TaskNotice, slices
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
 
@@ -58,6 +58,7 @@ class Stream:
         self._session = session
         self._fields = fields
         self._reports = ReportReader(session.namespace_id, session.namespace, session.session_id, fields)
+        self._beats = BeatReader(session.session_id, session.namespace_id, session.hello.worker_id, fields)
         self._under_way: set[asyncio.Future[object]] = set()
         self.left = False
         self.fault: errors.Refusal | None = None
@@ -89,6 +90,8 @@ class Stream:
             self._report(report, f"reports[{place}].")
         if request.heartbeats:
             self._beat(request)
+        elif _is_bare(request):
+            hear(session.session_id, session.hello.worker_id)
         if request.ping:
             session.outbox.pong(request.ping)
         if request.drain and not session.draining:
@@ -143,7 +146,6 @@ class Stream:
     def _refused(self, correlation: int, key: TaskKey, order: Report, error: BaseException) -> None:
         refusal = error if isinstance(error, errors.Refusal) else as_refusal(Exception(str(error)), "Connect")
         if isinstance(refusal, _OVER):
-            telemetry.metrics.leases_lost.labels(refusal.reason).inc()
             self._forget(key, order.token)
         self._session.outbox.answer(ReportAnswer(correlation, refusal=refusal))
 
@@ -209,28 +211,19 @@ class Stream:
 
     def _beat(self, request: workers_pb2.ConnectRequest) -> None:
         session = self._session
-        items = self._fields.items(request.heartbeats, "heartbeats")
-        beats = [
-            beat_from_proto(beat, session.session_id, self._fields, f"heartbeats[{place}].")
-            for place, beat in enumerate(items)
-        ]
+        beats = self._beats.read(request.heartbeats)
         for beat in beats:
             self._acknowledge((beat.run_key, beat.ordinal), beat.token)
-        reported = [beat.traceparent for beat in items]
-        started = time.time_ns()
         future = self._dispatcher.beats.beat(session.session_id, beats)
-        future.add_done_callback(functools.partial(self._beaten, beats, reported, started))
+        future.add_done_callback(functools.partial(self._beaten, beats))
 
-    def _beaten(
-        self, beats: list[TaskBeat], reported: list[str], started: int, future: asyncio.Future[Flushed]
-    ) -> None:
+    def _beaten(self, beats: list[TaskBeat], future: asyncio.Future[Flushed]) -> None:
         if future.cancelled() or future.exception() is not None:
             return
         flushed, session = future.result(), self._session
-        for beat, parent in zip(beats, reported, strict=True):
+        for beat in beats:
             held = flushed.held.get((beat.run_key, beat.ordinal, beat.token))
             key = (beat.run_key, beat.ordinal)
-            self._dispatcher.trace_beat(session, key, parent, "lost" if held is None else "recorded", started)
             session.outbox.beat(BeatAnswer(*key, beat.token, bool(held), held is None))
             if held is None:
                 self._forget(key, beat.token)
@@ -240,3 +233,8 @@ class Stream:
             self._dispatcher.lose(session)
         else:
             session.outbox.prolonged(flushed.expire_time)
+
+
+def _is_bare(request: workers_pb2.ConnectRequest) -> bool:
+    """Whether a message says no more than that its worker lives: it may ask for a pong."""
+    return all(field.name == "ping" for field, _ in request.ListFields())

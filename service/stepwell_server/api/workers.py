@@ -19,7 +19,7 @@ from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.interceptors.errors import as_refusal
 from stepwell_server.api.page import read_page
-from stepwell_server.api.reports import ReportReader, beat_from_proto, hello_from_proto, rooms_from_proto, task_key
+from stepwell_server.api.reports import BeatReader, ReportReader, hello_from_proto, rooms_from_proto, task_key
 from stepwell_server.api.streams import Stream, cut, first_message
 from stepwell_server.api.tasks import (
     answer_to_proto,
@@ -29,7 +29,9 @@ from stepwell_server.api.tasks import (
     task_ref,
     worker_to_proto,
 )
+from stepwell_server.dispatch.beat_traces import hear
 from stepwell_server.dispatch.messages import ReportAnswer
+from stepwell_server.dispatch.traces import LOST, RECORDED
 from stepwell_server.engine.committer import Claim
 from stepwell_server.engine.progress import ProgressAnswer
 from stepwell_server.model.workers import LISTED
@@ -174,9 +176,8 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         claims = self._dispatcher.unary_claims(row, namespace, kind, queue, most)
         return_all = functools.partial(self._dispatcher.give_back_claimed, row, namespace)
         grants = await self._claim(claims, wait, return_all)
-        worker_id = claims[0].owner_id if claims else ""
         try:
-            assigns = await self._dispatcher.reader.assignments(grants, worker_id)
+            assigns = await self._dispatcher.reader.assignments(grants)
         except BaseException:
             return_all(grants)
             raise
@@ -234,16 +235,14 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
     ) -> workers_pb2.HeartbeatTasksResponse:
         del context
         _, row = await self._live_session(request.namespace, request.session_id)
-        items = self._fields.items(request.heartbeats, "heartbeats")
-        beats = [
-            beat_from_proto(beat, row.session_id, self._fields, f"heartbeats[{place}].")
-            for place, beat in enumerate(items)
-        ]
+        beats = BeatReader(row.session_id, row.namespace_id, row.worker_id, self._fields).read(request.heartbeats)
         flushed = await self._dispatcher.beats.beat(row.session_id, beats)
+        if not beats:
+            hear(row.session_id, row.worker_id, RECORDED if flushed.expire_time is not None else LOST)
         if flushed.expire_time is None:
             raise errors.SessionExpired(session_id=row.session_id)
         response = workers_pb2.HeartbeatTasksResponse()
-        for item, beat in zip(items, beats, strict=True):
+        for item, beat in zip(request.heartbeats, beats, strict=True):
             held = flushed.held.get((beat.run_key, beat.ordinal, beat.token))
             response.results.add(ref=item.ref, cancel_requested=bool(held), lost=held is None)
         response.session_expire_time.FromDatetime(flushed.expire_time)

@@ -31,7 +31,7 @@ class Reader:
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
 
-    async def assignments(self, grants: Sequence[Grant], worker_id: str) -> list[Assign]:
+    async def assignments(self, grants: Sequence[Grant]) -> list[Assign]:
         """The grants with all that their worker needs."""
         wanted = [
             (grant.run.run_key, grant.step.input_event if grant.step is not None else 1)
@@ -56,7 +56,7 @@ class Reader:
                 for grant in replays:
                     size = len(_input(grant, inputs).body)
                     steps[grant.run.run_key] = await read_recorded(connection, grant.run.run_key, 0, beside=size)
-        return [_assign(grant, inputs, details, steps, worker_id) for grant in grants]
+        return [_assign(grant, inputs, details, steps) for grant in grants]
 
     async def recorded(self, run_key: int, after: int) -> tuple[list[RecordedStep], bool]:
         """A run's steps after an ordinal, as many as a message holds, and whether there are more."""
@@ -162,19 +162,10 @@ def _assign(
     inputs: dict[tuple[int, int], tuple[Payload, Attributes]],
     details: dict[tuple[int, int], Payload],
     steps: dict[int, tuple[list[RecordedStep], bool]],
-    worker_id: str,
 ) -> Assign:
     run, step = grant.run, grant.step
-    traceparent = telemetry.claim_span(
-        run.traceparent,
-        run.tracestate,
-        run=run.run_id,
-        step=step.name if step is not None else "",
-        queue=step.task_queue if step is not None else run.task_queue,
-        worker=worker_id,
-        attempt=step.attempt if step is not None else run.grants,
-        outcome="granted",
-    )
+    ordinal, number = (0, run.grants) if step is None else (step.ordinal, step.grants)
+    traceparent = telemetry.claim_context(run.traceparent, run.run_id, run.run_key, ordinal, number)
     recorded, more = steps.get(run.run_key, ([], False))
     beat = details.get((run.run_key, step.ordinal)) if step is not None else None
     return Assign(grant, _input(grant, inputs), traceparent, recorded, more, beat)

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from stepwell_server import errors
+from stepwell_server.dispatch.beat_traces import BeatTraces
 from stepwell_server.store import recall
 from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
 
@@ -29,16 +30,30 @@ if TYPE_CHECKING:
 
 
 _log = structlog.get_logger("stepwell.beats")
+_STOP_SECONDS = 2.0
+
+
+# Who beats: run, ordinal, token and session. A stale holder's beat is another one than the present holder's.
+Holder = tuple[int, int, int, UUID]
 
 
 class TaskBeat(msgspec.Struct, frozen=True, gc=False):
-    """A heartbeat of one activity."""
+    """A heartbeat of one activity, of a worker's session; `traceparent` is what the worker reported as its span."""
 
     run_key: int
     ordinal: int
     token: int
     session_id: UUID
     details: Payload | None
+    namespace_id: int
+    worker_id: str
+    traceparent: str
+    received_ns: int
+
+    @property
+    def holder(self) -> Holder:
+        """Who beats."""
+        return self.run_key, self.ordinal, self.token, self.session_id
 
 
 class Flushed(msgspec.Struct, frozen=True, gc=False):
@@ -51,10 +66,6 @@ class Flushed(msgspec.Struct, frozen=True, gc=False):
     held: dict[tuple[int, int, int], bool]
 
 
-# Who beats: run, ordinal, token and session. A stale holder's beat is another one than the present holder's.
-_Holder = tuple[int, int, int, UUID]
-
-
 class Beats:
     """See the module."""
 
@@ -64,18 +75,23 @@ class Beats:
         self._real_clock = real_clock
         self._seconds = settings.session_seconds
         self._sessions: dict[UUID, asyncio.Future[Flushed]] = {}
-        self._items: dict[_Holder, TaskBeat] = {}
+        self._items: dict[Holder, TaskBeat] = {}
+        self._traces = BeatTraces()
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
+        self._stopping = False
 
     def start(self) -> None:
         """Begins to flush."""
         self._task = asyncio.create_task(self._run(), name="beats")
 
     async def stop(self) -> None:
-        """Stops, and closes the connection."""
+        """Writes what has come, if the database is there, and closes the connection."""
+        self._stopping = True
         if self._task is not None:
+            self._arrived.set()
+            await asyncio.wait([self._task], timeout=_STOP_SECONDS)
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
@@ -85,11 +101,11 @@ class Beats:
     def beat(self, session_id: UUID, items: list[TaskBeat]) -> asyncio.Future[Flushed]:
         """Prolongs a session and notes items of its activities; the answer comes after the write."""
         for item in items:
-            holder = (item.run_key, item.ordinal, item.token, item.session_id)
-            before = self._items.get(holder)
+            self._traces.receive(item)
+            before = self._items.get(item.holder)
             if item.details is None and before is not None:
                 continue
-            self._items[holder] = item
+            self._items[item.holder] = item
         future = self._sessions.get(session_id)
         if future is None:
             future = self._sessions[session_id] = asyncio.get_running_loop().create_future()
@@ -97,18 +113,27 @@ class Beats:
         return future
 
     async def _run(self) -> None:
-        while True:
+        while self._sessions or not self._stopping:
             await self._arrived.wait()
             self._arrived.clear()
-            sessions, items = self._sessions, self._items
-            self._sessions, self._items = {}, {}
-            try:
-                await self._flush(sessions, items)
-            except (Conflict, Lost, Rejected, Unsettled):
-                await self._fail(sessions)
-            except Exception:  # noqa: BLE001 - the next beats must be written all the same
+            if self._sessions:
+                await self._round()
+
+    async def _round(self) -> None:
+        sessions, items, received = self._sessions, self._items, self._traces.take()
+        self._sessions, self._items = {}, {}
+        written: set[Holder] | None = None
+        try:
+            connection = await self._connected()
+            written = await self._flush(connection, sessions, items)
+            self._traces.tell(received, written)
+            await self._traces.record(connection)
+        except Exception as error:  # noqa: BLE001 - the next beats must be written all the same
+            if not isinstance(error, (Conflict, Lost, Rejected, Unsettled)):
                 _log.exception("heartbeats not written")
-                await self._fail(sessions)
+            if written is None:
+                self._traces.tell(received, None)
+            await self._fail(sessions)
 
     async def _fail(self, sessions: dict[UUID, asyncio.Future[Flushed]]) -> None:
         """Nothing is known to be written: the callers hear so, and the next beat tries anew."""
@@ -118,26 +143,35 @@ class Beats:
                 future.exception()
         await self._drop_connection()
 
-    async def _flush(self, sessions: dict[UUID, asyncio.Future[Flushed]], items: dict[_Holder, TaskBeat]) -> None:
+    async def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
             self._connection = await self._database.reconnect()
+        return self._connection
+
+    async def _flush(
+        self, connection: Connection, sessions: dict[UUID, asyncio.Future[Flushed]], items: dict[Holder, TaskBeat]
+    ) -> set[Holder]:
+        """Writes, and answers the callers; answers whose beats were written."""
         now = self._clock.now()
         # Sessions live by real time: moving a test clock ends none.
         expire_time = self._real_clock.now() + timedelta(seconds=self._seconds)
-        alive = await recall.extend_sessions(self._connection, list(sessions), expire_time)
+        alive = await recall.extend_sessions(connection, list(sessions), expire_time)
         held: dict[UUID, dict[tuple[int, int, int], bool]] = {session_id: {} for session_id in sessions}
+        written: set[Holder] = set()
         for part in _apart(items.values()):
             beats: list[recall.Beat] = [
                 (item.run_key, item.ordinal, item.token, item.session_id, now, item.details) for item in part
             ]
-            found = await recall.write_heartbeats(self._connection, beats)
+            found = await recall.write_heartbeats(connection, beats)
             for item in part:
                 stops = found.get((item.run_key, item.ordinal))
                 if stops is not None and item.session_id in held:
+                    written.add(item.holder)
                     held[item.session_id][item.run_key, item.ordinal, item.token] = stops
         for session_id, future in sessions.items():
             if not future.done():
                 future.set_result(Flushed(expire_time if session_id in alive else None, held[session_id]))
+        return written
 
     async def _drop_connection(self) -> None:
         if self._connection is not None:

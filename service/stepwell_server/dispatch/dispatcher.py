@@ -20,7 +20,7 @@ import contextlib
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from stepwell_server import errors, telemetry
+from stepwell_server import errors
 from stepwell_server.dispatch.assignments import Reader
 from stepwell_server.dispatch.background import Background
 from stepwell_server.dispatch.beats import Beats
@@ -275,21 +275,3 @@ class Dispatcher:
         if run is None or run.namespace_id != namespace_id or run.grants != token or run.session_id is None:
             raise errors.LeaseLost(run_id=str(run_key), token=token, current=run.grants if run is not None else -1)
         return await self.reader.recorded(run_key, after)
-
-    def trace_beat(self, session: WorkerSession, key: TaskKey, parent: str, outcome: str, start_ns: int) -> None:
-        """The span of one heartbeat item, in the run's own trace."""
-        held = session.held.get(key)
-        if held is None:
-            telemetry.session_heartbeat_span(session.session_id, worker=session.hello.worker_id, outcome=outcome)
-            return
-        telemetry.heartbeat_span(
-            held.traceparent,
-            run=held.run_id,
-            step=held.step,
-            queue=held.queue,
-            worker=session.hello.worker_id,
-            attempt=held.attempt,
-            outcome=outcome,
-            start_ns=start_ns,
-            reported=parent,
-        )

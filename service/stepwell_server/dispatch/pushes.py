@@ -85,9 +85,6 @@ class Pushes:
                 self._registry.give_back(session, key, token, counts=False, reason="stream lost before assignment")
                 continue
             held = Held(token, kind, queue, told_event=grant.run.last_event)
-            held.traceparent, held.run_id = grant.run.traceparent, str(grant.run.run_id)
-            if grant.step is not None:
-                held.step, held.attempt = grant.step.name, grant.step.attempt
             session.take(key, held)
             pushed.append(grant)
         if pushed:
@@ -98,7 +95,7 @@ class Pushes:
         """Reads what the tasks need, and pushes them; while the database is away, tries on as long as they are held."""
         while grants := [grant for grant in grants if _holding(session, grant)]:
             try:
-                assigns = await self._reader.assignments(grants, session.hello.worker_id)
+                assigns = await self._reader.assignments(grants)
             except errors.Refusal:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue

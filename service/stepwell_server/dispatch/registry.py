@@ -25,6 +25,7 @@ from stepwell_server.model.steps import Step
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.workers import Hello, Session, listed_of, pack_hello
 from stepwell_server.store import batches, recall
+from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from stepwell_server.clock import Clock
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("stepwell.sessions")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+# Reasons by which a worker gives a task up; by all others it loses one.
+_CONSENTED = frozenset({"evicted", "worker left"})
 
 
 class Registry:
@@ -221,12 +224,14 @@ class Registry:
         pause = _FIRST_PAUSE
         while True:
             try:
-                await self.committers.submit(order)
+                returned = await self.committers.submit(order)
             except errors.RunNotFound:
                 return
             except errors.Refusal as refusal:
                 _log.info("task not returned yet", run=order.ref.label, reason=refusal.reason)
             else:
+                if returned is True and order.reason not in _CONSENTED:
+                    metrics.count_lost_lease(order.reason)
                 return
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
@@ -244,10 +249,8 @@ async def _read_held(connection: Connection, leases: list[tuple[int, int, int]])
         if run is None or (ordinal and step is None):
             continue
         held = Held(token, TaskKind.RUN, run.task_queue, assigned=True, acknowledged=True)
-        held.traceparent, held.run_id = run.traceparent, str(run.run_id)
         held.waiting = run.phase == Phase.SUSPENDED
         if step is not None:
-            held.kind, held.queue, held.step, held.attempt = TaskKind.ACTIVITY, step.task_queue, step.name, step.attempt
-            held.waiting = False
+            held.kind, held.queue, held.waiting = TaskKind.ACTIVITY, step.task_queue, False
         found[run_key, ordinal] = held
     return found

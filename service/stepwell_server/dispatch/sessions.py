@@ -41,10 +41,6 @@ class Held(msgspec.Struct, gc=False):
     advances: int = 0  # how often news of it was pushed
     catching_up: bool = False  # what was missed is being read
     missed: bool = False  # and more was missed meanwhile
-    traceparent: str = ""
-    run_id: str = ""
-    step: str = ""
-    attempt: int = 0
 
 
 class Room(msgspec.Struct, gc=False):

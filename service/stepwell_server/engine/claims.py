@@ -10,6 +10,7 @@ import msgspec
 
 from stepwell_server.engine.driven import driven
 from stepwell_server.model.runs import Phase, RunRef
+from stepwell_server.model.tasks import Renewal, Taken
 
 if TYPE_CHECKING:
     from stepwell_server.engine.change import Change
@@ -54,6 +55,7 @@ class ClaimRun(msgspec.Struct, frozen=True, gc=False):
             update_time=change.now,
         )
         change.bump()
+        change.news.claims.append(Taken(change.open, None, self.owner_id, change.open.grants))
         token = change.open.grants if expire_time is not None else 0
         return RunClaim(run.run_id, Phase.RUNNING, claimed=True, token=token, expire_time=expire_time)
 
@@ -77,6 +79,13 @@ class RenewRunLease(msgspec.Struct, frozen=True, gc=False):
         return None
 
     def decide(self, change: Change) -> RunClaim:
+        claim = self._renew(change)
+        known = change.run or change.closed_run
+        if known is not None:
+            change.news.renewals.append(Renewal(known, self.owner_id, self.token, claim.claimed))
+        return claim
+
+    def _renew(self, change: Change) -> RunClaim:
         run = change.run
         if run is None or not _holds(run, self.owner_id, self.token) or run.lease_expire_time is None:
             return RunClaim(change.run_id, change.phase, claimed=False)

@@ -7,8 +7,10 @@ import msgspec
 from stepwell_server.engine import endings, starts
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.reported import End
+from stepwell_server.ids import uuid7
 from stepwell_server.model.events import EventType
 from stepwell_server.model.runs import Phase, Run, RunDetails, pack_details, unpack_details
+from stepwell_server.telemetry.contexts import of_successor
 
 
 def end_as_told(change: Change, run: Run, end: End) -> None:
@@ -22,8 +24,10 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
     births = change.births
     if births is None:
         raise AssertionError("a batch can bear runs")
+    run_id = uuid7()
     successor = starts.open_run(
         starts.NewRun(
+            run_id=run_id,
             namespace_id=run.namespace_id,
             namespace=change.namespace,
             type=end.successor.type or run.type,
@@ -32,8 +36,7 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
             input=end.successor.input,
             priority=run.priority,
             correlation_id=run.correlation_id,
-            traceparent=run.traceparent,
-            tracestate=run.tracestate,
+            traceparent=of_successor(run.traceparent, run_id),
             timeout_seconds=None if run.deadline is None else (run.deadline - run.create_time).total_seconds(),
             parent_key=run.parent_key,
             parent_ordinal=run.parent_ordinal,
@@ -44,6 +47,7 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
         change.limits,
     )
     births.bear(successor)
+    successor.news.follows = run.traceparent
     continue_details(change, successor)
     endings.end_run(change, Phase.COMPLETED, kind=EventType.RUN_CONTINUED)
 

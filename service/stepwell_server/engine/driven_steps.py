@@ -16,6 +16,7 @@ from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.steps import ClosedStep, Kind, Step, StepState
+from stepwell_server.model.tasks import Taken
 
 if TYPE_CHECKING:
     from stepwell_server.engine.wishes import Identity
@@ -68,6 +69,7 @@ class BeginStep(msgspec.Struct, frozen=True, gc=False):
             step, state=StepState.RUNNING, attempt=step.attempt + 1, owner_id=self.owner_id, start_time=change.now
         )
         change.put_step(begun)
+        change.news.claims.append(Taken(change.open, begun, self.owner_id, begun.attempt))
         return StepAnswer(begun, done=True)
 
 

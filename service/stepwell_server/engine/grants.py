@@ -38,6 +38,7 @@ class GrantTask(msgspec.Struct, frozen=True, gc=False):
     session_id: UUID
     owner_id: str
     build_id: str = ""
+    ready_time: datetime | None = None
 
     def wants(self) -> Missing | None:
         return Missing(ordinals=[self.ordinal]) if self.ordinal else None
@@ -46,11 +47,13 @@ class GrantTask(msgspec.Struct, frozen=True, gc=False):
         if change.run is None:
             return None
         if self.ordinal:
-            return grant_step(change, self.ordinal, self.session_id, self.owner_id)
-        return grant_run(change, self.session_id, self.owner_id, self.build_id)
+            return grant_step(change, self.ordinal, self.session_id, self.owner_id, self.ready_time)
+        return grant_run(change, self.session_id, self.owner_id, self.build_id, self.ready_time)
 
 
-def grant_run(change: Change, session_id: UUID, owner_id: str, build_id: str = "") -> Grant | None:
+def grant_run(
+    change: Change, session_id: UUID, owner_id: str, build_id: str = "", ready_time: datetime | None = None
+) -> Grant | None:
     """Gives the run's task to a session."""
     run = change.open
     if run.session_id is not None or run.pause_reason is not None:
@@ -69,12 +72,12 @@ def grant_run(change: Change, session_id: UUID, owner_id: str, build_id: str = "
     )
     change.bump()
     payload = _input_at_hand(change, 1)
-    grant = Grant(session_id, change.open, None, payload, fresh=fresh)
-    change.news.grants.append(grant)
-    return grant
+    return _told(change, Grant(session_id, change.open, None, payload, fresh=fresh, ready_time=ready_time))
 
 
-def grant_step(change: Change, ordinal: int, session_id: UUID, owner_id: str) -> Grant | None:
+def grant_step(
+    change: Change, ordinal: int, session_id: UUID, owner_id: str, ready_time: datetime | None = None
+) -> Grant | None:
     """Gives an activity's task to a session: a new attempt begins."""
     step = change.step(ordinal)
     if not isinstance(step, Step) or step.state != StepState.PENDING or step.session_id is not None:
@@ -93,8 +96,12 @@ def grant_step(change: Change, ordinal: int, session_id: UUID, owner_id: str) ->
     change.put_step(granted)
     change.bump()
     payload = _input_at_hand(change, step.input_event)
-    grant = Grant(session_id, change.open, granted, payload)
+    return _told(change, Grant(session_id, change.open, granted, payload, ready_time=ready_time))
+
+
+def _told(change: Change, grant: Grant) -> Grant:
     change.news.grants.append(grant)
+    change.news.claims.append(grant)
     return grant
 
 

@@ -1,4 +1,4 @@
-"""What a change means for connected workers."""
+"""What a change means for connected workers, and for those who watch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from stepwell_server.model.steps import EndedStep
-    from stepwell_server.model.tasks import Grant, Task
+    from stepwell_server.model.tasks import Grant, Renewal, Taken, Task
 
 
 class News:
-    """What a change means for connected workers; handed on once it is committed."""
+    """See the module; handed on once it is committed."""
 
-    __slots__ = ("cancels", "ended", "grants", "revokes", "run_cancel", "tasks")
+    __slots__ = ("cancels", "claims", "ended", "follows", "grants", "renewals", "revokes", "run_cancel", "tasks")
 
     def __init__(self) -> None:
-        self.grants: list[Grant] = []
+        self.grants: list[Grant] = []  # that go straight to a worker
+        self.claims: list[Grant | Taken] = []  # all that was given out
+        self.renewals: list[Renewal] = []
+        self.follows = ""  # the trace of the run with whose work this one goes on
         self.ended: list[EndedStep] = []
         self.cancels: list[tuple[UUID, int, int, str]] = []  # session, ordinal, token, reason
         self.revokes: list[tuple[UUID, int, int, str]] = []

@@ -84,6 +84,8 @@ class RunChange:
             self.mail,
             self.mail_done,
             self.news.grants,
+            self.news.claims,
+            self.news.renewals,
             self.news.ended,
             self.news.cancels,
             self.news.revokes,

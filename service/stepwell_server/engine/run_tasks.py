@@ -12,6 +12,7 @@ from stepwell_server.engine.driven import driven
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.driven import RunTask
 from stepwell_server.model.runs import RunRef
+from stepwell_server.model.tasks import Taken
 
 _TASK = (RunTask, 0)
 _WANTS = Missing(sides=[_TASK])
@@ -49,6 +50,7 @@ class ClaimRunTask(msgspec.Struct, frozen=True, gc=False):
         if task is None or not task.is_ready or task.owner_id is not None:
             return False
         _put(change, replace(task, is_ready=False, owner_id=self.worker_id, claim_time=change.now))
+        change.news.claims.append(Taken(change.open, None, self.worker_id, 0, task.ready_time))
         return True
 
 

@@ -105,7 +105,7 @@ class Expiry(Loop):
         if len(leases) >= SLICE:
             self._has_more = True
         answers = await submit_all(self._committers, [_order(lease) for lease in leases])
-        metrics.leases_lost.labels(_REASON).inc(sum(answer is True for answer in answers))
+        metrics.count_lost_lease(_REASON, sum(answer is True for answer in answers))
         # False: it came back by itself.
         if any(not isinstance(answer, bool) for answer in answers):
             _log.warning("leases could not be returned", of=len(leases))

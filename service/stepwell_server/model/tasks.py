@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server.model.payloads import Payload
-from stepwell_server.model.runs import Run
+from stepwell_server.model.runs import ClosedRun, Run
 from stepwell_server.model.steps import Step
 
 
@@ -37,7 +37,8 @@ class Task(msgspec.Struct, frozen=True, gc=False):
 class Grant(msgspec.Struct, frozen=True, gc=False):
     """A task given to a session: the run as it then was, the step of an activity, its input if that is at hand.
 
-    `fresh` tells that the run has no recorded steps, so that nothing needs to be read for a replay.
+    `fresh` tells that the run has no recorded steps, so that nothing needs to be read for a replay. `ready_time` is
+    since when the task waited in its queue; None, if it went to a waiting worker at once.
     """
 
     session_id: UUID
@@ -45,3 +46,26 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     step: Step | None
     payload: Payload | None
     fresh: bool = False
+    ready_time: datetime | None = None
+
+
+class Taken(msgspec.Struct, frozen=True, gc=False):
+    """What an outside engine took of a driven run: the run itself, its task, or a step.
+
+    `number` counts how often that was taken, as a grant's token does; 0 if nobody counts.
+    """
+
+    run: Run
+    step: Step | None
+    owner_id: str
+    number: int
+    ready_time: datetime | None = None
+
+
+class Renewal(msgspec.Struct, frozen=True, gc=False):
+    """An owner's word that it still holds a driven run, and whether it does."""
+
+    run: Run | ClosedRun
+    owner_id: str
+    number: int
+    renewed: bool

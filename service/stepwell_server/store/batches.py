@@ -257,10 +257,10 @@ async def mail_left(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
 
 async def claim_tasks(  # noqa: PLR0917 - the statement's parameters
     connection: Connection, namespace_id: int, task_queue: str, kind: int, types: Sequence[str], most: int
-) -> list[tuple[int, int]]:
-    """The tasks that go first, as (run key, ordinal), locked."""
+) -> list[tuple[int, int, datetime]]:
+    """The tasks that go first, as (run key, ordinal, since when they wait), locked."""
     rows = await connection.fetch(TASKS["claim_tasks"], namespace_id, task_queue, kind, types, most)
-    return [(row[0], row[1]) for row in rows]
+    return [(row[0], row[1], row[4]) for row in rows]
 
 
 async def settle(connection: Connection, batch_id: UUID, now: datetime) -> bool:

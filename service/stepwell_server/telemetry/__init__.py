@@ -1,39 +1,46 @@
 """Spans, metrics and logs: how a running service is seen."""
 
+from stepwell_server.telemetry.contexts import caller_context, is_sampled, of_successor, valid_traceparent
 from stepwell_server.telemetry.logs import about, set_up_logs
 from stepwell_server.telemetry.metrics import count_refusal, serve_metrics
 from stepwell_server.telemetry.spans import (
-    caller_context,
+    Subject,
+    claim_context,
     claim_span,
+    decided,
     heartbeat_span,
     is_exporting,
-    is_sampled,
+    is_recorded,
     new_root,
     new_traceparent,
     server_span,
     session_heartbeat_span,
-    session_traceparent,
     set_up_tracing,
     shut_down_tracing,
-    valid_traceparent,
+    start_span,
 )
 
 __all__ = [
+    "Subject",
     "about",
     "caller_context",
+    "claim_context",
     "claim_span",
     "count_refusal",
+    "decided",
     "heartbeat_span",
     "is_exporting",
+    "is_recorded",
     "is_sampled",
     "new_root",
     "new_traceparent",
+    "of_successor",
     "serve_metrics",
     "server_span",
     "session_heartbeat_span",
-    "session_traceparent",
     "set_up_logs",
     "set_up_tracing",
     "shut_down_tracing",
+    "start_span",
     "valid_traceparent",
 ]

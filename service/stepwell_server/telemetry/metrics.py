@@ -11,6 +11,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_WAITS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 7_200.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 registry = CollectorRegistry()
@@ -28,13 +29,63 @@ commit_seconds = Histogram(
     registry=registry,
 )
 streams = Gauge("stepwell_streams", "Worker streams open at this replica.", registry=registry)
+capacity_stated = Gauge(
+    "stepwell_capacity_stated",
+    "Tasks that the workers connected to this replica say they take at once; resident: waiting runs that they keep.",
+    ("kind",),
+    registry=registry,
+)
+capacity_used = Gauge(
+    "stepwell_capacity_used",
+    "How much of that is taken, tasks on their way to a worker among it.",
+    ("kind",),
+    registry=registry,
+)
+claims = Counter(
+    "stepwell_claims", "Tasks given out: runs, activities, and steps of driven runs.", ("kind",), registry=registry
+)
+schedule_to_start = Histogram(
+    "stepwell_schedule_to_start_seconds",
+    "Time from when a task was ready until it was given out.",
+    ("kind",),
+    buckets=_WAITS,
+    registry=registry,
+)
+heartbeats = Counter(
+    "stepwell_heartbeats",
+    "Heartbeats received: of activities, of sessions (without items), of driven runs (renewals).",
+    ("kind", "outcome"),
+    registry=registry,
+)
 leases_lost = Counter(
     "stepwell_leases_lost", "Leases that ended without their holder's consent.", ("reason",), registry=registry
 )
 leader = Gauge("stepwell_leader", "1 while this replica is the leader.", registry=registry)
 refusals = Counter("stepwell_refusals", "Calls and items refused, by reason.", ("reason",), registry=registry)
 
-_refused = cache(refusals.labels)
+# Labels are words of the service: there are few.
+_refused, _claimed, _waited = cache(refusals.labels), cache(claims.labels), cache(schedule_to_start.labels)
+_beaten, _lost = cache(heartbeats.labels), cache(leases_lost.labels)
+
+
+def count_claim(kind: str) -> None:
+    """Counts a task that was given out."""
+    _claimed(kind).inc()
+
+
+def observe_wait(kind: str, seconds: float) -> None:
+    """Notes for how long a task waited that was given out; clocks of two replicas may differ a little."""
+    _waited(kind).observe(max(0.0, seconds))
+
+
+def count_heartbeats(kind: str, outcome: str, count: int = 1) -> None:
+    """Counts heartbeats received."""
+    _beaten(kind, outcome).inc(count)
+
+
+def count_lost_lease(reason: str, count: int = 1) -> None:
+    """Counts leases that ended otherwise than by their holders' word."""
+    _lost(reason).inc(count)
 
 
 def count_refusal(reason: str) -> None:

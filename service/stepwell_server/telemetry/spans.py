@@ -1,38 +1,34 @@
 """Spans: which are recorded, in which trace, and where they go.
 
 They are exported as the standard OTEL_* variables say, and cost next to nothing when those name no exporter. Whether
-one is recorded is read from the flag of its trace context, before anything is built. A trace context is handled as the
-text that is stored and sent: a W3C `traceparent` and its `tracestate`.
+one is recorded is decided when a run's trace begins and stands in the flag of its trace context from then on, so that
+it is known before anything is built.
 """
 
 from __future__ import annotations
 
-import random
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from hashlib import blake2b
 from importlib.metadata import version
 from uuid import UUID
 
+import msgspec
 import structlog
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.span import TraceState
 
-from stepwell_server.telemetry import exporters
+from stepwell_server.telemetry import contexts, exporters
+from stepwell_server.telemetry.contexts import FLAGS, SPAN_ID, TRACE_ID, is_sampled, valid_traceparent
 
 Attribute = str | int | float | bool
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?=-|\Z)")
-_TRACEPARENT_CHARACTERS = 55
-_FLAG = 54
-_SAMPLED = frozenset("13579bdf")
-# The specification lets a longer one be dropped, whole.
-_TRACESTATE_CHARACTERS = 512
 _FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 
 
@@ -48,6 +44,11 @@ class Recorder:
         # Without OTEL_TRACES_SAMPLER every root is sampled, and all else follows its parent.
         self.provider = TracerProvider(resource=self.resource, active_span_processor=self.processor)
         self.tracer = self.provider.get_tracer(self.scope.name, self.scope.version)
+        self.follows_parent = isinstance(self.provider.sampler, ParentBased)
+
+    def samples(self, trace_id: int, name: str) -> bool:
+        """Decides on a root."""
+        return self.provider.sampler.should_sample(None, trace_id, name).decision is Decision.RECORD_AND_SAMPLE
 
 
 _recorder: Recorder | None = None
@@ -72,118 +73,132 @@ def is_exporting() -> bool:
     return _recorder is not None
 
 
-def is_sampled(traceparent: str) -> bool:
-    """Reads the flag of a trace context. What is no trace context is not sampled."""
-    return len(traceparent) == _TRACEPARENT_CHARACTERS and traceparent[_FLAG] in _SAMPLED
+def is_recorded(traceparent: str) -> bool:
+    """Whether spans of a trace are recorded here."""
+    return _recorder is not None and is_sampled(traceparent)
 
 
-def valid_traceparent(text: str) -> str:
-    """Answers a trace context that came from outside, or nothing if it is none."""
-    if not _TRACEPARENT.match(text) or (text.startswith("00") and len(text) != _TRACEPARENT_CHARACTERS):
-        return ""
-    # Later versions may append fields; the ones known stay where they are.
-    return f"00{text[2:_TRACEPARENT_CHARACTERS]}"
+# --- where a trace begins ---------------------------------------------------------------------------------------------
 
 
-def caller_context(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str, str]:
-    """Reads a caller's `traceparent` and `tracestate` from the metadata of a call; empty ones if it has none."""
-    traceparent, states = "", []
-    for key, value in metadata:
-        if key == "traceparent" and isinstance(value, str):
-            traceparent = valid_traceparent(value)
-        elif key == "tracestate" and isinstance(value, str):
-            states.append(value)
-    tracestate = ",".join(states)
-    if not traceparent or len(tracestate) > _TRACESTATE_CHARACTERS or not tracestate.isascii():
-        tracestate = ""
-    return traceparent, tracestate
+def decided(traceparent: str) -> str:
+    """A caller's context with what this service decides: as the caller did, unless OTEL_TRACES_SAMPLER asks nobody."""
+    if _recorder is None or _recorder.follows_parent:
+        return traceparent
+    return contexts.with_flag(traceparent, is_sampled=_recorder.samples(int(traceparent[TRACE_ID], 16), "stepwell"))
 
 
 def new_traceparent(metadata: Iterable[tuple[str, str | bytes]], **attributes: Attribute) -> tuple[str, str]:
     """Gives a new run its trace context: the caller's, or a root of its own."""
-    traceparent, tracestate = caller_context(metadata)
+    traceparent, tracestate = contexts.caller_context(metadata)
     if traceparent:
-        return traceparent, tracestate
+        return decided(traceparent), tracestate
     return new_root("", **attributes), ""
 
 
 def new_root(link: str = "", **attributes: Attribute) -> str:
-    """Begins a trace by a root span `stepwell.start`, linked to the run or firing from which it comes."""
-    recorder = _recorder
-    if recorder is None:
-        return f"00-{random.getrandbits(128):032x}-{random.getrandbits(64):016x}-01"
-    links = [Link(_span_context(link))] if valid_traceparent(link) else []
-    current = trace.get_current_span().get_span_context()
-    if current.is_valid:
-        links.append(Link(current))
-    named = {f"stepwell.{name}": value for name, value in attributes.items()}
-    span = recorder.tracer.start_span("stepwell.start", context=otel_context.Context(), attributes=named, links=links)
-    span.end()
-    return _rendered(span.get_span_context())
-
-
-def session_traceparent(session_id: UUID) -> str:
-    """Names the trace of a worker's session, the same on every replica."""
-    return f"00-{session_id.hex}-{session_id.hex[16:]}-01"
-
-
-def claim_span(
-    traceparent: str,
-    tracestate: str = "",
-    *,
-    run: UUID | str,
-    step: str,
-    queue: str,
-    worker: str,
-    attempt: int,
-    outcome: str,
-    start_ns: int | None = None,
-    previous: str = "",
-) -> str:
-    """Records that a task was claimed, as a child of its run's trace.
-
-    Answers the span's own trace context, for the worker to go on from and for the next attempt to link to as
-    `previous`; the given one if nothing was recorded.
-    """
-    if _recorder is None or not is_sampled(traceparent):
-        return traceparent
-    attributes = _work(run=run, step=step, queue=queue, worker=worker, attempt=attempt, outcome=outcome)
-    context = _span_context(traceparent, tracestate)
-    return _record("stepwell.claim", SpanKind.PRODUCER, context, attributes, start_ns, previous)
-
-
-def heartbeat_span(
-    traceparent: str,
-    tracestate: str = "",
-    *,
-    run: UUID | str,
-    step: str,
-    queue: str,
-    worker: str,
-    attempt: int,
-    outcome: str,
-    start_ns: int | None = None,
-    reported: str = "",
-) -> None:
-    """Records that a heartbeat was received, as a child of what the worker `reported` as its span, else of the run."""
+    """Begins a trace by a root span `stepwell.start`, linked to the firing from which it comes, and to this call."""
+    traceparent = contexts.drawn()
     if _recorder is None:
-        return
-    parent = valid_traceparent(reported) or traceparent
-    if is_sampled(parent):
-        attributes = _work(run=run, step=step, queue=queue, worker=worker, attempt=attempt, outcome=outcome)
-        _record("stepwell.heartbeat", SpanKind.SERVER, _span_context(parent, tracestate), attributes, start_ns)
+        return traceparent
+    if not _recorder.samples(int(traceparent[TRACE_ID], 16), "stepwell.start"):
+        return contexts.with_flag(traceparent, is_sampled=False)
+    current = trace.get_current_span().get_span_context()
+    start_span(traceparent, link, [Link(current)] if current.is_valid else (), **attributes)
+    return traceparent
+
+
+def start_span(traceparent: str, link: str, links: Sequence[Link] = (), **attributes: Attribute) -> None:
+    """Records that a trace begins: the root span `stepwell.start` that the context names, linked to what led to it."""
+    if is_recorded(traceparent):
+        named = {f"stepwell.{name}": value for name, value in attributes.items()}
+        _record("stepwell.start", SpanKind.INTERNAL, traceparent, None, named, links=(*_links(link), *links))
+
+
+# --- claims and heartbeats --------------------------------------------------------------------------------------------
+
+
+class Subject(msgspec.Struct, frozen=True, gc=False):
+    """What a claim or a heartbeat is about: a run or, with an ordinal, a step of it.
+
+    `number` counts its claims from 1 and so names one of them; 0 if they are not counted.
+    """
+
+    traceparent: str
+    tracestate: str
+    run_id: UUID
+    run_key: int
+    ordinal: int
+    number: int
+    step: str
+    queue: str
+    attempt: int
+
+    def claim(self, number: int) -> str:
+        """The context of one of its claims."""
+        return contexts.of_claim(self.traceparent, self.run_id, self.run_key, self.ordinal, number)
+
+    def attributes(self, worker: str, outcome: str) -> dict[str, Attribute]:
+        """What its spans say."""
+        return {
+            "stepwell.run": str(self.run_id),
+            "stepwell.step": self.step,
+            "stepwell.queue": self.queue,
+            "stepwell.worker": worker,
+            "stepwell.attempt": self.attempt,
+            "stepwell.outcome": outcome,
+        }
+
+
+def claim_context(traceparent: str, run_id: UUID, run_key: int, ordinal: int, number: int) -> str:
+    """What a worker goes on from: the span of its claim, or the run's own context if nothing is recorded."""
+    if not is_recorded(traceparent):
+        return traceparent
+    return contexts.of_claim(traceparent, run_id, run_key, ordinal, number)
+
+
+def claim_span(subject: Subject, *, worker: str, outcome: str) -> None:
+    """Records that a task was claimed: in its run's trace, linked to the claim before. Ask `is_recorded` first."""
+    own = subject.claim(subject.number) if subject.number else contexts.child_of(subject.traceparent)
+    link = subject.claim(subject.number - 1) if subject.number > 1 else ""
+    attributes = subject.attributes(worker, outcome)
+    parent = _span_context(subject.traceparent, subject.tracestate)
+    _record("stepwell.claim", SpanKind.PRODUCER, own, parent, attributes, links=_links(link))
+
+
+def heartbeat_span(subject: Subject, *, worker: str, outcome: str, start_ns: int, reported: str = "") -> None:
+    """Records that a heartbeat was received: in its run's trace. Ask `is_recorded` first.
+
+    Its parent is what its worker `reported` as its span, if that is of the same trace; else the claim.
+    """
+    reported = valid_traceparent(reported)
+    parent = subject.traceparent
+    if is_sampled(reported) and contexts.is_same_trace(reported, parent):
+        parent = reported
+    elif subject.number:
+        parent = subject.claim(subject.number)
+    attributes = subject.attributes(worker, outcome)
+    context = _span_context(parent, subject.tracestate)
+    _record("stepwell.heartbeat", SpanKind.SERVER, contexts.child_of(parent), context, attributes, start_ns)
 
 
 def session_heartbeat_span(session_id: UUID, *, worker: str, outcome: str, start_ns: int | None = None) -> None:
-    """Records that a beat without items was received."""
-    if _recorder is not None:
-        attributes: dict[str, Attribute] = {
-            "stepwell.session": str(session_id),
-            "stepwell.worker": worker,
-            "stepwell.outcome": outcome,
-        }
-        context = _span_context(session_traceparent(session_id))
-        _record("stepwell.heartbeat", SpanKind.SERVER, context, attributes, start_ns)
+    """Records that a beat was received that is about no run: in the trace of its session, which has the same id."""
+    if _recorder is None:
+        return
+    # The bits of an id that holds a time are not drawn evenly; those of its hash are.
+    if not _recorder.samples(int.from_bytes(blake2b(session_id.bytes, digest_size=16).digest()), "stepwell.heartbeat"):
+        return
+    attributes: dict[str, Attribute] = {
+        "stepwell.session": str(session_id),
+        "stepwell.worker": worker,
+        "stepwell.outcome": outcome,
+    }
+    own = contexts.child_of(contexts.rendered(session_id.int, 1, is_sampled=True))
+    _record("stepwell.heartbeat", SpanKind.SERVER, own, None, attributes, start_ns)
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -211,60 +226,55 @@ def _finish(span: Span, status: str) -> None:
         span.set_status(Status(StatusCode.ERROR))
 
 
-def _work(*, run: UUID | str, step: str, queue: str, worker: str, attempt: int, outcome: str) -> dict[str, Attribute]:
-    return {
-        "stepwell.run": str(run),
-        "stepwell.step": step,
-        "stepwell.queue": queue,
-        "stepwell.worker": worker,
-        "stepwell.attempt": attempt,
-        "stepwell.outcome": outcome,
-    }
+# --- how a span is built ----------------------------------------------------------------------------------------------
 
 
 def _record(  # noqa: PLR0917 - what a span has
     name: str,
     kind: SpanKind,
-    parent: SpanContext,
+    traceparent: str,
+    parent: SpanContext | None,
     attributes: Mapping[str, Attribute],
-    start_ns: int | None,
-    link: str = "",
-) -> str:
+    start_ns: int | None = None,
+    *,
+    links: Sequence[Link] = (),
+) -> None:
     """Hands a finished span to the exporters. Built directly: a live one would cost several times as much."""
-    assert _recorder is not None  # noqa: S101 - its callers have looked
+    recorder = _recorder
+    if recorder is None:
+        return
     context = SpanContext(
-        parent.trace_id,
-        random.getrandbits(64) or 1,
+        int(traceparent[TRACE_ID], 16),
+        int(traceparent[SPAN_ID], 16),
         is_remote=False,
-        trace_flags=parent.trace_flags,
-        trace_state=parent.trace_state,
+        trace_flags=TraceFlags(int(traceparent[FLAGS], 16)),
+        trace_state=parent.trace_state if parent is not None else None,
     )
     end_ns = time.time_ns()
     span = ReadableSpan(
         name,
         context,
         parent,
-        _recorder.resource,
+        recorder.resource,
         attributes,
-        links=(Link(_span_context(link)),) if valid_traceparent(link) else (),
+        links=links,
         kind=kind,
         start_time=end_ns if start_ns is None else start_ns,
         end_time=end_ns,
-        instrumentation_scope=_recorder.scope,
+        instrumentation_scope=recorder.scope,
     )
-    _recorder.processor.on_end(span)
-    return _rendered(context)
+    recorder.processor.on_end(span)
+
+
+def _links(traceparent: str) -> tuple[Link, ...]:
+    return (Link(_span_context(traceparent)),) if valid_traceparent(traceparent) else ()
 
 
 def _span_context(traceparent: str, tracestate: str = "") -> SpanContext:
     return SpanContext(
-        trace_id=int(traceparent[3:35], 16),
-        span_id=int(traceparent[36:52], 16),
+        trace_id=int(traceparent[TRACE_ID], 16),
+        span_id=int(traceparent[SPAN_ID], 16),
         is_remote=True,
-        trace_flags=TraceFlags(int(traceparent[53:55], 16)),
+        trace_flags=TraceFlags(int(traceparent[FLAGS], 16)),
         trace_state=TraceState.from_header([tracestate]) if tracestate else None,
     )
-
-
-def _rendered(context: SpanContext) -> str:
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

@@ -27,7 +27,7 @@ class Tracing(AroundCalls):
         if not telemetry.is_exporting() or method.startswith("/grpc."):
             return _NOTHING
         traceparent, tracestate = telemetry.caller_context(context.invocation_metadata() or ())
-        if traceparent and not telemetry.is_sampled(traceparent):
+        if traceparent and not telemetry.is_sampled(telemetry.decided(traceparent)):
             return _NOTHING
         return _span(method.removeprefix("/"), context, traceparent, tracestate)
 

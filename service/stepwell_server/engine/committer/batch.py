@@ -66,7 +66,7 @@ class Batch:
         self.answers: list[object] = [None] * len(entries)
         self.reservations: list[tuple[Task, Reservation]] = []
         self._stale: list[tuple[int, int]] = []
-        self._claimed: dict[int, list[tuple[int, int]]] = {}
+        self._claimed: dict[int, list[tuple[int, int, datetime]]] = {}
 
     async def prepare(self) -> None:
         """Loads, decides, and matches fresh tasks with waiting workers."""
@@ -99,7 +99,7 @@ class Batch:
                 else:
                     entries[place].key = found
         keys = {entry.key for entry in entries if entry.key is not None and entry.key not in self._aside}
-        keys |= {key for tasks in self._claimed.values() for key, _ in tasks}
+        keys |= {key for tasks in self._claimed.values() for key, _, _ in tasks}
         held, nowhere = await loading.open_changes(
             connection, keys, self.changes, self._births, self._now, self._limits
         )
@@ -112,7 +112,7 @@ class Batch:
 
     async def _claim(self) -> None:
         """Finds tasks for each claim. A transaction does not skip its own locks: what one got, the next leaves."""
-        taken: set[tuple[int, int]] = set()
+        taken: set[tuple[int, int, datetime]] = set()
         for place, entry in enumerate(self._entries):
             claim = entry.order
             if not isinstance(claim, Claim):
@@ -180,7 +180,7 @@ class Batch:
                 wanted.append((self.changes[entry.key], wants))
         for place, tasks in self._claimed.items():
             del place
-            for key, ordinal in tasks:
+            for key, ordinal, _ in tasks:
                 if ordinal and key in self.changes:
                     wanted.append((self.changes[key], Missing(ordinals=[ordinal])))
         if wanted:
@@ -254,11 +254,12 @@ class Batch:
 
     def _grant_claimed(self, place: int, claim: Claim) -> list[Grant]:
         granted: list[Grant] = []
-        for key, ordinal in self._claimed[place]:
+        for key, ordinal, ready_time in self._claimed[place]:
             change = self.changes.get(key)
             if change is None:
                 continue
-            grant = self._grant(change, ordinal, Reservation(claim.session_id, claim.owner_id, claim.build_id))
+            reservation = Reservation(claim.session_id, claim.owner_id, claim.build_id)
+            grant = self._grant(change, ordinal, reservation, ready_time)
             if grant is None:
                 self._stale.append((key, ordinal))
             else:
@@ -266,12 +267,14 @@ class Batch:
                 change.news.grants.remove(grant)
         return granted
 
-    def _grant(self, change: Change, ordinal: int, reservation: Reservation) -> Grant | None:
+    def _grant(
+        self, change: Change, ordinal: int, reservation: Reservation, ready_time: datetime | None = None
+    ) -> Grant | None:
         if change.run is None:
             return None
         ref = RunRef(change.run.namespace_id, "", change.run.run_key)
         change.begin()
-        return GrantTask(ref, ordinal, *reservation).decide(change)
+        return GrantTask(ref, ordinal, *reservation, ready_time).decide(change)
 
     def _match(self) -> None:
         """Gives fresh tasks straight to workers that wait for them."""

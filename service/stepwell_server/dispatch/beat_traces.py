@@ -1,0 +1,104 @@
+"""Heartbeats as spans and numbers: one for each that was received, also of those that were merged before the write.
+
+The spans are made after the write, when it is known what came of it, and tell what the database says of their runs.
+What came while the database was away is kept until it can be asked, as many as an exporter would keep.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from stepwell_server import telemetry
+from stepwell_server.dispatch.traces import LOST, RECORDED, issued, subject
+from stepwell_server.model.runs import ClosedRun, Run
+from stepwell_server.store import batches, recall
+from stepwell_server.store.database import Lost
+from stepwell_server.telemetry import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from uuid import UUID
+
+    from stepwell_server.dispatch.beats import Holder, TaskBeat
+    from stepwell_server.model.steps import ClosedStep, Step
+    from stepwell_server.store.database import Connection
+
+HEARD, FAILED = "heard", "failed"
+_MOST = 32_768
+
+
+def hear(session_id: UUID, worker_id: str, outcome: str = HEARD) -> None:
+    """Records a beat that is about no task. That of a stream is written later, with those of other sessions."""
+    metrics.count_heartbeats("session", outcome)
+    telemetry.session_heartbeat_span(session_id, worker=worker_id, outcome=outcome)
+
+
+class BeatTraces:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._received: list[TaskBeat] = []
+        self._told: list[tuple[TaskBeat, str]] = []
+
+    def receive(self, beat: TaskBeat) -> None:
+        """Notes a beat that came, without what it says."""
+        if len(self._received) < _MOST:
+            self._received.append(replace(beat, details=None) if beat.details is not None else beat)
+        else:
+            metrics.count_heartbeats("activity", FAILED)
+
+    def take(self) -> list[TaskBeat]:
+        """The beats that came since the last time: what is written now is written of these."""
+        taken, self._received = self._received, []
+        return taken
+
+    def tell(self, beats: Collection[TaskBeat], written: Collection[Holder] | None) -> None:
+        """Notes what came of beats: who of them were written; None, if the database did not take them."""
+        told = [(beat, FAILED if written is None else RECORDED if beat.holder in written else LOST) for beat in beats]
+        for outcome, count in Counter(outcome for _, outcome in told).items():
+            metrics.count_heartbeats("activity", outcome, count)
+        if telemetry.is_exporting():
+            self._told += told[: _MOST - len(self._told)]
+
+    async def record(self, connection: Connection) -> None:
+        """Makes the spans of all of which it is known what came of them."""
+        told, self._told = self._told, []
+        if not told:
+            return
+        keys = sorted({(beat.run_key, beat.ordinal) for beat, _ in told})
+        try:
+            steps = {(step.run_key, step.ordinal): step for step in await batches.read_steps(connection, keys)}
+            runs = await _runs(connection, sorted({key[0] for key in keys}))
+        except Lost:
+            self._told = told
+            raise
+        for beat, outcome in told:
+            _record(beat, outcome, runs.get(beat.run_key), steps.get((beat.run_key, beat.ordinal)))
+
+
+async def _runs(connection: Connection, keys: list[int]) -> dict[int, Run | ClosedRun]:
+    found: dict[int, Run | ClosedRun] = {**await recall.read_runs(connection, keys)}
+    ended = [key for key in keys if key not in found]
+    if ended:
+        found |= {run.run_key: run for run in await batches.read_closed_runs(connection, ended)}
+    return found
+
+
+def _record(beat: TaskBeat, outcome: str, run: Run | ClosedRun | None, step: Step | ClosedStep | None) -> None:
+    """A beat of a run of another namespace, or of none, is its session's affair."""
+    if run is None or run.namespace_id != beat.namespace_id:
+        telemetry.session_heartbeat_span(
+            beat.session_id, worker=beat.worker_id, outcome=outcome, start_ns=beat.received_ns
+        )
+    elif telemetry.is_recorded(run.traceparent):
+        grants = step.grants if step is not None else run.grants
+        telemetry.heartbeat_span(
+            subject(run, step, issued(beat.token, grants)),
+            worker=beat.worker_id,
+            outcome=outcome,
+            start_ns=beat.received_ns,
+            reported=beat.traceparent,
+        )

@@ -1,0 +1,92 @@
+"""What was committed, as spans and numbers: every claim, whichever way it went, is seen here and once.
+
+A claim is counted when it is committed, also if its worker is gone by then and the task goes back.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from stepwell_server import telemetry
+from stepwell_server.model.tasks import Grant
+from stepwell_server.telemetry import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from stepwell_server.engine.change import Change
+    from stepwell_server.model.runs import ClosedRun, Run
+    from stepwell_server.model.steps import ClosedStep, Step
+    from stepwell_server.model.tasks import Renewal, Taken
+
+PUSHED, CLAIMED = "pushed", "claimed"
+RECORDED, LOST = "recorded", "lost"
+
+
+class Traces:
+    """A Listener of the committers."""
+
+    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+        """Records what a batch did."""
+        del committer, position
+        for change in changes:
+            news = change.news
+            for claim in news.claims:
+                _claimed(claim, change.now)
+            for renewal in news.renewals:
+                _renewed(renewal)
+            for revoke in news.revokes:
+                metrics.count_lost_lease(revoke[3])
+            if news.follows and change.run is not None:
+                run = change.run
+                telemetry.start_span(run.traceparent, news.follows, type=run.type, run=str(run.run_id))
+
+    def unsettled(self) -> None:
+        """Nothing is known of it."""
+
+
+def subject(run: Run | ClosedRun, step: Step | ClosedStep | None, number: int) -> telemetry.Subject:
+    """What spans say of a run or a step, and under which claim."""
+    return telemetry.Subject(
+        run.traceparent,
+        run.tracestate,
+        run.run_id,
+        run.run_key,
+        step.ordinal if step is not None else 0,
+        number,
+        step.name if step is not None else "",
+        (step.task_queue if step is not None else "") or run.task_queue,
+        step.attempt if step is not None else number,
+    )
+
+
+def issued(token: int, grants: int) -> int:
+    """A token that a caller named, if it was ever given out; else 0."""
+    return token if token <= grants else 0
+
+
+def _claimed(claim: Grant | Taken, now: datetime) -> None:
+    run, step = claim.run, claim.step
+    if isinstance(claim, Grant):
+        kind, number = ("run", run.grants) if step is None else ("activity", step.grants)
+        worker = run.owner_id if step is None else step.owner_id
+        outcome = PUSHED if claim.ready_time is None else CLAIMED
+    else:
+        kind, number, worker, outcome = ("run" if step is None else "step"), claim.number, claim.owner_id, CLAIMED
+    metrics.count_claim(kind)
+    if claim.ready_time is not None:
+        metrics.observe_wait(kind, (now - claim.ready_time).total_seconds())
+    elif outcome == PUSHED:
+        metrics.observe_wait(kind, 0.0)
+    if telemetry.is_recorded(run.traceparent):
+        telemetry.claim_span(subject(run, step, number), worker=worker, outcome=outcome)
+
+
+def _renewed(renewal: Renewal) -> None:
+    outcome = RECORDED if renewal.renewed else LOST
+    metrics.count_heartbeats("run", outcome)
+    if telemetry.is_recorded(renewal.run.traceparent):
+        about = subject(renewal.run, None, issued(renewal.number, renewal.run.grants))
+        telemetry.heartbeat_span(about, worker=renewal.owner_id, outcome=outcome, start_ns=time.time_ns())

@@ -1,0 +1,181 @@
+"""A span for each claimed task, whichever way it was claimed, in its run's trace."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.api.stores import Store, span
+from tests.stream.calls import Caller, code_of
+from tests.stream.code import Code
+from tests.stream.kit import ACTIVITY, RUN, SECONDS, Replica, capacity, payload
+from tests.stream.wire import wire
+from tests.telemetry.seen import (
+    CALLER,
+    CLAIM,
+    HEARTBEAT,
+    UNSAMPLED,
+    about,
+    beats,
+    begin,
+    claims,
+    links,
+    of_run,
+    parent,
+    where,
+)
+
+from stepwell.v1 import run_store_pb2, types_pb2, workers_pb2
+from stepwell.v1.workers_pb2 import CompleteActivity, FailActivity
+
+Spans = InMemorySpanExporter
+
+
+@pytest.mark.parametrize("way", ["pushed", "claimed"])
+async def test_tasks_that_a_stream_gets(one: Replica, spans: Spans, way: str) -> None:
+    """A fresh task goes straight to a waiting worker, one that waits is fetched; its worker goes on from the claim."""
+    run_id = await begin(one) if way == "claimed" else ""
+    async with wire(one, capacity=capacity(runs=1)) as stream:
+        run_id = run_id or await begin(one)
+        task = await stream.task(RUN)
+        (claim,) = await claims(spans, run_id, 1)
+    assert about(claim, "step", "queue", "worker", "attempt", "outcome") == ("", "q", "raw", 1, way)
+    assert task.traceparent == where(claim)
+    assert task.tracestate == "vendor=1"
+    assert (parent(claim), links(claim)) == (CALLER[36:52], [])
+
+
+async def test_tasks_claimed_by_calls(one: Replica, spans: Spans) -> None:
+    """The run, its activity twice, the run again: each is a claim, and links to the one before of the same."""
+    run_id, caller = await begin(one), await Caller.of(one)
+    code = code_of(caller, (await caller.claim(kind=RUN))[0])
+    retry = types_pb2.RetryPolicy(initial_interval=span(0.001))
+    await code.wait(code.activity(retry=retry))
+    (first,) = await caller.claim(kind=ACTIVITY)
+    await caller.report(first.ref, fail=FailActivity(failure=types_pb2.Failure(message="again")))
+    (second,) = await caller.claim(kind=ACTIVITY)
+    await caller.report(second.ref, complete=CompleteActivity(result=payload(1)))
+    (code.task,) = await caller.claim(kind=RUN)
+    await code.complete()
+    seen = await claims(spans, run_id, 4)
+    assert [about(each, "step", "attempt", "worker", "outcome") for each in seen] == [
+        ("", 1, "unary", "claimed"),
+        ("a", 1, "unary", "claimed"),
+        ("a", 2, "unary", "claimed"),
+        ("", 2, "unary", "claimed"),
+    ]
+    assert [links(each) for each in seen] == [[], [], [where(seen[1])[36:52]], [where(seen[0])[36:52]]]
+    assert [first.traceparent, second.traceparent] == [where(each) for each in seen[1:3]]
+
+
+async def test_a_task_that_came_back_is_a_claim_all_the_same(one: Replica, spans: Spans) -> None:
+    """It was given out twice, and counts as one attempt."""
+    run_id = await begin(one)
+    async with wire(one, "first", capacity=capacity(runs=1)) as first:
+        await first.task(RUN, ack=False)
+        await first.cut()
+    async with wire(one, "second", capacity=capacity(runs=1)) as second:
+        await second.task(RUN)
+    before, after = await claims(spans, run_id, 2)
+    assert (about(before, "worker"), about(after, "worker")) == ("first", "second")
+    assert links(after) == [where(before)[36:52]]
+
+
+async def test_runs_that_an_outside_engine_claims(one: Replica, spans: Spans) -> None:
+    """The run itself, its task, its steps; whoever comes too late has claimed nothing."""
+    store, steps = Store(one, "run"), Store(one, "step")
+    run_id = await created(one)
+    claimed = await store.call("ClaimRun", run_id=run_id, owner_id="engine", lease_duration=span(30))
+    assert claimed.claimed
+    assert not (await store.call("ClaimRun", run_id=run_id, owner_id="other")).claimed
+    await store.call("MarkRunDispatchable", run_id=run_id)
+    assert (await store.call("ClaimRunTask", task_queue="default", worker_id="w-1")).claimed
+    token = claimed.token
+    for attempt in (1, 2):
+        begun = await steps.call("BeginStep", run_id=run_id, step_name="charge", owner_id="engine", token=token)
+        assert begun.step.attempt == attempt
+        assert (
+            not (
+                await steps.call("BeginStep", run_id=run_id, step_name="charge", owner_id="engine", token=token)
+            ).step.attempt
+            > attempt
+        )
+        failure = types_pb2.Failure(message="again")
+        await steps.call("FailStep", step_number=begun.step.number, failure=failure, token=token)
+    seen = await claims(spans, run_id, 4)
+    assert [about(each, "step", "worker", "attempt", "outcome", "queue") for each in seen] == [
+        ("", "engine", 1, "claimed", "default"),
+        ("", "w-1", 0, "claimed", "default"),
+        ("charge", "engine", 1, "claimed", "default"),
+        ("charge", "engine", 2, "claimed", "default"),
+    ]
+    assert links(seen[3]) == [where(seen[2])[36:52]]
+
+
+async def test_renewing_a_driven_run_s_lease_is_its_heartbeat(one: Replica, spans: Spans) -> None:
+    """Also of somebody who does not hold it."""
+    store, run_id = Store(one, "run"), await created(one)
+    token = (await store.call("ClaimRun", run_id=run_id, owner_id="engine", lease_duration=span(30))).token
+    for owner, ours in (("engine", True), ("other", False)):
+        renewal = {"run_id": run_id, "owner_id": owner, "token": token, "lease_duration": span(30)}
+        assert (await store.call("RenewRunLease", **renewal)).renewed is ours
+    (claim,) = await claims(spans, run_id, 1)
+    renewals = of_run(spans, HEARTBEAT, run_id)
+    assert [about(beat, "worker", "outcome") for beat in renewals] == [("engine", "recorded"), ("other", "lost")]
+    assert {parent(beat) for beat in renewals} == {where(claim)[36:52]}
+
+
+async def test_nothing_is_recorded_of_what_the_caller_did_not_sample(one: Replica, spans: Spans) -> None:
+    """Neither its call nor claims nor heartbeats; and its workers hear so."""
+    async with wire(one, capacity=capacity(runs=9, activities=9)) as stream:
+        runs = {}
+        for traceparent in (UNSAMPLED, CALLER):
+            runs[traceparent] = await begin(one, traceparent)
+            code = Code(stream, await stream.task(RUN))
+            await code.wait(code.activity())
+            task = await stream.task(ACTIVITY)
+            assert {task.traceparent[53:], code.task.traceparent[53:]} == {traceparent[53:]}
+            await stream.beat(task, "half")
+        await claims(spans, runs[CALLER], 2)
+        await beats(spans, runs[CALLER], 1)
+    recorded = spans.get_finished_spans()
+    assert runs[UNSAMPLED] not in {about(each, "run") for each in recorded}
+    assert sum(each.name.endswith("StartRun") for each in recorded) == 1
+
+
+# --- traces of other runs ---------------------------------------------------------------------------------------------
+
+
+async def test_a_child_is_in_its_parent_s_trace(one: Replica, spans: Spans) -> None:
+    await begin(one)
+    async with wire(one, capacity=capacity(runs=2)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        child = workers_pb2.ChildStep(type="wf")
+        await code.wait(code.step("child", child=child))
+        task = await stream.task(RUN)
+        assert task.run_id != code.task.run_id
+        await claims(spans, task.run_id, 1)
+
+
+async def test_continuing_as_new_begins_a_trace_that_links_to_the_one_before(one: Replica, spans: Spans) -> None:
+    run_id = await begin(one)
+    async with wire(one, capacity=capacity(runs=1)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        result = await code.tell(continue_as_new=workers_pb2.ContinueAsNew(input=payload(1)))
+        assert result.status == workers_pb2.ReportResult.STATUS_ACCEPTED
+        task = await stream.task(RUN)
+    assert task.run_id != run_id
+    (start,) = [each for each in spans.get_finished_spans() if each.name == "stepwell.start"]
+    assert (about(start, "run", "type"), start.parent) == ((task.run_id, "wf"), None)
+    assert where(start)[3:35] != CALLER[3:35]
+    (link,) = start.links
+    assert f"{link.context.trace_id:032x}" == CALLER[3:35]
+    (claim,) = of_run(spans, CLAIM, task.run_id, where(start))
+    assert (parent(claim), where(claim)) == (where(start)[36:52], task.traceparent)
+    assert (await one.run(task.run_id)).traceparent == where(start)
+
+
+async def created(one: Replica) -> str:
+    """A driven run in a caller's trace."""
+    request = run_store_pb2.CreateRunRequest(type="t", initial_phase=types_pb2.RUN_PHASE_RUNNING)
+    create = Store(one, "run")._stub.CreateRun
+    return str((await create(request, timeout=SECONDS, metadata=(("traceparent", CALLER),))).run_id)
