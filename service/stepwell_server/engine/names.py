@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from stepwell_server.model.runs import Run
+    from stepwell_server.model.runs import Run, RunRef
 
 Name = tuple[int, str]
 Id = tuple[int, "UUID"]
@@ -86,6 +86,24 @@ class Births:
         if latest is not None and (change := self.changes.get(latest.run_key)) is not None:
             return Latest(latest.run_key, latest.run_id, change.phase)
         return latest
+
+    def is_awaited(self, ref: RunRef) -> bool:
+        """Whether a start of this batch gives that id or name."""
+        if ref.namespace_id is None:
+            return False
+        if ref.run_id is not None:
+            return (ref.namespace_id, ref.run_id) in self.ids
+        return (ref.namespace_id, ref.workflow_id) in self.names
+
+    def born_as(self, ref: RunRef) -> int | None:
+        """The key of the run that got that id or name in this batch, or None."""
+        if ref.namespace_id is None:
+            return None
+        if ref.run_id is None:
+            claim = self.claims.get((ref.namespace_id, ref.workflow_id))
+            return claim[1] if claim is not None else None
+        entry = self.ids.get((ref.namespace_id, ref.run_id))
+        return entry.run_key if entry is not None and entry.run_key in self.changes else None
 
     def bear(self, change: Change, request_hash: bytes | None = None) -> None:
         """Takes a new run into the batch, with its id and its name."""

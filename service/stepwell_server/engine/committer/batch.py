@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("stepwell.committer")
 
 
-class _Held:
-    """Stands as the answer of a command whose run is locked elsewhere."""
+class _NotHere:
+    """Stands as the answer of a command that is not decided in this batch."""
 
 
-HELD = _Held()
+# Its run is locked elsewhere; its run is another committer's.
+HELD, ANOTHERS = _NotHere(), _NotHere()
 
 
 class Batch:
@@ -54,6 +55,7 @@ class Batch:
         capacity: Capacity,
         next_key: Callable[[], int],
         aside: Container[int | None] = (),
+        is_anothers: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._connection = connection
         self._entries = entries
@@ -61,6 +63,7 @@ class Batch:
         self._limits = limits
         self._capacity = capacity
         self._aside = aside
+        self._is_anothers = is_anothers
         self.changes: dict[int, Change] = {}
         self._births = Births(self.changes, next_key)
         self.answers: list[object] = [None] * len(entries)
@@ -86,19 +89,8 @@ class Batch:
             if isinstance(entry.order, SignalWithStartRun):
                 entry.key = entry.order.open_key(self._births)
         await self._claim()
-        unknown = [
-            place
-            for place, entry in enumerate(entries)
-            if (ref := ref_of(entry.order)) is not None and (entry.key is None or ref.is_name)
-        ]
-        refs = [ref for place in unknown if (ref := ref_of(entries[place].order)) is not None]
-        if refs:
-            for place, found in zip(unknown, await loading.resolve(connection, refs), strict=True):
-                if isinstance(found, errors.Refusal):
-                    self.answers[place] = found
-                else:
-                    entries[place].key = found
-        keys = {entry.key for entry in entries if entry.key is not None and entry.key not in self._aside}
+        await self._resolve()
+        keys = self._keys_here()
         keys |= {key for tasks in self._claimed.values() for key, _, _ in tasks}
         held, nowhere = await loading.open_changes(
             connection, keys, self.changes, self._births, self._now, self._limits
@@ -109,6 +101,34 @@ class Batch:
         places = [place for place, answer in enumerate(self.answers) if answer is None]
         await self._load_wanted(places)
         return places
+
+    async def _resolve(self) -> None:
+        """Finds the runs that commands name, but for those that a start of this batch may yet make."""
+        unknown: dict[int, RunRef] = {
+            place: ref
+            for place, entry in enumerate(self._entries)
+            if (ref := ref_of(entry.order)) is not None and (entry.key is None or ref.is_name)
+        }
+        if not unknown:
+            return
+        found = await loading.resolve(self._connection, list(unknown.values()))
+        for (place, ref), key in zip(unknown.items(), found, strict=True):
+            if not isinstance(key, errors.Refusal):
+                self._entries[place].key = key
+            elif not self._births.is_awaited(ref):
+                self.answers[place] = key
+
+    def _keys_here(self) -> set[int]:
+        """The runs to be locked: neither another committer's, nor aside."""
+        keys: set[int] = set()
+        for place, entry in enumerate(self._entries):
+            if entry.key is None or entry.key in self._aside:
+                continue
+            if self._is_anothers(entry.key):
+                self.answers[place] = ANOTHERS
+            else:
+                keys.add(entry.key)
+        return keys
 
     async def _claim(self) -> None:
         """Finds tasks for each claim. A transaction does not skip its own locks: what one got, the next leaves."""
@@ -127,7 +147,7 @@ class Batch:
 
     def _mark_absent(self, held: set[int], nowhere: set[int]) -> None:
         for place, entry in enumerate(self._entries):
-            if entry.key is None:
+            if entry.key is None or self.answers[place] is ANOTHERS:
                 continue
             ref = ref_of(entry.order)
             change = self.changes.get(entry.key)
@@ -228,7 +248,7 @@ class Batch:
             elif change is not None:
                 answer = order.decide(change)
             else:
-                raise AssertionError("a command has a run")
+                raise errors.RunNotFound(namespace=order.ref.namespace, run_id=order.ref.label)
         except (errors.Refusal, Missing) as told:
             if change is not None:
                 change.undo()
@@ -247,10 +267,15 @@ class Batch:
         return None
 
     def _target(self, entry: Entry) -> Change | None:
-        """The run that a command changes, if there is one yet."""
-        order = entry.order
-        key = order.open_key(self._births) if isinstance(order, SignalWithStartRun) else entry.key
-        return None if key is None or isinstance(order, StartRun) else self.changes[key]
+        """The run that a command changes, if there is one yet. A name or an id means one that this batch has made."""
+        order, key = entry.order, entry.key
+        if isinstance(order, StartRun):
+            return None
+        if isinstance(order, SignalWithStartRun):
+            key = order.open_key(self._births)
+        elif (ref := ref_of(order)) is not None and (key is None or ref.is_name):
+            key = self._births.born_as(ref) or key
+        return None if key is None else self.changes[key]
 
     def _grant_claimed(self, place: int, claim: Claim) -> list[Grant]:
         granted: list[Grant] = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from stepwell_server import errors, telemetry
-from stepwell_server.engine.committer.batch import HELD, Batch
+from stepwell_server.engine.committer.batch import ANOTHERS, HELD, Batch
 from stepwell_server.engine.committer.orders import Order, label_of
 from stepwell_server.engine.committer.waiting import Entry, Waiting
 from stepwell_server.engine.grants import ReturnTask
@@ -29,7 +29,7 @@ from stepwell_server.store import batches
 from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stepwell_server.clock import Clock
     from stepwell_server.engine.change import Change
@@ -47,14 +47,23 @@ _FIRST_PAUSE = 0.05
 class Committer:
     """One committer with one connection of its own; see the package."""
 
-    def __init__(
-        self, database: Database, clock: Clock, settings: Settings, capacity: Capacity, listener: Listener
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        database: Database,
+        clock: Clock,
+        settings: Settings,
+        capacity: Capacity,
+        listener: Listener,
+        place: int,
+        of_run: Callable[[int], Committer],
     ) -> None:
         self._database = database
         self._clock = clock
         self._settings = settings
         self._capacity = capacity
         self._listener = listener
+        self._place = place
+        self._of_run = of_run
         self._limits = Limits(settings.limits.open_steps, settings.limits.run_events)
         self._waiting = Waiting(settings.committer_queue_commands, settings.committer_queue_bytes)
         self._connection: Connection | None = None
@@ -81,6 +90,15 @@ class Committer:
             if len(self._waiting) >= self._settings.committer_queue_commands // 2:
                 return
             self._waiting.add(Entry(order, None, _MAIL_SIZE, time.monotonic() + 5.0))
+
+    def take_over(self, entry: Entry) -> None:
+        """Queues a command that came to another committer, and is of a run of this one."""
+        self._waiting.add(entry)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether what is queued will be decided."""
+        return self._task is not None and not self._task.done()
 
     @property
     def waiting(self) -> int:
@@ -163,7 +181,14 @@ class Committer:
         await self._have_number(connection)
         await self._have_keys(connection, sum(_births(entry.order) for entry in entries))
         batch = Batch(
-            connection, entries, self._clock.now(), self._limits, self._capacity, self._next_key, self._waiting.aside
+            connection,
+            entries,
+            self._clock.now(),
+            self._limits,
+            self._capacity,
+            self._next_key,
+            self._waiting.aside,
+            self._is_anothers,
         )
         write: batches.Write | None = None
         began = time.monotonic()
@@ -196,6 +221,8 @@ class Committer:
         for entry, answer in zip(entries, batch.answers, strict=True):
             if answer is HELD:
                 self._set_aside(entry)
+            elif answer is ANOTHERS:
+                self._hand_over(entry)
             elif entry.future is not None and entry.future.done():
                 self._take_back(answer)
             elif entry.future is not None:
@@ -221,6 +248,15 @@ class Committer:
         ]
         if orders:
             self.post(orders)
+
+    def _is_anothers(self, run_key: int) -> bool:
+        """Whether a run is another committer's; what one that has ended would decide is decided here."""
+        committer = self._of_run(run_key)
+        return committer is not self and committer.is_running
+
+    def _hand_over(self, entry: Entry) -> None:
+        committer = self if entry.key is None else self._of_run(entry.key)
+        (committer if committer.is_running else self).take_over(entry)
 
     def _set_aside(self, entry: Entry) -> None:
         """A run that is locked elsewhere: its commands come again, in their order, until their time is over."""
@@ -287,9 +323,14 @@ class Committer:
             self._connection = None
 
     async def _have_keys(self, connection: Connection, count: int) -> None:
-        """Keys for as many runs as a batch may start. A block that is lost in a crash leaves a gap, no harm done."""
+        """Keys for as many runs as a batch may start, those of a block that lead to this committer.
+
+        Gaps do no harm: between them, and where a block is lost in a crash.
+        """
         while self._spare_keys < count:
-            taken = await batches.take_run_keys(connection)
+            block = await batches.take_run_keys(connection)
+            count = self._settings.committers
+            taken = block[(self._place - block.start) % count :: count]
             self._keys = iter([*self._keys, *taken])
             self._spare_keys += len(taken)
 

@@ -1,17 +1,26 @@
-"""Spreads commands over committers: starts by workflow id, commands by run."""
+"""Spreads commands over committers, so that those of one run meet at one, in the order of their arrival.
+
+A run's committer is told by its key, and a new run gets a key that tells the committer which started it. Starts go by
+workflow id, and so do commands that name a run by it; without one, by run id. A committer that finds out that a run is
+another's hands its commands over, in their order. The same name leads to the same place on every replica.
+
+A caller that names one run in two ways without waiting for an answer has no order between the two. Claims go by queue.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import zlib
 from typing import TYPE_CHECKING, TypeVar
 
 from stepwell_server.engine.committer.committer import Committer
+from stepwell_server.engine.committer.orders import ref_of, start_of
 from stepwell_server.engine.committer.protocols import Claim
-from stepwell_server.engine.signal_with_start import SignalWithStartRun
-from stepwell_server.engine.starts import StartRun
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from stepwell_server.clock import Clock
     from stepwell_server.engine.committer.orders import Order
     from stepwell_server.engine.committer.protocols import Capacity, Listener
@@ -28,7 +37,12 @@ class Committers:
     def __init__(
         self, database: Database, clock: Clock, settings: Settings, capacity: Capacity, listener: Listener
     ) -> None:
-        self.members = [Committer(database, clock, settings, capacity, listener) for _ in range(settings.committers)]
+        self.members = [
+            Committer(database, clock, settings, capacity, listener, place, self._of_run)
+            for place in range(settings.committers)
+        ]
+        # Ids that starts under way have given, which lead elsewhere than their workflow ids.
+        self._starting: dict[UUID, int] = {}
 
     async def start(self) -> None:
         """Starts each."""
@@ -40,7 +54,14 @@ class Committers:
 
     def submit(self, order: Order, size: int = 0, seconds: float = 30.0) -> asyncio.Future[object]:
         """Queues a command; see `Committer.submit`."""
-        return self._member(order).submit(order, size, seconds)
+        if len(self.members) == 1:
+            return self.members[0].submit(order, size, seconds)
+        place = self._place(order)
+        answer = self.members[place].submit(order, size, seconds)
+        start = start_of(order)
+        if start is not None and start.new.workflow_id and start.new.run_id is not None:
+            self._note(start.new.run_id, place, answer)
+        return answer
 
     async def do(self, kind: type[Answer], order: Order, size: int = 0, seconds: float = 30.0) -> Answer:
         """Queues a command, waits for its answer, and says of what type that is."""
@@ -52,19 +73,35 @@ class Committers:
     def post(self, orders: list[Order]) -> None:
         """Queues mail; see `Committer.post`."""
         for order in orders:
-            self._member(order).post([order])
+            self.members[self._place(order)].post([order])
 
-    def _member(self, order: Order) -> Committer:
-        if len(self.members) == 1:
-            return self.members[0]
-        return self.members[_place(order) % len(self.members)]
+    def _of_run(self, run_key: int) -> Committer:
+        return self.members[run_key % len(self.members)]
+
+    def _note(self, run_id: UUID, place: int, answer: asyncio.Future[object]) -> None:
+        """Commands by this id follow the start until it is answered; from then on the run is found."""
+        self._starting[run_id] = place
+        answer.add_done_callback(lambda _: self._starting.pop(run_id, None))
+
+    def _place(self, order: Order) -> int:
+        count = len(self.members)
+        if isinstance(order, Claim):
+            return hash((order.namespace_id, order.task_queue)) % count
+        start = start_of(order)
+        if start is not None:
+            return _place_of_name(start.new.workflow_id, start.new.run_id) % count
+        ref = ref_of(order)
+        if ref is None:
+            raise AssertionError("a command has a run")
+        if ref.run_key is not None:
+            return ref.run_key % count
+        if ref.run_id is not None:
+            place = self._starting.get(ref.run_id)
+            return _place_of_name("", ref.run_id) % count if place is None else place
+        return _place_of_name(ref.workflow_id, None) % count
 
 
-def _place(order: Order) -> int:
-    if isinstance(order, SignalWithStartRun):
-        return _place(order.start)
-    if isinstance(order, StartRun):
-        return hash((order.new.namespace_id, order.new.workflow_id or order.new.run_id or next(_turns)))
-    if isinstance(order, Claim):
-        return hash((order.namespace_id, order.task_queue))
-    return order.ref.run_key if order.ref.run_key is not None else hash(order.ref.label)
+def _place_of_name(workflow_id: str, run_id: UUID | None) -> int:
+    if workflow_id:
+        return zlib.crc32(workflow_id.encode(errors="replace"))
+    return run_id.int if run_id is not None else next(_turns)
