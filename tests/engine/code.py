@@ -54,11 +54,19 @@ class Code:
         self.hashes: dict[str, bytes] = {}
         self._occurrences: Counter[tuple[str, str]] = Counter()
 
-    def call(self, name: str, body: Body, scope: str = "", key: str = "", kind: Kind | None = None) -> NewStep:
+    def call(  # noqa: PLR0917 - what a call is
+        self,
+        name: str,
+        body: Body,
+        scope: str = "",
+        key: str = "",
+        kind: Kind | None = None,
+        fingerprint: bytes = b"",
+    ) -> NewStep:
         """A call as the code makes it; a key takes the place of the occurrence."""
         occurrence = 0 if key else self._occurrences[scope, name]
         self._occurrences[scope, name] += 1
-        return NewStep(scope, name, occurrence, key, b"", kind or KIND_OF[type(body)], body)
+        return NewStep(scope, name, occurrence, key, fingerprint, kind or KIND_OF[type(body)], body)
 
     def passed(self, step: NewStep) -> None:
         """Counts a call that was made: recorded now, or answered from the record."""
@@ -94,6 +102,7 @@ class Code:
             waiting,
             end,
             resident,
+            sum(self.counts.values()) + len(steps) if end is not None and end.phase == Phase.COMPLETED else None,
         )
         for step in steps:
             self.passed(step)

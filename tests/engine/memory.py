@@ -86,6 +86,9 @@ class MemoryStore:
     async def read_open_steps(self, connection: Any, keys: Sequence[int]) -> list[Step]:
         return [step for _, step in sorted(self.steps.items()) if step.run_key in keys]
 
+    async def read_all_closed_steps(self, connection: Any, keys: Sequence[int]) -> list[ClosedStep]:
+        return [step for step in self.closed_steps.values() if step.run_key in keys]
+
     async def read_scopes(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Scope]:
         return [self.scopes[key] for key in wanted if key in self.scopes]
 

@@ -94,7 +94,7 @@ def test_a_foreign_session_or_a_stale_token_is_refused(report: str) -> None:
     """Only who holds the step, under the token of this very grant, reports on it: while it runs and after its end."""
     world, key = scheduled(RetryPolicy(initial_seconds=0.0))
     first = reports(world, key, granted(world, key))
-    world.do(first["fail"])
+    world.do(ReturnTask(world.ref(key), 1, first["fail"].token, world.session, counts=True, reason="lost"))
     second = reports(world, key, granted(world, key))
     with pytest.raises(errors.LeaseLost):
         world.do(first[report])
@@ -122,10 +122,44 @@ def test_a_report_about_what_nobody_holds_is_refused(place: str, report: str) ->
         order = replace(order, ordinal=9)
     elif place == "pending":
         world.do(ReturnTask(world.ref(key), 1, order.token, world.session, counts=False, reason=""))
+        with pytest.raises(errors.LeaseLost):
+            world.do(replace(order, token=0))
     else:
         world.do(orders["fail"])
+        if report == "fail":
+            return
     with pytest.raises(errors.LeaseLost):
         world.do(order)
+
+
+@pytest.mark.parametrize("later", ["backing off", "under way again", "ended"])
+def test_a_failure_told_again_is_recognised_though_the_step_went_on(later: str) -> None:
+    """Whoever missed the answer hears DUPLICATE, and nothing comes of it; another report of that grant is refused."""
+    world, key = scheduled(RetryPolicy(initial_seconds=0.0 if later != "backing off" else 5.0))
+    first = reports(world, key, granted(world, key))
+    world.do(first["fail"])
+    if later != "backing off":
+        second = reports(world, key, granted(world, key))
+        if later == "ended":
+            world.do(second["complete"])
+    events = len(world.events(key))
+    assert world.do(first["fail"]).duplicate
+    assert len(world.events(key)) == events
+    for other in ("complete", "cancelled"):
+        with pytest.raises(errors.LeaseLost):
+            world.do(first[other])
+    world.check()
+
+
+def test_a_failure_told_after_the_attempt_timed_out_is_no_repeat() -> None:
+    """What is recorded is the timeout, not what the worker says: its lease is lost."""
+    world, key = scheduled(RetryPolicy(), Timeouts(start_to_close=1))
+    late = reports(world, key, granted(world, key))["fail"]
+    world.advance(2)
+    world.do(FireStep(world.ref(key), 1))
+    assert world.step(key, 1).state == StepState.PENDING
+    with pytest.raises(errors.LeaseLost):
+        world.do(late)
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.engine.code import COMPLETED, Body, Code, local
 from tests.engine.world import World
 
@@ -109,6 +110,9 @@ def changed(program: Program, how: str, data: st.DataObject) -> Program:
     """The program with one real change: something that a replay cannot be blind to."""
     after = {scope: list(calls) for scope, calls in program.items()}
     scope = data.draw(st.sampled_from(sorted(after)))
+    if how == "remove branch":
+        del after[scope]
+        return after
     calls = after[scope]
     place = data.draw(st.integers(0, len(calls) - 1))
     if how == "rename":
@@ -127,7 +131,7 @@ def changed(program: Program, how: str, data: st.DataObject) -> Program:
 
 
 @SETTINGS
-@pytest.mark.parametrize("how", ["rename", "other kind", "insert", "remove", "remove last", "move"])
+@pytest.mark.parametrize("how", ["rename", "other kind", "insert", "remove", "remove last", "remove branch", "move"])
 @given(program=PROGRAMS, data=st.data())
 def test_a_real_change_always_trips_the_check(how: str, program: Program, data: st.DataObject) -> None:
     """Code that differs from the record is paused, at the latest when it says that it is done; nothing is recorded."""
@@ -149,6 +153,31 @@ def test_a_real_change_always_trips_the_check(how: str, program: Program, data: 
     assert world.run(key).pause_reason == ORDER_CHANGED
     assert world.run(key).last_step == steps
     world.check()
+
+
+def test_a_branch_that_is_gone_is_missed_however_late_it_is_told() -> None:
+    """The calls of all branches together must be as many as are recorded, whatever the worker says of the branches."""
+    world = World()
+    key = world.start()
+    code = Code(world, key)
+    code.send(code.call("a", local()), code.call("b", local(), "1"), code.call("c", local(), "2"))
+    message = code.message(end=COMPLETED, also=("1", "2"), closed=True)
+    with pytest.raises(errors.InvalidField, match="calls"):
+        world.do(replace(message, calls=None))
+    assert world.run(key).pause_reason is None
+    with pytest.raises(errors.StepOrderChanged, match="3 calls"):
+        world.do(replace(message, scopes=message.scopes[:2], calls=2))
+    assert world.run(key).pause_reason == ORDER_CHANGED
+
+
+def test_code_without_branches_need_not_count_its_calls() -> None:
+    """Its own line says it all."""
+    world = World()
+    key = world.start()
+    code = Code(world, key)
+    message = code.message(code.call("a", local()), end=COMPLETED)
+    world.do(replace(message, calls=None))
+    assert world.closed(key).phase == Phase.COMPLETED
 
 
 def test_an_early_failure_is_no_change_of_order() -> None:

@@ -416,6 +416,9 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
                 return f"scope {state.scope!r} at {state.count} differs"
             if (state.scope in new or state.closed) and state.count != len(recorded):
                 return f"scope {state.scope!r} has {len(recorded)} steps, the code {state.count}"
+        is_whole = progress.HasField("complete") or progress.HasField("continue_as_new")
+        if is_whole and progress.calls != len(run.steps) + len(progress.steps):
+            return f"{len(run.steps)} steps are recorded, {len(progress.steps)} are new, the code made {progress.calls}"
         return ""
 
     def _progress(self, run: FakeRun, progress: workers_pb2.Progress, result: ReportResult) -> None:

@@ -13,11 +13,13 @@ from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.dispatch.beats import TaskBeat
 from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, NewActivity
+from stepwell_server.engine.differences import AROUND
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.progress import ProgressRun
 from stepwell_server.engine.reported import Checkpoint, End, NewChild, NewStep, NewTimer, NewWait, ScopeClaim, Successor
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import ORDINALS, RUN_KEYS
+from stepwell_server.model.order import MadeCall
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts
@@ -162,13 +164,31 @@ class ReportReader:
             waiting=progress.waiting,
             end=self._end(progress, at),
             resident=resident,
+            calls=self._calls(progress, at),
         )
+
+    def _calls(self, progress: workers_pb2.Progress, at: str) -> int | None:
+        return checks.integer(progress.calls, "calls", at, at_most=ORDINALS) if progress.HasField("calls") else None
 
     def _scope(self, scope: workers_pb2.ScopeState, at: str) -> ScopeClaim:
         if len(scope.hash) != _HASH_BYTES:
             raise InvalidField(field=f"{at}hash", problem=f"must be {_HASH_BYTES} bytes")
         count = checks.integer(scope.count, "count", at, at_most=ORDINALS)
-        return ScopeClaim(_path(scope.scope, at), count, scope.hash, scope.closed)
+        place, made = self._difference(scope, f"{at}difference.")
+        return ScopeClaim(_path(scope.scope, at), count, scope.hash, scope.closed, place, made)
+
+    def _difference(self, scope: workers_pb2.ScopeState, at: str) -> tuple[int | None, tuple[MadeCall, ...]]:
+        if not scope.HasField("difference"):
+            return None, ()
+        told = scope.difference
+        if len(told.calls) > AROUND + 1:
+            raise InvalidField(field=f"{at}calls", problem=f"holds {len(told.calls)} calls: give at most {AROUND + 1}")
+        made = (self._made(call, f"{at}calls[{place}].") for place, call in enumerate(told.calls))
+        return checks.integer(told.agreeing, "agreeing", at, at_most=ORDINALS), tuple(made)
+
+    def _made(self, call: workers_pb2.MadeCall, at: str) -> MadeCall:
+        kind = self._fields.member(call.kind, types_pb2.StepKind, "kind", at, required=True)
+        return MadeCall(kind, self._fields.name(call.name, "name", at))
 
     def _step(self, step: workers_pb2.NewStep, at: str) -> NewStep:
         if len(step.fingerprint) > _FINGERPRINT_BYTES:

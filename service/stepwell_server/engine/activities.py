@@ -77,9 +77,9 @@ class FailActivity(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, change: Change) -> Outcome:
         step = held_step(change, self.ordinal, self.session_id, self.token, StepState.FAILED)
-        if isinstance(step, ClosedStep):
+        if isinstance(step, ClosedStep) or _has_failed(step, self.token):
             return Outcome(duplicate=True)
-        fail_attempt(change, step, self.failure)
+        fail_attempt(change, step, self.failure, reported=True)
         return Outcome()
 
 
@@ -107,8 +107,9 @@ class CancelledActivity(msgspec.Struct, frozen=True, gc=False):
 
 
 def held_step(change: Change, ordinal: int, session_id: UUID, token: int, state: StepState) -> Step | ClosedStep:
-    """The open step if that session holds it under that token, or the ended one if this very report ended it.
+    """The open step if that session holds it under that token, or the step as it went on from this very report.
 
+    That is the ended one if the report ended it, or one that tries again since the report said that it had failed.
     Refuses with LEASE_LOST.
     """
     if change.run is None and ordinal not in change.known.ordinals:
@@ -116,6 +117,8 @@ def held_step(change: Change, ordinal: int, session_id: UUID, token: int, state:
     step = change.step(ordinal)
     if step is None:
         raise errors.LeaseLost(run_id=change.run_id, token=token, current=-1)
+    if state == StepState.FAILED and _has_failed(step, token):
+        return step
     if isinstance(step, ClosedStep):
         if step.grants == token and step.state == state:
             return step
@@ -125,8 +128,16 @@ def held_step(change: Change, ordinal: int, session_id: UUID, token: int, state:
     return step
 
 
-def fail_attempt(change: Change, step: Step, failure: Failure) -> None:
-    """An attempt failed: the activity tries again later, or fails for good, as it does once history is full."""
+def _has_failed(step: Step | ClosedStep, token: int) -> bool:
+    """Whether the worker of that very grant has reported that its attempt failed."""
+    return 0 < token == unpack_step_details(step.details).failed_token
+
+
+def fail_attempt(change: Change, step: Step, failure: Failure, *, reported: bool = False) -> None:
+    """An attempt failed: the activity tries again later, or fails for good, as it does once history is full.
+
+    `reported` tells that its own worker said so.
+    """
     details = unpack_step_details(step.details)
     facts = {"attempt": str(step.attempt), "worker": step.owner_id}
     delay = delay_after(details.retry or DEFAULT_RETRY, step.attempt, failure)
@@ -143,7 +154,8 @@ def fail_attempt(change: Change, step: Step, failure: Failure) -> None:
         endings.wake(change)
         return
     change.event(EventType.ACTIVITY_ATTEMPT_FAILED, ordinal=step.ordinal, failure=failure, facts=facts)
-    packed = pack_step_details(replace(details, last_failure=failure))
+    failed_token = step.grants if reported else 0
+    packed = pack_step_details(replace(details, last_failure=failure, failed_token=failed_token))
     if delay <= 0:
         grants.requeue(change, replace(step, details=packed, returns=0))
         return

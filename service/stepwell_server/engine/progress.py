@@ -14,10 +14,12 @@ from stepwell_server.engine import endings, grants, runs, starts
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.continuing import end_as_told
-from stepwell_server.engine.order import judge
+from stepwell_server.engine.differences import describe
+from stepwell_server.engine.order import Changed, judge
 from stepwell_server.engine.recording import record
 from stepwell_server.engine.reported import End, NewChild, NewStep, NewWait, ScopeClaim, identity
 from stepwell_server.engine.wishes import Missing
+from stepwell_server.model.order import pack_differences
 from stepwell_server.model.runs import ORDER_CHANGED, Phase, Run, RunRef
 from stepwell_server.model.steps import (
     ClosedStep,
@@ -47,6 +49,7 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
     waiting: bool
     end: End | None
     resident: bool
+    calls: int | None = None  # all that the code has made, told at its end
 
     def wants(self) -> Missing | None:
         signals = [step.body.signal for step in self.steps if isinstance(step.body, NewWait)]
@@ -62,9 +65,10 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
             return self._repeated_end(change)
         run = grants.held_run(change, self.session_id, self.token)
         verdict = judge(change, self)
-        if isinstance(verdict, errors.StepOrderChanged):
-            runs.pause(change, ORDER_CHANGED, verdict.message)
-            return Refused(verdict)
+        if isinstance(verdict, Changed):
+            refusal, differences = describe(change, verdict)
+            runs.pause(change, ORDER_CHANGED, refusal.message, pack_differences(differences))
+            return Refused(refusal)
         if verdict is not None:
             return _told_again(verdict)
         _refuse_known(change, self.steps)

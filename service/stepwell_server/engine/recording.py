@@ -15,6 +15,7 @@ from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import RunDetails
 from stepwell_server.model.steps import (
+    NO_STEP_DETAILS,
     ClosedStep,
     Kind,
     Step,
@@ -53,7 +54,7 @@ def _open(
     priority: int = 4,
     input_event: int = 0,
     child_key: int | None = None,
-    details: StepDetails | None = None,
+    details: StepDetails = NO_STEP_DETAILS,
 ) -> Step:
     step = Step(
         run_key=change.run_key,
@@ -80,10 +81,17 @@ def _open(
         start_time=None,
         wake_time=wake_time,
         cancel_requested=False,
-        details=pack_step_details(details) if details is not None else None,
+        details=_packed(new, details),
     )
     change.add_step(step)
     return step
+
+
+def _packed(new: NewStep, details: StepDetails = NO_STEP_DETAILS) -> bytes | None:
+    """Details as a column, with the fingerprint, which a mended record is hashed with again."""
+    if new.fingerprint:
+        details = msgspec.structs.replace(details, fingerprint=new.fingerprint)
+    return None if details is NO_STEP_DETAILS else pack_step_details(details)
 
 
 def _record_checkpoint(change: Change, new: NewStep, body: Checkpoint) -> int:
@@ -119,7 +127,7 @@ def _record_checkpoint(change: Change, new: NewStep, body: Checkpoint) -> int:
             end_time=now,
             end_event=event,
             timed_out=False,
-            details=None,
+            details=_packed(new),
         )
     )
     return ordinal
@@ -131,9 +139,6 @@ def _schedule(change: Change, new: NewStep, body: NewActivity) -> int:
     priority = run.priority if body.priority is None else body.priority
     ordinal = run.last_step + 1
     event = change.event(EventType.ACTIVITY_SCHEDULED, ordinal=ordinal, payload=body.input)
-    details = None
-    if body.retry is not None or body.timeouts is not None:
-        details = StepDetails(retry=body.retry, timeouts=body.timeouts)
     step = _open(
         change,
         new,
@@ -142,7 +147,7 @@ def _schedule(change: Change, new: NewStep, body: NewActivity) -> int:
         task_queue=queue,
         priority=priority,
         input_event=event,
-        details=details,
+        details=StepDetails(retry=body.retry, timeouts=body.timeouts),
     )
     if body.timeouts is not None:
         change.put_step(msgspec.structs.replace(step, wake_time=grants.next_timeout(step)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stepwell_server.engine.activities import NewActivity
+from stepwell_server.model.order import MadeCall
 from stepwell_server.model.payloads import NULL, Failure, Payload
 
 
@@ -52,12 +53,18 @@ class NewStep(msgspec.Struct, frozen=True, gc=False):
 
 
 class ScopeClaim(msgspec.Struct, frozen=True, gc=False):
-    """Where the code says it stands in a branch, before this progress's new steps."""
+    """Where the code says it stands in a branch, before this progress's new steps.
+
+    Where its worker saw that the code makes other calls than are recorded, `place` is how many agree before the first
+    that does not, and `made` are the code's calls from there on. They are shown to people; nothing is decided by them.
+    """
 
     scope: str
     count: int
     hash: bytes
     closed: bool
+    place: int | None = None
+    made: tuple[MadeCall, ...] = ()
 
 
 class Successor(msgspec.Struct, frozen=True, gc=False):

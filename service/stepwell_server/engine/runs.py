@@ -14,7 +14,7 @@ from stepwell_server.engine.change import Change
 from stepwell_server.engine.starts import begins_later, next_look
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
-from stepwell_server.model.payloads import Failure
+from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunRef, pack_details, unpack_details
 
 
@@ -91,16 +91,25 @@ class PauseRun(msgspec.Struct, frozen=True, gc=False):
         return Steered(accepted=True, run_id=run.run_id, phase=run.phase)
 
 
-def pause(change: Change, reason: str, explanation: str) -> None:
-    """Pauses the run, and takes it from whoever holds it."""
+def pause(change: Change, reason: str, explanation: str, differences: Payload = NULL) -> None:
+    """Pauses the run, and takes it from whoever holds it. `differences` are what was found, for people to look at."""
     run = change.open
-    change.event(EventType.RUN_PAUSED, facts={"reason": reason, "details": explanation})
+    facts = {"reason": reason, "details": explanation}
+    event = change.event(EventType.RUN_PAUSED, payload=differences, facts=facts)
     if run.session_id is not None:
         change.news.revokes.append((run.session_id, 0, run.grants, "RUN_PAUSED"))
     if run.queued:
         change.drop_task(0)
-    details = replace(unpack_details(run.details), pause_details=explanation, pause_time=change.now)
+    pause_event = 0 if differences is NULL else event
+    details = unpack_details(run.details)
+    details = replace(details, pause_details=explanation, pause_time=change.now, pause_event=pause_event)
     change.update(pause_reason=reason, session_id=None, owner_id="", queued=False, details=pack_details(details))
+
+
+def clear_pause(change: Change) -> None:
+    """Takes the pause off the run."""
+    details = replace(unpack_details(change.open.details), pause_details="", pause_time=None, pause_event=0)
+    change.update(pause_reason=None, details=pack_details(details))
 
 
 class ResumeRun(msgspec.Struct, frozen=True, gc=False):
@@ -120,8 +129,7 @@ class ResumeRun(msgspec.Struct, frozen=True, gc=False):
             explanation = unpack_details(run.details).pause_details
             raise errors.RunPaused(run_id=run.run_id, pause_reason=f"{ORDER_CHANGED} ({explanation})")
         change.event(EventType.RUN_RESUMED, facts={"accept_order": "true"} if self.accept_order else None)
-        details = replace(unpack_details(run.details), pause_details="", pause_time=None)
-        change.update(pause_reason=None, details=pack_details(details))
+        clear_pause(change)
         if not run.driven and not begins_later(change):
             endings.enqueue_run(change)
         return Steered(accepted=True, run_id=run.run_id, phase=change.phase)

@@ -147,6 +147,18 @@ class StepChange(RunChange):
 
     def every_open_step(self) -> list[Step]:
         """All open steps of the run. Asks for them if they are not all loaded."""
-        if not self.known.open_steps and len(self.steps) < self.open.open_steps:
+        if not self.knows_open_steps:
             raise Missing(open_steps=True)
         return list(self.steps.values())
+
+    @property
+    def knows_open_steps(self) -> bool:
+        """Whether all open steps of the run are at hand."""
+        return self.known.open_steps or self.run is None or len(self.steps) == self.run.open_steps
+
+    def every_step(self) -> list[Step | ClosedStep]:
+        """All steps of the run, open and ended, by ordinal. Asks for those that are not loaded."""
+        if not self.known.closed_steps or not self.knows_open_steps:
+            raise Missing(open_steps=True, closed_steps=True)
+        steps: list[Step | ClosedStep] = [*self.steps.values(), *self.closed.values()]
+        return sorted(steps, key=lambda step: step.ordinal)

@@ -51,6 +51,8 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     continued_key: int = 0
     parent_run_id: str = ""
     failure_message: str = ""
+    removed_steps: int = 0  # how many of the ordinals given are in the record no more
+    pause_event: int = 0  # holds the differences of a run whose order changed
     # Of driven runs; the events hold the payloads, so that the row stays small.
     active_step: str = ""
     resume_time: datetime | None = None

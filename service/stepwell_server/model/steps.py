@@ -70,6 +70,7 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     retry: RetryPolicy | None = None
     timeouts: Timeouts | None = None
     last_failure: Failure | None = None
+    failed_token: int = 0  # the grant whose worker reported `last_failure`
     fingerprint: bytes = b""
     ready_time: datetime | None = None
     child_run_id: str = ""
@@ -203,3 +204,8 @@ def pack_step_details(details: StepDetails) -> bytes | None:
 def unpack_step_details(packed: bytes | None) -> StepDetails:
     """The inverse of `pack_step_details`."""
     return NO_STEP_DETAILS if packed is None else _decoder.decode(packed)
+
+
+def fingerprint_of(step: Step | ClosedStep) -> bytes:
+    """What the code gave to be the same on replay, usually nothing."""
+    return b"" if step.details is None else unpack_step_details(step.details).fingerprint

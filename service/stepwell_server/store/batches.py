@@ -227,6 +227,11 @@ async def read_open_steps(connection: Connection, keys: Sequence[int]) -> list[S
     return [Step(*row) for row in await connection.fetch(STEPS["read_open_steps"], keys)]
 
 
+async def read_all_closed_steps(connection: Connection, keys: Sequence[int]) -> list[ClosedStep]:
+    """All ended steps of runs."""
+    return [ClosedStep(*row) for row in await connection.fetch(STEPS["read_all_closed_steps"], keys)]
+
+
 async def read_scopes(connection: Connection, wanted: Sequence[tuple[int, str]]) -> list[Scope]:
     """Branches of runs."""
     return [Scope(*row) for row in await connection.fetch(STEPS["read_scopes"], *pairs(wanted))]

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Select, cast, func, literal, null, select,
 
 from stepwell_server import errors
 from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
+from stepwell_server.model.order import Difference, unpack_differences
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import NO_DETAILS, Phase, RunRef, unpack_details
 from stepwell_server.model.steps import StepState
@@ -74,6 +75,7 @@ class WholeRun(msgspec.Struct, frozen=True, gc=False):
     cursor: int
     suspension: Payload | None = None
     wake: Payload | None = None
+    differences: tuple[Difference, ...] = ()
 
 
 _COMMON = SeenRun.__struct_fields__[: SeenRun.__struct_fields__.index("owner_id")]
@@ -138,7 +140,7 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
     async with database.pool.begin() as connection:
         run = await find_in(connection, ref)
         details = NO_DETAILS if run.is_closed else unpack_details(run.details)
-        left = (details.suspension_event, details.wake_event, details.failure_event)
+        left = (details.suspension_event, details.wake_event, details.failure_event, details.pause_event)
         numbers = {_INPUT_EVENT, run.end_event or _INPUT_EVENT, *filter(None, left)}
         columns = (EVENTS.c.number, EVENTS.c.payload_kind, EVENTS.c.payload, EVENTS.c.attributes)
         told = select(*columns).where(EVENTS.c.run_key == run.run_key, EVENTS.c.number.in_(numbers))
@@ -151,7 +153,8 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
     if not run.is_closed:
         suspension, wake = (_told(events[number])[0] if number else None for number in left[:2])
         failure = _told(events[details.failure_event])[1].failure if details.failure_event else None
-        return WholeRun(run, given, None, failure, cursor, suspension, wake)
+        differences = unpack_differences(_told(events[left[3]])[0]) if left[3] else ()
+        return WholeRun(run, given, None, failure, cursor, suspension, wake, differences)
     result, said = _told(events.get(run.end_event))
     return WholeRun(run, given, result if run.phase == Phase.COMPLETED else None, said.failure, cursor)
 

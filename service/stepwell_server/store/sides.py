@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server.model.driven import CallerSeq, RunTask, Side, SideKey, Watcher
-from stepwell_server.model.steps import ClosedStep
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.statements import load
 
@@ -62,11 +61,6 @@ async def write(
     if gone:
         for name in ("delete_watchers_of_runs", "delete_run_tasks", "delete_caller_seqs"):
             await connection.write(SIDES[name], [sorted(gone)])
-
-
-async def read_closed_steps(connection: Connection, run_key: int) -> list[ClosedStep]:
-    """All ended steps of a run."""
-    return [ClosedStep(*row) for row in await connection.fetch(SIDES["read_all_closed_steps"], run_key)]
 
 
 def _place(row: Side) -> tuple[int, int]:

@@ -132,7 +132,7 @@ def patched(run: RunExecution, name: str) -> bool:
         if scope.key_for(name, _PATCH_KEY) in run.record.steps:
             run.recall(scope, _MARKER, name, _PATCH_KEY, None)
             decided = True
-        elif scope.count < scope.recorded:
+        elif scope.count < len(scope.recorded):
             decided = False
         else:
             value = types_pb2.Payload(json="true")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stepwell._scopes import EMPTY_HASH
 from stepwell.v1.workers_pb2 import NewStep, Progress
 
 if TYPE_CHECKING:
     from stepwell._calls import Call, Entry
-    from stepwell._scopes import Scope
+    from stepwell._scopes import Record, Scope
 
 MAX_STEPS = 256
 MAX_BYTES = 1_000_000
+# One would do for the service to see that branches are missing; people are shown a few.
+UNOPENED = 8
 
 
 class Outgoing:
@@ -20,7 +23,16 @@ class Outgoing:
     So what gathers while the service records the last one is the next, and a refused one has no successors.
     """
 
-    __slots__ = ("cancel_ordinals", "last_marker", "pending", "scopes", "sent", "sent_progress", "told_waiting")
+    __slots__ = (
+        "calls",
+        "cancel_ordinals",
+        "last_marker",
+        "pending",
+        "scopes",
+        "sent",
+        "sent_progress",
+        "told_waiting",
+    )
 
     def __init__(self) -> None:
         """Begins with nothing to tell."""
@@ -31,11 +43,19 @@ class Outgoing:
         self.sent_progress: Progress | None = None
         self.told_waiting = False
         self.last_marker: Entry | None = None
+        self.calls = 0
 
     def add(self, entry: Entry) -> None:
         """Takes a new step."""
+        self.calls += 1
         self.pending.append(entry)
         self.scopes[entry.scope.path] = entry.scope
+
+    def replay(self, scope: Scope, kind: int, name: str, key: str) -> None:
+        """Counts a call that is recorded."""
+        self.calls += 1
+        scope.replay(kind, name, key)
+        self.note(scope)
 
     def note(self, scope: Scope) -> None:
         """Takes a branch that replayed calls, or has returned."""
@@ -52,7 +72,7 @@ class Outgoing:
         if call.ordinal:
             self.cancel_ordinals.append(call.ordinal)
 
-    def take(self, *, is_quiet: bool, end: dict[str, Any] | None) -> Progress:
+    def take(self, *, is_quiet: bool, end: dict[str, Any] | None, record: Record) -> Progress:
         """Makes the next Progress. `is_quiet`: no code of the run is at work, nor waits for a mere record."""
         entries = self._take_entries()
         states = {}
@@ -80,11 +100,19 @@ class Outgoing:
             waiting=is_quiet and not left and end is None,
             **(end if end is not None and not left else {}),
         )
+        if progress.HasField("complete") or progress.HasField("continue_as_new"):
+            self._tell_whole(progress, record)
         self.cancel_ordinals = []
         self.sent = entries
         self.sent_progress = progress
         self.told_waiting = progress.waiting
         return progress
+
+    def _tell_whole(self, progress: Progress, record: Record) -> None:
+        """Says that the code has made all its calls, and which recorded branches it has not entered."""
+        progress.calls = self.calls
+        for path in record.unopened()[:UNOPENED]:
+            progress.scopes.add(scope=path, hash=EMPTY_HASH, closed=True)
 
     def _take_entries(self) -> list[Entry]:
         pending = self.pending

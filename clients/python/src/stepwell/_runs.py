@@ -87,7 +87,7 @@ class RunExecution:
     def close_scope(self, scope: Scope) -> None:
         """Closes a branch that has returned; the service hears of it with the next Progress."""
         scope.closed = True
-        if scope.count:
+        if scope.count or scope.recorded:
             self.out.note(scope)
         if scope.parent is not None:
             scope.parent.children.discard(scope)
@@ -123,8 +123,7 @@ class RunExecution:
                 self._mark_cancelled(scope, _CALL)
                 raise RunCancelled(self.cancel_reason)
             return None
-        scope.replay(kind, name, key)
-        self.out.note(scope)
+        self.out.replay(scope, kind, name, key)
         if scope.marks:
             self._meet_mark(scope, _WAIT)
         if record.kind != kind:
@@ -196,9 +195,8 @@ class RunExecution:
             return
         del scope.marks[scope.count]
         self.record.steps.pop(key_of(mark), None)
-        scope.replay(mark.kind, CANCEL_MARK, "")
+        self.out.replay(scope, mark.kind, CANCEL_MARK, "")
         scope.cancel_seen = True
-        self.out.note(scope)
         raise RunCancelled(self.cancel_reason)
 
     def _mark_cancelled(self, scope: Scope, place: str) -> None:
@@ -282,7 +280,7 @@ class RunExecution:
             return
         if self.end is None and not out.has_steps and (out.told_waiting or not is_quiet):
             return
-        progress = out.take(is_quiet=is_quiet, end=self.end)
+        progress = out.take(is_quiet=is_quiet, end=self.end, record=self.record)
         self.is_ended = progress.WhichOneof("end") is not None
         self.host.report(self, progress)
 

@@ -7,10 +7,10 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from stepwell.v1 import types_pb2
-from stepwell.v1.workers_pb2 import ScopeState
+from stepwell.v1.workers_pb2 import CallDifference, MadeCall, ScopeState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from stepwell._calls import Call
     from stepwell._groups import Group
@@ -22,6 +22,9 @@ EMPTY_HASH = bytes(8)
 _MARKER = types_pb2.STEP_KIND_MARKER
 
 StepKey = tuple[str, str, int | str]
+CallKind = tuple[int, str]
+# How many calls from the first that differs from the record are told.
+_TOLD_CALLS = 6
 
 
 @functools.lru_cache(maxsize=8192)
@@ -44,6 +47,7 @@ class Scope:
     """One branch: how many calls its code made, which of them the service was told of, and what it waits for.
 
     `count` and `order` cover all calls, `told_count` and `told_order` those before the steps that are not sent yet.
+    `recorded` are the branch's calls as the record has them; `strayed` the code's from the first other one on.
     """
 
     __slots__ = (
@@ -60,6 +64,7 @@ class Scope:
         "patches",
         "path",
         "recorded",
+        "strayed",
         "told_count",
         "told_order",
         "waiting",
@@ -71,7 +76,8 @@ class Scope:
         self.parent = parent
         self.count = self.told_count = 0
         self.order = self.told_order = EMPTY_HASH
-        self.recorded = 0
+        self.recorded: Sequence[CallKind] = ()
+        self.strayed: tuple[int, list[CallKind]] | None = None
         self.marks: dict[int, StepRecord] = {}
         self.occurrences: dict[str, int] = {}
         self.last_branch = 0
@@ -96,8 +102,17 @@ class Scope:
         """Counts a call."""
         if not key:
             self.occurrences[name] = self.occurrences.get(name, 0) + 1
+        if self.count < len(self.recorded) or self.strayed is not None:
+            self._compare(kind, name)
         self.count += 1
         self.order = chained(self.order, kind, name)
+
+    def _compare(self, kind: int, name: str) -> None:
+        """Keeps a few calls from the first one on that the record does not have, to show to people."""
+        if self.strayed is None and self.recorded[self.count] != (kind, name):
+            self.strayed = (self.count, [])
+        if self.strayed is not None and len(self.strayed[1]) < _TOLD_CALLS:
+            self.strayed[1].append((kind, name))
 
     def replay(self, kind: int, name: str, key: str) -> None:
         """Counts a call that is recorded; calls after an unsent one stay out of what is told, and so are noticed."""
@@ -110,7 +125,12 @@ class Scope:
     def state(self) -> ScopeState:
         """Spells what the service must agree with."""
         closed = self.closed and self.told_count == self.count
-        return ScopeState(scope=self.path, count=self.told_count, hash=self.told_order, closed=closed)
+        state = ScopeState(scope=self.path, count=self.told_count, hash=self.told_order, closed=closed)
+        if self.strayed is not None:
+            agreeing, calls = self.strayed
+            told = [MadeCall(kind=types_pb2.StepKind.ValueType(kind), name=name) for kind, name in calls]
+            state.difference.CopyFrom(CallDifference(agreeing=agreeing, calls=told))
+        return state
 
 
 class Record:
@@ -121,20 +141,27 @@ class Record:
     def __init__(self) -> None:
         """Begins with nothing."""
         self.steps: dict[StepKey, StepRecord] = {}
-        self._scopes: dict[str, tuple[int, dict[int, StepRecord]]] = {}
+        self._scopes: dict[str, tuple[list[CallKind], dict[int, StepRecord]]] = {}
 
     def extend(self, records: Iterable[StepRecord]) -> None:
         """Takes in recorded steps, by ordinal."""
         scopes = self._scopes
         for record in records:
             path = record.scope
-            count, marks = scopes.get(path) or (0, {})
+            found = scopes.get(path)
+            if found is None:
+                scopes[path] = found = ([], {})
+            calls, marks = found
             if record.kind == _MARKER:
-                marks[count] = record
-            scopes[path] = (count + 1, marks)
+                marks[len(calls)] = record
+            calls.append((record.kind, record.name))
             self.steps[key_of(record)] = record
 
     def open(self, scope: Scope) -> Scope:
         """Tells a new scope what was recorded in it."""
-        scope.recorded, scope.marks = self._scopes.pop(scope.path, (0, {}))
+        scope.recorded, scope.marks = self._scopes.pop(scope.path, ((), {}))
         return scope
+
+    def unopened(self) -> list[str]:
+        """Gives the recorded branches that the code has not entered."""
+        return list(self._scopes)

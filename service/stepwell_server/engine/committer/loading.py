@@ -153,9 +153,9 @@ async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Mis
         else:
             by_key[each.run_key].load_closed_step(each)
     ended = {change.run_key for change, missing in wanted if missing.closed_steps and not change.known.closed_steps}
-    for key in ended:
-        for closed in await sides.read_closed_steps(connection, key):
-            by_key[key].load_closed_step(closed)
+    if ended:
+        for closed in await batches.read_all_closed_steps(connection, sorted(ended)):
+            by_key[closed.run_key].load_closed_step(closed)
     waits = [
         (change.run_key, name)
         for change, missing in wanted

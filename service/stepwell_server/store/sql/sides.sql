@@ -67,12 +67,3 @@ SELECT * FROM unnest(
 -- name: delete_caller_seqs
 -- Forgets the numbers of ended runs, which take no more events; their history keeps them. Walks caller_seqs_pkey.
 DELETE FROM caller_seqs WHERE run_key = ANY($1::bigint[]);
-
--- name: read_all_closed_steps
--- All ended steps of one run; as many as its history has room for. Walks the run's part of one partition's primary key.
-SELECT
-    s.run_key, s.ordinal, s.scope, s.name, s.occurrence, s.key, s.kind, s.type, s.task_queue, s.priority,
-    s.wait_name, s.seq, s.child_key, s.create_time, s.input_event, s.state, s.attempt, s.grants,
-    s.start_time, s.end_time, s.end_event, s.timed_out, s.details
-FROM closed_steps AS s
-WHERE s.run_key = $1;

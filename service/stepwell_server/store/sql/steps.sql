@@ -65,6 +65,15 @@ FROM unnest($1::bigint[], $2::text[], $3::text[], $4::int[], $5::text[])
         OFFSET 0
     ) AS s;
 
+-- name: read_all_closed_steps
+-- All ended steps of runs; as many as their histories have room for. Walks the run's part of one partition's primary key.
+SELECT
+    s.run_key, s.ordinal, s.scope, s.name, s.occurrence, s.key, s.kind, s.type, s.task_queue, s.priority,
+    s.wait_name, s.seq, s.child_key, s.create_time, s.input_event, s.state, s.attempt, s.grants,
+    s.start_time, s.end_time, s.end_event, s.timed_out, s.details
+FROM unnest($1::bigint[]) AS x (run_key),
+    LATERAL (SELECT * FROM closed_steps AS o WHERE o.run_key = x.run_key OFFSET 0) AS s;
+
 -- name: page_steps
 -- Open steps of one run after an ordinal. Walks steps_pkey.
 SELECT

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from stepwell import errors
+from stepwell.cli.differences import differences_of
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show, show_list, span_of, time_of, value_of
 from stepwell.cli.session import fail
 from stepwell.runs import phase_name
@@ -142,6 +143,7 @@ def show_run(context: typer.Context, name: Named, output: OutputOption = Output.
             "task queue": run.task_queue,
             "phase": phase_name(run.phase),
             "paused": f"{run.pause.reason} {run.pause.details}" if run.HasField("pause") else "",
+            "differences": differences_of(run.pause.differences),
             "cancel": run.cancel_request.reason or "requested" if run.HasField("cancel_request") else "",
             "started": time_of(run.create_time),
             "ended": time_of(run.end_time),

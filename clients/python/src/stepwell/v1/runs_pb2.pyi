@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from stepwell.v1 import repairs_pb2 as _repairs_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -157,6 +158,7 @@ class Run(_message.Message):
         REASON_FIELD_NUMBER: _builtins.int
         DETAILS_FIELD_NUMBER: _builtins.int
         TIME_FIELD_NUMBER: _builtins.int
+        DIFFERENCES_FIELD_NUMBER: _builtins.int
         reason: _builtins.str
         """Free text, or `ORDER_CHANGED` when the code no longer fits the record."""
         details: _builtins.str
@@ -165,16 +167,23 @@ class Run(_message.Message):
         def time(self) -> _timestamp_pb2.Timestamp:
             """When."""
 
+        @_builtins.property
+        def differences(self) -> _containers.RepeatedCompositeFieldContainer[_repairs_pb2.OrderDifference]:
+            """The branches in which the code made other calls than are recorded, at most 8. Of `ORDER_CHANGED`, and only in
+            answers about a single run.
+            """
+
         def __init__(
             self,
             *,
             reason: _builtins.str = ...,
             details: _builtins.str = ...,
             time: _timestamp_pb2.Timestamp | None = ...,
+            differences: _abc.Iterable[_repairs_pb2.OrderDifference] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "reason", b"reason", "time", b"time"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "differences", b"differences", "reason", b"reason", "time", b"time"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -891,8 +891,14 @@ class Progress(_message.Message):
     FAIL_FIELD_NUMBER: _builtins.int
     CONTINUE_AS_NEW_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
     waiting: _builtins.bool
     """True when nothing of the run can go on until something open ends."""
+    calls: _builtins.int
+    """With `complete` and `continue_as_new`: how many calls the code has made in all its branches together, `steps` of
+    this message included. It must be all that is recorded. Required once branches other than the run's own line have
+    recorded calls.
+    """
     @_builtins.property
     def scopes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScopeState]:
         """For each branch in which steps were called since the last progress: how many calls the code has made in it in
@@ -936,13 +942,19 @@ class Progress(_message.Message):
         fail: Global___FailRun | None = ...,
         continue_as_new: Global___ContinueAsNew | None = ...,
         cancelled: Global___CancelledRun | None = ...,
+        calls: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_ordinals", b"cancel_ordinals", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail", "scopes", b"scopes", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancel_ordinals", b"cancel_ordinals", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail", "scopes", b"scopes", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__calls: _TypeAlias = _typing.Literal["calls"]  # noqa: Y015
+    _WhichOneofArgType__calls: _TypeAlias = _typing.Literal["_calls", b"_calls"]  # noqa: Y015
     _WhichOneofReturnType_end: _TypeAlias = _typing.Literal["complete", "fail", "continue_as_new", "cancelled"]  # noqa: Y015
     _WhichOneofArgType_end: _TypeAlias = _typing.Literal["end", b"end"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__calls) -> _WhichOneofReturnType__calls | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_end) -> _WhichOneofReturnType_end | None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
@@ -962,6 +974,7 @@ class ScopeState(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    DIFFERENCE_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """The branch."""
     count: _builtins.int
@@ -969,7 +982,15 @@ class ScopeState(_message.Message):
     hash: _builtins.bytes
     """The hash, eight bytes."""
     closed: _builtins.bool
-    """True when the branch has returned: then `count` must be all that is recorded."""
+    """True when the branch has returned: then `count` must be all that is recorded. At the end of the code also given,
+    with a count of 0, for a recorded branch that the code did not enter.
+    """
+    @_builtins.property
+    def difference(self) -> Global___CallDifference:
+        """Set where the worker sees that the code makes other calls than are recorded. It is shown to people; the service
+        decides by count and hash.
+        """
+
     def __init__(
         self,
         *,
@@ -977,14 +998,69 @@ class ScopeState(_message.Message):
         count: _builtins.int = ...,
         hash: _builtins.bytes = ...,
         closed: _builtins.bool = ...,
+        difference: Global___CallDifference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "count", b"count", "hash", b"hash", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "count", b"count", "difference", b"difference", "hash", b"hash", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScopeState: _TypeAlias = ScopeState  # noqa: Y015
+
+@_typing.final
+class CallDifference(_message.Message):
+    """Where the code's calls in a branch leave the record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGREEING_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    agreeing: _builtins.int
+    """How many calls agree with the record before the first that does not."""
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___MadeCall]:
+        """The code's calls from there on, those of this message included, as far as they are made. At most 6."""
+
+    def __init__(
+        self,
+        *,
+        agreeing: _builtins.int = ...,
+        calls: _abc.Iterable[Global___MadeCall] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreeing", b"agreeing", "calls", b"calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallDifference: _TypeAlias = CallDifference  # noqa: Y015
+
+@_typing.final
+class MadeCall(_message.Message):
+    """A call that code made."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    kind: _types_pb2.StepKind.ValueType
+    """What it is."""
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        kind: _types_pb2.StepKind.ValueType = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MadeCall: _TypeAlias = MadeCall  # noqa: Y015
 
 @_typing.final
 class NewStep(_message.Message):

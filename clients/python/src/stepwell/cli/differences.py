@@ -1,0 +1,37 @@
+"""Where a run's code and its record differ, side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell.v1.types_pb2 import StepKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stepwell.v1.repairs_pb2 import OrderDifference
+
+_WIDTH = 40
+
+
+def differences_of(differences: Iterable[OrderDifference]) -> str:
+    """Gives one block of lines for each branch: the place, the record's call, the code's call."""
+    return "\n".join(line for found in differences for line in _lines(found))
+
+
+def _lines(found: OrderDifference) -> list[str]:
+    branch = f"branch {found.scope}" if found.scope else "the run's own line"
+    is_known = found.HasField("agreeing")
+    agreeing = f"{found.agreeing} of {found.recorded_count} recorded calls agree" if is_known else "other calls before"
+    lines = [f"{branch}: {agreeing}", f"  {'':>5} {'RECORD':<{_WIDTH}} CODE"]
+    record = {call.place: _call(call.kind, call.name) for call in found.recorded}
+    first = found.agreeing if is_known else max(record, default=-1) + 1
+    code = dict(enumerate((_call(call.kind, call.name) for call in found.made), first))
+    for place in sorted({*record, *code}):
+        mark = ">" if is_known and place >= found.agreeing else " "
+        lines.append(f"{mark} {place:>5} {record.get(place, ''):<{_WIDTH}} {code.get(place, '')}".rstrip())
+    return lines
+
+
+def _call(kind: StepKind.ValueType, name: str) -> str:
+    return f"{StepKind.Name(kind).removeprefix('STEP_KIND_')} {name}"
