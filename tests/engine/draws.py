@@ -9,18 +9,24 @@ from hypothesis import strategies as st
 from tests.engine.code import Body, activity, local
 
 from stepwell_server.engine.reported import NewChild, NewTimer, NewWait
+from stepwell_server.engine.starts import Conflict
 from stepwell_server.model.events import EventType
 from stepwell_server.model.runs import Phase
 from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts
 
 NAMES = st.sampled_from(["a", "b", "c"])
 SCOPES = st.sampled_from(["", "", "1", "2", "2/1"])
+CONFLICTS = st.sampled_from([Conflict.FAIL, Conflict.TERMINATE_EXISTING])
 BODIES: st.SearchStrategy[Body] = st.one_of(
     st.just(local()),
     st.builds(NewTimer, st.sampled_from([0.0, 1.0, 20.0])),
     st.builds(NewWait, NAMES, st.sampled_from([None, 2.0])),
     st.builds(
-        NewChild, st.just("flow"), workflow_id=st.sampled_from(["", "w"]), close_policy=st.sampled_from([1, 2, 3])
+        NewChild,
+        st.just("flow"),
+        workflow_id=st.sampled_from(["", "w", "v"]),
+        close_policy=st.sampled_from([1, 2, 3]),
+        conflict=CONFLICTS,
     ),
     st.builds(
         lambda retry, timeouts: activity(retry=retry, timeouts=timeouts),
@@ -30,7 +36,7 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
 )
 ENDS = st.sampled_from([Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED])
 CALLS = st.lists(st.tuples(NAMES, SCOPES, BODIES), min_size=1, max_size=4)
-STARTS = [("", None, None), ("w", None, None), ("", 3.0, None), ("", None, 25.0), ("w", 3.0, 25.0)]
+STARTS = [("", None, None), ("w", None, None), ("v", None, None), ("", 3.0, None), ("", None, 25.0), ("w", 3.0, 25.0)]
 OWN = (Kind.LOCAL, Kind.MARKER)
 WEIGHTS = [
     name

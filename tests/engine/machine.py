@@ -14,7 +14,7 @@ from uuid import uuid4
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.engine.code import Code
-from tests.engine.draws import BY_KIND, CALLS, ENDING, ENDS, NAMES, OWN, STARTS, WEIGHTS, Draw
+from tests.engine.draws import BY_KIND, CALLS, CONFLICTS, ENDING, ENDS, NAMES, OWN, STARTS, WEIGHTS, Draw
 from tests.engine.world import MAIN, World
 
 from stepwell_server import errors
@@ -28,9 +28,9 @@ from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRu
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.starts import NewRun, StartRun
 from stepwell_server.engine.timers import FireStep
-from stepwell_server.model.events import EventType
+from stepwell_server.model.events import EventType, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure
-from stepwell_server.model.runs import Phase
+from stepwell_server.model.runs import ClosedRun, Phase, Run
 from stepwell_server.model.steps import Kind, StepState
 from stepwell_server.model.tasks import Grant
 
@@ -105,7 +105,7 @@ class Service(RuleBasedStateMachine):
         if len(self.world.store.runs) < 4:
             name, delay, timeout = draw(st.sampled_from(STARTS))
             new = NewRun(MAIN, "main", "flow", "q", workflow_id=name, delay_seconds=delay, timeout_seconds=timeout)
-            self.give(StartRun(new))
+            self.give(StartRun(new, conflict=draw(CONFLICTS)))
 
     def signal(self, draw: Draw) -> None:
         if self.world.store.runs:
@@ -271,6 +271,19 @@ class Service(RuleBasedStateMachine):
             cancel = run.cancel_time is not None and key not in self.cancel_told
             if untold or cancel:
                 assert run.queued, f"run {key}: {untold} ended and nobody hears of it"
+
+    @invariant()
+    def who_was_replaced_knows_by_whom(self) -> None:
+        """A run that made way names the later run of its workflow id that took it."""
+        every: list[Run | ClosedRun] = [*self.world.store.runs.values(), *self.world.store.closed_runs.values()]
+        runs = {str(run.run_id): run for run in every}
+        for key, closed in self.world.store.closed_runs.items():
+            facts = unpack_attributes(self.world.events(key)[-1].attributes).facts or {}
+            _, _, by = facts.get("reason", "").partition("replaced by run ")
+            if by:
+                assert closed.phase == Phase.TERMINATED
+                assert runs[by].workflow_id == closed.workflow_id
+                assert runs[by].run_key > key
 
     @invariant()
     def steps_end_once_and_signals_are_taken_in_their_order(self) -> None:

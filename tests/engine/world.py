@@ -14,7 +14,7 @@ from tests.engine.memory import MemoryStore
 
 from stepwell_server import errors
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.committer import Capacity, Claim, loading
+from stepwell_server.engine.committer import Capacity, Claim, granting, loading
 from stepwell_server.engine.committer import batch as batch_module
 from stepwell_server.engine.committer.batch import HELD, Batch
 from stepwell_server.engine.committer.orders import Order
@@ -86,15 +86,16 @@ class WatchedBatch(Batch):
     """Sees to it that a command which refuses, or asks for more, leaves no trace."""
 
     def _decide_one(self, place: int, entry: Entry) -> Missing | None:
-        change = self.changes.get(entry.key) if entry.key is not None else None
-        before = (snapshot(change) if change is not None else None, names(self._births))
+        before = self._traces()
         wants = super()._decide_one(place, entry)
         answer = self.answers[place]
         refused = isinstance(answer, errors.Refusal) and not isinstance(answer, errors.StepOrderChanged)
         if wants is not None or refused:
-            after = (snapshot(change) if change is not None else None, names(self._births))
-            assert after == before, f"{type(entry.order).__name__} left a trace"
+            assert self._traces() == before, f"{type(entry.order).__name__} left a trace"
         return wants
+
+    def _traces(self) -> tuple[dict[int, dict[str, object]], list[object]]:
+        return {key: snapshot(change) for key, change in self.changes.items()}, names(self._births)
 
 
 class World:
@@ -112,7 +113,11 @@ class World:
 
     @contextmanager
     def _stored(self) -> Iterator[None]:
-        with patch.object(loading, "batches", self.store), patch.object(batch_module, "batches", self.store):
+        with (
+            patch.object(loading, "batches", self.store),
+            patch.object(granting, "batches", self.store),
+            patch.object(batch_module, "batches", self.store),
+        ):
             yield
 
     def batch(self, *orders: Order) -> list[Any]:
@@ -217,6 +222,7 @@ class World:
             assert run.queued == ((key, 0) in store.tasks)
             assert not (run.queued and run.session_id is not None)
             assert not (run.pause_reason is not None and (run.queued or run.session_id is not None))
+            assert not run.workflow_id or store.names[run.workflow_id, run.namespace_id] == key
             ordinals = sorted(place[1] for place in [*store.steps, *store.closed_steps] if place[0] == key)
             assert ordinals == list(range(1, run.last_step + 1))
         for key, closed in store.closed_runs.items():

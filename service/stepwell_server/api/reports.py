@@ -10,6 +10,7 @@ from stepwell.v1 import types_pb2, workers_pb2
 from stepwell_server import telemetry
 from stepwell_server.api import fields as checks
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
+from stepwell_server.api.run_starts import policies_from_proto
 from stepwell_server.dispatch.beats import TaskBeat
 from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, NewActivity
@@ -17,6 +18,7 @@ from stepwell_server.engine.differences import AROUND
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.progress import ProgressRun
 from stepwell_server.engine.reported import Checkpoint, End, NewChild, NewStep, NewTimer, NewWait, ScopeClaim, Successor
+from stepwell_server.engine.starts import Conflict
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import ORDINALS, RUN_KEYS
 from stepwell_server.model.order import MadeCall
@@ -259,6 +261,10 @@ class ReportReader:
         )
 
     def _child(self, child: workers_pb2.ChildStep, at: str) -> NewChild:
+        reuse, conflict = policies_from_proto(child, self._fields, at)
+        if conflict == Conflict.USE_EXISTING:
+            problem = "must be FAIL or TERMINATE_EXISTING: a child is its parent's from its start"
+            raise InvalidField(field=f"{at}conflict_policy", problem=problem)
         return NewChild(
             type=self._fields.name(child.type, "type", at),
             task_queue=self._fields.text(child.task_queue, "task_queue", at),
@@ -269,6 +275,8 @@ class ReportReader:
             )
             or 1,
             timeout_seconds=checks.seconds(child, "run_timeout", at),
+            reuse=reuse,
+            conflict=conflict,
         )
 
     def _end(self, progress: workers_pb2.Progress, at: str) -> End | None:

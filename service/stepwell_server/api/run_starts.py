@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepwell.v1 import run_store_pb2, runs_pb2, types_pb2
+from stepwell.v1 import run_store_pb2, runs_pb2, types_pb2, workers_pb2
 from stepwell_server import telemetry
 from stepwell_server.api.fields import integer, optional_uuid, seconds
 from stepwell_server.api.payloads import payload_from_proto
@@ -60,10 +60,21 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
         delay_seconds=seconds(request, "start_delay", at) or None,
         details=RunDetails(**policy_from_proto(request.cancellation_policy, at)),
     )
+    reuse, conflict = policies_from_proto(request, fields, at)
+    request_hash = content_hash(request, namespace) if request_id else None
+    return StartRun(new, reuse, conflict, request_id, request_hash)
+
+
+def policies_from_proto(
+    request: runs_pb2.StartRunRequest | workers_pb2.ChildStep, fields: Fields, at: str = ""
+) -> tuple[int, int]:
+    """Reads what may become of a workflow id that is, or was, borne by another run."""
     reuse = fields.member(request.reuse_policy, runs_pb2.WorkflowIdReusePolicy, "reuse_policy", at)
     conflict = fields.member(request.conflict_policy, runs_pb2.WorkflowIdConflictPolicy, "conflict_policy", at)
-    request_hash = content_hash(request, namespace) if request_id else None
-    return StartRun(new, reuse or Reuse.ALLOW, conflict or Conflict.FAIL, request_id, request_hash)
+    if reuse == Reuse.REJECT and conflict == Conflict.TERMINATE_EXISTING:
+        problem = "must not be TERMINATE_EXISTING where reuse_policy is REJECT: that allows no second run"
+        raise InvalidField(field=f"{at}conflict_policy", problem=problem)
+    return reuse or Reuse.ALLOW, conflict or Conflict.FAIL
 
 
 def signal_with_start_from_proto(

@@ -56,6 +56,12 @@ def end_run(
     change.close(phase, event)
 
 
+def terminate_run(change: Change, reason: str) -> None:
+    """Ends the run at once, without clean-up."""
+    failure = Failure(reason or "terminated", "Terminated", non_retryable=True)
+    end_run(change, Phase.TERMINATED, failure=failure, reason=reason)
+
+
 def cancel_step(change: Change, step: Step, reason: str) -> None:
     """Cancels an open step: its task is dropped, its worker told, its child dealt with."""
     if step.session_id is not None:

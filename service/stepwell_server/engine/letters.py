@@ -42,8 +42,7 @@ class ReadLetter(msgspec.Struct, frozen=True, gc=False):
             if change.run.cancel_time is None:
                 request_cancel(change, self.letter.reason)
         elif self.letter.subject == Subject.TERMINATE:
-            failure = Failure(self.letter.reason, "Terminated", non_retryable=True)
-            endings.end_run(change, Phase.TERMINATED, failure=failure, reason=self.letter.reason)
+            endings.terminate_run(change, self.letter.reason)
         else:
             _child_ended(change, self.letter)
         return True

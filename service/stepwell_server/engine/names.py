@@ -43,6 +43,7 @@ class Births:
         self.born: list[Change] = []
         self.new_ids: list[RunId] = []
         self.claims: dict[Name, tuple[int | None, int]] = {}  # the key found in the database, the key to write
+        self._others: list[Change] = []
         self._mark = (0, 0)
         self._undo: list[tuple[Name, Latest | None, tuple[int | None, int] | None]] = []
 
@@ -53,10 +54,13 @@ class Births:
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
         self._mark = (len(self.born), len(self.new_ids))
+        self._others.clear()
         self._undo.clear()
 
     def undo(self) -> None:
         """Takes back all since `begin`."""
+        for change in self._others:
+            change.undo()
         born, ids = self._mark
         for change in self.born[born:]:
             del self.changes[change.run_key]
@@ -72,6 +76,21 @@ class Births:
             else:
                 self.claims[name] = claim
         self._undo.clear()
+
+    def is_at_hand(self, run_key: int) -> bool:
+        """Whether a run is locked by this batch, and all that is open of it is loaded."""
+        change = self.changes.get(run_key)
+        return change is not None and change.knows_open_steps
+
+    def other(self, run_key: int) -> Change:
+        """A further run, which the command ends. Asks for it if it is not at hand."""
+        if not self.is_at_hand(run_key):
+            raise Missing(others=[run_key])
+        change = self.changes[run_key]
+        if change not in self._others:
+            change.begin()
+            self._others.append(change)
+        return change
 
     def with_id(self, namespace_id: int, run_id: UUID) -> RunId | None:
         """The run of that id, or None. The committer has looked it up for every start that names one."""

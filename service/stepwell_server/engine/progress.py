@@ -116,17 +116,23 @@ def _refuse_known(change: Change, steps: list[NewStep]) -> None:
 
 
 def _ask_for_names(change: Change, run: Run, progress: ProgressRun) -> None:
-    """Asks for all workflow ids that the progress will claim together, before any run is born."""
-    names = [
-        step.body.workflow_id for step in progress.steps if isinstance(step.body, NewChild) and step.body.workflow_id
-    ]
-    if progress.end is not None and progress.end.successor is not None and run.workflow_id:
-        names.append(run.workflow_id)
-    if change.births is None or not names:
+    """Asks for all workflow ids that the progress will claim together, and for the runs that its children replace."""
+    births, space = change.births, run.namespace_id
+    if births is None:
         return
-    unknown = [name for each in names if (name := (run.namespace_id, each)) not in change.births.names]
+    children = [step.body for step in progress.steps if isinstance(step.body, NewChild) and step.body.workflow_id]
+    names = [(space, child.workflow_id) for child in children]
+    if progress.end is not None and progress.end.successor is not None and run.workflow_id:
+        names.append((space, run.workflow_id))
+    unknown = [name for name in names if name not in births.names]
     if unknown:
         raise Missing(names=unknown)
+    replacing = [child for child in children if child.conflict == starts.Conflict.TERMINATE_EXISTING]
+    found = [births.named(space, child.workflow_id) for child in replacing]
+    others = {latest.run_key for latest in found if latest is not None and latest.phase < Phase.COMPLETED}
+    others = {key for key in others - {run.run_key} if not births.is_at_hand(key)}
+    if others:
+        raise Missing(others=others)
 
 
 def _cancel(change: Change, ordinals: list[int]) -> None:

@@ -199,7 +199,9 @@ def _start_child(change: Change, new: NewStep, body: NewChild) -> int:
             parent_key=run.run_key,
             parent_ordinal=ordinal,
             details=RunDetails(parent_run_id=str(run.run_id)),
-        )
+        ),
+        body.reuse,
+        body.conflict,
     )
     try:
         started = start.decide(births, change.now, change.limits)

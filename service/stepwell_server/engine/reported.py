@@ -23,7 +23,7 @@ class NewWait(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewChild(msgspec.Struct, frozen=True, gc=False):
-    """A child to start."""
+    """A child to start. `reuse` and `conflict` are those of `starts`."""
 
     type: str
     task_queue: str = ""
@@ -31,6 +31,8 @@ class NewChild(msgspec.Struct, frozen=True, gc=False):
     input: Payload = NULL
     close_policy: int = 1
     timeout_seconds: float | None = None
+    reuse: int = 1
+    conflict: int = 1
 
 
 class Checkpoint(msgspec.Struct, frozen=True, gc=False):

@@ -69,8 +69,7 @@ class TerminateRun(msgspec.Struct, frozen=True, gc=False):
     def decide(self, change: Change) -> Steered:
         if change.run is None:
             return Steered(accepted=False, run_id=change.run_id, phase=change.phase)
-        failure = Failure(self.reason or "terminated", "Terminated", non_retryable=True)
-        endings.end_run(change, Phase.TERMINATED, failure=failure, reason=self.reason)
+        endings.terminate_run(change, self.reason)
         return Steered(accepted=True, run_id=change.run_id, phase=Phase.TERMINATED)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.signals import SignalRun
-from stepwell_server.engine.starts import Started, StartRun
+from stepwell_server.engine.starts import Conflict, Started, StartRun
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.payloads import Payload
 from stepwell_server.model.runs import Phase, RunRef
@@ -31,7 +31,8 @@ class SignalledWithStart(msgspec.Struct, frozen=True, gc=False):
 class SignalWithStartRun(msgspec.Struct, frozen=True, gc=False):
     """Signals the open run of the start's workflow id, else starts one by its policies and signals that.
 
-    A repeat whose run has ended is answered from what it left: the start finds its run, and nothing is signalled.
+    A start that replaces what is open signals the new run. A repeat whose run has ended is answered from what it left:
+    the start finds its run, and nothing is signalled.
     """
 
     start: StartRun
@@ -46,17 +47,21 @@ class SignalWithStartRun(msgspec.Struct, frozen=True, gc=False):
 
     def wants(self) -> Missing:
         """What of the open run the decision surely needs."""
-        return self._signal(0).wants()
+        return self.start.wants() if self._replaces else self._signal(0).wants()
 
     def decide(self, births: Births, now: datetime, limits: Limits) -> SignalledWithStart:
         """Refuses as a start or a signal does."""
         key = self.open_key(births)
-        if key is not None:
+        if key is not None and not self._replaces:
             return SignalledWithStart(self._signal_run(births.changes[key]), started=False)
         started: Started = self.start.decide(births, now, limits)
         if started.started:
             self._signal_run(births.changes[started.run_key])
         return SignalledWithStart(started.run_id, started=started.started)
+
+    @property
+    def _replaces(self) -> bool:
+        return self.start.conflict == Conflict.TERMINATE_EXISTING
 
     def _signal_run(self, change: Change) -> UUID:
         return self._signal(change.run_key).decide(change).run_id

@@ -10,8 +10,10 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
+from stepwell_server.engine import endings
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.limits import Limits
+from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Payload
@@ -35,6 +37,7 @@ class Conflict(IntEnum):
 
     FAIL = 1
     USE_EXISTING = 2
+    TERMINATE_EXISTING = 3
 
 
 class NewRun(msgspec.Struct, frozen=True, gc=False):
@@ -70,7 +73,10 @@ class Started(msgspec.Struct, frozen=True, gc=False):
 
 
 class StartRun(msgspec.Struct, frozen=True, gc=False):
-    """Starts a run, or finds it: by its id on a repeat, by its workflow id where the policies say so."""
+    """Starts a run, or finds it: by its id on a repeat, by its workflow id where the policies say so.
+
+    A run that it replaces ends in the same batch, so that never two of a name are open.
+    """
 
     new: NewRun
     reuse: int = Reuse.ALLOW
@@ -78,12 +84,28 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
     request_id: str = ""
     request_hash: bytes | None = None
 
+    def open_key(self, births: Births) -> int | None:
+        """The open run that it replaces, or None: it is loaded and locked before this is decided."""
+        new = self.new
+        if self.conflict != Conflict.TERMINATE_EXISTING or not new.workflow_id:
+            return None
+        latest = births.named(new.namespace_id, new.workflow_id)
+        return latest.run_key if latest is not None and latest.phase < Phase.COMPLETED else None
+
+    def wants(self) -> Missing:
+        """What of the run that it replaces the decision surely needs."""
+        return Missing(open_steps=True)
+
     def decide(self, births: Births, now: datetime, limits: Limits) -> Started:
         """Refuses with RUN_EXISTS, WORKFLOW_ID_IN_USE or REQUEST_ID_REUSED."""
         found = self._repeat_of(births) or self._namesake(births)
         if found is not None:
             return found
+        key = self.open_key(births)
+        replaced = births.other(key) if key is not None else None
         change = open_run(self.new, births, now, limits)
+        if replaced is not None:
+            endings.terminate_run(replaced, f"replaced by run {change.run_id}")
         births.bear(change, self.request_hash)
         return Started(change.run_id, change.run_key, started=True)
 
@@ -107,9 +129,12 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
         latest = births.named(new.namespace_id, new.workflow_id)
         if latest is None:
             return None
-        if latest.phase < Phase.COMPLETED and self.conflict == Conflict.USE_EXISTING:
-            return Started(latest.run_id, latest.run_key, started=False)
         if latest.phase < Phase.COMPLETED:
+            if self.conflict == Conflict.USE_EXISTING:
+                return Started(latest.run_id, latest.run_key, started=False)
+            # A run that starts a child of its own name can't be replaced by it: it would not be there to record it.
+            if self.conflict == Conflict.TERMINATE_EXISTING and latest.run_key != new.parent_key:
+                return None
             raise errors.WorkflowIdInUse(namespace=new.namespace, workflow_id=new.workflow_id, run_id=latest.run_id)
         taken = self.reuse == Reuse.REJECT or (self.reuse == Reuse.ALLOW_IF_FAILED and latest.phase == Phase.COMPLETED)
         if taken:

@@ -27,6 +27,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         heartbeats: Iterable[int] = (),
         names: Iterable[tuple[int, str]] = (),
         sides: Iterable[SideKey] = (),
+        others: Iterable[int] = (),
         open_steps: bool = False,
         closed_steps: bool = False,
     ) -> None:
@@ -40,6 +41,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         self.heartbeats = frozenset(heartbeats)
         self.names = frozenset(names)
         self.sides = frozenset(sides)
+        self.others = frozenset(others)  # further runs that the decision ends: locked, with their open steps
         self.open_steps = open_steps
         self.closed_steps = closed_steps
 

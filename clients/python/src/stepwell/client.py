@@ -14,7 +14,7 @@ from stepwell._watch import Wait, Watcher
 from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
 from stepwell.options import RunFilter, StartOptions
-from stepwell.policies import duration
+from stepwell.policies import CONFLICT, REUSE, duration
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.v1 import namespaces_pb2, runs_pb2, workers_pb2
 from stepwell.v1.history_pb2_grpc import HistoryServiceStub
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     import grpc
 
 T = TypeVar("T")
-
-_REUSE = {
-    "allow": runs_pb2.WORKFLOW_ID_REUSE_POLICY_ALLOW,
-    "allow_if_failed": runs_pb2.WORKFLOW_ID_REUSE_POLICY_ALLOW_IF_FAILED,
-    "reject": runs_pb2.WORKFLOW_ID_REUSE_POLICY_REJECT,
-}
-_CONFLICT = {
-    "fail": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
-    "use_existing": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
-}
 
 
 class Client:
@@ -157,8 +147,8 @@ class Client:
             workflow_id=options.get("workflow_id", ""),
             run_id=run_id,
             input=self.converter.to_payload(input),
-            reuse_policy=_REUSE[options.get("reuse", "allow")],
-            conflict_policy=_CONFLICT[options.get("conflict", "fail")],
+            reuse_policy=REUSE[options.get("reuse", "allow")],
+            conflict_policy=CONFLICT[options.get("conflict", "fail")],
             priority=options.get("priority"),
             run_timeout=duration(options.get("run_timeout")),
             start_delay=duration(options.get("start_delay")),

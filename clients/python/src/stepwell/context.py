@@ -5,30 +5,21 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, cast, overload
 
-from stepwell import _checkpoints, errors
+from stepwell import _checkpoints, _steps
 from stepwell._calls import Call, ContinueRun
 from stepwell._groups import Group
-from stepwell.definitions import NO_DEFAULTS, Definition, definition_of, type_and_hint
-from stepwell.options import ActivityOptions, StepOptions
-from stepwell.policies import RetryPolicy, Seconds, duration
-from stepwell.v1 import types_pb2, workers_pb2
+from stepwell.definitions import definition_of
+from stepwell.options import ActivityOptions, ChildOptions
+from stepwell.policies import RetryPolicy, Seconds
+from stepwell.v1 import workers_pb2
 
 if TYPE_CHECKING:
     from stepwell._runs import RunExecution
-    from stepwell.v1.workers_pb2 import StepRecord
 
 T = TypeVar("T")
 I = TypeVar("I")  # noqa: E741 - an item
-
-_COMPLETED = types_pb2.STEP_STATE_COMPLETED
-_SKIPPED = types_pb2.STEP_STATE_SKIPPED
-_PARENT_CLOSE = {
-    "terminate": types_pb2.PARENT_CLOSE_POLICY_TERMINATE,
-    "cancel": types_pb2.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
-    "abandon": types_pb2.PARENT_CLOSE_POLICY_ABANDON,
-}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,96 +109,29 @@ class Context:
 
         Raises `ActivityFailed` when it failed for good.
         """
-        kind, hint = type_and_hint(fn, "activity")
-        defaults = cast("Definition", definition_of(fn)).defaults if not isinstance(fn, str) else NO_DEFAULTS
-        run = self._run
-
-        def spell() -> dict[str, Any]:
-            retry = options.get("retry", defaults.retry)
-            step = workers_pb2.ActivityStep(
-                type=kind,
-                task_queue=options.get("task_queue", defaults.task_queue),
-                input=run.converter.to_payload(input),
-                retry=None if retry is None else retry.to_proto(),
-                schedule_to_start_timeout=duration(options.get("schedule_to_start")),
-                schedule_to_close_timeout=duration(options.get("schedule_to_close", defaults.schedule_to_close)),
-                start_to_close_timeout=duration(options.get("start_to_close", defaults.start_to_close)),
-                heartbeat_timeout=duration(options.get("heartbeat_timeout", defaults.heartbeat_timeout)),
-                priority=options.get("priority"),
-            )
-            return {"activity": step}
-
-        name = options.get("name", kind)
-        read = self._reader(name, hint, errors.ActivityFailed)
-        return Call(
-            run, kind=types_pb2.STEP_KIND_ACTIVITY, name=name, key=options.get("key", ""), spell=spell, read=read
-        )
+        return _steps.activity(self._run, fn, input, options)
 
     @overload
     def child(
-        self,
-        workflow: Callable[..., Awaitable[T]],
-        input: object = ...,
-        *,
-        workflow_id: str = ...,
-        parent_close: Literal["terminate", "cancel", "abandon"] = ...,
-        run_timeout: Seconds | None = ...,
-        task_queue: str = ...,
-        **options: Unpack[StepOptions],
+        self, workflow: Callable[..., Awaitable[T]], input: object = ..., **options: Unpack[ChildOptions]
     ) -> Call[T]: ...
     @overload
-    def child(
-        self,
-        workflow: str,
-        input: object = ...,
-        *,
-        workflow_id: str = ...,
-        parent_close: Literal["terminate", "cancel", "abandon"] = ...,
-        run_timeout: Seconds | None = ...,
-        task_queue: str = ...,
-        **options: Unpack[StepOptions],
-    ) -> Call[Any]: ...
+    def child(self, workflow: str, input: object = ..., **options: Unpack[ChildOptions]) -> Call[Any]: ...
     def child(
         self,
         workflow: Callable[..., Awaitable[Any]] | str,
         input: object = None,  # noqa: A002
-        *,
-        workflow_id: str = "",
-        parent_close: Literal["terminate", "cancel", "abandon"] = "terminate",
-        run_timeout: Seconds | None = None,
-        task_queue: str = "",
-        **options: Unpack[StepOptions],
+        **options: Unpack[ChildOptions],
     ) -> Call[Any]:
-        """Starts a child run and gives its result. Raises `ChildFailed` when it ended otherwise.
+        """Starts a child run and gives its result, that of the run which finally continued it.
 
-        `parent_close` says what becomes of it if this run ends first, `run_timeout` how many seconds it may take
-        (default: no limit), `task_queue` where its tasks wait (default: this run's).
+        Raises `ChildFailed` when it ended otherwise, or when a run of its workflow id is in the way.
         """
-        kind, hint = type_and_hint(workflow, "workflow")
-        run = self._run
-
-        def spell() -> dict[str, Any]:
-            step = workers_pb2.ChildStep(
-                type=kind,
-                task_queue=task_queue,
-                workflow_id=workflow_id,
-                input=run.converter.to_payload(input),
-                parent_close_policy=_PARENT_CLOSE[parent_close],
-                run_timeout=duration(run_timeout),
-            )
-            return {"child": step}
-
-        name = options.get("name", kind)
-        read = self._reader(name, hint, errors.ChildFailed)
-        return Call(run, kind=types_pb2.STEP_KIND_CHILD, name=name, key=options.get("key", ""), spell=spell, read=read)
+        return _steps.child(self._run, workflow, input, options)
 
     def sleep(self, seconds: Seconds, *, name: str = "sleep", key: str = "") -> Call[None]:
         """Goes on after this long, wherever and whatever happens meanwhile; from when the service records it."""
-
-        def spell() -> dict[str, Any]:
-            return {"timer": workers_pb2.TimerStep(duration=duration(seconds))}
-
-        return Call(self._run, kind=types_pb2.STEP_KIND_TIMER, name=name, key=key, spell=spell, read=_nothing)
+        return _steps.sleep(self._run, seconds, name, key)
 
     @overload
     def wait_signal(self, name: str, *, timeout: Seconds | None = ..., as_type: type[T], key: str = ...) -> Call[T]: ...
@@ -222,18 +146,7 @@ class Context:
 
         Raises `WaitTimeout` when `timeout` seconds (default: for ever) are over before it came.
         """
-
-        def spell() -> dict[str, Any]:
-            return {"wait": workers_pb2.WaitStep(signal_name=name, timeout=duration(timeout))}
-
-        value = self._reader(name, as_type, errors.StepFailed)
-
-        def read(record: StepRecord) -> Any:  # noqa: ANN401 - what the signal carries
-            if record.timed_out:
-                raise errors.WaitTimeout(name)
-            return value(record)
-
-        return Call(self._run, kind=types_pb2.STEP_KIND_WAIT, name=name, key=key, spell=spell, read=read)
+        return _steps.wait_signal(self._run, name, timeout, as_type, key)
 
     async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
         """Does several things in parallel, each in a branch of its own, and gives their results in order.
@@ -282,19 +195,3 @@ class Context:
         """
         payload = self._run.converter.to_payload(input)
         raise ContinueRun(workers_pb2.ContinueAsNew(input=payload, type=type, task_queue=task_queue))
-
-    def _reader(self, name: str, hint: object, error: type[errors.StepError]) -> Callable[[StepRecord], Any]:
-        converter = self._run.converter
-
-        def read(record: StepRecord) -> Any:  # noqa: ANN401 - the hint says what it is
-            if record.state == _COMPLETED:
-                return converter.from_payload(record.result, hint)
-            if record.state == _SKIPPED:
-                return None
-            raise error(name, record.failure)
-
-        return read
-
-
-def _nothing(record: StepRecord) -> None:
-    """A timer has no value."""

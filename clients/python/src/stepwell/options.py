@@ -14,8 +14,8 @@ class StartOptions(TypedDict, total=False):
     `workflow_id`: the caller's name for it, unique among open runs. `run_id`: a UUID; made here by default.
     `task_queue`: default `default`. `request_id`: makes a repeat of the whole start safe; by default only this call's
     own repeats are. `reuse`: what may follow an ended run of the workflow id, default `allow`. `conflict`: what to do
-    when one is open, default `fail`. `priority`: 0 to 9, higher goes first, default 4. `run_timeout` and `start_delay`
-    in seconds: default no limit, and at once.
+    when one is open, default `fail`; `terminate_existing` ends it and takes its place. `priority`: 0 to 9, higher goes
+    first, default 4. `run_timeout` and `start_delay` in seconds: default no limit, and at once.
     """
 
     workflow_id: str
@@ -23,7 +23,7 @@ class StartOptions(TypedDict, total=False):
     task_queue: str
     request_id: str
     reuse: Literal["allow", "allow_if_failed", "reject"]
-    conflict: Literal["fail", "use_existing"]
+    conflict: Literal["fail", "use_existing", "terminate_existing"]
     priority: int
     run_timeout: Seconds
     start_delay: Seconds
@@ -70,3 +70,19 @@ class ActivityOptions(StepOptions, total=False):
     heartbeat_timeout: Seconds
     task_queue: str
     priority: int
+
+
+class ChildOptions(StepOptions, total=False):
+    """How a child is started.
+
+    `workflow_id`: a name for it, unique among open runs; `reuse` and `conflict` are as in `StartOptions`.
+    `parent_close`: what becomes of it if its parent ends first, default `terminate`. `run_timeout`: how many seconds it
+    may take, default no limit. `task_queue`: where its tasks wait, default the parent's.
+    """
+
+    workflow_id: str
+    reuse: Literal["allow", "allow_if_failed", "reject"]
+    conflict: Literal["fail", "terminate_existing"]
+    parent_close: Literal["terminate", "cancel", "abandon"]
+    run_timeout: Seconds
+    task_queue: str

@@ -7,8 +7,23 @@ import datetime as dt
 
 from google.protobuf.duration_pb2 import Duration
 
-from stepwell.v1 import types_pb2
+from stepwell.v1 import runs_pb2, types_pb2
 
+REUSE = {
+    "allow": runs_pb2.WORKFLOW_ID_REUSE_POLICY_ALLOW,
+    "allow_if_failed": runs_pb2.WORKFLOW_ID_REUSE_POLICY_ALLOW_IF_FAILED,
+    "reject": runs_pb2.WORKFLOW_ID_REUSE_POLICY_REJECT,
+}
+CONFLICT = {
+    "fail": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
+    "use_existing": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
+    "terminate_existing": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING,
+}
+PARENT_CLOSE = {
+    "terminate": types_pb2.PARENT_CLOSE_POLICY_TERMINATE,
+    "cancel": types_pb2.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
+    "abandon": types_pb2.PARENT_CLOSE_POLICY_ABANDON,
+}
 Seconds = float | dt.timedelta
 
 

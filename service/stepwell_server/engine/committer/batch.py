@@ -11,15 +11,13 @@ from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.collecting import collect
+from stepwell_server.engine.committer.granting import Granting
 from stepwell_server.engine.committer.orders import Birth, may_see, ref_of, start_of
 from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
 from stepwell_server.engine.committer.waiting import Entry
-from stepwell_server.engine.grants import GrantTask
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births
-from stepwell_server.engine.signal_with_start import SignalWithStartRun
-from stepwell_server.engine.starts import StartRun
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
 from stepwell_server.model.runs import RunRef
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
     from datetime import datetime
 
-    from stepwell_server.model.tasks import Grant, Task
+    from stepwell_server.model.tasks import Task
     from stepwell_server.store.database import Connection
 
 _log = structlog.get_logger("stepwell.committer")
@@ -61,21 +59,23 @@ class Batch:
         self._entries = entries
         self._now = now
         self._limits = limits
-        self._capacity = capacity
         self._aside = aside
         self._is_anothers = is_anothers
         self.changes: dict[int, Change] = {}
         self._births = Births(self.changes, next_key)
         self.answers: list[object] = [None] * len(entries)
-        self.reservations: list[tuple[Task, Reservation]] = []
-        self._stale: list[tuple[int, int]] = []
-        self._claimed: dict[int, list[tuple[int, int, datetime]]] = {}
+        self._grants = Granting(connection, self.changes, capacity)
 
     async def prepare(self) -> None:
         """Loads, decides, and matches fresh tasks with waiting workers."""
         places = await self._load()
         await self._decide(places)
-        self._match()
+        self._grants.match()
+
+    @property
+    def reservations(self) -> list[tuple[Task, Reservation]]:
+        """The places at workers that are kept for the batch's tasks."""
+        return self._grants.reservations
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
@@ -86,15 +86,14 @@ class Batch:
         if starts:
             await loading.look_up_starts(connection, self._births, starts)
         for entry in entries:
-            if isinstance(entry.order, SignalWithStartRun):
+            if isinstance(entry.order, Birth):
                 entry.key = entry.order.open_key(self._births)
-        await self._claim()
+        claims = ((place, entry.order) for place, entry in enumerate(entries) if isinstance(entry.order, Claim))
+        await self._grants.claim(claims)
         await self._resolve()
         keys = self._keys_here()
-        keys |= {key for tasks in self._claimed.values() for key, _, _ in tasks}
-        held, nowhere = await loading.open_changes(
-            connection, keys, self.changes, self._births, self._now, self._limits
-        )
+        keys |= {key for key, _ in self._grants.tasks}
+        held, nowhere = await self._open_changes(keys)
         self._mark_absent(held, nowhere)
         await self._look_again_for_names()
         await self._leave_applied_mail()
@@ -130,20 +129,9 @@ class Batch:
                 keys.add(entry.key)
         return keys
 
-    async def _claim(self) -> None:
-        """Finds tasks for each claim. A transaction does not skip its own locks: what one got, the next leaves."""
-        taken: set[tuple[int, int, datetime]] = set()
-        for place, entry in enumerate(self._entries):
-            claim = entry.order
-            if not isinstance(claim, Claim):
-                continue
-            most = claim.most + len(taken)
-            found = await batches.claim_tasks(
-                self._connection, claim.namespace_id, claim.task_queue, claim.kind, claim.types, most
-            )
-            mine = [task for task in found if task not in taken][: claim.most]
-            taken.update(mine)
-            self._claimed[place] = mine
+    async def _open_changes(self, keys: set[int]) -> tuple[set[int], set[int]]:
+        connection, births = self._connection, self._births
+        return await loading.open_changes(connection, keys, self.changes, births, self._now, self._limits)
 
     def _mark_absent(self, held: set[int], nowhere: set[int]) -> None:
         for place, entry in enumerate(self._entries):
@@ -151,7 +139,7 @@ class Batch:
                 continue
             ref = ref_of(entry.order)
             change = self.changes.get(entry.key)
-            if entry.key in held or entry.key in self._aside:
+            if entry.key in held or entry.key in self._aside or (ref is None and entry.key in nowhere):
                 self.answers[place] = HELD
             elif ref is not None and (entry.key in nowhere or not may_see(ref, change)):
                 self.answers[place] = errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
@@ -193,16 +181,16 @@ class Batch:
         wanted: list[tuple[Change, Missing]] = []
         for place in places:
             entry = self._entries[place]
-            if entry.key is None or isinstance(entry.order, StartRun | Claim):
+            if entry.key is None or isinstance(entry.order, Claim):
                 continue
             wants = entry.order.wants()
             if wants is not None:
                 wanted.append((self.changes[entry.key], wants))
-        for place, tasks in self._claimed.items():
-            del place
-            for key, ordinal, _ in tasks:
-                if ordinal and key in self.changes:
-                    wanted.append((self.changes[key], Missing(ordinals=[ordinal])))
+        wanted += [
+            (self.changes[key], Missing(ordinals=[ordinal]))
+            for key, ordinal in self._grants.tasks
+            if ordinal and key in self.changes
+        ]
         if wanted:
             await loading.load_parts(self._connection, wanted, self._births)
 
@@ -210,33 +198,52 @@ class Batch:
 
     async def _decide(self, places: list[int]) -> None:
         """Decides in the order of arrival. A decision that wants more holds up the later ones of its run only."""
+        late: set[int | None] = set()
         while places:
             again: list[int] = []
-            missing: list[tuple[Change, Missing]] = []
-            names: set[tuple[int, str]] = set()
+            wishes: dict[int, Missing] = {}
             stalled: set[int | None] = set()
             for place in places:
-                entry = self._entries[place]
-                if entry.key is not None and entry.key in stalled:
-                    again.append(place)
+                key = self._entries[place].key
+                if key is not None and key in late:
+                    self.answers[place] = HELD
                     continue
-                wants = self._decide_one(place, entry)
-                if wants is None:
-                    continue
+                if key is None or key not in stalled:
+                    wants = self._decide_one(place, self._entries[place])
+                    if wants is None:
+                        continue
+                    wishes[place] = wants
+                    stalled.add(key)
                 again.append(place)
-                names |= wants.names
-                if entry.key is not None:
-                    stalled.add(entry.key)
-                    missing.append((self.changes[entry.key], wants))
-            if missing:
-                await loading.load_parts(self._connection, missing, self._births)
-            await loading.look_up_names(self._connection, self._births, names)
+            for place in await self._fulfil(wishes):
+                self.answers[place] = HELD
+                late.add(self._entries[place].key)
+                again.remove(place)
             places = again
+
+    async def _fulfil(self, wishes: dict[int, Missing]) -> list[int]:
+        """Loads what decisions want; answers the places of those that want a run which is locked elsewhere."""
+        others = {key for wants in wishes.values() for key in wants.others}
+        gone: set[int] = set()
+        if others:
+            held, nowhere = await self._open_changes(others)
+            gone = held | nowhere
+        missing = [
+            (self.changes[key], wants)
+            for place, wants in wishes.items()
+            if (key := self._entries[place].key) is not None
+        ]
+        missing += [(self.changes[key], Missing(open_steps=True)) for key in others - gone]
+        if missing:
+            await loading.load_parts(self._connection, missing, self._births)
+        names = {name for wants in wishes.values() for name in wants.names}
+        await loading.look_up_names(self._connection, self._births, names)
+        return [place for place, wants in wishes.items() if wants.others & gone]
 
     def _decide_one(self, place: int, entry: Entry) -> Missing | None:
         order = entry.order
         if isinstance(order, Claim):
-            self.answers[place] = self._grant_claimed(place, order)
+            self.answers[place] = self._grants.granted(place, order)
             return None
         change = self._target(entry)
         self._births.begin()
@@ -269,52 +276,11 @@ class Batch:
     def _target(self, entry: Entry) -> Change | None:
         """The run that a command changes, if there is one yet. A name or an id means one that this batch has made."""
         order, key = entry.order, entry.key
-        if isinstance(order, StartRun):
-            return None
-        if isinstance(order, SignalWithStartRun):
+        if isinstance(order, Birth):
             key = order.open_key(self._births)
         elif (ref := ref_of(order)) is not None and (key is None or ref.is_name):
             key = self._births.born_as(ref) or key
         return None if key is None else self.changes[key]
-
-    def _grant_claimed(self, place: int, claim: Claim) -> list[Grant]:
-        granted: list[Grant] = []
-        for key, ordinal, ready_time in self._claimed[place]:
-            change = self.changes.get(key)
-            if change is None:
-                continue
-            reservation = Reservation(claim.session_id, claim.owner_id, claim.build_id)
-            grant = self._grant(change, ordinal, reservation, ready_time)
-            if grant is None:
-                self._stale.append((key, ordinal))
-            else:
-                granted.append(grant)
-                change.news.grants.remove(grant)
-        return granted
-
-    def _grant(
-        self, change: Change, ordinal: int, reservation: Reservation, ready_time: datetime | None = None
-    ) -> Grant | None:
-        if change.run is None:
-            return None
-        ref = RunRef(change.run.namespace_id, "", change.run.run_key)
-        change.begin()
-        return GrantTask(ref, ordinal, *reservation, ready_time).decide(change)
-
-    def _match(self) -> None:
-        """Gives fresh tasks straight to workers that wait for them."""
-        for change in list(self.changes.values()):
-            for task in list(change.news.tasks):
-                if change.tasks.get(task.ordinal) is not task:
-                    continue
-                reservation = self._capacity.reserve(task)
-                if reservation is None:
-                    continue
-                self.reservations.append((task, reservation))
-                if self._grant(change, task.ordinal, reservation) is not None:
-                    change.news.tasks.remove(task)
-                else:
-                    self._capacity.release(*self.reservations.pop())
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -330,5 +296,5 @@ class Batch:
             else:
                 write.renamed.append((workflow_id, namespace_id, found, key))
         write.run_ids.extend(self._births.new_ids)
-        write.tasks_gone.extend(self._stale)
+        write.tasks_gone.extend(self._grants.stale)
         return write if write.events or write.changed_runs or write.mail_done or write.tasks_gone else None

@@ -14,6 +14,7 @@ from stepwell import errors
 from stepwell.cli.differences import differences_of
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show, show_list, span_of, time_of, value_of
 from stepwell.cli.session import fail
+from stepwell.policies import CONFLICT
 from stepwell.runs import phase_name
 from stepwell.v1.types_pb2 import StepKind, StepState
 
@@ -60,18 +61,18 @@ def start(
     workflow_id: Annotated[str, typer.Option(help="Your name for it, unique among open runs.")] = "",
     run_id: Annotated[str, typer.Option(help="Its id, a UUID. Default: a new one.")] = "",
     task_queue: Annotated[str, typer.Option(help="Where its tasks wait.")] = "default",
-    conflict: Annotated[str, typer.Option(help="When the workflow id is in use: fail or use_existing.")] = "fail",
+    conflict: Annotated[str, typer.Option(help=f"When the workflow id is in use: {', '.join(CONFLICT)}.")] = "fail",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a run."""
-    if conflict not in {"fail", "use_existing"}:
-        fail(f"--conflict is fail or use_existing, not {conflict}")
+    if conflict not in CONFLICT:
+        fail(f"--conflict is one of {', '.join(CONFLICT)}, not {conflict}")
     options: StartOptions = {
         "workflow_id": workflow_id,
         "run_id": run_id,
         "task_queue": task_queue,
-        "conflict": cast("Literal['fail', 'use_existing']", conflict),
+        "conflict": cast("Literal['fail', 'use_existing', 'terminate_existing']", conflict),
     }
     with context.obj.client() as client:
         try:

@@ -64,6 +64,10 @@ class _WorkflowIdConflictPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapp
     """Refuse with WORKFLOW_ID_IN_USE."""
     WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING: _WorkflowIdConflictPolicy.ValueType  # 2
     """Answer with the open run, `started: false`."""
+    WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING: _WorkflowIdConflictPolicy.ValueType  # 3
+    """Terminate the open run, without clean-up, and start the new one in its place: both or neither, so that never two
+    are open. Its reason names the new run. Not with REJECT.
+    """
 
 class WorkflowIdConflictPolicy(_WorkflowIdConflictPolicy, metaclass=_WorkflowIdConflictPolicyEnumTypeWrapper):
     """What to do when a run of the same `workflow_id` is open."""
@@ -74,6 +78,10 @@ WORKFLOW_ID_CONFLICT_POLICY_FAIL: WorkflowIdConflictPolicy.ValueType  # 1
 """Refuse with WORKFLOW_ID_IN_USE."""
 WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING: WorkflowIdConflictPolicy.ValueType  # 2
 """Answer with the open run, `started: false`."""
+WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING: WorkflowIdConflictPolicy.ValueType  # 3
+"""Terminate the open run, without clean-up, and start the new one in its place: both or neither, so that never two
+are open. Its reason names the new run. Not with REJECT.
+"""
 Global___WorkflowIdConflictPolicy: _TypeAlias = WorkflowIdConflictPolicy  # noqa: Y015
 
 @_typing.final

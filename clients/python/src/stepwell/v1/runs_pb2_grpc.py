@@ -132,7 +132,8 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SignalWithStartRun(self, request, context):
-        """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither.
+        """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
+        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,9 @@ class RunServiceStub:
     BatchStartRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.BatchStartRunsRequest, _runs_pb2.BatchStartRunsResponse]
     """Starts up to 256 runs. Each has an answer of its own; one refusal does not disturb the others."""
     SignalWithStartRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.SignalWithStartRunRequest, _runs_pb2.SignalWithStartRunResponse]
-    """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither."""
+    """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
+    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal.
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]
     """Reads one run. Reasons: RUN_NOT_FOUND."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsResponse]
@@ -90,7 +92,9 @@ class RunServiceAsyncStub(RunServiceStub):
     BatchStartRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.BatchStartRunsRequest, _runs_pb2.BatchStartRunsResponse]  # type: ignore[assignment]
     """Starts up to 256 runs. Each has an answer of its own; one refusal does not disturb the others."""
     SignalWithStartRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.SignalWithStartRunRequest, _runs_pb2.SignalWithStartRunResponse]  # type: ignore[assignment]
-    """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither."""
+    """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
+    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal.
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]  # type: ignore[assignment]
     """Reads one run. Reasons: RUN_NOT_FOUND."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunsRequest, _runs_pb2.ListRunsResponse]  # type: ignore[assignment]
@@ -153,7 +157,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.SignalWithStartRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.SignalWithStartRunResponse, _abc.Awaitable[_runs_pb2.SignalWithStartRunResponse]]:
-        """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither."""
+        """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
+        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal.
+        """
 
     @_abc_1.abstractmethod
     def GetRun(

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from stepwell.v1 import runs_pb2 as _runs_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -1300,6 +1301,8 @@ class ChildStep(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     PARENT_CLOSE_POLICY_FIELD_NUMBER: _builtins.int
     RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    REUSE_POLICY_FIELD_NUMBER: _builtins.int
+    CONFLICT_POLICY_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """The child's type."""
     task_queue: _builtins.str
@@ -1308,6 +1311,12 @@ class ChildStep(_message.Message):
     """The caller's name for it."""
     parent_close_policy: _types_pb2.ParentClosePolicy.ValueType
     """What becomes of it when the parent ends first. Default TERMINATE."""
+    reuse_policy: _runs_pb2.WorkflowIdReusePolicy.ValueType
+    """What may become of a `workflow_id` whose latest run has ended. Default ALLOW."""
+    conflict_policy: _runs_pb2.WorkflowIdConflictPolicy.ValueType
+    """What to do when a run of that `workflow_id` is open: FAIL, the default, fails the step; TERMINATE_EXISTING replaces
+    that run. Never USE_EXISTING: a child is its parent's from its start.
+    """
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """Its input."""
@@ -1325,10 +1334,12 @@ class ChildStep(_message.Message):
         input: _types_pb2.Payload | None = ...,
         parent_close_policy: _types_pb2.ParentClosePolicy.ValueType = ...,
         run_timeout: _duration_pb2.Duration | None = ...,
+        reuse_policy: _runs_pb2.WorkflowIdReusePolicy.ValueType = ...,
+        conflict_policy: _runs_pb2.WorkflowIdConflictPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run_timeout", b"run_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "parent_close_policy", b"parent_close_policy", "run_timeout", b"run_timeout", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_policy", b"conflict_policy", "input", b"input", "parent_close_policy", b"parent_close_policy", "reuse_policy", b"reuse_policy", "run_timeout", b"run_timeout", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

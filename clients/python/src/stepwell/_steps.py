@@ -1,0 +1,121 @@
+"""Durable calls by kind: how each is spelled as a new step, and what its record turns into."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from stepwell import errors
+from stepwell._calls import Call
+from stepwell.definitions import NO_DEFAULTS, Definition, definition_of, type_and_hint
+from stepwell.policies import CONFLICT, PARENT_CLOSE, REUSE, Seconds, duration
+from stepwell.v1 import types_pb2, workers_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stepwell._runs import RunExecution
+    from stepwell.options import ActivityOptions, ChildOptions
+    from stepwell.v1.workers_pb2 import StepRecord
+
+_COMPLETED = types_pb2.STEP_STATE_COMPLETED
+_SKIPPED = types_pb2.STEP_STATE_SKIPPED
+
+
+def activity(
+    run: RunExecution,
+    fn: Callable[..., Any] | str,
+    input: object,  # noqa: A002 - as the caller's
+    options: ActivityOptions,
+) -> Call[Any]:
+    """Makes the call of an activity."""
+    kind, hint = type_and_hint(fn, "activity")
+    defaults = cast("Definition", definition_of(fn)).defaults if not isinstance(fn, str) else NO_DEFAULTS
+
+    def spell() -> dict[str, Any]:
+        retry = options.get("retry", defaults.retry)
+        step = workers_pb2.ActivityStep(
+            type=kind,
+            task_queue=options.get("task_queue", defaults.task_queue),
+            input=run.converter.to_payload(input),
+            retry=None if retry is None else retry.to_proto(),
+            schedule_to_start_timeout=duration(options.get("schedule_to_start")),
+            schedule_to_close_timeout=duration(options.get("schedule_to_close", defaults.schedule_to_close)),
+            start_to_close_timeout=duration(options.get("start_to_close", defaults.start_to_close)),
+            heartbeat_timeout=duration(options.get("heartbeat_timeout", defaults.heartbeat_timeout)),
+            priority=options.get("priority"),
+        )
+        return {"activity": step}
+
+    name = options.get("name", kind)
+    read = reader(run, name, hint, errors.ActivityFailed)
+    return Call(run, kind=types_pb2.STEP_KIND_ACTIVITY, name=name, key=options.get("key", ""), spell=spell, read=read)
+
+
+def child(
+    run: RunExecution,
+    workflow: Callable[..., Any] | str,
+    input: object,  # noqa: A002
+    options: ChildOptions,
+) -> Call[Any]:
+    """Makes the call of a child run."""
+    kind, hint = type_and_hint(workflow, "workflow")
+
+    def spell() -> dict[str, Any]:
+        step = workers_pb2.ChildStep(
+            type=kind,
+            task_queue=options.get("task_queue", ""),
+            workflow_id=options.get("workflow_id", ""),
+            input=run.converter.to_payload(input),
+            parent_close_policy=PARENT_CLOSE[options.get("parent_close", "terminate")],
+            run_timeout=duration(options.get("run_timeout")),
+            reuse_policy=REUSE[options.get("reuse", "allow")],
+            conflict_policy=CONFLICT[options.get("conflict", "fail")],
+        )
+        return {"child": step}
+
+    name = options.get("name", kind)
+    read = reader(run, name, hint, errors.ChildFailed)
+    return Call(run, kind=types_pb2.STEP_KIND_CHILD, name=name, key=options.get("key", ""), spell=spell, read=read)
+
+
+def sleep(run: RunExecution, seconds: Seconds, name: str, key: str) -> Call[None]:
+    """Makes the call of a timer."""
+
+    def spell() -> dict[str, Any]:
+        return {"timer": workers_pb2.TimerStep(duration=duration(seconds))}
+
+    return Call(run, kind=types_pb2.STEP_KIND_TIMER, name=name, key=key, spell=spell, read=_nothing)
+
+
+def wait_signal(run: RunExecution, name: str, timeout: Seconds | None, as_type: object, key: str) -> Call[Any]:
+    """Makes the call of a wait."""
+
+    def spell() -> dict[str, Any]:
+        return {"wait": workers_pb2.WaitStep(signal_name=name, timeout=duration(timeout))}
+
+    value = reader(run, name, as_type, errors.StepFailed)
+
+    def read(record: StepRecord) -> Any:  # noqa: ANN401 - what the signal carries
+        if record.timed_out:
+            raise errors.WaitTimeout(name)
+        return value(record)
+
+    return Call(run, kind=types_pb2.STEP_KIND_WAIT, name=name, key=key, spell=spell, read=read)
+
+
+def reader(run: RunExecution, name: str, hint: object, error: type[errors.StepError]) -> Callable[[StepRecord], Any]:
+    """Gives what turns the ended step into a value, or raises why there is none."""
+    converter = run.converter
+
+    def read(record: StepRecord) -> Any:  # noqa: ANN401 - the hint says what it is
+        if record.state == _COMPLETED:
+            return converter.from_payload(record.result, hint)
+        if record.state == _SKIPPED:
+            return None
+        raise error(name, record.failure)
+
+    return read
+
+
+def _nothing(record: StepRecord) -> None:
+    """A timer has no value."""

@@ -1,0 +1,89 @@
+"""The tasks of a batch: found for claims, and given straight to workers that wait for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
+from stepwell_server.engine.grants import GrantTask
+from stepwell_server.model.runs import RunRef
+from stepwell_server.store import batches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+    from stepwell_server.engine.change import Change
+    from stepwell_server.model.tasks import Grant, Task
+    from stepwell_server.store.database import Connection
+
+
+class Granting:
+    """See the module. `stale` are tasks in the table that nobody can do any more."""
+
+    def __init__(self, connection: Connection, changes: dict[int, Change], capacity: Capacity) -> None:
+        self._connection = connection
+        self._changes = changes
+        self._capacity = capacity
+        self._claimed: dict[int, list[tuple[int, int, datetime]]] = {}
+        self.reservations: list[tuple[Task, Reservation]] = []
+        self.stale: list[tuple[int, int]] = []
+
+    async def claim(self, claims: Iterable[tuple[int, Claim]]) -> None:
+        """Finds tasks for each claim. A transaction does not skip its own locks: what one got, the next leaves."""
+        taken: set[tuple[int, int, datetime]] = set()
+        for place, claim in claims:
+            most = claim.most + len(taken)
+            found = await batches.claim_tasks(
+                self._connection, claim.namespace_id, claim.task_queue, claim.kind, claim.types, most
+            )
+            mine = [task for task in found if task not in taken][: claim.most]
+            taken.update(mine)
+            self._claimed[place] = mine
+
+    @property
+    def tasks(self) -> Iterator[tuple[int, int]]:
+        """The tasks found for claims, by run and ordinal."""
+        for tasks in self._claimed.values():
+            for key, ordinal, _ in tasks:
+                yield key, ordinal
+
+    def granted(self, place: int, claim: Claim) -> list[Grant]:
+        """What a claim gets of the tasks found for it."""
+        granted: list[Grant] = []
+        for key, ordinal, ready_time in self._claimed[place]:
+            change = self._changes.get(key)
+            if change is None:
+                continue
+            reservation = Reservation(claim.session_id, claim.owner_id, claim.build_id)
+            grant = self._grant(change, ordinal, reservation, ready_time)
+            if grant is None:
+                self.stale.append((key, ordinal))
+            else:
+                granted.append(grant)
+                change.news.grants.remove(grant)
+        return granted
+
+    def match(self) -> None:
+        """Gives fresh tasks straight to workers that wait for them."""
+        for change in list(self._changes.values()):
+            for task in list(change.news.tasks):
+                if change.tasks.get(task.ordinal) is not task:
+                    continue
+                reservation = self._capacity.reserve(task)
+                if reservation is None:
+                    continue
+                self.reservations.append((task, reservation))
+                if self._grant(change, task.ordinal, reservation) is not None:
+                    change.news.tasks.remove(task)
+                else:
+                    self._capacity.release(*self.reservations.pop())
+
+    def _grant(
+        self, change: Change, ordinal: int, reservation: Reservation, ready_time: datetime | None = None
+    ) -> Grant | None:
+        if change.run is None:
+            return None
+        ref = RunRef(change.run.namespace_id, "", change.run.run_key)
+        change.begin()
+        return GrantTask(ref, ordinal, *reservation, ready_time).decide(change)
