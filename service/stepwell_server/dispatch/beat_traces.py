@@ -19,7 +19,7 @@ from stepwell_server.store.database import Lost
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Iterable, Mapping
     from uuid import UUID
 
     from stepwell_server.dispatch.beats import Holder, TaskBeat
@@ -41,7 +41,7 @@ class BeatTraces:
 
     def __init__(self) -> None:
         self._received: list[TaskBeat] = []
-        self._told: list[tuple[TaskBeat, str]] = []
+        self._told: list[tuple[TaskBeat, str, int]] = []
 
     def receive(self, beat: TaskBeat) -> None:
         """Notes a beat that came, without what it says."""
@@ -55,10 +55,10 @@ class BeatTraces:
         taken, self._received = self._received, []
         return taken
 
-    def tell(self, beats: Collection[TaskBeat], written: Collection[Holder] | None) -> None:
-        """Notes what came of beats: who of them were written; None, if the database did not take them."""
-        told = [(beat, FAILED if written is None else RECORDED if beat.holder in written else LOST) for beat in beats]
-        for outcome, count in Counter(outcome for _, outcome in told).items():
+    def tell(self, beats: Iterable[TaskBeat], written: Mapping[Holder, int] | None) -> None:
+        """Notes what came of beats: whose were written, in which attempt; None, if the database did not take them."""
+        told = [_came_of(beat, written) for beat in beats]
+        for outcome, count in Counter(outcome for _, outcome, _ in told).items():
             metrics.count_heartbeats("activity", outcome, count)
         if telemetry.is_exporting():
             self._told += told[: _MOST - len(self._told)]
@@ -68,15 +68,15 @@ class BeatTraces:
         told, self._told = self._told, []
         if not told:
             return
-        keys = sorted({(beat.run_key, beat.ordinal) for beat, _ in told})
+        keys = sorted({(beat.run_key, beat.ordinal) for beat, _, _ in told})
         try:
             steps = {(step.run_key, step.ordinal): step for step in await batches.read_steps(connection, keys)}
             runs = await _runs(connection, sorted({key[0] for key in keys}))
         except Lost:
             self._told = told
             raise
-        for beat, outcome in told:
-            _record(beat, outcome, runs.get(beat.run_key), steps.get((beat.run_key, beat.ordinal)))
+        for beat, outcome, attempt in told:
+            _record(beat, outcome, attempt, runs.get(beat.run_key), steps.get((beat.run_key, beat.ordinal)))
 
 
 async def _runs(connection: Connection, keys: list[int]) -> dict[int, Run | ClosedRun]:
@@ -87,16 +87,30 @@ async def _runs(connection: Connection, keys: list[int]) -> dict[int, Run | Clos
     return found
 
 
-def _record(beat: TaskBeat, outcome: str, run: Run | ClosedRun | None, step: Step | ClosedStep | None) -> None:
-    """A beat of a run of another namespace, or of none, is its session's affair."""
+def _came_of(beat: TaskBeat, written: Mapping[Holder, int] | None) -> tuple[TaskBeat, str, int]:
+    """A beat with its outcome and, if that is known, its attempt."""
+    if written is None:
+        return beat, FAILED, 0
+    attempt = written.get(beat.holder)
+    return (beat, LOST, 0) if attempt is None else (beat, RECORDED, attempt)
+
+
+def _record(
+    beat: TaskBeat, outcome: str, attempt: int, run: Run | ClosedRun | None, step: Step | ClosedStep | None
+) -> None:
+    """A beat of a run of another namespace, or of none, is its session's affair.
+
+    The activity may have gone on since: what it says of its attempt holds for its present token only.
+    """
     if run is None or run.namespace_id != beat.namespace_id:
         telemetry.session_heartbeat_span(
             beat.session_id, worker=beat.worker_id, outcome=outcome, start_ns=beat.received_ns
         )
     elif telemetry.is_recorded(run.traceparent):
         grants = step.grants if step is not None else run.grants
+        about = subject(run, step, issued(beat.token, grants))
         telemetry.heartbeat_span(
-            subject(run, step, issued(beat.token, grants)),
+            replace(about, attempt=attempt or (about.attempt if beat.token == grants else 0)),
             worker=beat.worker_id,
             outcome=outcome,
             start_ns=beat.received_ns,

@@ -122,7 +122,7 @@ class Beats:
     async def _round(self) -> None:
         sessions, items, received = self._sessions, self._items, self._traces.take()
         self._sessions, self._items = {}, {}
-        written: set[Holder] | None = None
+        written: dict[Holder, int] | None = None
         try:
             connection = await self._connected()
             written = await self._flush(connection, sessions, items)
@@ -150,23 +150,23 @@ class Beats:
 
     async def _flush(
         self, connection: Connection, sessions: dict[UUID, asyncio.Future[Flushed]], items: dict[Holder, TaskBeat]
-    ) -> set[Holder]:
-        """Writes, and answers the callers; answers whose beats were written."""
+    ) -> dict[Holder, int]:
+        """Writes, and answers the callers; answers whose beats were written, and in which attempt."""
         now = self._clock.now()
         # Sessions live by real time: moving a test clock ends none.
         expire_time = self._real_clock.now() + timedelta(seconds=self._seconds)
         alive = await recall.extend_sessions(connection, list(sessions), expire_time)
         held: dict[UUID, dict[tuple[int, int, int], bool]] = {session_id: {} for session_id in sessions}
-        written: set[Holder] = set()
+        written: dict[Holder, int] = {}
         for part in _apart(items.values()):
             beats: list[recall.Beat] = [
                 (item.run_key, item.ordinal, item.token, item.session_id, now, item.details) for item in part
             ]
             found = await recall.write_heartbeats(connection, beats)
             for item in part:
-                stops = found.get((item.run_key, item.ordinal))
-                if stops is not None and item.session_id in held:
-                    written.add(item.holder)
+                there = found.get((item.run_key, item.ordinal))
+                if there is not None and item.session_id in held:
+                    stops, written[item.holder] = there
                     held[item.session_id][item.run_key, item.ordinal, item.token] = stops
         for session_id, future in sessions.items():
             if not future.done():

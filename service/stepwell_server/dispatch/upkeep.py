@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from stepwell_server import errors
+from stepwell_server.dispatch.gauges import measure_capacity
 from stepwell_server.dispatch.messages import TaskNotice
 from stepwell_server.model.steps import Step
 from stepwell_server.store import batches, recall
@@ -72,6 +73,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(tick)
             now = time.monotonic()
+            measure_capacity(self._sessions.values())
             if now - last < tick + _LATE_SECONDS:
                 for session in list(self._sessions.values()):
                     self._judge(session, now)

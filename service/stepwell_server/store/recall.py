@@ -104,9 +104,9 @@ async def closed_steps_since(connection: Connection, run_key: int, event: int) -
     return [ClosedStep(*row) for row in await connection.fetch(STEPS["closed_steps_since"], run_key, event)]
 
 
-async def write_heartbeats(connection: Connection, beats: Sequence[Beat]) -> dict[tuple[int, int], bool]:
-    """Notes heartbeats of held activities; answers which were held, and whether they should stop."""
+async def write_heartbeats(connection: Connection, beats: Sequence[Beat]) -> dict[tuple[int, int], tuple[bool, int]]:
+    """Notes heartbeats of held activities; answers which were held, whether they should stop, and their attempts."""
     latest = {beat[:2]: beat for beat in beats}
     rows = [(*beat[:5], pack_payload(beat[5])) for _, beat in sorted(latest.items())]
     found = await connection.fetch(STEPS["write_heartbeats"], *pairs(rows))
-    return {(row[0], row[1]): row[2] for row in found}
+    return {(row[0], row[1]): (row[2], row[3]) for row in found}

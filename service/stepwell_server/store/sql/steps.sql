@@ -186,15 +186,15 @@ FROM unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal),
     LATERAL (SELECT * FROM heartbeats AS o WHERE o.run_key = x.run_key AND o.ordinal = x.ordinal OFFSET 0) AS h;
 
 -- name: write_heartbeats
--- Notes heartbeats of activities that their sessions still hold; answers which, and whether they should stop. Sorted
--- by key. Walks steps_pkey and heartbeats_pkey.
+-- Notes heartbeats of activities that their sessions still hold; answers which, whether they should stop, and which
+-- attempt that is. Sorted by key. Walks steps_pkey and heartbeats_pkey.
 WITH held AS (
-    SELECT x.run_key, x.ordinal, x.beat_time, x.details,
+    SELECT x.run_key, x.ordinal, x.beat_time, x.details, s.attempt,
     s.cancel_requested OR r.cancel_time IS NOT NULL AS cancel_requested
     FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::uuid[], $5::timestamptz[], $6::bytea[])
         AS x (run_key, ordinal, token, session_id, beat_time, details)
     CROSS JOIN LATERAL (
-        SELECT o.cancel_requested, o.run_key FROM steps AS o
+        SELECT o.cancel_requested, o.run_key, o.attempt FROM steps AS o
         WHERE o.run_key = x.run_key AND o.ordinal = x.ordinal AND o.grants = x.token AND o.session_id = x.session_id
         OFFSET 0
     ) AS s
@@ -207,7 +207,7 @@ written AS (
         beat_time = excluded.beat_time,
         details = coalesce(excluded.details, heartbeats.details)
 )
-SELECT run_key, ordinal, cancel_requested FROM held;
+SELECT run_key, ordinal, cancel_requested, attempt FROM held;
 
 -- name: read_scopes
 -- Branches of runs by path. Walks scopes_pkey.
