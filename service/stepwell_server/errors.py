@@ -346,6 +346,20 @@ class StepOrderChanged(FailedPrecondition):
     got: str
 
 
+class ScheduleExists(AlreadyExists):
+    """Schedule {name} exists already in namespace {namespace}."""
+
+    namespace: str
+    name: str
+
+
+class ScheduleNotFound(NotFound):
+    """Schedule {name} does not exist in namespace {namespace}."""
+
+    namespace: str
+    name: str
+
+
 class EventSeqExists(AlreadyExists):
     """Event {caller_seq} of run {run_id} exists already."""
 

@@ -23,6 +23,7 @@ from stepwell_server.api.history import History
 from stepwell_server.api.interceptors.around import AroundCalls, Context
 from stepwell_server.api.namespaces import NamespaceCalls
 from stepwell_server.api.runs import Runs
+from stepwell_server.api.schedules import ScheduleCalls
 from stepwell_server.api.server import Server, build_server
 from stepwell_server.api.store_servicers import store_servicers
 from stepwell_server.api.workers import WorkerServicer
@@ -40,6 +41,7 @@ from stepwell_server.loops.mail import MailDelivery
 from stepwell_server.loops.partitions import Partitions
 from stepwell_server.loops.pruner import Pruner
 from stepwell_server.loops.readiness import Readiness
+from stepwell_server.loops.schedules import Schedules
 from stepwell_server.loops.timers import Alarms, Timers
 from stepwell_server.store.database import Database, Lost
 from stepwell_server.store.hints import Hints
@@ -88,11 +90,13 @@ class Service:
         leads = self.leader.is_leading
         self.timers = Timers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
         self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
+        self.schedules = Schedules(connection, committers, self.clock, settings.schedule_poll_seconds, leads)
         self.alarms = Alarms(self.timers, self.deadlines, leads, self.hints.publish)
         self._listeners.members = (self.dispatcher, self.alarms, Traces())
         self.leader.duties = [
             self.timers,
             self.deadlines,
+            self.schedules,
             Expiry(
                 connection,
                 committers,
@@ -173,6 +177,7 @@ class Service:
             NamespaceCalls(namespaces, self.clock, settings),
             Runs(self.committers, self.database, namespaces, self.watches, settings),
             History(self.database, namespaces, settings),
+            ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
             *store_servicers(self.committers, self.database, namespaces, self.clock, settings),
             *([ClockCalls(self.clock, self._look_at_all)] if isinstance(self.clock, TestClock) else []),
@@ -182,6 +187,7 @@ class Service:
         """The clock was moved: what is due now was not before."""
         self.timers.wake()
         self.deadlines.wake()
+        self.schedules.wake()
 
     # --- readiness --------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from stepwell_server.model.driven import CallerSeq, RunTask, Watcher
 from stepwell_server.model.events import Event
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.runs import ClosedRun, Run, RunId
+from stepwell_server.model.schedules import Schedule, Waiting
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
@@ -23,6 +24,7 @@ DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 PRINTED = {
     "BIGINT[]": "bigint[]",
     "BYTEA": "bytea",
+    "DOUBLE PRECISION": "double precision",
     "TIMESTAMP WITH TIME ZONE": "timestamp with time zone",
 }
 # The migrations' own record is read by them alone.
@@ -43,6 +45,8 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("watchers", Watcher),
     ("run_tasks", RunTask),
     ("caller_seqs", CallerSeq),
+    ("schedules", Schedule),
+    ("schedule_firings", Waiting),
 ]
 COLUMNS = """
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, coalesce(i.indisprimary, FALSE)

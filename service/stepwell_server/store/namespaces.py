@@ -20,7 +20,7 @@ from stepwell_server.ids import Namespace
 from stepwell_server.model.filters import SORTED_TEXT, SORTED_TIME, Fields, Filter
 from stepwell_server.model.orders import Order, SortKey
 from stepwell_server.store.filters import after, named, sorting, where
-from stepwell_server.store.schema import CLOSED_RUNS, NAMESPACES, RUNS, SESSIONS
+from stepwell_server.store.schema import CLOSED_RUNS, NAMESPACES, RUNS, SCHEDULES, SESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,6 +134,7 @@ class Namespaces:
             has_runs = select(
                 exists(select(RUNS.c.run_key).where(RUNS.c.namespace_id == namespace_id))
                 | exists(select(CLOSED_RUNS.c.run_key).where(CLOSED_RUNS.c.namespace_id == namespace_id))
+                | exists(select(SCHEDULES.c.schedule_id).where(SCHEDULES.c.namespace_id == namespace_id))
             )
             if (await connection.execute(has_runs)).scalar_one():
                 raise errors.NamespaceNotEmpty(namespace=name)

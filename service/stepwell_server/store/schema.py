@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Double,
     Integer,
     LargeBinary,
     MetaData,
@@ -275,4 +276,33 @@ BATCHES = Table(
 )
 LEADERSHIPS = Table(
     "leaderships", METADATA, *_text("name", key=True), *_text("holder"), *_bigint("epoch"), *_times("expire_time")
+)
+SCHEDULES = Table(
+    "schedules",
+    METADATA,
+    *_uuid("schedule_id", key=True),
+    *_int("namespace_id"),
+    *_text("name cron time_zone"),
+    *_columns(Double, "jitter_seconds"),
+    *_times("start_time end_time", nullable=True),
+    *_smallint("overlap_policy"),
+    *_columns(Double, "catchup_seconds"),
+    *_bytes("run"),
+    *_text("pause_reason", nullable=True),
+    *_times("create_time update_time"),
+    *_bigint("version"),
+    *_times("next_time next_nominal", nullable=True),
+    *_int("waiting"),
+    *_times("last_time", nullable=True),
+    *_text("last_workflow_id"),
+    *_uuid("last_run_id", nullable=True),
+    *_bigint("fired skipped missed"),
+    *_text("last_error"),
+)
+SCHEDULE_FIRINGS = Table(
+    "schedule_firings",
+    METADATA,
+    *_uuid("schedule_id", key=True),
+    *_times("nominal_time", key=True),
+    *_smallint("overlap_policy"),
 )

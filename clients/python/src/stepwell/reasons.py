@@ -105,6 +105,14 @@ class StepOrderChanged(errors.FailedPrecondition):
     """The run's code calls other steps than were recorded."""
 
 
+class ScheduleExists(errors.AlreadyExists):
+    """A schedule of that name exists already."""
+
+
+class ScheduleNotFound(errors.NotFound):
+    """The schedule does not exist in the namespace."""
+
+
 class EventSeqExists(errors.AlreadyExists):
     """The run has an event of that number of the caller's."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
 from stepwell import client as _client
 from stepwell import runs as _runs
+from stepwell._sync_schedules import SyncSchedules
 
 if TYPE_CHECKING:
     import grpc
@@ -31,7 +32,7 @@ T_co = TypeVar("T_co", covariant=True)
 _BATCH = 256
 
 
-class _Loop:
+class Loop:
     """An event loop in a thread."""
 
     def __init__(self) -> None:
@@ -73,7 +74,7 @@ class _Loop:
 class RunHandle(Generic[T_co]):
     """A run, as `stepwell.RunHandle`, whose calls return when they are done."""
 
-    def __init__(self, loop: _Loop, inner: _runs.RunHandle[T_co]) -> None:
+    def __init__(self, loop: Loop, inner: _runs.RunHandle[T_co]) -> None:
         """Made by `Client.start_run` and `Client.run`."""
         self._loop = loop
         self._inner = inner
@@ -140,10 +141,11 @@ class RunHandle(Generic[T_co]):
 class Client:
     """A connection to the service, as `stepwell.Client`, whose calls return when they are done."""
 
-    def __init__(self, loop: _Loop, inner: _client.Client) -> None:
+    def __init__(self, loop: Loop, inner: _client.Client) -> None:
         """Use `Client.connect`."""
         self._loop = loop
         self._inner = inner
+        self.schedules = SyncSchedules(loop, inner.schedules)
 
     @classmethod
     def connect(
@@ -159,7 +161,7 @@ class Client:
         call_timeout: float = 60.0,
     ) -> Self:
         """Connects to the service; the options are those of `stepwell.Client.connect`. Raises `Unavailable`."""
-        loop = _Loop()
+        loop = Loop()
         try:
             inner = loop.call(
                 _client.Client.connect(

@@ -38,7 +38,8 @@ def _handle(client: Client, name: str) -> RunHandle[Any]:
         return client.run(workflow_id=name)
 
 
-def _value(text: str) -> object:
+def value_from(text: str) -> object:
+    """Gives the value that an option names: JSON, a file of it, or standard input."""
     if text == "-":
         text = sys.stdin.read()
     elif text.startswith("@"):
@@ -76,7 +77,7 @@ def start(
     }
     with context.obj.client() as client:
         try:
-            handle = client.start_run(type_name, _value(value), **options)
+            handle = client.start_run(type_name, value_from(value), **options)
         except ValueError as error:
             fail(str(error), "--run-id takes a UUID")
         if wait:
@@ -206,7 +207,7 @@ def signal(
 ) -> None:
     """Send a run a signal; it is kept until the run waits for it."""
     with context.obj.client() as client:
-        _handle(client, name).signal(signal_name, _value(value))
+        _handle(client, name).signal(signal_name, value_from(value))
         say(f"signal {signal_name} was sent", {"run": name, "signal": signal_name, "sent": True}, output)
 
 

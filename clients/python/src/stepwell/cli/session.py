@@ -22,6 +22,8 @@ _ADVICE: dict[type[errors.StepwellError], str] = {
     reasons.NamespaceNotEmpty: "end and remove its runs first: `stepwell run list`",
     reasons.RunNotFound: "see `stepwell run list`; --namespace names another namespace",
     reasons.WorkflowIdInUse: "wait for that run, or give --conflict use_existing",
+    reasons.ScheduleNotFound: "see `stepwell schedule list`; --namespace names another namespace",
+    reasons.ScheduleExists: "give another name, or change it by `stepwell schedule update`",
     reasons.RunTerminal: "see how it ended: `stepwell run show`",
     reasons.SignalRefused: "see how it ended: `stepwell run show`",
     reasons.StepOrderChanged: "mend the code to fit the record, then `stepwell run resume --accept-order`",

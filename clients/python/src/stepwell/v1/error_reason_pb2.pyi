@@ -241,6 +241,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "RUN_PHASE_CONFLICT", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING", "wanted": "PENDING"}}
     """
+    ERROR_REASON_SCHEDULE_EXISTS: _ErrorReason.ValueType  # 39
+    """A schedule of that name exists already. ALREADY_EXISTS.
+
+        {"reason": "SCHEDULE_EXISTS", "domain": "stepwell.dev", "metadata": {"namespace": "main", "name": "nightly"}}
+    """
+    ERROR_REASON_SCHEDULE_NOT_FOUND: _ErrorReason.ValueType  # 40
+    """The schedule does not exist in the namespace. NOT_FOUND.
+
+        {"reason": "SCHEDULE_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"namespace": "main", "name":
+        "nightly"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -465,5 +476,16 @@ ERROR_REASON_RUN_PHASE_CONFLICT: ErrorReason.ValueType  # 38
 
     {"reason": "RUN_PHASE_CONFLICT", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING", "wanted": "PENDING"}}
+"""
+ERROR_REASON_SCHEDULE_EXISTS: ErrorReason.ValueType  # 39
+"""A schedule of that name exists already. ALREADY_EXISTS.
+
+    {"reason": "SCHEDULE_EXISTS", "domain": "stepwell.dev", "metadata": {"namespace": "main", "name": "nightly"}}
+"""
+ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason.ValueType  # 40
+"""The schedule does not exist in the namespace. NOT_FOUND.
+
+    {"reason": "SCHEDULE_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"namespace": "main", "name":
+    "nightly"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,254 @@
+"""ScheduleService."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+from google.protobuf.field_mask_pb2 import FieldMask
+from msgspec.structs import replace
+
+from stepwell.v1 import schedules_pb2, schedules_pb2_grpc
+from stepwell_server import errors, telemetry
+from stepwell_server.api.fields import Fields, integer, time
+from stepwell_server.api.interceptors.deadlines import remaining
+from stepwell_server.api.page import read_page
+from stepwell_server.api.run_starts import size_of
+from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.api.schedule_values import (
+    check_times,
+    overlap_from_proto,
+    schedule_from_proto,
+    schedule_to_proto,
+    spec_from_proto,
+)
+from stepwell_server.engine import schedules as engine
+from stepwell_server.engine.starts import Started, StartRun
+from stepwell_server.errors import InvalidField, ScheduleExists, ScheduleNotFound
+from stepwell_server.ids import run_id_for_request, uuid7
+from stepwell_server.model.schedules import Overlap, Schedule
+from stepwell_server.store import schedules as store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from stepwell_server.clock import Clock
+    from stepwell_server.engine.committer import Committers
+    from stepwell_server.settings import Settings
+    from stepwell_server.store.database import Database
+    from stepwell_server.store.namespaces import Namespaces
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_CHANGEABLE = {"spec", "run", "overlap_policy", "catchup_window"}
+_PREVIEWED, _MOST_PREVIEWED = 10, 1_000
+
+
+class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
+    """Keeps schedules; the leader fires them."""
+
+    def __init__(
+        self, committers: Committers, database: Database, namespaces: Namespaces, clock: Clock, settings: Settings
+    ) -> None:
+        self._committers = committers
+        self._database = database
+        self._namespaces = namespaces
+        self._clock = clock
+        self._fields = Fields(settings.limits)
+
+    async def CreateSchedule(
+        self, request: schedules_pb2.CreateScheduleRequest, context: Context
+    ) -> schedules_pb2.CreateScheduleResponse:
+        namespace, now = self._fields.namespace(request.namespace), self._clock.now()
+        namespace_id = await self._namespaces.id_of(namespace)
+        made = schedule_from_proto(request.schedule, namespace_id, namespace, self._fields, now, uuid7())
+        first = time(request, "next_time")
+        if first is not None and made.pause_reason is None:
+            made = replace(made, next_time=first, next_nominal=first)
+        if not await store.create(self._database, made):
+            raise ScheduleExists(namespace=namespace, name=made.name)
+        return schedules_pb2.CreateScheduleResponse(schedule=schedule_to_proto(made))
+
+    async def GetSchedule(
+        self, request: schedules_pb2.GetScheduleRequest, context: Context
+    ) -> schedules_pb2.GetScheduleResponse:
+        return schedules_pb2.GetScheduleResponse(schedule=schedule_to_proto(await self._find(request)))
+
+    async def ListSchedules(
+        self, request: schedules_pb2.ListSchedulesRequest, context: Context
+    ) -> schedules_pb2.ListSchedulesResponse:
+        namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
+        page = read_page(request, str, self._fields.limits)
+        found = await store.page(self._database, namespace_id, page.after or "", page.fetch)
+        shown = found[: page.size]
+        token = page.token(shown[-1].name) if len(found) > page.size else ""
+        listed = [schedule_to_proto(schedule, with_input=False) for schedule in shown]
+        return schedules_pb2.ListSchedulesResponse(schedules=listed, next_page_token=token)
+
+    async def UpdateSchedule(
+        self, request: schedules_pb2.UpdateScheduleRequest, context: Context
+    ) -> schedules_pb2.UpdateScheduleResponse:
+        namespace, mask, now = self._fields.namespace(request.namespace), request.update_mask, self._clock.now()
+        _check_mask(mask)
+        namespace_id = await self._namespaces.id_of(namespace)
+
+        def decide(before: Schedule) -> Schedule:
+            merged = schedule_to_proto(before)
+            mask.MergeMessage(request.schedule, merged, replace_message_field=True, replace_repeated_field=True)
+            after = schedule_from_proto(merged, namespace_id, namespace, self._fields, now, before.schedule_id)
+            if before.pause_reason is not None:
+                after = replace(after, next_time=None, next_nominal=None)
+            fixed = {name: getattr(before, name) for name in ("pause_reason", "create_time", "waiting", *_RECORDED)}
+            return replace(after, **fixed)
+
+        _, after = await self._change(request.namespace, request.schedule.name, decide, "schedule.name")
+        return schedules_pb2.UpdateScheduleResponse(schedule=schedule_to_proto(after))
+
+    async def DeleteSchedule(
+        self, request: schedules_pb2.DeleteScheduleRequest, context: Context
+    ) -> schedules_pb2.DeleteScheduleResponse:
+        namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
+        name = self._fields.name(request.name, "name")
+        return schedules_pb2.DeleteScheduleResponse(deleted=await store.remove(self._database, namespace_id, name))
+
+    async def PauseSchedule(
+        self, request: schedules_pb2.PauseScheduleRequest, context: Context
+    ) -> schedules_pb2.PauseScheduleResponse:
+        reason, now = self._fields.remark(request.reason, "reason"), self._clock.now()
+
+        def decide(before: Schedule) -> Schedule:
+            if before.pause_reason is not None:
+                return before
+            return replace(before, pause_reason=reason, next_time=None, next_nominal=None, update_time=now)
+
+        before, after = await self._change(request.namespace, request.name, decide)
+        return schedules_pb2.PauseScheduleResponse(accepted=after is not before, schedule=schedule_to_proto(after))
+
+    async def ResumeSchedule(
+        self, request: schedules_pb2.ResumeScheduleRequest, context: Context
+    ) -> schedules_pb2.ResumeScheduleResponse:
+        now = self._clock.now()
+
+        def decide(before: Schedule) -> Schedule:
+            if before.pause_reason is None:
+                return before
+            next_time, nominal = engine.next_firing(before.spec, before.schedule_id, now)
+            return replace(before, pause_reason=None, next_time=next_time, next_nominal=nominal, update_time=now)
+
+        before, after = await self._change(request.namespace, request.name, decide)
+        return schedules_pb2.ResumeScheduleResponse(accepted=after is not before, schedule=schedule_to_proto(after))
+
+    async def TriggerSchedule(
+        self, request: schedules_pb2.TriggerScheduleRequest, context: Context
+    ) -> schedules_pb2.TriggerScheduleResponse:
+        namespace = self._fields.namespace(request.namespace)
+        request_id = self._fields.text(request.request_id, "request_id")
+        schedule = await self._find(request)
+        if request.skip_if_open and (left_to := await store.open_run(self._database, schedule)) is not None:
+            return schedules_pb2.TriggerScheduleResponse(run_id=str(left_to[0]), workflow_id=left_to[1])
+        scoped = f"schedule {schedule.schedule_id} {request_id}"
+        run_id = run_id_for_request(namespace, scoped) if request_id else uuid7()
+        traceparent, _ = telemetry.new_traceparent(context.invocation_metadata() or (), type=schedule.name)
+        start = engine.trigger_of(schedule, run_id, traceparent)
+        answer = await self._committers.do(Started, start, size_of(request), remaining())
+        if answer.started:
+            await self._note_trigger(request, start)
+        return schedules_pb2.TriggerScheduleResponse(
+            started=answer.started, run_id=str(run_id), workflow_id=start.new.workflow_id
+        )
+
+    async def _note_trigger(self, request: schedules_pb2.TriggerScheduleRequest, start: StartRun) -> None:
+        run, now = start.new, self._clock.now()
+
+        def decide(before: Schedule) -> Schedule:
+            fired = before.fired + 1
+            return replace(before, last_time=now, last_workflow_id=run.workflow_id, last_run_id=run.run_id, fired=fired)
+
+        await self._change(request.namespace, request.name, decide)
+
+    async def BackfillSchedule(
+        self, request: schedules_pb2.BackfillScheduleRequest, context: Context
+    ) -> schedules_pb2.BackfillScheduleResponse:
+        policy = overlap_from_proto(request.overlap_policy, self._fields) or Overlap.ALLOW_ALL
+        start, end = _required_time(request, "start_time"), _required_time(request, "end_time")
+        if end <= start:
+            raise InvalidField(field="end_time", problem="must be after start_time")
+        if end > self._clock.now():
+            raise InvalidField(field="end_time", problem="must not be in the future: the schedule fires those itself")
+        schedule = await self._find(request)
+        times = engine.times_between(schedule.spec, start, end)
+        if len(times) > engine.MOST_TIMES:
+            raise errors.LimitExceeded(limit="backfill_times", value=len(times), maximum=engine.MOST_TIMES)
+        await store.wait_for(self._database, schedule.schedule_id, times, policy)
+        return schedules_pb2.BackfillScheduleResponse(times=len(times))
+
+    async def PreviewSchedule(
+        self, request: schedules_pb2.PreviewScheduleRequest, context: Context
+    ) -> schedules_pb2.PreviewScheduleResponse:
+        count = integer(request.count, "count", at_most=_MOST_PREVIEWED) or _PREVIEWED
+        after = time(request, "after") or self._clock.now()
+        if request.HasField("spec"):
+            spec = spec_from_proto(request.spec, self._fields, "spec.")
+            check_times(spec, after, "spec.")
+        else:
+            spec = (await self._find(request)).spec
+        found = engine.first_times(spec, after, count)
+        return schedules_pb2.PreviewScheduleResponse(times=list(filter(None, map(time_to_proto, found))))
+
+    async def RecordScheduleRun(
+        self, request: schedules_pb2.RecordScheduleRunRequest, context: Context
+    ) -> schedules_pb2.RecordScheduleRunResponse:
+        last_time, next_time = _required_time(request, "last_time"), time(request, "next_time")
+        workflow_id = self._fields.text(request.workflow_id, "workflow_id")
+
+        def decide(before: Schedule) -> Schedule:
+            return replace(
+                before,
+                last_time=last_time,
+                next_time=next_time,
+                next_nominal=next_time,
+                last_workflow_id=workflow_id,
+                last_run_id=None,
+            )
+
+        _, after = await self._change(request.namespace, request.name, decide)
+        return schedules_pb2.RecordScheduleRunResponse(schedule=schedule_to_proto(after))
+
+    async def _find(self, request: Any) -> Schedule:  # noqa: ANN401 - any request that names a schedule
+        namespace, name = self._fields.namespace(request.namespace), self._fields.name(request.name, "name")
+        found = await store.read(self._database, await self._namespaces.id_of(namespace), name)
+        if found is None:
+            raise ScheduleNotFound(namespace=namespace, name=name)
+        return found
+
+    async def _change(
+        self, named: str, name: str, decide: Callable[[Schedule], Schedule], field: str = "name"
+    ) -> tuple[Schedule, Schedule]:
+        namespace = self._fields.namespace(named)
+        self._fields.name(name, field)
+        changed = await store.change(self._database, await self._namespaces.id_of(namespace), name, decide)
+        if changed is None:
+            raise ScheduleNotFound(namespace=namespace, name=name)
+        return changed
+
+
+_RECORDED = ("last_time", "last_workflow_id", "last_run_id", "fired", "skipped", "missed", "last_error")
+
+
+def _check_mask(mask: FieldMask) -> None:
+    if not mask.paths:
+        raise InvalidField(field="update_mask", problem=f"is required: name some of {', '.join(sorted(_CHANGEABLE))}")
+    for path in mask.paths:
+        if path.split(".")[0] not in _CHANGEABLE:
+            problem = f"names {path!r}: what may be changed is {', '.join(sorted(_CHANGEABLE))} and their fields"
+            raise InvalidField(field="update_mask", problem=problem)
+    if not mask.IsValidForDescriptor(schedules_pb2.Schedule.DESCRIPTOR):
+        raise InvalidField(field="update_mask", problem=f"names a field that a schedule has not: {list(mask.paths)}")
+
+
+def _required_time(request: Any, field: str) -> datetime:  # noqa: ANN401 - any request with that field
+    found = time(request, field)
+    if found is None:
+        raise InvalidField(field=field, problem="is required: give it a time")
+    return found

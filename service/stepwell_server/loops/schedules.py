@@ -1,0 +1,180 @@
+"""Schedules: fires what is due, and what waited for an open run to end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import structlog
+
+from stepwell_server import errors, telemetry
+from stepwell_server.engine import schedules as engine
+from stepwell_server.engine.cron import BadTimes, with_jitter
+from stepwell_server.engine.runs import CancelRun, TerminateRun
+from stepwell_server.engine.starts import Started
+from stepwell_server.loops.loop import Loop
+from stepwell_server.loops.orders import SLICE, submit_all
+from stepwell_server.model.runs import RunRef
+from stepwell_server.store import schedules as store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from stepwell_server.clock import Clock
+    from stepwell_server.engine.committer import Committers
+    from stepwell_server.engine.committer.orders import Order
+    from stepwell_server.engine.schedules import Plan
+    from stepwell_server.loops.connection import SharedConnection
+    from stepwell_server.model.schedules import OpenRun, Schedule, Waiting
+
+_log = structlog.get_logger("stepwell.schedules")
+_FIRINGS = 64
+_SHORTEST_SECONDS = 0.01
+_BEFORE_ALL = UUID(int=0)
+
+
+class Schedules(Loop):
+    """See the module. Runs are started first and noted after: their ids follow from the times, so a repeat is none."""
+
+    name = "schedules"
+
+    def __init__(
+        self,
+        connection: SharedConnection,
+        committers: Committers,
+        clock: Clock,
+        seconds: float,
+        may_run: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(seconds, may_run)
+        self._connection = connection
+        self._committers = committers
+        self._clock = clock
+        self._place = _BEFORE_ALL
+        self._next: datetime | None = None
+        self._has_more = False
+
+    def pause(self, done: int) -> float:
+        """None, if more is due than one round took; else until the next time that is known."""
+        if self._has_more and done:
+            return 0.0
+        pause = super().pause(done)
+        if self._next is None:
+            return pause
+        return max(_SHORTEST_SECONDS, min(pause, (self._next - self._clock.now()).total_seconds()))
+
+    async def run_once(self) -> int:
+        """Answers how many schedules something became of."""
+        now = self._clock.now()
+        async with self._connection.use() as connection:
+            due = await store.read_due(connection, now, SLICE)
+            waiting = await store.read_waiting(connection, self._place, SLICE)
+            self._place = waiting[-1].schedule_id if len(waiting) == SLICE else _BEFORE_ALL
+            known = {schedule.schedule_id for schedule in due}
+            looked_at = [*due, *(schedule for schedule in waiting if schedule.schedule_id not in known)]
+            firings = await store.read_firings(connection, looked_at, _FIRINGS)
+            open_runs = await store.read_open_runs(connection, looked_at)
+            self._next = await store.next_after(connection, now)
+        self._has_more = len(due) == SLICE
+        looks = [self._look(schedule, firings, open_runs, now) for schedule in looked_at]
+        news = [look for look in looks if look is not None and look.is_news]
+        if not news:
+            return 0
+        await self._make_way(news)
+        return await self._fire(news)
+
+    def _look(
+        self, schedule: Schedule, firings: dict[UUID, list[Waiting]], open_runs: dict[UUID, OpenRun], now: datetime
+    ) -> _Look | None:
+        waiting, open_run = firings.get(schedule.schedule_id, []), open_runs.get(schedule.schedule_id)
+        try:
+            plan = engine.plan(schedule, waiting, open_run, now)
+        except BadTimes as error:
+            # A zone that this machine does not know: another replica may.
+            _log.warning("schedule left alone", schedule=schedule.name, cause=error.problem)
+            return None
+        return _Look(schedule, waiting, open_run, plan)
+
+    async def _make_way(self, looks: Sequence[_Look]) -> None:
+        """Stops the open runs that are in the way."""
+        orders: list[Order] = []
+        for look in looks:
+            if look.open_run is None or not (look.plan.cancel or look.plan.terminate):
+                continue
+            ref = RunRef(look.schedule.namespace_id, "", look.open_run.run_key)
+            reason = f"schedule {look.schedule.name} is due again"
+            orders.append(TerminateRun(ref, reason) if look.plan.terminate else CancelRun(ref, reason))
+        await submit_all(self._committers, orders)
+
+    async def _fire(self, looks: Sequence[_Look]) -> int:
+        starts = [(look, nominal) for look in looks for nominal in look.plan.starts]
+        orders: list[Order] = [
+            engine.start_of(look.schedule, nominal, telemetry.new_root(type=look.schedule.name))
+            for look, nominal in starts
+        ]
+        for (look, nominal), answer in zip(starts, await submit_all(self._committers, orders), strict=True):
+            look.started(nominal, answer)
+        settled = [look for look in looks if not look.is_held_up]
+        gone = [each for look in settled for each in look.waiting if each not in look.plan.keep]
+        kept = [each for look in settled for each in look.plan.keep if each not in look.waiting]
+        if not settled:
+            return 0
+        async with self._connection.use() as connection:
+            return await store.write_fired(connection, [look.fired() for look in settled], gone, kept)
+
+
+class _Look:
+    """One schedule in one round."""
+
+    def __init__(self, schedule: Schedule, waiting: list[Waiting], open_run: OpenRun | None, plan: Plan) -> None:
+        self.schedule = schedule
+        self.waiting = waiting
+        self.open_run = open_run
+        self.plan = plan
+        self.is_held_up = False
+        self._last: tuple[datetime, Started] | None = None
+        self._fired = 0
+        self._error = "" if plan.starts else schedule.last_error
+
+    @property
+    def is_news(self) -> bool:
+        """Whether anything becomes of it."""
+        plan = self.plan
+        moved = plan.next_nominal != self.schedule.next_nominal
+        return bool(moved or plan.starts or plan.cancel or plan.keep != self.waiting)
+
+    def started(self, nominal: datetime, answer: object) -> None:
+        """Notes what came of a start. One that was not decided on holds its schedule up until the next round."""
+        if isinstance(answer, Started):
+            # One that is found was started by a look that did not come to note it, or is repeated by a backfill.
+            last_time = self.schedule.last_time
+            self._fired += answer.started or last_time is None or nominal > last_time
+            self._last = (nominal, answer)
+        elif isinstance(answer, errors.AlreadyExists | errors.NotFound | errors.InvalidArgument):
+            self._error = str(answer)
+            _log.warning("firing refused", schedule=self.schedule.name, time=str(nominal), cause=self._error)
+        else:
+            self.is_held_up = True
+            _log.warning("firing held up", schedule=self.schedule.name, time=str(nominal), cause=str(answer))
+
+    def fired(self) -> store.Fired:
+        """How its row changes."""
+        schedule, plan = self.schedule, self.plan
+        nominal, next_time = plan.next_nominal, schedule.next_time
+        if nominal != schedule.next_nominal:
+            next_time = None if nominal is None else with_jitter(schedule.spec, schedule.schedule_id, nominal)
+        last_time, last = self._last or (None, None)
+        return store.Fired(
+            schedule_id=schedule.schedule_id,
+            version=schedule.version,
+            next_time=next_time,
+            next_nominal=nominal,
+            last_time=last_time,
+            last_workflow_id=None if last_time is None else engine.workflow_id_of(schedule, last_time),
+            last_run_id=None if last is None else last.run_id,
+            fired=self._fired,
+            skipped=plan.skipped,
+            missed=plan.missed,
+            last_error=self._error,
+        )
