@@ -16,7 +16,7 @@ from stepwell_server.model.mail import Mail
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
-from stepwell_server.model.tasks import Task
+from stepwell_server.model.tasks import Task, TaskKind
 from stepwell_server.store import batches
 from stepwell_server.store.batches import Identity
 
@@ -117,6 +117,18 @@ class MemoryStore:
         fitting.sort(key=lambda task: (task.rank, task.ready_time, task.run_key, task.ordinal))
         return [(task.run_key, task.ordinal, task.ready_time) for task in fitting[:most]]
 
+    async def claim_driven_activities(
+        self, connection: Any, namespace_id: int, task_queue: str, now: datetime, most: int
+    ) -> list[Key]:
+        fitting = [
+            task
+            for task in self.tasks.values()
+            if (task.namespace_id, task.task_queue, task.kind) == (namespace_id, task_queue, TaskKind.DRIVEN_ACTIVITY)
+            and task.ready_time <= now
+        ]
+        fitting.sort(key=lambda task: (task.ready_time, task.run_key, task.ordinal))
+        return [(task.run_key, task.ordinal) for task in fitting[:most]]
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def apply(self, write: batches.Write) -> None:
@@ -151,6 +163,13 @@ class MemoryStore:
             del self.mail[mail_id]
 
     def _apply_steps(self, write: batches.Write) -> None:
+        for run_key, *identity in write.removed_steps:
+            (place,) = [
+                place
+                for place, step in self.closed_steps.items()
+                if place[0] == run_key and step.identity == tuple(identity)
+            ]
+            del self.closed_steps[place]
         for place in write.gone_steps:
             del self.steps[place]
         for step in write.new_steps:

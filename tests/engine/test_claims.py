@@ -7,9 +7,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from tests.engine.code import COMPLETED
-from tests.engine.replica import Replica, claim, end_of, look, ref, replica
+from tests.engine.replica import MAIN, Replica, claim, end_of, look, ref, replica
 
 from stepwell_server import errors
+from stepwell_server.engine.activities import NewActivity
+from stepwell_server.engine.committer.protocols import ActivityClaim
+from stepwell_server.engine.driven_activities import CreateActivity
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.runs import CancelRun, PauseRun, ResumeRun
 from stepwell_server.engine.signals import SignalRun
@@ -71,6 +74,29 @@ async def test_tasks_claimed_for_a_caller_who_left_return(database_url: str) -> 
                 break
         (grant,) = await server.claim()
         assert grant.run.grants == 2
+
+
+async def test_an_activity_claimed_for_a_caller_who_left_returns(database_url: str) -> None:
+    """As if it had not been claimed, but for its token."""
+    async with replica(database_url) as server, look(database_url) as database:
+        started = await server.start(driven=True, managed=False)
+        new = NewActivity("send", "q")
+        await server.do(CreateActivity(ref(started), 1, new, 1, None, running=False, token=0))
+        future = server.submit(ActivityClaim(MAIN, "main", "q", "w", None))
+        finish = server.committer._finish
+
+        def leave_first(entries: object, batch: object) -> None:
+            future.cancel()
+            server.committer._finish = finish
+            finish(entries, batch)
+
+        server.committer._finish = leave_first
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            if await database.value("SELECT grants = 1 AND state = 1 FROM steps"):
+                break
+        claimed = await server.do(ActivityClaim(MAIN, "main", "q", "w", None))
+        assert (claimed.step.grants, claimed.step.attempt) == (2, 1)
 
 
 async def test_a_whole_life(database_url: str) -> None:

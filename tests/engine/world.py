@@ -14,7 +14,7 @@ from tests.engine.memory import MemoryStore
 
 from stepwell_server import errors
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.committer import Capacity, Claim, granting, loading
+from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading
 from stepwell_server.engine.committer import batch as batch_module
 from stepwell_server.engine.committer.batch import HELD, Batch
 from stepwell_server.engine.committer.orders import Order
@@ -116,6 +116,7 @@ class World:
         with (
             patch.object(loading, "batches", self.store),
             patch.object(granting, "batches", self.store),
+            patch.object(claiming, "batches", self.store),
             patch.object(batch_module, "batches", self.store),
         ):
             yield

@@ -114,6 +114,23 @@ class BeatReader:
         )
 
 
+def retry_from_proto(policy: types_pb2.RetryPolicy, fields: Fields, at: str) -> RetryPolicy:
+    """Reads a retry policy."""
+    initial = checks.seconds(policy, "initial_interval", at)
+    initial = 1.0 if initial is None else initial
+    coefficient = policy.backoff_coefficient or 2.0
+    if not 1.0 <= coefficient <= _MOST_COEFFICIENT:
+        raise InvalidField(field=f"{at}backoff_coefficient", problem="must be 1 to 1000")
+    maximum = checks.seconds(policy, "maximum_interval", at)
+    return RetryPolicy(
+        initial_seconds=initial,
+        coefficient=coefficient,
+        maximum_seconds=initial * 100 if maximum is None else maximum,
+        maximum_attempts=checks.integer(policy.maximum_attempts, "maximum_attempts", at, at_most=_MOST_ATTEMPTS),
+        non_retryable_types=fields.names(policy.non_retryable_types, "non_retryable_types", at),
+    )
+
+
 class ReportReader:
     """Reads the reports of one session."""
 
@@ -240,24 +257,9 @@ class ReportReader:
             type=self._fields.name(activity.type, "type", at),
             task_queue=self._fields.text(activity.task_queue, "task_queue", at),
             input=self._payload(activity.input, "input", at),
-            retry=self._retry(activity.retry, f"{at}retry.") if activity.HasField("retry") else None,
+            retry=retry_from_proto(activity.retry, self._fields, f"{at}retry.") if activity.HasField("retry") else None,
             timeouts=limits if limits != Timeouts() else None,
             priority=priority,
-        )
-
-    def _retry(self, policy: types_pb2.RetryPolicy, at: str) -> RetryPolicy:
-        initial = checks.seconds(policy, "initial_interval", at)
-        initial = 1.0 if initial is None else initial
-        coefficient = policy.backoff_coefficient or 2.0
-        if not 1.0 <= coefficient <= _MOST_COEFFICIENT:
-            raise InvalidField(field=f"{at}backoff_coefficient", problem="must be 1 to 1000")
-        maximum = checks.seconds(policy, "maximum_interval", at)
-        return RetryPolicy(
-            initial_seconds=initial,
-            coefficient=coefficient,
-            maximum_seconds=initial * 100 if maximum is None else maximum,
-            maximum_attempts=checks.integer(policy.maximum_attempts, "maximum_attempts", at, at_most=_MOST_ATTEMPTS),
-            non_retryable_types=self._fields.names(policy.non_retryable_types, "non_retryable_types", at),
         )
 
     def _child(self, child: workers_pb2.ChildStep, at: str) -> NewChild:

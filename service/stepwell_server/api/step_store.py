@@ -13,10 +13,8 @@ from stepwell_server.api.run_values import MESSAGE_MARGIN, step_to_proto
 from stepwell_server.api.stores import StoreCalls
 from stepwell_server.engine import driven_steps
 from stepwell_server.engine.driven_steps import StepAnswer, identity_of
-from stepwell_server.errors import InvalidField
-from stepwell_server.ids import pack, unpack
+from stepwell_server.ids import pack
 from stepwell_server.model.payloads import NULL
-from stepwell_server.model.runs import RunRef
 from stepwell_server.model.steps import StepState
 from stepwell_server.store import step_store, steps
 
@@ -60,7 +58,7 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
     async def CompleteStep(
         self, request: step_store_pb2.CompleteStepRequest, context: Context
     ) -> step_store_pb2.CompleteStepResponse:
-        ref, ordinal = await self._numbered(request)
+        ref, ordinal = await self._numbered(request, request.step_number, "step_number")
         payload = payload_from_proto(request.result, self._fields, "result")
         command = driven_steps.EndStep(ref, ordinal, payload, None, request.token)
         return step_store_pb2.CompleteStepResponse(step=await self._shown(await self._do(StepAnswer, command, request)))
@@ -68,7 +66,7 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
     async def FailStep(
         self, request: step_store_pb2.FailStepRequest, context: Context
     ) -> step_store_pb2.FailStepResponse:
-        ref, ordinal = await self._numbered(request)
+        ref, ordinal = await self._numbered(request, request.step_number, "step_number")
         failure = failure_from_proto(request.failure, self._fields, "failure")
         command = driven_steps.EndStep(ref, ordinal, NULL, failure, request.token)
         return step_store_pb2.FailStepResponse(step=await self._shown(await self._do(StepAnswer, command, request)))
@@ -145,11 +143,3 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
         self._fields.name(step_name, "step_name")
         run = await self._seek(request)
         return await step_store.read(self._database, run.run_key, identity_of(step_name)) if run is not None else None
-
-    async def _numbered(self, request: Any) -> tuple[RunRef, int]:  # noqa: ANN401 - any request with a step's number
-        """The run and the ordinal of the step that is meant."""
-        space = await self._space(request)
-        if request.step_number <= 0:
-            raise InvalidField(field="step_number", problem="is required: the number of a step")
-        run_key, ordinal = unpack(request.step_number)
-        return RunRef(space.namespace_id, space.namespace, run_key=run_key), ordinal

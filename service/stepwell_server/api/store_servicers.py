@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stepwell_server.api.activity_store import ActivityStoreCalls
 from stepwell_server.api.event_store import EventStoreCalls
 from stepwell_server.api.leader_store import LeaderStoreCalls
 from stepwell_server.api.run_store import RunStoreCalls
@@ -28,6 +29,7 @@ def store_servicers(
     kinds: tuple[type[StoreCalls], ...] = (
         RunStoreCalls,
         StepStoreCalls,
+        ActivityStoreCalls,
         EventStoreCalls,
         SignalStoreCalls,
         TopicStoreCalls,

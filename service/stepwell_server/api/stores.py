@@ -13,6 +13,7 @@ from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.run_starts import size_of
 from stepwell_server.api.run_values import RunRefs, each, run_to_proto, whole_run_to_proto
 from stepwell_server.errors import InvalidField
+from stepwell_server.ids import unpack
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import driven, runs
 
@@ -61,6 +62,15 @@ class StoreCalls:
         """The namespace of a request about many runs, as what all references into it begin with."""
         namespace = self._fields.namespace(request.namespace)
         return RunRef(await self._namespaces.id_of(namespace), namespace)
+
+    async def _numbered(self, request: Any, number: int, field: str) -> tuple[RunRef, int]:  # noqa: ANN401
+        """The run and the ordinal of the step with that number; in any namespace for `-`."""
+        namespace = self._fields.any_namespace(request.namespace)
+        namespace_id = None if namespace is None else await self._namespaces.id_of(namespace)
+        if number <= 0:
+            raise InvalidField(field=field, problem="is required: a number as it was given out")
+        run_key, ordinal = unpack(number)
+        return RunRef(namespace_id, namespace or "-", run_key=run_key), ordinal
 
     def _now(self, request: Any) -> datetime:  # noqa: ANN401 - any request with a `now`
         """The caller's time, or else the service's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 import msgspec
@@ -28,7 +28,6 @@ from stepwell_server.model.steps import (
     pack_step_details,
     unpack_step_details,
 )
-from stepwell_server.model.tasks import TaskKind
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -187,14 +186,14 @@ def time_out(change: Change, step: Step, last_beat: datetime | None) -> None:
     """Looks at an activity whose time may have run out: fails it or its attempt, sets it going again, or waits on."""
     limits = unpack_step_details(step.details).timeouts or NO_TIMEOUTS
     now = change.now
-    passed = _passed(step, limits, now, last_beat)
+    passed = passed_timeout(step, limits, now, last_beat)
     if passed is None and step.state == StepState.PENDING and (step.wake_time is None or step.wake_time <= now):
         change.put_step(replace(step, wake_time=None))
         step = replace(step, wake_time=grants.next_timeout(step))
         if step.attempt or step.wake_time is None:
             change.put_step(step)
             change.bump()
-            change.enqueue(step.ordinal, TaskKind.ACTIVITY, step.task_queue, step.type, step.priority)
+            grants.enqueue_activity(change, step)
         return
     if passed is None:
         change.put_step(replace(step, wake_time=grants.next_timeout(step, last_beat)))
@@ -208,6 +207,19 @@ def time_out(change: Change, step: Step, last_beat: datetime | None) -> None:
     fail_attempt(change, step, failure)
 
 
+class Timed(Protocol):
+    """An open activity, decided on or read."""
+
+    @property
+    def state(self) -> int: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def create_time(self) -> datetime: ...
+    @property
+    def start_time(self) -> datetime | None: ...
+
+
 SCHEDULE_TO_START, SCHEDULE_TO_CLOSE, START_TO_CLOSE, HEARTBEAT = 1, 2, 3, 4
 TIMEOUT_NAMES = {
     SCHEDULE_TO_START: "schedule-to-start",
@@ -217,7 +229,7 @@ TIMEOUT_NAMES = {
 }
 
 
-def _passed(step: Step, limits: Timeouts, now: datetime, last_beat: datetime | None) -> int | None:
+def passed_timeout(step: Timed, limits: Timeouts, now: datetime, last_beat: datetime | None) -> int | None:
     """Which of the timeouts has passed."""
 
     def over(since: datetime | None, seconds: float | None) -> bool:

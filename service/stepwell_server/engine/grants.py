@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from stepwell_server import errors
 from stepwell_server.engine import endings
 from stepwell_server.engine.change import Change
+from stepwell_server.engine.run_change import HIGHEST_PRIORITY
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType, payload_of, unpack_attributes
 from stepwell_server.model.payloads import Failure, Payload
@@ -176,18 +177,23 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
             attempt = step.attempt - 1
             requeue(change, replace(step, returns=step.returns + 1, attempt=attempt))
             return True
-        if change.has_room:
-            facts = {"worker": step.owner_id, "attempt": str(step.attempt), "reason": self.reason}
-            change.event(EventType.ACTIVITY_INTERRUPTED, ordinal=step.ordinal, facts=facts)
-        failure = Failure(f"worker {step.owner_id} was lost: {self.reason}", WORKER_LOST)
-        policy = unpack_step_details(step.details).retry
-        if policy is not None and policy.maximum_attempts and step.attempt >= policy.maximum_attempts:
-            event = change.event(EventType.ACTIVITY_FAILED, ordinal=step.ordinal, failure=failure)
-            change.end_step(step, StepState.FAILED, event, failure=failure)
-            endings.wake(change)
-            return True
-        requeue(change, replace(step, returns=0))
+        interrupt(change, step, self.reason)
         return True
+
+
+def interrupt(change: Change, step: Step, reason: str) -> None:
+    """An activity's attempt was begun and its worker is lost: another attempt, if there is one left."""
+    if change.has_room:
+        facts = {"worker": step.owner_id, "attempt": str(step.attempt), "reason": reason}
+        change.event(EventType.ACTIVITY_INTERRUPTED, ordinal=step.ordinal, facts=facts)
+    failure = Failure(f"worker {step.owner_id} was lost: {reason}", WORKER_LOST)
+    policy = unpack_step_details(step.details).retry
+    if policy is not None and policy.maximum_attempts and step.attempt >= policy.maximum_attempts:
+        event = change.event(EventType.ACTIVITY_FAILED, ordinal=step.ordinal, failure=failure)
+        change.end_step(step, StepState.FAILED, event, failure=failure)
+        endings.wake(change)
+        return
+    requeue(change, replace(step, returns=0))
 
 
 def requeue(change: Change, step: Step) -> None:
@@ -195,7 +201,16 @@ def requeue(change: Change, step: Step) -> None:
     waiting = replace(step, state=StepState.PENDING, session_id=None, owner_id="")
     change.put_step(replace(waiting, wake_time=next_timeout(waiting)))
     change.bump()
-    change.enqueue(step.ordinal, TaskKind.ACTIVITY, step.task_queue, step.type, step.priority)
+    enqueue_activity(change, step)
+
+
+def enqueue_activity(change: Change, step: Step, ready_time: datetime | None = None) -> None:
+    """Puts an activity's task into its queue. A driven run's are claimed apart from all others, whatever their type."""
+    if change.open.driven:
+        kind, type_name, priority = TaskKind.DRIVEN_ACTIVITY, "", HIGHEST_PRIORITY
+    else:
+        kind, type_name, priority = TaskKind.ACTIVITY, step.type, step.priority
+    change.enqueue(step.ordinal, kind, step.task_queue, type_name, priority, ready_time)
 
 
 def held_run(change: Change, session_id: UUID, token: int) -> Run:

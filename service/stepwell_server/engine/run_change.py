@@ -225,8 +225,16 @@ class RunChange:
 
     # --- tasks and mail ---------------------------------------------------------------------------------------------
 
-    def enqueue(self, ordinal: int, kind: TaskKind, queue: str, type_name: str, priority: int) -> None:
-        """Puts a task into its queue, ready now."""
+    def enqueue(  # noqa: PLR0917 - the columns of one row
+        self,
+        ordinal: int,
+        kind: TaskKind,
+        queue: str,
+        type_name: str,
+        priority: int,
+        ready_time: datetime | None = None,
+    ) -> None:
+        """Puts a task into its queue, ready now unless another time is given."""
         run = self.open
         task = Task(
             run_key=run.run_key,
@@ -236,11 +244,12 @@ class RunChange:
             kind=kind,
             type=type_name,
             rank=HIGHEST_PRIORITY - priority,
-            ready_time=self.now,
+            ready_time=ready_time or self.now,
             build_id=run.build_id if kind == TaskKind.RUN else "",
         )
         self._set(self.tasks, ordinal, task)
-        self.news.tasks.append(task)
+        if kind != TaskKind.DRIVEN_ACTIVITY:
+            self.news.tasks.append(task)
 
     def drop_task(self, ordinal: int) -> None:
         """Takes a task out of its queue, if it is in it."""

@@ -14,10 +14,11 @@ from stepwell_server.model.steps import Step
 
 
 class TaskKind(IntEnum):
-    """What a task is about; the proto's TaskKind."""
+    """What a task is about; the proto's TaskKind, and what only outside engines' workers take."""
 
     RUN = 1
     ACTIVITY = 2
+    DRIVEN_ACTIVITY = 4
 
 
 class Task(msgspec.Struct, frozen=True, gc=False):

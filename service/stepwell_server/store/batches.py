@@ -268,6 +268,14 @@ async def claim_tasks(  # noqa: PLR0917 - the statement's parameters
     return [(row[0], row[1], row[4]) for row in rows]
 
 
+async def claim_driven_activities(
+    connection: Connection, namespace_id: int, task_queue: str, now: datetime, most: int
+) -> list[tuple[int, int]]:
+    """The activities of driven runs that have waited longest, as (run key, ordinal), locked."""
+    rows = await connection.fetch(TASKS["claim_driven_activities"], namespace_id, task_queue, now, most)
+    return [(row[0], row[1]) for row in rows]
+
+
 async def settle(connection: Connection, batch_id: UUID, now: datetime) -> bool:
     """Whether a batch whose COMMIT went unanswered was committed. Waits for its transaction if that is still open."""
     committer: int = await connection.fetchval(BATCHES["settle_batch"], batch_id, now)

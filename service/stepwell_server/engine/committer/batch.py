@@ -12,8 +12,8 @@ from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.collecting import collect
 from stepwell_server.engine.committer.granting import Granting
-from stepwell_server.engine.committer.orders import Birth, may_see, ref_of, start_of
-from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
+from stepwell_server.engine.committer.orders import AnyClaim, Birth, may_see, ref_of, start_of
+from stepwell_server.engine.committer.protocols import Capacity, Reservation
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
@@ -64,7 +64,7 @@ class Batch:
         self.changes: dict[int, Change] = {}
         self._births = Births(self.changes, next_key)
         self.answers: list[object] = [None] * len(entries)
-        self._grants = Granting(connection, self.changes, capacity)
+        self._grants = Granting(connection, self.changes, capacity, now, HELD)
 
     async def prepare(self) -> None:
         """Loads, decides, and matches fresh tasks with waiting workers."""
@@ -88,8 +88,7 @@ class Batch:
         for entry in entries:
             if isinstance(entry.order, Birth):
                 entry.key = entry.order.open_key(self._births)
-        claims = ((place, entry.order) for place, entry in enumerate(entries) if isinstance(entry.order, Claim))
-        await self._grants.claim(claims)
+        await self._grants.claim((place, entry.order) for place, entry in enumerate(entries))
         await self._resolve()
         keys = self._keys_here()
         keys |= {key for key, _ in self._grants.tasks}
@@ -181,7 +180,7 @@ class Batch:
         wanted: list[tuple[Change, Missing]] = []
         for place in places:
             entry = self._entries[place]
-            if entry.key is None or isinstance(entry.order, Claim):
+            if entry.key is None or isinstance(entry.order, AnyClaim):
                 continue
             wants = entry.order.wants()
             if wants is not None:
@@ -242,7 +241,7 @@ class Batch:
 
     def _decide_one(self, place: int, entry: Entry) -> Missing | None:
         order = entry.order
-        if isinstance(order, Claim):
+        if isinstance(order, AnyClaim):
             self.answers[place] = self._grants.granted(place, order)
             return None
         change = self._target(entry)

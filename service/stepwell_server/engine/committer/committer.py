@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from stepwell_server import errors, telemetry
+from stepwell_server.engine.activity_claims import ClaimedActivity, ReturnActivity
 from stepwell_server.engine.committer.batch import ANOTHERS, HELD, Batch
 from stepwell_server.engine.committer.orders import Order, label_of
 from stepwell_server.engine.committer.waiting import Entry, Waiting
@@ -234,6 +235,10 @@ class Committer:
 
     def _take_back(self, answer: object) -> None:
         """What was granted to a caller who has left meanwhile goes back: nobody knows of it."""
+        if isinstance(answer, ClaimedActivity):
+            step = answer.step
+            back = ReturnActivity(RunRef(None, "", step.run_key), step.ordinal, step.grants)
+            self._waiting.add(Entry(back, None, _MAIL_SIZE, time.monotonic() + 30.0))
         for grant in answer if isinstance(answer, list) else ():
             token, ordinal = (grant.step.grants, grant.step.ordinal) if grant.step else (grant.run.grants, 0)
             ref = RunRef(grant.run.namespace_id, "", grant.run.run_key)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepwell_server.engine.committer.protocols import Capacity, Claim, Reservation
+from stepwell_server.engine.committer.claiming import Claiming
+from stepwell_server.engine.committer.protocols import ActivityClaim, Capacity, Claim, Reservation
 from stepwell_server.engine.grants import GrantTask
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import batches
@@ -14,25 +15,34 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stepwell_server.engine.change import Change
+    from stepwell_server.engine.committer.orders import AnyClaim, Order
     from stepwell_server.model.tasks import Grant, Task
     from stepwell_server.store.database import Connection
 
 
 class Granting:
-    """See the module. `stale` are tasks in the table that nobody can do any more."""
+    """See the module."""
 
-    def __init__(self, connection: Connection, changes: dict[int, Change], capacity: Capacity) -> None:
+    def __init__(
+        self, connection: Connection, changes: dict[int, Change], capacity: Capacity, now: datetime, held: object
+    ) -> None:
         self._connection = connection
+        self._driven = Claiming(connection, changes, now, held)
         self._changes = changes
         self._capacity = capacity
         self._claimed: dict[int, list[tuple[int, int, datetime]]] = {}
         self.reservations: list[tuple[Task, Reservation]] = []
-        self.stale: list[tuple[int, int]] = []
+        self._stale: list[tuple[int, int]] = []
 
-    async def claim(self, claims: Iterable[tuple[int, Claim]]) -> None:
+    async def claim(self, orders: Iterable[tuple[int, Order]]) -> None:
         """Finds tasks for each claim. A transaction does not skip its own locks: what one got, the next leaves."""
         taken: set[tuple[int, int, datetime]] = set()
-        for place, claim in claims:
+        driven: list[tuple[int, ActivityClaim]] = []
+        for place, claim in orders:
+            if isinstance(claim, ActivityClaim):
+                driven.append((place, claim))
+            if not isinstance(claim, Claim):
+                continue
             most = claim.most + len(taken)
             found = await batches.claim_tasks(
                 self._connection, claim.namespace_id, claim.task_queue, claim.kind, claim.types, most
@@ -40,6 +50,7 @@ class Granting:
             mine = [task for task in found if task not in taken][: claim.most]
             taken.update(mine)
             self._claimed[place] = mine
+        await self._driven.claim(driven)
 
     @property
     def tasks(self) -> Iterator[tuple[int, int]]:
@@ -47,9 +58,17 @@ class Granting:
         for tasks in self._claimed.values():
             for key, ordinal, _ in tasks:
                 yield key, ordinal
+        yield from self._driven.tasks
 
-    def granted(self, place: int, claim: Claim) -> list[Grant]:
+    @property
+    def stale(self) -> list[tuple[int, int]]:
+        """Tasks in the table that nobody can do any more."""
+        return self._stale + self._driven.stale
+
+    def granted(self, place: int, claim: AnyClaim) -> object:
         """What a claim gets of the tasks found for it."""
+        if isinstance(claim, ActivityClaim):
+            return self._driven.granted(place, claim)
         granted: list[Grant] = []
         for key, ordinal, ready_time in self._claimed[place]:
             change = self._changes.get(key)
@@ -58,7 +77,7 @@ class Granting:
             reservation = Reservation(claim.session_id, claim.owner_id, claim.build_id)
             grant = self._grant(change, ordinal, reservation, ready_time)
             if grant is None:
-                self.stale.append((key, ordinal))
+                self._stale.append((key, ordinal))
             else:
                 granted.append(grant)
                 change.news.grants.remove(grant)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Command
-from stepwell_server.engine.committer.protocols import Claim
+from stepwell_server.engine.committer.protocols import ActivityClaim, Claim
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
 from stepwell_server.model.runs import RunRef
 
 Birth = StartRun | SignalWithStartRun
-Order = Command | Birth | Claim
+AnyClaim = Claim | ActivityClaim
+Order = Command | Birth | AnyClaim
 
 
 def label_of(order: Order) -> str:
@@ -22,7 +23,7 @@ def label_of(order: Order) -> str:
 
 
 def ref_of(order: Order) -> RunRef | None:
-    return None if isinstance(order, Birth | Claim) else order.ref
+    return None if isinstance(order, Birth | AnyClaim) else order.ref
 
 
 def start_of(order: Order) -> StartRun | None:

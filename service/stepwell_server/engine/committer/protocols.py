@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from uuid import UUID
 
@@ -26,6 +27,19 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     owner_id: str
     build_id: str
     most: int
+
+
+class ActivityClaim(msgspec.Struct, frozen=True, gc=False):
+    """Asks for the driven activity of one queue that has waited longest. Answered with a ClaimedActivity, or None.
+
+    `now` is the caller's time, None for the service's: what is to be had later waits on.
+    """
+
+    namespace_id: int
+    namespace: str
+    task_queue: str
+    owner_id: str
+    now: datetime | None
 
 
 class Reservation(NamedTuple):

@@ -15,8 +15,7 @@ import zlib
 from typing import TYPE_CHECKING, TypeVar
 
 from stepwell_server.engine.committer.committer import Committer
-from stepwell_server.engine.committer.orders import ref_of, start_of
-from stepwell_server.engine.committer.protocols import Claim
+from stepwell_server.engine.committer.orders import AnyClaim, ref_of, start_of
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -85,7 +84,7 @@ class Committers:
 
     def _place(self, order: Order) -> int:
         count = len(self.members)
-        if isinstance(order, Claim):
+        if isinstance(order, AnyClaim):
             return hash((order.namespace_id, order.task_queue)) % count
         start = start_of(order)
         if start is not None:

@@ -15,6 +15,16 @@ FROM unnest($4::text[]) AS x (type),
 ORDER BY picked.rank, picked.ready_time, picked.run_key, picked.ordinal
 LIMIT $5;
 
+-- name: claim_driven_activities
+-- The activities of driven runs (kind 4, without a type, all of one rank) of one queue that have waited longest and are
+-- to be had at a time, locked so that no other claimer takes them. Walks tasks_claim_idx. Locks tasks, before runs.
+SELECT t.run_key, t.ordinal
+FROM tasks AS t
+WHERE t.namespace_id = $1 AND t.task_queue = $2 AND t.kind = 4 AND t.type = '' AND t.rank = 0 AND t.ready_time <= $3
+ORDER BY t.ready_time, t.run_key, t.ordinal
+LIMIT $4
+FOR UPDATE SKIP LOCKED;
+
 -- name: insert_tasks
 INSERT INTO tasks (
     run_key, ordinal, namespace_id, task_queue, kind, type, rank, ready_time, build_id

@@ -226,7 +226,7 @@ class CompleteStepRequest(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    """Default `main`."""
+    """Default `main`. `-` looks in every namespace."""
     step_number: _builtins.int
     """The step's `number`. Required."""
     token: _builtins.int
@@ -286,7 +286,7 @@ class FailStepRequest(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    """Default `main`."""
+    """Default `main`. `-` looks in every namespace."""
     step_number: _builtins.int
     """The step's `number`. Required."""
     token: _builtins.int
