@@ -144,7 +144,11 @@ class Stream:
         self._session.outbox.answer(ReportAnswer(correlation, duplicate=duplicate))
 
     def _refused(self, correlation: int, key: TaskKey, order: Report, error: BaseException) -> None:
-        refusal = error if isinstance(error, errors.Refusal) else as_refusal(Exception(str(error)), "Connect")
+        refusal = (
+            error
+            if isinstance(error, errors.Refusal)
+            else as_refusal(error if isinstance(error, Exception) else RuntimeError(), "Connect")
+        )
         if isinstance(refusal, _OVER):
             self._forget(key, order.token)
         self._session.outbox.answer(ReportAnswer(correlation, refusal=refusal))

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import errors, telemetry
 from stepwell_server.dispatch.messages import AdvanceRun, TaskNotice, slices
 from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
 from stepwell_server.model.steps import EndedStep, Kind
@@ -100,8 +100,10 @@ class Pushes:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             except Exception:  # noqa: BLE001 - a task that can't be told of must not stay with this worker
-                _log.exception("assignment failed")
+                _log.exception("assignment failed", of=len(grants))
                 for grant in grants:
+                    with telemetry.about(grant.run.run_id, grant.run.traceparent):
+                        _log.warning("task goes back", worker=session.hello.worker_id)
                     self._take_back(session, _described(grant)[0], "assignment failed")
                 return
             for assign in assigns:

@@ -228,7 +228,7 @@ class Registry:
             except errors.RunNotFound:
                 return
             except errors.Refusal as refusal:
-                _log.info("task not returned yet", run=order.ref.label, reason=refusal.reason)
+                _log.info("task not returned yet", run_key=order.ref.run_key, reason=refusal.reason)
             else:
                 if returned is True and order.reason not in _CONSENTED:
                     metrics.count_lost_lease(order.reason)

@@ -1,15 +1,18 @@
-"""What was committed, as spans and numbers: every claim, whichever way it went, is seen here and once.
+"""What was committed, as spans, numbers and lines of the log: every claim, whichever way it went, is seen here, once.
 
 A claim is counted when it is committed, also if its worker is gone by then and the task goes back.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
+import structlog
+
 from stepwell_server import telemetry
-from stepwell_server.model.tasks import Grant
+from stepwell_server.model.tasks import Grant, Taken
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -19,8 +22,9 @@ if TYPE_CHECKING:
     from stepwell_server.engine.change import Change
     from stepwell_server.model.runs import ClosedRun, Run
     from stepwell_server.model.steps import ClosedStep, Step
-    from stepwell_server.model.tasks import Renewal, Taken
+    from stepwell_server.model.tasks import Renewal
 
+_log, _logger = structlog.get_logger("stepwell.runs"), logging.getLogger("stepwell.runs")
 PUSHED, CLAIMED = "pushed", "claimed"
 RECORDED, LOST = "recorded", "lost"
 
@@ -31,8 +35,11 @@ class Traces:
     def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
         """Records what a batch did."""
         del committer, position
+        is_told = _logger.isEnabledFor(logging.DEBUG)
         for change in changes:
             news = change.news
+            if is_told:
+                _tell(change)
             for claim in news.claims:
                 _claimed(claim, change.now)
             for renewal in news.renewals:
@@ -45,6 +52,24 @@ class Traces:
 
     def unsettled(self) -> None:
         """Nothing is known of it."""
+
+
+def _tell(change: Change) -> None:
+    """Logs what became of a run, for who follows one closely."""
+    run = change.run or change.closed_run
+    if run is None:
+        return
+    with telemetry.about(run.run_id, run.traceparent):
+        if change.fresh:
+            _log.debug("run started", type=run.type, queue=run.task_queue)
+        for claim in change.news.claims:
+            step = claim.step
+            worker = claim.owner_id if isinstance(claim, Taken) else (step or claim.run).owner_id
+            _log.debug("task claimed", step=step.name if step is not None else "", worker=worker)
+        for _, ordinal, token, reason in change.news.revokes:
+            _log.debug("lease lost", ordinal=ordinal, token=token, reason=reason)
+        if change.run is None and (change.fresh or change.original is not None):
+            _log.debug("run ended", phase=change.phase.name)
 
 
 def subject(run: Run | ClosedRun, step: Step | ClosedStep | None, number: int) -> telemetry.Subject:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import errors, telemetry
 from stepwell_server.dispatch.cursors import Cursor, pack_cursor, unpack_cursor
 from stepwell_server.dispatch.watch_streams import Stream, told_of
 from stepwell_server.model.events import payload_of, unpack_attributes
@@ -117,7 +117,7 @@ class Watches:
                 try:
                     await self._look()
                 except Exception as error:  # noqa: BLE001 - the database may be away for a while
-                    _log.warning("watches could not look", error=str(error))
+                    _log.warning("watches could not look", cause=telemetry.words_of(error))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._due.wait(), self._settings.watch_poll_seconds)
         finally:

@@ -157,14 +157,25 @@ class Connection:
 def translated(error: Exception) -> Exception:
     """A driver's error in the words of this module."""
     if isinstance(error, _CONFLICTS):
-        return Conflict(str(error))
+        return Conflict(_said(error))
     if isinstance(error, asyncpg.UniqueViolationError) and error.table_name in _CONTENDED:
-        return Conflict(str(error))
+        return Conflict(_said(error))
+    # What the driver can't encode is no loss, though it calls that an error of its interface.
+    if isinstance(error, (ValueError, TypeError, OverflowError)):
+        return Rejected(_said(error))
     if isinstance(error, _LOSSES):
-        return Lost(str(error))
-    if isinstance(error, (asyncpg.PostgresError, ValueError, TypeError, OverflowError)):
-        return Rejected(str(error))
+        return Lost(_said(error))
+    if isinstance(error, asyncpg.PostgresError):
+        return Rejected(_said(error))
     return error
+
+
+def _said(error: Exception) -> str:
+    """What went wrong, without what the database or the driver repeat of rows and arguments."""
+    if isinstance(error, asyncpg.PostgresError):
+        where = (error.table_name, error.column_name, error.constraint_name)
+        return " ".join([type(error).__name__, str(error.sqlstate), *(name for name in where if name)])
+    return type(error).__name__ if isinstance(error, (ValueError, TypeError)) else str(error)
 
 
 class Database:
@@ -235,6 +246,7 @@ def _pool(settings: Settings, url: str) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=settings.statement_seconds,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={
             "timeout": settings.connect_seconds,
             "command_timeout": settings.statement_seconds,

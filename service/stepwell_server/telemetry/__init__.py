@@ -1,7 +1,7 @@
 """Spans, metrics and logs: how a running service is seen."""
 
 from stepwell_server.telemetry.contexts import caller_context, is_sampled, of_successor, valid_traceparent
-from stepwell_server.telemetry.logs import about, set_up_logs
+from stepwell_server.telemetry.logs import about, about_call, set_up_logs, words_of
 from stepwell_server.telemetry.metrics import count_refusal, serve_metrics
 from stepwell_server.telemetry.spans import (
     Subject,
@@ -23,6 +23,7 @@ from stepwell_server.telemetry.spans import (
 __all__ = [
     "Subject",
     "about",
+    "about_call",
     "caller_context",
     "claim_context",
     "claim_span",
@@ -43,4 +44,5 @@ __all__ = [
     "shut_down_tracing",
     "start_span",
     "valid_traceparent",
+    "words_of",
 ]

@@ -1,20 +1,25 @@
 """Logs: one JSON object a line, or text for a person, on standard error; libraries' own lines in the same form.
 
 Lines carry the run and the trace that they are about. They carry no payloads and no secrets: bytes are replaced by
-their length, and stacks come without the values of variables.
+their length, and stacks come without the values of variables, also of those that an error's own text would repeat.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from contextlib import AbstractContextManager
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TextIO
 from uuid import UUID
 
 import structlog
-from structlog.typing import EventDict, Processor
+from structlog.typing import EventDict, ExcInfo, Processor
 
+# What errors of these say may hold what they were given: parameters of a statement, a row, a text that was parsed.
+_REPEATING = (ValueError, LookupError)
+_REPEATING_PACKAGES = frozenset({"asyncpg", "google", "grpc", "sqlalchemy"})
 _SECRET = frozenset({"authorization", "password", "secret", "api_key", "database_url", "payload", "metadata"})
 _TRACE_ID = slice(3, 35)
 
@@ -57,11 +62,44 @@ def about(run_id: UUID | str, traceparent: str = "") -> AbstractContextManager[N
     return structlog.contextvars.bound_contextvars(run_id=str(run_id))
 
 
+def about_call(traceparent: str) -> AbstractContextManager[None]:
+    """Marks the lines logged within as being about a call of that trace."""
+    return structlog.contextvars.bound_contextvars(trace_id=traceparent[_TRACE_ID]) if traceparent else nullcontext()
+
+
+def words_of(error: BaseException) -> str:
+    """What may be told of an error: its type, and what it says, unless that may repeat what it was given."""
+    kind = type(error)
+    package = kind.__module__.partition(".")[0]
+    name = kind.__qualname__ if package in {"builtins", "stepwell_server"} else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(error, _REPEATING) or package in _REPEATING_PACKAGES:
+        return name
+    return f"{name}: {error}".removesuffix(": ")
+
+
+def _stack(exc_info: ExcInfo) -> str:
+    return "\n\nwhich led to:\n\n".join(_parts(exc_info[1], set()))
+
+
+def _parts(error: BaseException | None, shown: set[int]) -> Iterator[str]:
+    """An error after those that led to it, as Python shows them but for what they say."""
+    if error is None or id(error) in shown:
+        return
+    shown.add(id(error))
+    yield from _parts(error.__cause__ or (None if error.__suppress_context__ else error.__context__), shown)
+    for inner in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        yield from _parts(inner, shown)
+    yield "".join([*traceback.format_tb(error.__traceback__), words_of(error)])
+
+
+def _write_stack(out: TextIO, exc_info: ExcInfo) -> None:
+    out.write(_stack(exc_info))
+
+
 def _rendering(form: str) -> list[Processor]:
     if form == "console":
-        plain = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_stack)]
+    return [structlog.processors.ExceptionRenderer(_stack), structlog.processors.JSONRenderer(default=str)]
 
 
 def _without_contents(_logger: object, _method: str, event: EventDict) -> EventDict:

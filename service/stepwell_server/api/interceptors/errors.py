@@ -65,12 +65,17 @@ async def _answering(method: str, context: Context) -> AsyncIterator[None]:
         log.info("call.abandoned", method=method)
         raise asyncio.CancelledError from error
     except Exception as error:  # noqa: BLE001 - a caller must hear of any
-        await _abort(context, as_refusal(error, method))
+        with telemetry.about_call(telemetry.caller_context(context.invocation_metadata() or ())[0]):
+            refusal = as_refusal(error, method)
+        await _abort(context, refusal)
 
 
 def as_refusal(error: Exception, method: str = "") -> Refusal:
     """Finds what to tell of an exception. One that nobody declared is logged with its stack."""
     if isinstance(error, Refusal):
+        if isinstance(error, InternalError):
+            # Whoever made it has told its cause, under the same id.
+            log.error("call.failed", method=method, error_id=str(error.error_id))
         return error
     if isinstance(error, NotImplementedError):
         return MethodUnimplemented(method=method)

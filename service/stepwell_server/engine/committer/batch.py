@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import errors, telemetry
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.collecting import collect
 from stepwell_server.engine.committer.granting import Granting
-from stepwell_server.engine.committer.orders import AnyClaim, Birth, may_see, ref_of, start_of
+from stepwell_server.engine.committer.orders import AnyClaim, Birth, Order, may_see, ref_of, start_of
 from stepwell_server.engine.committer.protocols import Capacity, Reservation
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.letters import ReadLetter
@@ -264,7 +265,8 @@ class Batch:
             answer = told
         except Exception:  # noqa: BLE001 - a fault of ours in one decision is no reason to fail the others
             failed = errors.InternalError(error_id=uuid7())
-            _log.exception("decision failed", order=type(order).__name__, error_id=str(failed.error_id))
+            with _about(order, change):
+                _log.exception("decision failed", order=type(order).__name__, error_id=str(failed.error_id))
             if change is not None:
                 change.undo()
             self._births.undo()
@@ -297,3 +299,12 @@ class Batch:
         write.run_ids.extend(self._births.new_ids)
         write.tasks_gone.extend(self._grants.stale)
         return write if write.events or write.changed_runs or write.mail_done or write.tasks_gone else None
+
+
+def _about(order: Order, change: Change | None) -> AbstractContextManager[None]:
+    """Marks what is logged of a command with its run, or with what is to become one."""
+    run = None if change is None else change.run or change.closed_run
+    start = start_of(order)
+    if run is not None:
+        return telemetry.about(run.run_id, run.traceparent)
+    return telemetry.about_call(start.new.traceparent) if start is not None else nullcontext()

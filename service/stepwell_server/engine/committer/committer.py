@@ -167,7 +167,8 @@ class Committer:
             order = entries[0].order
             failed = errors.InternalError(error_id=uuid7())
             kind, error_id = type(order).__name__, str(failed.error_id)
-            _log.error("command refused by the database", order=kind, cause=str(cause), error_id=error_id)
+            run = label_of(order)
+            _log.error("command refused by the database", order=kind, run=run, cause=str(cause), error_id=error_id)
             busy = isinstance(cause, Conflict)
             _answer_all(entries, errors.RunBusy(run_id=label_of(order)) if busy else failed)
             return
