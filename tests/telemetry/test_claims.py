@@ -124,6 +124,32 @@ async def test_renewing_a_driven_run_s_lease_is_its_heartbeat(one: Replica, span
     assert {parent(beat) for beat in renewals} == {where(claim)[36:52]}
 
 
+async def test_activities_of_an_outside_engine(one: Replica, spans: Spans) -> None:
+    """Claimed twice; told by whoever has it, by its holder, by a former one, and when all is over."""
+    store, run_id = Store(one, "activity"), await created(one)
+    made = (await store.call("CreateActivity", run_id=run_id, seq=1, type="send", task_queue="q")).activity
+    first = (await store.call("ClaimActivity", task_queue="q", worker_id="w-1")).token
+    await store.call("RequeueActivityForRetry", activity_number=made.activity_number, attempt=2, token=first)
+    token = (await store.call("ClaimActivity", task_queue="q", worker_id="w-2")).token
+    assert not (await store.call("ClaimActivity", task_queue="q", worker_id="w-3")).claimed
+    for told in (0, token, first):
+        await store.call("HeartbeatActivity", activity_number=made.activity_number, token=told)
+    await store.call("CompleteActivity", activity_number=made.activity_number, result=payload(1), token=token)
+    assert not (await store.call("HeartbeatActivity", activity_number=made.activity_number, token=token)).recorded
+    before, after = await claims(spans, run_id, 2)
+    assert [about(each, "worker", "attempt", "queue") for each in (before, after)] == [("w-1", 1, "q"), ("w-2", 2, "q")]
+    assert links(after) == [where(before)[36:52]]
+    told = await beats(spans, run_id, 4)
+    assert [about(each, "worker", "attempt", "outcome") for each in told] == [
+        ("w-2", 2, "recorded"),
+        ("w-2", 2, "recorded"),
+        ("", 0, "lost"),
+        ("", 2, "lost"),
+    ]
+    under = [where(each)[36:52] for each in (after, after, before, after)]
+    assert [parent(each) for each in told] == under
+
+
 async def test_nothing_is_recorded_of_what_the_caller_did_not_sample(one: Replica, spans: Spans) -> None:
     """Neither its call nor claims nor heartbeats; and its workers hear so."""
     async with wire(one, capacity=capacity(runs=9, activities=9)) as stream:

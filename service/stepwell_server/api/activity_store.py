@@ -21,6 +21,7 @@ from stepwell_server.api.reports import retry_from_proto
 from stepwell_server.api.run_starts import DEFAULT_QUEUE, size_of
 from stepwell_server.api.run_values import MESSAGE_MARGIN, time_to_proto
 from stepwell_server.api.stores import StoreCalls
+from stepwell_server.dispatch.beat_traces import hear_driven
 from stepwell_server.engine import driven_activities
 from stepwell_server.engine.activities import NewActivity, passed_timeout
 from stepwell_server.engine.activity_claims import ClaimedActivity
@@ -124,6 +125,9 @@ class ActivityStoreCalls(StoreCalls, activity_store_pb2_grpc.ActivityStoreServic
             details = payload_from_proto(request.details, self._fields, "details")
         beat = await activity_store.beat(
             self._database, ref.namespace_id, ref.run_key or 0, ordinal, request.token, self._now(request), details
+        )
+        await hear_driven(
+            self._database, ref.namespace_id, ref.run_key or 0, ordinal, request.token, recorded=beat.recorded
         )
         return activity_store_pb2.HeartbeatActivityResponse(
             recorded=beat.recorded, cancel_requested=beat.cancel_requested

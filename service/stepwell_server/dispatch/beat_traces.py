@@ -6,6 +6,7 @@ What came while the database was away is kept until it can be asked, as many as 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from stepwell_server import telemetry
 from stepwell_server.dispatch.traces import LOST, RECORDED, issued, subject
 from stepwell_server.model.runs import ClosedRun, Run
-from stepwell_server.store import batches, recall
+from stepwell_server.store import activity_store, batches, recall
 from stepwell_server.store.database import Lost
 from stepwell_server.telemetry import metrics
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.dispatch.beats import Holder, TaskBeat
     from stepwell_server.model.steps import ClosedStep, Step
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.database import Connection, Database
 
 HEARD, FAILED = "heard", "failed"
 _MOST = 32_768
@@ -34,6 +35,24 @@ def hear(session_id: UUID, worker_id: str, outcome: str = HEARD) -> None:
     """Records a beat that is about no task. That of a stream is written later, with those of other sessions."""
     metrics.count_heartbeats("session", outcome)
     telemetry.session_heartbeat_span(session_id, worker=worker_id, outcome=outcome)
+
+
+async def hear_driven(
+    database: Database, namespace_id: int | None, run_key: int, ordinal: int, token: int, *, recorded: bool
+) -> None:
+    """Records a beat of a driven run's activity; token 0 is that of whoever has it."""
+    outcome, start_ns = RECORDED if recorded else LOST, time.time_ns()
+    metrics.count_heartbeats("activity", outcome)
+    if not telemetry.is_exporting():
+        return
+    found = await activity_store.claimed(database, namespace_id, run_key, ordinal)
+    if found is None or not telemetry.is_recorded(found.about.traceparent):
+        return
+    about, is_latest = found.about, token in (0, found.about.number)
+    if not is_latest:
+        about = replace(about, number=issued(token, about.number), attempt=0)
+    worker = found.owner_id if recorded and is_latest else ""
+    telemetry.heartbeat_span(about, worker=worker, outcome=outcome, start_ns=start_ns)
 
 
 class BeatTraces:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from stepwell_server import telemetry
+from stepwell_server.model.steps import Kind
 from stepwell_server.model.tasks import Grant, Taken
 from stepwell_server.telemetry import metrics
 
@@ -99,7 +100,8 @@ def _claimed(claim: Grant | Taken, now: datetime) -> None:
         worker = run.owner_id if step is None else step.owner_id
         outcome = PUSHED if claim.ready_time is None else CLAIMED
     else:
-        kind, number, worker, outcome = ("run" if step is None else "step"), claim.number, claim.owner_id, CLAIMED
+        kind = "run" if step is None else "activity" if step.kind == Kind.ACTIVITY else "step"
+        number, worker, outcome = claim.number, claim.owner_id, CLAIMED
     metrics.count_claim(kind)
     if claim.ready_time is not None:
         metrics.observe_wait(kind, (now - claim.ready_time).total_seconds())

@@ -13,6 +13,7 @@ from stepwell_server.engine.change import Change
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.steps import Kind, Step, StepState, pack_step_details, unpack_step_details
+from stepwell_server.model.tasks import Taken
 
 
 class ClaimedActivity(msgspec.Struct, frozen=True, gc=False):
@@ -43,6 +44,7 @@ def claim(change: Change, ordinal: int, owner_id: str, now: datetime) -> Claimed
     granted = replace(granted, wake_time=grants.next_timeout(granted))
     change.put_step(granted)
     change.bump()
+    change.news.claims.append(Taken(run, granted, owner_id, granted.grants))
     return ClaimedActivity(run.run_id, run.workflow_id, granted)
 
 

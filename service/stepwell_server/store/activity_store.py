@@ -12,13 +12,14 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, tuple_, union_all
+from sqlalchemy import func, literal, select, tuple_, union_all
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server.model.payloads import Payload, pack_payload
 from stepwell_server.model.steps import Kind, StepState
-from stepwell_server.store.schema import CLOSED_STEPS, HEARTBEATS, RUNS, STEPS
+from stepwell_server.store.schema import CLOSED_RUNS, CLOSED_STEPS, HEARTBEATS, RUNS, STEPS
 from stepwell_server.store.steps import CLOSED_COLUMNS, SeenStep, WholeStep, open_columns, pick, whole
+from stepwell_server.telemetry import Subject
 
 if TYPE_CHECKING:
     from stepwell_server.store.database import Database
@@ -49,6 +50,40 @@ class Beat(NamedTuple):
 
     recorded: bool
     cancel_requested: bool
+
+
+class Claimed(NamedTuple):
+    """An activity as spans tell of it: what it is, under its latest claim, and who has it; '' if it has ended."""
+
+    about: Subject
+    owner_id: str
+
+
+async def claimed(database: Database, namespace_id: int | None, run_key: int, ordinal: int) -> Claimed | None:
+    """What spans tell of an activity, open or ended. Walks runs_pkey and steps_pkey, and a partition's primary keys."""
+    runs = union_all(
+        *(
+            select(table.c.run_id, table.c.namespace_id, table.c.traceparent, table.c.tracestate).where(
+                table.c.run_key == run_key
+            )
+            for table in (RUNS, CLOSED_RUNS)
+        )
+    )
+    steps = union_all(
+        *(
+            select(table.c.name, table.c.task_queue, table.c.attempt, table.c.grants, owner).where(
+                table.c.run_key == run_key, table.c.ordinal == ordinal, table.c.kind == Kind.ACTIVITY
+            )
+            for table, owner in ((STEPS, STEPS.c.owner_id), (CLOSED_STEPS, literal("")))
+        )
+    )
+    async with database.pool.begin() as connection:
+        run, step = (await connection.execute(runs)).first(), (await connection.execute(steps)).first()
+    if run is None or step is None or namespace_id not in (None, run.namespace_id):
+        return None
+    name, task_queue, attempt, grants, owner_id = step
+    about = Subject(run.traceparent, run.tracestate, run.run_id, run_key, ordinal, grants, name, task_queue, attempt)
+    return Claimed(about, owner_id)
 
 
 async def read(database: Database, run_key: int, ordinal: int) -> WholeStep | None:
