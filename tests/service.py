@@ -29,6 +29,7 @@ from stepwell_server.model.payloads import NULL, Payload
 from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.tasks import Grant, TaskKind
 from stepwell_server.settings import Settings
+from stepwell_server.store.crews import Crews
 from stepwell_server.store.database import Database
 from stepwell_server.store.namespaces import Namespaces
 
@@ -62,7 +63,14 @@ class Service:
         self.watches = Watches(self.database, self.clock, settings)
         self.committers = Committers(self.database, self.clock, settings, NoCapacity(), ToWatches(self.watches))
         servicers = (
-            Runs(self.committers, self.database, self.namespaces, self.watches, settings),
+            Runs(
+                self.committers,
+                self.database,
+                self.namespaces,
+                Crews(self.database, self.clock),
+                self.watches,
+                settings,
+            ),
             History(self.database, self.namespaces, settings),
             NamespaceCalls(self.namespaces, self.clock, settings),
             *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),
@@ -158,7 +166,7 @@ class Holder:
     @classmethod
     async def of(cls, service: Service, task_queue: str) -> Holder:
         """Claims the one run that waits in a queue."""
-        claim = Claim(1, "main", task_queue, TaskKind.RUN, ("t",), uuid7(), "worker", "", 1)
+        claim = Claim(1, "main", task_queue, TaskKind.RUN, ("t",), uuid7(), "worker", (), 1)
         (grant,) = await service.committers.do(list, claim)
         return cls(service, grant)
 

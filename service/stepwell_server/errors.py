@@ -287,6 +287,12 @@ class RunNotDriven(FailedPrecondition):
     run_id: UUID | str
 
 
+class RunDriven(FailedPrecondition):
+    """Run {run_id} is a driven run: its own engine moves it."""
+
+    run_id: UUID | str
+
+
 class RunPhaseConflict(FailedPrecondition):
     """Run {run_id} is {phase}, from where no legal move leads to {wanted}."""
 

@@ -26,6 +26,7 @@ from stepwell_server.api.runs import Runs
 from stepwell_server.api.schedules import ScheduleCalls
 from stepwell_server.api.server import Server, build_server
 from stepwell_server.api.store_servicers import store_servicers
+from stepwell_server.api.task_queues import TaskQueues
 from stepwell_server.api.workers import WorkerServicer
 from stepwell_server.clock import SystemClock, TestClock
 from stepwell_server.dispatch.dispatcher import Dispatcher
@@ -43,6 +44,7 @@ from stepwell_server.loops.pruner import Pruner
 from stepwell_server.loops.readiness import Readiness
 from stepwell_server.loops.schedules import Schedules
 from stepwell_server.loops.timers import Alarms, Timers
+from stepwell_server.store.crews import Crews
 from stepwell_server.store.database import Database, Lost
 from stepwell_server.store.hints import Hints
 from stepwell_server.store.namespaces import Namespaces
@@ -70,6 +72,7 @@ class Service:
         self.real_clock = SystemClock()
         self.clock = TestClock(self.real_clock) if settings.test_clock else self.real_clock
         self.namespaces = Namespaces(self.database)
+        self.crews = Crews(self.database, self.real_clock)
         self.watches = Watches(self.database, self.clock, settings)
         self.dispatcher = Dispatcher(self.database, settings, self.clock, self.real_clock, self.watches)
         self.hints = Hints(self.database, settings.database_schema)
@@ -175,10 +178,11 @@ class Service:
         settings, namespaces = self.settings, self.namespaces
         return (
             NamespaceCalls(namespaces, self.clock, settings),
-            Runs(self.committers, self.database, namespaces, self.watches, settings),
+            Runs(self.committers, self.database, namespaces, self.crews, self.watches, settings),
             History(self.database, namespaces, settings),
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
+            TaskQueues(self.database, namespaces, self.crews, self.dispatcher, self.clock, settings),
             *store_servicers(self.committers, self.database, namespaces, self.clock, settings),
             *([ClockCalls(self.clock, self._look_at_all)] if isinstance(self.clock, TestClock) else []),
         )

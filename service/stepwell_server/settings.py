@@ -114,6 +114,8 @@ class Settings(BaseSettings):
     """How often a worker is told to beat."""
     ack_seconds: Seconds = 5.0
     """An assignment not acknowledged for so long is given to another."""
+    max_returns: Annotated[int, Field(gt=0, le=30_000)] = 10
+    """How often in a row a task may come back: then an activity spends an attempt, and a run is paused."""
     ping_seconds: Seconds = 20.0
     """A stream that was silent for so long is pinged."""
     outbox_messages: Count = 1_000

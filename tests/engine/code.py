@@ -50,6 +50,7 @@ class Code:
             assert world.grant(key) is not None
         self.token = world.run(key).grants
         self.session = world.session
+        self.build_id = ""
         self.counts: Counter[str] = Counter()
         self.hashes: dict[str, bytes] = {}
         self._occurrences: Counter[tuple[str, str]] = Counter()
@@ -103,6 +104,7 @@ class Code:
             end,
             resident,
             sum(self.counts.values()) + len(steps) if end is not None and end.phase == Phase.COMPLETED else None,
+            self.build_id,
         )
         for step in steps:
             self.passed(step)

@@ -38,6 +38,7 @@ ENDS = st.sampled_from([Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED])
 CALLS = st.lists(st.tuples(NAMES, SCOPES, BODIES), min_size=1, max_size=4)
 STARTS = [("", None, None), ("w", None, None), ("v", None, None), ("", 3.0, None), ("", None, 25.0), ("w", 3.0, 25.0)]
 OWN = (Kind.LOCAL, Kind.MARKER)
+BUILDS = ["", "1", "2"]
 WEIGHTS = [
     name
     for name, weight in {

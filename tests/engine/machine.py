@@ -14,11 +14,12 @@ from uuid import uuid4
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.engine.code import Code
-from tests.engine.draws import BY_KIND, CALLS, CONFLICTS, ENDING, ENDS, NAMES, OWN, STARTS, WEIGHTS, Draw
+from tests.engine.draws import BUILDS, BY_KIND, CALLS, CONFLICTS, ENDING, ENDS, NAMES, OWN, STARTS, WEIGHTS, Draw
 from tests.engine.world import MAIN, World
 
 from stepwell_server import errors
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
+from stepwell_server.engine.builds import PinRun
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer.orders import Order
 from stepwell_server.engine.grants import GrantTask, ReturnTask
@@ -116,8 +117,8 @@ class Service(RuleBasedStateMachine):
     def steer(self, draw: Draw) -> None:
         if self.world.store.runs:
             key = draw(st.sampled_from(sorted(self.world.store.runs)))
-            steer: Any = draw(st.sampled_from([CancelRun, PauseRun, PauseRun, TerminateRun]))
-            self.give(steer(self.world.ref(key), "why"))
+            steer: Any = draw(st.sampled_from([CancelRun, PauseRun, PauseRun, TerminateRun, PinRun]))
+            self.give(steer(self.world.ref(key), draw(st.sampled_from(BUILDS)) if steer is PinRun else "why"))
 
     def resume(self, draw: Draw) -> None:
         paused = [key for key, run in self.world.store.runs.items() if run.pause_reason is not None]
@@ -130,23 +131,28 @@ class Service(RuleBasedStateMachine):
         if not self.world.store.tasks:
             return
         key, ordinal = draw(st.sampled_from(sorted(self.world.store.tasks)))
+        # Often one that takes the run, as a claim would have it.
+        own = self.world.store.tasks[key, ordinal].build_id
+        builds = draw(st.sampled_from([(own,), (own,), ("1",), ("2", "1"), ()]))
 
         def granted(answer: Any) -> None:
             if isinstance(answer, Grant) and ordinal:
                 self.held[key, ordinal] = answer
             elif isinstance(answer, Grant) and key in self.world.store.runs:
-                self.replay(key, answer)
+                assert answer.run.build_id in ("", *builds)
+                self.replay(key, answer, builds)
 
-        self.give(GrantTask(self.world.ref(key), ordinal, self.world.session, "worker"), granted)
+        self.give(GrantTask(self.world.ref(key), ordinal, self.world.session, "worker", builds), granted)
         if draw(st.booleans()):
             self.commit()
 
-    def replay(self, key: int, grant: Grant) -> None:
+    def replay(self, key: int, grant: Grant, builds: tuple[str, ...]) -> None:
         """A worker gets the run: its code goes over all that is recorded, and knows of all that has ended."""
         run = self.world.run(key)
         if run.grants != grant.run.grants or run.session_id is None:
             return
         code = Code(self.world, key, granted=True)
+        code.build_id = builds[0] if builds else ""
         steps = [*self.ends_of(key), *(step for place, step in self.world.store.steps.items() if place[0] == key)]
         for step in sorted(steps, key=lambda each: each.ordinal):
             code.passed(code.call(step.name, BY_KIND[Kind(step.kind)], step.scope))

@@ -106,13 +106,21 @@ class MemoryStore:
         return {mail_id for mail_id in mail_ids if mail_id in self.mail}
 
     async def claim_tasks(  # noqa: PLR0917 - as in the store
-        self, connection: Any, namespace_id: int, task_queue: str, kind: int, types: Sequence[str], most: int
+        self,
+        connection: Any,
+        namespace_id: int,
+        task_queue: str,
+        kind: int,
+        types: Sequence[str],
+        builds: Sequence[str],
+        most: int,
     ) -> list[tuple[int, int, datetime]]:
         fitting = [
             task
             for task in self.tasks.values()
             if (task.namespace_id, task.task_queue, task.kind) == (namespace_id, task_queue, kind)
             and task.type in types
+            and task.build_id in ("", *builds)
         ]
         fitting.sort(key=lambda task: (task.rank, task.ready_time, task.run_key, task.ordinal))
         return [(task.run_key, task.ordinal, task.ready_time) for task in fitting[:most]]

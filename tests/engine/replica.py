@@ -45,7 +45,7 @@ class Ears:
         if self.session is None:
             return None
         self.taken += 1
-        return Reservation(self.session, "worker", "")
+        return Reservation(self.session, "worker", ())
 
     def release(self, task: Task, reservation: Reservation) -> None:
         self.taken -= 1
@@ -91,7 +91,7 @@ def ref(started: Started) -> RunRef:
 
 
 def claim(session: UUID, most: int = 1) -> Claim:
-    return Claim(MAIN, "main", "q", TaskKind.RUN, ("flow",), session, "worker", "", most)
+    return Claim(MAIN, "main", "q", TaskKind.RUN, ("flow",), session, "worker", (), most)
 
 
 def end_of(grant: Grant, end: Any) -> ProgressRun:
@@ -141,6 +141,10 @@ class Look:
             EXISTS (SELECT FROM tasks AS t WHERE t.run_key = r.run_key AND t.ordinal = 0)"""
         )
         assert not await self.rows("SELECT 1 FROM runs WHERE queued AND session_id IS NOT NULL")
+        assert not await self.rows(
+            """SELECT 1 FROM runs AS r INNER JOIN tasks AS t ON t.run_key = r.run_key AND t.ordinal = 0
+            WHERE t.build_id <> r.build_id"""
+        )
         assert not await self.rows("SELECT 1 FROM runs AS r INNER JOIN closed_runs AS c USING (run_key)")
 
 

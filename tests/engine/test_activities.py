@@ -16,7 +16,8 @@ from stepwell_server.engine.activities import (
     FailActivity,
     Outcome,
 )
-from stepwell_server.engine.grants import MAXIMUM_RETURNS, ReturnTask
+from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.timers import FireStep
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure
@@ -189,7 +190,7 @@ def test_a_failed_attempt_backs_off_and_is_tried_again() -> None:
 def test_an_unacknowledged_return_costs_no_attempt_until_the_tenth() -> None:
     """A task that workers die of before they acknowledge it does not go round for ever."""
     world, key = scheduled(RetryPolicy(maximum_attempts=1))
-    for returns in range(1, MAXIMUM_RETURNS):
+    for returns in range(1, Limits().returns):
         grant = granted(world, key)
         assert grant.step is not None
         assert world.do(ReturnTask(world.ref(key), 1, grant.step.grants, world.session, counts=False, reason="ack"))

@@ -32,7 +32,7 @@ class Places:
 
     def reserve(self, task: Task) -> Reservation | None:
         self.taken += 1
-        return Reservation(self.world.session, "worker", "")
+        return Reservation(self.world.session, "worker", ())
 
     def release(self, task: Task, reservation: Reservation) -> None:
         self.taken -= 1

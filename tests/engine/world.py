@@ -160,14 +160,22 @@ class World:
         assert isinstance(started, Started)
         return started.run_key
 
-    def grant(self, key: int, ordinal: int = 0, session: UUID | None = None) -> Grant | None:
+    def grant(
+        self, key: int, ordinal: int = 0, session: UUID | None = None, builds: tuple[str, ...] = ()
+    ) -> Grant | None:
         """Gives a task to a session, this world's own by default."""
-        answer = self.do(GrantTask(self.ref(key), ordinal, session or self.session, "worker"))
+        answer = self.do(GrantTask(self.ref(key), ordinal, session or self.session, "worker", builds))
         assert answer is None or isinstance(answer, Grant)
         return answer
 
-    def claim(self, kind: TaskKind, types: tuple[str, ...], most: int = 10, queue: str = "q") -> list[Grant]:
-        grants: list[Grant] = self.do(Claim(MAIN, "main", queue, kind, types, self.session, "worker", "", most))
+    def claim_of(
+        self, kind: TaskKind, types: tuple[str, ...], most: int = 10, queue: str = "q", builds: tuple[str, ...] = ()
+    ) -> Claim:
+        return Claim(MAIN, "main", queue, kind, types, self.session, "worker", builds, most)
+
+    def claim(self, kind: TaskKind, types: tuple[str, ...], *more: Any, **fields: Any) -> list[Grant]:
+        """Claims, as `claim_of` says."""
+        grants: list[Grant] = self.do(self.claim_of(kind, types, *more, **fields))
         return grants
 
     def ref(self, key: int, namespace_id: int | None = MAIN) -> RunRef:
@@ -221,6 +229,7 @@ class World:
             assert run.open_steps == len(open_steps)
             assert [event.number for event in store.events[key]] == list(range(1, run.last_event + 1))
             assert run.queued == ((key, 0) in store.tasks)
+            assert not run.queued or store.tasks[key, 0].build_id == run.build_id
             assert not (run.queued and run.session_id is not None)
             assert not (run.pause_reason is not None and (run.queued or run.session_id is not None))
             assert not run.workflow_id or store.names[run.workflow_id, run.namespace_id] == key

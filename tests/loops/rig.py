@@ -57,7 +57,7 @@ class Rig:
         return (await self.committers.do(Started, StartRun(new))).run_key
 
     async def claim(self, session_id: UUID, kind: TaskKind = TaskKind.RUN, type_: str = "wf") -> Grant:
-        claim = Claim(1, "main", "q", kind, (type_,), session_id, "worker", "", 1)
+        claim = Claim(1, "main", "q", kind, (type_,), session_id, "worker", (), 1)
         grant: Grant
         (grant,) = await self.committers.do(list, claim)
         return grant

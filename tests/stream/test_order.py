@@ -90,7 +90,7 @@ async def test_a_fresh_task_does_not_pass_an_older_one(
         await both.settled()
         (waiting,) = (types for key, types in matcher._backlog.items() if key[1:] == ("q", ACTIVITY))
         for other in {"act", "slow"} - {type_}:
-            del waiting[other]
+            del waiting[other, ""]
         await code.tell(code.activity(task_queue="q", priority=0))
         monkeypatch.undo()
         wake()

@@ -40,6 +40,7 @@ _SCOPE = re.compile(r"[1-9]\d{0,5}(/[1-9]\d{0,5}){0,7}")
 _MOST_TOKEN = 2**63 - 1
 _HASH_BYTES = 8
 _FINGERPRINT_BYTES = 32
+_MOST_BUILDS = 16
 _MOST_OUTSTANDING, _MOST_RESIDENT = 10_000, 100_000
 _MOST_ATTEMPTS = 1_000_000
 _HIGHEST_PRIORITY = 9
@@ -60,6 +61,10 @@ def task_key(ref: workers_pb2.TaskRef, at: str) -> TaskKey:
 
 def hello_from_proto(hello: workers_pb2.Hello, fields: Fields) -> Hello:
     """Who a worker says it is."""
+    compatible = fields.names(hello.compatible_build_ids, "compatible_build_ids", "hello.")
+    if len(compatible) > _MOST_BUILDS:
+        problem = f"has {len(compatible)} items: name at most {_MOST_BUILDS} builds"
+        raise InvalidField(field="hello.compatible_build_ids", problem=problem)
     return Hello(
         worker_id=fields.name(hello.worker_id, "worker_id", "hello."),
         task_queues=fields.names(hello.task_queues, "task_queues", "hello.", at_least=1),
@@ -68,6 +73,7 @@ def hello_from_proto(hello: workers_pb2.Hello, fields: Fields) -> Hello:
         build_id=fields.text(hello.build_id, "build_id", "hello."),
         identity=fields.text(hello.identity, "identity", "hello."),
         sdk=fields.text(hello.sdk, "sdk", "hello."),
+        compatible_build_ids=compatible,
     )
 
 
@@ -134,10 +140,11 @@ def retry_from_proto(policy: types_pb2.RetryPolicy, fields: Fields, at: str) -> 
 class ReportReader:
     """Reads the reports of one session."""
 
-    def __init__(self, namespace_id: int, namespace: str, session_id: UUID, fields: Fields) -> None:
+    def __init__(self, namespace_id: int, namespace: str, session_id: UUID, build_id: str, fields: Fields) -> None:
         self._namespace_id = namespace_id
         self._namespace = namespace
         self._session_id = session_id
+        self._build_id = build_id
         self._fields = fields
 
     def read(self, report: workers_pb2.Report, at: str, *, resident: bool) -> Report:
@@ -184,6 +191,7 @@ class ReportReader:
             end=self._end(progress, at),
             resident=resident,
             calls=self._calls(progress, at),
+            build_id=self._build_id,
         )
 
     def _calls(self, progress: workers_pb2.Progress, at: str) -> int | None:

@@ -20,6 +20,7 @@ from stepwell_server.api.run_starts import (
 from stepwell_server.api.run_values import RunRefs, each
 from stepwell_server.api.runs_read import RunReads
 from stepwell_server.engine import runs
+from stepwell_server.engine.builds import Pinned, PinRun
 from stepwell_server.engine.signal_with_start import SignalledWithStart
 from stepwell_server.engine.signals import Signalled
 from stepwell_server.engine.starts import Started
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from stepwell_server.engine.commands import Command
     from stepwell_server.engine.committer import Committers
     from stepwell_server.settings import Settings
+    from stepwell_server.store.crews import Crews
     from stepwell_server.store.database import Database
     from stepwell_server.store.namespaces import Namespaces
 
@@ -40,12 +42,18 @@ if TYPE_CHECKING:
 class Runs(RunReads, runs_pb2_grpc.RunServiceServicer):
     """Starts, reads and steers runs."""
 
-    def __init__(
-        self, committers: Committers, database: Database, namespaces: Namespaces, watches: Watches, settings: Settings
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        committers: Committers,
+        database: Database,
+        namespaces: Namespaces,
+        crews: Crews,
+        watches: Watches,
+        settings: Settings,
     ) -> None:
         fields = Fields(settings.limits)
         refs = RunRefs(fields, namespaces)
-        super().__init__(database, namespaces, watches, fields, refs)
+        super().__init__(database, namespaces, crews, watches, fields, refs)
         self._committers = committers
         self._namespaces = namespaces
         self._fields = fields
@@ -128,6 +136,12 @@ class Runs(RunReads, runs_pb2_grpc.RunServiceServicer):
     async def ResumeRun(self, request: runs_pb2.ResumeRunRequest, context: Context) -> runs_pb2.ResumeRunResponse:
         steered = await self._steer(runs.ResumeRun(await self._refs.read(request), request.accept_order))
         return runs_pb2.ResumeRunResponse(accepted=steered.accepted)
+
+    async def PinRun(self, request: runs_pb2.PinRunRequest, context: Context) -> runs_pb2.PinRunResponse:
+        build_id = self._fields.text(request.build_id, "build_id")
+        command = PinRun(await self._refs.read(request), build_id)
+        pinned = await self._committers.do(Pinned, command, seconds=remaining())
+        return runs_pb2.PinRunResponse(accepted=pinned.accepted, previous_build_id=pinned.previous_build_id)
 
     async def _steer(self, command: Command) -> runs.Steered:
         return await self._committers.do(runs.Steered, command, seconds=remaining())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stepwell_server.api.fields import Fields
     from stepwell_server.api.run_values import RunRefs
     from stepwell_server.dispatch.watches import News, Watches
+    from stepwell_server.store.crews import Crews
     from stepwell_server.store.database import Database
     from stepwell_server.store.namespaces import Namespaces
     from stepwell_server.store.watches import End
@@ -40,11 +41,18 @@ MOST_COUNTED = 10_000
 class RunReads:
     """The reading half of RunService."""
 
-    def __init__(
-        self, database: Database, namespaces: Namespaces, watches: Watches, fields: Fields, refs: RunRefs
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        database: Database,
+        namespaces: Namespaces,
+        crews: Crews,
+        watches: Watches,
+        fields: Fields,
+        refs: RunRefs,
     ) -> None:
         self._database = database
         self._namespaces = namespaces
+        self._crews = crews
         self._watches = watches
         self._fields = fields
         self._refs = refs
@@ -103,7 +111,8 @@ class RunReads:
 
     async def _whole(self, ref: RunRef) -> runs_pb2.Run:
         whole = await runs.read(self._database, ref)
-        return whole_run_to_proto(whole, await self._namespaces.name_of(whole.run.namespace_id))
+        crew = await self._crews.of(whole.run.namespace_id) if whole.ready_time is not None else None
+        return whole_run_to_proto(whole, await self._namespaces.name_of(whole.run.namespace_id), crew)
 
 
 async def counted_runs(database: Database, wanted: RunFilter) -> tuple[int, bool]:

@@ -57,7 +57,8 @@ class Stream:
         self._dispatcher = dispatcher
         self._session = session
         self._fields = fields
-        self._reports = ReportReader(session.namespace_id, session.namespace, session.session_id, fields)
+        build_id = session.hello.build_id
+        self._reports = ReportReader(session.namespace_id, session.namespace, session.session_id, build_id, fields)
         self._beats = BeatReader(session.session_id, session.namespace_id, session.hello.worker_id, fields)
         self._under_way: set[asyncio.Future[object]] = set()
         self.left = False

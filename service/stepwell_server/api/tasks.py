@@ -167,6 +167,7 @@ def worker_to_proto(session: Session) -> workers_pb2.Worker:
         build_id=hello.build_id,
         identity=hello.identity,
         sdk=hello.sdk,
+        compatible_build_ids=hello.compatible_build_ids,
     )
     worker.register_time.FromDatetime(session.register_time)
     worker.expire_time.FromDatetime(session.expire_time)

@@ -34,7 +34,7 @@ from stepwell_server.dispatch.messages import ReportAnswer
 from stepwell_server.dispatch.traces import LOST, RECORDED
 from stepwell_server.engine.committer import Claim
 from stepwell_server.engine.progress import ProgressAnswer
-from stepwell_server.model.workers import LISTED
+from stepwell_server.model.workers import LISTED, unpack_hello
 from stepwell_server.store import recall, workers
 
 if TYPE_CHECKING:
@@ -212,7 +212,8 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         del context
         namespace, row = await self._live_session(request.namespace, request.session_id)
         reports = self._fields.items(request.reports, "reports", at_least=1)
-        reader = ReportReader(row.namespace_id, namespace, row.session_id, self._fields)
+        build_id = unpack_hello(row.hello).build_id
+        reader = ReportReader(row.namespace_id, namespace, row.session_id, build_id, self._fields)
         answers = [self._report(report, f"reports[{place}].", reader) for place, report in enumerate(reports)]
         return workers_pb2.ReportTasksResponse(
             results=[answer_to_proto(each) for each in await asyncio.gather(*answers)]

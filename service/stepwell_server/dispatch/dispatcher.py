@@ -24,7 +24,7 @@ from stepwell_server import errors
 from stepwell_server.dispatch.assignments import Reader
 from stepwell_server.dispatch.background import Background
 from stepwell_server.dispatch.beats import Beats
-from stepwell_server.dispatch.matching import Matcher
+from stepwell_server.dispatch.matching import Key, Matcher
 from stepwell_server.dispatch.messages import RecordedStep, TaskNotice
 from stepwell_server.dispatch.pushes import HintSink, Pushes
 from stepwell_server.dispatch.registry import Registry
@@ -32,7 +32,7 @@ from stepwell_server.dispatch.upkeep import Upkeep
 from stepwell_server.engine.committer.protocols import Claim
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.model.runs import RunRef
-from stepwell_server.model.tasks import TaskKind
+from stepwell_server.model.tasks import WORKERS_KINDS, TaskKind
 from stepwell_server.model.workers import Hello, Session, unpack_hello
 from stepwell_server.store import recall
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stepwell_server.clock import Clock
-    from stepwell_server.dispatch.sessions import TaskKey, WorkerSession
+    from stepwell_server.dispatch.sessions import Room, TaskKey, WorkerSession
     from stepwell_server.dispatch.watches import Watches
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.committer import Committers
@@ -119,20 +119,24 @@ class Dispatcher:
     def _granted(self, session: WorkerSession, grants: list[Grant]) -> None:
         self.pushes.granted(session, grants)
 
+    def rooms(self, namespace_id: int, task_queue: str) -> dict[TaskKind, list[Room]]:
+        """See `Matcher.rooms`."""
+        return {kind: self.matcher.rooms((namespace_id, task_queue), kind) for kind in WORKERS_KINDS}
+
     # --- Listener ---------------------------------------------------------------------------------------------------
 
     def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
         """Tells workers what was committed; what concerns other replicas goes out as a hint."""
         if self.watches is not None:
             self.watches.committed(committer, position, changes)
-        waiting: dict[tuple[int, str, int, str], None] = {}
+        waiting: dict[Key, None] = {}
         for change in changes:
             news = change.news
             for grant in news.grants:
                 self.pushes.granted_directly(grant)
             for task in news.tasks:
                 if task.ordinal in change.tasks:
-                    waiting[task.namespace_id, task.task_queue, task.kind, task.type] = None
+                    waiting[task.namespace_id, task.task_queue, task.kind, task.type, task.build_id] = None
             for session_id, ordinal, token, reason in news.cancels:
                 self.pushes.cancel(session_id, TaskNotice(change.run_key, ordinal, token, reason))
             for session_id, ordinal, token, reason in news.revokes:
@@ -154,7 +158,7 @@ class Dispatcher:
     def hinted(self, kind: str, data: object) -> None:
         """A hint from another replica."""
         if kind == "tasks" and isinstance(data, list):
-            self.matcher.mark((key[0], key[1], key[2], key[3]) for key in data)
+            self.matcher.mark(tuple(key) for key in data)
             self._wake_unary()
         elif kind == "ends" and self.watches is not None:
             self.watches.hint()
@@ -230,22 +234,21 @@ class Dispatcher:
     def unary_claims(self, row: Session, namespace: str, kind: int, queue: str, most: int) -> list[Claim]:
         """The claims that a session without a stream makes: of each of its queues and kinds, or those named."""
         hello = unpack_hello(row.hello)
-        types = {TaskKind.RUN: hello.workflow_types, TaskKind.ACTIVITY: hello.activity_types}
         return [
             Claim(
                 row.namespace_id,
                 namespace,
                 each,
                 of_kind,
-                served,
+                hello.types(of_kind),
                 row.session_id,
                 hello.worker_id,
-                hello.build_id,
+                hello.builds if of_kind == TaskKind.RUN else (),
                 most,
             )
-            for of_kind, served in types.items()
+            for of_kind in WORKERS_KINDS
             for each in ([queue] if queue else hello.task_queues)
-            if served and kind in (0, of_kind)
+            if hello.types(of_kind) and kind in (0, of_kind)
         ]
 
     def give_back_claimed(self, row: Session, namespace: str, answer: object) -> None:

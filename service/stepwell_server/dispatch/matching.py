@@ -2,8 +2,9 @@
 
 There is one order: priority, then age. A fresh task may go straight to a waiting worker when this replica knows of
 nothing older for it (`reserve`, called while the task is being decided on); else it waits in its table, and the pump
-claims from there for whoever has room. `_backlog` is what this replica knows to be waiting: a key stays in it until a
-claim comes back short, and every key is looked at again each poll, since an empty claim proves nothing.
+claims from there for whoever has room. `_backlog` is what this replica knows to be waiting, by type and build: a sort
+stays in it until a claim comes back short, and every one is looked at again each poll, since an empty claim proves
+nothing.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ import structlog
 from stepwell_server import errors
 from stepwell_server.engine.committer import Claim
 from stepwell_server.engine.committer.protocols import Reservation
-from stepwell_server.model.tasks import TaskKind
+from stepwell_server.model.tasks import WORKERS_KINDS, TaskKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from stepwell_server.dispatch.sessions import TaskKey, WorkerSession
+    from stepwell_server.dispatch.sessions import Room, TaskKey, WorkerSession
     from stepwell_server.engine.committer import Committers
     from stepwell_server.model.tasks import Grant, Task
+    from stepwell_server.model.workers import Sort
     from stepwell_server.settings import Settings
 
 _log = structlog.get_logger("stepwell.matching")
-Key = tuple[int, str, int, str]  # namespace, queue, kind, type
+Key = tuple[int, str, int, str, str]  # namespace, queue, kind, type, build
 Queue = tuple[int, str]
-_KINDS = (TaskKind.RUN, TaskKind.ACTIVITY)
 _CLAIMERS_AT_ONCE = 4
 _MOST_TASKS = 256
 
@@ -42,7 +43,7 @@ class Matcher:
         self._poll_seconds = settings.dispatch_poll_seconds
         self._granted = granted
         self._rings: dict[Queue, list[WorkerSession]] = {}
-        self._backlog: dict[tuple[int, str, int], dict[str, int]] = {}
+        self._backlog: dict[tuple[int, str, int], dict[Sort, int]] = {}
         self._reserved: dict[TaskKey, tuple[WorkerSession, Task]] = {}
         self._version = 0
         self._turn = 0
@@ -80,23 +81,30 @@ class Matcher:
                 ring.remove(session)
             if not ring:
                 self._rings.pop((session.namespace_id, queue), None)
+        for queue, kind, sort in _taken_by(session):
+            if not self._is_taken((session.namespace_id, queue, kind, *sort)):
+                self._drop((session.namespace_id, queue, kind), sort)
 
     def look(self, session: WorkerSession) -> None:
         """Looks for tasks that waited before the worker came."""
-        for queue in session.hello.task_queues:
-            for kind in _KINDS:
-                self.mark((session.namespace_id, queue, kind, each) for each in session.types(kind))
+        keys = ((session.namespace_id, queue, kind, *sort) for queue, kind, sort in _taken_by(session))
+        self._mark([key for key in keys if key[:2] in self._rings])
 
     def mark(self, keys: Iterable[Key]) -> None:
-        """Tasks wait, or may wait."""
+        """Tasks wait, or may wait. Those that nobody here takes are left to whoever does, and looks when he comes."""
+        self._mark([key for key in keys if self._is_taken(key)])
+
+    def _mark(self, keys: list[Key]) -> None:
         self._version += 1
-        marked = False
-        for namespace_id, queue, kind, type_ in keys:
-            if (namespace_id, queue) in self._rings:
-                self._backlog.setdefault((namespace_id, queue, kind), {})[type_] = self._version
-                marked = True
-        if marked:
+        for namespace_id, queue, kind, type_, build in keys:
+            self._backlog.setdefault((namespace_id, queue, kind), {})[type_, build] = self._version
+        if keys:
             self._wake.set()
+
+    def _is_taken(self, key: Key) -> bool:
+        namespace_id, queue, kind, *sort = key
+        ring = self._rings.get((namespace_id, queue), ())
+        return any(tuple(sort) in session.takes[TaskKind(kind)] for session in ring)
 
     def freed(self) -> None:
         """A worker has room again."""
@@ -107,6 +115,11 @@ class Matcher:
         """Whether a worker of this replica takes from that queue."""
         return queue in self._rings
 
+    def rooms(self, queue: Queue, kind: TaskKind) -> list[Room]:
+        """What each of this replica's workers can take on of a kind from a queue; those who take none are left out."""
+        rooms = [session.room(kind, queue[1]) for session in self._rings.get(queue, ())]
+        return [room for room in rooms if room.most]
+
     # --- the straight way -------------------------------------------------------------------------------------------
 
     def reserve(self, task: Task) -> Reservation | None:
@@ -116,16 +129,16 @@ class Matcher:
             return None
         waiting = self._backlog.get((task.namespace_id, task.task_queue, task.kind), {})
         for place, session in enumerate(ring):
-            types = session.type_sets[TaskKind(task.kind)]
-            if task.type not in types or not session.free(task.kind, task.task_queue):
+            takes = session.takes[TaskKind(task.kind)]
+            if (task.type, task.build_id) not in takes or not session.free(task.kind, task.task_queue):
                 continue
-            if waiting and not types.isdisjoint(waiting):
+            if waiting and not takes.isdisjoint(waiting):
                 continue
             self.unreserve((task.run_key, task.ordinal))
             session.occupy(task.kind, task.task_queue)
             self._reserved[task.run_key, task.ordinal] = (session, task)
             ring.append(ring.pop(place))
-            return Reservation(session.session_id, session.hello.worker_id, session.hello.build_id)
+            return Reservation(session.session_id, session.hello.worker_id, session.hello.builds)
         return None
 
     def unreserve(self, key: TaskKey) -> WorkerSession | None:
@@ -161,42 +174,41 @@ class Matcher:
         claims = [
             self._claim(session, claim, versions)
             for queue in queues[first:] + queues[:first]
-            for kind in _KINDS
+            for kind in WORKERS_KINDS
             for session, claim, versions in self._claims(queue, kind)
         ]
         return any(await asyncio.gather(*claims))
 
-    def _claims(self, queue: Queue, kind: TaskKind) -> Iterator[tuple[WorkerSession, Claim, dict[str, int]]]:
+    def _claims(self, queue: Queue, kind: TaskKind) -> Iterator[tuple[WorkerSession, Claim, dict[Sort, int]]]:
         """What is to be claimed from a queue; the places are occupied as it goes."""
         namespace_id, name = queue
         waiting = self._backlog.get((namespace_id, name, kind))
         ring = self._rings.get(queue, [])
         left = _CLAIMERS_AT_ONCE
         for session in list(ring) if waiting else ():
-            types = tuple(each for each in session.types(kind) if waiting and each in waiting)
+            sorts = session.takes[kind].intersection(waiting or ())
             most = min(session.free(kind, name), _MOST_TASKS)
-            if not types or not most or not waiting:
+            if not sorts or not most or not waiting:
                 continue
-            hello = session.hello
             claim = Claim(
                 namespace_id,
                 session.namespace,
                 name,
                 kind,
-                types,
+                tuple({each for each, _ in sorts}),
                 session.session_id,
-                hello.worker_id,
-                hello.build_id,
+                session.hello.worker_id,
+                tuple({build for _, build in sorts if build}),
                 most,
             )
             session.occupy(kind, name, most)
             ring.append(ring.pop(ring.index(session)))
-            yield session, claim, {each: waiting[each] for each in types}
+            yield session, claim, {sort: waiting[sort] for sort in sorts}
             left -= 1
             if not left:
                 return
 
-    async def _claim(self, session: WorkerSession, claim: Claim, versions: dict[str, int]) -> bool:
+    async def _claim(self, session: WorkerSession, claim: Claim, versions: dict[Sort, int]) -> bool:
         """Claims; whatever comes of it, places that stay empty are given back. False if it failed."""
         if self._committers is None:
             raise AssertionError("not started")
@@ -215,11 +227,24 @@ class Matcher:
             self._forget((claim.namespace_id, claim.task_queue, claim.kind), versions)
         return True
 
-    def _forget(self, queue: tuple[int, str, int], versions: dict[str, int]) -> None:
-        """Types of which nothing waits, unless they were marked meanwhile."""
+    def _forget(self, queue: tuple[int, str, int], versions: dict[Sort, int]) -> None:
+        """Sorts of which nothing waits, unless they were marked meanwhile."""
+        for sort, version in versions.items():
+            if self._backlog.get(queue, {}).get(sort) == version:
+                self._drop(queue, sort)
+
+    def _drop(self, queue: tuple[int, str, int], sort: Sort) -> None:
         waiting = self._backlog.get(queue, {})
-        for type_, version in versions.items():
-            if waiting.get(type_) == version:
-                del waiting[type_]
+        waiting.pop(sort, None)
         if not waiting:
             self._backlog.pop(queue, None)
+
+
+def _taken_by(session: WorkerSession) -> Iterator[tuple[str, TaskKind, Sort]]:
+    """All that a session takes: of which queue, kind and sort."""
+    return (
+        (queue, kind, sort)
+        for queue in session.hello.task_queues
+        for kind in WORKERS_KINDS
+        for sort in session.takes[kind]
+    )

@@ -100,7 +100,7 @@ class Registry:
         async with self._reader.connection() as connection:
             known = await recall.resume_session(connection, session_id, namespace_id, hello, expire_time, now)
             leases = await recall.leases_of(connection, session_id) if known else []
-            resumed = await _read_held(connection, [lease[:3] for lease in leases])
+            resumed = await _read_held(connection, [lease[:3] for lease in leases], hello.builds)
         if not known:
             raise errors.SessionExpired(session_id=session_id)
         old = self.sessions.get(session_id)
@@ -237,8 +237,13 @@ class Registry:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-async def _read_held(connection: Connection, leases: list[tuple[int, int, int]]) -> dict[TaskKey, Held]:
-    """What a session holds, as it stands in the database: a suspended run is one that waits."""
+async def _read_held(
+    connection: Connection, leases: list[tuple[int, int, int]], builds: tuple[str, ...]
+) -> dict[TaskKey, Held]:
+    """What a session holds, as it stands in the database: a suspended run is one that waits.
+
+    Runs of other builds than the worker now takes are left out.
+    """
     runs = await recall.read_runs(connection, sorted({run_key for run_key, _, _ in leases}))
     wanted = sorted((run_key, ordinal) for run_key, ordinal, _ in leases if ordinal)
     steps = await batches.read_steps(connection, wanted) if wanted else []
@@ -247,6 +252,8 @@ async def _read_held(connection: Connection, leases: list[tuple[int, int, int]])
     for run_key, ordinal, token in leases:
         run, step = runs.get(run_key), activities.get((run_key, ordinal))
         if run is None or (ordinal and step is None):
+            continue
+        if not ordinal and run.build_id and run.build_id not in builds:
             continue
         held = Held(token, TaskKind.RUN, run.task_queue, assigned=True, acknowledged=True)
         held.waiting = run.phase == Phase.SUSPENDED

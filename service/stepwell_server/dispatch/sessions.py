@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from stepwell_server.dispatch.outbox import Outbox
-from stepwell_server.model.tasks import TaskKind
+from stepwell_server.model.tasks import WORKERS_KINDS
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -73,10 +73,7 @@ class WorkerSession:
         self.resumed: dict[TaskKey, Held] = {}  # what an earlier stream held, until it is taken over
         self.advances: dict[TaskKey, list[AdvanceRun]] = {}  # news of waiting runs for which there is no slot yet
         self.early: dict[TaskKey, list[AdvanceRun]] = {}  # news of runs whose assignment is not out yet
-        self.type_sets = {
-            TaskKind.RUN: frozenset(hello.workflow_types),
-            TaskKind.ACTIVITY: frozenset(hello.activity_types),
-        }
+        self.takes = {kind: hello.takes(kind) for kind in WORKERS_KINDS}
         self.beaten_at = time.monotonic()
         self.heard_at = time.monotonic()
         self.heard_since_beat = True
@@ -88,10 +85,6 @@ class WorkerSession:
         self.heard_since_beat = True
         was_mute, self.is_mute = self.is_mute, False
         return was_mute
-
-    def types(self, kind: int) -> tuple[str, ...]:
-        """What it can do of a kind."""
-        return self.hello.workflow_types if kind == TaskKind.RUN else self.hello.activity_types
 
     @property
     def is_open(self) -> bool:

@@ -14,31 +14,33 @@ import msgspec
 from msgspec.structs import replace
 
 from stepwell_server import errors
-from stepwell_server.engine import endings
+from stepwell_server.engine import endings, runs
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.run_change import HIGHEST_PRIORITY
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType, payload_of, unpack_attributes
 from stepwell_server.model.payloads import Failure, Payload
-from stepwell_server.model.runs import Phase, RunRef
+from stepwell_server.model.runs import WORKER_LOST, Phase, RunRef
 from stepwell_server.model.steps import NO_TIMEOUTS, Step, StepState, unpack_step_details
 from stepwell_server.model.tasks import Grant, TaskKind
 
 if TYPE_CHECKING:
     from stepwell_server.model.runs import Run
 
-MAXIMUM_RETURNS = 10
-WORKER_LOST = "WorkerLost"
+ATTEMPT_LOST = "WorkerLost"
 
 
 class GrantTask(msgspec.Struct, frozen=True, gc=False):
-    """Gives a waiting task to a session. Answers the grant, or None if the task is not to be had any more."""
+    """Gives a waiting task to a session. Answers the grant, or None if the task is not to be had any more.
+
+    A run that is pinned is not to be had by a session that takes other `builds`.
+    """
 
     ref: RunRef
     ordinal: int
     session_id: UUID
     owner_id: str
-    build_id: str = ""
+    builds: tuple[str, ...] = ()
     ready_time: datetime | None = None
 
     def wants(self) -> Missing | None:
@@ -49,15 +51,21 @@ class GrantTask(msgspec.Struct, frozen=True, gc=False):
             return None
         if self.ordinal:
             return grant_step(change, self.ordinal, self.session_id, self.owner_id, self.ready_time)
-        return grant_run(change, self.session_id, self.owner_id, self.build_id, self.ready_time)
+        return grant_run(change, self.session_id, self.owner_id, self.builds, self.ready_time)
 
 
 def grant_run(
-    change: Change, session_id: UUID, owner_id: str, build_id: str = "", ready_time: datetime | None = None
+    change: Change,
+    session_id: UUID,
+    owner_id: str,
+    builds: tuple[str, ...] = (),
+    ready_time: datetime | None = None,
 ) -> Grant | None:
     """Gives the run's task to a session."""
     run = change.open
     if run.session_id is not None or run.pause_reason is not None:
+        return None
+    if run.build_id and run.build_id not in builds:
         return None
     change.drop_task(0)
     fresh = run.last_step == 0
@@ -69,7 +77,6 @@ def grant_run(
         dirty=False,
         phase=Phase.RUNNING,
         suspend_time=None,
-        build_id=run.build_id or build_id,
     )
     change.bump()
     payload = _input_at_hand(change, 1)
@@ -135,7 +142,8 @@ def next_timeout(step: Step, last_beat: datetime | None = None) -> datetime | No
 class ReturnTask(msgspec.Struct, frozen=True, gc=False):
     """Takes a task back from a session that does not do it: unacknowledged, released, or because the session ended.
 
-    `counts` tells that an attempt was begun and is spent. Answers False if the session no longer held it.
+    `counts` tells that an attempt was begun and is spent. A run that comes back too often with nothing recorded in
+    between is paused: it may be what kills its workers. Answers False if the session no longer held it.
     """
 
     ref: RunRef
@@ -160,9 +168,13 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
         if change.has_room:
             kind = EventType.RUN_INTERRUPTED if self.counts else EventType.RUN_RETURNED
             change.event(kind, facts={"worker": run.owner_id, "reason": self.reason})
-        change.update(session_id=None, owner_id="")
+        returns = run.returns + 1
+        change.update(session_id=None, owner_id="", returns=returns)
         change.bump()
-        if run.pause_reason is None and not run.driven:
+        if returns >= change.limits.returns:
+            last = f"the last time from worker {run.owner_id}: {self.reason}"
+            runs.pause(change, WORKER_LOST, f"it came back {returns} times in a row with nothing recorded, {last}")
+        else:
             endings.enqueue_run(change)
         return True
 
@@ -170,7 +182,7 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
         step = change.step(self.ordinal)
         if not isinstance(step, Step) or step.session_id != self.session_id or step.grants != self.token:
             return False
-        if not self.counts and step.returns + 1 < MAXIMUM_RETURNS:
+        if not self.counts and step.returns + 1 < change.limits.returns:
             if change.has_room:
                 facts = {"worker": step.owner_id, "reason": self.reason}
                 change.event(EventType.ACTIVITY_RETURNED, ordinal=step.ordinal, facts=facts)
@@ -186,7 +198,7 @@ def interrupt(change: Change, step: Step, reason: str) -> None:
     if change.has_room:
         facts = {"worker": step.owner_id, "attempt": str(step.attempt), "reason": reason}
         change.event(EventType.ACTIVITY_INTERRUPTED, ordinal=step.ordinal, facts=facts)
-    failure = Failure(f"worker {step.owner_id} was lost: {reason}", WORKER_LOST)
+    failure = Failure(f"worker {step.owner_id} was lost: {reason}", ATTEMPT_LOST)
     policy = unpack_step_details(step.details).retry
     if policy is not None and policy.maximum_attempts and step.attempt >= policy.maximum_attempts:
         event = change.event(EventType.ACTIVITY_FAILED, ordinal=step.ordinal, failure=failure)

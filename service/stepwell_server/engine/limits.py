@@ -8,10 +8,11 @@ from stepwell_server.model.events import EventType
 
 
 class Limits(NamedTuple):
-    """What one run may hold."""
+    """What one run may hold, and how often in a row a task of it may come back."""
 
     open_steps: int = 20_000
     events: int = 100_000
+    returns: int = 10
 
 
 # Events that a run at its limit still records, because without them what is under way could not end: one for each
@@ -27,6 +28,7 @@ ALWAYS_KEPT = frozenset(
         EventType.RUN_CANCEL_REQUESTED,
         EventType.RUN_PAUSED,
         EventType.RUN_RESUMED,
+        EventType.RUN_PINNED,
         EventType.STEP_CANCELLED,
         EventType.ACTIVITY_COMPLETED,
         EventType.ACTIVITY_FAILED,

@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine import endings, grants, runs, starts
+from stepwell_server.engine import builds, endings, grants, runs, starts
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.continuing import end_as_told
@@ -38,7 +38,10 @@ class ProgressAnswer(msgspec.Struct, frozen=True, gc=False):
 
 
 class ProgressRun(msgspec.Struct, frozen=True, gc=False):
-    """See the module. `resident` tells that the worker keeps the run in memory while it waits."""
+    """See the module.
+
+    `resident` tells that the worker keeps the run in memory while it waits, `build_id` which build the worker is of.
+    """
 
     ref: RunRef
     session_id: UUID
@@ -50,6 +53,7 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
     end: End | None
     resident: bool
     calls: int | None = None  # all that the code has made, told at its end
+    build_id: str = ""
 
     def wants(self) -> Missing | None:
         signals = [step.body.signal for step in self.steps if isinstance(step.body, NewWait)]
@@ -73,6 +77,10 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
             return _told_again(verdict)
         _refuse_known(change, self.steps)
         _ask_for_names(change, run, self)
+        if run.returns:
+            change.update(returns=0)
+        if self.steps or self.cancels or self.end is not None:
+            builds.recorded_by(change, self.build_id)
         told = len(change.news.ended)
         ordinals = [record(change, step) for step in self.steps]
         ended = change.news.ended[told:]

@@ -106,9 +106,9 @@ def pause(change: Change, reason: str, explanation: str, differences: Payload = 
 
 
 def clear_pause(change: Change) -> None:
-    """Takes the pause off the run."""
+    """Takes the pause off the run. How often it came back before is forgotten."""
     details = replace(unpack_details(change.open.details), pause_details="", pause_time=None, pause_event=0)
-    change.update(pause_reason=None, details=pack_details(details))
+    change.update(pause_reason=None, returns=0, details=pack_details(details))
 
 
 class ResumeRun(msgspec.Struct, frozen=True, gc=False):

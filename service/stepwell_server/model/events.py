@@ -31,6 +31,7 @@ class EventType(IntEnum):
     RUN_REWOUND = 14
     RUN_ATTEMPT_FAILED = 15
     RUN_RETURNED = 16
+    RUN_PINNED = 17
     STEP_COMPLETED = 20
     STEP_FAILED = 21
     STEP_SKIPPED = 22

@@ -35,6 +35,7 @@ MOVES: dict[Phase, frozenset[Phase]] = {
 }
 EMPTY_HASH = bytes(8)
 ORDER_CHANGED = "ORDER_CHANGED"
+WORKER_LOST = "WORKER_LOST"
 
 
 class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

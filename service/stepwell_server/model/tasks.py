@@ -21,6 +21,10 @@ class TaskKind(IntEnum):
     DRIVEN_ACTIVITY = 4
 
 
+WORKERS_KINDS = (TaskKind.RUN, TaskKind.ACTIVITY)
+"""What workers of ours take, runs first."""
+
+
 class Task(msgspec.Struct, frozen=True, gc=False):
     """A row of `tasks`. `ordinal` is the activity's step, 0 for the run itself; lower `rank` goes first."""
 

@@ -9,6 +9,10 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server.model import filters
+from stepwell_server.model.tasks import TaskKind
+
+Sort = tuple[str, str]
+"""What must fit for a worker to take a task: its type, and the build that its run is pinned to, empty for none."""
 
 
 class Hello(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -21,6 +25,44 @@ class Hello(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     build_id: str = ""
     identity: str = ""
     sdk: str = ""
+    compatible_build_ids: tuple[str, ...] = ()
+
+    @property
+    def builds(self) -> tuple[str, ...]:
+        """The builds whose runs it takes besides those that are pinned to none: its own, and those before it."""
+        return tuple(dict.fromkeys(each for each in (self.build_id, *self.compatible_build_ids) if each))
+
+    def types(self, kind: int) -> tuple[str, ...]:
+        """What it can do of a kind."""
+        return self.workflow_types if kind == TaskKind.RUN else self.activity_types
+
+    def takes(self, kind: int) -> frozenset[Sort]:
+        """The sorts of tasks that it takes of a kind. Activities are of no build."""
+        builds = ("", *self.builds) if kind == TaskKind.RUN else ("",)
+        return frozenset((each, build) for each in self.types(kind) for build in builds)
+
+
+class Crew(msgspec.Struct, frozen=True):
+    """The live workers of a namespace, at a moment: of each its session and its hello."""
+
+    workers: dict[UUID, Hello]
+
+    @property
+    def task_queues(self) -> set[str]:
+        """The queues that they take from."""
+        return {queue for hello in self.workers.values() for queue in hello.task_queues}
+
+    def of(self, task_queue: str) -> list[Hello]:
+        """Those who take from a queue."""
+        return [hello for hello in self.workers.values() if task_queue in hello.task_queues]
+
+
+def able(workers: list[Hello], kind: int, type_name: str, build_id: str = "") -> int:
+    """How many of the workers take such tasks; `build_id` is that of the run, empty for none."""
+    return sum(
+        type_name in hello.types(kind) and (not build_id or kind != TaskKind.RUN or build_id in hello.builds)
+        for hello in workers
+    )
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):

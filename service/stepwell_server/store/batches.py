@@ -31,6 +31,7 @@ RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load
 TASKS, MAIL, BATCHES = load("tasks"), load("mail"), load("batches")
 _RUN_CHANGES = Run.__struct_fields__.index("phase")
 _STEP_CHANGES = Step.__struct_fields__.index("state")
+_SPARE_CANDIDATES = 16
 
 Identity = tuple[int, str, str, int, str]
 
@@ -261,11 +262,27 @@ async def mail_left(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
 
 
 async def claim_tasks(  # noqa: PLR0917 - the statement's parameters
-    connection: Connection, namespace_id: int, task_queue: str, kind: int, types: Sequence[str], most: int
+    connection: Connection,
+    namespace_id: int,
+    task_queue: str,
+    kind: int,
+    types: Sequence[str],
+    builds: Sequence[str],
+    most: int,
 ) -> list[tuple[int, int, datetime]]:
-    """The tasks that go first, as (run key, ordinal, since when they wait), locked."""
-    rows = await connection.fetch(TASKS["claim_tasks"], namespace_id, task_queue, kind, types, most)
-    return [(row[0], row[1], row[4]) for row in rows]
+    """The tasks that go first, as (run key, ordinal, since when they wait), locked.
+
+    Runs are those that are pinned to one of the builds, or to none. Looks at some more than it takes. Only if others
+    hold so many of those that it comes back short, it looks further.
+    """
+    looked = 2 * most + _SPARE_CANDIDATES
+    while True:
+        *rows, seen = await connection.fetch(
+            TASKS["claim_tasks"], namespace_id, task_queue, kind, types, ["", *builds], most, looked
+        )
+        if len(rows) == most or seen[0] < looked:
+            return [(row[0], row[1], row[2]) for row in rows]
+        looked *= 4
 
 
 async def claim_driven_activities(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, cast, func, literal, null, select, union_all
+from sqlalchemy import ColumnElement, Select, cast, false, func, literal, null, select, union_all
 
 from stepwell_server import errors
 from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
@@ -18,7 +18,7 @@ from stepwell_server.model.order import Difference, unpack_differences
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import NO_DETAILS, Phase, RunRef, unpack_details
 from stepwell_server.model.steps import StepState
-from stepwell_server.store.schema import CLOSED_RUNS, CLOSED_STEPS, EVENTS, RUN_IDS, RUNS, WORKFLOW_IDS
+from stepwell_server.store.schema import CLOSED_RUNS, CLOSED_STEPS, EVENTS, RUN_IDS, RUNS, TASKS, WORKFLOW_IDS
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -58,6 +58,7 @@ class SeenRun(msgspec.Struct, frozen=True, gc=False):
     pause_reason: str | None
     end_time: datetime | None
     end_event: int
+    queued: bool
 
     @property
     def is_closed(self) -> bool:
@@ -66,7 +67,7 @@ class SeenRun(msgspec.Struct, frozen=True, gc=False):
 
 
 class WholeRun(msgspec.Struct, frozen=True, gc=False):
-    """A run with what it was given and what it came to."""
+    """A run with what it was given and what it came to. `ready_time` is set while its task waits."""
 
     run: SeenRun
     input: Payload
@@ -76,6 +77,7 @@ class WholeRun(msgspec.Struct, frozen=True, gc=False):
     suspension: Payload | None = None
     wake: Payload | None = None
     differences: tuple[Difference, ...] = ()
+    ready_time: datetime | None = None
 
 
 _COMMON = SeenRun.__struct_fields__[: SeenRun.__struct_fields__.index("owner_id")]
@@ -88,6 +90,7 @@ OPEN_COLUMNS: list[ColumnElement[Any]] = [
     RUNS.c.pause_reason,
     cast(null(), RUNS.c.wake_time.type).label("end_time"),
     literal(0).label("end_event"),
+    RUNS.c.queued,
 ]
 CLOSED_COLUMNS: list[ColumnElement[Any]] = [
     *(CLOSED_RUNS.c[name] for name in _COMMON),
@@ -98,6 +101,7 @@ CLOSED_COLUMNS: list[ColumnElement[Any]] = [
     cast(null(), RUNS.c.pause_reason.type).label("pause_reason"),
     CLOSED_RUNS.c.end_time,
     CLOSED_RUNS.c.end_event,
+    false().label("queued"),
 ]
 
 
@@ -149,14 +153,24 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
             CLOSED_STEPS.c.run_key == run.run_key, CLOSED_STEPS.c.state == StepState.COMPLETED
         )
         cursor = (await connection.execute(steps)).scalar_one()
+        ready_time = await _ready_time(connection, run)
     given, _ = _told(events.get(_INPUT_EVENT))
     if not run.is_closed:
         suspension, wake = (_told(events[number])[0] if number else None for number in left[:2])
         failure = _told(events[details.failure_event])[1].failure if details.failure_event else None
         differences = unpack_differences(_told(events[left[3]])[0]) if left[3] else ()
-        return WholeRun(run, given, None, failure, cursor, suspension, wake, differences)
+        return WholeRun(run, given, None, failure, cursor, suspension, wake, differences, ready_time)
     result, said = _told(events.get(run.end_event))
     return WholeRun(run, given, result if run.phase == Phase.COMPLETED else None, said.failure, cursor)
+
+
+async def _ready_time(connection: AsyncConnection, run: SeenRun) -> datetime | None:
+    """Since when the run's own task waits, if it does."""
+    if not run.queued:
+        return None
+    task = select(TASKS.c.ready_time).where(TASKS.c.run_key == run.run_key, TASKS.c.ordinal == 0)
+    found: datetime | None = await connection.scalar(task)
+    return found
 
 
 def keys(ref: RunRef) -> Select[tuple[int]]:

@@ -73,6 +73,10 @@ class RunNotDriven(errors.FailedPrecondition):
     """The run is no driven run: its workers and the service move it."""
 
 
+class RunDriven(errors.FailedPrecondition):
+    """The run is a driven run: its own engine moves it."""
+
+
 class RunPhaseConflict(errors.FailedPrecondition):
     """No legal move leads from the run's phase to the one wanted."""
 

@@ -65,7 +65,7 @@ class Committer:
         self._listener = listener
         self._place = place
         self._of_run = of_run
-        self._limits = Limits(settings.limits.open_steps, settings.limits.run_events)
+        self._limits = Limits(settings.limits.open_steps, settings.limits.run_events, settings.max_returns)
         self._waiting = Waiting(settings.committer_queue_commands, settings.committer_queue_bytes)
         self._connection: Connection | None = None
         self._keys: Iterator[int] = iter(())

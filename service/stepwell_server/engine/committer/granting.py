@@ -45,7 +45,7 @@ class Granting:
                 continue
             most = claim.most + len(taken)
             found = await batches.claim_tasks(
-                self._connection, claim.namespace_id, claim.task_queue, claim.kind, claim.types, most
+                self._connection, claim.namespace_id, claim.task_queue, claim.kind, claim.types, claim.builds, most
             )
             mine = [task for task in found if task not in taken][: claim.most]
             taken.update(mine)
@@ -74,7 +74,7 @@ class Granting:
             change = self._changes.get(key)
             if change is None:
                 continue
-            reservation = Reservation(claim.session_id, claim.owner_id, claim.build_id)
+            reservation = Reservation(claim.session_id, claim.owner_id, claim.builds)
             grant = self._grant(change, ordinal, reservation, ready_time)
             if grant is None:
                 self._stale.append((key, ordinal))

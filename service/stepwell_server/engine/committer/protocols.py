@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """Asks for waiting tasks of one queue and kind, those first that go first. Answered with a list of Grants."""
+    """Asks for waiting tasks of one queue and kind, those first that go first. Answered with a list of Grants.
+
+    A run that is pinned to a build comes only if that is among `builds`.
+    """
 
     namespace_id: int
     namespace: str
@@ -25,7 +28,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     types: tuple[str, ...]
     session_id: UUID
     owner_id: str
-    build_id: str
+    builds: tuple[str, ...]
     most: int
 
 
@@ -47,7 +50,7 @@ class Reservation(NamedTuple):
 
     session_id: UUID
     owner_id: str
-    build_id: str
+    builds: tuple[str, ...]
 
 
 class Capacity(Protocol):

@@ -1,26 +1,46 @@
 -- name: claim_tasks
--- The tasks that go first of one queue, kind and set of types, locked so that no other claimer takes them. A type that
--- this worker lacks is never looked at. Walks tasks_claim_idx once a type. Locks tasks, before runs.
-SELECT picked.run_key, picked.ordinal, picked.namespace_id, picked.type, picked.ready_time
-FROM unnest($4::text[]) AS x (type),
-    LATERAL (
-        SELECT t.run_key, t.ordinal, t.namespace_id, t.type, t.rank, t.ready_time
-        FROM tasks AS t
-        WHERE t.namespace_id = $1 AND t.task_queue = $2 AND t.kind = $3 AND t.type = x.type
-        ORDER BY t.rank, t.ready_time, t.run_key, t.ordinal
-        LIMIT $5
-        OFFSET 0
-        FOR UPDATE SKIP LOCKED
-    ) AS picked
-ORDER BY picked.rank, picked.ready_time, picked.run_key, picked.ordinal
-LIMIT $5;
+-- The tasks that go first of one queue, kind, set of types and of builds, locked so that no other claimer takes them. A
+-- type that this worker lacks, or a build that it does not take, is never looked at. Looks at $7 candidates, walking
+-- tasks_build_idx once a type and build, and locks of those the first $6 that nobody else has, through tasks_pkey. The
+-- last row says how many candidates there were. Locks tasks, before runs.
+WITH candidates AS MATERIALIZED (
+    SELECT c.run_key, c.ordinal
+    FROM unnest($4::text[]) AS x (type),
+        unnest($5::text[]) AS b (build_id),
+        LATERAL (
+            SELECT t.run_key, t.ordinal, t.rank, t.ready_time
+            FROM tasks AS t
+            WHERE t.namespace_id = $1 AND t.task_queue = $2 AND t.kind = $3 AND t.type = x.type
+                AND t.build_id = b.build_id
+            ORDER BY t.rank, t.ready_time, t.run_key, t.ordinal
+            LIMIT $7
+            OFFSET 0
+        ) AS c
+    ORDER BY c.rank, c.ready_time, c.run_key, c.ordinal
+    LIMIT $7
+)
+(
+    SELECT picked.run_key, picked.ordinal, picked.ready_time
+    FROM candidates AS c,
+        LATERAL (
+            SELECT t.run_key, t.ordinal, t.ready_time
+            FROM tasks AS t
+            WHERE t.run_key = c.run_key AND t.ordinal = c.ordinal
+            OFFSET 0
+            FOR UPDATE SKIP LOCKED
+        ) AS picked
+    LIMIT $6
+)
+UNION ALL
+SELECT count(*), -1, NULL FROM candidates;
 
 -- name: claim_driven_activities
 -- The activities of driven runs (kind 4, without a type, all of one rank) of one queue that have waited longest and are
--- to be had at a time, locked so that no other claimer takes them. Walks tasks_claim_idx. Locks tasks, before runs.
+-- to be had at a time, locked so that no other claimer takes them. Walks tasks_build_idx. Locks tasks, before runs.
 SELECT t.run_key, t.ordinal
 FROM tasks AS t
-WHERE t.namespace_id = $1 AND t.task_queue = $2 AND t.kind = 4 AND t.type = '' AND t.rank = 0 AND t.ready_time <= $3
+WHERE t.namespace_id = $1 AND t.task_queue = $2 AND t.kind = 4 AND t.type = '' AND t.build_id = '' AND t.rank = 0
+    AND t.ready_time <= $3
 ORDER BY t.ready_time, t.run_key, t.ordinal
 LIMIT $4
 FOR UPDATE SKIP LOCKED;

@@ -252,6 +252,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "SCHEDULE_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"namespace": "main", "name":
         "nightly"}}
     """
+    ERROR_REASON_RUN_DRIVEN: _ErrorReason.ValueType  # 41
+    """The run is a driven run: its own engine moves it, and no worker of ours. FAILED_PRECONDITION.
+
+        {"reason": "RUN_DRIVEN", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -487,5 +493,11 @@ ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason.ValueType  # 40
 
     {"reason": "SCHEDULE_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"namespace": "main", "name":
     "nightly"}}
+"""
+ERROR_REASON_RUN_DRIVEN: ErrorReason.ValueType  # 41
+"""The run is a driven run: its own engine moves it, and no worker of ours. FAILED_PRECONDITION.
+
+    {"reason": "RUN_DRIVEN", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -168,7 +168,9 @@ class Run(_message.Message):
         TIME_FIELD_NUMBER: _builtins.int
         DIFFERENCES_FIELD_NUMBER: _builtins.int
         reason: _builtins.str
-        """Free text, or `ORDER_CHANGED` when the code no longer fits the record."""
+        """Free text; `ORDER_CHANGED` when the code no longer fits the record; `WORKER_LOST` when the run came back too often
+        in a row with nothing recorded.
+        """
         details: _builtins.str
         """What was found, for people."""
         @_builtins.property
@@ -192,6 +194,63 @@ class Run(_message.Message):
         _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
         _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "differences", b"differences", "reason", b"reason", "time", b"time"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TaskWait(_message.Message):
+        """A run's task that waits for a worker."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Reason:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Run.TaskWait._Reason.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            REASON_UNSPECIFIED: Run.TaskWait._Reason.ValueType  # 0
+            """Not set."""
+            REASON_NO_ROOM: Run.TaskWait._Reason.ValueType  # 1
+            """There are live workers that could take it: they have no room, or take it in a moment."""
+            REASON_NO_WORKER: Run.TaskWait._Reason.ValueType  # 2
+            """No live worker of the namespace takes the run's type from its queue."""
+            REASON_NO_BUILD: Run.TaskWait._Reason.ValueType  # 3
+            """There are live workers for its type on its queue, and none of them takes its build."""
+
+        class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
+            """Why a run's task waits."""
+
+        REASON_UNSPECIFIED: Run.TaskWait.Reason.ValueType  # 0
+        """Not set."""
+        REASON_NO_ROOM: Run.TaskWait.Reason.ValueType  # 1
+        """There are live workers that could take it: they have no room, or take it in a moment."""
+        REASON_NO_WORKER: Run.TaskWait.Reason.ValueType  # 2
+        """No live worker of the namespace takes the run's type from its queue."""
+        REASON_NO_BUILD: Run.TaskWait.Reason.ValueType  # 3
+        """There are live workers for its type on its queue, and none of them takes its build."""
+
+        REASON_FIELD_NUMBER: _builtins.int
+        READY_TIME_FIELD_NUMBER: _builtins.int
+        DETAILS_FIELD_NUMBER: _builtins.int
+        reason: Global___Run.TaskWait.Reason.ValueType
+        """Why it waits."""
+        details: _builtins.str
+        """The same in words, with what is missing."""
+        @_builtins.property
+        def ready_time(self) -> _timestamp_pb2.Timestamp:
+            """Since when."""
+
+        def __init__(
+            self,
+            *,
+            reason: Global___Run.TaskWait.Reason.ValueType = ...,
+            ready_time: _timestamp_pb2.Timestamp | None = ...,
+            details: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["ready_time", b"ready_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "ready_time", b"ready_time", "reason", b"reason"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -257,6 +316,7 @@ class Run(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     ACTIVE_STEP_FIELD_NUMBER: _builtins.int
     WAKE_FIELD_NUMBER: _builtins.int
+    TASK_WAIT_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace it lives in."""
     run_id: _builtins.str
@@ -290,7 +350,7 @@ class Run(_message.Message):
     owner_id: _builtins.str
     """The worker or engine that holds it now."""
     build_id: _builtins.str
-    """The build it is pinned to, once a worker with a build id took it."""
+    """The build it is pinned to: the one whose worker last recorded something of it, or what `PinRun` said. Empty: none."""
     number: _builtins.int
     """Finds the run by a number alone, for stores that address rows so."""
     traceparent: _builtins.str
@@ -357,6 +417,10 @@ class Run(_message.Message):
     def wake(self) -> Global___Run.Wake:
         """What last woke a suspended driven run."""
 
+    @_builtins.property
+    def task_wait(self) -> Global___Run.TaskWait:
+        """Set while the run's own task waits for a worker. Only in answers about a single run."""
+
     def __init__(
         self,
         *,
@@ -396,10 +460,11 @@ class Run(_message.Message):
         cursor: _builtins.int = ...,
         active_step: _builtins.str = ...,
         wake: Global___Run.Wake | None = ...,
+        task_wait: Global___Run.TaskWait | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "pause", b"pause", "result", b"result", "suspension_data", b"suspension_data", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "pause", b"pause", "result", b"result", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "result", b"result", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "result", b"result", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1397,6 +1462,68 @@ class ResumeRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
+
+@_typing.final
+class PinRunRequest(_message.Message):
+    """Which run to pin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    build_id: _builtins.str
+    """The build, at most 255 bytes. Empty: none, so that any worker may take the run, and the next that records something
+    of it pins it again.
+    """
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        build_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "namespace", b"namespace", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinRunRequest: _TypeAlias = PinRunRequest  # noqa: Y015
+
+@_typing.final
+class PinRunResponse(_message.Message):
+    """Whether the run was pinned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    PREVIOUS_BUILD_ID_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    """False if it was pinned so already; then nothing happened."""
+    previous_build_id: _builtins.str
+    """The build that it was pinned to before. Empty: none."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+        previous_build_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "previous_build_id", b"previous_build_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PinRunResponse: _TypeAlias = PinRunResponse  # noqa: Y015
 
 @_typing.final
 class ListRunStepsRequest(_message.Message):

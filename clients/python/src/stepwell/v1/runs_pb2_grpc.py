@@ -103,6 +103,11 @@ class RunServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_runs__pb2.ResumeRunRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_runs__pb2.ResumeRunResponse.FromString,
                 _registered_method=True)
+        self.PinRun = channel.unary_unary(
+                '/stepwell.v1.RunService/PinRun',
+                request_serializer=stepwell_dot_v1_dot_runs__pb2.PinRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_runs__pb2.PinRunResponse.FromString,
+                _registered_method=True)
         self.ListRunSteps = channel.unary_unary(
                 '/stepwell.v1.RunService/ListRunSteps',
                 request_serializer=stepwell_dot_v1_dot_runs__pb2.ListRunStepsRequest.SerializeToString,
@@ -214,6 +219,14 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PinRun(self, request, context):
+        """Pins a run to a build, or to none: only workers that take this build get it from now on. Whoever holds the run loses
+        it. What is recorded stays. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN, INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRunSteps(self, request, context):
         """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND.
         """
@@ -288,6 +301,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.ResumeRun,
                     request_deserializer=stepwell_dot_v1_dot_runs__pb2.ResumeRunRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_runs__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'PinRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PinRun,
+                    request_deserializer=stepwell_dot_v1_dot_runs__pb2.PinRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_runs__pb2.PinRunResponse.SerializeToString,
             ),
             'ListRunSteps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRunSteps,
@@ -650,6 +668,33 @@ class RunService(object):
             '/stepwell.v1.RunService/ResumeRun',
             stepwell_dot_v1_dot_runs__pb2.ResumeRunRequest.SerializeToString,
             stepwell_dot_v1_dot_runs__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PinRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunService/PinRun',
+            stepwell_dot_v1_dot_runs__pb2.PinRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_runs__pb2.PinRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

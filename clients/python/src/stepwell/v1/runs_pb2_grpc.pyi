@@ -75,6 +75,10 @@ class RunServiceStub:
     """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
     because its code no longer fits its record: then `accept_order` is needed.
     """
+    PinRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.PinRunRequest, _runs_pb2.PinRunResponse]
+    """Pins a run to a build, or to none: only workers that take this build get it from now on. Whoever holds the run loses
+    it. What is recorded stays. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN, INVALID_FIELD.
+    """
     ListRunSteps: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
 
@@ -124,6 +128,10 @@ class RunServiceAsyncStub(RunServiceStub):
     ResumeRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
     because its code no longer fits its record: then `accept_order` is needed.
+    """
+    PinRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.PinRunRequest, _runs_pb2.PinRunResponse]  # type: ignore[assignment]
+    """Pins a run to a build, or to none: only workers that take this build get it from now on. Whoever holds the run loses
+    it. What is recorded stays. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN, INVALID_FIELD.
     """
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]  # type: ignore[assignment]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
@@ -249,6 +257,16 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_runs_pb2.ResumeRunResponse, _abc.Awaitable[_runs_pb2.ResumeRunResponse]]:
         """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
         because its code no longer fits its record: then `accept_order` is needed.
+        """
+
+    @_abc_1.abstractmethod
+    def PinRun(
+        self,
+        request: _runs_pb2.PinRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.PinRunResponse, _abc.Awaitable[_runs_pb2.PinRunResponse]]:
+        """Pins a run to a build, or to none: only workers that take this build get it from now on. Whoever holds the run loses
+        it. What is recorded stays. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN, INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod

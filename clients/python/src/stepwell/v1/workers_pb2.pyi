@@ -205,6 +205,7 @@ class Hello(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     SDK_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
+    COMPATIBLE_BUILD_IDS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     worker_id: _builtins.str
@@ -212,7 +213,9 @@ class Hello(_message.Message):
     session_id: _builtins.str
     """A session to resume, within its time to live. Its held tasks stay held."""
     build_id: _builtins.str
-    """Its build, for pinning."""
+    """Its build. A run belongs to the build that last recorded something of it: from then on only workers of that build
+    get it, or those that name it in `compatible_build_ids`. Empty: takes only runs that belong to none.
+    """
     identity: _builtins.str
     """Host, process and the like, for people."""
     sdk: _builtins.str
@@ -237,6 +240,12 @@ class Hello(_message.Message):
     def capacity(self) -> Global___CapacityUpdate:
         """Its capacity to begin with."""
 
+    @_builtins.property
+    def compatible_build_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other builds whose runs this worker's code can go on with. At most 16. A run that it records something of belongs to
+        `build_id` then. Without a `build_id` it goes on belonging to its own.
+        """
+
     def __init__(
         self,
         *,
@@ -251,10 +260,11 @@ class Hello(_message.Message):
         identity: _builtins.str = ...,
         sdk: _builtins.str = ...,
         capacity: Global___CapacityUpdate | None = ...,
+        compatible_build_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_types", b"activity_types", "build_id", b"build_id", "capacity", b"capacity", "held", b"held", "identity", b"identity", "namespace", b"namespace", "sdk", b"sdk", "session_id", b"session_id", "task_queues", b"task_queues", "worker_id", b"worker_id", "workflow_types", b"workflow_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_types", b"activity_types", "build_id", b"build_id", "capacity", b"capacity", "compatible_build_ids", b"compatible_build_ids", "held", b"held", "identity", b"identity", "namespace", b"namespace", "sdk", b"sdk", "session_id", b"session_id", "task_queues", b"task_queues", "worker_id", b"worker_id", "workflow_types", b"workflow_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -681,7 +691,7 @@ class RevokeTask(_message.Message):
     REF_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Why: `LEASE_LOST`, `EVICTED`, `RUN_ENDED`, `RUN_PAUSED`, `TIMED_OUT`, `ACK_TIMEOUT`."""
+    """Why: `LEASE_LOST`, `EVICTED`, `RUN_ENDED`, `RUN_PAUSED`, `RUN_PINNED`, `TIMED_OUT`, `ACK_TIMEOUT`."""
     @_builtins.property
     def ref(self) -> Global___TaskRef:
         """The task."""
@@ -1974,6 +1984,7 @@ class Worker(_message.Message):
     SDK_FIELD_NUMBER: _builtins.int
     REGISTER_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    COMPATIBLE_BUILD_IDS_FIELD_NUMBER: _builtins.int
     worker_id: _builtins.str
     """Its own id."""
     session_id: _builtins.str
@@ -2004,6 +2015,10 @@ class Worker(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Its session lives until then unless it is heard of."""
 
+    @_builtins.property
+    def compatible_build_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other builds whose runs it takes."""
+
     def __init__(
         self,
         *,
@@ -2017,10 +2032,11 @@ class Worker(_message.Message):
         sdk: _builtins.str = ...,
         register_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        compatible_build_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "register_time", b"register_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_types", b"activity_types", "build_id", b"build_id", "expire_time", b"expire_time", "identity", b"identity", "register_time", b"register_time", "sdk", b"sdk", "session_id", b"session_id", "task_queues", b"task_queues", "worker_id", b"worker_id", "workflow_types", b"workflow_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_types", b"activity_types", "build_id", b"build_id", "compatible_build_ids", b"compatible_build_ids", "expire_time", b"expire_time", "identity", b"identity", "register_time", b"register_time", "sdk", b"sdk", "session_id", b"session_id", "task_queues", b"task_queues", "worker_id", b"worker_id", "workflow_types", b"workflow_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

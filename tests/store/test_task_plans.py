@@ -1,0 +1,138 @@
+"""Claims and looks at queues cost what they bring, however much waits: on an empty table and on a grown one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from tests.store.plans import explained, scans
+
+from stepwell_server.settings import Settings
+from stepwell_server.store import batches, task_queues
+from stepwell_server.store.database import Connection, Database
+
+GROWN = 100_000
+INDEX, ROWS = ("tasks", "tasks_build_idx"), ("tasks", "tasks_pkey")
+# Ten types in turn, a tenth of each pinned: twenty sorts.
+GROW = f"""
+INSERT INTO tasks
+SELECT
+    n, 0, 1, 'q', 1, 't' || (n % 10), n % 7, now() + n * interval '1 ms', CASE WHEN n % 100 < 10 THEN 'v1' ELSE '' END
+FROM generate_series(1, {GROWN}) AS n
+"""  # noqa: S608 - a number from above
+TYPES = [f"t{number}" for number in range(10)]
+
+
+@asynccontextmanager
+async def connected(url: str, *, is_grown: bool, pinned: bool) -> AsyncIterator[tuple[Database, Connection]]:
+    """A connection as the hot path has it, or with the planner left as it is."""
+    database = Database(Settings(database_url=url))
+    connection = await database.connect(pinned=pinned)
+    if is_grown:
+        await connection.raw.execute(GROW)
+        await connection.raw.execute("ANALYZE tasks")
+    try:
+        yield database, connection
+    finally:
+        await connection.close()
+        await database.close()
+
+
+@pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
+async def test_a_claim_reads_candidates_alone_and_locks_what_it_takes(database_url: str, is_grown: bool) -> None:
+    async with connected(database_url, is_grown=is_grown, pinned=True) as (_, connection):
+        arguments = (1, "q", 1, TYPES, ["", "v1"], 16, 48)
+        plan = await explained(connection.raw, batches.TASKS["claim_tasks"], *arguments)
+        read = scans(plan)
+        assert set(read) == {INDEX, ROWS}
+        assert read[INDEX] <= 48 * len(TYPES) * 2
+        assert read[ROWS] == (16 if is_grown else 0)
+        (locks,) = (part for part in plan.parts() if part.kind == "LockRows")
+        assert locks.rows == (16 if is_grown else 0)
+
+
+async def test_a_claim_for_a_build_of_which_nothing_waits_reads_nothing(database_url: str) -> None:
+    """Ten thousand runs that are pinned elsewhere are not in its way."""
+    async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
+        await connection.raw.execute("UPDATE tasks SET build_id = 'v1'")
+        await connection.raw.execute("VACUUM ANALYZE tasks")
+        plan = await explained(connection.raw, batches.TASKS["claim_tasks"], 1, "q", 1, TYPES, ["", "v2"], 16, 48)
+        assert sum(scans(plan).values()) == 0
+
+
+async def test_a_claim_takes_those_first_that_go_first(database_url: str) -> None:
+    async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
+        best = await connection.raw.fetch(
+            "SELECT run_key FROM tasks WHERE build_id = '' ORDER BY rank, ready_time, run_key LIMIT 300"
+        )
+        async with connection.transaction():
+            claimed = await batches.claim_tasks(connection, 1, "q", 1, TYPES, (), 300)
+        assert [key for key, _, _ in claimed] == [row[0] for row in best]
+
+
+async def test_a_claim_looks_further_when_others_hold_what_goes_first(database_url: str) -> None:
+    """However many: what waits is found."""
+    async with connected(database_url, is_grown=True, pinned=True) as (database, connection):
+        other = await database.connect()
+        async with other.transaction():
+            theirs = await batches.claim_tasks(other, 1, "q", 1, TYPES, ("v1",), 900)
+            async with connection.transaction():
+                ours = await batches.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10)
+        await other.close()
+        assert (len(theirs), len(ours)) == (900, 10)
+        assert not set(theirs) & set(ours)
+
+
+async def test_a_claim_locks_no_more_than_it_takes(database_url: str) -> None:
+    async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
+        other = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
+        async with connection.transaction():
+            await batches.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10)
+            free = await other.fetchval("SELECT count(*) FROM (SELECT FROM tasks FOR UPDATE SKIP LOCKED) AS t")
+        await other.close()
+        assert free == GROWN - 10
+
+
+LOOKS: dict[str, tuple[tuple[Any, ...], int]] = {
+    # Arguments, and how many rows it may read of a hundred thousand: a hop a name or sort, a bounded count, ten looks.
+    "page_task_queues": ((1, "", ["w"], 51), 10),
+    "read_backlogs": ((1, ["q"], 101, 1_001), 20 * (1 + 101 + 10)),
+}
+
+
+@pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
+@pytest.mark.parametrize("name", LOOKS)
+async def test_a_look_at_queues_hops(database_url: str, name: str, is_grown: bool) -> None:
+    arguments, most = LOOKS[name]
+    async with connected(database_url, is_grown=is_grown, pinned=False) as (_, connection):
+        await connection.raw.execute("SET enable_seqscan TO off")
+        read = scans(await explained(connection.raw, task_queues.TASK_QUEUES[name], *arguments))
+        assert set(read) == {INDEX}
+        assert read[INDEX] <= most
+        assert (read[INDEX] > 0) is is_grown
+
+
+async def test_running_activities_are_found_by_their_sessions(database_url: str) -> None:
+    """Of twenty thousand open steps only those are read that a session holds."""
+    session_id = uuid4()
+    async with connected(database_url, is_grown=False, pinned=False) as (database, connection):
+        await connection.raw.execute(
+            """
+            INSERT INTO steps
+            SELECT n, 1, '', 'a', 0, '', 2, 'act', CASE WHEN n % 2 = 0 THEN 'q' ELSE 'r' END, 4, NULL, 0, NULL, now(),
+                0, 1, 0, 0, CASE WHEN n <= 100 THEN $1::uuid END, 0, '', NULL, NULL, FALSE, NULL
+            FROM generate_series(1, 20000) AS n
+            """,
+            session_id,
+        )
+        await connection.raw.execute("ANALYZE steps")
+        await connection.raw.execute("SET enable_seqscan TO off")
+        statement = task_queues.TASK_QUEUES["count_running_activities"]
+        read = scans(await explained(connection.raw, statement, [session_id], ["q"], 1))
+        assert sum(read.values()) <= 100
+        assert ("steps", "steps_driven_idx") in read
+        assert await task_queues.running_activities(database, 1, [session_id, uuid4()], ["q", "s"]) == {"q": 50, "s": 0}
