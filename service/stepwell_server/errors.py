@@ -381,6 +381,12 @@ class SignalRefused(FailedPrecondition):
     phase: str
 
 
+class WorkerAmbiguous(FailedPrecondition):
+    """Worker {worker_id} is registered in more than one namespace: name the one that is meant."""
+
+    worker_id: str
+
+
 class WatcherNotFound(NotFound):
     """Watcher {watcher} does not exist."""
 

@@ -229,6 +229,7 @@ def test_the_protocol_names_the_fields_of_each_list() -> None:
         "ListEventsRequest": events.LISTED,
         "ReadEventsRequest": events.LISTED,
         "ListWorkersRequest": workers.LISTED,
+        "ListRegisteredWorkersRequest": workers.LISTED_REGISTERED,
         "ListNamespacesRequest": namespaces.LISTED,
     }
     for request, fields in lists.items():

@@ -1,4 +1,4 @@
-"""The methods of the mirrored stores, by their own names, in the order of their documents."""
+"""The methods of the mirrored stores by their own names, in the order of their documents, and which have no answer."""
 
 from __future__ import annotations
 
@@ -100,3 +100,27 @@ METHODS: dict[int, tuple[str, ...]] = {
         "step_statuses",
     ),
 }
+
+UNANSWERED: dict[int, dict[str, str]] = {
+    mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE: {
+        "list_archivable_workflows": "retention",
+        "mark_archived_and_purge": "retention",
+        "upsert_search_attributes": "search attributes",
+        "create_api_key": "API keys",
+        "validate_api_key": "API keys",
+        "list_api_keys": "API keys",
+        "revoke_api_key": "API keys",
+        "create_snapshot": "snapshots",
+        "get_latest_snapshot": "snapshots",
+    },
+}
+"""Methods that no RPC answers yet, each with the noun that brings it."""
+
+CLIENTS_OWN: dict[int, dict[str, str]] = {
+    mirrors_pb2.TRAIT_STEM_WORKFLOW_STORE: {
+        "close": "a client closes its channel",
+        "connect": "a constructor: a client opens its channel",
+        "fromDataSource": "a constructor over a pool of connections, which only a store has",
+    },
+}
+"""Methods that no RPC answers, ever, each with the reason."""

@@ -15,7 +15,7 @@ from stepwell_server.model.schedules import Schedule, Waiting
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
-from stepwell_server.model.workers import Session
+from stepwell_server.model.workers import RegisteredWorker, Session
 from stepwell_server.store import schema, statements
 from stepwell_server.store.namespaces import NamespaceRow
 
@@ -40,6 +40,7 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("tasks", Task),
     ("mail", Mail),
     ("sessions", Session),
+    ("workers", RegisteredWorker),
     ("run_ids", RunId),
     ("namespaces", NamespaceRow),
     ("watchers", Watcher),

@@ -71,6 +71,7 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
             total_runs=sum(stats.runs.values()),
             runs=[count(phase=types_pb2.RunPhase.ValueType(phase), count=runs) for phase, runs in stats.runs.items()],
             workers=stats.workers,
+            schedules=stats.schedules,
         )
 
 

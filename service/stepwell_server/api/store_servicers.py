@@ -12,6 +12,7 @@ from stepwell_server.api.signal_store import SignalStoreCalls
 from stepwell_server.api.step_store import StepStoreCalls
 from stepwell_server.api.timer_store import TimerStoreCalls
 from stepwell_server.api.topic_store import TopicStoreCalls
+from stepwell_server.api.worker_store import WorkerStoreCalls
 
 if TYPE_CHECKING:
     from stepwell_server.api.stores import StoreCalls
@@ -34,6 +35,7 @@ def store_servicers(
         SignalStoreCalls,
         TopicStoreCalls,
         TimerStoreCalls,
+        WorkerStoreCalls,
         LeaderStoreCalls,
     )
     return [kind(committers, database, namespaces, clock, settings) for kind in kinds]

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 Answer = TypeVar("Answer")
-_MOST_ROUNDS = 16
+Key = TypeVar("Key")
+# In each round that brought nothing somebody else was served.
+_MOST_ROUNDS = 256
 
 
 class StoreCalls:
@@ -116,6 +118,27 @@ class StoreCalls:
             if failed and not taken:
                 raise failed[0]
         return taken
+
+    async def _take_all(
+        self,
+        choose: Callable[[Collection[Key], int], Awaitable[Sequence[Key]]],
+        order: Callable[[Key], Command],
+    ) -> int:
+        """The same until nothing is left. Answers how many came to something; raises what stood in the way."""
+
+        def submit(place: int, key: Key) -> asyncio.Future[object]:
+            del place
+            return self._committers.submit(order(key), seconds=remaining())
+
+        came, tried = 0, set[Key]()
+        while keys := await choose(tried, self._fields.limits.set_runs):
+            tried.update(keys)
+            answers = await each(keys, submit)
+            for answer in answers:
+                if isinstance(answer, Exception) and not isinstance(answer, errors.RunNotFound):
+                    raise answer
+            came += sum(answer is True for answer in answers)
+        return came
 
     async def _whole(self, ref: RunRef) -> runs_pb2.Run:
         """A run with its payloads."""

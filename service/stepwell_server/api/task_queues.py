@@ -12,7 +12,7 @@ from stepwell_server.api.page import read_page
 from stepwell_server.api.payloads import duration_to_proto
 from stepwell_server.model.tasks import WORKERS_KINDS, TaskKind
 from stepwell_server.model.workers import Crew, able
-from stepwell_server.store import task_queues
+from stepwell_server.store import task_queues, worker_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,7 +57,9 @@ class TaskQueues(task_queues_pb2_grpc.TaskQueueServiceServicer):
         namespace_id = await self._namespaces.id_of(namespace)
         page = read_page(request, str, self._fields.limits)
         crew = await self._crews.of(namespace_id)
-        names = await task_queues.page(self._database, namespace_id, page.after or "", crew.task_queues, page.fetch)
+        others = await worker_store.count_by_queue(self._database, namespace_id)
+        manned = {*crew.task_queues, *others}
+        names = await task_queues.page(self._database, namespace_id, page.after or "", manned, page.fetch)
         shown = names[: page.size]
         waiting = await task_queues.backlogs(self._database, namespace_id, shown)
         running = await task_queues.running_activities(self._database, namespace_id, crew.workers, shown)
@@ -67,6 +69,7 @@ class TaskQueues(task_queues_pb2_grpc.TaskQueueServiceServicer):
         for name in shown:
             here = [each for each in waiting if each.task_queue == name]
             queue = queue_to_proto(namespace, name, here, crew, running.get(name, 0), self._clock.now())
+            queue.worker_count += others.get(name, 0)
             response.task_queues.append(queue)
         return response
 
@@ -80,10 +83,13 @@ class TaskQueues(task_queues_pb2_grpc.TaskQueueServiceServicer):
         found = await task_queues.backlogs(self._database, namespace_id, [name])
         running = await task_queues.running_activities(self._database, namespace_id, crew.workers, [name])
         waiting, now = found[: task_queues.MOST_SORTS], self._clock.now()
+        others = (await worker_store.count_by_queue(self._database, namespace_id)).get(name, 0)
         rooms = self._dispatcher.rooms(namespace_id, name)
+        queue = queue_to_proto(namespace, name, waiting, crew, running.get(name, 0), now)
+        queue.worker_count += others
         return task_queues_pb2.GetTaskQueueResponse(
-            task_queue=queue_to_proto(namespace, name, waiting, crew, running.get(name, 0), now),
-            lines=lines_to_proto(waiting, crew.of(name), now),
+            task_queue=queue,
+            lines=lines_to_proto(waiting, crew.of(name), others, now),
             has_more_lines=len(found) > len(waiting),
             capacities=[capacity_to_proto(kind, rooms[kind]) for kind in WORKERS_KINDS],
         )
@@ -117,18 +123,24 @@ def backlog_to_proto(waiting: Iterable[Backlog], now: datetime) -> task_queues_p
 
 
 def lines_to_proto(
-    waiting: Sequence[Backlog], workers: list[Hello], now: datetime
+    waiting: Sequence[Backlog], workers: list[Hello], others: int, now: datetime
 ) -> list[task_queues_pb2.TaskQueueLine]:
     """Renders what waits sort by sort, and then the types of which nothing waits that workers take."""
     sorts = {(each.kind, each.type, each.build_id): [each] for each in waiting}
     served = sorted({(kind, name) for kind in WORKERS_KINDS for hello in workers for name in hello.types(kind)})
     told = {sort[:2] for sort in sorts}
     idle: dict[tuple[int, str, str], list[Backlog]] = {(*each, ""): [] for each in served if each not in told}
-    return [_line(*sort, backlog, workers, now) for sort, backlog in (sorts | idle).items()]
+    return [_line(*sort, backlog, workers, others, now) for sort, backlog in (sorts | idle).items()]
 
 
 def _line(  # noqa: PLR0917 - rendered in one place
-    kind: int, type_name: str, build_id: str, waiting: list[Backlog], workers: list[Hello], now: datetime
+    kind: int,
+    type_name: str,
+    build_id: str,
+    waiting: list[Backlog],
+    workers: list[Hello],
+    others: int,
+    now: datetime,
 ) -> task_queues_pb2.TaskQueueLine:
     is_driven = kind == TaskKind.DRIVEN_ACTIVITY
     return task_queues_pb2.TaskQueueLine(
@@ -136,14 +148,14 @@ def _line(  # noqa: PLR0917 - rendered in one place
         type=type_name,
         build_id=build_id,
         backlog=backlog_to_proto(waiting, now),
-        worker_count=0 if is_driven else able(workers, kind, type_name, build_id),
+        worker_count=others if is_driven else able(workers, kind, type_name, build_id),
         is_stranded=any(_is_stranded(each, workers) for each in waiting),
         driven=is_driven,
     )
 
 
 def _is_stranded(waiting: Backlog, workers: list[Hello]) -> bool:
-    """Whether no live worker could take what waits. Who takes activities of driven runs is not known to us."""
+    """Whether no live worker could take what waits. Who takes activities of driven runs need not be known to us."""
     is_ours = waiting.kind in WORKERS_KINDS
     return is_ours and not able(workers, waiting.kind, waiting.type, waiting.build_id)
 

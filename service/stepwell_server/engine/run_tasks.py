@@ -84,9 +84,30 @@ class ReleaseStaleRunTask(msgspec.Struct, frozen=True, gc=False):
         task = _task(change)
         if task is None or task.claim_time is None or task.claim_time >= self.before:
             return False
-        ready_time = task.ready_time if task.is_ready else change.now
-        _put(change, replace(task, owner_id=None, claim_time=None, is_ready=True, ready_time=ready_time))
+        _put(change, _dispatchable(change, task))
         return True
+
+
+class TakeBackRunTask(msgspec.Struct, frozen=True, gc=False):
+    """Takes a task from a worker that is gone, and makes it dispatchable. Answers False if that one has it not."""
+
+    ref: RunRef
+    worker_id: str
+
+    def wants(self) -> Missing:
+        return _WANTS
+
+    def decide(self, change: Change) -> bool:
+        task = _task(change)
+        if task is None or task.owner_id != self.worker_id:
+            return False
+        _put(change, _dispatchable(change, task))
+        return True
+
+
+def _dispatchable(change: Change, task: RunTask) -> RunTask:
+    ready_time = task.ready_time if task.is_ready else change.now
+    return replace(task, owner_id=None, claim_time=None, is_ready=True, ready_time=ready_time)
 
 
 def _task(change: Change) -> RunTask | None:

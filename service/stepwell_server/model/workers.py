@@ -95,6 +95,34 @@ LISTED: filters.Fields = {
 """By what workers are filtered and sorted."""
 
 
+class RegisteredWorker(msgspec.Struct, frozen=True, gc=False):
+    """A row of `workers`: a worker of an outside engine."""
+
+    worker_id: str
+    namespace_id: int
+    identity: str
+    task_queue: str
+    workflow_types: Sequence[str]
+    activity_types: Sequence[str]
+    max_concurrent_workflows: int
+    max_concurrent_activities: int
+    active_tasks: int
+    register_time: datetime
+    heartbeat_time: datetime
+    condemned: bool = False
+
+
+LISTED_REGISTERED: filters.Fields = {
+    "worker_id": filters.SORTED_TEXT,
+    "identity": filters.TEXT,
+    "task_queue": filters.SORTED_TEXT,
+    "workflow_types": filters.TEXTS,
+    "activity_types": filters.TEXTS,
+    "active_tasks": filters.SORTED_NUMBER,
+    "register_time": filters.SORTED_TIME,
+    "heartbeat_time": filters.SORTED_TIME,
+}
+"""By what registered workers are filtered and sorted."""
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Hello)
 

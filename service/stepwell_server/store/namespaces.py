@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import Select, Table, delete, exists, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Select, Table, delete, exists, func, literal, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server import errors
@@ -20,7 +20,7 @@ from stepwell_server.ids import Namespace
 from stepwell_server.model.filters import SORTED_TEXT, SORTED_TIME, Fields, Filter
 from stepwell_server.model.orders import Order, SortKey
 from stepwell_server.store.filters import after, named, sorting, where
-from stepwell_server.store.schema import CLOSED_RUNS, NAMESPACES, RUNS, SCHEDULES, SESSIONS
+from stepwell_server.store.schema import CLOSED_RUNS, NAMESPACES, RUNS, SCHEDULES, SESSIONS, WORKERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,8 @@ MAIN = Namespace("main")
 _KNOWN_SECONDS = 5.0
 _MOST_KNOWN = 10_000
 _BY_NAME = SortKey("name")
+# What is counted beside the phases of runs.
+_WORKERS, _SCHEDULES = 0, -1
 
 
 class NamespaceRow(msgspec.Struct, frozen=True, gc=False):
@@ -55,6 +57,7 @@ class Stats(msgspec.Struct, frozen=True, gc=False):
 
     runs: dict[int, int]
     workers: int
+    schedules: int
 
 
 class Namespaces:
@@ -138,24 +141,26 @@ class Namespaces:
             )
             if (await connection.execute(has_runs)).scalar_one():
                 raise errors.NamespaceNotEmpty(namespace=name)
+            await connection.execute(delete(WORKERS).where(WORKERS.c.namespace_id == namespace_id))
             await connection.execute(delete(NAMESPACES).where(NAMESPACES.c.namespace_id == namespace_id))
         self._known.pop(name, None)
         return True
 
     async def stats(self, name: str, now: datetime) -> Stats:
-        """Counts runs by phase and live sessions, in one statement and so in one snapshot."""
-        phases = union_all(*(_counted(table, name) for table in (RUNS, CLOSED_RUNS)))
-        workers = select(literal(0).label("phase"), func.count()).where(
-            SESSIONS.c.namespace_id == NAMESPACES.c.namespace_id,
-            NAMESPACES.c.name == name,
-            SESSIONS.c.expire_time > now,
-        )
+        """Counts runs by phase, workers and schedules, in one statement and so in one snapshot."""
+        parts = [
+            *(_counted(table, name) for table in (RUNS, CLOSED_RUNS)),
+            _counted_as(_WORKERS, SESSIONS, name, SESSIONS.c.expire_time > now),
+            _counted_as(_WORKERS, WORKERS, name, ~WORKERS.c.condemned),
+            _counted_as(_SCHEDULES, SCHEDULES, name),
+        ]
         async with self._pool.begin() as connection:
-            rows: Sequence[Any] = (await connection.execute(union_all(phases, workers))).all()
-        runs: dict[int, int] = {}
-        for phase, count in rows:
-            runs[phase] = runs.get(phase, 0) + count
-        return Stats(workers=runs.pop(0), runs=dict(sorted(runs.items())))
+            rows: Sequence[Any] = (await connection.execute(union_all(*parts))).all()
+        counts: dict[int, int] = {_WORKERS: 0, _SCHEDULES: 0}
+        for counted, count in rows:
+            counts[counted] = counts.get(counted, 0) + count
+        workers, schedules = counts.pop(_WORKERS), counts.pop(_SCHEDULES)
+        return Stats(runs=dict(sorted(counts.items())), workers=workers, schedules=schedules)
 
     async def _read(self, name: str) -> NamespaceRow | None:
         async with self._pool.begin() as connection:
@@ -172,6 +177,12 @@ class Namespaces:
         self._known[row.name] = (row, time.monotonic() + _KNOWN_SECONDS)
         self._names[row.namespace_id] = row.name
         return row
+
+
+def _counted_as(what: int, table: Table, name: str, *conditions: ColumnElement[bool]) -> Select[Any, Any]:
+    return select(literal(what).label("phase"), func.count()).where(
+        table.c.namespace_id == NAMESPACES.c.namespace_id, NAMESPACES.c.name == name, *conditions
+    )
 
 
 def _counted(table: Table, name: str) -> Select[tuple[int, int]]:

@@ -243,6 +243,17 @@ SESSIONS = Table(
     *_columns(ARRAY(Text), "task_queues workflow_types activity_types"),
     *_text("build_id identity"),
 )
+WORKERS = Table(
+    "workers",
+    METADATA,
+    *_text("worker_id", key=True),
+    *_int("namespace_id", key=True),
+    *_text("identity task_queue"),
+    *_columns(ARRAY(Text), "workflow_types activity_types"),
+    *_int("max_concurrent_workflows max_concurrent_activities active_tasks"),
+    *_times("register_time heartbeat_time"),
+    *_flag("condemned"),
+)
 MAIL = Table("mail", METADATA, *_uuid("mail_id", key=True), *_run_key(key=False), *_times("post_time"), *_bytes("body"))
 WATCHERS = Table(
     "watchers",

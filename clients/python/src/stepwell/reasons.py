@@ -57,6 +57,10 @@ class RunAmbiguous(errors.FailedPrecondition):
     """The run exists in more than one namespace."""
 
 
+class WorkerAmbiguous(errors.FailedPrecondition):
+    """The worker is registered in more than one namespace."""
+
+
 class RunExists(errors.AlreadyExists):
     """A run of that id, or of a workflow id that is used only once, exists already."""
 

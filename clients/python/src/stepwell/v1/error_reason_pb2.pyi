@@ -258,6 +258,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "RUN_DRIVEN", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057"}}
     """
+    ERROR_REASON_WORKER_AMBIGUOUS: _ErrorReason.ValueType  # 42
+    """The worker is registered in more than one namespace: name the one that is meant. FAILED_PRECONDITION.
+
+        {"reason": "WORKER_AMBIGUOUS", "domain": "stepwell.dev", "metadata": {"worker_id": "w-17"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -499,5 +504,10 @@ ERROR_REASON_RUN_DRIVEN: ErrorReason.ValueType  # 41
 
     {"reason": "RUN_DRIVEN", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_WORKER_AMBIGUOUS: ErrorReason.ValueType  # 42
+"""The worker is registered in more than one namespace: name the one that is meant. FAILED_PRECONDITION.
+
+    {"reason": "WORKER_AMBIGUOUS", "domain": "stepwell.dev", "metadata": {"worker_id": "w-17"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

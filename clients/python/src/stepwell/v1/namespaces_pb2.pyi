@@ -302,12 +302,15 @@ class GetNamespaceStatsResponse(_message.Message):
     TOTAL_RUNS_FIELD_NUMBER: _builtins.int
     RUNS_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    SCHEDULES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace asked for."""
     total_runs: _builtins.int
     """Runs of every phase."""
     workers: _builtins.int
-    """Live workers."""
+    """Live workers, and registered workers of outside engines."""
+    schedules: _builtins.int
+    """Schedules, paused ones too."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetNamespaceStatsResponse.PhaseCount]:
         """Runs by phase. Phases without a run are left out."""
@@ -319,10 +322,11 @@ class GetNamespaceStatsResponse(_message.Message):
         total_runs: _builtins.int = ...,
         runs: _abc.Iterable[Global___GetNamespaceStatsResponse.PhaseCount] | None = ...,
         workers: _builtins.int = ...,
+        schedules: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "runs", b"runs", "total_runs", b"total_runs", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "runs", b"runs", "schedules", b"schedules", "total_runs", b"total_runs", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,7 +74,7 @@ class TaskQueue(_message.Message):
     the latter.
     """
     worker_count: _builtins.int
-    """How many live workers take from it."""
+    """How many live workers take from it, and registered workers of outside engines."""
     is_stranded: _builtins.bool
     """True if something waits in it that no live worker could take."""
     @_builtins.property
@@ -124,12 +124,14 @@ class TaskQueueLine(_message.Message):
     build_id: _builtins.str
     """The build that these runs are pinned to. Empty: they may go to any. Activities are pinned to none."""
     worker_count: _builtins.int
-    """How many live workers of the namespace take the type from this queue, and its build."""
+    """How many live workers of the namespace take the type from this queue, and its build; of activities of driven runs,
+    how many workers their engine has registered for the queue.
+    """
     is_stranded: _builtins.bool
     """True if something waits and no live worker could take it."""
     driven: _builtins.bool
     """True of activities of driven runs: their engine's own workers claim them, whatever their type, by `ActivityStore`.
-    Nobody here knows those workers.
+    They need not be registered.
     """
     @_builtins.property
     def backlog(self) -> Global___TaskBacklog:

@@ -134,7 +134,7 @@ class WorkerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListWorkers(self, request, context):
-        """Lists live workers in the order of their registration.
+        """Lists live workers in the order of their registration. Those of outside engines are `WorkerStore`'s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,7 +53,7 @@ class WorkerServiceStub:
     ListTaskSteps: _grpc.UnaryUnaryMultiCallable[_workers_pb2.ListTaskStepsRequest, _workers_pb2.ListTaskStepsResponse]
     """Reads further steps of a held run, when a task could not carry all. Reasons: LEASE_LOST."""
     ListWorkers: _grpc.UnaryUnaryMultiCallable[_workers_pb2.ListWorkersRequest, _workers_pb2.ListWorkersResponse]
-    """Lists live workers in the order of their registration."""
+    """Lists live workers in the order of their registration. Those of outside engines are `WorkerStore`'s."""
 
 @_typing.type_check_only
 class WorkerServiceAsyncStub(WorkerServiceStub):
@@ -80,7 +80,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     ListTaskSteps: _aio.UnaryUnaryMultiCallable[_workers_pb2.ListTaskStepsRequest, _workers_pb2.ListTaskStepsResponse]  # type: ignore[assignment]
     """Reads further steps of a held run, when a task could not carry all. Reasons: LEASE_LOST."""
     ListWorkers: _aio.UnaryUnaryMultiCallable[_workers_pb2.ListWorkersRequest, _workers_pb2.ListWorkersResponse]  # type: ignore[assignment]
-    """Lists live workers in the order of their registration."""
+    """Lists live workers in the order of their registration. Those of outside engines are `WorkerStore`'s."""
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Connects workers, hands out tasks, and takes in what came of them."""
@@ -152,6 +152,6 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workers_pb2.ListWorkersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_workers_pb2.ListWorkersResponse, _abc.Awaitable[_workers_pb2.ListWorkersResponse]]:
-        """Lists live workers in the order of their registration."""
+        """Lists live workers in the order of their registration. Those of outside engines are `WorkerStore`'s."""
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
