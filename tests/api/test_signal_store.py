@@ -11,6 +11,8 @@ import pytest_asyncio
 from tests.api.stores import Store, create, json, span
 from tests.service import Service, refusal, serving
 
+from stepwell_server.settings import Limits
+
 
 @pytest_asyncio.fixture
 async def service(database_url: str) -> AsyncIterator[Service]:
@@ -85,3 +87,14 @@ async def test_a_repeated_signal_is_recorded_once_and_an_ended_run_takes_none(se
     await runs.call("MarkRunCompleted", run_id=run_id, token=claim.token)
     late = store.call("SendSignal", run_id=run_id, signal_name="s")
     assert (await refusal(late))[1] == "SIGNAL_REFUSED"
+
+
+async def test_a_call_that_may_take_many_takes_them_all(database_url: str) -> None:
+    """More than the committer loads at once."""
+    async with serving(database_url, limits=Limits(set_runs=300)) as service:
+        store, run_id = Store(service, "signal"), await create(service)
+        for _ in range(2):
+            sending = [store.call("SendSignal", run_id=run_id, signal_name="s") for _ in range(140)]
+            await asyncio.gather(*sending)
+        answer = await store.call("ConsumeSignals", run_id=run_id, signal_name="s")
+        assert (len(answer.signals), answer.has_more) == (280, False)

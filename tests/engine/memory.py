@@ -92,9 +92,12 @@ class MemoryStore:
     async def read_scopes(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Scope]:
         return [self.scopes[key] for key in wanted if key in self.scopes]
 
-    async def read_signals(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
-        every = sorted(self.signals.items())
-        return [signal for _, signal in every if (signal.run_key, signal.name) in wanted and not signal.consumed]
+    async def read_signals(self, connection: Any, wanted: Sequence[tuple[int, str, int]], most: int) -> list[Signal]:
+        found: list[Signal] = []
+        for run_key, name, after in wanted:
+            mine = [each for (key, n), each in sorted(self.signals.items()) if key == run_key and n > after]
+            found += [each for each in mine if each.name == name and not each.consumed][:most]
+        return found
 
     async def read_signal_ids(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
         return [signal for signal in self.signals.values() if (signal.run_key, signal.signal_id) in wanted]

@@ -10,9 +10,10 @@ import pytest
 from tests.engine.replica import MAIN, look, new_run, ref, replica
 
 from stepwell_server import errors
+from stepwell_server.engine.committer.loading import SIGNALS_AT_ONCE
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.progress import ProgressRun
-from stepwell_server.engine.reported import NewChild, NewStep, ScopeClaim
+from stepwell_server.engine.reported import NewChild, NewStep, NewWait, ScopeClaim
 from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.starts import Started, StartRun
@@ -188,6 +189,24 @@ async def test_a_signal_id_is_recorded_once(database_url: str) -> None:
         assert sum(answer.recorded for answer in answers) == 1
         assert len({answer.number for answer in answers}) == 1
         assert await database.value("SELECT count(*) FROM signals") == 1
+
+
+async def test_more_signals_than_are_loaded_at_once(database_url: str) -> None:
+    """Each wait of a progress gets its signal, the oldest first, however many are kept."""
+    count = SIGNALS_AT_ONCE + 10
+    async with replica(database_url) as server, look(database_url) as database:
+        started = await server.start()
+        await asyncio.gather(*(server.do(signal(started)) for _ in range(count)))
+        (grant,) = await server.claim()
+        steps = [NewStep("", "w", n, "", b"", Kind.WAIT, NewWait("s")) for n in range(count)]
+        claims = [ScopeClaim("", 0, EMPTY_HASH, closed=False)]
+        named = RunRef(MAIN, "main", grant.run.run_key)
+        progress = ProgressRun(named, server.session, 1, claims, steps, [], waiting=True, end=None, resident=True)
+        answer = await server.do(progress)
+        taken = [ended.step.ordinal for ended in answer.ended]
+        assert taken == list(range(1, count + 1))
+        assert await database.value("SELECT count(*) FROM signals WHERE NOT consumed") == 0
+        await database.check()
 
 
 async def test_a_letter_is_applied_once_by_two_replicas(database_url: str) -> None:

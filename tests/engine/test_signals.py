@@ -6,6 +6,7 @@ import pytest
 from tests.engine.code import Code, json, local
 from tests.engine.world import World
 
+from stepwell_server.engine.committer.loading import SIGNALS_AT_ONCE
 from stepwell_server.engine.reported import NewTimer, NewWait
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.timers import FireStep
@@ -38,6 +39,21 @@ def test_waits_are_served_in_the_order_of_their_calls() -> None:
         world.do(SignalRun(world.ref(key), "go", json("1")))
         assert (key, ordinal) in world.store.closed_steps
         assert ((key, 2) in world.store.closed_steps) == (ordinal == 2)
+    world.check()
+
+
+@pytest.mark.parametrize("waits", [SIGNALS_AT_ONCE + 1, 2 * SIGNALS_AT_ONCE + 10])
+def test_more_signals_than_are_loaded_at_once_are_taken_in_order(waits: int) -> None:
+    """Also when a younger one comes in the same batch: it is taken last."""
+    world = World()
+    key = world.start()
+    world.batch(*(SignalRun(world.ref(key), "go", json(str(number))) for number in range(waits - 1)))
+    code = Code(world, key)
+    progress = code.message(*(code.call("w", NewWait("go")) for _ in range(waits)), waiting=True, resident=True)
+    _, answer = world.batch(SignalRun(world.ref(key), "go", json(str(waits - 1))), progress)
+    events = {event.number: event.payload for event in world.events(key)}
+    assert [events[result_event(each.step)] for each in answer.ended] == [str(n).encode() for n in range(waits)]
+    assert all(signal.consumed for signal in world.store.signals.values())
     world.check()
 
 

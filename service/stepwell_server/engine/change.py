@@ -16,10 +16,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server.engine.step_change import StepChange
-from stepwell_server.engine.wishes import Missing
+from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.model.steps import Kind, Scope, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from stepwell_server.model.driven import Side, SideKey
@@ -74,20 +75,19 @@ class Change(StepChange):
         self._set(self.touched_scopes, scope.scope, None)
         self._set(self.scopes, scope.scope, scope)
 
-    def load_signal(self, signal: Signal) -> None:
-        """Takes in a signal as stored that nobody has taken, older than any that this batch has added."""
-        if any(each.ordinal == signal.ordinal for each in self.consumed):
-            return
-        kept = self.signals.setdefault(signal.name, [])
-        if all(each.ordinal != signal.ordinal for each in kept):
-            kept.append(signal)
-            kept.sort(key=lambda each: each.ordinal)
+    def load_signals(self, name: str, stored: Sequence[Signal], through: int) -> None:
+        """Takes in the next signals of that name that nobody has taken, as stored: all up to the ordinal `through`."""
+        kept = [*self.signals.get(name, []), *stored]
+        self.signals[name] = sorted(kept, key=lambda each: each.ordinal)
+        self.known.signals[name] = through
 
-    def pending_signals(self, name: str) -> list[Signal]:
-        """Signals of that name that nobody has taken, oldest first."""
-        if name not in self.known.signals and not self.fresh and self.open.last_signal:
+    def pending_signals(self, name: str, through: int = 0) -> list[Signal]:
+        """Signals of that name that nobody has taken: the oldest, and all others up to the ordinal `through`."""
+        kept = self.signals.get(name, [])
+        known = EVERY_SIGNAL if self.fresh or not self.open.last_signal else self.known.signals.get(name, 0)
+        if known < EVERY_SIGNAL and (through > known or not kept or kept[0].ordinal > known):
             raise Missing(signals=[name])
-        return self.signals.get(name, [])
+        return kept
 
     def add_signal(self, signal: Signal) -> None:
         """Keeps a signal until it is waited for."""

@@ -66,7 +66,8 @@ class ConsumeSignals(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, change: Change) -> list[Signal]:
         held(change, self.token)
-        taken = [signal for signal in change.pending_signals(self.name) if signal.ordinal in self.ordinals]
+        pending = change.pending_signals(self.name, max(self.ordinals, default=0))
+        taken = [signal for signal in pending if signal.ordinal in self.ordinals]
         for signal in taken:
             change.take_signal(signal)
         if taken:

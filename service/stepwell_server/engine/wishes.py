@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from stepwell_server.model.driven import SideKey
 
 Identity = tuple[str, str, int, str]
+# The ordinal up to which signals are known when all of them are.
+EVERY_SIGNAL = 1 << 31
 
 
 class Missing(Exception):  # noqa: N818 - a wish, not an error
@@ -66,7 +68,7 @@ class Known:
         self.ordinals: set[int] = set()
         self.identities: set[Identity] = set()
         self.scopes: set[str] = set()
-        self.signals: set[str] = set()
+        self.signals: dict[str, int] = {}  # by name, up to which ordinal; noted by who loads them
         self.signal_ids: set[str] = set()
         self.waits: set[str] = set()
         self.heartbeats: set[int] = set()
@@ -79,7 +81,6 @@ class Known:
         self.ordinals |= loaded.ordinals
         self.identities |= loaded.identities
         self.scopes |= loaded.scopes
-        self.signals |= loaded.signals
         self.signal_ids |= loaded.signal_ids
         self.waits |= loaded.waits
         self.heartbeats |= loaded.heartbeats

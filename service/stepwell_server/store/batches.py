@@ -238,9 +238,9 @@ async def read_scopes(connection: Connection, wanted: Sequence[tuple[int, str]])
     return [Scope(*row) for row in await connection.fetch(STEPS["read_scopes"], *pairs(wanted))]
 
 
-async def read_signals(connection: Connection, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
-    """Signals that nobody has taken, oldest first."""
-    return [Signal(*row) for row in await connection.fetch(SIGNALS["read_signals"], *pairs(wanted))]
+async def read_signals(connection: Connection, wanted: Sequence[tuple[int, str, int]], most: int) -> list[Signal]:
+    """Signals of names that nobody has taken, after an ordinal: the oldest first, so many of each."""
+    return [Signal(*row) for row in await connection.fetch(SIGNALS["read_signals"], *pairs(wanted), most)]
 
 
 async def read_signal_ids(connection: Connection, wanted: Sequence[tuple[int, str]]) -> list[Signal]:

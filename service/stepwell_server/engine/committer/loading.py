@@ -8,7 +8,7 @@ from stepwell_server import errors
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births, Latest
-from stepwell_server.engine.wishes import Missing
+from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.model.steps import Step
 from stepwell_server.store import batches, sides
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
     from stepwell_server.engine.starts import StartRun
     from stepwell_server.model.runs import RunRef
+    from stepwell_server.model.signals import Signal
     from stepwell_server.store.database import Connection
 
 # What resolving a reference came to: a key, or why there is none.
 Resolved = int | errors.Refusal
+# Of a name. Who needs more asks again.
+SIGNALS_AT_ONCE = 256
 
 
 async def look_up_starts(connection: Connection, births: Births, starts: Sequence[StartRun]) -> None:
@@ -181,13 +184,22 @@ def _has_more_steps(change: Change) -> bool:
 
 async def _load_signals(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
     by_key = {change.run_key: change for change, _ in wanted}
-    had_signals = [(change, missing) for change, missing in wanted if change.run is not None and change.run.last_signal]
-    names = [
-        (change.run_key, name) for change, missing in had_signals for name in missing.signals - change.known.signals
-    ]
-    if names:
-        for signal in await batches.read_signals(connection, names):
-            by_key[signal.run_key].load_signal(signal)
+    after: dict[tuple[int, str], int] = {}
+    for change, missing in wanted:
+        for name in missing.signals if change.run is not None else ():
+            known = change.known.signals.get(name, 0)
+            if not change.had_signals:
+                change.load_signals(name, [], EVERY_SIGNAL)
+            elif known < EVERY_SIGNAL:
+                after[change.run_key, name] = known
+    if after:
+        places = [(*place, ordinal) for place, ordinal in after.items()]
+        found: dict[tuple[int, str], list[Signal]] = {place: [] for place in after}
+        for signal in await batches.read_signals(connection, places, SIGNALS_AT_ONCE):
+            found[signal.run_key, signal.name].append(signal)
+        for (key, name), signals in found.items():
+            through = signals[-1].ordinal if len(signals) == SIGNALS_AT_ONCE else EVERY_SIGNAL
+            by_key[key].load_signals(name, signals, through)
     ids = [
         (change.run_key, signal_id)
         for change, missing in wanted

@@ -1,13 +1,13 @@
 -- name: read_signals
--- Signals of one name that nobody has taken, oldest first. Walks signals_name_idx.
+-- The next signals of one name that nobody has taken, after an ordinal, oldest first. Walks signals_name_idx.
 SELECT
     s.run_key, s.ordinal, s.name, s.event, s.signal_id, s.consumed, s.receive_time
-FROM unnest($1::bigint[], $2::text[]) AS x (run_key, name),
+FROM unnest($1::bigint[], $2::text[], $3::int[]) AS x (run_key, name, after),
     LATERAL (
         SELECT * FROM signals AS o
-        WHERE o.run_key = x.run_key AND o.name = x.name AND NOT o.consumed
+        WHERE o.run_key = x.run_key AND o.name = x.name AND o.ordinal > x.after AND NOT o.consumed
         ORDER BY o.ordinal
-        LIMIT 256
+        LIMIT $4
         OFFSET 0
     ) AS s;
 
