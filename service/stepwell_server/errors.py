@@ -437,6 +437,12 @@ class DatabaseUnavailable(Unavailable):
     """The database cannot be reached."""
 
 
+class ServerNotReady(Unavailable):
+    """The server is not ready: {advice}."""
+
+    advice: str
+
+
 class OutcomeUnknown(Unavailable):
     """The connection was lost while the change was being committed: repeat the call, which is recognised."""
 

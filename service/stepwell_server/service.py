@@ -83,7 +83,7 @@ class Service:
         self._add_duties()
         self.alignment = Alignment(self.database, self._connection, self.real_clock, settings.clock_align_seconds)
         self.readiness = Readiness(settings, self._tell)
-        self._gate = Gate()
+        self._gate = Gate(self.readiness)
         self._server: Server | None = None
         self._has_begun = False
         self._ready = asyncio.Event()
@@ -254,8 +254,9 @@ async def _started(start: Callable[[], Awaitable[None]]) -> None:
 class Gate(AroundCalls):
     """Refuses calls while the server is not ready; health and reflection answer always."""
 
-    def __init__(self) -> None:
+    def __init__(self, readiness: Readiness) -> None:
         super().__init__()
+        self._readiness = readiness
         self.is_open = False
 
     def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:  # noqa: ARG002 - all alike
@@ -265,5 +266,5 @@ class Gate(AroundCalls):
     @asynccontextmanager
     async def _passed(self, method: str) -> AsyncIterator[None]:
         if not self.is_open and not method.startswith("/grpc."):
-            raise errors.DatabaseUnavailable
+            raise errors.ServerNotReady(advice=self._readiness.advice)
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -11,6 +12,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from tests.loops.rig import rig_settings
+from tests.service import refusal, soon
 
 from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, workers_pb2, workers_pb2_grpc
 from stepwell_server.service import Service, StartError
@@ -32,6 +34,23 @@ async def watched(address: str, wanted: Any) -> None:
         async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
             if answer.status == wanted:
                 return
+
+
+async def refused(address: str) -> tuple[str, str, str]:
+    """The code, reason and message with which a call is refused."""
+    async with grpc.aio.insecure_channel(address) as channel:
+        call = workers_pb2_grpc.WorkerServiceStub(channel).HeartbeatTasks(workers_pb2.HeartbeatTasksRequest())
+        code, reason = await refusal(call)
+        return code, reason, str(await call.details())
+
+
+def has_looked(service: Service) -> Callable[[], Awaitable[bool]]:
+    """Whether it has looked at its database, and found that it does not suit."""
+
+    async def looked() -> bool:
+        return service.readiness.advice != "it is starting"
+
+    return looked
 
 
 async def test_a_service_serves(database_url: str) -> None:
@@ -65,10 +84,11 @@ async def test_a_schema_that_is_behind_is_waited_for(empty_database_url: str) ->
     await service.start()
     try:
         assert await health(service.address) == NOT_SERVING
-        async with grpc.aio.insecure_channel(service.address) as channel:
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await workers_pb2_grpc.WorkerServiceStub(channel).HeartbeatTasks(workers_pb2.HeartbeatTasksRequest())
-            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        await soon(has_looked(service))
+        code, reason, advice = await refused(service.address)
+        assert (code, reason) == ("UNAVAILABLE", "SERVER_NOT_READY")
+        assert 'schema "stepwell" has version 0' in advice
+        assert "run `stepwell-server migrate`" in advice
         await migrations.migrate(empty_database_url)
         await watched(service.address, SERVING)
     finally:
@@ -82,6 +102,9 @@ async def test_a_schema_that_goes_beyond_is_stood_down_from(database_url: str) -
         await sql.execute("UPDATE stepwell.stepwell_version SET version = 1000, min_server = 1000")
         await watched(service.address, NOT_SERVING)
         assert not service.leader.is_leading()
+        code, reason, advice = await refused(service.address)
+        assert (code, reason) == ("UNAVAILABLE", "SERVER_NOT_READY")
+        assert "bears none older than 1000: upgrade the server" in advice
         await sql.execute("UPDATE stepwell.stepwell_version SET version = 1000, min_server = 1")
         await watched(service.address, SERVING)
         async with asyncio.timeout(10):
@@ -91,9 +114,38 @@ async def test_a_schema_that_goes_beyond_is_stood_down_from(database_url: str) -
 
 async def test_a_database_that_is_away_is_waited_for() -> None:
     service = Service(rig_settings("postgresql://nobody@127.0.0.1:1/none", **QUICK))
+    assert service.readiness.advice == "it is starting"
     await service.start()
-    assert await health(service.address) == NOT_SERVING
-    await service.stop()
+    try:
+        assert await health(service.address) == NOT_SERVING
+        await soon(has_looked(service))
+        code, reason, advice = await refused(service.address)
+        assert (code, reason) == ("UNAVAILABLE", "SERVER_NOT_READY")
+        assert advice == "The server is not ready: its database can't be used, and its log says why."
+    finally:
+        await service.stop()
+
+
+async def test_a_server_knows_its_number_from_its_start(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Migrations that are installed over a running server are not its own: it goes on by those that it came with."""
+    async with Service(rig_settings(database_url, **QUICK)) as service:
+        own = migrations.shipped()
+        newer = [*own, migrations.Migration(len(own) + 1, "newer", "SELECT 1")]
+        looked = asyncio.Event()
+        check = migrations.check
+
+        async def counted(*arguments: Any, **named: Any) -> migrations.Window:
+            window = await check(*arguments, **named)
+            looked.set()
+            return window
+
+        monkeypatch.setattr(migrations, "shipped", lambda: newer)
+        monkeypatch.setattr(migrations, "check", counted)
+        async with asyncio.timeout(10):
+            await looked.wait()
+            looked.clear()
+            await looked.wait()
+        assert await health(service.address) == SERVING
 
 
 async def test_calls_are_answered(database_url: str) -> None:

@@ -22,7 +22,7 @@ class Readiness(Loop):
     """Looks at the schema's window, often until it suits and then now and then; tells of every change.
 
     A database that is away says nothing about the window: a server that was ready stays so, and its calls are refused
-    as long as that lasts.
+    as long as that lasts. `advice` is for callers of a server that is not ready: what to do about it.
     """
 
     name = "readiness"
@@ -31,8 +31,11 @@ class Readiness(Loop):
         super().__init__(settings.schema_check_seconds)
         self._settings = settings
         self._tell = tell
+        # Read once: what is installed over a running server is not what runs.
+        self._server = len(migrations.shipped())
         self._told = ""
         self.is_ready = False
+        self.advice = "it is starting"
 
     def pause(self, done: int) -> float:
         """Long once it is ready."""
@@ -44,12 +47,14 @@ class Readiness(Loop):
         if url is None:
             raise ValueError("a database URL is needed")
         try:
-            window = await migrations.check(url, schema=self._settings.database_schema)
+            window = await migrations.check(url, schema=self._settings.database_schema, server=self._server)
         except Exception as error:
             if not self.is_ready:
+                self.advice = "its database can't be used, and its log says why"
                 self._say(f"the database can't be used: {str(error) or type(error).__name__}")
                 return 0
             raise translated(error) from error
+        self.advice = "it is starting" if window.may_run else window.advice
         if window.may_run != self.is_ready:
             await self._tell(window.may_run)
             self.is_ready = window.may_run

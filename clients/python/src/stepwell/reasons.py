@@ -161,6 +161,10 @@ class DatabaseUnavailable(errors.Unavailable):
     """The service cannot reach its database."""
 
 
+class ServerNotReady(errors.Unavailable):
+    """The server starts, or its database does not suit it; the message says what to do."""
+
+
 class OutcomeUnknown(errors.Unavailable):
     """Whether the change was committed is not known; its repeat is recognised."""
 

@@ -263,6 +263,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "WORKER_AMBIGUOUS", "domain": "stepwell.dev", "metadata": {"worker_id": "w-17"}}
     """
+    ERROR_REASON_SERVER_NOT_READY: _ErrorReason.ValueType  # 43
+    """The server starts, or its database does not suit it, and `advice` says what to do. Repeat the call after `RetryInfo`;
+    another replica may answer at once. UNAVAILABLE.
+
+        {"reason": "SERVER_NOT_READY", "domain": "stepwell.dev", "metadata": {"advice": "schema \\"stepwell\\" has
+        version 2, this server has 3: run `stepwell-server migrate`"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -509,5 +516,12 @@ ERROR_REASON_WORKER_AMBIGUOUS: ErrorReason.ValueType  # 42
 """The worker is registered in more than one namespace: name the one that is meant. FAILED_PRECONDITION.
 
     {"reason": "WORKER_AMBIGUOUS", "domain": "stepwell.dev", "metadata": {"worker_id": "w-17"}}
+"""
+ERROR_REASON_SERVER_NOT_READY: ErrorReason.ValueType  # 43
+"""The server starts, or its database does not suit it, and `advice` says what to do. Repeat the call after `RetryInfo`;
+another replica may answer at once. UNAVAILABLE.
+
+    {"reason": "SERVER_NOT_READY", "domain": "stepwell.dev", "metadata": {"advice": "schema \\"stepwell\\" has
+    version 2, this server has 3: run `stepwell-server migrate`"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
