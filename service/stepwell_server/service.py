@@ -34,6 +34,7 @@ from stepwell_server.dispatch.traces import Traces
 from stepwell_server.dispatch.watches import Watches
 from stepwell_server.engine.committer import Committers, Listener
 from stepwell_server.loops.alignment import Alignment
+from stepwell_server.loops.backlog import Backlog
 from stepwell_server.loops.connection import SharedConnection
 from stepwell_server.loops.deadlines import Deadlines
 from stepwell_server.loops.expiry import Expiry
@@ -112,7 +113,15 @@ class Service:
             MailDelivery(connection, committers, self.clock, settings.mail_poll_seconds, leads),
             Partitions(connection, settings.retention_poll_seconds, leads),
             Pruner(connection, self.clock, settings.retention_poll_seconds, leads),
+            *self._gauges(),
         ]
+
+    def _gauges(self) -> list[Backlog]:
+        """What only metrics need."""
+        if self.settings.metrics_port is None:
+            return []
+        seconds = self.settings.backlog_poll_seconds
+        return [Backlog(self._connection, self.clock, seconds, self.leader.is_leading)]
 
     async def __aenter__(self) -> Self:
         """Starts, and waits until it is ready."""

@@ -155,6 +155,8 @@ class Settings(BaseSettings):
     """How often the leader looks for due schedules."""
     timeout_poll_seconds: Seconds = 1.0
     """How often the leader looks for timeouts and deadlines."""
+    backlog_poll_seconds: Seconds = 5.0
+    """How often the leader counts what waits, for the metrics; not at all where none are served."""
     retention_poll_seconds: Seconds = 60.0
     """How often the leader deletes what is past its retention and makes partitions ahead."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,10 +90,16 @@ class Life:
 
 
 @asynccontextmanager
-async def served(folder: Path, url: str, port: int, **otel: str) -> AsyncIterator[tuple[Process, Replica]]:
+async def served(
+    folder: Path, url: str, port: int, otel: Mapping[str, str], **settings: str
+) -> AsyncIterator[tuple[Process, Replica]]:
     """A service in a process of its own, and stubs to it."""
-    settings = {f"STEPWELL_{name}": value for name, value in {**TERMS, "SESSION_SECONDS": "30"}.items()}
-    variables = settings | {f"OTEL_{name}": value for name, value in otel.items()} | {"STEPWELL_DATABASE_URL": url}
+    terms = {**TERMS, "SESSION_SECONDS": "30", **settings}
+    variables = (
+        {f"STEPWELL_{name}": value for name, value in terms.items()}
+        | {f"OTEL_{name}": value for name, value in otel.items()}
+        | {"STEPWELL_DATABASE_URL": url}
+    )
     command = ("-m", "stepwell_server.main", "serve", "--port", str(port))
     process = await Process.start(folder / "server.log", *command, **variables)
     service: Any = None
@@ -160,13 +166,13 @@ async def test_as_many_spans_as_claims_and_heartbeats_across_a_restart(
     with OVER[protocol]() as collector:
         otel = {"EXPORTER_OTLP_ENDPOINT": collector.endpoint, "EXPORTER_OTLP_PROTOCOL": protocol}
         tally = Tally(collector)
-        async with served(tmp_path, database_url, port, **otel) as (process, replica):
+        async with served(tmp_path, database_url, port, otel) as (process, replica):
             stream = await Wire(replica, hello("w", capacity=room)).open(is_lively=False)
             held = await first_half(Life(replica, stream, tally))
             before = len(await tally.arrived())
             await process.kill()
             await stream.end()
-        async with served(tmp_path, database_url, port, **otel) as (_, replica):
+        async with served(tmp_path, database_url, port, otel) as (_, replica):
             refs = [held.second.ref, held.code.task.ref]
             resuming = hello("w", capacity=room, session_id=stream.welcome.session_id, held=refs)
             resumed = await Wire(replica, resuming).open(is_lively=False)

@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 import structlog
 from sqlalchemy.exc import DBAPIError
-from tests.chaos.kit import TERMS, free_port
+from tests.chaos.kit import free_port
 from tests.service import refusal
 from tests.stream.code import Code
 from tests.stream.kit import ACTIVITY, RUN, SECONDS, capacity, hello, until
@@ -105,10 +105,9 @@ async def test_what_the_database_says_of_a_row_stays_there(database_url: str) ->
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 async def test_a_service_that_tells_all_tells_no_payload_and_no_secret(
-    tmp_path: Path, database_url: str, protocol: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database_url: str, protocol: str
 ) -> None:
     """At DEBUG, with payloads wherever there may be some, keys of all kinds, and rows that the database refuses."""
-    monkeypatch.setitem(TERMS, "LOG_LEVEL", "debug")
     over = over_grpc if protocol == "grpc" else over_http
     with over() as collector:
         otel = {
@@ -116,7 +115,7 @@ async def test_a_service_that_tells_all_tells_no_payload_and_no_secret(
             "EXPORTER_OTLP_PROTOCOL": protocol,
             "EXPORTER_OTLP_HEADERS": f"authorization=Bearer {HIDDEN}",
         }
-        async with served(tmp_path, database_url, free_port(), **otel) as (_, replica):
+        async with served(tmp_path, database_url, free_port(), otel, LOG_LEVEL="debug") as (_, replica):
             run_id = await lived(replica)
             await refuse_rows(database_url)
             call = replica.runs.StartRun(start(), timeout=SECONDS, metadata=KEYS)

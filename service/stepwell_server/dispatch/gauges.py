@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.sessions import WorkerSession
 
 _RESIDENT = "resident"
+_ALWAYS = frozenset({"run", "activity", _RESIDENT})
 _KINDS = {kind.value: kind.name.lower() for kind in TaskKind}
 
 
@@ -30,6 +31,6 @@ def measure_capacity(sessions: Iterable[WorkerSession]) -> None:
             used[name] += room.outstanding
             stated[_RESIDENT] += room.most_resident
             used[_RESIDENT] += room.resident
-    for name in (*_KINDS.values(), _RESIDENT):
+    for name in _ALWAYS | stated.keys():
         metrics.capacity_stated.labels(name).set(stated[name])
         metrics.capacity_used.labels(name).set(used[name])

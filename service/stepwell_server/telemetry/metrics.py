@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
@@ -12,6 +12,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 _LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _WAITS = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1_800.0, 7_200.0)
+_MOST_QUEUES, _REST = 100, "_others"
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 registry = CollectorRegistry()
@@ -29,6 +30,18 @@ commit_seconds = Histogram(
     registry=registry,
 )
 streams = Gauge("stepwell_streams", "Worker streams open at this replica.", registry=registry)
+backlog_tasks = Gauge(
+    "stepwell_backlog_tasks",
+    "Tasks that wait for a worker; told by the leader.",
+    ("namespace", "task_queue", "kind"),
+    registry=registry,
+)
+backlog_age = Gauge(
+    "stepwell_backlog_age_seconds",
+    "For how long the oldest of them has waited; told by the leader.",
+    ("namespace", "task_queue", "kind"),
+    registry=registry,
+)
 capacity_stated = Gauge(
     "stepwell_capacity_stated",
     "Tasks that the workers connected to this replica say they take at once; resident: waiting runs that they keep.",
@@ -63,6 +76,8 @@ leases_lost = Counter(
 leader = Gauge("stepwell_leader", "1 while this replica is the leader.", registry=registry)
 refusals = Counter("stepwell_refusals", "Calls and items refused, by reason.", ("reason",), registry=registry)
 
+Queue = tuple[str, str, str]  # namespace, task queue, kind
+_backlogs: set[Queue] = set()
 # Labels are words of the service: there are few.
 _refused, _claimed, _waited = cache(refusals.labels), cache(claims.labels), cache(schedule_to_start.labels)
 _beaten, _lost = cache(heartbeats.labels), cache(leases_lost.labels)
@@ -91,6 +106,27 @@ def count_lost_lease(reason: str, count: int = 1) -> None:
 def count_refusal(reason: str) -> None:
     """Counts a refusal; reasons are declared, so that there are few."""
     _refused(reason).inc()
+
+
+def set_backlog(waiting: Mapping[Queue, tuple[int, float]]) -> None:
+    """Sets how much waits in each queue, and for how long, in place of what was told before.
+
+    Callers name queues, and so make labels: the longest backlogs are told one by one, all others together.
+    """
+    longest = sorted(waiting, key=lambda queue: waiting[queue], reverse=True)
+    told = {queue: waiting[queue] for queue in longest[:_MOST_QUEUES]}
+    for queue in longest[_MOST_QUEUES:]:
+        rest = (_REST, _REST, queue[2])
+        count, age = told.get(rest, (0, 0.0))
+        told[rest] = (count + waiting[queue][0], max(age, waiting[queue][1]))
+    for queue, (count, age) in told.items():
+        backlog_tasks.labels(*queue).set(count)
+        backlog_age.labels(*queue).set(age)
+    for queue in _backlogs - told.keys():
+        backlog_tasks.remove(*queue)
+        backlog_age.remove(*queue)
+    _backlogs.clear()
+    _backlogs.update(told)
 
 
 def serve_metrics(port: int, host: str = "127.0.0.1") -> tuple[int, Callable[[], None]]:

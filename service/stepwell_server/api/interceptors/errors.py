@@ -93,7 +93,8 @@ def as_refusal(error: Exception, method: str = "") -> Refusal:
 
 
 def to_status(refusal: Refusal) -> status_pb2.Status:
-    """Renders a refusal for an answer of a batch, or for the trailers of a call."""
+    """Renders a refusal for an answer of a batch, or for the trailers of a call; and counts it."""
+    telemetry.count_refusal(refusal.reason)
     info = error_details_pb2.ErrorInfo(
         reason=refusal.reason,
         domain=DOMAIN,
@@ -111,7 +112,6 @@ def to_status(refusal: Refusal) -> status_pb2.Status:
 
 
 async def _abort(context: Context, refusal: Refusal) -> None:
-    telemetry.count_refusal(refusal.reason)
     status = to_status(refusal)
     trailers = (*(context.trailing_metadata() or ()), (DETAILS_KEY, status.SerializeToString()))
     await context.abort(_CODES[refusal.code], status.message, trailers)

@@ -1,0 +1,137 @@
+"""Every metric that is declared is fed, and told to Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.parser import text_string_to_metric_families
+from tests.api.stores import Store, span
+from tests.chaos.kit import free_port
+from tests.loops.rig import rigged
+from tests.service import refusal
+from tests.stream.code import Code
+from tests.stream.kit import ACTIVITY, RUN, SECONDS, Replica, capacity, hello, until
+from tests.stream.wire import Wire
+from tests.telemetry.test_counting import served
+
+from stepwell.v1 import runs_pb2, types_pb2
+from stepwell.v1.workers_pb2 import FailActivity
+from stepwell_server.loops.backlog import Backlog
+from stepwell_server.telemetry import metrics
+
+Told = dict[str, dict[tuple[str, ...], float]]
+
+
+def instruments() -> dict[str, MetricWrapperBase]:
+    """All that is declared, by the name under which Prometheus sees its measurements."""
+    ending: dict[type[Any], str] = {Counter: "_total", Histogram: "_count", Gauge: ""}
+    found = [each for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)]
+    return {each._name + ending[type(each)]: each for each in found}
+
+
+def read(address: str) -> Told:
+    """What is told, by name and labels; labels in the order of their names."""
+    with urlopen(f"http://{address}/metrics", timeout=SECONDS) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    told: Told = {}
+    for sample in (sample for family in families for sample in family.samples):
+        told.setdefault(sample.name, {})[tuple(value for _, value in sorted(sample.labels.items()))] = sample.value
+    return told
+
+
+async def address_of(log: Path) -> str:
+    """Where a service serves its metrics, as it says."""
+
+    def said() -> list[Any]:
+        return [json.loads(line) for line in log.read_text().splitlines() if '"metrics"' in line]
+
+    return str((await until(said))[0]["address"])
+
+
+async def lived(replica: Replica) -> None:
+    """Something of everything: tried twice, told of, lost, refused, waiting, and an outside engine's."""
+    stream = await Wire(replica, hello("w", capacity=capacity(runs=5, activities=5))).open(is_lively=False)
+    run_id = await replica.start()
+    code = Code(stream, await stream.task(RUN))
+    await code.wait(code.activity(retry=types_pb2.RetryPolicy(initial_interval=span(0.001))))
+    first = await stream.task(ACTIVITY)
+    await stream.beat(first)
+    await stream.report(first.ref, fail=FailActivity(failure=types_pb2.Failure(message="again")))
+    await stream.task(ACTIVITY)
+    await stream.settled()
+    await replica.end(run_id)
+    await stream.next("revokes")
+    assert await refusal(replica.runs.GetRun(runs_pb2.GetRunRequest(run_id=run_id[::-1]), timeout=SECONDS))
+    await replica.start(queue="nobody's")
+    store = Store(replica, "run")
+    driven = (await store.call("CreateRun", type="t", initial_phase=types_pb2.RUN_PHASE_RUNNING)).run_id
+    token = (await store.call("ClaimRun", run_id=driven, owner_id="e", lease_duration=span(30))).token
+    await store.call("RenewRunLease", run_id=driven, owner_id="e", token=token, lease_duration=span(30))
+
+
+async def test_every_metric_is_fed(tmp_path: Path, database_url: str) -> None:
+    settings = {"METRICS_PORT": "0", "BACKLOG_POLL_SECONDS": "0.1"}
+    async with served(tmp_path, database_url, free_port(), {}, **settings) as (_, replica):
+        address = await address_of(tmp_path / "server.log")
+        await lived(replica)
+
+        async def fed() -> set[str]:
+            told = await asyncio.to_thread(read, address)
+            return {name for name in instruments() if any(told.get(name, {}).values())}
+
+        assert await until(fed, lambda found: found == instruments().keys())
+        told = await asyncio.to_thread(read, address)
+    assert told["stepwell_claims_total"] == {("activity",): 2, ("run",): 2}
+    assert told["stepwell_schedule_to_start_seconds_count"] == {("activity",): 2, ("run",): 1}
+    assert told["stepwell_heartbeats_total"] == {
+        ("activity", "recorded"): 1,
+        ("session", "heard"): 1,
+        ("run", "recorded"): 1,
+    }
+    assert told["stepwell_leases_lost_total"] == {("RUN_ENDED",): 1}
+    assert told["stepwell_capacity_stated"] == {("activity",): 5, ("run",): 5, ("resident",): 100}
+    assert told["stepwell_backlog_tasks"] == {("run", "main", "nobody's"): 1}
+    assert (told["stepwell_streams"], told["stepwell_leader"]) == ({(): 1}, {(): 1})
+
+
+# --- the backlog ------------------------------------------------------------------------------------------------------
+
+
+def backlog() -> dict[tuple[str, ...], float]:
+    """The gauge, by its labels as declared."""
+    (family,) = metrics.backlog_tasks.collect()
+    return {tuple(sample.labels.values()): sample.value for sample in family.samples}
+
+
+async def test_who_stops_leading_tells_of_no_backlog(database_url: str) -> None:
+    """Another does; what has become empty meanwhile must not stand there for ever."""
+    async with rigged(database_url) as rig:
+        await rig.start()
+        gauges = Backlog(rig.connection, rig.clock, 60.0)
+        assert await gauges.run_once() == 1
+        assert backlog() == {("main", "q", "run"): 1}
+        await rig.claim(await rig.open_session())
+        await rig.start(task_queue="other")
+        await gauges.run_once()
+        assert backlog() == {("main", "other", "run"): 1}
+        await gauges.stop()
+        assert backlog() == {}
+
+
+def test_very_many_queues_make_few_labels() -> None:
+    """The longest are told one by one, and of all others that they are there."""
+    metrics.set_backlog({("main", f"q{number}", "run"): (number, float(number)) for number in range(1, 301)})
+    told = backlog()
+    assert len(told) == 101
+    assert told["main", "q300", "run"] == 300
+    assert told["_others", "_others", "run"] == sum(range(1, 201))
+    (ages,) = metrics.backlog_age.collect()
+    assert max(each.value for each in ages.samples if each.labels["task_queue"] == "_others") == 200
+    metrics.set_backlog({})
+    assert backlog() == {}
