@@ -67,7 +67,7 @@ async def test_what_a_stale_holder_says_is_a_span_of_the_run_too(one: Replica, s
             await stream.task(ACTIVITY)
         assert (await stream.beat(task)).lost
         (beat,) = await beats(spans, run_id, 1)
-        assert about(beat, "outcome", "step") == ("lost", "a")
+        assert about(beat, "outcome", "step", "attempt") == ("lost", "a", 1 if ended else 0)
         seen = await claims(spans, run_id, 2 if ended else 3)
         assert parent(beat) == where(seen[1])[36:52]
 
