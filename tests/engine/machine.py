@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.engine.code import Code
+from tests.engine.code import Code, json
 from tests.engine.draws import BUILDS, BY_KIND, CALLS, CONFLICTS, ENDING, ENDS, NAMES, OWN, STARTS, WEIGHTS, Draw
 from tests.engine.world import MAIN, World
 
@@ -26,13 +26,13 @@ from stepwell_server.engine.grants import GrantTask, ReturnTask
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
 from stepwell_server.engine.reported import End, Successor
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, TerminateRun
-from stepwell_server.engine.signals import SignalRun
+from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.starts import NewRun, StartRun
 from stepwell_server.engine.timers import FireStep
 from stepwell_server.model.events import EventType, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure
-from stepwell_server.model.runs import ClosedRun, Phase, Run
-from stepwell_server.model.steps import Kind, StepState
+from stepwell_server.model.runs import ClosedRun, Phase, Run, unpack_details
+from stepwell_server.model.steps import Kind, StepState, result_event
 from stepwell_server.model.tasks import Grant
 
 
@@ -42,10 +42,13 @@ class Service(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
+        self.world.most_carried = 2
+        self.accepted: dict[int, list[bytes]] = defaultdict(list)
         self.codes: dict[int, Code] = {}
         self.held: dict[tuple[int, int], Grant] = {}
         self.pending: list[tuple[Order, Callable[[Any], None]]] = []
         self.sent: list[ProgressRun] = []
+        self.sent_signals: list[bytes] = []
         self.told: dict[int, set[int]] = defaultdict(set)
         self.cancel_told: set[int] = set()
 
@@ -85,6 +88,10 @@ class Service(RuleBasedStateMachine):
             if change.news.run_cancel:
                 self.cancel_told.add(key)
 
+    def chain_of(self, key: int) -> int:
+        run = self.world.store.runs.get(key) or self.world.store.closed_runs[key]
+        return unpack_details(run.details).first_key or key
+
     def ends_of(self, key: int) -> list[Any]:
         return [step for place, step in self.world.store.closed_steps.items() if place[0] == key]
 
@@ -112,7 +119,14 @@ class Service(RuleBasedStateMachine):
         if self.world.store.runs:
             key = draw(st.sampled_from(sorted(self.world.store.runs)))
             signal_id = draw(st.sampled_from([None, None, "x", "y"]))
-            self.give(SignalRun(self.world.ref(key), draw(NAMES), NULL, signal_id))
+            payload, chain = json(str(len(self.sent_signals))), self.chain_of(key)
+            self.sent_signals.append(payload.body)
+
+            def told(answer: Any) -> None:
+                if isinstance(answer, Signalled) and answer.recorded:
+                    self.accepted[chain].append(payload.body)
+
+            self.give(SignalRun(self.world.ref(key), draw(NAMES), payload, signal_id), told)
 
     def steer(self, draw: Draw) -> None:
         if self.world.store.runs:
@@ -290,6 +304,20 @@ class Service(RuleBasedStateMachine):
                 assert closed.phase == Phase.TERMINATED
                 assert runs[by].workflow_id == closed.workflow_id
                 assert runs[by].run_key > key
+
+    @invariant()
+    def no_signal_is_lost_or_taken_twice(self) -> None:
+        """Each that was accepted waits in its chain, or was taken in it; whoever took it got what it carried."""
+        store = self.world.store
+        found: dict[int, list[bytes]] = defaultdict(list)
+        places = [(key, signal.event) for (key, _), signal in store.signals.items() if not signal.consumed]
+        for (key, _), step in store.closed_steps.items():
+            if step.kind == Kind.WAIT and step.state == StepState.COMPLETED and not step.timed_out:
+                places.append((key, result_event(step)))
+        for key, number in places:
+            found[self.chain_of(key)].append(self.world.events(key)[number - 1].payload or b"")
+        for chain in {self.chain_of(key) for key in store.runs}:
+            assert sorted(found[chain]) == sorted(self.accepted[chain])
 
     @invariant()
     def steps_end_once_and_signals_are_taken_in_their_order(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from stepwell_server.model.events import Event
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.runs import ClosedRun, Run, RunId
@@ -100,7 +102,15 @@ class MemoryStore:
         return found
 
     async def read_signal_ids(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
-        return [signal for signal in self.signals.values() if (signal.run_key, signal.signal_id) in wanted]
+        return [signal for signal in self.signals.values() if (signal.chain_key, signal.signal_id) in wanted]
+
+    async def read_left_signals(self, connection: Any, keys: Sequence[int], most: int) -> list[tuple[Signal, int]]:
+        found: list[tuple[Signal, int]] = []
+        for key in keys:
+            left = [signal for place, signal in self.signals.items() if place[0] == key and not signal.consumed]
+            left.sort(key=lambda signal: (signal.name, signal.ordinal))
+            found += [(each, len(self.events[key][each.event - 1].payload or b"")) for each in left[:most]]
+        return found
 
     async def read_heartbeats(self, connection: Any, wanted: Sequence[Key]) -> list[tuple[int, int, datetime, Payload]]:
         return [(*key, *self.heartbeats[key]) for key in wanted if key in self.heartbeats]
@@ -163,6 +173,11 @@ class MemoryStore:
         self._apply_steps(write)
         for event in write.events:
             self.events[event.run_key].append(event)
+        for copy in write.copies:
+            told = self.events[copy.from_key][copy.from_number - 1]
+            own = {"run_key": copy.run_key, "number": copy.number, "event_time": copy.event_time, "step_ordinal": 0}
+            self.events[copy.run_key].append(replace(told, **own))
+            self.events[copy.run_key].sort(key=lambda event: event.number)
         self._apply_signals(write)
         for place in write.tasks_gone:
             self.tasks.pop(place, None)
@@ -201,20 +216,17 @@ class MemoryStore:
         for signal in write.signals:
             _insert(self.signals, (signal.run_key, signal.ordinal), signal)
         for place in write.consumed:
-            old = self.signals[place]
-            assert not old.consumed
-            self.signals[place] = Signal(
-                old.run_key,
-                old.ordinal,
-                old.name,
-                old.event,
-                old.signal_id,
-                consumed=True,
-                receive_time=old.receive_time,
-            )
+            assert not self.signals[place].consumed
+            self.signals[place] = replace(self.signals[place], consumed=True)
+        for place in write.carried_away:
+            self.signals.pop(place, None)  # one that came in the very batch that carries it was never written
+        for signal in write.carried:
+            _insert(self.signals, (signal.run_key, signal.ordinal), signal)
+        ids = [(signal.chain_key, signal.signal_id) for signal in self.signals.values() if signal.signal_id is not None]
+        assert len(ids) == len(set(ids))
         for key in write.signals_gone:
             self.signals = {
-                place: signal
+                place: replace(signal, consumed=True) if place[0] == key else signal
                 for place, signal in self.signals.items()
                 if place[0] != key or signal.signal_id is not None
             }

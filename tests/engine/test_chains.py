@@ -35,7 +35,11 @@ def test_the_next_run_takes_over() -> None:
     assert (run.workflow_id, run.type, run.task_queue) == ("w", "flow", "q")
     assert (run.parent_key, run.parent_ordinal) == (77, 3)
     assert unpack_details(run.details) == RunDetails(
-        maximum_run_seconds=100.0, maximum_suspend_seconds=10.0, parent_run_id="p", source_run_id=str(old.run_id)
+        maximum_run_seconds=100.0,
+        maximum_suspend_seconds=10.0,
+        parent_run_id="p",
+        source_run_id=str(old.run_id),
+        first_key=key,
     )
     assert run.deadline is not None
     assert (run.deadline - run.create_time).total_seconds() == 50
@@ -62,8 +66,10 @@ def test_the_parent_hears_of_the_last_run_of_the_chain() -> None:
     assert world.ended(parent, 1).state == StepState.COMPLETED
 
 
-@pytest.mark.parametrize(("policy", "phase"), [(1, Phase.TERMINATED), (2, Phase.CANCELLED), (3, None)])
-def test_a_parents_end_reaches_the_last_run_of_the_chain(policy: int, phase: Phase | None) -> None:
+@pytest.mark.parametrize(
+    ("policy", "phase", "reason"), [(1, Phase.TERMINATED, None), (2, None, "parent ended"), (3, None, None)]
+)
+def test_a_parents_end_reaches_the_last_run_of_the_chain(policy: int, phase: Phase | None, reason: str | None) -> None:
     """The parent knows its child's first run; what it orders at its end is passed along the chain."""
     world = World()
     parent = world.start()
@@ -73,4 +79,5 @@ def test_a_parents_end_reaches_the_last_run_of_the_chain(policy: int, phase: Pha
     code.end(End(Phase.FAILED, NULL))
     world.deliver()
     assert (world.closed(last).phase if last in world.store.closed_runs else None) == phase
+    assert phase is not None or world.run(last).cancel_reason == reason
     world.check()

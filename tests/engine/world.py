@@ -30,7 +30,7 @@ from stepwell_server.engine.step_change import StepChange
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import Event, EventType
 from stepwell_server.model.mail import unpack_letter
-from stepwell_server.model.runs import ClosedRun, Run, RunRef
+from stepwell_server.model.runs import ClosedRun, Run, RunRef, unpack_details
 from stepwell_server.model.steps import ClosedStep, Step
 from stepwell_server.model.tasks import Grant, TaskKind
 from stepwell_server.store.batches import Write
@@ -85,13 +85,13 @@ def _copied(value: object) -> object:
 class WatchedBatch(Batch):
     """Sees to it that a command which refuses, or asks for more, leaves no trace."""
 
-    def _decide_one(self, place: int, entry: Entry) -> Missing | None:
+    def _decide_one(self, place: int, key: int | None) -> Missing | None:
         before = self._traces()
-        wants = super()._decide_one(place, entry)
+        wants = super()._decide_one(place, key)
         answer = self.answers[place]
         refused = isinstance(answer, errors.Refusal) and not isinstance(answer, errors.StepOrderChanged)
         if wants is not None or refused:
-            assert self._traces() == before, f"{type(entry.order).__name__} left a trace"
+            assert self._traces() == before, f"{type(self._entries[place].order).__name__} left a trace"
         return wants
 
     def _traces(self) -> tuple[dict[int, dict[str, object]], list[object]]:
@@ -107,6 +107,7 @@ class World:
         self.limits = limits or Limits()
         self.capacity = capacity or NoCapacity()
         self.session = uuid4()
+        self.most_carried = loading.MOST_CARRIED
         self.last: Batch | None = None
         self.write: Write | None = None
         self._keys = itertools.count(1)
@@ -115,6 +116,7 @@ class World:
     def _stored(self) -> Iterator[None]:
         with (
             patch.object(loading, "batches", self.store),
+            patch.object(loading, "MOST_CARRIED", self.most_carried),
             patch.object(granting, "batches", self.store),
             patch.object(claiming, "batches", self.store),
             patch.object(batch_module, "batches", self.store),
@@ -239,7 +241,10 @@ class World:
             assert [event.number for event in store.events[key]] == list(range(1, closed.last_event + 1))
             assert not [place for place in [*store.steps, *store.tasks] if place[0] == key]
             # Ids of signals stay for a while, so that a repeat is recognised.
-            assert all(signal.signal_id is not None for place, signal in store.signals.items() if place[0] == key)
+            kept = [signal for place, signal in store.signals.items() if place[0] == key]
+            assert unpack_details(closed.details).keeps_signals or all(
+                signal.signal_id is not None and signal.consumed for signal in kept
+            )
             assert not [place for place in store.scopes if place[0] == key]
         for key, ordinal in store.tasks:
             if ordinal:

@@ -372,15 +372,18 @@ async def test_heartbeats_of_ended_activities_go(database_url: str, monkeypatch:
 
 
 async def test_old_signals_of_ended_runs_go(database_url: str) -> None:
-    """A day after it came, the repeat of a signal to an ended run need not be recognised; an open run keeps its own."""
+    """A day after it came, the repeat of a signal to an ended run need not be recognised; an open run keeps its own.
+
+    What nobody took of an ended run is on its way to the one that continues it.
+    """
     async with rigged(database_url) as rig:
         open_run = await rig.start()
-        row = "INSERT INTO signals VALUES ($1, 1, 's', 2, 'id', TRUE, $2)"
+        row = "INSERT INTO signals VALUES ($1, 1, 's', 2, 'id', $3, $2, $1)"
         old, young = rig.clock.now() - timedelta(days=2), rig.clock.now()
-        await rig.sql.executemany(row, [(open_run, old), (1, old), (2, young)])
+        await rig.sql.executemany(row, [(open_run, old, True), (1, old, True), (2, young, True), (3, old, False)])
         assert await Pruner(rig.connection, rig.clock, 60.0).run_once() == 1
         left = await rig.sql.fetch("SELECT run_key FROM signals ORDER BY run_key")
-        assert [row[0] for row in left] == [2, open_run]
+        assert [row[0] for row in left] == [2, 3, open_run]
 
 
 async def test_a_commit_that_nobody_answered_can_still_be_settled(database_url: str) -> None:

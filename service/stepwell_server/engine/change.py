@@ -13,7 +13,9 @@ signals, heartbeats and whatever else stands in a table of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.structs import replace
 
 from stepwell_server.engine.step_change import StepChange
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
@@ -28,17 +30,28 @@ if TYPE_CHECKING:
     from stepwell_server.model.signals import Signal
 
 
+class Slice(NamedTuple):
+    """Signals that go from a run to the one that continues it, and whether there are more."""
+
+    signals: list[Signal]
+    has_more: bool
+
+
 class Change(StepChange):
     """See the module."""
 
     __slots__ = (
+        "carried",
+        "carried_away",
         "consumed",
+        "emptied",
         "heartbeats",
         "new_signals",
         "scopes",
         "sides",
         "signal_ids",
         "signals",
+        "slices",
         "touched_scopes",
         "touched_sides",
     )
@@ -53,8 +66,12 @@ class Change(StepChange):
         self.signal_ids: dict[str, Signal] = {}
         self.new_signals: list[Signal] = []
         self.consumed: list[Signal] = []
+        self.slices: dict[int, Slice] = {}
+        self.carried: list[Signal] = []
+        self.carried_away: list[tuple[int, int]] = []
+        self.emptied: list[int] = []
         self.heartbeats: dict[int, tuple[datetime, Payload]] = {}
-        self._lists += [self.new_signals, self.consumed]
+        self._lists += [self.new_signals, self.consumed, self.carried, self.carried_away, self.emptied]
 
     def scope(self, path: str) -> Scope:
         """How many calls are recorded in a branch, and their hash."""
@@ -120,9 +137,33 @@ class Change(StepChange):
     def signal_with_id(self, signal_id: str) -> Signal | None:
         """The signal that was recorded under that id, or None."""
         found = self.signal_ids.get(signal_id)
-        if found is None and signal_id not in self.known.signal_ids and not self.fresh and self.had_signals:
+        # A new run that continues another does not know its chain's ids any better than that one.
+        is_new = self.fresh and self.chain_key == self.run_key
+        if found is None and signal_id not in self.known.signal_ids and not is_new and self.had_signals:
             raise Missing(signal_ids=[signal_id])
         return found
+
+    def left_signals(self, run_key: int) -> Slice:
+        """Signals of a run of its chain that nobody has taken, oldest first, as many as may be carried together."""
+        if not self.had_signals:
+            return Slice([], has_more=False)
+        if run_key not in self.slices:
+            raise Missing(carried=[run_key])
+        if run_key != self.run_key:
+            return self.slices[run_key]
+        taken = {signal.ordinal for signal in self.consumed}
+        stored, has_more = self.slices[run_key]
+        known = [*stored, *(signal for signal in self.new_signals if not signal.consumed)]
+        return Slice([signal for signal in known if signal.ordinal not in taken], has_more)
+
+    def carry_signal(self, signal: Signal) -> None:
+        """Takes a signal over from another run of its chain, in its place among those that this one got."""
+        event = self.copy_event(signal.run_key, signal.event)
+        self.carried_away.append((signal.run_key, signal.ordinal))
+        own = replace(signal, run_key=self.run_key, event=event)
+        self.carried.append(own)
+        if self.fresh:
+            self._set(self.signals, own.name, [*self.signals.get(own.name, []), own])
 
     def waiting_for(self, signal: str) -> Step | None:
         """The oldest step that waits for that signal, or None."""

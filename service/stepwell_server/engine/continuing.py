@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from stepwell_server.engine import endings, starts
+from stepwell_server.engine import carrying, endings, starts
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.reported import End
 from stepwell_server.ids import uuid7
@@ -24,6 +24,7 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
     births = change.births
     if births is None:
         raise AssertionError("a batch can bear runs")
+    left = change.left_signals(run.run_key)
     run_id = uuid7()
     successor = starts.open_run(
         starts.NewRun(
@@ -40,7 +41,7 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
             timeout_seconds=None if run.deadline is None else (run.deadline - run.create_time).total_seconds(),
             parent_key=run.parent_key,
             parent_ordinal=run.parent_ordinal,
-            details=_handed_on(run),
+            details=_handed_on(run, carried_from=run.run_key if left.has_more else 0),
         ),
         births,
         change.now,
@@ -49,10 +50,11 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
     births.bear(successor)
     successor.news.follows = run.traceparent
     continue_details(change, successor)
+    carrying.hand_over(change, successor, left)
     endings.end_run(change, Phase.COMPLETED, kind=EventType.RUN_CONTINUED)
 
 
-def _handed_on(run: Run) -> RunDetails:
+def _handed_on(run: Run, carried_from: int) -> RunDetails:
     """What the next run of a chain takes over."""
     details = unpack_details(run.details)
     return RunDetails(
@@ -60,6 +62,8 @@ def _handed_on(run: Run) -> RunDetails:
         maximum_suspend_seconds=details.maximum_suspend_seconds,
         source_run_id=str(run.run_id),
         parent_run_id=details.parent_run_id,
+        first_key=details.first_key or run.run_key,
+        carried_from=carried_from,
     )
 
 

@@ -80,7 +80,8 @@ def cancel_step(change: Change, step: Step, reason: str) -> None:
 def wake(change: Change) -> None:
     """Something that the run's code waits for has ended: its holder is told, or else a worker gets the run."""
     run = change.open
-    if run.driven or run.pause_reason is not None:
+    # One that has not begun will, as soon as it may.
+    if run.driven or run.pause_reason is not None or run.phase == Phase.PENDING:
         return
     if run.session_id is not None:
         change.update(dirty=True, phase=Phase.RUNNING, suspend_time=None)

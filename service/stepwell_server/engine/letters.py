@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from stepwell_server.engine import endings
+from stepwell_server.engine import carrying, endings
 from stepwell_server.engine.runs import request_cancel
 from stepwell_server.model.events import EventType
 from stepwell_server.model.mail import Letter, Subject
@@ -36,6 +36,8 @@ class ReadLetter(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, change: Change) -> bool:
         change.mail_done.append(self.mail_id)
+        if self.letter.subject == Subject.CARRY_SIGNALS:
+            return carrying.take_over(change)
         if change.run is None:
             return _pass_on(change, self.letter)
         if self.letter.subject == Subject.CANCEL:

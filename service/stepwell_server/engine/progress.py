@@ -62,7 +62,10 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         if not signals and not scopes and not keyed and not self.cancels and self.end is None:
             return None
         ends = self.end is not None
-        return Missing(signals=signals, scopes=scopes, identities=keyed, ordinals=self.cancels, open_steps=ends)
+        carried = [self.ref.run_key] if self.end is not None and self.end.successor and self.ref.run_key else []
+        return Missing(
+            signals=signals, scopes=scopes, identities=keyed, ordinals=self.cancels, open_steps=ends, carried=carried
+        )
 
     def decide(self, change: Change) -> ProgressAnswer | Refused:
         if change.run is None:

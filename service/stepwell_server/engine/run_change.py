@@ -13,10 +13,10 @@ from stepwell_server.engine.limits import ALWAYS_KEPT, Limits
 from stepwell_server.engine.news import News
 from stepwell_server.engine.wishes import Known
 from stepwell_server.ids import uuid7
-from stepwell_server.model.events import Event, EventType, Origin, pack_attributes
+from stepwell_server.model.events import CopiedEvent, Event, EventType, Origin, pack_attributes
 from stepwell_server.model.mail import Letter, Mail, pack_letter
 from stepwell_server.model.payloads import NULL, Failure, Payload
-from stepwell_server.model.runs import TERMINAL, ClosedRun, Phase, Run
+from stepwell_server.model.runs import TERMINAL, ClosedRun, Phase, Run, unpack_details
 from stepwell_server.model.tasks import Task, TaskKind
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class RunChange:
         "_undo",
         "births",
         "closed_run",
+        "copies",
         "events",
         "fresh",
         "known",
@@ -73,6 +74,7 @@ class RunChange:
         self.fresh = fresh
         self.known = Known(everything=fresh)
         self.events: list[Event] = []
+        self.copies: list[CopiedEvent] = []
         self.tasks: dict[int, Task] = {}
         self.task_drops: dict[int, None] = {}
         self.mail: list[Mail] = []
@@ -81,6 +83,7 @@ class RunChange:
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
         self._lists: list[list[Any]] = [
             self.events,
+            self.copies,
             self.mail,
             self.mail_done,
             self.news.grants,
@@ -144,6 +147,11 @@ class RunChange:
         return (self.run or self._closed_run).run_key
 
     @property
+    def chain_key(self) -> int:
+        """The key of the first run of its chain."""
+        return unpack_details((self.run or self._closed_run).details).first_key or self.run_key
+
+    @property
     def phase(self) -> Phase:
         """The run's phase, open or closed."""
         return Phase((self.run or self._closed_run).phase)
@@ -184,6 +192,13 @@ class RunChange:
     def caller_event(self, label: str, payload: Payload, caller_seq: int) -> int:
         """Appends a caller's own event."""
         return self._append(EventType.CALLER, Origin.CALLER, 0, payload, pack_attributes(payload), label, caller_seq)
+
+    def copy_event(self, run_key: int, number: int) -> int:
+        """Appends what an event of another run says, and answers the new event's number."""
+        run = self.open
+        self.copies.append(CopiedEvent(run.run_key, run.last_event + 1, self.now, run_key, number))
+        self.run = replace(run, last_event=run.last_event + 1, version=run.version + 1, update_time=self.now)
+        return run.last_event + 1
 
     def _append(  # noqa: PLR0917 - the columns of one row
         self,

@@ -46,7 +46,7 @@ class CancelRun(msgspec.Struct, frozen=True, gc=False):
 def request_cancel(change: Change, reason: str) -> None:
     """Notes the request and lets the run's code hear of it."""
     run = change.open
-    if not run.grants and not run.driven:
+    if not run.grants and not run.driven and not unpack_details(run.details).first_key:
         change.event(EventType.RUN_CANCEL_REQUESTED, facts={"reason": reason})
         change.update(cancel_reason=reason, cancel_time=change.now)
         endings.end_run(change, Phase.CANCELLED, reason=reason)

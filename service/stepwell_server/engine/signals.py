@@ -43,7 +43,7 @@ class SignalRun(msgspec.Struct, frozen=True, gc=False):
         if self.signal_id is not None:
             known = change.signal_with_id(self.signal_id)
             if known is not None:
-                return Signalled(change.run_id, pack(change.run_key, known.ordinal), recorded=False)
+                return Signalled(change.run_id, pack(known.run_key, known.ordinal), recorded=False)
         run = change.run
         if run is None:
             raise errors.SignalRefused(run_id=change.run_id, signal=self.name, phase=change.phase.name)
@@ -55,7 +55,9 @@ class SignalRun(msgspec.Struct, frozen=True, gc=False):
             payload=self.payload,
             facts={"signal": self.name},
         )
-        signal = Signal(run.run_key, ordinal, self.name, event, self.signal_id, step is not None, change.now)
+        signal = Signal(
+            run.run_key, ordinal, self.name, event, self.signal_id, step is not None, change.now, change.chain_key
+        )
         if step is None:
             change.add_signal(signal)
         else:

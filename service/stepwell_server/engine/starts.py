@@ -176,7 +176,7 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
         grants=0,
         session_id=None,
         returns=0,
-        queued=not (delayed or new.driven),
+        queued=not (delayed or new.driven or details.carried_from),
         dirty=False,
         owner_id="",
         lease_expire_time=None,
@@ -199,9 +199,9 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
 
 
 def begins_later(change: Change) -> bool:
-    """Whether the run's start is delayed beyond now."""
-    begin_time = unpack_details(change.open.details).begin_time
-    return begin_time is not None and begin_time > change.now
+    """Whether the run's start is delayed beyond now, or until it has the signals of the run that it continues."""
+    details = unpack_details(change.open.details)
+    return details.carried_from != 0 or (details.begin_time is not None and details.begin_time > change.now)
 
 
 def next_look(change: Change) -> datetime | None:

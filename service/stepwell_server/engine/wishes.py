@@ -30,6 +30,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         names: Iterable[tuple[int, str]] = (),
         sides: Iterable[SideKey] = (),
         others: Iterable[int] = (),
+        carried: Iterable[int] = (),
         open_steps: bool = False,
         closed_steps: bool = False,
     ) -> None:
@@ -43,6 +44,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         self.heartbeats = frozenset(heartbeats)
         self.names = frozenset(names)
         self.sides = frozenset(sides)
+        self.carried = frozenset(carried)  # runs of whose signals that nobody took a slice is wanted
         self.others = frozenset(others)  # further runs that the decision ends: locked, with their open steps
         self.open_steps = open_steps
         self.closed_steps = closed_steps

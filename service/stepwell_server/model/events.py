@@ -107,6 +107,18 @@ LISTED: filters.Fields = {
     "caller_seq": filters.NUMBER,
 }
 """By what lists of events are filtered."""
+
+
+class CopiedEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event that says what one of another run says: its payload is copied by the database."""
+
+    run_key: int
+    number: int
+    event_time: datetime
+    from_key: int
+    from_number: int
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Attributes)
 NO_ATTRIBUTES = Attributes()

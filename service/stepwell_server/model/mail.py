@@ -17,6 +17,7 @@ class Subject(IntEnum):
     CHILD_ENDED = 1
     CANCEL = 2
     TERMINATE = 3
+    CARRY_SIGNALS = 4
 
 
 class Letter(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):

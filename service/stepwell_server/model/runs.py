@@ -50,6 +50,9 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     source_run_id: str = ""
     continued_run_id: str = ""
     continued_key: int = 0
+    first_key: int = 0  # of the chain that it continues, 0 if it is the first itself
+    carried_from: int = 0  # the run whose signals are yet to come to it; until then it does not begin
+    keeps_signals: bool = False  # of an ended run, whose signals have yet to go to the one that continues it
     parent_run_id: str = ""
     failure_message: str = ""
     removed_steps: int = 0  # how many of the ordinals given are in the record no more

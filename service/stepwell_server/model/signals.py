@@ -8,7 +8,10 @@ import msgspec
 
 
 class Signal(msgspec.Struct, frozen=True, gc=False):
-    """A row of `signals`; the payload is in the event. Taken in the order of `ordinal`."""
+    """A row of `signals`; the payload is in the event. Taken in the order of `ordinal`.
+
+    `chain_key` is the key of the first run of its run's chain, in which its id is unique.
+    """
 
     run_key: int
     ordinal: int
@@ -17,3 +20,4 @@ class Signal(msgspec.Struct, frozen=True, gc=False):
     signal_id: str | None
     consumed: bool
     receive_time: datetime
+    chain_key: int

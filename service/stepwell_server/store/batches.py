@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
-    from stepwell_server.model.events import Event
+    from stepwell_server.model.events import CopiedEvent, Event
     from stepwell_server.store.database import Connection, Row
+    from stepwell_server.store.statements import Statement
 
 RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load("signals")
 TASKS, MAIL, BATCHES = load("tasks"), load("mail"), load("batches")
@@ -56,10 +57,13 @@ class Write(msgspec.Struct):
     gone_steps: list[tuple[int, int]] = []
     closed_steps: list[ClosedStep] = []
     events: list[Event] = []
+    copies: list[CopiedEvent] = []
     scopes: list[Scope] = []
     scopes_gone: list[int] = []
     signals: list[Signal] = []
     consumed: list[tuple[int, int]] = []
+    carried_away: list[tuple[int, int]] = []
+    carried: list[Signal] = []
     signals_gone: list[int] = []
     tasks: list[Task] = []
     tasks_gone: list[tuple[int, int]] = []
@@ -79,6 +83,8 @@ async def write(connection: Connection, batch: Write) -> None:
     await _write_steps(connection, batch)
     if batch.events:
         await connection.write(EVENTS["insert_events"], columns(batch.events))
+    if batch.copies:
+        await _all_of(connection, EVENTS["copy_events"], columns(batch.copies), len(batch.copies))
     await _write_signals(connection, batch)
     await _write_tasks_and_mail(connection, batch)
     if batch.sides or batch.sides_gone:
@@ -92,22 +98,24 @@ async def _write_runs(connection: Connection, batch: Write) -> None:
     if batch.names:
         await connection.write(RUNS["insert_workflow_ids"], pairs(sorted(batch.names)))
     if batch.renamed:
-        await _all_of(connection, "update_workflow_ids", pairs(sorted(batch.renamed)), len(batch.renamed))
+        await _all_of(connection, RUNS["update_workflow_ids"], pairs(sorted(batch.renamed)), len(batch.renamed))
     if batch.new_runs:
         await connection.write(RUNS["insert_runs"], columns(batch.new_runs))
     if batch.changed_runs:
         rows = [(run.run_key, *astuple(run)[_RUN_CHANGES:]) for run in batch.changed_runs]
-        await _all_of(connection, "update_runs", pairs(rows), len(rows))
+        await _all_of(connection, RUNS["update_runs"], pairs(rows), len(rows))
     if batch.gone_runs:
-        await _all_of(connection, "delete_runs", [batch.gone_runs], len(batch.gone_runs))
+        await _all_of(connection, RUNS["delete_runs"], [batch.gone_runs], len(batch.gone_runs))
     if batch.closed_runs:
         await connection.write(RUNS["insert_closed_runs"], columns(batch.closed_runs))
 
 
-async def _all_of(connection: Connection, name: str, arguments: Sequence[Sequence[object]], expected: int) -> None:
-    touched = await connection.write(RUNS[name], arguments)
+async def _all_of(
+    connection: Connection, statement: Statement, arguments: Sequence[Sequence[object]], expected: int
+) -> None:
+    touched = await connection.write(statement, arguments)
     if touched != expected:
-        raise Conflict(f"{name}: {touched} rows of {expected}")
+        raise Conflict(f"{statement.name}: {touched} rows of {expected}")
 
 
 async def _write_steps(connection: Connection, batch: Write) -> None:
@@ -133,6 +141,10 @@ async def _write_signals(connection: Connection, batch: Write) -> None:
         await connection.write(SIGNALS["insert_signals"], columns(batch.signals))
     if batch.consumed:
         await connection.write(SIGNALS["consume_signals"], pairs(batch.consumed))
+    if batch.carried_away:
+        await connection.write(SIGNALS["carry_signals_away"], pairs(batch.carried_away))
+    if batch.carried:
+        await connection.write(SIGNALS["insert_signals"], columns(batch.carried))
     if batch.signals_gone:
         await connection.write(SIGNALS["delete_signals"], [batch.signals_gone])
 
@@ -244,8 +256,14 @@ async def read_signals(connection: Connection, wanted: Sequence[tuple[int, str, 
 
 
 async def read_signal_ids(connection: Connection, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
-    """Signals by their senders' ids."""
+    """Signals of chains of runs by their senders' ids."""
     return [Signal(*row) for row in await connection.fetch(SIGNALS["read_signal_ids"], *pairs(wanted))]
+
+
+async def read_left_signals(connection: Connection, keys: Sequence[int], most: int) -> list[tuple[Signal, int]]:
+    """Signals of runs that nobody has taken, so many of each, with the sizes of what they carry."""
+    rows = await connection.fetch(SIGNALS["read_left_signals"], keys, most)
+    return [(Signal(*row[:-1]), row[-1]) for row in rows]
 
 
 async def read_heartbeats(

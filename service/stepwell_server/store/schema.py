@@ -217,6 +217,7 @@ SIGNALS = Table(
     *_text("signal_id", nullable=True),
     *_flag("consumed"),
     *_times("receive_time"),
+    *_bigint("chain_key"),
 )
 TASKS = Table(
     "tasks",

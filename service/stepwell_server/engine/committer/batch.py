@@ -198,54 +198,51 @@ class Batch:
 
     async def _decide(self, places: list[int]) -> None:
         """Decides in the order of arrival. A decision that wants more holds up the later ones of its run only."""
-        late: set[int | None] = set()
+        late: set[int] = set()
         while places:
             again: list[int] = []
-            wishes: dict[int, Missing] = {}
-            stalled: set[int | None] = set()
+            wishes: dict[int, tuple[int | None, Missing]] = {}
+            stalled: set[int] = set()
             for place in places:
-                key = self._entries[place].key
-                if key is not None and key in late:
+                key = self._target(self._entries[place])
+                if key in late:
                     self.answers[place] = HELD
                     continue
-                if key is None or key not in stalled:
-                    wants = self._decide_one(place, self._entries[place])
+                if key not in stalled:
+                    wants = self._decide_one(place, key)
                     if wants is None:
                         continue
-                    wishes[place] = wants
-                    stalled.add(key)
+                    wishes[place] = key, wants
+                    stalled |= {key} if key is not None else set()
                 again.append(place)
             for place in await self._fulfil(wishes):
                 self.answers[place] = HELD
-                late.add(self._entries[place].key)
+                key, _ = wishes[place]
+                late |= {key} if key is not None else set()
                 again.remove(place)
             places = again
 
-    async def _fulfil(self, wishes: dict[int, Missing]) -> list[int]:
+    async def _fulfil(self, wishes: dict[int, tuple[int | None, Missing]]) -> list[int]:
         """Loads what decisions want; answers the places of those that want a run which is locked elsewhere."""
-        others = {key for wants in wishes.values() for key in wants.others}
+        others = {key for _, wants in wishes.values() for key in wants.others}
         gone: set[int] = set()
         if others:
             held, nowhere = await self._open_changes(others)
             gone = held | nowhere
-        missing = [
-            (self.changes[key], wants)
-            for place, wants in wishes.items()
-            if (key := self._entries[place].key) is not None
-        ]
+        missing = [(self.changes[key], wants) for key, wants in wishes.values() if key is not None]
         missing += [(self.changes[key], Missing(open_steps=True)) for key in others - gone]
         if missing:
             await loading.load_parts(self._connection, missing, self._births)
-        names = {name for wants in wishes.values() for name in wants.names}
+        names = {name for _, wants in wishes.values() for name in wants.names}
         await loading.look_up_names(self._connection, self._births, names)
-        return [place for place, wants in wishes.items() if wants.others & gone]
+        return [place for place, (_, wants) in wishes.items() if wants.others & gone]
 
-    def _decide_one(self, place: int, entry: Entry) -> Missing | None:
-        order = entry.order
+    def _decide_one(self, place: int, key: int | None) -> Missing | None:
+        order = self._entries[place].order
         if isinstance(order, AnyClaim):
             self.answers[place] = self._grants.granted(place, order)
             return None
-        change = self._target(entry)
+        change = None if key is None else self.changes[key]
         self._births.begin()
         if change is not None:
             change.begin()
@@ -274,14 +271,14 @@ class Batch:
         self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
         return None
 
-    def _target(self, entry: Entry) -> Change | None:
+    def _target(self, entry: Entry) -> int | None:
         """The run that a command changes, if there is one yet. A name or an id means one that this batch has made."""
         order, key = entry.order, entry.key
         if isinstance(order, Birth):
             key = order.open_key(self._births)
         elif (ref := ref_of(order)) is not None and (key is None or ref.is_name):
             key = self._births.born_as(ref) or key
-        return None if key is None else self.changes[key]
+        return key
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stepwell_server.engine.change import Change
+from stepwell_server.model.runs import unpack_details
 from stepwell_server.store import batches
 
 
@@ -18,7 +19,7 @@ def collect(write: batches.Write, change: Change) -> None:
         write.ended.append(key)
         if change.original is not None and not change.fresh:
             write.gone_runs.append(key)
-            if change.closed_run.last_signal:
+            if change.closed_run.last_signal and not _keeps_signals(change):
                 write.signals_gone.append(key)
             if change.closed_run.last_step > change.closed_run.order_count:
                 write.scopes_gone.append(key)
@@ -26,15 +27,31 @@ def collect(write: batches.Write, change: Change) -> None:
                 write.sides_gone.append(key)
     _collect_steps(write, change, key)
     write.events.extend(change.events)
+    write.copies.extend(change.copies)
     if run is not None:
         write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
-        write.signals.extend(change.new_signals)
-        write.consumed.extend((key, signal.ordinal) for signal in change.consumed)
         write.sides.extend((key, side, change.sides[side]) for side in change.touched_sides)
+    _collect_signals(write, change, key)
     write.tasks.extend(change.tasks.values())
     write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
     write.mail.extend(change.mail)
     write.mail_done.extend(change.mail_done)
+
+
+def _collect_signals(write: batches.Write, change: Change, key: int) -> None:
+    """Of a run that has ended only the ids of signals are kept, unless they have yet to go to its successor."""
+    keeps_all = change.run is not None or _keeps_signals(change)
+    write.signals.extend(signal for signal in change.new_signals if keeps_all or signal.signal_id is not None)
+    if keeps_all:
+        write.consumed.extend((key, signal.ordinal) for signal in change.consumed)
+    write.carried.extend(change.carried)
+    write.carried_away.extend(change.carried_away)
+    write.signals_gone.extend(change.emptied)
+
+
+def _keeps_signals(change: Change) -> bool:
+    closed = change.closed_run
+    return closed is not None and unpack_details(closed.details).keeps_signals
 
 
 def _collect_steps(write: batches.Write, change: Change, key: int) -> None:

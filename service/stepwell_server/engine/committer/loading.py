@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server import errors
-from stepwell_server.engine.change import Change
+from stepwell_server.engine.change import Change, Slice
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births, Latest
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.signals import Signal
     from stepwell_server.store.database import Connection
 
+MOST_CARRIED, MOST_CARRIED_BYTES = 256, 4 * 1024 * 1024
 # What resolving a reference came to: a key, or why there is none.
 Resolved = int | errors.Refusal
 # Of a name. Who needs more asks again.
@@ -112,7 +113,9 @@ async def open_changes(  # noqa: PLR0917 - what a Change is made of
 
 async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Missing]], births: Births) -> None:
     """Loads the parts of runs that decisions want and notes that they are known."""
-    wanted = [(change, missing) for change, missing in wanted if not change.fresh or missing.names]
+    wanted = [
+        (change, missing) for change, missing in wanted if not change.fresh or missing.names or missing.signal_ids
+    ]
     await _load_steps(connection, wanted)
     await _load_signals(connection, wanted)
     await _load_sides(connection, wanted)
@@ -200,13 +203,37 @@ async def _load_signals(connection: Connection, wanted: Sequence[tuple[Change, M
         for (key, name), signals in found.items():
             through = signals[-1].ordinal if len(signals) == SIGNALS_AT_ONCE else EVERY_SIGNAL
             by_key[key].load_signals(name, signals, through)
-    ids = [
-        (change.run_key, signal_id)
-        for change, missing in wanted
-        for signal_id in missing.signal_ids - change.known.signal_ids
-        if change.had_signals
-    ]
-    if ids:
-        for signal in await batches.read_signal_ids(connection, ids):
+    asking: dict[tuple[int, str], list[Change]] = {}
+    for change, missing in wanted:
+        for signal_id in missing.signal_ids - change.known.signal_ids if change.had_signals else ():
+            asking.setdefault((change.chain_key, signal_id), []).append(change)
+    if asking:
+        for signal in await batches.read_signal_ids(connection, list(asking)):
             if signal.signal_id is not None:
-                by_key[signal.run_key].signal_ids.setdefault(signal.signal_id, signal)
+                for change in asking[signal.chain_key, signal.signal_id]:
+                    change.signal_ids.setdefault(signal.signal_id, signal)
+    await _load_slices(connection, wanted)
+
+
+async def _load_slices(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
+    """Signals that go to the next run of a chain: as many as may be copied in one batch."""
+    keys = sorted({key for change, missing in wanted if change.had_signals for key in missing.carried})
+    if not keys:
+        return
+    found: dict[int, list[tuple[Signal, int]]] = {key: [] for key in keys}
+    for signal, size in await batches.read_left_signals(connection, keys, MOST_CARRIED + 1):
+        found[signal.run_key].append((signal, size))
+    for change, missing in wanted:
+        for key in missing.carried & found.keys():
+            change.slices[key] = _slice(found[key])
+
+
+def _slice(found: Sequence[tuple[Signal, int]]) -> Slice:
+    signals: list[Signal] = []
+    total = 0
+    for signal, size in found:
+        total += size
+        if signals and (total > MOST_CARRIED_BYTES or len(signals) == MOST_CARRIED):
+            break
+        signals.append(signal)
+    return Slice(sorted(signals, key=lambda each: each.ordinal), has_more=len(signals) < len(found))

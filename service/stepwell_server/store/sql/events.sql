@@ -15,3 +15,15 @@ SELECT
     e.caller_type, e.caller_seq, e.attributes
 FROM unnest($1::bigint[], $2::int[]) AS x (run_key, number),
     LATERAL (SELECT * FROM events AS o WHERE o.run_key = x.run_key AND o.number = x.number OFFSET 0) AS e;
+
+-- name: copy_events
+-- Appends to histories what events of other runs say. Walks the primary key of one partition an event.
+INSERT INTO events (
+    run_key, number, type, origin, step_ordinal, event_time, payload_kind, payload, caller_type, caller_seq, attributes
+)
+SELECT
+    x.run_key, x.number, e.type, e.origin, 0, x.event_time, e.payload_kind, e.payload, e.caller_type, e.caller_seq,
+    e.attributes
+FROM unnest($1::bigint[], $2::int[], $3::timestamptz[], $4::bigint[], $5::int[])
+    AS x (run_key, number, event_time, from_key, from_number),
+    LATERAL (SELECT * FROM events AS o WHERE o.run_key = x.from_key AND o.number = x.from_number OFFSET 0) AS e;

@@ -19,13 +19,13 @@ WHERE (h.run_key, h.ordinal) > ($1, $2) AND (h.run_key, h.ordinal) <= ($3, $4)
 RETURNING h.run_key;
 
 -- name: prune_signals
--- Forgets signals that ended runs got long ago, whose ids need not be recognised any more. Walks signals_pkey from the
--- oldest run, then runs_pkey.
+-- Forgets signals that ended runs got long ago, whose ids need not be recognised any more. What is not consumed is on
+-- its way to another run. Walks signals_pkey from the oldest run, then runs_pkey.
 DELETE FROM signals AS s
 USING (
     SELECT o.run_key, o.ordinal
     FROM signals AS o
-    WHERE o.receive_time < $1 AND NOT EXISTS (SELECT FROM runs AS r WHERE r.run_key = o.run_key)
+    WHERE o.receive_time < $1 AND o.consumed AND NOT EXISTS (SELECT FROM runs AS r WHERE r.run_key = o.run_key)
     ORDER BY o.run_key, o.ordinal
     LIMIT $2
 ) AS x
