@@ -209,6 +209,7 @@ class Proxy:
             writer.close()
             return
         link = Link(writer, back)
+        link.port = back.get_extra_info("sockname")[1]
         self.links.add(link)
         try:
             await asyncio.gather(self._ask(reader, back, link), self._answer(there, writer, link))
@@ -228,7 +229,7 @@ class Proxy:
 
     async def _answer(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link) -> None:
         while data := await there.read(65_536):
-            if link.keeps_answers:
+            if link.on_answer is not None and not await link.on_answer():
                 break
             if self.keeps_answers:
                 self.kept.set()
@@ -239,41 +240,14 @@ class Proxy:
 
 
 class Link:
-    """One connection through the proxy. One that keeps answers ends at the first."""
+    """One connection through the proxy. `on_answer` is asked for each answer; if it says no, the connection ends."""
 
     def __init__(self, *writers: asyncio.StreamWriter) -> None:
         self._writers = writers
-        self.keeps_answers = False
+        self.on_answer: Callable[[], Awaitable[bool]] | None = None
+        self.port = 0  # from which the proxy reaches the target
 
     def cut(self) -> None:
         for writer in self._writers:
             with contextlib.suppress(OSError, RuntimeError):
                 writer.transport.abort()
-
-
-class CommitCutter:
-    """Cuts the service off from its database at every n-th COMMIT: in turn before it arrives, and before its reply."""
-
-    def __init__(self, proxy: Proxy, every: int) -> None:
-        self._proxy = proxy
-        self._every = every
-        self._seen = 0
-        self.before = 0
-        self.after = 0
-        proxy.on_request = self._look
-
-    def stop(self) -> None:
-        self._proxy.on_request = None
-
-    async def _look(self, data: bytes, link: Link) -> bool:
-        if b"COMMIT\x00" not in data:
-            return True
-        self._seen += 1
-        if self._seen % self._every:
-            return True
-        if self._seen // self._every % 2:
-            self.before += 1
-            return False
-        self.after += 1
-        link.keeps_answers = True
-        return True

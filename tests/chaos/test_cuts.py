@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from tests.chaos import worker
+from tests.chaos.commits import CommitCutter, through
 from tests.chaos.invariants import check
-from tests.chaos.kit import CommitCutter, Proxy, Stage, connected, free_port, results, start_errands
+from tests.chaos.kit import Proxy, Stage, connected, free_port, results, start_errands
 
 COUNT, ACTIVITIES = 6, 12
 EXPECTED = worker.expected(ACTIVITIES)
@@ -18,12 +18,6 @@ EXPECTED = worker.expected(ACTIVITIES)
 async def judged(scene: Stage, handles: Any) -> Counter[str]:
     assert await results(handles) == [EXPECTED] * len(handles)
     return await check(scene.database_url, scene.done(), [handle.run_id for handle in handles])
-
-
-def through(database_url: str, proxy: Proxy) -> str:
-    """The database's address by way of the proxy."""
-    parts = urlsplit(database_url)
-    return f"postgresql://{parts.username}:{parts.password}@127.0.0.1:{proxy.port}{parts.path}"
 
 
 async def cut_at_commits(scene: Stage, between: Proxy, rounds: int, every: int) -> None:

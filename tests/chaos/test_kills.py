@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import signal
 from collections import Counter
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,6 @@ from tests.chaos.invariants import check
 from tests.chaos.kit import Process, Proxy, Stage, connected, free_port, results, stage, start_errands, until
 
 from stepwell.v1 import runs_pb2, runs_pb2_grpc, types_pb2
-from stepwell_server.embedded import EmbeddedPostgres, create_database
-from stepwell_server.store import migrations
 
 COUNT, ACTIVITIES = 6, 12
 EXPECTED = worker.expected(ACTIVITIES)
@@ -177,46 +173,3 @@ async def test_the_service_frozen_and_thawed(scene: Stage) -> None:
         await asyncio.sleep(6)
         server.send(signal.SIGCONT)
         await judged(scene, handles)
-
-
-# --- the database -----------------------------------------------------------------------------------------------------
-
-
-async def killed_database(tmp_path: Path, session_dir: Path, kills: int) -> None:
-    """Two replicas at work: the database goes in the middle of one's batch while the other's commits."""
-    async with AsyncExitStack() as stack:
-        postgres = await stack.enter_async_context(EmbeddedPostgres(session_dir / tmp_path.name))
-        url = await create_database(postgres.url, "chaos")
-        await migrations.migrate(url)
-        async with stage(tmp_path, url) as scene:
-            ports = [free_port(), free_port()]
-            addresses = [f"127.0.0.1:{port}" for port in ports]
-            for port in ports:
-                await scene.server(port)
-            async with connected(*addresses) as clients:
-                for address in addresses:
-                    await scene.worker(address)
-                handles = []
-                for number in range(kills):
-                    starting = [start_errands(client, COUNT, ACTIVITIES) for client in clients]
-                    under_way = asyncio.gather(*starting)
-                    if number % 2:
-                        await asyncio.sleep(0.02)
-                    else:
-                        handles += [handle for started in await under_way for handle in started]
-                        await scene.more(20)
-                    restarts = postgres.restart_count
-                    os.kill(postgres.pid, signal.SIGKILL)
-                    await postgres.wait_restarted(restarts)
-                    if number % 2:
-                        handles += [handle for started in await under_way for handle in started]
-                await judged(scene, handles)
-
-
-async def test_the_database_killed_under_load(tmp_path: Path, session_dir: Path) -> None:
-    await killed_database(tmp_path, session_dir, 2)
-
-
-@pytest.mark.long
-async def test_the_database_killed_again_and_again(tmp_path: Path, session_dir: Path) -> None:
-    await killed_database(tmp_path, session_dir, 6)
