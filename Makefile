@@ -94,6 +94,10 @@ mutants: setup ## Take each guard out and see that some test notices
 wheels: setup ## Build both wheels and try them in clean environments, new and old
 	$(PY) tools/wheels.py
 
+.PHONY: baseline
+baseline: verify $(BUF) ## Make the protocol as it is the released one, which later ones must not break
+	$(PY) tools/buf.py baseline
+
 .PHONY: clean
 clean: ## Remove what make made
 	rm -rf $(VENV) .cache dist

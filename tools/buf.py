@@ -30,24 +30,31 @@ def lint() -> None:
     print("buf lint: no complaint")
 
 
-def breaking() -> None:
-    """Compares with the last released protocol, once there is one."""
-    if not RELEASED.exists():
+def breaking(current: str = str(CURRENT), released: str = str(RELEASED)) -> None:
+    """Compares with the last released protocol, once there is one; with others if they are named."""
+    if not Path(released).exists():
         print("buf breaking: nothing has been released yet")
         return
-    buf("breaking", str(CURRENT), "--against", str(RELEASED), *CONFIG)
+    buf("breaking", current, "--against", released, *CONFIG)
     print("buf breaking: everybody who speaks the released protocol still can")
 
 
+def baseline(released: str = str(RELEASED)) -> None:
+    """Makes the present protocol the released one."""
+    buf("build", str(CURRENT), "--exclude-source-info", "--output", released)
+    print(f"buf build: {released} is what `buf breaking` compares with from now on")
+
+
 def main() -> None:
-    """Runs the check that is named."""
-    check = {"lint": lint, "breaking": breaking}[sys.argv[1]]
+    """Runs what is named, with the paths that follow."""
+    name, *paths = sys.argv[1:]
+    run = {"lint": lint, "breaking": breaking, "baseline": baseline}[name]
     if BUF.exists():
-        check()
-    elif os.environ.get("CI"):
+        run(*paths)
+    elif os.environ.get("CI") or name == "baseline":
         sys.exit("buf is missing: run `make tools`")
     else:
-        print(f"SKIPPED buf {sys.argv[1]}: buf is missing; `make tools` installs it")
+        print(f"SKIPPED buf {name}: buf is missing; `make tools` installs it")
 
 
 if __name__ == "__main__":
