@@ -45,6 +45,10 @@ setup: $(VENV)/.ready ## Make .venv: locked dependencies and both distributions,
 .PHONY: tools
 tools: $(BUF) $(GRPCURL) ## Install buf and grpcurl, pinned, into .cache/tools
 
+.PHONY: ends
+ends: setup ## Make environments of the oldest and the newest versions that the client takes
+	@$(PY) tools/ends.py
+
 .PHONY: generate
 generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, and docs/states.md
 	$(GENERATE)/bin/python tools/generate.py
@@ -77,7 +81,7 @@ verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol brea
 	$(PY) tools/buf.py breaking
 
 .PHONY: test
-test: setup ## Everything but what takes long: check, verify, tests
+test: setup ends ## Everything but what takes long: check, verify, tests
 	$(MAKE) --no-print-directory check
 	$(MAKE) --no-print-directory verify
 	$(VENV)/bin/pytest -n $(WORKERS) -m "not long" $(PYTEST_ARGS)

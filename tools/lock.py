@@ -31,11 +31,12 @@ def lock(output: str, *arguments: str) -> None:
 
 
 def main() -> None:
-    """Resolves what runs the service, what develops it, what generates, and the oldest that the client takes."""
+    """Resolves what runs the service, what develops it, what generates, and both ends of what the client takes."""
     lock("requirements.lock", *SERVER)
     lock("requirements-dev.lock", *SERVER, "--group=dev", "--constraints=requirements.lock")
     lock("requirements-generate.lock", "--group=generate")
     lock("requirements-lowest.lock", "clients/python/pyproject.toml", "--resolution=lowest")
+    lock("requirements-highest.lock", "clients/python/pyproject.toml", "--constraints=requirements.lock")
 
 
 if __name__ == "__main__":

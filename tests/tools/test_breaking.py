@@ -1,4 +1,4 @@
-"""`buf breaking` can fail: what would break those who speak a released protocol is reported, and what would not is not."""
+"""`buf breaking` can fail: what breaks those who speak a released protocol is reported, and what does not is not."""
 
 from __future__ import annotations
 
