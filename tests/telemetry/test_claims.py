@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tests.api.stores import Store, span
@@ -24,7 +26,7 @@ from tests.telemetry.seen import (
     where,
 )
 
-from stepwell.v1 import run_store_pb2, types_pb2, workers_pb2
+from stepwell.v1 import run_store_pb2, runs_pb2, schedules_pb2, schedules_pb2_grpc, types_pb2, workers_pb2
 from stepwell.v1.workers_pb2 import CompleteActivity, FailActivity
 
 Spans = InMemorySpanExporter
@@ -198,6 +200,26 @@ async def test_continuing_as_new_begins_a_trace_that_links_to_the_one_before(one
     (claim,) = of_run(spans, CLAIM, task.run_id, where(start))
     assert (parent(claim), where(claim)) == (where(start)[36:52], task.traceparent)
     assert (await one.run(task.run_id)).traceparent == where(start)
+
+
+async def test_each_firing_of_a_schedule_begins_a_trace_that_links_to_who_made_it(one: Replica, spans: Spans) -> None:
+    spec, run = schedules_pb2.ScheduleSpec(cron="@every 1s"), runs_pb2.StartRunRequest(type="wf", task_queue="q")
+    schedule = schedules_pb2.Schedule(
+        name="often", spec=spec, run=run, overlap_policy=schedules_pb2.SCHEDULE_OVERLAP_POLICY_ALLOW_ALL
+    )
+    calls: Any = schedules_pb2_grpc.ScheduleServiceStub(one.channel)
+    await calls.CreateSchedule(
+        schedules_pb2.CreateScheduleRequest(schedule=schedule), timeout=SECONDS, metadata=(("traceparent", CALLER),)
+    )
+    async with wire(one, capacity=capacity(runs=2)) as stream:
+        tasks = [await stream.task(RUN) for _ in range(2)]
+    starts = {where(each): each for each in spans.get_finished_spans() if each.name == "stepwell.start"}
+    for task in tasks:
+        root = (await one.run(task.run_id)).traceparent
+        (link,) = starts[root].links
+        assert (f"{link.context.trace_id:032x}", starts[root].parent) == (CALLER[3:35], None)
+        assert task.traceparent[3:35] == root[3:35] != CALLER[3:35]
+    assert tasks[0].traceparent[3:35] != tasks[1].traceparent[3:35]
 
 
 async def created(one: Replica) -> str:

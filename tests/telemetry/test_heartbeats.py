@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from tests.api.stores import Store
 from tests.stream.calls import Caller, code_of
 from tests.stream.code import Code
 from tests.stream.kit import ACTIVITY, RUN, Replica, capacity, payload, until
@@ -119,6 +120,22 @@ async def test_a_beat_without_items_is_in_the_trace_of_its_session(one: Replica,
     (beat,) = of_session(spans, caller.session_id)
     assert about(beat, "worker", "outcome") == ("unary", "recorded")
     assert Counter(each.name for each in spans.get_finished_spans())[HEARTBEAT] == 4
+
+
+async def test_an_outside_engine_s_worker_has_a_trace_of_its_own(one: Replica, spans: Spans) -> None:
+    """The same from beat to beat, and not another worker's."""
+    store = Store(one, "worker")
+    await store.call("RegisterWorker", worker_id="w-1")
+    for worker_id in ("w-1", "w-1", "nobody"):
+        await store.call("HeartbeatWorker", worker_id=worker_id)
+    seen = [each for each in spans.get_finished_spans() if each.name == HEARTBEAT]
+    assert [about(each, "worker", "outcome") for each in seen] == [
+        ("w-1", "recorded"),
+        ("w-1", "recorded"),
+        ("nobody", "lost"),
+    ]
+    first, again, other = (where(each)[3:35] for each in seen)
+    assert first == again != other
 
 
 def of_session(spans: Spans, session_id: str) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from stepwell.v1 import runs_pb2, schedules_pb2, types_pb2
 from stepwell_server.api.fields import seconds, time
 from stepwell_server.api.payloads import duration_to_proto, payload_to_proto
-from stepwell_server.api.run_starts import start_from_proto
+from stepwell_server.api.run_starts import Metadata, start_from_proto
 from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.engine import schedules as engine
 from stepwell_server.engine.cron import BadTimes, check
@@ -28,9 +28,15 @@ _NOT_A_SCHEDULES = ("run_id", "request_id", "reuse_policy", "conflict_policy")
 
 
 def schedule_from_proto(  # noqa: PLR0917 - one message and where it stands
-    message: schedules_pb2.Schedule, namespace_id: int, namespace: str, fields: Fields, now: datetime, schedule_id: UUID
+    message: schedules_pb2.Schedule,
+    namespace_id: int,
+    namespace: str,
+    metadata: Metadata,
+    fields: Fields,
+    now: datetime,
+    schedule_id: UUID,
 ) -> Schedule:
-    """Reads a schedule as it is when it is created."""
+    """Reads a schedule as it is when it is created, with the trace of the call, to which its firings link."""
     at = "schedule."
     name = _short(fields.name(message.name, "name", at), f"{at}name")
     spec = spec_from_proto(message.spec, fields, f"{at}spec.")
@@ -48,7 +54,7 @@ def schedule_from_proto(  # noqa: PLR0917 - one message and where it stands
         end_time=spec.end_time,
         overlap_policy=overlap_from_proto(message.overlap_policy, fields, at) or Overlap.SKIP,
         catchup_seconds=_DAY if catchup is None else catchup,
-        run=engine.pack_run(_run_from_proto(message.run, namespace_id, namespace, fields, f"{at}run.")),
+        run=engine.pack_run(_run_from_proto(message.run, namespace_id, namespace, metadata, fields, f"{at}run.")),
         pause_reason=fields.remark(message.pause_reason, "pause_reason", at) if message.paused else None,
         create_time=now,
         update_time=now,
@@ -66,8 +72,8 @@ def schedule_from_proto(  # noqa: PLR0917 - one message and where it stands
     )
 
 
-def _run_from_proto(
-    message: runs_pb2.StartRunRequest, namespace_id: int, namespace: str, fields: Fields, at: str
+def _run_from_proto(  # noqa: PLR0917 - one message and where it stands
+    message: runs_pb2.StartRunRequest, namespace_id: int, namespace: str, metadata: Metadata, fields: Fields, at: str
 ) -> NewRun:
     for field in _NOT_A_SCHEDULES:
         if getattr(message, field):
@@ -75,7 +81,7 @@ def _run_from_proto(
     if message.namespace not in {"", namespace}:
         raise InvalidField(field=f"{at}namespace", problem=f"must be empty or {namespace}, the schedule's own")
     _short(message.workflow_id, f"{at}workflow_id")
-    return start_from_proto(message, namespace_id, namespace, (), fields, at).new
+    return start_from_proto(message, namespace_id, namespace, metadata, fields, at).new
 
 
 def _short(name: str, field: str) -> str:

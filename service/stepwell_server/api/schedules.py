@@ -13,7 +13,7 @@ from stepwell_server import errors, telemetry
 from stepwell_server.api.fields import Fields, integer, time
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.page import read_page
-from stepwell_server.api.run_starts import size_of
+from stepwell_server.api.run_starts import Metadata, size_of
 from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.api.schedule_values import (
     check_times,
@@ -62,7 +62,9 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
     ) -> schedules_pb2.CreateScheduleResponse:
         namespace, now = self._fields.namespace(request.namespace), self._clock.now()
         namespace_id = await self._namespaces.id_of(namespace)
-        made = schedule_from_proto(request.schedule, namespace_id, namespace, self._fields, now, uuid7())
+        made = schedule_from_proto(
+            request.schedule, namespace_id, namespace, _metadata(context), self._fields, now, uuid7()
+        )
         first = time(request, "next_time")
         if first is not None and made.pause_reason is None:
             made = replace(made, next_time=first, next_nominal=first)
@@ -96,7 +98,9 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         def decide(before: Schedule) -> Schedule:
             merged = schedule_to_proto(before)
             mask.MergeMessage(request.schedule, merged, replace_message_field=True, replace_repeated_field=True)
-            after = schedule_from_proto(merged, namespace_id, namespace, self._fields, now, before.schedule_id)
+            after = schedule_from_proto(
+                merged, namespace_id, namespace, _metadata(context), self._fields, now, before.schedule_id
+            )
             if before.pause_reason is not None:
                 after = replace(after, next_time=None, next_nominal=None)
             fixed = {name: getattr(before, name) for name in ("pause_reason", "create_time", "waiting", *_RECORDED)}
@@ -149,7 +153,7 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
             return schedules_pb2.TriggerScheduleResponse(run_id=str(left_to[0]), workflow_id=left_to[1])
         scoped = f"schedule {schedule.schedule_id} {request_id}"
         run_id = run_id_for_request(namespace, scoped) if request_id else uuid7()
-        traceparent, _ = telemetry.new_traceparent(context.invocation_metadata() or (), type=schedule.name)
+        traceparent, _ = telemetry.new_traceparent(_metadata(context), type=engine.unpack_run(schedule.run).type)
         start = engine.trigger_of(schedule, run_id, traceparent)
         answer = await self._committers.do(Started, start, size_of(request), remaining())
         if answer.started:
@@ -234,6 +238,10 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
 
 
 _RECORDED = ("last_time", "last_workflow_id", "last_run_id", "fired", "skipped", "missed", "last_error")
+
+
+def _metadata(context: Context) -> Metadata:
+    return context.invocation_metadata() or ()
 
 
 def _check_mask(mask: FieldMask) -> None:

@@ -14,6 +14,7 @@ from stepwell_server.api.page import read_page
 from stepwell_server.api.run_starts import DEFAULT_QUEUE
 from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.api.stores import StoreCalls, within
+from stepwell_server.dispatch.beat_traces import hear_worker
 from stepwell_server.engine.activity_claims import InterruptActivity
 from stepwell_server.engine.run_tasks import TakeBackRunTask
 from stepwell_server.errors import InvalidField
@@ -61,6 +62,7 @@ class WorkerStoreCalls(StoreCalls, worker_store_pb2_grpc.WorkerStoreServicer):
         namespace = self._fields.any_namespace(request.namespace)
         namespace_id = None if namespace is None else await self._namespaces.id_of(namespace)
         known = await worker_store.beat(self._database, namespace_id, worker_id, self._now(request))
+        hear_worker(namespace or "-", worker_id, known=known)
         return worker_store_pb2.HeartbeatWorkerResponse(known=known)
 
     async def ListRegisteredWorkers(

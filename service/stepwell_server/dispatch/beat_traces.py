@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
+from uuid import UUID, uuid5
 
 from msgspec.structs import replace
 
@@ -21,19 +22,28 @@ from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from uuid import UUID
 
     from stepwell_server.dispatch.beats import Holder, TaskBeat
     from stepwell_server.model.steps import ClosedStep, Step
     from stepwell_server.store.database import Connection, Database
 
 HEARD, FAILED = "heard", "failed"
+_WORKERS = UUID("0a52e9ee-94b0-5f0e-9d0b-2f5a0b5b1f63")
 _MOST = 32_768
 
 
 def hear(session_id: UUID, worker_id: str, outcome: str = HEARD) -> None:
     """Records a beat that is about no task. That of a stream is written later, with those of other sessions."""
     metrics.count_heartbeats("session", outcome)
+    telemetry.session_heartbeat_span(session_id, worker=worker_id, outcome=outcome)
+
+
+def hear_worker(namespace: str, worker_id: str, *, known: bool) -> None:
+    """Records a beat of an outside engine's worker, which has no session: its trace follows from its name."""
+    outcome = RECORDED if known else LOST
+    metrics.count_heartbeats("worker", outcome)
+    # Neither may hold NUL, so no two pairs read alike.
+    session_id = uuid5(_WORKERS, f"{namespace}\0{worker_id}")
     telemetry.session_heartbeat_span(session_id, worker=worker_id, outcome=outcome)
 
 

@@ -110,8 +110,7 @@ class Schedules(Loop):
     async def _fire(self, looks: Sequence[_Look]) -> int:
         starts = [(look, nominal) for look in looks for nominal in look.plan.starts]
         orders: list[Order] = [
-            engine.start_of(look.schedule, nominal, telemetry.new_root(type=look.schedule.name))
-            for look, nominal in starts
+            engine.start_of(look.schedule, nominal, _new_trace(look.schedule)) for look, nominal in starts
         ]
         for (look, nominal), answer in zip(starts, await submit_all(self._committers, orders), strict=True):
             look.started(nominal, answer)
@@ -178,3 +177,9 @@ class _Look:
             missed=plan.missed,
             last_error=self._error,
         )
+
+
+def _new_trace(schedule: Schedule) -> str:
+    """A firing begins a trace, linked to the call by which the schedule is as it is."""
+    template = engine.unpack_run(schedule.run)
+    return telemetry.new_root(template.traceparent, type=template.type)

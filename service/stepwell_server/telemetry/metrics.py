@@ -66,7 +66,7 @@ schedule_to_start = Histogram(
 )
 heartbeats = Counter(
     "stepwell_heartbeats",
-    "Heartbeats received: of activities, of sessions (without items), of driven runs (renewals).",
+    "Heartbeats received: of activities, of sessions (without items), of driven runs (renewals), of outside workers.",
     ("kind", "outcome"),
     registry=registry,
 )
