@@ -62,10 +62,11 @@ async def test_the_readme_is_true(database_url: str, empty_database_url: str, gr
         assert await document.carry_out() > 5
 
 
-async def test_the_page_on_lists_is_true(database_url: str, grpcurl: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["lists", "queues"])
+async def test_the_pages_for_users_are_true(name: str, database_url: str, grpcurl: Path, tmp_path: Path) -> None:
     async with serving(database_url) as service:
         programs = [grpcurl, Path(sys.executable).parent]
-        document = Document(DOCS / "lists.md", tmp_path, {ADDRESS: service.address}, programs)
+        document = Document(DOCS / f"{name}.md", tmp_path, {ADDRESS: service.address}, programs)
         assert await document.carry_out() > 5
 
 

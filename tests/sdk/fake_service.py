@@ -105,7 +105,11 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
         self.refuse_next: list[status_pb2.Status] = []
         self.fail_starts = 0
         self.watches = True
+        self.is_deaf = False  # what is being watched ends without a word
         self.expire_sessions = False
+        self.opened = self.closed = 0  # streams
+        self.resume_gate: asyncio.Event | None = None  # what a hello that resumes waits for
+        self.refuse_resumes = 0
 
     async def start(self) -> str:
         add_WorkerServiceServicer_to_server(self, self.server)
@@ -195,10 +199,13 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
         position = int(request.cursor) if request.cursor else len(self.ends)
         event = asyncio.Event()
         self.watch_events.add(event)
-        yield runs_pb2.WatchRunsResponse(cursor=str(position))
+        news, position = self.ends[position:], len(self.ends)
+        yield runs_pb2.WatchRunsResponse(ends=news, cursor=str(position))
         while True:
             await event.wait()
             event.clear()
+            if self.is_deaf:
+                return
             news, position = self.ends[position:], len(self.ends)
             yield runs_pb2.WatchRunsResponse(ends=news, cursor=str(position))
 
@@ -223,6 +230,12 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
     async def Connect(self, request_iterator: Any, context: Any) -> Any:
         first = await anext(request_iterator)
         hello = first.hello
+        self.opened += 1
+        if hello.session_id and self.resume_gate is not None:
+            await self.resume_gate.wait()
+        if hello.session_id and self.refuse_resumes:
+            self.refuse_resumes -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         session = self.sessions.get(hello.session_id) if hello.session_id else None
         if hello.session_id and (session is None or self.expire_sessions):
             self.expire_sessions = False
@@ -254,6 +267,7 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
                     message.MergeFrom(further)
                 yield message
         finally:
+            self.closed += 1
             reader.cancel()
 
     def _held(self, session: Session | None) -> list[FakeRun | FakeActivity]:
@@ -289,6 +303,11 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
         """Ends every stream."""
         for session in self.sessions.values():
             session.out.put_nowait(None)
+
+    def rotate(self) -> None:
+        """Asks every worker to connect anew, now."""
+        for session in self.sessions.values():
+            session.out.put_nowait(ConnectResponse(rotate=workers_pb2.Rotate()))
 
     def evict(self, run_id: str) -> None:
         """Takes a run from its worker, and queues it for any."""

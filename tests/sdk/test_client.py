@@ -74,6 +74,28 @@ async def test_a_run_that_ended_before_the_wait(service: FakeService, client: Cl
         assert await client.run(first.run_id, as_type=int).result() == 1
 
 
+async def test_ends_are_followed_over_a_watch_that_breaks(
+    service: FakeService, client: Client, working: Working
+) -> None:
+    """In the order of their commits, and none is missed meanwhile."""
+    async with working(workflows=[echo]):
+        followed = client.watch_runs()
+        upcoming = asyncio.ensure_future(anext(followed))
+        while not service.watch_events:  # noqa: ASYNC110 - the double has no event for it
+            await asyncio.sleep(0.002)
+        started = [await client.start_run(echo, 1)]
+        async with asyncio.timeout(20):
+            seen = [await upcoming]
+            service.is_deaf = True
+            started.append(await client.start_run(echo, 2))
+            while len(service.ends) < 2:  # noqa: ASYNC110 - likewise
+                await asyncio.sleep(0.002)
+            service.is_deaf = False
+            seen.append(await anext(followed))
+        await followed.aclose()
+    assert [end.run_id for end in seen] == [handle.run_id for handle in started]
+
+
 async def test_without_a_watch_each_wait_is_a_call(service: FakeService, client: Client, working: Working) -> None:
     """A service that does not offer the stream is waited for otherwise."""
     service.watches = False

@@ -1,4 +1,4 @@
-"""Who is live: the workers of a namespace, read at most once a second for all who ask."""
+"""Who is live: the workers of a namespace, read a few times a second at most for all who ask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.store.database import Database
 
-_FRESH_SECONDS = 1.0
+_FRESH_SECONDS = 0.1
 _MOST_WORKERS = 10_000
 
 

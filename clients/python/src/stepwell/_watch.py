@@ -18,6 +18,8 @@ from stepwell._rpc import Caller, backoff
 from stepwell.v1 import runs_pb2, types_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from stepwell.v1.runs_pb2_grpc import RunServiceAsyncStub
 
 log = logging.getLogger("stepwell.client")
@@ -42,6 +44,44 @@ def end_of(run: runs_pb2.Run) -> End:
         result=run.result if run.HasField("result") else None,
         failure=run.failure if run.HasField("failure") else None,
     )
+
+
+async def watch(
+    stub: RunServiceAsyncStub, caller: Caller, namespace: str, cursor: str
+) -> AsyncGenerator[runs_pb2.WatchRunsResponse, None]:
+    """Reads one stream of ends, from a cursor or from now, to its end. Raises `ServiceError`."""
+    request = runs_pb2.WatchRunsRequest(namespace=namespace, cursor=cursor)
+    call = stub.WatchRuns(request, metadata=caller.metadata)
+    try:
+        while True:
+            async with asyncio.timeout(_SILENCE):
+                message = await call.read()
+            if not isinstance(message, runs_pb2.WatchRunsResponse):
+                return
+            yield message
+    except TimeoutError:
+        raise errors.Unavailable("the watch fell silent") from None
+    except grpc.RpcError as error:
+        raise reasons.from_rpc(error) from None
+    finally:
+        call.cancel()
+
+
+async def ends(stub: RunServiceAsyncStub, caller: Caller, namespace: str) -> AsyncGenerator[End, None]:
+    """Reads the ends of a namespace's runs from now on, over streams that come and go."""
+    cursor, attempt = "", 0
+    while True:
+        try:
+            async for message in watch(stub, caller, namespace, cursor):
+                cursor, attempt = message.cursor or cursor, 0
+                for end in message.ends:
+                    yield end
+            error = errors.Unavailable("the service ended the watch")
+        except errors.Unavailable as raised:
+            error = raised
+        log.info("the watch is gone (%s) and begins again", error)
+        await asyncio.sleep(backoff(attempt, error))
+        attempt += 1
 
 
 class Wait:
@@ -153,24 +193,14 @@ class Watcher:
     async def _follow(self) -> None:
         attempt = 0
         while True:
-            request = runs_pb2.WatchRunsRequest(namespace=self._namespace, cursor=self._cursor)
-            call = self._stub.WatchRuns(request, metadata=self._caller.metadata)
             error: errors.ServiceError
             try:
-                while True:
-                    async with asyncio.timeout(_SILENCE):
-                        message = await call.read()
-                    if not isinstance(message, runs_pb2.WatchRunsResponse):
-                        error = errors.Unavailable("the service ended the watch")
-                        break
+                async for message in watch(self._stub, self._caller, self._namespace, self._cursor):
                     attempt = 0
                     self._receive(message)
-            except TimeoutError:
-                error = errors.Unavailable("the watch fell silent")
-            except grpc.RpcError as raised:
-                error = reasons.from_rpc(raised)
-            finally:
-                call.cancel()
+                error = errors.Unavailable("the service ended the watch")
+            except errors.ServiceError as raised:
+                error = raised
             if isinstance(error, errors.Unimplemented | errors.PermissionDenied | errors.Unauthenticated):
                 log.warning("runs cannot be watched (%s): each wait is a call of its own", error)
                 self._has_stream = False

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
 from stepwell._rpc import Caller, open_channel, uuid7, uuid_of
-from stepwell._watch import Wait, Watcher
+from stepwell._watch import Wait, Watcher, ends
 from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
 from stepwell.options import RunFilter, StartOptions
 from stepwell.policies import CONFLICT, REUSE, duration
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
-from stepwell.v1 import namespaces_pb2, runs_pb2, workers_pb2
+from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
 from stepwell.v1.history_pb2_grpc import HistoryServiceStub
 from stepwell.v1.namespaces_pb2_grpc import NamespaceServiceStub
 from stepwell.v1.runs_pb2_grpc import RunServiceStub
+from stepwell.v1.task_queues_pb2_grpc import TaskQueueServiceStub
 from stepwell.v1.types_pb2 import RunPhase
 from stepwell.v1.workers_pb2_grpc import WorkerServiceStub
 
@@ -54,6 +55,7 @@ class Client:
         self.history_stub = HistoryServiceStub(self._channel)
         self.namespace_stub = NamespaceServiceStub(self._channel)
         self.worker_stub = WorkerServiceStub(self._channel)
+        self.task_queue_stub = TaskQueueServiceStub(self._channel)
         self.watcher = Watcher(self.run_stub, self.caller, namespace)
         self.signals = Coalescer(self._send_signals, call_timeout)
         self._starts = Coalescer(self._send_starts, call_timeout)
@@ -190,7 +192,9 @@ class Client:
             raise ValueError("name the run by run_id or by workflow_id")
         return RunHandle(self, uuid_of(run_id) if run_id else "", workflow_id, hint=as_type)
 
-    async def list_runs(self, *, limit: int | None = None, **only: Unpack[RunFilter]) -> AsyncIterator[runs_pb2.Run]:
+    async def list_runs(
+        self, *, limit: int | None = None, **only: Unpack[RunFilter]
+    ) -> AsyncGenerator[runs_pb2.Run, None]:
         """Lists runs, newest first, without their payloads; at most `limit`. Raises `InvalidField` for a `filter`."""
         request = runs_pb2.ListRunsRequest(
             namespace=self.namespace,
@@ -214,7 +218,7 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
-    async def list_workers(self) -> AsyncIterator[workers_pb2.Worker]:
+    async def list_workers(self) -> AsyncGenerator[workers_pb2.Worker, None]:
         """Lists the namespace's live workers in the order of their registration."""
         request = workers_pb2.ListWorkersRequest(namespace=self.namespace, page_size=PAGE_SIZE)
         while True:
@@ -225,12 +229,35 @@ class Client:
                 return
             request.page_token = page.next_page_token
 
+    async def list_task_queues(self) -> AsyncGenerator[task_queues_pb2.TaskQueue, None]:
+        """Lists by name the queues in which something waits or from which a live worker takes."""
+        request = task_queues_pb2.ListTaskQueuesRequest(namespace=self.namespace, page_size=PAGE_SIZE)
+        while True:
+            page = await self.caller.call(self.task_queue_stub.ListTaskQueues, request)
+            for queue in page.task_queues:
+                yield queue
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def get_task_queue(self, name: str) -> task_queues_pb2.GetTaskQueueResponse:
+        """Reads what waits in a queue, sort by sort, and who could take it. Raises `InvalidField`."""
+        request = task_queues_pb2.GetTaskQueueRequest(namespace=self.namespace, task_queue=name)
+        return await self.caller.call(self.task_queue_stub.GetTaskQueue, request)
+
+    def watch_runs(self) -> AsyncGenerator[runs_pb2.WatchRunsResponse.End, None]:
+        """Follows the ends of the namespace's runs from now on, in the order of their commits, until it is left.
+
+        It outlives interruptions and misses none meanwhile. Raises `ServiceError` when the service refuses for good.
+        """
+        return ends(self.run_stub, self.caller, self.namespace)
+
     async def create_namespace(self, name: str) -> None:
         """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""
         request = namespaces_pb2.CreateNamespaceRequest(namespace=name)
         await self.caller.call(self.namespace_stub.CreateNamespace, request)
 
-    async def list_namespaces(self) -> AsyncIterator[namespaces_pb2.Namespace]:
+    async def list_namespaces(self) -> AsyncGenerator[namespaces_pb2.Namespace, None]:
         """Lists all namespaces by name."""
         request = namespaces_pb2.ListNamespacesRequest(page_size=PAGE_SIZE)
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stepwell import _tracing
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 PAGE_SIZE = 500
+_LOOK_MILLISECONDS = 1_000
 
 
 def phase_name(phase: RunPhase.ValueType) -> str:
@@ -119,12 +120,20 @@ class RunHandle(Generic[T_co]):
         request = runs_pb2.ResumeRunRequest(**self._name(), accept_order=accept_order)
         return (await self._client.caller.call(self._client.run_stub.ResumeRun, request)).accepted
 
+    async def pin(self, build_id: str) -> bool:
+        """Pins the run to a build, or with `""` to none: only workers that take this build get it from now on.
+
+        Whoever holds the run loses it. False if it was pinned so already. Raises `RunNotFound`, `RunTerminal`.
+        """
+        request = runs_pb2.PinRunRequest(**self._name(), build_id=build_id)
+        return (await self._client.caller.call(self._client.run_stub.PinRun, request)).accepted
+
     async def describe(self) -> runs_pb2.Run:
         """Reads the run as it is now. Raises `RunNotFound`."""
         request = runs_pb2.GetRunRequest(**self._name())
         return (await self._client.caller.call(self._client.run_stub.GetRun, request)).run
 
-    async def history(self) -> AsyncIterator[history_pb2.Event]:
+    async def history(self) -> AsyncGenerator[history_pb2.Event, None]:
         """Reads the run's events by number: `async for event in handle.history()`. Raises `RunNotFound`."""
         request = history_pb2.ListEventsRequest(**self._name(), page_size=PAGE_SIZE)
         while True:
@@ -135,7 +144,29 @@ class RunHandle(Generic[T_co]):
                 return
             request.page_token = page.next_page_token
 
-    async def steps(self) -> AsyncIterator[runs_pb2.Step]:
+    async def follow(self) -> AsyncGenerator[history_pb2.Event, None]:
+        """Reads the run's events from the first on, as they are recorded, to its end.
+
+        Goes on with the run that continues it, if there is one. Raises `RunNotFound`.
+        """
+        client = self._client
+        run_id = self.run_id or (await self.describe()).run_id
+        while run_id:
+            wait = runs_pb2.WaitRunRequest(namespace=client.namespace, run_id=run_id, only_this_run=True)
+            wait.wait.FromMilliseconds(0)
+            events = history_pb2.ListEventsRequest(namespace=client.namespace, run_id=run_id, page_size=PAGE_SIZE)
+            seen, ended = 0, False
+            while not ended:
+                answer = await client.caller.call(client.run_stub.WaitRun, wait)
+                ended, run_id = answer.ended, answer.run.continued_run_id
+                while seen < answer.run.event_count:
+                    events.filter = f"number > {seen}"
+                    for event in (await client.caller.call(client.history_stub.ListEvents, events)).events:
+                        seen = event.number
+                        yield event
+                wait.wait.FromMilliseconds(_LOOK_MILLISECONDS)
+
+    async def steps(self) -> AsyncGenerator[runs_pb2.Step, None]:
         """Reads the run's steps in the order of their creation. Raises `RunNotFound`."""
         request = runs_pb2.ListRunStepsRequest(**self._name(), page_size=PAGE_SIZE)
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -89,7 +89,7 @@ class Schedules:
         request = schedules_pb2.GetScheduleRequest(namespace=self._namespace, name=name)
         return (await self._caller.call(self._stub.GetSchedule, request)).schedule
 
-    async def list(self) -> AsyncIterator[schedules_pb2.Schedule]:
+    async def list(self) -> AsyncGenerator[schedules_pb2.Schedule, None]:
         """Lists the namespace's schedules by name, without their runs' input."""
         request = schedules_pb2.ListSchedulesRequest(namespace=self._namespace, page_size=PAGE_SIZE)
         while True:

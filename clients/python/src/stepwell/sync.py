@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from stepwell.converter import Codec, DataConverter
     from stepwell.options import RunFilter, StartOptions
-    from stepwell.v1 import history_pb2, namespaces_pb2, runs_pb2, workers_pb2
+    from stepwell.v1 import history_pb2, namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -49,20 +49,23 @@ class Loop:
             future.cancel()
             raise
 
-    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """Reads an asynchronous iterator from here."""
+    def iterate(self, items: AsyncGenerator[T, None], at_once: int = _BATCH) -> Iterator[T]:
+        """Reads an asynchronous iterator from here, so many at once: of what comes as it happens, one."""
 
         async def following() -> list[T]:
             batch: list[T] = []
-            while len(batch) < _BATCH:
+            while len(batch) < at_once:
                 try:
                     batch.append(await anext(items))
                 except StopAsyncIteration:
                     break
             return batch
 
-        while batch := self.call(following()):
-            yield from batch
+        try:
+            while batch := self.call(following()):
+                yield from batch
+        finally:
+            self.call(items.aclose())
 
     def close(self) -> None:
         """Ends the loop and its thread."""
@@ -125,6 +128,10 @@ class RunHandle(Generic[T_co]):
         """Lets a paused run go on. False if it was not paused. Raises `StepOrderChanged`."""
         return self._loop.call(self._inner.resume(accept_order=accept_order))
 
+    def pin(self, build_id: str) -> bool:
+        """Pins the run to a build, or with `""` to none. False if it was pinned so already. Raises `RunTerminal`."""
+        return self._loop.call(self._inner.pin(build_id))
+
     def describe(self) -> runs_pb2.Run:
         """Reads the run as it is now. Raises `RunNotFound`."""
         return self._loop.call(self._inner.describe())
@@ -132,6 +139,10 @@ class RunHandle(Generic[T_co]):
     def history(self) -> Iterator[history_pb2.Event]:
         """Reads the run's events by number. Raises `RunNotFound`."""
         return self._loop.iterate(self._inner.history())
+
+    def follow(self) -> Iterator[history_pb2.Event]:
+        """Reads the run's events as they are recorded, to its end, and on with the run that continues it."""
+        return self._loop.iterate(self._inner.follow(), at_once=1)
 
     def steps(self) -> Iterator[runs_pb2.Step]:
         """Reads the run's steps in the order of their creation. Raises `RunNotFound`."""
@@ -224,6 +235,18 @@ class Client:
     def list_workers(self) -> Iterator[workers_pb2.Worker]:
         """Lists the namespace's live workers in the order of their registration."""
         return self._loop.iterate(self._inner.list_workers())
+
+    def list_task_queues(self) -> Iterator[task_queues_pb2.TaskQueue]:
+        """Lists by name the queues in which something waits or from which a live worker takes."""
+        return self._loop.iterate(self._inner.list_task_queues())
+
+    def get_task_queue(self, name: str) -> task_queues_pb2.GetTaskQueueResponse:
+        """Reads what waits in a queue, sort by sort, and who could take it. Raises `InvalidField`."""
+        return self._loop.call(self._inner.get_task_queue(name))
+
+    def watch_runs(self) -> Iterator[runs_pb2.WatchRunsResponse.End]:
+        """Follows the ends of the namespace's runs from now on, until it is left."""
+        return self._loop.iterate(self._inner.watch_runs(), at_once=1)
 
     def create_namespace(self, name: str) -> None:
         """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""

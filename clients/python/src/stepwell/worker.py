@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 from stepwell._activities import Activities
+from stepwell._connection import Connection
 from stepwell._outbox import Outbox
 from stepwell._processes import Processes
 from stepwell._roster import Runs
 from stepwell._rpc import uuid7
-from stepwell._stream import Connection
 from stepwell.definitions import Definition, definition_of
 from stepwell.v1 import workers_pb2
 from stepwell.v1.workers_pb2 import Capacity, CapacityUpdate, ConnectResponse, Hello, StepRecord, TaskRef
@@ -52,6 +52,7 @@ class Worker:
         max_runs: int = 200,
         max_resident_runs: int = 1000,
         build_id: str = "",
+        compatible_build_ids: Sequence[str] = (),
         worker_id: str = "",
         executor: Literal["threads", "processes"] = "threads",
         drain_seconds: float = 30.0,
@@ -59,9 +60,11 @@ class Worker:
         """Prepares a worker; `run` connects it.
 
         At most `max_activities` are performed and `max_runs` advanced at once; besides those, `max_resident_runs` that
-        wait stay in memory. `build_id` pins runs to this build (default: none). `worker_id` is stable over reconnects
-        (default: host, process and a random part). `executor` is where plain activity functions run. Leaving, it gives
-        what it is at `drain_seconds` to end. Raises `TypeError` for a function without its decorator.
+        wait stay in memory. `build_id` says which build of the program this is (default: none): a run goes on with the
+        build that last recorded something of it, or with one that names it in `compatible_build_ids`. `worker_id` is
+        stable over reconnects (default: host, process and a random part). `executor` is where plain activity functions
+        run. Leaving, it gives what it is at `drain_seconds` to end. Raises `TypeError` for a function without its
+        decorator.
         """
         self._client = client
         self._workflows = _definitions(workflows, is_workflow=True)
@@ -86,6 +89,7 @@ class Worker:
             workflow_types=self._workflows,
             activity_types=self._activities,
             build_id=build_id,
+            compatible_build_ids=compatible_build_ids,
             identity=identity,
             sdk=f"stepwell-python/{importlib.metadata.version('stepwell')}",
             capacity=CapacityUpdate(capacities=capacities),

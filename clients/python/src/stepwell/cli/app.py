@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import namespaces, runs, schedules, workers
+from stepwell.cli import namespaces, queues, runs, schedules, watches, workers
 from stepwell.cli.session import Session
 
 app = typer.Typer(
@@ -16,8 +16,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+runs.app.command()(watches.watch)
 app.add_typer(runs.app, name="run")
 app.add_typer(schedules.app, name="schedule")
+app.add_typer(queues.app, name="queue")
 app.add_typer(workers.app, name="worker")
 app.add_typer(namespaces.app, name="namespace")
 

@@ -18,11 +18,13 @@ from stepwell.v1.types_pb2 import Payload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from google.protobuf.duration_pb2 import Duration
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
 
 _CELL_LENGTH = 80
 _FILE_WIDTH = 240
+_MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _STYLES = {
     "COMPLETED": "green",
     "FAILED": "red",
@@ -30,6 +32,15 @@ _STYLES = {
     "CANCELLED": "yellow",
     "TERMINATED": "yellow",
     "RUNNING": "cyan",
+    "nobody": "red",
+    "yes": "red",
+}
+_EVENT_STYLES = {
+    "Completed": "green",
+    "Failed": "red",
+    "TimedOut": "red",
+    "Cancelled": "yellow",
+    "Terminated": "yellow",
 }
 
 
@@ -78,6 +89,36 @@ def show(item: Message, rows: Mapping[str, object], output: Output) -> None:
     _console().print(table)
 
 
+class Lines:
+    """Things printed one by one as they happen: a line of a table, or an object of JSON."""
+
+    def __init__(self, columns: Mapping[str, int], output: Output) -> None:
+        """Prints the table's head. Columns have widths; the last one goes on to the end of the line."""
+        self._widths = list(columns.values())
+        self._output = output
+        self._console = _console()
+        if output is Output.TABLE:
+            self._print(Text("  ".join(f"{name:<{width}}" for name, width in columns.items()).rstrip(), style="bold"))
+
+    def add(self, item: Message, *cells: object) -> None:
+        """Prints one thing."""
+        if self._output is Output.JSON:
+            print(json.dumps(as_dict(item), ensure_ascii=False), flush=True)
+            return
+        line = Text()
+        for cell, width in zip(cells, self._widths, strict=True):
+            text = _cell(cell)
+            text.stylize(next((style for word, style in _EVENT_STYLES.items() if text.plain.endswith(word)), ""))
+            text.pad_right(max(0, width - len(text)) + 2 if width else 0)
+            line.append_text(text)
+        line.rstrip()
+        self._print(line)
+
+    def _print(self, line: Text) -> None:
+        self._console.print(line, soft_wrap=True)
+        self._console.file.flush()
+
+
 def say(text: str, facts: Mapping[str, object], output: Output) -> None:
     """Prints what was done."""
     if output is Output.JSON:
@@ -112,6 +153,18 @@ def time_of(stamp: Timestamp) -> str:
     if not stamp.seconds:
         return ""
     return stamp.ToDatetime(dt.UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def age_of(duration: Duration) -> str:
+    """Gives a length of time as people say it, in one unit; empty if it is none."""
+    seconds = duration.seconds + duration.nanos / 1e9
+    if not seconds:
+        return ""
+    if seconds < _MINUTE:
+        return f"{seconds:.0f} s"
+    if seconds < _HOUR:
+        return f"{seconds / _MINUTE:.0f} min"
+    return f"{seconds / _HOUR:.0f} h" if seconds < 2 * _DAY else f"{seconds / _DAY:.0f} d"
 
 
 def span_of(start: Timestamp, end: Timestamp) -> str:

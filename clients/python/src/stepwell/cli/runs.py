@@ -31,7 +31,8 @@ Input = Annotated[str, typer.Option("--input", "-i", help="JSON, @FILE, or - for
 Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most. Default: for ever.")]
 
 
-def _handle(client: Client, name: str) -> RunHandle[Any]:
+def handle_of(client: Client, name: str) -> RunHandle[Any]:
+    """Gives the run of that id or workflow id."""
     try:
         return client.run(str(uuid.UUID(name)))
     except ValueError:
@@ -137,7 +138,8 @@ def _phase(run: Run) -> str:
 def show_run(context: typer.Context, name: Named, output: OutputOption = Output.TABLE) -> None:
     """Show a run as it is."""
     with context.obj.client() as client:
-        run = _handle(client, name).describe()
+        run = handle_of(client, name).describe()
+        is_waiting = run.HasField("task_wait")
         rows = {
             "run": run.run_id,
             "workflow id": run.workflow_id,
@@ -153,7 +155,9 @@ def show_run(context: typer.Context, name: Named, output: OutputOption = Output.
             "deadline": time_of(run.deadline),
             "parent": run.parent_run_id,
             "continued by": run.continued_run_id,
+            "build": run.build_id,
             "held by": run.owner_id,
+            "waits": f"since {time_of(run.task_wait.ready_time)}: {run.task_wait.details}" if is_waiting else "",
             "input": value_of(run.input),
             "result": value_of(run.result),
             "failure": f"{run.failure.type}: {run.failure.message}" if run.HasField("failure") else "",
@@ -170,13 +174,14 @@ def history(context: typer.Context, name: Named, output: OutputOption = Output.T
         "TIME": lambda event: time_of(event.time),
         "EVENT": lambda event: event.type,
         "STEP": lambda event: f"{event.step_ordinal} {event.step_name}" if event.step_ordinal else "",
-        "WHAT": lambda event: value_of(event.payload) or event.failure.message or _attributes(event.attributes),
+        "WHAT": lambda event: value_of(event.payload) or event.failure.message or attributes_of(event.attributes),
     }
     with context.obj.client() as client:
-        show_list(_handle(client, name).history(), columns, output, "there is no event")
+        show_list(handle_of(client, name).history(), columns, output, "there is no event")
 
 
-def _attributes(attributes: Any) -> str:  # noqa: ANN401 - protobuf's map
+def attributes_of(attributes: Any) -> str:  # noqa: ANN401 - protobuf's map
+    """Gives an event's facts as text."""
     return ", ".join(f"{key}={attributes[key]}" for key in sorted(attributes))
 
 
@@ -194,7 +199,7 @@ def steps(context: typer.Context, name: Named, output: OutputOption = Output.TAB
         "RESULT": lambda step: value_of(step.result) or step.failure.message,
     }
     with context.obj.client() as client:
-        show_list(_handle(client, name).steps(), columns, output, "there is no step")
+        show_list(handle_of(client, name).steps(), columns, output, "there is no step")
 
 
 @app.command()
@@ -207,7 +212,7 @@ def signal(
 ) -> None:
     """Send a run a signal; it is kept until the run waits for it."""
     with context.obj.client() as client:
-        _handle(client, name).signal(signal_name, value_from(value))
+        handle_of(client, name).signal(signal_name, value_from(value))
         say(f"signal {signal_name} was sent", {"run": name, "signal": signal_name, "sent": True}, output)
 
 
@@ -215,7 +220,7 @@ def signal(
 def cancel(context: typer.Context, name: Named, reason: Reason = "", output: OutputOption = Output.TABLE) -> None:
     """Ask a run to cancel: its code may clean up first."""
     with context.obj.client() as client:
-        accepted = _handle(client, name).cancel(reason)
+        accepted = handle_of(client, name).cancel(reason)
         text = "cancellation was asked for" if accepted else "the run has ended, or was asked before"
         say(text, {"run": name, "accepted": accepted}, output)
 
@@ -224,7 +229,7 @@ def cancel(context: typer.Context, name: Named, reason: Reason = "", output: Out
 def terminate(context: typer.Context, name: Named, reason: Reason = "", output: OutputOption = Output.TABLE) -> None:
     """End a run at once, without clean-up."""
     with context.obj.client() as client:
-        accepted = _handle(client, name).terminate(reason)
+        accepted = handle_of(client, name).terminate(reason)
         text = "the run was terminated" if accepted else "the run had ended already"
         say(text, {"run": name, "accepted": accepted}, output)
 
@@ -233,7 +238,7 @@ def terminate(context: typer.Context, name: Named, reason: Reason = "", output: 
 def pause(context: typer.Context, name: Named, reason: Reason = "", output: OutputOption = Output.TABLE) -> None:
     """Stop work on a run until it is resumed."""
     with context.obj.client() as client:
-        accepted = _handle(client, name).pause(reason)
+        accepted = handle_of(client, name).pause(reason)
         say("the run is paused" if accepted else "the run was paused already", {"accepted": accepted}, output)
 
 
@@ -246,15 +251,33 @@ def resume(
 ) -> None:
     """Let a paused run go on."""
     with context.obj.client() as client:
-        accepted = _handle(client, name).resume(accept_order=accept_order)
+        accepted = handle_of(client, name).resume(accept_order=accept_order)
         say("the run goes on" if accepted else "the run was not paused", {"accepted": accepted}, output)
+
+
+@app.command()
+def pin(
+    context: typer.Context,
+    name: Named,
+    build_id: Annotated[str, typer.Argument(metavar="[BUILD]", help="The build that is to get it.")] = "",
+    any_build: Annotated[bool, typer.Option("--any", help="No build: any worker may take it.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Pin a run to a build, or to none. Whoever holds it loses it; what is recorded stays."""
+    if bool(build_id) is any_build:
+        fail("name the build, or give --any")
+    with context.obj.client() as client:
+        accepted = handle_of(client, name).pin(build_id)
+        where = f"pinned to build {build_id}" if build_id else "pinned to no build"
+        text = f"the run is {where}" if accepted else f"the run was {where} already"
+        say(text, {"run": name, "build_id": build_id, "accepted": accepted}, output)
 
 
 @app.command()
 def wait(context: typer.Context, name: Named, timeout: Timeout = None, output: OutputOption = Output.TABLE) -> None:
     """Wait for a run's end, and print its result. Exits with 1 unless it completed, with 2 when the time is over."""
     with context.obj.client() as client:
-        _print_result(_handle(client, name), timeout, output)
+        _print_result(handle_of(client, name), timeout, output)
 
 
 def _print_result(handle: RunHandle[Any], timeout: float | None, output: Output) -> None:

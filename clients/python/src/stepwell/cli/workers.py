@@ -24,6 +24,7 @@ def list_workers(context: typer.Context, output: OutputOption = Output.TABLE) ->
             "WORKFLOWS": lambda worker: ", ".join(worker.workflow_types),
             "ACTIVITIES": lambda worker: ", ".join(worker.activity_types),
             "BUILD": lambda worker: worker.build_id,
+            "COMPATIBLE": lambda worker: ", ".join(worker.compatible_build_ids),
             "SINCE": lambda worker: time_of(worker.register_time),
         }
         show_list(client.list_workers(), columns, output, "no worker is connected")

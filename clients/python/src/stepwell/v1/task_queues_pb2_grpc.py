@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class TaskQueueServiceStub(object):
     """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
-    takes from it. Who is live is known to the second.
+    takes from it. A worker is live until its session ends.
     """
 
     def __init__(self, channel):
@@ -50,7 +50,7 @@ class TaskQueueServiceStub(object):
 
 class TaskQueueServiceServicer(object):
     """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
-    takes from it. Who is live is known to the second.
+    takes from it. A worker is live until its session ends.
     """
 
     def ListTaskQueues(self, request, context):
@@ -91,7 +91,7 @@ def add_TaskQueueServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class TaskQueueService(object):
     """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
-    takes from it. Who is live is known to the second.
+    takes from it. A worker is live until its session ends.
     """
 
     @staticmethod

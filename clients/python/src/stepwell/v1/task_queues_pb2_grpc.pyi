@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class TaskQueueServiceStub:
     """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
-    takes from it. Who is live is known to the second.
+    takes from it. A worker is live until its session ends.
     """
 
     @_typing.overload
@@ -45,7 +45,7 @@ class TaskQueueServiceStub:
 @_typing.type_check_only
 class TaskQueueServiceAsyncStub(TaskQueueServiceStub):
     """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
-    takes from it. Who is live is known to the second.
+    takes from it. A worker is live until its session ends.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -58,7 +58,7 @@ class TaskQueueServiceAsyncStub(TaskQueueServiceStub):
 
 class TaskQueueServiceServicer(metaclass=_abc_1.ABCMeta):
     """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
-    takes from it. Who is live is known to the second.
+    takes from it. A worker is live until its session ends.
     """
 
     @_abc_1.abstractmethod

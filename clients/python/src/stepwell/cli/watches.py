@@ -1,0 +1,66 @@
+"""`stepwell run watch`: what happens while one looks, a line for each thing."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stepwell.cli.output import Lines, Output, OutputOption, time_of, value_of
+from stepwell.cli.runs import attributes_of, handle_of
+from stepwell.runs import phase_name
+
+if TYPE_CHECKING:
+    from stepwell.sync import Client
+    from stepwell.v1.history_pb2 import Event
+    from stepwell.v1.runs_pb2 import WatchRunsResponse
+
+
+def watch(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="[RUN]", help="One run, by its id or workflow id.")] = "",
+    limit: Annotated[int | None, typer.Option(help="Leave after so many lines.", min=1)] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Watch the ends of all runs from now on; or one run's events, from its first to its end.
+
+    JSON is one object a line. Watching one run exits with 1 unless it completed.
+    """
+    with context.obj.client() as client:
+        if name:
+            _watch_run(client, name, limit, output)
+        else:
+            _watch_ends(client, limit, output)
+
+
+def _watch_ends(client: Client, limit: int | None, output: Output) -> None:
+    lines = Lines({"RUN": 36, "WORKFLOW ID": 24, "PHASE": 10, "WHAT": 0}, output)
+    for number, end in enumerate(client.watch_runs(), 1):
+        lines.add(end, end.run_id, end.workflow_id, phase_name(end.phase), _outcome(end))
+        if number == limit:
+            return
+
+
+def _outcome(end: WatchRunsResponse.End) -> str:
+    if end.continued_run_id:
+        return f"goes on as {end.continued_run_id}"
+    if end.HasField("failure"):
+        return f"{end.failure.type}: {end.failure.message}"
+    return "(a large result)" if end.result_omitted else value_of(end.result)
+
+
+def _watch_run(client: Client, name: str, limit: int | None, output: Output) -> None:
+    lines = Lines({"NO": 4, "TIME": 19, "EVENT": 22, "STEP": 20, "WHAT": 0}, output)
+    last = ""
+    for number, event in enumerate(handle_of(client, name).follow(), 1):
+        step = f"{event.step_ordinal} {event.step_name}" if event.step_ordinal else ""
+        lines.add(event, event.number, time_of(event.time), event.type, step, _what(event))
+        last = event.type
+        if number == limit:
+            return
+    sys.exit(0 if last == "RunCompleted" else 1)
+
+
+def _what(event: Event) -> str:
+    return value_of(event.payload) or event.failure.message or attributes_of(event.attributes)
