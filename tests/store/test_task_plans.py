@@ -116,6 +116,17 @@ async def test_a_look_at_queues_hops(database_url: str, name: str, is_grown: boo
         assert (read[INDEX] > 0) is is_grown
 
 
+async def test_a_claim_of_a_driven_activity_reads_what_it_takes(database_url: str) -> None:
+    """Its statement knows that such tasks have neither type nor build, and so walks along the index."""
+    async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
+        await connection.raw.execute("UPDATE tasks SET kind = 4, type = '', build_id = '', rank = 0")
+        await connection.raw.execute("VACUUM ANALYZE tasks")
+        statement = batches.TASKS["claim_driven_activities"]
+        plan = await explained(connection.raw, statement, 1, "q", "2999-01-01T00:00:00Z", 16)
+        assert scans(plan) == {INDEX: 16}
+        assert not [part for part in plan.parts() if part.kind == "Sort"]
+
+
 async def test_running_activities_are_found_by_their_sessions(database_url: str) -> None:
     """Of twenty thousand open steps only those are read that a session holds."""
     session_id = uuid4()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from tests.service import refusal
 from tests.stream.code import Code
@@ -175,8 +177,9 @@ async def test_why_a_task_waits(one: Replica) -> None:
 async def test_builds_that_cannot_be_are_refused(one: Replica, compatible: list[str], field: str) -> None:
     greeting = hello(build_id="v", compatible_build_ids=compatible)
     call = one.workers.OpenSession(workers_pb2.OpenSessionRequest(hello=greeting))
-    with pytest.raises(Exception, match=field.replace("[", r"\[")):
+    with pytest.raises(grpc.aio.AioRpcError, match=field.replace("[", r"\[")) as refused:
         await call
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_pin_that_cannot_be_is_refused(one: Replica) -> None:
