@@ -19,6 +19,7 @@ from stepwell_server.api.runs import Runs
 from stepwell_server.api.server import build_server
 from stepwell_server.api.store_servicers import store_servicers
 from stepwell_server.clock import SystemClock
+from stepwell_server.dispatch.dispatcher import Dispatcher
 from stepwell_server.dispatch.watches import Watches
 from stepwell_server.engine.committer import Claim, Committers
 from stepwell_server.engine.committer.protocols import NoCapacity
@@ -62,6 +63,8 @@ class Service:
         self.namespaces = Namespaces(self.database)
         self.watches = Watches(self.database, self.clock, settings)
         self.committers = Committers(self.database, self.clock, settings, NoCapacity(), ToWatches(self.watches))
+        # It has no streams, and answers for runs that nobody holds.
+        self.dispatcher = Dispatcher(self.database, settings, self.clock, self.clock)
         servicers = (
             Runs(
                 self.committers,
@@ -69,6 +72,7 @@ class Service:
                 self.namespaces,
                 Crews(self.database, self.clock),
                 self.watches,
+                self.dispatcher.run_calls,
                 settings,
             ),
             History(self.database, self.namespaces, settings),

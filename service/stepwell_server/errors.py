@@ -387,6 +387,30 @@ class WorkerAmbiguous(FailedPrecondition):
     worker_id: str
 
 
+class QueryFailed(FailedPrecondition):
+    """Query {query} of run {run_id} failed: {type}: {problem}."""
+
+    run_id: UUID | str
+    query: str
+    type: str
+    problem: str
+
+
+class NothingPublished(NotFound):
+    """Nobody holds run {run_id} who could answer {query}, and its code has published nothing of that name."""
+
+    run_id: UUID | str
+    query: str
+
+
+class UpdateUndecided(DeadlineExceeded):
+    """Update {update_id} of run {run_id} may happen yet, or not (so far: {stage}): repeat it with the same id."""
+
+    run_id: UUID | str
+    update_id: str
+    stage: str
+
+
 class WatcherNotFound(NotFound):
     """Watcher {watcher} does not exist."""
 

@@ -187,7 +187,15 @@ class Service:
         settings, namespaces = self.settings, self.namespaces
         return (
             NamespaceCalls(namespaces, self.clock, settings),
-            Runs(self.committers, self.database, namespaces, self.crews, self.watches, settings),
+            Runs(
+                self.committers,
+                self.database,
+                namespaces,
+                self.crews,
+                self.watches,
+                self.dispatcher.run_calls,
+                settings,
+            ),
             History(self.database, namespaces, settings),
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),

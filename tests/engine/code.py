@@ -11,19 +11,32 @@ from stepwell_server import errors
 from stepwell_server.engine.activities import CompleteActivity, NewActivity
 from stepwell_server.engine.order import chain
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
-from stepwell_server.engine.reported import Checkpoint, End, NewChild, NewStep, NewTimer, NewWait, ScopeClaim
+from stepwell_server.engine.reported import (
+    AcceptedUpdate,
+    Body,
+    Checkpoint,
+    End,
+    NewChild,
+    NewStep,
+    NewTimer,
+    NewWait,
+    ScopeClaim,
+    UpdateOutcome,
+)
 from stepwell_server.model.payloads import JSON, NULL, Payload
+from stepwell_server.model.run_calls import ACCEPTANCE, OUTCOME, UPDATES, Rejection
 from stepwell_server.model.runs import EMPTY_HASH, Phase
 from stepwell_server.model.steps import Kind
 from stepwell_server.model.tasks import Grant
 
-Body = Checkpoint | NewActivity | NewTimer | NewWait | NewChild
 KIND_OF = {
     Checkpoint: Kind.LOCAL,
     NewActivity: Kind.ACTIVITY,
     NewTimer: Kind.TIMER,
     NewWait: Kind.WAIT,
     NewChild: Kind.CHILD,
+    AcceptedUpdate: Kind.MARKER,
+    UpdateOutcome: Kind.MARKER,
 }
 COMPLETED = End(Phase.COMPLETED)
 
@@ -69,6 +82,12 @@ class Code:
         self._occurrences[scope, name] += 1
         return NewStep(scope, name, occurrence, key, fingerprint, kind or KIND_OF[type(body)], body)
 
+    def accept(self, update_id: str, name: str = "add", text: str = "1") -> NewStep:
+        return self.call(ACCEPTANCE, AcceptedUpdate(name, json(text), 3), scope=UPDATES, key=update_id)
+
+    def outcome(self, update_id: str, text: str = "1") -> NewStep:
+        return self.call(OUTCOME, UpdateOutcome(json(text)), scope=UPDATES, key=update_id)
+
     def passed(self, step: NewStep) -> None:
         """Counts a call that was made: recorded now, or answered from the record."""
         before = self.hashes.get(step.scope, EMPTY_HASH)
@@ -90,6 +109,8 @@ class Code:
         resident: bool = False,
         also: tuple[str, ...] = (),
         closed: bool = False,
+        published: dict[str, Payload] | None = None,
+        rejections: list[Rejection] | None = None,
     ) -> ProgressRun:
         """A progress with these new steps; the calls count as made from here on."""
         scopes = {step.scope for step in steps} | set(also) | ({""} if end is not None else set())
@@ -105,6 +126,8 @@ class Code:
             resident,
             sum(self.counts.values()) + len(steps) if end is not None and end.phase == Phase.COMPLETED else None,
             self.build_id,
+            published or {},
+            rejections or [],
         )
         for step in steps:
             self.passed(step)

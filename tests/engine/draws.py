@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
-from tests.engine.code import Body, activity, local
+from tests.engine.code import activity, local
 
-from stepwell_server.engine.reported import NewChild, NewTimer, NewWait
+from stepwell_server.engine.reported import Body, NewChild, NewTimer, NewWait
 from stepwell_server.engine.starts import Conflict
 from stepwell_server.model.events import EventType
 from stepwell_server.model.runs import Phase

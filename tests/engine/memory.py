@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from stepwell_server.model.events import Event
 from stepwell_server.model.mail import Mail
+from stepwell_server.model.run_calls import Published
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
@@ -45,6 +46,7 @@ class MemoryStore:
         self.signals: dict[Key, Signal] = {}
         self.tasks: dict[Key, Task] = {}
         self.mail: dict[UUID, Mail] = {}
+        self.published: dict[tuple[int, str], Published] = {}
         self.run_ids: dict[tuple[UUID, int], RunId] = {}
         self.names: dict[tuple[str, int], int] = {}
         self.heartbeats: dict[Key, tuple[datetime, Payload]] = {}
@@ -179,6 +181,8 @@ class MemoryStore:
             self.events[copy.run_key].append(replace(told, **own))
             self.events[copy.run_key].sort(key=lambda event: event.number)
         self._apply_signals(write)
+        for value in write.published:
+            self.published[value.run_key, value.name] = value
         for place in write.tasks_gone:
             self.tasks.pop(place, None)
         for task in write.tasks:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.engine.code import COMPLETED, Body, Code, local
+from tests.engine.code import COMPLETED, Code, local
 from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.order import chain
-from stepwell_server.engine.reported import NewTimer, ScopeClaim
+from stepwell_server.engine.reported import Body, NewTimer, ScopeClaim
 from stepwell_server.model.events import EventType, payload_of, unpack_attributes
 from stepwell_server.model.order import Difference, MadeCall, unpack_differences
 from stepwell_server.model.runs import EMPTY_HASH, unpack_details

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from tests.engine.code import COMPLETED, Body, Code, local
+from tests.engine.code import COMPLETED, Code, local
 from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.grants import ReturnTask
-from stepwell_server.engine.reported import End, NewStep, NewTimer
+from stepwell_server.engine.reported import Body, End, NewStep, NewTimer
 from stepwell_server.model.runs import ORDER_CHANGED, Phase
 from stepwell_server.model.steps import ClosedStep, Step
 

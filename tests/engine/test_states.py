@@ -14,6 +14,7 @@ from stepwell_server.engine.activities import CancelledActivity, CompleteActivit
 from stepwell_server.engine.grants import GrantTask, ReturnTask
 from stepwell_server.engine.progress import ProgressRun
 from stepwell_server.engine.reported import End, NewWait, ScopeClaim, Successor
+from stepwell_server.engine.run_calls import CallRun
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, Steered, TerminateRun
 from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.timers import FireStep
@@ -120,6 +121,7 @@ COMMANDS: dict[str, Callable[[World, int], Any]] = {
     "resume": lambda world, key: ResumeRun(world.ref(key), accept_order=False),
     "accept": lambda world, key: ResumeRun(world.ref(key), accept_order=True),
     "signal": lambda world, key: SignalRun(world.ref(key), "s", NULL),
+    "call": lambda world, key: CallRun(world.ref(key)),
     "grant": lambda world, key: GrantTask(world.ref(key), 0, world.session, "worker"),
     "progress": progress,
     "stale progress": lambda world, key: progress(world, key, token=7),
@@ -144,6 +146,7 @@ EFFECTS: dict[str, dict[str, Expected]] = {
     "resume": {"open": NO, "paused": YES, "order_changed": STILL, "closed": OVER},
     "accept": {"open": NO, "paused": YES, "order_changed": YES, "closed": OVER},
     "signal": {"open": YES, "closed": DEAF},
+    "call": {"open": YES, "paused": STILL, "order_changed": STILL, "closed": OVER},
     "grant": {"open": YES, "held": NO, "resident": NO, "paused": NO, "order_changed": NO, "closed": NO},
     "progress": {"open": LOST, "held": YES, "resident": YES, "closed": LOST},
     "stale progress": {"open": LOST, "closed": LOST},

@@ -27,6 +27,7 @@ class Code:
         self.task = task
         self.count = 0
         self.hash = bytes(8)
+        self.updates = workers_pb2.ScopeState(scope="0", hash=bytes(8))
         self.names: Counter[str] = Counter()
 
     def step(self, name: str, **kind: Any) -> workers_pb2.NewStep:
@@ -48,13 +49,28 @@ class Code:
     def local(self, value: Any, name: str = "local") -> workers_pb2.NewStep:
         return self.step(name, local=workers_pb2.LocalStep(result=payload(value)))
 
+    def accept(self, update: workers_pb2.Update) -> workers_pb2.NewStep:
+        acceptance = workers_pb2.AcceptanceStep(update_name=update.name, input=update.input, place=1)
+        return workers_pb2.NewStep(scope="0", name="__update", key=update.update_id, acceptance=acceptance)
+
+    def outcome(self, update_id: str, value: Any = None, failure: types_pb2.Failure | None = None) -> Any:
+        outcome = workers_pb2.OutcomeStep(result=payload(value), failure=failure)
+        return workers_pb2.NewStep(scope="0", name="__outcome", key=update_id, outcome=outcome)
+
     def progress(self, *steps: workers_pb2.NewStep, **fields: Any) -> workers_pb2.Progress:
         """A progress, and the branch moved on by it."""
-        scope = workers_pb2.ScopeState(count=self.count, hash=self.hash)
+        scopes = [workers_pb2.ScopeState(count=self.count, hash=self.hash)]
+        if any(step.scope == "0" for step in steps):
+            scopes.append(workers_pb2.ScopeState.FromString(self.updates.SerializeToString()))
         for step in steps:
-            self.count += 1
-            self.hash = chain(self.hash, KINDS[step.WhichOneof("kind") or ""], step.name)
-        return workers_pb2.Progress(scopes=[scope], steps=steps, **fields)
+            kind = KINDS[step.WhichOneof("kind") or ""]
+            if step.scope == "0":
+                self.updates.count += 1
+                self.updates.hash = chain(self.updates.hash, kind, step.name)
+            else:
+                self.count += 1
+                self.hash = chain(self.hash, kind, step.name)
+        return workers_pb2.Progress(scopes=scopes, steps=steps, **fields)
 
     async def tell(self, *steps: workers_pb2.NewStep, **fields: Any) -> ReportResult:
         return await self.stream.report(self.task.ref, progress=self.progress(*steps, **fields))
@@ -84,6 +100,8 @@ KINDS = {
     "wait": types_pb2.STEP_KIND_WAIT,
     "child": types_pb2.STEP_KIND_CHILD,
     "marker": types_pb2.STEP_KIND_MARKER,
+    "acceptance": types_pb2.STEP_KIND_MARKER,
+    "outcome": types_pb2.STEP_KIND_MARKER,
 }
 
 

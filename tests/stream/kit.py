@@ -85,6 +85,17 @@ class Replica:
         request = runs_pb2.SignalRunRequest(run_id=run_id, signal_name=name, payload=payload(value))
         await self.runs.SignalRun(request, timeout=SECONDS)
 
+    async def query(self, run_id: str, name: str = "progress", wait: float = 5.0, **fields: Any) -> Any:
+        request = runs_pb2.QueryRunRequest(run_id=run_id, query_name=name, **fields)
+        request.wait.FromMilliseconds(int(wait * 1000))
+        return await self.runs.QueryRun(request, timeout=SECONDS)
+
+    async def update(self, run_id: str, update_id: str = "", wait: float = 10.0, **fields: Any) -> Any:
+        fields = {"update_name": "add", "input": payload(1), **fields}
+        request = runs_pb2.UpdateRunRequest(run_id=run_id, update_id=update_id, **fields)
+        request.wait.FromMilliseconds(int(wait * 1000))
+        return await self.runs.UpdateRun(request, timeout=SECONDS)
+
     async def end(self, run_id: str) -> None:
         request = runs_pb2.TerminateRunRequest(run_id=run_id, reason="test")
         assert (await self.runs.TerminateRun(request, timeout=SECONDS)).accepted

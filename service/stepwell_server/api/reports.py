@@ -17,12 +17,25 @@ from stepwell_server.engine.activities import CancelledActivity, CompleteActivit
 from stepwell_server.engine.differences import AROUND
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.progress import ProgressRun
-from stepwell_server.engine.reported import Checkpoint, End, NewChild, NewStep, NewTimer, NewWait, ScopeClaim, Successor
+from stepwell_server.engine.reported import (
+    AcceptedUpdate,
+    Body,
+    Checkpoint,
+    End,
+    NewChild,
+    NewStep,
+    NewTimer,
+    NewWait,
+    ScopeClaim,
+    Successor,
+    UpdateOutcome,
+)
 from stepwell_server.engine.starts import Conflict
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import ORDINALS, RUN_KEYS
 from stepwell_server.model.order import MadeCall
 from stepwell_server.model.payloads import NULL
+from stepwell_server.model.run_calls import UPDATES, CallAnswer, Rejection, acceptance_of, outcome_of
 from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts
 from stepwell_server.model.workers import Hello
@@ -36,7 +49,8 @@ if TYPE_CHECKING:
 
 Report = ProgressRun | CompleteActivity | FailActivity | CancelledActivity | ReturnTask
 _TASK_ID = re.compile(r"(\d{1,14})\.(\d{1,6})")
-_SCOPE = re.compile(r"[1-9]\d{0,5}(/[1-9]\d{0,5}){0,7}")
+_SCOPE = re.compile(r"(0/)?[1-9]\d{0,5}(/[1-9]\d{0,5}){0,7}")
+_DEEPEST = 8
 _MOST_TOKEN = 2**63 - 1
 _HASH_BYTES = 8
 _FINGERPRINT_BYTES = 32
@@ -45,6 +59,9 @@ _MOST_OUTSTANDING, _MOST_RESIDENT = 10_000, 100_000
 _MOST_ATTEMPTS = 1_000_000
 _HIGHEST_PRIORITY = 9
 _MOST_COEFFICIENT = 1_000.0
+_MOST_PLACE = 2**31 - 1
+_PUBLISHED_BYTES = 64 * 1024
+_SHOWN = 64
 
 
 def task_key(ref: workers_pb2.TaskRef, at: str) -> TaskKey:
@@ -137,6 +154,13 @@ def retry_from_proto(policy: types_pb2.RetryPolicy, fields: Fields, at: str) -> 
     )
 
 
+def answer_from_proto(answer: workers_pb2.QueryAnswer, fields: Fields, at: str) -> CallAnswer:
+    """What a worker says to a query."""
+    if answer.HasField("failure"):
+        return CallAnswer(failure=failure_from_proto(answer.failure, fields, "failure", at))
+    return CallAnswer(payload_from_proto(answer.result, fields, "result", at))
+
+
 class ReportReader:
     """Reads the reports of one session."""
 
@@ -192,10 +216,30 @@ class ReportReader:
             resident=resident,
             calls=self._calls(progress, at),
             build_id=self._build_id,
+            published=self._published(progress, at) if progress.published else {},
+            rejections=[
+                self._rejection(each, f"{at}rejections[{place}].")
+                for place, each in enumerate(self._fields.items(progress.rejections, "rejections", at))
+            ],
         )
 
     def _calls(self, progress: workers_pb2.Progress, at: str) -> int | None:
         return checks.integer(progress.calls, "calls", at, at_most=ORDINALS) if progress.HasField("calls") else None
+
+    def _published(self, progress: workers_pb2.Progress, at: str) -> dict[str, Payload]:
+        values: dict[str, Payload] = {}
+        for name, value in progress.published.items():
+            field = f"published[{name[:_SHOWN]!r}]"
+            self._fields.name(name, f"{field}.key", at)
+            values[name] = payload = self._payload(value, field, at)
+            if len(payload.body) > _PUBLISHED_BYTES:
+                problem = f"has {len(payload.body)} bytes, and a published value at most {_PUBLISHED_BYTES}"
+                raise InvalidField(field=at + field, problem=problem)
+        return values
+
+    def _rejection(self, rejection: workers_pb2.UpdateRejection, at: str) -> Rejection:
+        update_id = self._fields.name(rejection.update_id, "update_id", at)
+        return Rejection(update_id, failure_from_proto(rejection.failure, self._fields, "failure", at))
 
     def _scope(self, scope: workers_pb2.ScopeState, at: str) -> ScopeClaim:
         if len(scope.hash) != _HASH_BYTES:
@@ -224,11 +268,10 @@ class ReportReader:
         key = self._fields.text(step.key, "key", at)
         occurrence = checks.integer(step.occurrence, "occurrence", at, at_most=ORDINALS)
         kind, body = self._body(step, at)
+        _require_update_scope(body, (scope, name, occurrence, key), at)
         return NewStep(scope, name, occurrence, key, step.fingerprint, kind, body)
 
-    def _body(
-        self, step: workers_pb2.NewStep, at: str
-    ) -> tuple[Kind, Checkpoint | NewActivity | NewTimer | NewWait | NewChild]:
+    def _body(self, step: workers_pb2.NewStep, at: str) -> tuple[Kind, Body]:
         which = step.WhichOneof("kind")
         if which == "local":
             failure = None
@@ -246,7 +289,20 @@ class ReportReader:
             return Kind.WAIT, NewWait(signal, checks.seconds(step.wait, "timeout", f"{at}wait."))
         if which == "child":
             return Kind.CHILD, self._child(step.child, f"{at}child.")
-        raise InvalidField(field=f"{at}kind", problem="is required: local, activity, timer, wait, child or marker")
+        if which == "acceptance":
+            name = self._fields.name(step.acceptance.update_name, "update_name", f"{at}acceptance.")
+            place = checks.integer(step.acceptance.place, "place", f"{at}acceptance.", at_most=_MOST_PLACE)
+            return Kind.MARKER, AcceptedUpdate(
+                name, self._payload(step.acceptance.input, "acceptance.input", at), place
+            )
+        if which == "outcome":
+            failed = step.outcome.HasField("failure")
+            failure = failure_from_proto(step.outcome.failure, self._fields, "outcome.failure", at) if failed else None
+            return Kind.MARKER, UpdateOutcome(self._payload(step.outcome.result, "outcome.result", at), failure)
+        raise InvalidField(
+            field=f"{at}kind",
+            problem="is required: local, activity, timer, wait, child, marker, acceptance or outcome",
+        )
 
     def _payload(self, message: types_pb2.Payload, field: str, at: str) -> Payload:
         return payload_from_proto(message, self._fields, field, at)
@@ -314,6 +370,19 @@ class ReportReader:
 
 
 def _path(scope: str, at: str) -> str:
-    if scope and not _SCOPE.fullmatch(scope):
-        raise InvalidField(field=f"{at}scope", problem="must be branch numbers from 1, such as 2/1, at most 8 deep")
+    if scope and scope != UPDATES and (not _SCOPE.fullmatch(scope) or scope.count("/") >= _DEEPEST):
+        problem = "must be branch numbers from 1, such as 2/1, at most 8 deep; an update's begin with 0/"
+        raise InvalidField(field=f"{at}scope", problem=problem)
     return scope
+
+
+def _require_update_scope(body: Body, named: tuple[str, str, int, str], at: str) -> None:
+    """The scope of updates holds their acceptances and outcomes, named by their ids, and nothing else."""
+    if isinstance(body, AcceptedUpdate | UpdateOutcome):
+        key = named[3]
+        wanted = acceptance_of(key) if isinstance(body, AcceptedUpdate) else outcome_of(key)
+        if not key or named != wanted:
+            problem = f"must be scope {wanted[0]!r}, name {wanted[1]!r}, and as key the update's id"
+            raise InvalidField(field=f"{at}key", problem=problem)
+    elif named[0] == UPDATES:
+        raise InvalidField(field=f"{at}scope", problem="is for acceptances and outcomes of updates only")

@@ -124,6 +124,7 @@ def run_to_proto(run: SeenRun, namespace: str) -> runs_pb2.Run:
         cancellation_policy=_policy_to_proto(details),
         active_step=details.active_step,
         wake=_wake_to_proto(details),
+        published_names=details.published,
     )
 
 
@@ -177,7 +178,7 @@ def step_to_proto(whole: WholeStep) -> runs_pb2.Step:
         result=payload_to_proto(whole.result),
         failure=failure_to_proto(whole.failure or (None if step.end_event else details.last_failure)),
         task_queue=step.task_queue,
-        type=step.type,
+        type=step.type or details.update_name,
         create_time=time_to_proto(step.create_time),
         start_time=time_to_proto(step.start_time),
         end_time=time_to_proto(step.end_time),

@@ -1,4 +1,4 @@
-"""RunService: starting and steering runs. Reading them is in `runs_read`."""
+"""RunService: starting and steering runs. Reading them is in `runs_read`, asking their code in `run_asks`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stepwell.v1 import runs_pb2, runs_pb2_grpc, types_pb2
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.interceptors.errors import as_refusal, to_status
+from stepwell_server.api.run_asks import RunAsks
 from stepwell_server.api.run_starts import (
     require_namespace,
     signal_from_proto,
@@ -28,6 +29,7 @@ from stepwell_server.engine.starts import Started
 if TYPE_CHECKING:
     import asyncio
 
+    from stepwell_server.dispatch.run_calls import RunCalls
     from stepwell_server.dispatch.watches import Watches
     from stepwell_server.engine.commands import Command
     from stepwell_server.engine.committer import Committers
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Runs(RunReads, runs_pb2_grpc.RunServiceServicer):
+class Runs(RunReads, RunAsks, runs_pb2_grpc.RunServiceServicer):
     """Starts, reads and steers runs."""
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -49,11 +51,13 @@ class Runs(RunReads, runs_pb2_grpc.RunServiceServicer):
         namespaces: Namespaces,
         crews: Crews,
         watches: Watches,
+        run_calls: RunCalls,
         settings: Settings,
     ) -> None:
         fields = Fields(settings.limits)
         refs = RunRefs(fields, namespaces)
-        super().__init__(database, namespaces, crews, watches, fields, refs)
+        RunReads.__init__(self, database, namespaces, crews, watches, fields, refs)
+        RunAsks.__init__(self, run_calls, fields, refs)
         self._committers = committers
         self._namespaces = namespaces
         self._fields = fields

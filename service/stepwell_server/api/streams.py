@@ -9,10 +9,19 @@ from typing import TYPE_CHECKING
 
 from stepwell_server import errors
 from stepwell_server.api.interceptors.errors import as_refusal
-from stepwell_server.api.reports import BeatReader, Report, ReportReader, rooms_from_proto, task_key
+from stepwell_server.api.reports import (
+    BeatReader,
+    Report,
+    ReportReader,
+    answer_from_proto,
+    rooms_from_proto,
+    task_key,
+)
 from stepwell_server.dispatch.beat_traces import hear
 from stepwell_server.dispatch.messages import AdvanceRun, BeatAnswer, ReportAnswer, TaskNotice, slices
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
+from stepwell_server.model.payloads import Failure
+from stepwell_server.model.run_calls import CallAnswer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,6 +102,8 @@ class Stream:
             self._beat(request)
         elif _is_bare(request):
             hear(session.session_id, session.hello.worker_id)
+        for place, answer in enumerate(self._fields.items(request.answers, "answers")):
+            self._answer_query(answer, f"answers[{place}].")
         if request.ping:
             session.outbox.pong(request.ping)
         if request.drain and not session.draining:
@@ -211,6 +222,18 @@ class Stream:
         if self._session.holds(key, token) is not None:
             self._session.drop(key)
             self._dispatcher.freed(self._session)
+
+    # --- queries ----------------------------------------------------------------------------------------------------
+
+    def _answer_query(self, answer: workers_pb2.QueryAnswer, at: str) -> None:
+        """A malformed answer is an answer too: that the query failed."""
+        key = task_key(answer.ref, at)
+        self._acknowledge(key, answer.ref.token)
+        try:
+            said = answer_from_proto(answer, self._fields, at)
+        except errors.InvalidField as refusal:
+            said = CallAnswer(failure=Failure(refusal.message, refusal.reason))
+        self._dispatcher.run_calls.deliveries.answered(self._session, answer.ref.token, answer.correlation, said)
 
     # --- heartbeats -------------------------------------------------------------------------------------------------
 

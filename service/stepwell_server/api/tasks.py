@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from stepwell.v1 import types_pb2, workers_pb2
 from stepwell_server.api.interceptors.errors import to_status
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
+from stepwell_server.model.run_calls import UPDATES
 from stepwell_server.model.steps import NO_TIMEOUTS, ClosedStep, EndedStep, Kind, Step, unpack_step_details
 from stepwell_server.model.workers import unpack_hello
 
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
         Assign,
         BeatAnswer,
         Bundle,
+        Question,
         RecordedStep,
         ReportAnswer,
         TaskNotice,
     )
     from stepwell_server.dispatch.sessions import TaskKey
     from stepwell_server.model.payloads import Failure, Payload
+    from stepwell_server.model.run_calls import RunCall
     from stepwell_server.model.workers import Session
 
 _ACCEPTED = workers_pb2.ReportResult.STATUS_ACCEPTED
@@ -46,6 +49,7 @@ def bundle_to_proto(bundle: Bundle, namespace: str) -> workers_pb2.ConnectRespon
         heartbeats=[beat_to_proto(each) for each in bundle.beats],
         advances=[_advance_to_proto(each) for each in bundle.advances],
         assigns=[assign_to_proto(each, namespace) for each in bundle.assigns],
+        queries=[_question_to_proto(each) for each in bundle.questions],
         ping=bundle.ping,
         pong=bundle.pong,
     )
@@ -82,6 +86,7 @@ def assign_to_proto(assign: Assign, namespace: str) -> workers_pb2.Task:
     task.type, task.task_queue, task.attempt = run.type, run.task_queue, run.grants
     task.steps.extend(records_to_proto(assign.steps))
     task.more_steps = assign.more_steps
+    task.updates.extend(_update_to_proto(each) for each in assign.updates)
     return task
 
 
@@ -129,6 +134,9 @@ def _record(step: Step | ClosedStep, payload: Payload | None, failure: Failure |
         record.wake_time.FromDatetime(step.wake_time)
     if step.kind == Kind.CHILD:
         record.child_run_id = unpack_step_details(step.details).child_run_id
+    elif step.scope == UPDATES:
+        details = unpack_step_details(step.details)
+        record.update_name, record.place = details.update_name, details.place
     return record
 
 
@@ -138,6 +146,20 @@ def _advance_to_proto(advance: AdvanceRun) -> workers_pb2.Advance:
         steps=ended_to_proto(advance.ended),
         cancel_requested=advance.cancel_requested,
         cancel_reason=advance.cancel_reason,
+        updates=[_update_to_proto(each) for each in advance.updates],
+    )
+
+
+def _update_to_proto(call: RunCall) -> workers_pb2.Update:
+    return workers_pb2.Update(update_id=call.update_id, name=call.name, input=payload_to_proto(call.input))
+
+
+def _question_to_proto(question: Question) -> workers_pb2.Query:
+    return workers_pb2.Query(
+        correlation=question.correlation,
+        ref=task_ref((question.run_key, 0), question.token),
+        name=question.name,
+        input=payload_to_proto(question.input),
     )
 
 

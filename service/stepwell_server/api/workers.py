@@ -11,6 +11,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from msgspec.structs import replace
+
 from stepwell.v1 import workers_pb2, workers_pb2_grpc
 from stepwell_server import errors, telemetry
 from stepwell_server.api import fields as checks
@@ -151,7 +153,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
             raise errors.InvalidField(field="hello", problem="may hold no session_id, held or capacity in this call")
         namespace = self._fields.namespace(hello.namespace, at="hello.")
         namespace_id = await self._namespaces.id_of(namespace)
-        words = hello_from_proto(hello, self._fields)
+        words = replace(hello_from_proto(hello, self._fields), is_unary=True)
         session = await self._dispatcher.open(namespace_id, namespace, words, streaming=False)
         return workers_pb2.OpenSessionResponse(welcome=self._welcome(session.session_id))
 
@@ -178,6 +180,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         grants = await self._claim(claims, wait, return_all)
         try:
             assigns = await self._dispatcher.reader.assignments(grants)
+            assigns = await self._dispatcher.run_calls.deliveries.with_updates(assigns)
         except BaseException:
             return_all(grants)
             raise

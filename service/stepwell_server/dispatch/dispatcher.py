@@ -11,6 +11,8 @@ reconciliation that runs behind: a lost hint costs time only.
 | pushes | what workers are told |
 | upkeep | acknowledgements, silence, expiry, lost news |
 | beats | heartbeats, written in batches |
+| run_calls | queries and updates of this replica's callers |
+| deliveries | queries and updates brought to those who hold the runs |
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from stepwell_server.dispatch.matching import Key, Matcher
 from stepwell_server.dispatch.messages import RecordedStep, TaskNotice
 from stepwell_server.dispatch.pushes import HintSink, Pushes
 from stepwell_server.dispatch.registry import Registry
+from stepwell_server.dispatch.run_calls import RunCalls
 from stepwell_server.dispatch.upkeep import Upkeep
 from stepwell_server.engine.committer.protocols import Claim
 from stepwell_server.engine.grants import ReturnTask
@@ -70,6 +73,7 @@ class Dispatcher:
         self.registry = Registry(settings, real_clock, self.reader, self.matcher, self._background)
         self.sessions = self.registry.sessions
         self.pushes = Pushes(settings, self.registry, self.reader, self.matcher, self._background)
+        self.run_calls = RunCalls(database, real_clock, self.reader, self.registry, self.pushes, self._background)
         self._upkeep = Upkeep(settings, self.registry, self.pushes, self.beats, self.reader, self._background)
         self._marked = asyncio.Event()
         self._is_leaving = False
@@ -142,6 +146,7 @@ class Dispatcher:
             for session_id, ordinal, token, reason in news.revokes:
                 self.pushes.revoke(session_id, TaskNotice(change.run_key, ordinal, token, reason))
             self.pushes.changed(change)
+            self.run_calls.committed(change)
         if any(change.run is None for change in changes):
             self.pushes.hint("ends", None)
         if waiting:
@@ -172,6 +177,8 @@ class Dispatcher:
                 (self.pushes.cancel if kind == "cancel" else self.pushes.revoke)(session_id, notice)
         elif kind == "moved" and isinstance(data, str):
             self.registry.moved(UUID(data))
+        elif kind in ("called", "answered") and isinstance(data, int):
+            self.run_calls.hinted(kind, data)
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import msgspec
 
 from stepwell_server.errors import Refusal
 from stepwell_server.model.payloads import Failure, Payload
+from stepwell_server.model.run_calls import RunCall
 from stepwell_server.model.steps import ClosedStep, EndedStep, Step
 from stepwell_server.model.tasks import Grant
 
@@ -34,6 +35,7 @@ class Assign(msgspec.Struct, frozen=True, gc=False):
     steps: list[RecordedStep] = []
     more_steps: bool = False
     heartbeat: Payload | None = None
+    updates: list[RunCall] = []
 
     @property
     def key(self) -> tuple[int, int]:
@@ -54,6 +56,17 @@ class AdvanceRun(msgspec.Struct, frozen=True, gc=False):
     ended: list[EndedStep]
     cancel_requested: bool = False
     cancel_reason: str = ""
+    updates: list[RunCall] = []
+
+
+class Question(msgspec.Struct, frozen=True, gc=False):
+    """A query for the worker that holds a run."""
+
+    correlation: int
+    run_key: int
+    token: int
+    name: str
+    input: Payload
 
 
 class TaskNotice(msgspec.Struct, frozen=True, gc=False):
@@ -94,6 +107,7 @@ class Bundle(msgspec.Struct, gc=False):
     beats: list[BeatAnswer] = []
     advances: list[AdvanceRun] = []
     assigns: list[Assign] = []
+    questions: list[Question] = []
     ping: int = 0
     pong: int = 0
     rotate_seconds: float | None = None

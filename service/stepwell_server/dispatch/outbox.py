@@ -11,6 +11,7 @@ from stepwell_server.dispatch.messages import (
     Assign,
     BeatAnswer,
     Bundle,
+    Question,
     ReportAnswer,
     TaskNotice,
     ended_size,
@@ -68,8 +69,9 @@ class Outbox:
         self._revokes: _Lane[TaskNotice] = _Lane()
         self._results: _Lane[ReportAnswer] = _Lane(_ended_size)
         self._beats: _Lane[BeatAnswer] = _Lane()
-        self._advances: _Lane[AdvanceRun] = _Lane(_ended_size)
+        self._advances: _Lane[AdvanceRun] = _Lane(_advance_size)
         self._assigns: _Lane[Assign] = _Lane(_assign_size)
+        self._questions: _Lane[Question] = _Lane(lambda question: len(question.input.body))
         self._ping = 0
         self._pong = 0
         self._rotate: float | None = None
@@ -104,6 +106,13 @@ class Outbox:
     def assign(self, assign: Assign) -> None:
         """A new task."""
         self._put(self._assigns, assign)
+
+    def ask(self, question: Question) -> bool:
+        """A query. False if so many wait already that this one has to; nobody is cut off for not answering."""
+        if self.closed or len(self._questions.items) >= _MOST_ITEMS:
+            return False
+        self._put(self._questions, question)
+        return True
 
     def ping(self, number: int) -> None:
         """Asks for a sign of life."""
@@ -172,7 +181,7 @@ class Outbox:
     def _bundle(self) -> Bundle | None:
         lanes = (self._cancels, self._revokes, self._results, self._beats, self._advances, self._assigns)
         signs = self._ping or self._pong or self._rotate is not None or self._expire_time is not None
-        if not signs and not any(lane.items for lane in lanes):
+        if not signs and not any(lane.items for lane in lanes) and not self._questions.items:
             return None
         budget = Budget()
         bundle = Bundle(
@@ -182,6 +191,7 @@ class Outbox:
             beats=self._beats.take(budget),
             advances=self._advances.take(budget),
             assigns=self._assigns.take(budget),
+            questions=self._questions.take(budget),
             ping=self._ping,
             pong=self._pong,
             rotate_seconds=self._rotate,
@@ -198,6 +208,11 @@ def _ended_size(news: AdvanceRun | ReportAnswer) -> int:
     return sum(ended_size(each) for each in news.ended)
 
 
+def _advance_size(advance: AdvanceRun) -> int:
+    return _ended_size(advance) + sum(len(each.input.body) for each in advance.updates)
+
+
 def _assign_size(assign: Assign) -> int:
     heartbeat = len(assign.heartbeat.body) if assign.heartbeat is not None else 0
-    return len(assign.payload.body) + heartbeat + sum(len(step.payload.body) for step in assign.steps)
+    updates = sum(len(each.input.body) for each in assign.updates)
+    return len(assign.payload.body) + heartbeat + updates + sum(len(step.payload.body) for step in assign.steps)

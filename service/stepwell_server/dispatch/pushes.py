@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.dispatch.assignments import Reader
     from stepwell_server.dispatch.background import Background
+    from stepwell_server.dispatch.deliveries import Deliveries
     from stepwell_server.dispatch.matching import Matcher
     from stepwell_server.dispatch.registry import Registry
     from stepwell_server.engine.change import Change
@@ -56,6 +57,7 @@ class Pushes:
         self._matcher = matcher
         self._background = background
         self._hints: HintSink | None = None
+        self.deliveries: Deliveries | None = None
 
     def start(self, hints: HintSink | None) -> None:
         """From here on other replicas hear."""
@@ -96,6 +98,8 @@ class Pushes:
         while grants := [grant for grant in grants if _holding(session, grant)]:
             try:
                 assigns = await self._reader.assignments(grants)
+                if self.deliveries is not None:
+                    assigns = await self.deliveries.with_updates(assigns)
             except errors.Refusal:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
@@ -111,6 +115,8 @@ class Pushes:
                 if held is not None:
                     session.assigned(held)
                     session.outbox.assign(assign)
+                    if self.deliveries is not None and assign.grant.step is None:
+                        self.deliveries.assigned(session, assign)
                     for advance in session.early.pop(assign.key, []):
                         session.outbox.advance(advance)
             return
@@ -182,6 +188,13 @@ class Pushes:
             cancel = run.cancel_time is not None
             self._push(session, key, held, AdvanceRun(key[0], held.token, part, cancel, run.cancel_reason or ""))
 
+    def tell(self, session: WorkerSession, advance: AdvanceRun) -> None:
+        """Pushes news of a run that the session holds."""
+        key = (advance.run_key, 0)
+        held = session.holds(key, advance.token)
+        if held is not None:
+            self._push(session, key, held, advance)
+
     def _push(self, session: WorkerSession, key: TaskKey, held: Held, advance: AdvanceRun) -> None:
         """Pushes news of a run. A waiting one needs a slot first; if none comes free in time, it is evicted."""
         held.advances += 1
@@ -221,6 +234,8 @@ class Pushes:
             session.take(key, session.resumed.pop(key))
             if not key[1]:
                 self._background.spawn(self.catch_up(session, key[0]))
+        if self.deliveries is not None:
+            self.deliveries.resumed([key[0] for key, _ in kept if not key[1]])
         self.hint("moved", str(session.session_id))
 
     async def catch_up(self, session: WorkerSession, run_key: int) -> None:

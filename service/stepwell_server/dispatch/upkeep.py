@@ -123,6 +123,8 @@ class Upkeep:
             await asyncio.sleep(_RECONCILE_SECONDS)
             with contextlib.suppress(errors.Refusal):
                 await self.reconcile()
+                if self._pushes.deliveries is not None:
+                    self._background.spawn(self._pushes.deliveries.look())
                 if self._unknown or time.monotonic() > self._leases_time:
                     await self._return_unknown()
                     self._leases_time = time.monotonic() + self._settings.session_seconds

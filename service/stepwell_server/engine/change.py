@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.model.driven import Side, SideKey
     from stepwell_server.model.payloads import Payload
+    from stepwell_server.model.run_calls import Published
     from stepwell_server.model.signals import Signal
 
 
@@ -47,6 +48,7 @@ class Change(StepChange):
         "emptied",
         "heartbeats",
         "new_signals",
+        "published",
         "scopes",
         "sides",
         "signal_ids",
@@ -71,6 +73,7 @@ class Change(StepChange):
         self.carried_away: list[tuple[int, int]] = []
         self.emptied: list[int] = []
         self.heartbeats: dict[int, tuple[datetime, Payload]] = {}
+        self.published: dict[str, Published] = {}
         self._lists += [self.new_signals, self.consumed, self.carried, self.carried_away, self.emptied]
 
     def scope(self, path: str) -> Scope:
@@ -177,6 +180,10 @@ class Change(StepChange):
         if ordinal not in self.known.heartbeats and not self.fresh:
             raise Missing(heartbeats=[ordinal])
         return self.heartbeats.get(ordinal)
+
+    def publish(self, value: Published) -> None:
+        """Puts a value in the place of the one of its name."""
+        self._set(self.published, value.name, value)
 
     def side(self, key: SideKey) -> Side | None:
         """A small row of the run in a table of its own, or None. Asks for it if it is not loaded."""

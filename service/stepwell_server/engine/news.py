@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 if TYPE_CHECKING:
+    from stepwell_server.model.run_calls import Rejection
     from stepwell_server.model.steps import EndedStep
     from stepwell_server.model.tasks import Grant, Renewal, Taken, Task
 
@@ -13,7 +14,19 @@ if TYPE_CHECKING:
 class News:
     """See the module; handed on once it is committed."""
 
-    __slots__ = ("cancels", "claims", "ended", "follows", "grants", "renewals", "revokes", "run_cancel", "tasks")
+    __slots__ = (
+        "cancels",
+        "claims",
+        "ended",
+        "follows",
+        "grants",
+        "rejections",
+        "renewals",
+        "revokes",
+        "run_cancel",
+        "tasks",
+        "updates",
+    )
 
     def __init__(self) -> None:
         self.grants: list[Grant] = []  # that go straight to a worker
@@ -24,4 +37,6 @@ class News:
         self.cancels: list[tuple[UUID, int, int, str]] = []  # session, ordinal, token, reason
         self.revokes: list[tuple[UUID, int, int, str]] = []
         self.tasks: list[Task] = []
+        self.updates: list[str] = []  # ids of those that were accepted, or came to something
+        self.rejections: list[Rejection] = []
         self.run_cancel = False

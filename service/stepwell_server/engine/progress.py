@@ -16,10 +16,14 @@ from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.continuing import end_as_told
 from stepwell_server.engine.differences import describe
 from stepwell_server.engine.order import Changed, judge
+from stepwell_server.engine.published import publish
 from stepwell_server.engine.recording import record
 from stepwell_server.engine.reported import End, NewChild, NewStep, NewWait, ScopeClaim, identity
+from stepwell_server.engine.run_calls import accepted_before, refuse_unaccepted
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.order import pack_differences
+from stepwell_server.model.payloads import Payload
+from stepwell_server.model.run_calls import Rejection
 from stepwell_server.model.runs import ORDER_CHANGED, Phase, Run, RunRef
 from stepwell_server.model.steps import (
     ClosedStep,
@@ -54,11 +58,13 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
     resident: bool
     calls: int | None = None  # all that the code has made, told at its end
     build_id: str = ""
+    published: dict[str, Payload] = {}
+    rejections: list[Rejection] = []
 
     def wants(self) -> Missing | None:
         signals = [step.body.signal for step in self.steps if isinstance(step.body, NewWait)]
         scopes = [claim.scope for claim in self.scopes if claim.scope]
-        keyed = [identity(step) for step in self.steps if step.key]
+        keyed = [identity(step) for step in self.steps if step.key] + accepted_before(self.steps)
         if not signals and not scopes and not keyed and not self.cancels and self.end is None:
             return None
         ends = self.end is not None
@@ -79,6 +85,7 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         if verdict is not None:
             return _told_again(verdict)
         _refuse_known(change, self.steps)
+        refuse_unaccepted(change, self.steps)
         _ask_for_names(change, run, self)
         if run.returns:
             change.update(returns=0)
@@ -89,12 +96,14 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         ended = change.news.ended[told:]
         del change.news.ended[told:]
         _cancel(change, self.cancels)
+        publish(change, self.published)
+        change.news.rejections.extend(self.rejections)
         if self.end is not None:
             end_as_told(change, run, self.end)
         elif self.waiting:
             _wait(change, resident=self.resident, goes_on=bool(ended))
         else:
-            change.bump()
+            _go_on(change)
         return ProgressAnswer(duplicate=False, ordinals=ordinals, ended=ended)
 
     def _repeated_end(self, change: Change) -> ProgressAnswer:
@@ -153,6 +162,13 @@ def _cancel(change: Change, ordinals: list[int]) -> None:
         if isinstance(step, Step):
             endings.cancel_step(change, step, "nobody waits for it")
     del change.news.ended[told:]
+
+
+def _go_on(change: Change) -> None:
+    """The code is at work, though it may have waited until an update came to it."""
+    if change.open.phase == Phase.SUSPENDED:
+        change.update(phase=Phase.RUNNING, suspend_time=None)
+    change.bump()
 
 
 def _wait(change: Change, *, resident: bool, goes_on: bool) -> None:

@@ -10,7 +10,15 @@ from stepwell_server import errors
 from stepwell_server.engine import grants, starts
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.reported import Checkpoint, NewChild, NewStep, NewTimer, NewWait
+from stepwell_server.engine.reported import (
+    AcceptedUpdate,
+    Checkpoint,
+    NewChild,
+    NewStep,
+    NewTimer,
+    NewWait,
+    UpdateOutcome,
+)
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import RunDetails
@@ -39,6 +47,10 @@ def record(change: Change, new: NewStep) -> int:
         return _open(change, new, wake_time=change.now + timedelta(seconds=body.seconds)).ordinal
     if isinstance(body, NewWait):
         return _record_wait(change, new, body)
+    if isinstance(body, AcceptedUpdate):
+        return _record_acceptance(change, new, body)
+    if isinstance(body, UpdateOutcome):
+        return _record_outcome(change, new, body)
     return _start_child(change, new, body)
 
 
@@ -95,14 +107,36 @@ def _packed(new: NewStep, details: StepDetails = NO_STEP_DETAILS) -> bytes | Non
 
 
 def _record_checkpoint(change: Change, new: NewStep, body: Checkpoint) -> int:
-    run = change.open
-    ordinal = run.last_step + 1
+    ordinal = change.open.last_step + 1
     kind = EventType.STEP_FAILED if body.failure is not None else EventType.STEP_COMPLETED
     if new.kind == Kind.MARKER:
         kind = EventType.MARKER_RECORDED
-    state = StepState.FAILED if body.failure is not None else StepState.COMPLETED
     event = change.event(kind, ordinal=ordinal, payload=body.payload, failure=body.failure)
-    now = change.now
+    return _end_at_once(change, new, event, is_failed=body.failure is not None)
+
+
+def _record_acceptance(change: Change, new: NewStep, body: AcceptedUpdate) -> int:
+    facts = {"update": body.name, "update_id": new.key}
+    event = change.event(EventType.UPDATE_ACCEPTED, ordinal=change.open.last_step + 1, payload=body.input, facts=facts)
+    change.news.updates.append(new.key)
+    return _end_at_once(change, new, event, details=StepDetails(update_name=body.name, place=body.place))
+
+
+def _record_outcome(change: Change, new: NewStep, body: UpdateOutcome) -> int:
+    kind = EventType.UPDATE_COMPLETED if body.failure is None else EventType.UPDATE_FAILED
+    ordinal = change.open.last_step + 1
+    facts = {"update_id": new.key}
+    event = change.event(kind, ordinal=ordinal, payload=body.payload, failure=body.failure, facts=facts)
+    change.news.updates.append(new.key)
+    return _end_at_once(change, new, event, is_failed=body.failure is not None)
+
+
+def _end_at_once(
+    change: Change, new: NewStep, event: int, *, is_failed: bool = False, details: StepDetails = NO_STEP_DETAILS
+) -> int:
+    """Adds a step that is over as it is recorded, and answers its ordinal."""
+    run, now = change.open, change.now
+    ordinal = run.last_step + 1
     change.add_ended_step(
         ClosedStep(
             run_key=run.run_key,
@@ -120,14 +154,14 @@ def _record_checkpoint(change: Change, new: NewStep, body: Checkpoint) -> int:
             child_key=None,
             create_time=now,
             input_event=0,
-            state=state,
+            state=StepState.FAILED if is_failed else StepState.COMPLETED,
             attempt=1,
             grants=run.grants,
             start_time=now,
             end_time=now,
             end_event=event,
             timed_out=False,
-            details=_packed(new),
+            details=_packed(new, details),
         )
     )
     return ordinal

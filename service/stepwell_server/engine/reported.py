@@ -42,6 +42,24 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     failure: Failure | None = None
 
 
+class AcceptedUpdate(msgspec.Struct, frozen=True, gc=False):
+    """An update that the code accepts. `place` is its worker's business: where a replay begins it."""
+
+    name: str
+    input: Payload = NULL
+    place: int = 0
+
+
+class UpdateOutcome(msgspec.Struct, frozen=True, gc=False):
+    """What an accepted update came to."""
+
+    payload: Payload = NULL
+    failure: Failure | None = None
+
+
+Body = Checkpoint | NewActivity | NewTimer | NewWait | NewChild | AcceptedUpdate | UpdateOutcome
+
+
 class NewStep(msgspec.Struct, frozen=True, gc=False):
     """A step that the code says is not recorded yet."""
 
@@ -51,7 +69,7 @@ class NewStep(msgspec.Struct, frozen=True, gc=False):
     key: str
     fingerprint: bytes
     kind: int
-    body: Checkpoint | NewActivity | NewTimer | NewWait | NewChild
+    body: Body
 
 
 class ScopeClaim(msgspec.Struct, frozen=True, gc=False):

@@ -93,6 +93,8 @@ class RunChange:
             self.news.cancels,
             self.news.revokes,
             self.news.tasks,
+            self.news.updates,
+            self.news.rejections,
         ]
         self._mark: tuple[Run | None, ClosedRun | None, bool, list[int]] = (run, closed_run, False, [])
         self._begin_empty()

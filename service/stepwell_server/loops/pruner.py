@@ -1,4 +1,7 @@
-"""Prunes rows that have done their service: old batches, heartbeats of ended activities, signals of ended runs."""
+"""Prunes rows that have done their service.
+
+Those are old batches, heartbeats of ended activities, signals of ended runs, calls for which nobody waits.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 BATCH_AGE = timedelta(hours=1)
 # For so long the repeat of a signal is recognised after its run has ended.
 SIGNAL_AGE = timedelta(days=1)
+# Whoever waits for a call takes its row away; what is older was left behind.
+CALL_AGE = timedelta(minutes=1)
 _ROWS = 2_000
 _SLICES = 50
 _BREATH_SECONDS = 0.02
@@ -40,7 +45,17 @@ class Pruner(Loop):
 
     async def run_once(self) -> int:
         """Answers how many rows went."""
-        return await self._prune_batches() + await self._prune_heartbeats() + await self._prune_signals()
+        return (
+            await self._prune_batches()
+            + await self._prune_heartbeats()
+            + await self._prune_signals()
+            + await self._prune_run_calls()
+        )
+
+    async def _prune_run_calls(self) -> int:
+        # Callers wait by the machines' clocks, which a test's clock does not move.
+        async with self._connection.use() as connection:
+            return await leftovers.prune_run_calls(connection, datetime.now(UTC) - CALL_AGE, _ROWS)
 
     async def _prune_signals(self) -> int:
         async with self._connection.use() as connection:

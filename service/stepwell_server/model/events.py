@@ -60,6 +60,9 @@ class EventType(IntEnum):
     CHILD_FAILED = 62
     CHILD_CANCELLED = 63
     MARKER_RECORDED = 70
+    UPDATE_ACCEPTED = 71
+    UPDATE_COMPLETED = 72
+    UPDATE_FAILED = 73
 
     @property
     def label(self) -> str:

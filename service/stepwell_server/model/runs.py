@@ -57,6 +57,9 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     failure_message: str = ""
     removed_steps: int = 0  # how many of the ordinals given are in the record no more
     pause_event: int = 0  # holds the differences of a run whose order changed
+    # Of code runs: the names of published values, and whether calls were ever left in `run_calls`.
+    published: tuple[str, ...] = ()
+    called: bool = False
     # Of driven runs; the events hold the payloads, so that the row stays small.
     active_step: str = ""
     resume_time: datetime | None = None

@@ -76,6 +76,8 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     child_run_id: str = ""
     close_policy: int = 0
     heartbeat: Payload | None = None
+    update_name: str = ""
+    place: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):

@@ -25,6 +25,7 @@ class Hello(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     build_id: str = ""
     identity: str = ""
     sdk: str = ""
+    is_unary: bool = False
     compatible_build_ids: tuple[str, ...] = ()
 
     @property

@@ -10,6 +10,7 @@ from msgspec.structs import astuple
 from stepwell_server.model.driven import Side, SideKey
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.payloads import Payload, unpack_payload
+from stepwell_server.model.run_calls import Published
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from stepwell_server.store.statements import Statement
 
 RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load("signals")
-TASKS, MAIL, BATCHES = load("tasks"), load("mail"), load("batches")
+TASKS, MAIL, BATCHES, PUBLISHED = load("tasks"), load("mail"), load("batches"), load("published")
 _RUN_CHANGES = Run.__struct_fields__.index("phase")
 _STEP_CHANGES = Step.__struct_fields__.index("state")
 _SPARE_CANDIDATES = 16
@@ -70,6 +71,7 @@ class Write(msgspec.Struct):
     removed_steps: list[Identity] = []
     sides: list[tuple[int, SideKey, Side | None]] = []
     sides_gone: list[int] = []
+    published: list[Published] = []
     mail: list[Mail] = []
     mail_done: list[UUID] = []
 
@@ -89,6 +91,8 @@ async def write(connection: Connection, batch: Write) -> None:
     await _write_tasks_and_mail(connection, batch)
     if batch.sides or batch.sides_gone:
         await sides.write(connection, batch.sides, batch.sides_gone)
+    if batch.published:
+        await connection.write(PUBLISHED["write_published"], columns(batch.published))
 
 
 async def _write_runs(connection: Connection, batch: Write) -> None:

@@ -38,6 +38,11 @@ async def prune_heartbeats(connection: Connection, after: Place, most: int) -> t
     return len(await connection.fetch(LEFTOVERS["prune_heartbeats"], *after, *end)), end
 
 
+async def prune_run_calls(connection: Connection, expired_before: datetime, most: int) -> int:
+    """Forgets calls for which nobody waits any more, and whose caller did not do so; answers how many."""
+    return len(await connection.fetch(LEFTOVERS["prune_run_calls"], expired_before, most))
+
+
 async def prune_signals(connection: Connection, received_before: datetime, most: int) -> int:
     """Forgets signals of ended runs that were received before this time; answers how many."""
     return len(await connection.fetch(LEFTOVERS["prune_signals"], received_before, most))

@@ -278,6 +278,25 @@ RUN_TASKS = Table(
     *_text("owner_id", nullable=True),
     *_times("claim_time", nullable=True),
 )
+RUN_CALLS = Table(
+    "run_calls",
+    METADATA,
+    *_uuid("call_id", key=True),
+    *_run_key(key=False),
+    *_smallint("kind"),
+    *_text("name update_id"),
+    *_bytes("input", nullable=True),
+    *_times("expire_time"),
+    *_bytes("answer", nullable=True),
+)
+PUBLISHED = Table(
+    "published",
+    METADATA,
+    *_run_key(),
+    *_text("name", key=True),
+    *_bytes("payload", nullable=True),
+    *_times("publish_time"),
+)
 BATCHES = Table(
     "batches",
     METADATA,

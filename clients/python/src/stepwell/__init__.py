@@ -15,10 +15,12 @@ from stepwell.errors import (
     StepError,
     StepFailed,
     StepwellError,
+    UpdateFailed,
+    UpdateRejected,
     WaitTimeout,
 )
 from stepwell.policies import CancellationPolicy, RetryPolicy
-from stepwell.runs import RunHandle
+from stepwell.runs import QueryAnswer, RunHandle
 from stepwell.worker import Worker
 from stepwell.workflows import workflow
 
@@ -35,6 +37,7 @@ __all__ = [
     "ConversionError",
     "DataConverter",
     "JsonConverter",
+    "QueryAnswer",
     "RetryPolicy",
     "RunCancelled",
     "RunFailed",
@@ -44,6 +47,8 @@ __all__ = [
     "StepError",
     "StepFailed",
     "StepwellError",
+    "UpdateFailed",
+    "UpdateRejected",
     "WaitTimeout",
     "Worker",
     "activity",

@@ -50,6 +50,9 @@ async def checkpoint(
 ) -> Any:  # noqa: ANN401 - what the function returns
     """Answers a checkpoint from the record, or calls its function and has the result recorded."""
     scope = run.present_scope()
+    gate = run.updates.arrive(scope)
+    if gate is not None:
+        await gate
     record = run.recall(scope, _LOCAL, name, key, None)
     if record is None:
         if run.is_broken:

@@ -53,6 +53,9 @@ class Group:
     async def join(self, limit: int | None) -> list[Any]:
         """Runs the branches, at most `limit` at a time, and gives their results in order."""
         run, scope = self._run, self.scope
+        gate = run.updates.arrive(scope)
+        if gate is not None:
+            await gate
         self._limit = self.size if limit is None else limit
         scope.group = self
         try:

@@ -10,7 +10,7 @@ from stepwell.converter import DataConverter
 
 if TYPE_CHECKING:
     from stepwell._runs import RunExecution
-    from stepwell.v1.workers_pb2 import Progress
+    from stepwell.v1.workers_pb2 import Progress, Query
 
 
 class RunHost(Protocol):
@@ -21,6 +21,10 @@ class RunHost(Protocol):
 
     def report(self, run: RunExecution, progress: Progress) -> None:
         """Sends a Progress; its answer comes by `RunExecution.answered`."""
+        ...
+
+    def answer(self, run: RunExecution, query: Query, outcome: dict[str, Any]) -> None:
+        """Answers a query with a `result` or a `failure`."""
         ...
 
     def release(self, run: RunExecution, reason: str) -> None:

@@ -28,13 +28,12 @@ async def main(run: RunExecution, load_steps: Callable[[], Awaitable[Iterable[St
         run.host.release(run, "its steps could not be read")
         return
     run.record.open(run.root)
+    run.updates.load(run.record.updates)
     try:
         end = await _end(run)
     except asyncio.CancelledError:
         return
     run.end = end
-    # The service compares the run's own line with the record at the end, whether it had calls of late or not.
-    run.out.note(run.root)
     run.active -= 1
     run.wake()
 

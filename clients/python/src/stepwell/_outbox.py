@@ -6,7 +6,7 @@ import asyncio
 import collections
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from stepwell.v1.workers_pb2 import ConnectRequest, Report, TaskHeartbeat
+from stepwell.v1.workers_pb2 import ConnectRequest, QueryAnswer, Report, TaskHeartbeat
 
 if TYPE_CHECKING:
     from stepwell.v1.types_pb2 import Payload
@@ -41,6 +41,7 @@ class Outbox:
         self._acks: dict[str, TaskRef] = {}
         self._reports: collections.deque[Report] = collections.deque()
         self._heartbeats: dict[str, TaskHeartbeat] = {}
+        self._answers: collections.deque[QueryAnswer] = collections.deque()
         self._unanswered: dict[int, tuple[Report, Reporter]] = {}
         self._correlation = 0
         self._filled = asyncio.Event()
@@ -62,6 +63,11 @@ class Outbox:
     def heartbeat(self, ref: TaskRef, details: Payload | None, traceparent: str) -> None:
         """Sends a sign of life of an activity; only the last of one activity goes into a bundle."""
         self._heartbeats[ref.task_id] = TaskHeartbeat(ref=ref, details=details, traceparent=traceparent)
+        self._filled.set()
+
+    def answer_query(self, answer: QueryAnswer) -> None:
+        """Sends the answer to a query. One that is lost with its stream is asked for again."""
+        self._answers.append(answer)
         self._filled.set()
 
     def wake(self) -> None:
@@ -86,6 +92,7 @@ class Outbox:
         """Queues all unanswered reports again, in their order: a new stream carries the same session."""
         self._reports = collections.deque(report for report, _ in self._unanswered.values())
         self._acks.clear()
+        self._answers.clear()
         self.ping = self.pong = 0
         self._filled.set()
 
@@ -94,6 +101,7 @@ class Outbox:
         self._reports.clear()
         self._acks.clear()
         self._heartbeats.clear()
+        self._answers.clear()
         self._unanswered.clear()
         self._answered.set()
 
@@ -105,7 +113,7 @@ class Outbox:
         """Waits until there is something to send."""
         await self._filled.wait()
         for _ in range(_TURNS):
-            if self._reports or self._heartbeats or self.ping or self.pong or self.drain:
+            if self._reports or self._answers or self._heartbeats or self.ping or self.pong or self.drain:
                 return
             await asyncio.sleep(0)
 
@@ -127,9 +135,16 @@ class Outbox:
         message = ConnectRequest(
             reports=reports, heartbeats=heartbeats, acks=acks, ping=self.ping, pong=self.pong, drain=self.drain
         )
+        answered = 0
+        while self._answers and answered < self.max_items:
+            size += self._answers[0].ByteSize()
+            if (reports or answered) and size > MAX_BYTES:
+                break
+            message.answers.append(self._answers.popleft())
+            answered += 1
         self.ping = self.pong = 0
         self.drain = False
-        if not (queue or self._heartbeats or self._acks):
+        if not (queue or self._heartbeats or self._acks or self._answers):
             self._filled.clear()
         return message
 

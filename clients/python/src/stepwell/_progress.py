@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stepwell._scopes import EMPTY_HASH
-from stepwell.v1.workers_pb2 import NewStep, Progress
+from stepwell.v1.workers_pb2 import NewStep, Progress, UpdateRejection
 
 if TYPE_CHECKING:
     from stepwell._calls import Call, Entry
     from stepwell._scopes import Record, Scope
+    from stepwell.v1.types_pb2 import Payload
 
 MAX_STEPS = 256
 MAX_BYTES = 1_000_000
@@ -28,6 +29,7 @@ class Outgoing:
         "cancel_ordinals",
         "last_marker",
         "pending",
+        "rejections",
         "scopes",
         "sent",
         "sent_progress",
@@ -39,6 +41,7 @@ class Outgoing:
         self.pending: list[Entry] = []
         self.scopes: dict[str, Scope] = {}
         self.cancel_ordinals: list[int] = []
+        self.rejections: list[UpdateRejection] = []
         self.sent: list[Entry] | None = None
         self.sent_progress: Progress | None = None
         self.told_waiting = False
@@ -64,7 +67,7 @@ class Outgoing:
     @property
     def has_steps(self) -> bool:
         """Tells whether something must be recorded."""
-        return bool(self.pending or self.cancel_ordinals)
+        return bool(self.pending or self.cancel_ordinals or self.rejections)
 
     def give_up(self, call: Call[Any]) -> None:
         """Lets the service cancel the step of a call that nobody waits for, as soon as its ordinal is known."""
@@ -72,7 +75,9 @@ class Outgoing:
         if call.ordinal:
             self.cancel_ordinals.append(call.ordinal)
 
-    def take(self, *, is_quiet: bool, end: dict[str, Any] | None, record: Record) -> Progress:
+    def take(
+        self, *, is_quiet: bool, end: dict[str, Any] | None, record: Record, published: dict[str, Payload]
+    ) -> Progress:
         """Makes the next Progress. `is_quiet`: no code of the run is at work, nor waits for a mere record."""
         entries = self._take_entries()
         states = {}
@@ -92,17 +97,20 @@ class Outgoing:
             for path, scope in self.scopes.items()
             if scope.told_count != scope.count or (scope.closed and not states[path].closed)
         }
-        left = bool(self.pending)
+        left = bool(self.pending) or len(self.rejections) > MAX_STEPS
         progress = Progress(
             scopes=states.values(),
             steps=[entry.step for entry in entries],
             cancel_ordinals=self.cancel_ordinals,
+            rejections=self.rejections[:MAX_STEPS],
+            published=published,
             waiting=is_quiet and not left and end is None,
             **(end if end is not None and not left else {}),
         )
         if progress.HasField("complete") or progress.HasField("continue_as_new"):
             self._tell_whole(progress, record)
         self.cancel_ordinals = []
+        del self.rejections[:MAX_STEPS]
         self.sent = entries
         self.sent_progress = progress
         self.told_waiting = progress.waiting

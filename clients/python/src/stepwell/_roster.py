@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stepwell._outbox import Outbox
     from stepwell.converter import DataConverter
     from stepwell.definitions import Definition
-    from stepwell.v1.workers_pb2 import Advance, Progress, ReportResult, StepRecord, Task, TaskRef
+    from stepwell.v1.workers_pb2 import Advance, Progress, Query, ReportResult, StepRecord, Task, TaskRef
 
 log = logging.getLogger("stepwell.worker")
 
@@ -88,6 +88,7 @@ class Runs:
             return
         self._outbox.acknowledge(task.ref)
         run = RunExecution(self, task, definition)
+        run.updates.offer(task.updates)
         self.seats[task_id] = Seat(self, run)
         self._idle.clear()
         run.start(main(run, functools.partial(self._read_steps, task.ref)))
@@ -98,7 +99,14 @@ class Runs:
         if seat is not None:
             if news.cancel_requested:
                 seat.run.request_cancel(news.cancel_reason)
+            seat.run.updates.offer(news.updates)
             seat.run.advance(news.steps)
+
+    def ask(self, query: Query) -> None:
+        """Hands a query to the run that it is about. One that is not held has nothing to say."""
+        seat = self._seat(query.ref)
+        if seat is not None:
+            seat.run.queries.ask(query)
 
     def cancel(self, ref: TaskRef, reason: str) -> None:
         """Tells a run that it was asked to cancel."""
@@ -121,6 +129,11 @@ class Runs:
         seat = self._seat(run.task.ref)
         if seat is not None:
             self._outbox.report(seat, run.task.ref, {"progress": progress})
+
+    def answer(self, run: RunExecution, query: Query, outcome: dict[str, Any]) -> None:
+        """Answers a query."""
+        ref = run.task.ref
+        self._outbox.answer_query(workers_pb2.QueryAnswer(correlation=query.correlation, ref=ref, **outcome))
 
     def release(self, run: RunExecution, reason: str) -> None:
         """Gives a run back to its queue."""

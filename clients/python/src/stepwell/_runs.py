@@ -12,11 +12,13 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from stepwell import _cancelling
 from stepwell._calls import ENDED, Call, Entry, RunCancelled, current
 from stepwell._progress import Outgoing, new_step
-from stepwell._scopes import CANCEL_MARK, Record, Scope, key_of
+from stepwell._queries import Queries
+from stepwell._scopes import Record, Scope, key_of
+from stepwell._updates import Updates
 from stepwell.v1 import types_pb2
-from stepwell.v1.workers_pb2 import MarkerStep
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
@@ -30,7 +32,6 @@ log = logging.getLogger("stepwell.worker")
 
 # How often code that is still active is given another turn before its siblings' steps go out without it.
 _PATIENCE = 6
-_WAIT, _CALL = "wait", "call"
 
 
 class RunExecution:
@@ -46,6 +47,8 @@ class RunExecution:
         self.record = Record()
         self.record.extend(task.steps)
         self.out = Outgoing()
+        self.updates = Updates(self)
+        self.queries = Queries(self)
         self.open: dict[StepKey, Call[Any]] = {}
         self.root = Scope("", None)
         self.scopes: dict[str, Scope] = {"": self.root}
@@ -115,17 +118,17 @@ class RunExecution:
         if scope.waiting is not None or scope.group is not None:
             raise RuntimeError(f"{name}: another call of this branch is under way; use ctx.gather for both")
         if scope.marks:
-            self._meet_mark(scope, _CALL)
+            _cancelling.meet_mark(self, scope, _cancelling.CALL)
         step_key = scope.key_for(name, key)
         record = self.record.steps.pop(step_key, None)
         if record is None:
             if self.is_cancel_due and not scope.cancel_seen:
-                self._mark_cancelled(scope, _CALL)
+                _cancelling.mark_cancelled(self, scope, _cancelling.CALL)
                 raise RunCancelled(self.cancel_reason)
             return None
         self.out.replay(scope, kind, name, key)
         if scope.marks:
-            self._meet_mark(scope, _WAIT)
+            _cancelling.meet_mark(self, scope, _cancelling.WAIT)
         if record.kind != kind:
             # The service compares orders, will refuse this one and pause the run.
             log.error("run %s: step %s was recorded as another kind of step", self.task.run_id, name)
@@ -186,35 +189,9 @@ class RunExecution:
         if not self.active:
             self.wake()
 
-    # Cancellation
-
-    def _meet_mark(self, scope: Scope, place: str) -> None:
-        """Raises the cancellation again where the record has it."""
-        mark = scope.marks.get(scope.count)
-        if mark is None or mark.name != CANCEL_MARK or mark.result.json.strip('"') != place:
-            return
-        del scope.marks[scope.count]
-        self.record.steps.pop(key_of(mark), None)
-        self.out.replay(scope, mark.kind, CANCEL_MARK, "")
-        scope.cancel_seen = True
-        raise RunCancelled(self.cancel_reason)
-
-    def _mark_cancelled(self, scope: Scope, place: str) -> None:
-        scope.cancel_seen = True
-        value = types_pb2.Payload(json=f'"{place}"')
-        self.add_step(scope, types_pb2.STEP_KIND_MARKER, CANCEL_MARK, "", body={"marker": MarkerStep(value=value)})
-
-    def _cancel_waiting(self) -> bool:
-        """Raises a requested cancellation in all branches that wait; others meet it at their next call."""
-        is_raised = False
-        for scope in list(self.scopes.values()):
-            call = scope.waiting
-            if scope.cancel_seen or not isinstance(call, Call):
-                continue
-            self._mark_cancelled(scope, _WAIT)
-            call.interrupt(RunCancelled(self.cancel_reason))
-            is_raised = True
-        return is_raised
+    def meet_cancel(self, scope: Scope) -> None:
+        """Raises the cancellation again where the record has it: while a branch waits until something holds."""
+        _cancelling.meet_mark(self, scope, _cancelling.until_of(scope))
 
     def request_cancel(self, reason: str) -> None:
         """Takes note that cancellation was asked for."""
@@ -267,22 +244,37 @@ class RunExecution:
         if self.is_dropped or self.is_ended or out.sent is not None:
             self._is_woken = False
             return
-        if self.active and patience < _PATIENCE and self.end is None:
+        end = self._due_end()
+        if self.active and patience < _PATIENCE and end is None:
             self.loop.call_soon(self._turn, patience + 1)
             return
         self._is_woken = False
-        if self.end is None and not self.active and self.is_cancel_due and self._cancel_waiting():
-            self.wake()
-            return
+        if end is None and not self.active:
+            if self.updates.move():
+                return
+            if self.is_cancel_due and _cancelling.cancel_waiting(self):
+                self.wake()
+                return
+            self.queries.ready()
         is_quiet = not (self.active or self.busy or self.unrecorded)
-        if self.is_leaving and is_quiet and not out.has_steps and self.end is None:
+        has_news = out.has_steps or self.queries.has_news
+        if self.is_leaving and is_quiet and not has_news and end is None:
             self.host.release(self, "the worker is leaving")
             return
-        if self.end is None and not out.has_steps and (out.told_waiting or not is_quiet):
+        if end is None and not has_news and (out.told_waiting or not is_quiet):
             return
-        progress = out.take(is_quiet=is_quiet, end=self.end, record=self.record)
+        if end is not None:
+            # The service compares the run's own line with the record at the end, whether it had calls of late or not.
+            out.note(self.root)
+        progress = out.take(is_quiet=is_quiet, end=end, record=self.record, published=self.queries.take())
         self.is_ended = progress.WhichOneof("end") is not None
         self.host.report(self, progress)
+
+    def _due_end(self) -> dict[str, Any] | None:
+        """Gives the run's end, if its time has come: who returns waits for the updates that were accepted."""
+        if self.end is None or not self.updates.are_open or "fail" in self.end or "cancelled" in self.end:
+            return self.end
+        return None
 
     def leave(self) -> None:
         """Gives the run back as soon as what its code is at has been recorded."""

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
     from stepwell._calls import Call
     from stepwell._groups import Group
+    from stepwell._updates import Condition
     from stepwell.v1.workers_pb2 import StepRecord
 
 MAX_DEPTH = 8
 CANCEL_MARK = "__cancelled"
+UPDATES = "0"
+"""The scope of acceptances and outcomes of updates; what the n-th one does is in `0/n`."""
 EMPTY_HASH = bytes(8)
 _MARKER = types_pb2.STEP_KIND_MARKER
 
@@ -67,6 +70,7 @@ class Scope:
         "strayed",
         "told_count",
         "told_order",
+        "untils",
         "waiting",
     )
 
@@ -82,11 +86,12 @@ class Scope:
         self.occurrences: dict[str, int] = {}
         self.last_branch = 0
         self.children: set[Scope] = set()
-        self.waiting: Call[object] | bool | None = None
+        self.waiting: Call[object] | Condition | bool | None = None
         self.group: Group | None = None
         self.patches: dict[str, bool] = {}
         self.cancel_seen = cancel_seen
         self.closed = False
+        self.untils = 0  # how often it waited until something holds
 
     def branch_path(self, number: int) -> str:
         """Gives the path of a branch of this one. Raises `RuntimeError` when they nest too deep."""
@@ -136,11 +141,12 @@ class Scope:
 class Record:
     """What the service has recorded of a run, by key; each step is taken out as the code calls it."""
 
-    __slots__ = ("_scopes", "steps")
+    __slots__ = ("_scopes", "steps", "updates")
 
     def __init__(self) -> None:
         """Begins with nothing."""
         self.steps: dict[StepKey, StepRecord] = {}
+        self.updates: list[StepRecord] = []
         self._scopes: dict[str, tuple[list[CallKind], dict[int, StepRecord]]] = {}
 
     def extend(self, records: Iterable[StepRecord]) -> None:
@@ -148,6 +154,9 @@ class Record:
         scopes = self._scopes
         for record in records:
             path = record.scope
+            if path == UPDATES:
+                self.updates.append(record)
+                continue
             found = scopes.get(path)
             if found is None:
                 scopes[path] = found = ([], {})

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, cast, overload
 
 from stepwell import _checkpoints, _steps
+from stepwell._asked import Asked
 from stepwell._calls import Call, ContinueRun
 from stepwell._groups import Group
 from stepwell.definitions import definition_of
@@ -36,7 +37,7 @@ class RunInfo:
     traceparent: str
 
 
-class Context:
+class Context(Asked):
     """A run, as its code sees it: what is awaited here is recorded.
 
     When the run goes on elsewhere its code runs again from the top, and is answered from the record; so within a branch

@@ -8,6 +8,8 @@ class for its canonical code. A reason that this version does not know is raised
         NotFound, Aborted …   by canonical code
           RunNotFound …       by reason
       RunFailed               a run that was waited for did not complete
+      UpdateError             an update came to no result
+        UpdateRejected, UpdateFailed
       StepError               a step did not succeed (seen by a workflow)
         StepFailed, ActivityFailed, ChildFailed, WaitTimeout
       ConversionError         a value and a payload do not fit
@@ -91,6 +93,32 @@ class RunFailed(StepwellError):
         self.run_id = run_id
         self.phase = phase
         self.failure = failure
+
+
+class UpdateError(StepwellError):
+    """An update came to no result. `update_name` and `update_id` name it, `failure` says why."""
+
+    verb: ClassVar[str] = "failed"
+
+    def __init__(self, update_name: str, update_id: str, failure: Failure) -> None:
+        """Keeps the facts."""
+        facts = {"update_name": update_name, "update_id": update_id, "type": failure.type}
+        why = f"{failure.type}: {failure.message}" if failure.type else failure.message
+        super().__init__(f"update {update_name} {self.verb}: {why}", metadata=facts)
+        self.update_name = update_name
+        self.update_id = update_id
+        self.failure = failure
+        self.type = failure.type
+
+
+class UpdateFailed(UpdateError):
+    """The run's code accepted the update, and failed to do it. That is recorded."""
+
+
+class UpdateRejected(UpdateError):
+    """The run's code did not accept the update. Nothing is recorded of it."""
+
+    verb = "was rejected"
 
 
 class StepError(StepwellError):

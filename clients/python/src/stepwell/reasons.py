@@ -129,6 +129,18 @@ class SignalRefused(errors.FailedPrecondition):
     """The run takes no signal: it has ended."""
 
 
+class QueryFailed(errors.FailedPrecondition):
+    """The run's code failed to answer the query, or has none of that name; `metadata` has its `type` and `problem`."""
+
+
+class NothingPublished(errors.NotFound):
+    """No worker holds the run, and its code has published nothing of that name."""
+
+
+class UpdateUndecided(errors.DeadlineExceeded):
+    """The update is not recorded so far in time. It may happen yet: repeat it with the same id."""
+
+
 class WatcherNotFound(errors.NotFound):
     """The watcher does not exist."""
 

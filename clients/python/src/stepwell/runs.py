@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from stepwell import _tracing
+from stepwell import _tracing, reasons
 from stepwell._rpc import uuid7
-from stepwell.errors import RunFailed
+from stepwell.errors import RunFailed, UpdateFailed, UpdateRejected
+from stepwell.policies import duration
 from stepwell.v1 import history_pb2, runs_pb2, types_pb2
 from stepwell.v1.types_pb2 import RunPhase
 
@@ -19,11 +22,22 @@ T_co = TypeVar("T_co", covariant=True)
 
 PAGE_SIZE = 500
 _LOOK_MILLISECONDS = 1_000
+# Seconds. A call is given up and repeated after 20; what it waits for must be over before.
+_LONGEST_WAIT, _MARGIN = 15.0, 1.0
 
 
 def phase_name(phase: RunPhase.ValueType) -> str:
     """Gives a phase as people say it: `COMPLETED`."""
     return RunPhase.Name(phase).removeprefix("RUN_PHASE_")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class QueryAnswer:
+    """What a run's code told of its state. `publish_time` is `None` if the worker that has the run gave it."""
+
+    value: Any
+    is_live: bool
+    publish_time: dt.datetime | None
 
 
 class RunHandle(Generic[T_co]):
@@ -89,6 +103,69 @@ class RunHandle(Generic[T_co]):
             request_id=uuid7() if request_id is None else request_id,
         )
         await client.signals.submit(request, _tracing.current_traceparent())
+
+    async def query(
+        self,
+        name: str,
+        input: object = None,  # noqa: A002
+        *,
+        wait: float = 10.0,
+        as_type: object = None,
+    ) -> QueryAnswer:
+        """Asks the run's code about its state: the worker that has the run answers, or what was published does.
+
+        `wait` is how many seconds the worker has, at most 15. The value becomes an `as_type` if told. Raises
+        `RunNotFound`, `QueryFailed`, `NothingPublished`, `CallTimedOut`.
+        """
+        client, seconds = self._client, min(wait, _LONGEST_WAIT)
+        request = runs_pb2.QueryRunRequest(
+            **self._name(), query_name=name, input=client.converter.to_payload(input), wait=duration(seconds)
+        )
+        answer = await client.caller.call(
+            client.run_stub.QueryRun, request, traceparent=_tracing.current_traceparent(), timeout=seconds + _MARGIN
+        )
+        value = client.converter.from_payload(answer.result, as_type)
+        time = answer.publish_time.ToDatetime(dt.UTC) if answer.HasField("publish_time") else None
+        return QueryAnswer(value=value, is_live=answer.live, publish_time=time)
+
+    async def update(
+        self,
+        name: str,
+        input: object = None,  # noqa: A002
+        *,
+        update_id: str = "",
+        wait_for: Literal["accepted", "completed"] = "completed",
+        as_type: object = None,
+    ) -> Any:  # noqa: ANN401 - what the code returned
+        """Asks the run's code to make a change, and gives what it returned, as `as_type` if told.
+
+        Waits as long as it takes; bound it with `asyncio.timeout`. With `wait_for="accepted"` it gives `None` once the
+        change is sure to be made. A repeat with the same `update_id` (default: a new one) finds what was recorded, also
+        after the run's end. Raises `UpdateRejected`, `UpdateFailed`, `RunNotFound`, `RunTerminal`, `RunPaused`.
+        """
+        client = self._client
+        request = runs_pb2.UpdateRunRequest(
+            **self._name(),
+            update_name=name,
+            input=client.converter.to_payload(input),
+            update_id=update_id or uuid7(),
+            wait_for=runs_pb2.UpdateStage.Value(f"UPDATE_STAGE_{wait_for.upper()}"),
+            wait=duration(_LONGEST_WAIT),
+        )
+        traceparent = _tracing.current_traceparent()
+        while True:
+            try:
+                answer = await client.caller.call(client.run_stub.UpdateRun, request, traceparent=traceparent)
+            except reasons.UpdateUndecided:
+                continue
+            break
+        if answer.HasField("rejection"):
+            raise UpdateRejected(name, answer.update_id, answer.rejection)
+        if wait_for == "accepted":
+            return None
+        if answer.HasField("failure"):
+            raise UpdateFailed(name, answer.update_id, answer.failure)
+        return client.converter.from_payload(answer.result, as_type)
 
     async def cancel(self, reason: str = "") -> bool:
         """Asks the run to cancel: its code may clean up first. False if it had ended or had been asked before."""

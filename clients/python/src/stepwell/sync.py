@@ -12,7 +12,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from stepwell import client as _client
 from stepwell import runs as _runs
@@ -111,6 +111,34 @@ class RunHandle(Generic[T_co]):
     def signal(self, name: str, value: object = None, *, request_id: str | None = None) -> None:
         """Sends a signal; it is kept until the run waits for it. Raises `RunNotFound`, `RunTerminal`."""
         self._loop.call(self._inner.signal(name, value, request_id=request_id))
+
+    def query(
+        self,
+        name: str,
+        input: object = None,  # noqa: A002
+        *,
+        wait: float = 10.0,
+        as_type: object = None,
+    ) -> _runs.QueryAnswer:
+        """Asks the run's code about its state, as `stepwell.RunHandle.query`."""
+        return self._loop.call(self._inner.query(name, input, wait=wait, as_type=as_type))
+
+    def update(
+        self,
+        name: str,
+        input: object = None,  # noqa: A002
+        *,
+        update_id: str = "",
+        wait_for: Literal["accepted", "completed"] = "completed",
+        as_type: object = None,
+        timeout: float | None = None,
+    ) -> Any:  # noqa: ANN401 - what the code returned
+        """Asks the run's code to make a change, as `stepwell.RunHandle.update`, and waits for it.
+
+        At most `timeout` seconds (default: for ever). Raises `TimeoutError` besides what that raises.
+        """
+        asked = self._inner.update(name, input, update_id=update_id, wait_for=wait_for, as_type=as_type)
+        return self._loop.call(asked, timeout)
 
     def cancel(self, reason: str = "") -> bool:
         """Asks the run to cancel: its code may clean up first. False if it had ended or had been asked before."""

@@ -201,6 +201,8 @@ class Worker:
             performing.beat_answered(beat)
         for advance in message.advances:
             runs.advance(advance)
+        for query in message.queries:
+            runs.ask(query)
         if message.HasField("rotate"):
             self._connection.rotate(message.rotate.within.ToTimedelta().total_seconds())
 

@@ -32,6 +32,7 @@ def collect(write: batches.Write, change: Change) -> None:
         write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
         write.sides.extend((key, side, change.sides[side]) for side in change.touched_sides)
     _collect_signals(write, change, key)
+    write.published.extend(change.published.values())
     write.tasks.extend(change.tasks.values())
     write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
     write.mail.extend(change.mail)

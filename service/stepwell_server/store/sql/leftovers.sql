@@ -31,3 +31,9 @@ USING (
 ) AS x
 WHERE s.run_key = x.run_key AND s.ordinal = x.ordinal
 RETURNING s.run_key;
+
+-- name: prune_run_calls
+-- Forgets calls for which nobody waits any more. Walks run_calls_expire_idx, then run_calls_pkey.
+DELETE FROM run_calls WHERE call_id IN (
+    SELECT c.call_id FROM run_calls AS c WHERE c.expire_time < $1 ORDER BY c.expire_time LIMIT $2
+) RETURNING call_id;

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import namespaces, queues, runs, schedules, watches, workers
+from stepwell.cli import namespaces, queues, run_asks, runs, schedules, watches, workers
 from stepwell.cli.session import Session
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 runs.app.command()(watches.watch)
+runs.app.command()(run_asks.query)
+runs.app.command()(run_asks.update)
 app.add_typer(runs.app, name="run")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(queues.app, name="queue")

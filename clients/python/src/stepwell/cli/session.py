@@ -25,6 +25,7 @@ _ADVICE: dict[type[errors.StepwellError], str] = {
     reasons.ScheduleNotFound: "see `stepwell schedule list`; --namespace names another namespace",
     reasons.ScheduleExists: "give another name, or change it by `stepwell schedule update`",
     reasons.RunTerminal: "see how it ended: `stepwell run show`",
+    reasons.NothingPublished: "ask again once a worker has it (`stepwell run show`), or let its code publish that",
     reasons.SignalRefused: "see how it ended: `stepwell run show`",
     reasons.StepOrderChanged: "mend the code to fit the record, then `stepwell run resume --accept-order`",
 }

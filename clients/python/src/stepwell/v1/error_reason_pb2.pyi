@@ -270,6 +270,25 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "SERVER_NOT_READY", "domain": "stepwell.dev", "metadata": {"advice": "schema \\"stepwell\\" has
         version 2, this server has 3: run `stepwell-server migrate`"}}
     """
+    ERROR_REASON_QUERY_FAILED: _ErrorReason.ValueType  # 44
+    """The run's code failed to answer the question, or knows none of that name. FAILED_PRECONDITION.
+
+        {"reason": "QUERY_FAILED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "query": "progress", "type": "KeyError", "problem": "'total'"}}
+    """
+    ERROR_REASON_NOTHING_PUBLISHED: _ErrorReason.ValueType  # 45
+    """Nobody holds the run who could answer the question, and its code has published nothing of that name. NOT_FOUND.
+
+        {"reason": "NOTHING_PUBLISHED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "query": "progress"}}
+    """
+    ERROR_REASON_UPDATE_UNDECIDED: _ErrorReason.ValueType  # 46
+    """The time is over, and the update is not recorded as far as was asked for; `stage` tells how far it is: NONE or
+    ACCEPTED. It may happen yet, or not: a repeat with the same `update_id` finds out. DEADLINE_EXCEEDED.
+
+        {"reason": "UPDATE_UNDECIDED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "update_id": "add-17", "stage": "NONE"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -523,5 +542,24 @@ another replica may answer at once. UNAVAILABLE.
 
     {"reason": "SERVER_NOT_READY", "domain": "stepwell.dev", "metadata": {"advice": "schema \\"stepwell\\" has
     version 2, this server has 3: run `stepwell-server migrate`"}}
+"""
+ERROR_REASON_QUERY_FAILED: ErrorReason.ValueType  # 44
+"""The run's code failed to answer the question, or knows none of that name. FAILED_PRECONDITION.
+
+    {"reason": "QUERY_FAILED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "query": "progress", "type": "KeyError", "problem": "'total'"}}
+"""
+ERROR_REASON_NOTHING_PUBLISHED: ErrorReason.ValueType  # 45
+"""Nobody holds the run who could answer the question, and its code has published nothing of that name. NOT_FOUND.
+
+    {"reason": "NOTHING_PUBLISHED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "query": "progress"}}
+"""
+ERROR_REASON_UPDATE_UNDECIDED: ErrorReason.ValueType  # 46
+"""The time is over, and the update is not recorded as far as was asked for; `stage` tells how far it is: NONE or
+ACCEPTED. It may happen yet, or not: a repeat with the same `update_id` finds out. DEADLINE_EXCEEDED.
+
+    {"reason": "UPDATE_UNDECIDED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "update_id": "add-17", "stage": "NONE"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

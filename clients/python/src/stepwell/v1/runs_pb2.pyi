@@ -84,6 +84,30 @@ are open. Its reason names the new run. Not with REJECT.
 """
 Global___WorkflowIdConflictPolicy: _TypeAlias = WorkflowIdConflictPolicy  # noqa: Y015
 
+class _UpdateStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UpdateStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UpdateStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UPDATE_STAGE_UNSPECIFIED: _UpdateStage.ValueType  # 0
+    """Not set. In a request the same as COMPLETED."""
+    UPDATE_STAGE_ACCEPTED: _UpdateStage.ValueType  # 1
+    """The run's code has accepted it, durably: it will be done even if its worker dies."""
+    UPDATE_STAGE_COMPLETED: _UpdateStage.ValueType  # 2
+    """It has come to a result or a failure."""
+
+class UpdateStage(_UpdateStage, metaclass=_UpdateStageEnumTypeWrapper):
+    """How far an update has come."""
+
+UPDATE_STAGE_UNSPECIFIED: UpdateStage.ValueType  # 0
+"""Not set. In a request the same as COMPLETED."""
+UPDATE_STAGE_ACCEPTED: UpdateStage.ValueType  # 1
+"""The run's code has accepted it, durably: it will be done even if its worker dies."""
+UPDATE_STAGE_COMPLETED: UpdateStage.ValueType  # 2
+"""It has come to a result or a failure."""
+Global___UpdateStage: _TypeAlias = UpdateStage  # noqa: Y015
+
 @_typing.final
 class Run(_message.Message):
     """A run as it is."""
@@ -317,6 +341,7 @@ class Run(_message.Message):
     ACTIVE_STEP_FIELD_NUMBER: _builtins.int
     WAKE_FIELD_NUMBER: _builtins.int
     TASK_WAIT_FIELD_NUMBER: _builtins.int
+    PUBLISHED_NAMES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace it lives in."""
     run_id: _builtins.str
@@ -421,6 +446,10 @@ class Run(_message.Message):
     def task_wait(self) -> Global___Run.TaskWait:
         """Set while the run's own task waits for a worker. Only in answers about a single run."""
 
+    @_builtins.property
+    def published_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names under which its code has published values, for `QueryRun`."""
+
     def __init__(
         self,
         *,
@@ -461,10 +490,11 @@ class Run(_message.Message):
         active_step: _builtins.str = ...,
         wake: Global___Run.Wake | None = ...,
         task_wait: Global___Run.TaskWait | None = ...,
+        published_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "pause", b"pause", "result", b"result", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "result", b"result", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1224,6 +1254,198 @@ class BatchSignalRunsResponse(_message.Message):
 Global___BatchSignalRunsResponse: _TypeAlias = BatchSignalRunsResponse  # noqa: Y015
 
 @_typing.final
+class QueryRunRequest(_message.Message):
+    """A question."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    QUERY_NAME_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`. `-` looks in every namespace."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    query_name: _builtins.str
+    """What is asked for, 1 to 255 bytes. Required."""
+    @_builtins.property
+    def input(self) -> _types_pb2.Payload:
+        """What the question carries."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for the worker's answer, before what was published will do. Default 10 s, at most 60 s; never
+        beyond the call's deadline.
+        """
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        query_name: _builtins.str = ...,
+        input: _types_pb2.Payload | None = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "namespace", b"namespace", "query_name", b"query_name", "run_id", b"run_id", "wait", b"wait", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryRunRequest: _TypeAlias = QueryRunRequest  # noqa: Y015
+
+@_typing.final
+class QueryRunResponse(_message.Message):
+    """The answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    LIVE_FIELD_NUMBER: _builtins.int
+    PUBLISH_TIME_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    live: _builtins.bool
+    """True if the worker that holds the run gave it; its state may be ahead of the record by what is on its way. False if
+    it was published.
+    """
+    @_builtins.property
+    def result(self) -> _types_pb2.Payload:
+        """The answer."""
+
+    @_builtins.property
+    def publish_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was published. Absent if it is live."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        result: _types_pb2.Payload | None = ...,
+        live: _builtins.bool = ...,
+        publish_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["publish_time", b"publish_time", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live", b"live", "publish_time", b"publish_time", "result", b"result", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryRunResponse: _TypeAlias = QueryRunResponse  # noqa: Y015
+
+@_typing.final
+class UpdateRunRequest(_message.Message):
+    """A change to make."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_NAME_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    WAIT_FOR_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`. `-` looks in every namespace."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    update_name: _builtins.str
+    """What is to be done, 1 to 255 bytes. Required."""
+    update_id: _builtins.str
+    """The update's id, unique in the run: makes a repeat safe. Made by the service if empty. At most 255 bytes."""
+    wait_for: Global___UpdateStage.ValueType
+    """How far the update must have come before this call answers. Default COMPLETED."""
+    @_builtins.property
+    def input(self) -> _types_pb2.Payload:
+        """What it carries."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait for it. Default and at most 60 s; never beyond the call's deadline."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        update_name: _builtins.str = ...,
+        input: _types_pb2.Payload | None = ...,
+        update_id: _builtins.str = ...,
+        wait_for: Global___UpdateStage.ValueType = ...,
+        wait: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "namespace", b"namespace", "run_id", b"run_id", "update_id", b"update_id", "update_name", b"update_name", "wait", b"wait", "wait_for", b"wait_for", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRunRequest: _TypeAlias = UpdateRunRequest  # noqa: Y015
+
+@_typing.final
+class UpdateRunResponse(_message.Message):
+    """What came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    REJECTION_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    update_id: _builtins.str
+    """The update's id."""
+    stage: Global___UpdateStage.ValueType
+    """How far it has come. Not set if it was rejected."""
+    @_builtins.property
+    def result(self) -> _types_pb2.Payload:
+        """It was done."""
+
+    @_builtins.property
+    def failure(self) -> _types_pb2.Failure:
+        """It was accepted, and failed."""
+
+    @_builtins.property
+    def rejection(self) -> _types_pb2.Failure:
+        """The run's code did not accept it. Nothing is recorded: the same `update_id` may be sent again."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        update_id: _builtins.str = ...,
+        stage: Global___UpdateStage.ValueType = ...,
+        result: _types_pb2.Payload | None = ...,
+        failure: _types_pb2.Failure | None = ...,
+        rejection: _types_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "rejection", b"rejection", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "rejection", b"rejection", "result", b"result", "run_id", b"run_id", "stage", b"stage", "update_id", b"update_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "failure", "rejection"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___UpdateRunResponse: _TypeAlias = UpdateRunResponse  # noqa: Y015
+
+@_typing.final
 class CancelRunRequest(_message.Message):
     """Which run to cancel."""
 
@@ -1660,7 +1882,7 @@ class Step(_message.Message):
     task_queue: _builtins.str
     """Where its tasks wait (activities), or the child's queue."""
     type: _builtins.str
-    """The activity's or child's type."""
+    """The activity's or child's type; the name of an update whose acceptance it is."""
     owner_id: _builtins.str
     """Who holds it."""
     wait_name: _builtins.str

@@ -83,6 +83,16 @@ class RunServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_runs__pb2.BatchSignalRunsRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_runs__pb2.BatchSignalRunsResponse.FromString,
                 _registered_method=True)
+        self.QueryRun = channel.unary_unary(
+                '/stepwell.v1.RunService/QueryRun',
+                request_serializer=stepwell_dot_v1_dot_runs__pb2.QueryRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_runs__pb2.QueryRunResponse.FromString,
+                _registered_method=True)
+        self.UpdateRun = channel.unary_unary(
+                '/stepwell.v1.RunService/UpdateRun',
+                request_serializer=stepwell_dot_v1_dot_runs__pb2.UpdateRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_runs__pb2.UpdateRunResponse.FromString,
+                _registered_method=True)
         self.CancelRun = channel.unary_unary(
                 '/stepwell.v1.RunService/CancelRun',
                 request_serializer=stepwell_dot_v1_dot_runs__pb2.CancelRunRequest.SerializeToString,
@@ -188,6 +198,25 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryRun(self, request, context):
+        """Asks a run's code about its state: the worker that holds the run answers from memory. If nobody holds it, or nobody
+        answers in time, the answer is what its code last published under that name.
+        Reasons: RUN_NOT_FOUND, QUERY_FAILED, NOTHING_PUBLISHED, CALL_TIMED_OUT, QUEUE_FULL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateRun(self, request, context):
+        """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
+        hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
+        is given to a worker. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
+        UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelRun(self, request, context):
         """Asks a run to cancel: its code may clean up first. A run that nobody has begun ends at once.
         Reasons: RUN_NOT_FOUND. A terminal run answers `accepted: false`.
@@ -281,6 +310,16 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.BatchSignalRuns,
                     request_deserializer=stepwell_dot_v1_dot_runs__pb2.BatchSignalRunsRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_runs__pb2.BatchSignalRunsResponse.SerializeToString,
+            ),
+            'QueryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryRun,
+                    request_deserializer=stepwell_dot_v1_dot_runs__pb2.QueryRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_runs__pb2.QueryRunResponse.SerializeToString,
+            ),
+            'UpdateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRun,
+                    request_deserializer=stepwell_dot_v1_dot_runs__pb2.UpdateRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_runs__pb2.UpdateRunResponse.SerializeToString,
             ),
             'CancelRun': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelRun,
@@ -560,6 +599,60 @@ class RunService(object):
             '/stepwell.v1.RunService/BatchSignalRuns',
             stepwell_dot_v1_dot_runs__pb2.BatchSignalRunsRequest.SerializeToString,
             stepwell_dot_v1_dot_runs__pb2.BatchSignalRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunService/QueryRun',
+            stepwell_dot_v1_dot_runs__pb2.QueryRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_runs__pb2.QueryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunService/UpdateRun',
+            stepwell_dot_v1_dot_runs__pb2.UpdateRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_runs__pb2.UpdateRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

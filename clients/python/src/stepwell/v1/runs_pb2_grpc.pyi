@@ -61,6 +61,17 @@ class RunServiceStub:
     """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, SIGNAL_REFUSED."""
     BatchSignalRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.BatchSignalRunsRequest, _runs_pb2.BatchSignalRunsResponse]
     """Sends up to 256 signals, each with an answer of its own."""
+    QueryRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.QueryRunRequest, _runs_pb2.QueryRunResponse]
+    """Asks a run's code about its state: the worker that holds the run answers from memory. If nobody holds it, or nobody
+    answers in time, the answer is what its code last published under that name.
+    Reasons: RUN_NOT_FOUND, QUERY_FAILED, NOTHING_PUBLISHED, CALL_TIMED_OUT, QUEUE_FULL.
+    """
+    UpdateRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.UpdateRunRequest, _runs_pb2.UpdateRunResponse]
+    """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
+    hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
+    is given to a worker. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
+    UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]
     """Asks a run to cancel: its code may clean up first. A run that nobody has begun ends at once.
     Reasons: RUN_NOT_FOUND. A terminal run answers `accepted: false`.
@@ -115,6 +126,17 @@ class RunServiceAsyncStub(RunServiceStub):
     """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, SIGNAL_REFUSED."""
     BatchSignalRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.BatchSignalRunsRequest, _runs_pb2.BatchSignalRunsResponse]  # type: ignore[assignment]
     """Sends up to 256 signals, each with an answer of its own."""
+    QueryRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.QueryRunRequest, _runs_pb2.QueryRunResponse]  # type: ignore[assignment]
+    """Asks a run's code about its state: the worker that holds the run answers from memory. If nobody holds it, or nobody
+    answers in time, the answer is what its code last published under that name.
+    Reasons: RUN_NOT_FOUND, QUERY_FAILED, NOTHING_PUBLISHED, CALL_TIMED_OUT, QUEUE_FULL.
+    """
+    UpdateRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.UpdateRunRequest, _runs_pb2.UpdateRunResponse]  # type: ignore[assignment]
+    """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
+    hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
+    is given to a worker. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
+    UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
+    """
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Asks a run to cancel: its code may clean up first. A run that nobody has begun ends at once.
     Reasons: RUN_NOT_FOUND. A terminal run answers `accepted: false`.
@@ -220,6 +242,29 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.BatchSignalRunsResponse, _abc.Awaitable[_runs_pb2.BatchSignalRunsResponse]]:
         """Sends up to 256 signals, each with an answer of its own."""
+
+    @_abc_1.abstractmethod
+    def QueryRun(
+        self,
+        request: _runs_pb2.QueryRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.QueryRunResponse, _abc.Awaitable[_runs_pb2.QueryRunResponse]]:
+        """Asks a run's code about its state: the worker that holds the run answers from memory. If nobody holds it, or nobody
+        answers in time, the answer is what its code last published under that name.
+        Reasons: RUN_NOT_FOUND, QUERY_FAILED, NOTHING_PUBLISHED, CALL_TIMED_OUT, QUEUE_FULL.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateRun(
+        self,
+        request: _runs_pb2.UpdateRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runs_pb2.UpdateRunResponse, _abc.Awaitable[_runs_pb2.UpdateRunResponse]]:
+        """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
+        hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
+        is given to a worker. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
+        UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
+        """
 
     @_abc_1.abstractmethod
     def CancelRun(

@@ -62,6 +62,7 @@ class ConnectRequest(_message.Message):
     PING_FIELD_NUMBER: _builtins.int
     PONG_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     ping: _builtins.int
     """Asks for a `pong` with the same number."""
     pong: _builtins.int
@@ -88,6 +89,10 @@ class ConnectRequest(_message.Message):
     def heartbeats(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskHeartbeat]:
         """Signs of life of single activities."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryAnswer]:
+        """Answers to queries. At most 256."""
+
     def __init__(
         self,
         *,
@@ -99,10 +104,11 @@ class ConnectRequest(_message.Message):
         ping: _builtins.int = ...,
         pong: _builtins.int = ...,
         drain: _builtins.bool = ...,
+        answers: _abc.Iterable[Global___QueryAnswer] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "capacity", b"capacity", "drain", b"drain", "heartbeats", b"heartbeats", "hello", b"hello", "ping", b"ping", "pong", b"pong", "reports", b"reports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks", b"acks", "answers", b"answers", "capacity", b"capacity", "drain", b"drain", "heartbeats", b"heartbeats", "hello", b"hello", "ping", b"ping", "pong", b"pong", "reports", b"reports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -125,6 +131,7 @@ class ConnectResponse(_message.Message):
     PONG_FIELD_NUMBER: _builtins.int
     ROTATE_FIELD_NUMBER: _builtins.int
     SESSION_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
     ping: _builtins.int
     """Asks for a `pong` with the same number."""
     pong: _builtins.int
@@ -165,6 +172,10 @@ class ConnectResponse(_message.Message):
     def session_expire_time(self) -> _timestamp_pb2.Timestamp:
         """The session lives at least until then."""
 
+    @_builtins.property
+    def queries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Query]:
+        """Questions about runs that this worker holds."""
+
     def __init__(
         self,
         *,
@@ -179,10 +190,11 @@ class ConnectResponse(_message.Message):
         pong: _builtins.int = ...,
         rotate: Global___Rotate | None = ...,
         session_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        queries: _abc.Iterable[Global___Query] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["rotate", b"rotate", "session_expire_time", b"session_expire_time", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advances", b"advances", "assigns", b"assigns", "cancels", b"cancels", "heartbeats", b"heartbeats", "ping", b"ping", "pong", b"pong", "results", b"results", "revokes", b"revokes", "rotate", b"rotate", "session_expire_time", b"session_expire_time", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advances", b"advances", "assigns", b"assigns", "cancels", b"cancels", "heartbeats", b"heartbeats", "ping", b"ping", "pong", b"pong", "queries", b"queries", "results", b"results", "revokes", b"revokes", "rotate", b"rotate", "session_expire_time", b"session_expire_time", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,6 +458,7 @@ class Task(_message.Message):
     CANCEL_REASON_FIELD_NUMBER: _builtins.int
     RUN_CREATE_TIME_FIELD_NUMBER: _builtins.int
     SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATES_FIELD_NUMBER: _builtins.int
     kind: Global___TaskKind.ValueType
     """What it is about."""
     namespace: _builtins.str
@@ -506,6 +519,10 @@ class Task(_message.Message):
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
         """When the activity was scheduled."""
 
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Update]:
+        """Runs: updates that wait for whoever gets the run."""
+
     def __init__(
         self,
         *,
@@ -531,10 +548,11 @@ class Task(_message.Message):
         cancel_reason: _builtins.str = ...,
         run_create_time: _timestamp_pb2.Timestamp | None = ...,
         schedule_time: _timestamp_pb2.Timestamp | None = ...,
+        updates: _abc.Iterable[Global___Update] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "ref", b"ref", "run_create_time", b"run_create_time", "schedule_time", b"schedule_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "kind", b"kind", "more_steps", b"more_steps", "namespace", b"namespace", "ref", b"ref", "run_create_time", b"run_create_time", "run_id", b"run_id", "schedule_time", b"schedule_time", "step_name", b"step_name", "step_ordinal", b"step_ordinal", "steps", b"steps", "task_queue", b"task_queue", "traceparent", b"traceparent", "tracestate", b"tracestate", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "kind", b"kind", "more_steps", b"more_steps", "namespace", b"namespace", "ref", b"ref", "run_create_time", b"run_create_time", "run_id", b"run_id", "schedule_time", b"schedule_time", "step_name", b"step_name", "step_ordinal", b"step_ordinal", "steps", b"steps", "task_queue", b"task_queue", "traceparent", b"traceparent", "tracestate", b"tracestate", "type", b"type", "updates", b"updates", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -559,6 +577,8 @@ class StepRecord(_message.Message):
     TIMED_OUT_FIELD_NUMBER: _builtins.int
     CHILD_RUN_ID_FIELD_NUMBER: _builtins.int
     WAKE_TIME_FIELD_NUMBER: _builtins.int
+    UPDATE_NAME_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     """Its place in the run, from 1."""
     scope: _builtins.str
@@ -579,6 +599,10 @@ class StepRecord(_message.Message):
     """WAIT: true if the timeout came before the signal."""
     child_run_id: _builtins.str
     """CHILD: the child's run id."""
+    update_name: _builtins.str
+    """MARKER: set on the acceptance of an update, to the update's name. Its id is the `key`, its input the `result`."""
+    place: _builtins.int
+    """MARKER: of the acceptance of an update, the `place` that its worker gave."""
     @_builtins.property
     def result(self) -> _types_pb2.Payload:
         """What it came to."""
@@ -607,10 +631,12 @@ class StepRecord(_message.Message):
         timed_out: _builtins.bool = ...,
         child_run_id: _builtins.str = ...,
         wake_time: _timestamp_pb2.Timestamp | None = ...,
+        update_name: _builtins.str = ...,
+        place: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "result", b"result", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_id", b"child_run_id", "completion", b"completion", "failure", b"failure", "key", b"key", "kind", b"kind", "name", b"name", "occurrence", b"occurrence", "ordinal", b"ordinal", "result", b"result", "scope", b"scope", "state", b"state", "timed_out", b"timed_out", "wake_time", b"wake_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_id", b"child_run_id", "completion", b"completion", "failure", b"failure", "key", b"key", "kind", b"kind", "name", b"name", "occurrence", b"occurrence", "ordinal", b"ordinal", "place", b"place", "result", b"result", "scope", b"scope", "state", b"state", "timed_out", b"timed_out", "update_name", b"update_name", "wake_time", b"wake_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -626,6 +652,7 @@ class Advance(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
     CANCEL_REASON_FIELD_NUMBER: _builtins.int
+    UPDATES_FIELD_NUMBER: _builtins.int
     cancel_requested: _builtins.bool
     """Cancellation was asked for."""
     cancel_reason: _builtins.str
@@ -638,6 +665,10 @@ class Advance(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
         """Steps that ended since the worker was last told, by completion."""
 
+    @_builtins.property
+    def updates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Update]:
+        """Updates to apply. One that was accepted already, or is known to the run otherwise, is passed over."""
+
     def __init__(
         self,
         *,
@@ -645,14 +676,157 @@ class Advance(_message.Message):
         steps: _abc.Iterable[Global___StepRecord] | None = ...,
         cancel_requested: _builtins.bool = ...,
         cancel_reason: _builtins.str = ...,
+        updates: _abc.Iterable[Global___Update] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "ref", b"ref", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "ref", b"ref", "steps", b"steps", "updates", b"updates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Advance: _TypeAlias = Advance  # noqa: Y015
+
+@_typing.final
+class Query(_message.Message):
+    """A question about a held run, for its code's state as it is in memory. Answered by a `QueryAnswer`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRELATION_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    correlation: _builtins.int
+    """The service's number of this question; comes back with the answer."""
+    name: _builtins.str
+    """What is asked for."""
+    @_builtins.property
+    def ref(self) -> Global___TaskRef:
+        """The run's task."""
+
+    @_builtins.property
+    def input(self) -> _types_pb2.Payload:
+        """What the question carries."""
+
+    def __init__(
+        self,
+        *,
+        correlation: _builtins.int = ...,
+        ref: Global___TaskRef | None = ...,
+        name: _builtins.str = ...,
+        input: _types_pb2.Payload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "ref", b"ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation", b"correlation", "input", b"input", "name", b"name", "ref", b"ref"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Query: _TypeAlias = Query  # noqa: Y015
+
+@_typing.final
+class QueryAnswer(_message.Message):
+    """Answers a question. Under a lease that is over it is passed over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORRELATION_FIELD_NUMBER: _builtins.int
+    REF_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    correlation: _builtins.int
+    """The question's number."""
+    @_builtins.property
+    def ref(self) -> Global___TaskRef:
+        """The run's task."""
+
+    @_builtins.property
+    def result(self) -> _types_pb2.Payload:
+        """The answer."""
+
+    @_builtins.property
+    def failure(self) -> _types_pb2.Failure:
+        """Why there is none."""
+
+    def __init__(
+        self,
+        *,
+        correlation: _builtins.int = ...,
+        ref: Global___TaskRef | None = ...,
+        result: _types_pb2.Payload | None = ...,
+        failure: _types_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "ref", b"ref", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation", b"correlation", "failure", b"failure", "outcome", b"outcome", "ref", b"ref", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___QueryAnswer: _TypeAlias = QueryAnswer  # noqa: Y015
+
+@_typing.final
+class Update(_message.Message):
+    """A change that somebody asks a run's code to make, and waits for. It is accepted and answered by steps of a `Progress`,
+    or turned down by its `rejections`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    update_id: _builtins.str
+    """Its id, unique in the run, 1 to 255 bytes."""
+    name: _builtins.str
+    """What is to be done."""
+    @_builtins.property
+    def input(self) -> _types_pb2.Payload:
+        """What it carries."""
+
+    def __init__(
+        self,
+        *,
+        update_id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        input: _types_pb2.Payload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "name", b"name", "update_id", b"update_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Update: _TypeAlias = Update  # noqa: Y015
+
+@_typing.final
+class UpdateRejection(_message.Message):
+    """An update that is not accepted. Nothing is recorded of it; its caller is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_ID_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    update_id: _builtins.str
+    """Which one."""
+    @_builtins.property
+    def failure(self) -> _types_pb2.Failure:
+        """Why."""
+
+    def __init__(
+        self,
+        *,
+        update_id: _builtins.str = ...,
+        failure: _types_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "update_id", b"update_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateRejection: _TypeAlias = UpdateRejection  # noqa: Y015
 
 @_typing.final
 class CancelTask(_message.Message):
@@ -894,6 +1068,27 @@ class Progress(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PublishedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _types_pb2.Payload: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _types_pb2.Payload | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SCOPES_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     CANCEL_ORDINALS_FIELD_NUMBER: _builtins.int
@@ -903,6 +1098,8 @@ class Progress(_message.Message):
     CONTINUE_AS_NEW_FIELD_NUMBER: _builtins.int
     CANCELLED_FIELD_NUMBER: _builtins.int
     CALLS_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    REJECTIONS_FIELD_NUMBER: _builtins.int
     waiting: _builtins.bool
     """True when nothing of the run can go on until something open ends."""
     calls: _builtins.int
@@ -942,6 +1139,16 @@ class Progress(_message.Message):
     def cancelled(self) -> Global___CancelledRun:
         """It cleaned up after a request to cancel."""
 
+    @_builtins.property
+    def published(self) -> _containers.MessageMap[_builtins.str, _types_pb2.Payload]:
+        """Values for those who ask while nobody holds the run: of each name the latest is kept, also after the run's end.
+        At most 16 names a run of 1 to 255 bytes, of at most 64 KiB each.
+        """
+
+    @_builtins.property
+    def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpdateRejection]:
+        """Updates that were told and are not accepted. At most 256."""
+
     def __init__(
         self,
         *,
@@ -954,10 +1161,12 @@ class Progress(_message.Message):
         continue_as_new: Global___ContinueAsNew | None = ...,
         cancelled: Global___CancelledRun | None = ...,
         calls: _builtins.int | None = ...,
+        published: _abc.Mapping[_builtins.str, _types_pb2.Payload] | None = ...,
+        rejections: _abc.Iterable[Global___UpdateRejection] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancel_ordinals", b"cancel_ordinals", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail", "scopes", b"scopes", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancel_ordinals", b"cancel_ordinals", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail", "published", b"published", "rejections", b"rejections", "scopes", b"scopes", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__calls: _TypeAlias = _typing.Literal["calls"]  # noqa: Y015
     _WhichOneofArgType__calls: _TypeAlias = _typing.Literal["_calls", b"_calls"]  # noqa: Y015
@@ -1090,8 +1299,10 @@ class NewStep(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     CHILD_FIELD_NUMBER: _builtins.int
     MARKER_FIELD_NUMBER: _builtins.int
+    ACCEPTANCE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """The branch. A path of branch numbers, at most 8 deep."""
+    """The branch. A path of branch numbers, at most 8 deep. That of the n-th accepted update is `0/n`."""
     name: _builtins.str
     """Its name, 1 to 255 bytes."""
     occurrence: _builtins.int
@@ -1124,6 +1335,14 @@ class NewStep(_message.Message):
     def marker(self) -> Global___MarkerStep:
         """A fact to note."""
 
+    @_builtins.property
+    def acceptance(self) -> Global___AcceptanceStep:
+        """An update that is accepted. A MARKER of scope `0`, name `__update` and the update's id as key."""
+
+    @_builtins.property
+    def outcome(self) -> Global___OutcomeStep:
+        """What an accepted update came to. A MARKER of scope `0`, name `__outcome` and the update's id as key."""
+
     def __init__(
         self,
         *,
@@ -1138,12 +1357,14 @@ class NewStep(_message.Message):
         wait: Global___WaitStep | None = ...,
         child: Global___ChildStep | None = ...,
         marker: Global___MarkerStep | None = ...,
+        acceptance: Global___AcceptanceStep | None = ...,
+        outcome: Global___OutcomeStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "child", b"child", "kind", b"kind", "local", b"local", "marker", b"marker", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "kind", b"kind", "local", b"local", "marker", b"marker", "outcome", b"outcome", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity", b"activity", "child", b"child", "fingerprint", b"fingerprint", "key", b"key", "kind", b"kind", "local", b"local", "marker", b"marker", "name", b"name", "occurrence", b"occurrence", "scope", b"scope", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "fingerprint", b"fingerprint", "key", b"key", "kind", b"kind", "local", b"local", "marker", b"marker", "name", b"name", "occurrence", b"occurrence", "outcome", b"outcome", "scope", b"scope", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["local", "activity", "timer", "wait", "child", "marker"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["local", "activity", "timer", "wait", "child", "marker", "acceptance", "outcome"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1378,6 +1599,70 @@ class MarkerStep(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MarkerStep: _TypeAlias = MarkerStep  # noqa: Y015
+
+@_typing.final
+class AcceptanceStep(_message.Message):
+    """An update that the run's code has accepted, with all that is needed to begin it again in a replay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPDATE_NAME_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    update_name: _builtins.str
+    """The update's name, 1 to 255 bytes."""
+    place: _builtins.int
+    """Where the run's own line stood: how many waits it had begun, the present one included. A replay begins the update
+    in the same one.
+    """
+    @_builtins.property
+    def input(self) -> _types_pb2.Payload:
+        """What it carries."""
+
+    def __init__(
+        self,
+        *,
+        update_name: _builtins.str = ...,
+        input: _types_pb2.Payload | None = ...,
+        place: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "place", b"place", "update_name", b"update_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptanceStep: _TypeAlias = AcceptanceStep  # noqa: Y015
+
+@_typing.final
+class OutcomeStep(_message.Message):
+    """What an accepted update came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def result(self) -> _types_pb2.Payload:
+        """The answer for its caller."""
+
+    @_builtins.property
+    def failure(self) -> _types_pb2.Failure:
+        """Set instead if it failed."""
+
+    def __init__(
+        self,
+        *,
+        result: _types_pb2.Payload | None = ...,
+        failure: _types_pb2.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutcomeStep: _TypeAlias = OutcomeStep  # noqa: Y015
 
 @_typing.final
 class CompleteRun(_message.Message):
