@@ -12,8 +12,9 @@ import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
-from stepwell.v1 import history_pb2_grpc, namespaces_pb2_grpc, runs_pb2, runs_pb2_grpc
+from stepwell.v1 import history_pb2_grpc, jobs_pb2_grpc, namespaces_pb2_grpc, runs_pb2, runs_pb2_grpc
 from stepwell_server.api.history import History
+from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.namespaces import NamespaceCalls
 from stepwell_server.api.runs import Runs
 from stepwell_server.api.server import build_server
@@ -35,7 +36,7 @@ from stepwell_server.store.database import Database
 from stepwell_server.store.namespaces import Namespaces
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.committer.protocols import AnyChange
 
 TIMEOUT = 30
 
@@ -46,7 +47,7 @@ class ToWatches:
     def __init__(self, watches: Watches) -> None:
         self.watches = watches
 
-    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         self.watches.committed(committer, position, changes)
 
     def unsettled(self) -> None:
@@ -75,6 +76,7 @@ class Service:
                 self.dispatcher.run_calls,
                 settings,
             ),
+            Jobs(self.committers, self.database, self.namespaces, self.watches, settings),
             History(self.database, self.namespaces, settings),
             NamespaceCalls(self.namespaces, self.clock, settings),
             *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),
@@ -98,6 +100,10 @@ class Service:
     @property
     def runs(self) -> Any:
         return runs_pb2_grpc.RunServiceStub(self.channel)  # type: ignore[arg-type]
+
+    @property
+    def jobs(self) -> Any:
+        return jobs_pb2_grpc.JobServiceStub(self.channel)  # type: ignore[arg-type]
 
     @property
     def history(self) -> Any:

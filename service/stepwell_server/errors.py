@@ -234,7 +234,7 @@ class NamespaceExists(AlreadyExists):
 
 
 class NamespaceNotEmpty(FailedPrecondition):
-    """Namespace {namespace} still has runs."""
+    """Namespace {namespace} still has runs or jobs."""
 
     namespace: str
 
@@ -318,6 +318,43 @@ class RunBusy(Aborted):
     """Run {run_id} is being changed by somebody else."""
 
     run_id: UUID | str
+    retry_seconds: float | None = 0.05
+
+
+class JobNotFound(NotFound):
+    """Job {job_id} does not exist in namespace {namespace}."""
+
+    namespace: str
+    job_id: UUID | str
+
+
+class JobExists(AlreadyExists):
+    """Job {job_id} of unique key {unique_key} exists already in namespace {namespace}."""
+
+    namespace: str
+    unique_key: str
+    job_id: UUID | str
+
+
+class UniqueKeyInUse(AlreadyExists):
+    """Unique key {unique_key} is in use by the open job {job_id} in namespace {namespace}."""
+
+    namespace: str
+    unique_key: str
+    job_id: UUID | str
+
+
+class JobNotFailed(FailedPrecondition):
+    """Job {job_id} is {state}: only one that has failed is retried."""
+
+    job_id: UUID | str
+    state: str
+
+
+class JobBusy(Aborted):
+    """Job {job_id} is being changed by somebody else."""
+
+    job_id: UUID | str
     retry_seconds: float | None = 0.05
 
 

@@ -28,6 +28,7 @@ ORDINALS = 1 << ORDINAL_BITS
 RUN_KEYS = 1 << (63 - ORDINAL_BITS)
 
 _RUN_IDS = UUID("5b0f3c52-64b5-5d0c-9e8d-0a6ed7a1c7f4")
+_JOB_IDS = UUID("8f7f8f0a-3a52-5c9e-9d3e-6c1b1a4f7e21")
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 _RANDOM_BITS = 62
@@ -68,6 +69,11 @@ def run_id_for_request(namespace: str, request_id: str) -> RunId:
     """Derives the id of the run that a request starts, so that its repeat finds the run even when that has ended."""
     # Neither text may hold NUL, so no two pairs read alike.
     return RunId(uuid5(_RUN_IDS, f"{namespace}\0{request_id}"))
+
+
+def job_id_for_request(namespace: str, request_id: str) -> JobId:
+    """The same for the job that a request starts: a run and a job may come of the same request id."""
+    return JobId(uuid5(_JOB_IDS, f"{namespace}\0{request_id}"))
 
 
 def pack(run_key: int, ordinal: int) -> Number:

@@ -21,6 +21,7 @@ from stepwell_server import errors
 from stepwell_server.api.clock import ClockCalls
 from stepwell_server.api.history import History
 from stepwell_server.api.interceptors.around import AroundCalls, Context
+from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.namespaces import NamespaceCalls
 from stepwell_server.api.runs import Runs
 from stepwell_server.api.schedules import ScheduleCalls
@@ -43,15 +44,16 @@ from stepwell_server.loops.mail import MailDelivery
 from stepwell_server.loops.partitions import Partitions
 from stepwell_server.loops.pruner import Pruner
 from stepwell_server.loops.readiness import Readiness
+from stepwell_server.loops.retention import JobRetention
 from stepwell_server.loops.schedules import Schedules
-from stepwell_server.loops.timers import Alarms, Timers
+from stepwell_server.loops.timers import Alarms, JobTimers, Timers
 from stepwell_server.store.crews import Crews
 from stepwell_server.store.database import Database, Lost
 from stepwell_server.store.hints import Hints
 from stepwell_server.store.namespaces import Namespaces
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.committer.protocols import AnyChange
     from stepwell_server.settings import Settings
 
 _log = structlog.get_logger("stepwell")
@@ -95,12 +97,14 @@ class Service:
         self.timers = Timers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
         self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
         self.schedules = Schedules(connection, committers, self.clock, settings.schedule_poll_seconds, leads)
-        self.alarms = Alarms(self.timers, self.deadlines, leads, self.hints.publish)
+        self.job_timers = JobTimers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
+        self.alarms = Alarms(self.timers, self.deadlines, self.job_timers, leads, self.hints.publish)
         self._listeners.members = (self.dispatcher, self.alarms, Traces())
         self.leader.duties = [
             self.timers,
             self.deadlines,
             self.schedules,
+            self.job_timers,
             Expiry(
                 connection,
                 committers,
@@ -113,6 +117,7 @@ class Service:
             MailDelivery(connection, committers, self.clock, settings.mail_poll_seconds, leads),
             Partitions(connection, settings.retention_poll_seconds, leads),
             Pruner(connection, self.clock, settings.retention_poll_seconds, leads),
+            JobRetention(connection, self.clock, settings.retention_poll_seconds, leads),
             *self._gauges(),
         ]
 
@@ -196,6 +201,7 @@ class Service:
                 self.dispatcher.run_calls,
                 settings,
             ),
+            Jobs(self.committers, self.database, namespaces, self.watches, settings),
             History(self.database, namespaces, settings),
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
@@ -209,6 +215,7 @@ class Service:
         self.timers.wake()
         self.deadlines.wake()
         self.schedules.wake()
+        self.job_timers.wake()
 
     # --- readiness --------------------------------------------------------------------------------------------------
 
@@ -247,7 +254,7 @@ class _Listeners:
     def __init__(self) -> None:
         self.members: Sequence[Listener] = ()
 
-    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         """Told to each, in their order."""
         for member in self.members:
             member.committed(committer, position, changes)

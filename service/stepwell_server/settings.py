@@ -157,6 +157,8 @@ class Settings(BaseSettings):
     """How often the leader looks for timeouts and deadlines."""
     backlog_poll_seconds: Seconds = 5.0
     """How often the leader counts what waits, for the metrics; not at all where none are served."""
+    job_retention_seconds: Annotated[float, Field(ge=0)] = 7 * 86_400.0
+    """How long a job is kept after its end, unless it was started with a retention of its own."""
     retention_poll_seconds: Seconds = 60.0
     """How often the leader deletes what is past its retention and makes partitions ahead."""
 

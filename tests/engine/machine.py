@@ -65,7 +65,7 @@ class Service(RuleBasedStateMachine):
         before = {key: max((s.end_event for s in self.ends_of(key)), default=0) for key in self.world.store.runs}
         answers = self.world.batch(*(order for order, _ in orders))
         assert self.world.last is not None
-        changes = self.world.last.changes
+        changes = self.world.last.subjects.runs
         for (_, then), answer in zip(orders, answers, strict=True):
             assert not isinstance(answer, errors.Internal | errors.StepOrderChanged), answer
             then(answer)

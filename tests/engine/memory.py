@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from msgspec.structs import replace
+from tests.engine.memory_jobs import MemoryJobs
 
 from stepwell_server.model.events import Event
 from stepwell_server.model.mail import Mail
@@ -51,6 +52,7 @@ class MemoryStore:
         self.names: dict[tuple[str, int], int] = {}
         self.heartbeats: dict[Key, tuple[datetime, Payload]] = {}
         self.locked: set[int] = set()
+        self.jobs = MemoryJobs(self.locked)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -183,6 +185,7 @@ class MemoryStore:
         self._apply_signals(write)
         for value in write.published:
             self.published[value.run_key, value.name] = value
+        self.jobs.apply(write.jobs)
         for place in write.tasks_gone:
             self.tasks.pop(place, None)
         for task in write.tasks:

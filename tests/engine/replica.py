@@ -12,9 +12,8 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from stepwell_server.clock import SystemClock
-from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer import Claim, Committers
-from stepwell_server.engine.committer.protocols import Reservation
+from stepwell_server.engine.committer.protocols import AnyChange, Reservation
 from stepwell_server.engine.progress import ProgressRun
 from stepwell_server.engine.reported import ScopeClaim
 from stepwell_server.engine.starts import NewRun, Started, StartRun
@@ -30,12 +29,12 @@ class Ears:
     """A listener that remembers, and a capacity whose places are counted."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[int, int, Sequence[Change]]] = []
+        self.batches: list[tuple[int, int, Sequence[AnyChange]]] = []
         self.unknown = 0
         self.session: UUID | None = None
         self.taken = 0
 
-    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         self.batches.append((committer, position, changes))
 
     def unsettled(self) -> None:

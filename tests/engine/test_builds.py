@@ -180,7 +180,7 @@ def test_a_held_run_is_taken_from_its_holder() -> None:
     code.run("a", local())
     assert world.do(PinRun(world.ref(key), "v2")).accepted
     assert world.last is not None
-    assert world.last.changes[key].news.revokes == [(world.session, 0, code.token, "RUN_PINNED")]
+    assert world.last.subjects.runs[key].news.revokes == [(world.session, 0, code.token, "RUN_PINNED")]
     with pytest.raises(errors.LeaseLost):
         code.run("b", local())
     assert world.is_queued(key)

@@ -195,7 +195,7 @@ def test_a_claimed_activity_is_not_offered_to_connected_workers() -> None:
     for order in (create(world, key), claim(), RequeueActivity(world.ref(key), ONE, 2, None, 0)):
         world.do(order)
         assert world.last is not None
-        assert not any(change.news.tasks for change in world.last.changes.values())
+        assert not any(change.news.tasks for change in world.last.subjects.runs.values())
 
 
 def test_the_end_of_the_run_takes_them_along() -> None:

@@ -42,7 +42,7 @@ def test_the_old_run_ends_with_all_that_is_open_of_it() -> None:
     assert world.grant(old, 1) is not None
     started = world.do(replacing())
     assert world.last is not None
-    news = world.last.changes[old].news
+    news = world.last.subjects.runs[old].news
     assert [(ordinal, token, reason) for _, ordinal, token, reason in news.revokes] == [(0, 1, "RUN_ENDED")]
     assert [(ordinal, token) for _, ordinal, token, _ in news.cancels] == [(1, 1)]
     assert world.closed(old).phase == Phase.TERMINATED

@@ -75,7 +75,7 @@ def test_terminate_cancels_what_is_open_and_orders_children_by_their_policies() 
     assert {world.ended(key, ordinal).state for ordinal in range(1, 8)} == {StepState.CANCELLED}
     assert [place for place in world.store.tasks if place[0] == key] == []
     assert world.last is not None
-    news = world.last.changes[key].news
+    news = world.last.subjects.runs[key].news
     assert held.step is not None
     assert [(session, ordinal) for session, ordinal, _, _ in news.cancels] == [(world.session, held.step.ordinal)]
     assert [(session, ordinal, token) for session, ordinal, token, _ in news.revokes] == [(world.session, 0, 1)]

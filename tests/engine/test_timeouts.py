@@ -34,7 +34,7 @@ def fires(world: World, key: int) -> None:
 def end_of(world: World, key: int) -> Failure:
     """The failure that a step ended with."""
     assert world.last is not None
-    (ended,) = world.last.changes[key].news.ended
+    (ended,) = world.last.subjects.runs[key].news.ended
     assert ended.failure is not None
     return ended.failure
 
@@ -90,7 +90,7 @@ def test_a_timeout_of_an_attempt_is_tried_again_and_its_holder_loses_it(timeouts
     late = complete(world, granted(world, key))
     fires(world, key)
     assert world.last is not None
-    assert [revoke[:3] for revoke in world.last.changes[key].news.revokes] == [(world.session, 1, 1)]
+    assert [revoke[:3] for revoke in world.last.subjects.runs[key].news.revokes] == [(world.session, 1, 1)]
     with pytest.raises(errors.LeaseLost):
         world.do(late)
     fires(world, key)

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.engine.replica import MAIN, Look, Replica, look, new_run, ref, replica
 
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer.router import _place_of_name
 from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.signals import Signalled, SignalRun
@@ -41,8 +42,8 @@ def deciders(server: Replica) -> dict[int, set[int]]:
     found: dict[int, set[int]] = defaultdict(set)
     for committer, _, changes in server.ears.batches:
         for change in changes:
-            if change.run is not change.original:
-                found[change.run_key].add(committer)
+            if isinstance(change, Change) and change.run is not change.original:
+                found[change.key].add(committer)
     return found
 
 

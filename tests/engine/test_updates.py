@@ -86,7 +86,7 @@ def test_rejections_are_told_and_nothing_is_recorded() -> None:
     rejection = Rejection("u1", Failure("no", "ValueError"))
     code.send(rejections=[rejection], waiting=True, resident=True)
     assert world.last is not None
-    assert world.last.changes[code.key].news.rejections == [rejection]
+    assert world.last.subjects.runs[code.key].news.rejections == [rejection]
     assert len(world.events(code.key)) == events
     assert world.run(code.key).last_step == 0
 
@@ -96,12 +96,12 @@ def test_what_a_refused_progress_told_is_told_to_nobody() -> None:
     with pytest.raises(errors.InvalidField):
         code.send(code.accept("u1"), code.outcome("u2"), rejections=[Rejection("u3", Failure("no"))])
     assert world.last is not None
-    news = world.last.changes[code.key].news
+    news = world.last.subjects.runs[code.key].news
     assert (news.updates, news.rejections) == ([], [])
     code.token += 1
     with pytest.raises(errors.LeaseLost):
         code.send(rejections=[Rejection("u3", Failure("no"))], published={"p": NULL})
-    assert not world.last.changes[code.key].news.rejections
+    assert not world.last.subjects.runs[code.key].news.rejections
     assert not world.store.published
 
 

@@ -16,29 +16,34 @@ from stepwell_server import errors
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading
 from stepwell_server.engine.committer import batch as batch_module
+from stepwell_server.engine.committer import jobs as jobs_module
 from stepwell_server.engine.committer.batch import HELD, Batch
 from stepwell_server.engine.committer.orders import Order
-from stepwell_server.engine.committer.protocols import NoCapacity
+from stepwell_server.engine.committer.protocols import AnyChange, NoCapacity
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.grants import GrantTask
+from stepwell_server.engine.job_change import JobChange
+from stepwell_server.engine.jobs import NewJob, StartedJob, StartJob
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
-from stepwell_server.engine.names import Births
+from stepwell_server.engine.names import Births, JobBirths
 from stepwell_server.engine.run_change import RunChange
 from stepwell_server.engine.starts import NewRun, Started, StartRun
 from stepwell_server.engine.step_change import StepChange
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import Event, EventType
+from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job, JobRef
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import ClosedRun, Run, RunRef, unpack_details
-from stepwell_server.model.steps import ClosedStep, Step
-from stepwell_server.model.tasks import Grant, TaskKind
+from stepwell_server.model.steps import ClosedStep, Step, StepState
+from stepwell_server.model.tasks import Grant, JobGrant, TaskKind
 from stepwell_server.store.batches import Write
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MAIN = 1
 Wanted = TypeVar("Wanted")
 _SLOTS = [name for part in (RunChange, StepChange, Change) for name in part.__slots__]
+_SET_BY_LOADING = ("births", "_mark", "heartbeats", "has_beat", "news")
 _SET_BY_UNDO = ("known", "limits", "births", "loaded_steps", "_undo", "_mark", "_lists", "heartbeats", "news")
 
 
@@ -52,8 +57,10 @@ def at_once(work: Coroutine[Any, Any, Wanted]) -> Wanted:
     raise AssertionError("it waited")
 
 
-def snapshot(change: Change) -> dict[str, object]:
-    """Everything that a command may change of a run, copied deep."""
+def snapshot(change: AnyChange) -> dict[str, object]:
+    """Everything that a command may change of a run or of a job, copied deep."""
+    if isinstance(change, JobChange):
+        return snapshot_of_job(change)
     taken: dict[str, object] = {name: _copied(getattr(change, name)) for name in _SLOTS}
     for name in _SET_BY_UNDO:
         del taken[name]
@@ -63,7 +70,13 @@ def snapshot(change: Change) -> dict[str, object]:
     return taken
 
 
-def names(births: Births) -> list[object]:
+def snapshot_of_job(change: JobChange) -> dict[str, object]:
+    taken = {name: _copied(getattr(change, name)) for name in JobChange.__slots__ if name not in _SET_BY_LOADING}
+    taken["news"] = {name: _copied(getattr(change.news, name)) for name in type(change.news).__slots__}
+    return taken
+
+
+def names(births: Births | JobBirths) -> list[object]:
     """Everything that a command may change of names and births, copied."""
     known = {key: entry for key, entry in births.ids.items() if entry is not None}
     return [
@@ -94,8 +107,10 @@ class WatchedBatch(Batch):
             assert self._traces() == before, f"{type(self._entries[place].order).__name__} left a trace"
         return wants
 
-    def _traces(self) -> tuple[dict[int, dict[str, object]], list[object]]:
-        return {key: snapshot(change) for key, change in self.changes.items()}, names(self._births)
+    def _traces(self) -> list[object]:
+        subjects = self.subjects
+        changes = {change.key: snapshot(change) for change in subjects.every()}
+        return [changes, names(subjects.births), names(subjects.jobs.births)]
 
 
 class World:
@@ -120,6 +135,8 @@ class World:
             patch.object(granting, "batches", self.store),
             patch.object(claiming, "batches", self.store),
             patch.object(batch_module, "batches", self.store),
+            patch.object(jobs_module, "batches", self.store),
+            patch.object(jobs_module, "job_batches", self.store.jobs),
         ):
             yield
 
@@ -219,6 +236,29 @@ class World:
             for mail in self.store.mail.values()
         ]
 
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def start_job(self, **fields: Any) -> int:
+        """Starts a job and answers its key."""
+        started = self.do(StartJob(new_job(**fields)))
+        assert isinstance(started, StartedJob)
+        return started.job_key
+
+    def grant_job(self, key: int, session: UUID | None = None) -> JobGrant | None:
+        """Gives a job to a session, this world's own by default."""
+        answer = self.do(GrantTask(self.job_ref(key), JOB_ORDINAL, session or self.session, "worker"))
+        assert answer is None or isinstance(answer, JobGrant)
+        return answer
+
+    def job_ref(self, key: int, namespace_id: int = MAIN) -> JobRef:
+        return JobRef(namespace_id, "main", key)
+
+    def job(self, key: int) -> Job:
+        return self.store.jobs.jobs[key]
+
+    def closed_job(self, key: int) -> ClosedJob:
+        return self.store.jobs.closed[key]
+
     # --- what must always hold --------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -246,10 +286,31 @@ class World:
                 signal.signal_id is not None and signal.consumed for signal in kept
             )
             assert not [place for place in store.scopes if place[0] == key]
+        self._check_jobs()
         for key, ordinal in store.tasks:
-            if ordinal:
+            if ordinal > 0:
                 step = store.steps[key, ordinal]
                 assert step.session_id is None
                 assert step.state == 1
         ends = [step.end_event for step in store.closed_steps.values() if step.run_key == next(iter(store.runs), 0)]
         assert len(ends) == len(set(ends))
+
+    def _check_jobs(self) -> None:
+        store = self.store.jobs
+        assert not set(store.jobs) & set(store.closed)
+        assert not (set(store.jobs) | set(store.closed)) & (set(self.store.runs) | set(self.store.closed_runs))
+        assert {entry.job_key for entry in store.ids.values()} == set(store.jobs) | set(store.closed)
+        for key, job in store.jobs.items():
+            assert (job.session_id is not None) == (job.state == StepState.RUNNING)
+            waits = job.state == StepState.PENDING and job.wake_time is not None and job.attempt
+            if self.is_queued(key, JOB_ORDINAL):
+                assert job.state == StepState.PENDING
+            elif job.state == StepState.PENDING:
+                assert waits or job.schedule_time > self.now, "a job waits that nobody will look at"
+            if job.unique_key:
+                assert store.names[job.unique_key, job.namespace_id] == key
+        assert not [key for key, ordinal in self.store.tasks if ordinal < 0 and key not in store.jobs]
+
+
+def new_job(**fields: Any) -> NewJob:
+    return NewJob(**{"namespace_id": MAIN, "namespace": "main", "type": "act", "task_queue": "q", **fields})

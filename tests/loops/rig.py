@@ -20,6 +20,7 @@ from stepwell_server.engine.reported import End, NewChild, NewStep, NewTimer, Ne
 from stepwell_server.engine.starts import NewRun, Started, StartRun
 from stepwell_server.ids import uuid7
 from stepwell_server.loops.connection import SharedConnection
+from stepwell_server.loops.timers import JobTimers
 from stepwell_server.model.runs import EMPTY_HASH, RunRef
 from stepwell_server.model.steps import Kind
 from stepwell_server.model.tasks import Grant, TaskKind
@@ -82,6 +83,10 @@ class Rig:
     async def events(self, key: int, type_: int) -> int:
         count: int = await self.sql.fetchval("SELECT count(*) FROM events WHERE run_key = $1 AND type = $2", key, type_)
         return count
+
+
+def job_timers(rig: Rig, seconds: float = 60.0) -> JobTimers:
+    return JobTimers(rig.connection, rig.committers, rig.clock, seconds)
 
 
 def rig_settings(url: str, **fields: Any) -> Settings:

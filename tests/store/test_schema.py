@@ -9,6 +9,7 @@ from sqlalchemy.dialects import postgresql
 
 from stepwell_server.model.driven import CallerSeq, RunTask, Watcher
 from stepwell_server.model.events import Event
+from stepwell_server.model.jobs import ClosedJob, Job, JobId
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.schedules import Schedule, Waiting
@@ -48,6 +49,8 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("caller_seqs", CallerSeq),
     ("schedules", Schedule),
     ("schedule_firings", Waiting),
+    ("job_ids", JobId),
+    ("jobs", Job),
 ]
 COLUMNS = """
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, coalesce(i.indisprimary, FALSE)
@@ -100,6 +103,12 @@ async def test_the_tables_are_those_of_the_migrations(database_url: str) -> None
 def test_the_fields_of_a_row_are_in_the_order_of_its_columns(table: str, row: type[msgspec.Struct]) -> None:
     """Batches are written, and rows are read, by position."""
     assert list(row.__struct_fields__) == [column.name for column in schema.METADATA.tables[table].columns]
+
+
+def test_an_ended_job_is_all_of_its_row_but_its_result() -> None:
+    """The result is last: it is written beside the job, and read by who wants it."""
+    columns = [column.name for column in schema.METADATA.tables["closed_jobs"].columns]
+    assert [*ClosedJob.__struct_fields__, "result"] == columns
 
 
 async def test_every_statement_prepares(database_url: str) -> None:

@@ -16,6 +16,8 @@ from tests.service import reason_of
 from stepwell.v1 import (
     history_pb2,
     history_pb2_grpc,
+    jobs_pb2,
+    jobs_pb2_grpc,
     namespaces_pb2,
     namespaces_pb2_grpc,
     runs_pb2,
@@ -66,6 +68,7 @@ class Replica:
         self.channel = channel
         self.workers: Any = workers_pb2_grpc.WorkerServiceStub(channel)
         self.runs: Any = runs_pb2_grpc.RunServiceStub(channel)
+        self.jobs: Any = jobs_pb2_grpc.JobServiceStub(channel)
         self.history: Any = history_pb2_grpc.HistoryServiceStub(channel)
         self.namespaces: Any = namespaces_pb2_grpc.NamespaceServiceStub(channel)
 
@@ -77,6 +80,24 @@ class Replica:
         started = [runs_pb2.StartRunRequest(type=type_, task_queue=queue) for _ in range(count)]
         answer = await self.runs.BatchStartRuns(runs_pb2.BatchStartRunsRequest(requests=started), timeout=SECONDS)
         return [each.started.run_id for each in answer.results]
+
+    async def start_job(self, type_: str = "act", queue: str = "q", **fields: Any) -> str:
+        request = jobs_pb2.StartJobRequest(type=type_, task_queue=queue, **fields)
+        return str((await self.jobs.StartJob(request, timeout=SECONDS)).job_id)
+
+    async def job(self, job_id: str) -> Any:
+        return (await self.jobs.GetJob(jobs_pb2.GetJobRequest(job_id=job_id), timeout=SECONDS)).job
+
+    async def cancel_job(self, job_id: str, reason: str = "test") -> None:
+        request = jobs_pb2.CancelJobRequest(job_id=job_id, reason=reason)
+        assert (await self.jobs.CancelJob(request, timeout=SECONDS)).accepted
+
+    async def job_end(self, job_id: str) -> Any:
+        """The job once it has ended."""
+        request = jobs_pb2.WaitJobRequest(job_id=job_id)
+        response = await self.jobs.WaitJob(request, timeout=2 * SECONDS)
+        assert response.ended
+        return response.job
 
     async def run(self, run_id: str) -> Any:
         return (await self.runs.GetRun(runs_pb2.GetRunRequest(run_id=run_id), timeout=SECONDS)).run

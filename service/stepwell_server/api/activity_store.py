@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from stepwell.v1 import activity_store_pb2, activity_store_pb2_grpc, types_pb2
+from stepwell_server.api.activity_options import retry_from_proto
 from stepwell_server.api.fields import integer, seconds, time
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.page import read_page
@@ -17,7 +18,6 @@ from stepwell_server.api.payloads import (
     payload_from_proto,
     payload_to_proto,
 )
-from stepwell_server.api.reports import retry_from_proto
 from stepwell_server.api.run_starts import DEFAULT_QUEUE, size_of
 from stepwell_server.api.run_values import MESSAGE_MARGIN, time_to_proto
 from stepwell_server.api.stores import StoreCalls

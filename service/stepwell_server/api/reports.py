@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from stepwell.v1 import types_pb2, workers_pb2
 from stepwell_server import telemetry
 from stepwell_server.api import fields as checks
+from stepwell_server.api.activity_options import priority_from_proto, retry_from_proto, timeouts_from_proto
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.api.run_starts import policies_from_proto
 from stepwell_server.dispatch.beats import TaskBeat
 from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, NewActivity
 from stepwell_server.engine.differences import AROUND
-from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.grants import ReturnTask, ref_to
 from stepwell_server.engine.progress import ProgressRun
 from stepwell_server.engine.reported import (
     AcceptedUpdate,
@@ -33,11 +34,12 @@ from stepwell_server.engine.reported import (
 from stepwell_server.engine.starts import Conflict
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import ORDINALS, RUN_KEYS
+from stepwell_server.model.jobs import JOB_ORDINAL, JobRef
 from stepwell_server.model.order import MadeCall
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.run_calls import UPDATES, CallAnswer, Rejection, acceptance_of, outcome_of
 from stepwell_server.model.runs import Phase, RunRef
-from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts
+from stepwell_server.model.steps import Kind
 from stepwell_server.model.workers import Hello
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.payloads import Payload
 
 Report = ProgressRun | CompleteActivity | FailActivity | CancelledActivity | ReturnTask
-_TASK_ID = re.compile(r"(\d{1,14})\.(\d{1,6})")
+_TASK_ID = re.compile(r"(\d{1,14})\.(\d{1,6}|job)")
 _SCOPE = re.compile(r"(0/)?[1-9]\d{0,5}(/[1-9]\d{0,5}){0,7}")
 _DEEPEST = 8
 _MOST_TOKEN = 2**63 - 1
@@ -56,20 +58,17 @@ _HASH_BYTES = 8
 _FINGERPRINT_BYTES = 32
 _MOST_BUILDS = 16
 _MOST_OUTSTANDING, _MOST_RESIDENT = 10_000, 100_000
-_MOST_ATTEMPTS = 1_000_000
-_HIGHEST_PRIORITY = 9
-_MOST_COEFFICIENT = 1_000.0
 _MOST_PLACE = 2**31 - 1
 _PUBLISHED_BYTES = 64 * 1024
 _SHOWN = 64
 
 
 def task_key(ref: workers_pb2.TaskRef, at: str) -> TaskKey:
-    """The run and the step that a task id names."""
+    """The run and the step, or the job, that a task id names."""
     found = _TASK_ID.fullmatch(ref.task_id)
     if found is None:
         raise InvalidField(field=f"{at}ref.task_id", problem="is not one that was assigned")
-    run_key, ordinal = int(found[1]), int(found[2])
+    run_key, ordinal = int(found[1]), JOB_ORDINAL if found[2] == "job" else int(found[2])
     if run_key >= RUN_KEYS or ordinal >= ORDINALS:
         raise InvalidField(field=f"{at}ref.task_id", problem="is not one that was assigned")
     checks.integer(ref.token, "ref.token", at, at_most=_MOST_TOKEN)
@@ -137,23 +136,6 @@ class BeatReader:
         )
 
 
-def retry_from_proto(policy: types_pb2.RetryPolicy, fields: Fields, at: str) -> RetryPolicy:
-    """Reads a retry policy."""
-    initial = checks.seconds(policy, "initial_interval", at)
-    initial = 1.0 if initial is None else initial
-    coefficient = policy.backoff_coefficient or 2.0
-    if not 1.0 <= coefficient <= _MOST_COEFFICIENT:
-        raise InvalidField(field=f"{at}backoff_coefficient", problem="must be 1 to 1000")
-    maximum = checks.seconds(policy, "maximum_interval", at)
-    return RetryPolicy(
-        initial_seconds=initial,
-        coefficient=coefficient,
-        maximum_seconds=initial * 100 if maximum is None else maximum,
-        maximum_attempts=checks.integer(policy.maximum_attempts, "maximum_attempts", at, at_most=_MOST_ATTEMPTS),
-        non_retryable_types=fields.names(policy.non_retryable_types, "non_retryable_types", at),
-    )
-
-
 def answer_from_proto(answer: workers_pb2.QueryAnswer, fields: Fields, at: str) -> CallAnswer:
     """What a worker says to a query."""
     if answer.HasField("failure"):
@@ -174,14 +156,14 @@ class ReportReader:
     def read(self, report: workers_pb2.Report, at: str, *, resident: bool) -> Report:
         """A report as a command. `resident`: the worker may keep the run while it waits."""
         run_key, ordinal = task_key(report.ref, at)
-        ref = RunRef(self._namespace_id, self._namespace, run_key)
+        ref = ref_to(run_key, ordinal, self._namespace_id, self._namespace)
         token, session_id = report.ref.token, self._session_id
         outcome = report.WhichOneof("outcome")
         if outcome == "release":
             reason = self._fields.remark(report.release.reason, "release.reason", at) or "released"
             return ReturnTask(ref, ordinal, token, session_id, counts=False, reason=reason)
         if outcome == "progress":
-            if ordinal:
+            if ordinal or isinstance(ref, JobRef):
                 raise InvalidField(field=f"{at}progress", problem="is for runs: this task is an activity")
             return self._progress(report.progress, ref, token, f"{at}progress.", resident=resident)
         if not ordinal and outcome is not None:
@@ -308,22 +290,14 @@ class ReportReader:
         return payload_from_proto(message, self._fields, field, at)
 
     def _activity(self, activity: workers_pb2.ActivityStep, at: str) -> NewActivity:
-        limits = Timeouts(
-            checks.seconds(activity, "schedule_to_start_timeout", at),
-            checks.seconds(activity, "schedule_to_close_timeout", at),
-            checks.seconds(activity, "start_to_close_timeout", at),
-            checks.seconds(activity, "heartbeat_timeout", at),
-        )
-        priority = None
-        if activity.HasField("priority"):
-            priority = checks.integer(activity.priority, "priority", at, at_most=_HIGHEST_PRIORITY)
+        has_policy = activity.HasField("retry")
         return NewActivity(
             type=self._fields.name(activity.type, "type", at),
             task_queue=self._fields.text(activity.task_queue, "task_queue", at),
             input=self._payload(activity.input, "input", at),
-            retry=retry_from_proto(activity.retry, self._fields, f"{at}retry.") if activity.HasField("retry") else None,
-            timeouts=limits if limits != Timeouts() else None,
-            priority=priority,
+            retry=retry_from_proto(activity.retry, self._fields, f"{at}retry.") if has_policy else None,
+            timeouts=timeouts_from_proto(activity, at),
+            priority=priority_from_proto(activity, at),
         )
 
     def _child(self, child: workers_pb2.ChildStep, at: str) -> NewChild:

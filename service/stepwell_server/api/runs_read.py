@@ -19,6 +19,7 @@ from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.steps import LISTED as LISTED_STEPS
 from stepwell_server.store import run_lists, runs, steps
 from stepwell_server.store.run_lists import RunFilter
+from stepwell_server.store.watches import End
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from stepwell_server.store.crews import Crews
     from stepwell_server.store.database import Database
     from stepwell_server.store.namespaces import Namespaces
-    from stepwell_server.store.watches import End
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -138,7 +138,9 @@ def filter_from_proto(request: runs_pb2.ListRunsRequest, namespace_id: int, fiel
 
 def news_to_proto(news: News) -> runs_pb2.WatchRunsResponse:
     """Renders ends, or a sign of life."""
-    return runs_pb2.WatchRunsResponse(ends=[end_to_proto(end) for end in news.ends], cursor=news.cursor)
+    return runs_pb2.WatchRunsResponse(
+        ends=[end_to_proto(end) for end in news.ends if isinstance(end, End)], cursor=news.cursor
+    )
 
 
 def end_to_proto(end: End) -> runs_pb2.WatchRunsResponse.End:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.steps import EndedStep
 
 # Refusals after which the worker does not hold the task any more.
-_OVER = (errors.LeaseLost, errors.StepOrderChanged, errors.RunTerminal, errors.RunNotFound)
+_OVER = (errors.LeaseLost, errors.StepOrderChanged, errors.RunTerminal, errors.RunNotFound, errors.JobNotFound)
 _COMMAND_SECONDS = 60.0
 _HELLO_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 5.0

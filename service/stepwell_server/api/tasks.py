@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from stepwell.v1 import types_pb2, workers_pb2
 from stepwell_server.api.interceptors.errors import to_status
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
+from stepwell_server.model.jobs import JOB_ORDINAL, Activity, Job
 from stepwell_server.model.run_calls import UPDATES
 from stepwell_server.model.steps import NO_TIMEOUTS, ClosedStep, EndedStep, Kind, Step, unpack_step_details
+from stepwell_server.model.tasks import JobGrant
 from stepwell_server.model.workers import unpack_hello
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.run_calls import RunCall
     from stepwell_server.model.workers import Session
 
+_JOB = "job"
 _ACCEPTED = workers_pb2.ReportResult.STATUS_ACCEPTED
 _DUPLICATE = workers_pb2.ReportResult.STATUS_DUPLICATE
 _REFUSED = workers_pb2.ReportResult.STATUS_REFUSED
@@ -37,7 +40,8 @@ _REFUSED = workers_pb2.ReportResult.STATUS_REFUSED
 
 def task_ref(key: TaskKey, token: int) -> workers_pb2.TaskRef:
     """Names a task."""
-    return workers_pb2.TaskRef(task_id=f"{key[0]}.{key[1]}", token=token)
+    part = _JOB if key[1] == JOB_ORDINAL else str(key[1])
+    return workers_pb2.TaskRef(task_id=f"{key[0]}.{part}", token=token)
 
 
 def bundle_to_proto(bundle: Bundle, namespace: str) -> workers_pb2.ConnectResponse:
@@ -66,7 +70,10 @@ def _notice_ref(notice: TaskNotice) -> workers_pb2.TaskRef:
 
 def assign_to_proto(assign: Assign, namespace: str) -> workers_pb2.Task:
     """A task."""
-    grant, run = assign.grant, assign.grant.run
+    grant = assign.grant
+    if isinstance(grant, JobGrant):
+        return _job_to_proto(assign, grant.job, namespace)
+    run = grant.run
     task = workers_pb2.Task(
         namespace=namespace,
         run_id=str(run.run_id),
@@ -78,11 +85,12 @@ def assign_to_proto(assign: Assign, namespace: str) -> workers_pb2.Task:
         cancel_reason=run.cancel_reason or "",
     )
     task.run_create_time.FromDatetime(run.create_time)
+    task.ref.CopyFrom(task_ref(assign.key, assign.token))
     if grant.step is not None:
-        _describe_activity(task, grant.step, run.run_key, assign.heartbeat)
+        task.step_name, task.step_ordinal = grant.step.name, grant.step.ordinal
+        _describe_activity(task, grant.step, assign.heartbeat)
         return task
     task.kind = workers_pb2.TASK_KIND_RUN
-    task.ref.CopyFrom(task_ref((run.run_key, 0), run.grants))
     task.type, task.task_queue, task.attempt = run.type, run.task_queue, run.grants
     task.steps.extend(records_to_proto(assign.steps))
     task.more_steps = assign.more_steps
@@ -90,12 +98,23 @@ def assign_to_proto(assign: Assign, namespace: str) -> workers_pb2.Task:
     return task
 
 
-def _describe_activity(task: workers_pb2.Task, step: Step, run_key: int, heartbeat: Payload | None) -> None:
+def _job_to_proto(assign: Assign, job: Job, namespace: str) -> workers_pb2.Task:
+    task = workers_pb2.Task(
+        ref=task_ref(assign.key, assign.token),
+        namespace=namespace,
+        job_id=str(job.job_id),
+        traceparent=assign.traceparent,
+        tracestate=job.tracestate,
+        input=payload_to_proto(assign.payload),
+    )
+    _describe_activity(task, job, assign.heartbeat)
+    return task
+
+
+def _describe_activity(task: workers_pb2.Task, step: Activity, heartbeat: Payload | None) -> None:
     task.kind = workers_pb2.TASK_KIND_ACTIVITY
-    task.ref.CopyFrom(task_ref((run_key, step.ordinal), step.grants))
     task.type, task.task_queue, task.attempt = step.type, step.task_queue, step.attempt
-    task.step_name, task.step_ordinal = step.name, step.ordinal
-    task.schedule_time.FromDatetime(step.create_time)
+    task.schedule_time.FromDatetime(step.schedule_time)
     if heartbeat is not None:
         task.heartbeat_details.CopyFrom(payload_to_proto(heartbeat) or types_pb2.Payload())
     limits = unpack_step_details(step.details).timeouts or NO_TIMEOUTS

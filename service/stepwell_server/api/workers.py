@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import time
 from datetime import timedelta
 from importlib.metadata import version
@@ -176,7 +175,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         wait = wait_seconds(checks.seconds(request, "wait") or 0.0, default=0.0)
         expire_time = await self._dispatcher.prolong(row.session_id)
         claims = self._dispatcher.unary_claims(row, namespace, kind, queue, most)
-        return_all = functools.partial(self._dispatcher.give_back_claimed, row, namespace)
+        return_all = self._dispatcher.give_back_claimed
         grants = await self._claim(claims, wait, return_all)
         try:
             assigns = await self._dispatcher.reader.assignments(grants)

@@ -11,16 +11,17 @@ from stepwell_server.dispatch.messages import MOST_BYTES, Assign, RecordedStep
 from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.steps import ClosedStep, EndedStep, Kind, Step, result_event
-from stepwell_server.store import batches, recall
+from stepwell_server.model.tasks import AnyGrant, Grant
+from stepwell_server.store import batches, job_batches, recall
 from stepwell_server.store.database import Conflict, Lost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from stepwell_server.model.tasks import Grant
     from stepwell_server.store.database import Connection, Database
 
 _STEPS_INLINE = 1_000
+Inputs = dict[tuple[int, int], Payload]
 
 
 class Reader:
@@ -31,25 +32,17 @@ class Reader:
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
 
-    async def assignments(self, grants: Sequence[Grant]) -> list[Assign]:
+    async def assignments(self, grants: Sequence[AnyGrant]) -> list[Assign]:
         """The grants with all that their worker needs."""
-        wanted = [
-            (grant.run.run_key, grant.step.input_event if grant.step is not None else 1)
-            for grant in grants
-            if grant.payload is None
-        ]
-        beats = [
-            (grant.run.run_key, grant.step.ordinal)
-            for grant in grants
-            if grant.step is not None and grant.step.attempt > 1
-        ]
-        inputs: dict[tuple[int, int], tuple[Payload, Attributes]] = {}
+        wanted = [each for each in grants if each.payload is None]
+        beats = [grant.key for grant in grants if grant.activity is not None and grant.activity.attempt > 1]
+        inputs: Inputs = {}
         details: dict[tuple[int, int], Payload] = {}
         steps: dict[int, tuple[list[RecordedStep], bool]] = {}
-        replays = [grant for grant in grants if grant.step is None and not grant.fresh]
+        replays = [grant for grant in grants if isinstance(grant, Grant) and grant.step is None and not grant.fresh]
         if wanted or beats or replays:
             async with self.connection() as connection:
-                inputs = await read_payloads(connection, wanted)
+                inputs = await read_inputs(connection, wanted)
                 if beats:
                     for run_key, ordinal, _, payload in await batches.read_heartbeats(connection, beats):
                         details[run_key, ordinal] = payload
@@ -91,6 +84,22 @@ class Reader:
         """Closes the connection."""
         if self._connection is not None:
             await self._connection.close()
+
+
+async def read_inputs(connection: Connection, grants: Sequence[AnyGrant]) -> Inputs:
+    """The inputs of tasks, by their keys; of one without an input there is none."""
+    events = {grant.key: _input_event(grant) for grant in grants if isinstance(grant, Grant)}
+    payloads = await read_payloads(connection, list(events.values()))
+    inputs = {key: payloads[event][0] for key, event in events.items() if event in payloads}
+    jobs = [grant.key for grant in grants if not isinstance(grant, Grant)]
+    if jobs:
+        found = await job_batches.read_job_inputs(connection, [key for key, _ in jobs])
+        inputs |= {key: found[key[0]] for key in jobs if key[0] in found}
+    return inputs
+
+
+def _input_event(grant: Grant) -> tuple[int, int]:
+    return grant.run.run_key, grant.step.input_event if grant.step is not None else 1
 
 
 async def read_payloads(
@@ -149,23 +158,18 @@ def _recorded(step: Step | ClosedStep, payloads: dict[tuple[int, int], tuple[Pay
     return RecordedStep(step, payload, failure)
 
 
-def _input(grant: Grant, inputs: dict[tuple[int, int], tuple[Payload, Attributes]]) -> Payload:
+def _input(grant: AnyGrant, inputs: Inputs) -> Payload:
     """A task's input, at hand or read."""
-    if grant.payload is not None:
-        return grant.payload
-    number = grant.step.input_event if grant.step is not None else 1
-    return inputs.get((grant.run.run_key, number), (NULL, Attributes()))[0]
+    return grant.payload if grant.payload is not None else inputs.get(grant.key, NULL)
 
 
 def _assign(
-    grant: Grant,
-    inputs: dict[tuple[int, int], tuple[Payload, Attributes]],
+    grant: AnyGrant,
+    inputs: Inputs,
     details: dict[tuple[int, int], Payload],
     steps: dict[int, tuple[list[RecordedStep], bool]],
 ) -> Assign:
-    run, step = grant.run, grant.step
-    ordinal, number = (0, run.grants) if step is None else (step.ordinal, step.grants)
-    traceparent = telemetry.claim_context(run.traceparent, run.run_id, run.run_key, ordinal, number)
-    recorded, more = steps.get(run.run_key, ([], False))
-    beat = details.get((run.run_key, step.ordinal)) if step is not None else None
-    return Assign(grant, _input(grant, inputs), traceparent, recorded, more, beat)
+    origin, activity = grant.origin, grant.activity
+    traceparent = telemetry.claim_context(origin.traceparent, grant.origin_id, *grant.key, grant.token)
+    recorded, more = steps.get(grant.key[0], ([], False)) if activity is None else ([], False)
+    return Assign(grant, _input(grant, inputs), traceparent, recorded, more, details.get(grant.key))

@@ -14,9 +14,10 @@ from uuid import UUID, uuid5
 from msgspec.structs import replace
 
 from stepwell_server import telemetry
-from stepwell_server.dispatch.traces import LOST, RECORDED, issued, subject
+from stepwell_server.dispatch.traces import LOST, RECORDED, issued, subject, subject_of_job
+from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job
 from stepwell_server.model.runs import ClosedRun, Run
-from stepwell_server.store import activity_store, batches, recall
+from stepwell_server.store import activity_store, batches, job_batches, recall
 from stepwell_server.store.database import Lost
 from stepwell_server.telemetry import metrics
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 HEARD, FAILED = "heard", "failed"
 _WORKERS = UUID("0a52e9ee-94b0-5f0e-9d0b-2f5a0b5b1f63")
 _MOST = 32_768
+Grants = tuple[telemetry.Subject, int]
 
 
 def hear(session_id: UUID, worker_id: str, outcome: str = HEARD) -> None:
@@ -97,15 +99,22 @@ class BeatTraces:
         told, self._told = self._told, []
         if not told:
             return
-        keys = sorted({(beat.run_key, beat.ordinal) for beat, _, _ in told})
+        keys = sorted({(beat.run_key, beat.ordinal) for beat, _, _ in told if beat.ordinal != JOB_ORDINAL})
+        job_keys = sorted({beat.run_key for beat, _, _ in told if beat.ordinal == JOB_ORDINAL})
         try:
-            steps = {(step.run_key, step.ordinal): step for step in await batches.read_steps(connection, keys)}
-            runs = await _runs(connection, sorted({key[0] for key in keys}))
+            found = await batches.read_steps(connection, keys) if keys else []
+            steps = {(step.run_key, step.ordinal): step for step in found}
+            runs = await _runs(connection, sorted({key[0] for key in keys})) if keys else {}
+            jobs = await _jobs(connection, job_keys) if job_keys else {}
         except Lost:
             self._told = told
             raise
         for beat, outcome, attempt in told:
-            _record(beat, outcome, attempt, runs.get(beat.run_key), steps.get((beat.run_key, beat.ordinal)))
+            if beat.ordinal == JOB_ORDINAL:
+                about = _about_job(beat, jobs.get(beat.run_key))
+            else:
+                about = _about(beat, runs.get(beat.run_key), steps.get((beat.run_key, beat.ordinal)))
+            _record(beat, outcome, attempt, about)
 
 
 async def _runs(connection: Connection, keys: list[int]) -> dict[int, Run | ClosedRun]:
@@ -113,6 +122,14 @@ async def _runs(connection: Connection, keys: list[int]) -> dict[int, Run | Clos
     ended = [key for key in keys if key not in found]
     if ended:
         found |= {run.run_key: run for run in await batches.read_closed_runs(connection, ended)}
+    return found
+
+
+async def _jobs(connection: Connection, keys: list[int]) -> dict[int, Job | ClosedJob]:
+    found: dict[int, Job | ClosedJob] = {**await job_batches.read_jobs(connection, keys)}
+    ended = [key for key in keys if key not in found]
+    if ended:
+        found |= {job.job_key: job for job in await job_batches.read_closed_jobs(connection, ended)}
     return found
 
 
@@ -124,20 +141,32 @@ def _came_of(beat: TaskBeat, written: Mapping[Holder, int] | None) -> tuple[Task
     return (beat, LOST, 0) if attempt is None else (beat, RECORDED, attempt)
 
 
-def _record(
-    beat: TaskBeat, outcome: str, attempt: int, run: Run | ClosedRun | None, step: Step | ClosedStep | None
-) -> None:
-    """A beat of a run of another namespace, or of none, is its session's affair.
+def _about(beat: TaskBeat, run: Run | ClosedRun | None, step: Step | ClosedStep | None) -> Grants | None:
+    """What a beat is about, and how often that was granted. None of another namespace is its affair."""
+    if run is None or run.namespace_id != beat.namespace_id:
+        return None
+    grants = step.grants if step is not None else run.grants
+    return subject(run, step, issued(beat.token, grants)), grants
+
+
+def _about_job(beat: TaskBeat, job: Job | ClosedJob | None) -> Grants | None:
+    if job is None or job.namespace_id != beat.namespace_id:
+        return None
+    return subject_of_job(job, issued(beat.token, job.grants)), job.grants
+
+
+def _record(beat: TaskBeat, outcome: str, attempt: int, found: Grants | None) -> None:
+    """A beat that is about nothing is its session's affair.
 
     The activity may have gone on since: what it says of its attempt holds for its present token only.
     """
-    if run is None or run.namespace_id != beat.namespace_id:
+    if found is None:
         telemetry.session_heartbeat_span(
             beat.session_id, worker=beat.worker_id, outcome=outcome, start_ns=beat.received_ns
         )
-    elif telemetry.is_recorded(run.traceparent):
-        grants = step.grants if step is not None else run.grants
-        about = subject(run, step, issued(beat.token, grants))
+        return
+    about, grants = found
+    if telemetry.is_recorded(about.traceparent):
         telemetry.heartbeat_span(
             replace(about, attempt=attempt or (about.attempt if beat.token == grants else 0)),
             worker=beat.worker_id,

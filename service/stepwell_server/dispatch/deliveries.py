@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from stepwell_server.dispatch.messages import AdvanceRun, Question
 from stepwell_server.model.run_calls import CallAnswer, CallKind, Rejection, RunCall
 from stepwell_server.model.runs import unpack_details
+from stepwell_server.model.tasks import Grant
 from stepwell_server.store import run_calls
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.pushes import Pushes
     from stepwell_server.dispatch.registry import Registry
     from stepwell_server.dispatch.sessions import WorkerSession
-    from stepwell_server.model.tasks import Grant
+    from stepwell_server.model.tasks import AnyGrant
     from stepwell_server.store.database import Database
     from stepwell_server.store.run_calls import CalledRun
 
@@ -117,7 +118,7 @@ class Deliveries:
 
     async def with_updates(self, assigns: list[Assign]) -> list[Assign]:
         """Assignments with the updates that were left for their runs."""
-        called = [assign.grant.run.run_key for assign in assigns if _was_called(assign.grant)]
+        called = [assign.key[0] for assign in assigns if _was_called(assign.grant)]
         if not called:
             return assigns
         try:
@@ -131,7 +132,7 @@ class Deliveries:
         """A run went out to a worker, with its updates."""
         for call in assign.updates:
             self._told[call.call_id] = _Told(call, session, assign.token, None)
-        self._waits.stir(assign.grant.run.run_key)
+        self._waits.stir(assign.key[0])
 
     def resumed(self, run_keys: Collection[int]) -> None:
         """A session goes on here with its runs: what its old stream was told may never have arrived."""
@@ -176,9 +177,11 @@ class Deliveries:
         self._pushes.hint("answered", run_key)
 
 
-def _was_called(grant: Grant) -> bool:
-    return grant.step is None and grant.run.details is not None and unpack_details(grant.run.details).called
+def _was_called(grant: AnyGrant) -> bool:
+    if not isinstance(grant, Grant) or grant.step is not None:
+        return False
+    return grant.run.details is not None and unpack_details(grant.run.details).called
 
 
 def _of_run(waiting: list[RunCall], assign: Assign) -> list[RunCall]:
-    return [call for call in waiting if call.run_key == assign.grant.run.run_key]
+    return [call for call in waiting if call.run_key == assign.key[0]]

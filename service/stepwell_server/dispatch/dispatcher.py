@@ -32,9 +32,9 @@ from stepwell_server.dispatch.pushes import HintSink, Pushes
 from stepwell_server.dispatch.registry import Registry
 from stepwell_server.dispatch.run_calls import RunCalls
 from stepwell_server.dispatch.upkeep import Upkeep
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer.protocols import Claim
-from stepwell_server.engine.grants import ReturnTask
-from stepwell_server.model.runs import RunRef
+from stepwell_server.engine.grants import return_of
 from stepwell_server.model.tasks import WORKERS_KINDS, TaskKind
 from stepwell_server.model.workers import Hello, Session, unpack_hello
 from stepwell_server.store import recall
@@ -46,10 +46,9 @@ if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.dispatch.sessions import Room, TaskKey, WorkerSession
     from stepwell_server.dispatch.watches import Watches
-    from stepwell_server.engine.change import Change
     from stepwell_server.engine.committer import Committers
-    from stepwell_server.engine.committer.protocols import Reservation
-    from stepwell_server.model.tasks import Grant, Task
+    from stepwell_server.engine.committer.protocols import AnyChange, Reservation
+    from stepwell_server.model.tasks import AnyGrant, Task
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Database
 
@@ -120,7 +119,7 @@ class Dispatcher:
         if session is not None:
             self.pushes.freed(session)
 
-    def _granted(self, session: WorkerSession, grants: list[Grant]) -> None:
+    def _granted(self, session: WorkerSession, grants: list[AnyGrant]) -> None:
         self.pushes.granted(session, grants)
 
     def rooms(self, namespace_id: int, task_queue: str) -> dict[TaskKind, list[Room]]:
@@ -129,7 +128,7 @@ class Dispatcher:
 
     # --- Listener ---------------------------------------------------------------------------------------------------
 
-    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         """Tells workers what was committed; what concerns other replicas goes out as a hint."""
         if self.watches is not None:
             self.watches.committed(committer, position, changes)
@@ -142,12 +141,13 @@ class Dispatcher:
                 if task.ordinal in change.tasks:
                     waiting[task.namespace_id, task.task_queue, task.kind, task.type, task.build_id] = None
             for session_id, ordinal, token, reason in news.cancels:
-                self.pushes.cancel(session_id, TaskNotice(change.run_key, ordinal, token, reason))
+                self.pushes.cancel(session_id, TaskNotice(change.key, ordinal, token, reason))
             for session_id, ordinal, token, reason in news.revokes:
-                self.pushes.revoke(session_id, TaskNotice(change.run_key, ordinal, token, reason))
-            self.pushes.changed(change)
-            self.run_calls.committed(change)
-        if any(change.run is None for change in changes):
+                self.pushes.revoke(session_id, TaskNotice(change.key, ordinal, token, reason))
+            if isinstance(change, Change):
+                self.pushes.changed(change)
+                self.run_calls.committed(change)
+        if not all(change.is_open for change in changes):
             self.pushes.hint("ends", None)
         if waiting:
             self.matcher.mark(waiting)
@@ -258,16 +258,11 @@ class Dispatcher:
             if hello.types(of_kind) and kind in (0, of_kind)
         ]
 
-    def give_back_claimed(self, row: Session, namespace: str, answer: object) -> None:
+    def give_back_claimed(self, answer: object) -> None:
         """Returns the tasks of a claim whose caller will not hear its answer."""
-        grants: list[Grant] = answer if isinstance(answer, list) else []
+        grants: list[AnyGrant] = answer if isinstance(answer, list) else []
         for grant in grants:
-            step = grant.step
-            key = (grant.run.run_key, step.ordinal if step is not None else 0)
-            token = step.grants if step is not None else grant.run.grants
-            ref = RunRef(row.namespace_id, namespace, key[0])
-            order = ReturnTask(ref, key[1], token, row.session_id, counts=False, reason="claim was not answered")
-            self.registry.return_task(order)
+            self.registry.return_task(return_of(grant, "claim was not answered"))
 
     async def prolong(self, session_id: UUID) -> datetime:
         """Extends a session and answers its new end. Refuses with SESSION_EXPIRED."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.dispatch.sessions import Room, TaskKey, WorkerSession
     from stepwell_server.engine.committer import Committers
-    from stepwell_server.model.tasks import Grant, Task
+    from stepwell_server.model.tasks import AnyGrant, Task
     from stepwell_server.model.workers import Sort
     from stepwell_server.settings import Settings
 
@@ -39,7 +39,7 @@ _MOST_TASKS = 256
 class Matcher:
     """See the module."""
 
-    def __init__(self, settings: Settings, granted: Callable[[WorkerSession, list[Grant]], None]) -> None:
+    def __init__(self, settings: Settings, granted: Callable[[WorkerSession, list[AnyGrant]], None]) -> None:
         self._poll_seconds = settings.dispatch_poll_seconds
         self._granted = granted
         self._rings: dict[Queue, list[WorkerSession]] = {}
@@ -212,7 +212,7 @@ class Matcher:
         """Claims; whatever comes of it, places that stay empty are given back. False if it failed."""
         if self._committers is None:
             raise AssertionError("not started")
-        grants: list[Grant] = []
+        grants: list[AnyGrant] = []
         try:
             answer = await self._committers.submit(claim)
             grants = answer if isinstance(answer, list) else []

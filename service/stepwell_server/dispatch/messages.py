@@ -11,7 +11,7 @@ from stepwell_server.errors import Refusal
 from stepwell_server.model.payloads import Failure, Payload
 from stepwell_server.model.run_calls import RunCall
 from stepwell_server.model.steps import ClosedStep, EndedStep, Step
-from stepwell_server.model.tasks import Grant
+from stepwell_server.model.tasks import AnyGrant
 
 # Bytes of payload that one message should hold; a single larger payload goes by itself.
 MOST_BYTES = 1_000_000
@@ -29,7 +29,7 @@ class RecordedStep(msgspec.Struct, frozen=True, gc=False):
 class Assign(msgspec.Struct, frozen=True, gc=False):
     """A task, with all that its worker needs."""
 
-    grant: Grant
+    grant: AnyGrant
     payload: Payload
     traceparent: str
     steps: list[RecordedStep] = []
@@ -39,13 +39,13 @@ class Assign(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def key(self) -> tuple[int, int]:
-        """The run's key, and the step's ordinal if the task is an activity."""
-        return self.grant.run.run_key, self.grant.step.ordinal if self.grant.step is not None else 0
+        """The run's or job's key, and the step's ordinal if the task is an activity."""
+        return self.grant.key
 
     @property
     def token(self) -> int:
         """The grant's fencing token."""
-        return self.grant.step.grants if self.grant.step is not None else self.grant.run.grants
+        return self.grant.token
 
 
 class AdvanceRun(msgspec.Struct, frozen=True, gc=False):

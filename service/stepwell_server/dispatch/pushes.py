@@ -15,8 +15,9 @@ import structlog
 from stepwell_server import errors, telemetry
 from stepwell_server.dispatch.messages import AdvanceRun, TaskNotice, slices
 from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
+from stepwell_server.model.jobs import JOB_ORDINAL
 from stepwell_server.model.steps import EndedStep, Kind
-from stepwell_server.model.tasks import TaskKind
+from stepwell_server.model.tasks import AnyGrant, Grant
 from stepwell_server.store import recall
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.matching import Matcher
     from stepwell_server.dispatch.registry import Registry
     from stepwell_server.engine.change import Change
-    from stepwell_server.model.tasks import Grant
     from stepwell_server.settings import Settings
 
 _log = structlog.get_logger("stepwell.dispatch")
@@ -70,30 +70,32 @@ class Pushes:
 
     # --- grants -----------------------------------------------------------------------------------------------------
 
-    def granted_directly(self, grant: Grant) -> None:
+    def granted_directly(self, grant: AnyGrant) -> None:
         """A fresh task that went straight to the stream for which a place had been reserved."""
-        session = self._matcher.unreserve(_described(grant)[0])
+        session = self._matcher.unreserve(grant.key)
         if session is None:
             session = self._sessions.get(grant.session_id)
         if session is not None:
             self.granted(session, [grant])
 
-    def granted(self, session: WorkerSession, grants: Sequence[Grant]) -> None:
+    def granted(self, session: WorkerSession, grants: Sequence[AnyGrant]) -> None:
         """Tasks that were just given to a session: pushes them, or gives them back if its stream is gone meanwhile."""
-        pushed: list[Grant] = []
+        pushed: list[AnyGrant] = []
         for grant in grants:
-            key, kind, queue, token = _described(grant)
+            key, token = grant.key, grant.token
             if not session.is_open:
                 self._registry.give_back(session, key, token, counts=False, reason="stream lost before assignment")
                 continue
-            held = Held(token, kind, queue, told_event=grant.run.last_event)
+            held = Held(token, grant.kind, grant.task_queue)
+            if isinstance(grant, Grant):
+                held.told_event = grant.run.last_event
             session.take(key, held)
             pushed.append(grant)
         if pushed:
             self._background.spawn(self._assign(session, pushed))
         self._serve(session)
 
-    async def _assign(self, session: WorkerSession, grants: Sequence[Grant]) -> None:
+    async def _assign(self, session: WorkerSession, grants: Sequence[AnyGrant]) -> None:
         """Reads what the tasks need, and pushes them; while the database is away, tries on as long as they are held."""
         while grants := [grant for grant in grants if _holding(session, grant)]:
             try:
@@ -106,16 +108,16 @@ class Pushes:
             except Exception:  # noqa: BLE001 - a task that can't be told of must not stay with this worker
                 _log.exception("assignment failed", of=len(grants))
                 for grant in grants:
-                    with telemetry.about(grant.run.run_id, grant.run.traceparent):
+                    with telemetry.about(grant.origin_id, grant.origin.traceparent):
                         _log.warning("task goes back", worker=session.hello.worker_id)
-                    self._take_back(session, _described(grant)[0], "assignment failed")
+                    self._take_back(session, grant.key, "assignment failed")
                 return
             for assign in assigns:
                 held = session.holds(assign.key, assign.token)
                 if held is not None:
                     session.assigned(held)
                     session.outbox.assign(assign)
-                    if self.deliveries is not None and assign.grant.step is None:
+                    if self.deliveries is not None and assign.grant.activity is None:
                         self.deliveries.assigned(session, assign)
                     for advance in session.early.pop(assign.key, []):
                         session.outbox.advance(advance)
@@ -130,12 +132,20 @@ class Pushes:
     # --- news of held tasks -----------------------------------------------------------------------------------------
 
     def cancel(self, session_id: UUID, notice: TaskNotice) -> None:
-        """An activity that should stop; one whose worker has not been sent it yet is withdrawn instead."""
+        """An activity that should stop; one that its worker has not been sent yet is withdrawn instead."""
         session = self._sessions.get(session_id)
         if session is None:
             self.hint("cancel", [str(session_id), *_plain(notice)])
-        elif not self._withdrawn(session, notice):
+            return
+        key = (notice.run_key, notice.ordinal)
+        if not self._withdrawn(session, notice):
             session.outbox.cancel(notice)
+            held = session.holds(key, notice.token)
+            if held is not None:
+                held.cancelled = True
+        elif notice.ordinal == JOB_ORDINAL:
+            # A job that should stop is over only when its holder says so, and this one has not heard of it.
+            self._registry.give_back(session, key, notice.token, counts=False, reason="cancelled before it began")
 
     def revoke(self, session_id: UUID, notice: TaskNotice) -> None:
         """A task that is no longer the session's."""
@@ -272,16 +282,8 @@ class Pushes:
         held.told_event = max(held.told_event, run.last_event)
 
 
-def _holding(session: WorkerSession, grant: Grant) -> bool:
-    key, _, _, token = _described(grant)
-    return session.holds(key, token) is not None
-
-
-def _described(grant: Grant) -> tuple[TaskKey, int, str, int]:
-    run, step = grant.run, grant.step
-    if step is None:
-        return (run.run_key, 0), TaskKind.RUN, run.task_queue, run.grants
-    return (run.run_key, step.ordinal), TaskKind.ACTIVITY, step.task_queue, step.grants
+def _holding(session: WorkerSession, grant: AnyGrant) -> bool:
+    return session.holds(grant.key, grant.token) is not None
 
 
 def _plain(notice: TaskNotice) -> list[object]:

@@ -18,13 +18,14 @@ from stepwell_server import errors
 from stepwell_server.dispatch.messages import TaskNotice
 from stepwell_server.dispatch.outbox import Outbox
 from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
-from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.grants import ReturnTask, ref_to
 from stepwell_server.ids import uuid7
-from stepwell_server.model.runs import Phase, RunRef
+from stepwell_server.model.jobs import JOB_ORDINAL
+from stepwell_server.model.runs import Phase
 from stepwell_server.model.steps import Step
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.workers import Hello, Session, listed_of, pack_hello
-from stepwell_server.store import batches, recall
+from stepwell_server.store import batches, job_batches, recall
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Registry:
         async with self._reader.connection() as connection:
             leases = await recall.leases_of(connection, row.session_id)
         for run_key, ordinal, token, _ in leases:
-            ref = RunRef(row.namespace_id, namespace, run_key)
+            ref = ref_to(run_key, ordinal, row.namespace_id, namespace)
             order = ReturnTask(ref, ordinal, token, row.session_id, counts=False, reason="session closed")
             await self.committers.submit(order)
         async with self._reader.connection() as connection:
@@ -213,7 +214,7 @@ class Registry:
 
     def give_back(self, session: WorkerSession, key: TaskKey, token: int, *, counts: bool, reason: str) -> None:
         """Returns a task of a session to its queue."""
-        ref = RunRef(session.namespace_id, session.namespace, key[0])
+        ref = ref_to(*key, session.namespace_id, session.namespace)
         self.return_task(ReturnTask(ref, key[1], token, session.session_id, counts, reason))
 
     def return_task(self, order: ReturnTask) -> None:
@@ -225,10 +226,10 @@ class Registry:
         while True:
             try:
                 returned = await self.committers.submit(order)
-            except errors.RunNotFound:
+            except (errors.RunNotFound, errors.JobNotFound):
                 return
             except errors.Refusal as refusal:
-                _log.info("task not returned yet", run_key=order.ref.run_key, reason=refusal.reason)
+                _log.info("task not returned yet", key=order.ref.key, reason=refusal.reason)
             else:
                 if returned is True and order.reason not in _CONSENTED:
                     metrics.count_lost_lease(order.reason)
@@ -244,11 +245,12 @@ async def _read_held(
 
     Runs of other builds than the worker now takes are left out.
     """
-    runs = await recall.read_runs(connection, sorted({run_key for run_key, _, _ in leases}))
+    found = await _read_held_jobs(connection, [lease for lease in leases if lease[1] == JOB_ORDINAL])
+    leases = [lease for lease in leases if lease[1] != JOB_ORDINAL]
+    runs = await recall.read_runs(connection, sorted({run_key for run_key, _, _ in leases})) if leases else {}
     wanted = sorted((run_key, ordinal) for run_key, ordinal, _ in leases if ordinal)
     steps = await batches.read_steps(connection, wanted) if wanted else []
     activities = {(step.run_key, step.ordinal): step for step in steps if isinstance(step, Step)}
-    found: dict[TaskKey, Held] = {}
     for run_key, ordinal, token in leases:
         run, step = runs.get(run_key), activities.get((run_key, ordinal))
         if run is None or (ordinal and step is None):
@@ -260,4 +262,14 @@ async def _read_held(
         if step is not None:
             held.kind, held.queue, held.waiting = TaskKind.ACTIVITY, step.task_queue, False
         found[run_key, ordinal] = held
+    return found
+
+
+async def _read_held_jobs(connection: Connection, leases: list[tuple[int, int, int]]) -> dict[TaskKey, Held]:
+    jobs = await job_batches.read_jobs(connection, sorted(key for key, _, _ in leases)) if leases else {}
+    found: dict[TaskKey, Held] = {}
+    for key, ordinal, token in leases:
+        job = jobs.get(key)
+        if job is not None:
+            found[key, ordinal] = Held(token, TaskKind.ACTIVITY, job.task_queue, assigned=True, acknowledged=True)
     return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.messages import AdvanceRun
     from stepwell_server.model.workers import Hello
 
-TaskKey = tuple[int, int]  # the run's key and the step's ordinal, 0 for the run itself
+TaskKey = tuple[int, int]  # the run's or job's key and the step's ordinal, 0 for the run itself, JOB_ORDINAL for a job
 Slot = tuple[int, str]  # kind and queue; queue "" stands for all queues together
 
 
@@ -41,6 +41,7 @@ class Held(msgspec.Struct, gc=False):
     advances: int = 0  # how often news of it was pushed
     catching_up: bool = False  # what was missed is being read
     missed: bool = False  # and more was missed meanwhile
+    cancelled: bool = False  # its worker was told to stop
 
 
 class Room(msgspec.Struct, gc=False):

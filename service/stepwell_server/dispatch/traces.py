@@ -12,18 +12,22 @@ from typing import TYPE_CHECKING
 import structlog
 
 from stepwell_server import telemetry
+from stepwell_server.engine.change import Change
+from stepwell_server.model.jobs import JOB_ORDINAL, Job
 from stepwell_server.model.steps import Kind
-from stepwell_server.model.tasks import Grant, Taken
+from stepwell_server.model.tasks import JobGrant, Taken
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.committer.protocols import AnyChange
+    from stepwell_server.engine.job_change import JobChange
+    from stepwell_server.model.jobs import ClosedJob
     from stepwell_server.model.runs import ClosedRun, Run
     from stepwell_server.model.steps import ClosedStep, Step
-    from stepwell_server.model.tasks import Renewal
+    from stepwell_server.model.tasks import AnyGrant, Renewal
 
 _log, _logger = structlog.get_logger("stepwell.runs"), logging.getLogger("stepwell.runs")
 PUSHED, CLAIMED = "pushed", "claimed"
@@ -33,21 +37,21 @@ RECORDED, LOST = "recorded", "lost"
 class Traces:
     """A Listener of the committers."""
 
-    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         """Records what a batch did."""
         del committer, position
         is_told = _logger.isEnabledFor(logging.DEBUG)
         for change in changes:
             news = change.news
             if is_told:
-                _tell(change)
+                _tell(change) if isinstance(change, Change) else _tell_of_job(change)
             for claim in news.claims:
                 _claimed(claim, change.now)
             for renewal in news.renewals:
                 _renewed(renewal)
             for revoke in news.revokes:
                 metrics.count_lost_lease(revoke[3])
-            if news.follows and change.run is not None:
+            if news.follows and isinstance(change, Change) and change.run is not None:
                 run = change.run
                 telemetry.start_span(run.traceparent, news.follows, type=run.type, run=str(run.run_id))
 
@@ -64,13 +68,44 @@ def _tell(change: Change) -> None:
         if change.fresh:
             _log.debug("run started", type=run.type, queue=run.task_queue)
         for claim in change.news.claims:
-            step = claim.step
-            worker = claim.owner_id if isinstance(claim, Taken) else (step or claim.run).owner_id
-            _log.debug("task claimed", step=step.name if step is not None else "", worker=worker)
+            _log.debug("task claimed", step=claim.step_name, worker=_holder(claim))
         for _, ordinal, token, reason in change.news.revokes:
             _log.debug("lease lost", ordinal=ordinal, token=token, reason=reason)
         if change.run is None and (change.fresh or change.original is not None):
             _log.debug("run ended", phase=change.phase.name)
+
+
+def _tell_of_job(change: JobChange) -> None:
+    """Logs what became of a job."""
+    with telemetry.about_job(change.job_id, change.traceparent):
+        if change.fresh and isinstance(change.original, Job):
+            _log.debug("job started", type=change.original.type, queue=change.original.task_queue)
+        for claim in change.news.claims:
+            _log.debug("task claimed", step="", worker=_holder(claim))
+        for _, ordinal, token, reason in change.news.revokes:
+            _log.debug("lease lost", ordinal=ordinal, token=token, reason=reason)
+        if not change.is_open and change.has_changed:
+            _log.debug("job ended", state=change.phase.name)
+
+
+def _holder(claim: AnyGrant | Taken) -> str:
+    return claim.owner_id if isinstance(claim, Taken) else (claim.activity or claim.origin).owner_id
+
+
+def subject_of_job(job: Job | ClosedJob, number: int) -> telemetry.Subject:
+    """What spans say of a job, and under which claim."""
+    return telemetry.Subject(
+        job.traceparent,
+        job.tracestate,
+        job.job_id,
+        job.job_key,
+        JOB_ORDINAL,
+        number,
+        "",
+        job.task_queue,
+        job.attempt,
+        is_job=True,
+    )
 
 
 def subject(run: Run | ClosedRun, step: Step | ClosedStep | None, number: int) -> telemetry.Subject:
@@ -93,22 +128,24 @@ def issued(token: int, grants: int) -> int:
     return token if token <= grants else 0
 
 
-def _claimed(claim: Grant | Taken, now: datetime) -> None:
-    run, step = claim.run, claim.step
-    if isinstance(claim, Grant):
-        kind, number = ("run", run.grants) if step is None else ("activity", step.grants)
-        worker = run.owner_id if step is None else step.owner_id
+def _claimed(claim: AnyGrant | Taken, now: datetime) -> None:
+    if isinstance(claim, Taken):
+        step = claim.step
+        kind = "run" if step is None else "activity" if step.kind == Kind.ACTIVITY else "step"
+        about, outcome = subject(claim.run, step, claim.number), CLAIMED
+    elif isinstance(claim, JobGrant):
+        kind, about = "job", subject_of_job(claim.job, claim.token)
         outcome = PUSHED if claim.ready_time is None else CLAIMED
     else:
-        kind = "run" if step is None else "activity" if step.kind == Kind.ACTIVITY else "step"
-        number, worker, outcome = claim.number, claim.owner_id, CLAIMED
+        kind, about = claim.kind.name.lower(), subject(claim.run, claim.step, claim.token)
+        outcome = PUSHED if claim.ready_time is None else CLAIMED
     metrics.count_claim(kind)
     if claim.ready_time is not None:
         metrics.observe_wait(kind, (now - claim.ready_time).total_seconds())
     elif outcome == PUSHED:
         metrics.observe_wait(kind, 0.0)
-    if telemetry.is_recorded(run.traceparent):
-        telemetry.claim_span(subject(run, step, number), worker=worker, outcome=outcome)
+    if telemetry.is_recorded(about.traceparent):
+        telemetry.claim_span(about, worker=_holder(claim), outcome=outcome)
 
 
 def _renewed(renewal: Renewal) -> None:

@@ -15,8 +15,9 @@ from uuid import UUID
 from stepwell_server import errors
 from stepwell_server.dispatch.gauges import measure_capacity
 from stepwell_server.dispatch.messages import TaskNotice
+from stepwell_server.model.jobs import JOB_ORDINAL, Job
 from stepwell_server.model.steps import Step
-from stepwell_server.store import batches, recall
+from stepwell_server.store import batches, job_batches, recall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,13 +145,29 @@ class Upkeep:
                 await self._compare(session, key, found.get(key[0]))
         activities = self._held(is_run=False)
         while part := _some(activities):
-            async with self._reader.connection() as connection:
-                steps = await batches.read_steps(connection, sorted(key for _, key in part))
-            held = {
-                (each.run_key, each.ordinal): (each.session_id, each.grants) for each in steps if isinstance(each, Step)
-            }
-            for session, key in part:
-                self._revoke_unless(session, key, held.get(key))
+            await self._compare_activities(part)
+
+    async def _compare_activities(self, part: list[tuple[WorkerSession, TaskKey]]) -> None:
+        steps = sorted(key for _, key in part if key[1] != JOB_ORDINAL)
+        jobs = sorted(key for key, ordinal in {key for _, key in part} if ordinal == JOB_ORDINAL)
+        async with self._reader.connection() as connection:
+            found = await batches.read_steps(connection, steps) if steps else []
+            open_jobs = await job_batches.read_jobs(connection, jobs) if jobs else {}
+        leases = {
+            (step.run_key, step.ordinal): (step.session_id, step.grants) for step in found if isinstance(step, Step)
+        }
+        leases |= {(key, JOB_ORDINAL): (job.session_id, job.grants) for key, job in open_jobs.items()}
+        for session, key in part:
+            if self._revoke_unless(session, key, leases.get(key)) and key[1] == JOB_ORDINAL:
+                self._cancel_if_asked(session, key, open_jobs.get(key[0]))
+
+    def _cancel_if_asked(self, session: WorkerSession, key: TaskKey, job: Job | None) -> None:
+        """Tells a worker to stop that was not told before: its replica did not hear, or its stream was away."""
+        held = session.held.get(key)
+        if job is None or held is None or held.cancelled or job.grants != held.token:
+            return
+        if job.cancel_requested:
+            self._pushes.cancel(session.session_id, TaskNotice(*key, held.token, job.cancel_reason or ""))
 
     def _held(self, *, is_run: bool) -> Iterator[tuple[WorkerSession, TaskKey]]:
         attached = [session for session in self._sessions.values() if session.attached]

@@ -6,11 +6,15 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from stepwell_server.store.job_ends import JobEnd
+from stepwell_server.store.watches import End
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepwell_server.dispatch.cursors import Cursor
-    from stepwell_server.store.watches import End
+
+AnyEnd = End | JobEnd
 
 _MESSAGE_ENDS, _MESSAGE_BYTES = 256, 1024 * 1024
 _QUEUE_BYTES = 4 * 1024 * 1024
@@ -21,18 +25,28 @@ class Ended(NamedTuple):
 
     committer: int
     position: int
-    ends: list[tuple[int, End]]
+    ends: list[tuple[int, AnyEnd]]
 
     @property
     def size(self) -> int:
         return 64 + sum(end.size for _, end in self.ends)
 
 
+class Watched(NamedTuple):
+    """What a stream is about: runs or jobs of one namespace."""
+
+    namespace_id: int
+    kind: type[AnyEnd]
+
+    def is_told(self, end: AnyEnd) -> bool:
+        return end.namespace_id == self.namespace_id and isinstance(end, self.kind)
+
+
 class Stream:
     """One stream. What it is given goes first through `recalled`, read from the table, then through `queue`."""
 
-    def __init__(self, namespace_id: int, cursor: Cursor, most_batches: int) -> None:
-        self.namespace_id = namespace_id
+    def __init__(self, watched: Watched, cursor: Cursor, most_batches: int) -> None:
+        self.watched = watched
         self.seen = cursor
         self.arrived = asyncio.Event()
         self.goal: dict[int, int] | None = None  # how far to read the table; None: the feed is all it needs
@@ -67,9 +81,9 @@ class Stream:
             self.detach()
         self.arrived.set()
 
-    def take(self) -> list[End]:
+    def take(self) -> list[AnyEnd]:
         """As many ends as one message holds, in order."""
-        taken: list[End] = []
+        taken: list[AnyEnd] = []
         size = 0
         while source := self.recalled or (self._queue if self.goal is None else None):
             batch = source[0]
@@ -88,11 +102,7 @@ class Stream:
         return taken
 
 
-def told_of(committer: int, position: int, run_keys: Sequence[int], ends: dict[int, End], namespace_id: int) -> Ended:
-    """What a stream of that namespace is told of a batch."""
-    told = [
-        (place, ends[key])
-        for place, key in enumerate(run_keys)
-        if key in ends and ends[key].namespace_id == namespace_id
-    ]
+def told_of(committer: int, position: int, keys: Sequence[int], ends: dict[int, AnyEnd], watched: Watched) -> Ended:
+    """What a stream is told of a batch."""
+    told = [(place, ends[key]) for place, key in enumerate(keys) if key in ends and watched.is_told(ends[key])]
     return Ended(committer, position, told)

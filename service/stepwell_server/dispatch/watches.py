@@ -1,4 +1,4 @@
-"""Who waits for runs to end: long polls for one run, streams for all ends of a namespace.
+"""Who waits for runs and jobs to end: long polls for one, streams for all ends of a namespace.
 
 Each batch of a committer has a position; batches of one committer commit one after another. So "what was seen" is a
 position per committer, and nothing committed late can hide behind a later number. One feed serves a replica: it takes
@@ -11,39 +11,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+import functools
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from uuid import UUID
 
 import structlog
 
 from stepwell_server import errors, telemetry
 from stepwell_server.dispatch.cursors import Cursor, pack_cursor, unpack_cursor
-from stepwell_server.dispatch.watch_streams import Stream, told_of
-from stepwell_server.model.events import payload_of, unpack_attributes
-from stepwell_server.model.payloads import NULL
+from stepwell_server.dispatch.ends import end_of, has_ended, portions
+from stepwell_server.dispatch.watch_streams import AnyEnd, Stream, Watched, told_of
 from stepwell_server.model.runs import RunRef, unpack_details
-from stepwell_server.store import runs, watches
+from stepwell_server.store import job_ends, jobs, runs, watches
+from stepwell_server.store.job_ends import JobEnd
+from stepwell_server.store.watches import End
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from stepwell_server.clock import Clock
-    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.committer.protocols import AnyChange
+    from stepwell_server.model.jobs import JobRef
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Database
+    from stepwell_server.store.jobs import SeenJob
     from stepwell_server.store.namespaces import NamespaceRow
     from stepwell_server.store.runs import SeenRun
-    from stepwell_server.store.watches import BatchEnds, End
+    from stepwell_server.store.watches import BatchEnds
 
 _log = structlog.get_logger("stepwell.watches")
-_READ_BATCHES, _READ_ENDS = 256, 512
+AnySeen = TypeVar("AnySeen", "SeenRun", "SeenJob")
+_READ_BATCHES = 256
 _PRUNED = "it is older than what is kept; begin again without one"
 
 
 class News(NamedTuple):
-    """Ends for one message, and the cursor after it."""
+    """Ends for one message, all of the kind that is watched, and the cursor after it."""
 
-    ends: list[End]
+    ends: list[AnyEnd]
     cursor: str
 
 
@@ -65,15 +70,15 @@ class Watches:
 
     # --- the feed ---------------------------------------------------------------------------------------------------
 
-    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         """Takes in a batch that a committer of this replica has just committed."""
         if self._positions is None:
             return
         known = self._positions.get(committer, 0)
         if position == known + 1:
-            ended = [change for change in changes if _has_ended(change)]
-            ends = [_end(change) for change in ended] if self._streams else []
-            self._pass(committer, position, [change.run_key for change in ended], {end.run_key: end for end in ends})
+            ended = [change for change in changes if has_ended(change)]
+            ends = {change.key: end_of(change) for change in ended} if self._streams else {}
+            self._pass(committer, position, [change.key for change in ended], ends)
         elif position > known:
             self._due.set()
 
@@ -82,20 +87,25 @@ class Watches:
         self._due.set()
 
     def _pass(
-        self, committer: int, position: int, run_keys: Sequence[int], ends: dict[int, End], only: set[int] | None = None
+        self,
+        committer: int,
+        position: int,
+        keys: Sequence[int],
+        ends: dict[int, AnyEnd],
+        only: set[Watched] | None = None,
     ) -> None:
-        """Lets a batch by. `only` names the namespaces whose ends were read, where not all were."""
+        """Lets a batch by. `only` names what was watched when its ends were read, where not all were."""
         if self._positions is None:
             return
         self._positions[committer] = position
-        for run_key in run_keys:
-            for waiting in self._waits.get(run_key, ()):
+        for key in keys:
+            for waiting in self._waits.get(key, ()):
                 waiting.set()
         for stream in self._streams:
-            if only is not None and stream.namespace_id not in only:
+            if only is not None and stream.watched not in only:
                 stream.detach()
             else:
-                stream.offer(told_of(committer, position, run_keys, ends, stream.namespace_id))
+                stream.offer(told_of(committer, position, keys, ends, stream.watched))
 
     @contextlib.asynccontextmanager
     async def _feed(self) -> AsyncIterator[dict[int, int]]:
@@ -133,14 +143,25 @@ class Watches:
                 await self._pass_recorded(rows)
 
     async def _pass_recorded(self, rows: Iterable[BatchEnds]) -> None:
-        for part in _portions(rows):
-            watched = {stream.namespace_id for stream in self._streams}
-            run_keys = [key for row in part for key in row.run_keys]
-            ends = await watches.read_ends(self._database, run_keys, watched) if run_keys and watched else {}
+        for part in portions(rows):
+            watched = {stream.watched for stream in self._streams}
+            ends = await self._read_ends(part, watched)
             for row in part:
                 # Memory may have been faster meanwhile.
                 if self._positions is not None and row.position > self._positions.get(row.committer, 0):
-                    self._pass(row.committer, row.position, row.run_keys, ends, watched)
+                    self._pass(row.committer, row.position, row.keys, ends, watched)
+
+    async def _read_ends(self, part: Iterable[BatchEnds], watched: Iterable[Watched]) -> dict[int, AnyEnd]:
+        """What is watched of the ends in some batches. A key does not say whether it is a run's or a job's."""
+        keys = [key for row in part for key in row.keys]
+        ends: dict[int, AnyEnd] = {}
+        of_runs = {each.namespace_id for each in watched if each.kind is End}
+        if keys and of_runs:
+            ends |= await watches.read_ends(self._database, keys, of_runs)
+        of_jobs = {each.namespace_id for each in watched if each.kind is JobEnd}
+        if keys and of_jobs:
+            ends |= await job_ends.read_ends(self._database, keys, of_jobs)
+        return ends
 
     async def stop(self) -> None:
         """Ends the streams, which their clients continue elsewhere from their cursors."""
@@ -151,7 +172,7 @@ class Watches:
         if self._task is not None:
             await self._task
 
-    # --- waiting for one run ----------------------------------------------------------------------------------------
+    # --- waiting for one --------------------------------------------------------------------------------------------
 
     async def wait(self, ref: RunRef, seconds: float, *, follow: bool) -> SeenRun:
         """The run once it has ended, or as it is when the time is over; with `follow`, the last of its chain."""
@@ -168,31 +189,47 @@ class Watches:
         run = await runs.find(self._database, ref)
         if run.is_closed:
             return run
-        ended = asyncio.Event()
-        waits = self._waits.setdefault(run.run_key, set())
-        waits.add(ended)
         ref = RunRef(run.namespace_id, ref.namespace, run_key=run.run_key)
+        return await self._wait_for_end(run.run_key, functools.partial(runs.find, self._database, ref), end)
+
+    async def wait_for_job(self, ref: JobRef, seconds: float) -> SeenJob:
+        """The job once it has ended, or as it is when the time is over, or as soon as it is retried."""
+        end = asyncio.get_running_loop().time() + seconds
+        async with self._feed():
+            job = await jobs.find(self._database, ref)
+            if job.is_closed:
+                return job
+            return await self._wait_for_end(job.job_key, functools.partial(jobs.find, self._database, ref), end)
+
+    async def _wait_for_end(self, key: int, look: Callable[[], Awaitable[AnySeen]], end: float) -> AnySeen:
+        ended = asyncio.Event()
+        waits = self._waits.setdefault(key, set())
+        waits.add(ended)
         try:
             # It may have ended before it was waited for.
-            run = await runs.find(self._database, ref)
-            if run.is_closed:
-                return run
+            seen = await look()
+            if seen.is_closed:
+                return seen
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(end):
                     await ended.wait()
         finally:
             waits.discard(ended)
-            if not waits and self._waits.get(run.run_key) is waits:
-                del self._waits[run.run_key]
-        return await runs.find(self._database, ref)
+            if not waits and self._waits.get(key) is waits:
+                del self._waits[key]
+        return await look()
 
     # --- following a namespace --------------------------------------------------------------------------------------
 
-    async def watch(self, namespace: NamespaceRow, token: str) -> AsyncGenerator[News, None]:
-        """Ends in commit order after a cursor, or from now on. The first message comes at once, and may be empty."""
+    async def watch(self, namespace: NamespaceRow, token: str, kind: type[AnyEnd] = End) -> AsyncGenerator[News, None]:
+        """Ends of runs, or of jobs, in commit order after a cursor, or from now on.
+
+        The first message comes at once, and may be empty.
+        """
         async with self._feed() as positions:
             cursor = await self._begin(namespace, token) if token else Cursor(dict(positions), {})
-            stream = Stream(namespace.namespace_id, cursor, self._settings.outbox_messages)
+            watched = Watched(namespace.namespace_id, kind)
+            stream = Stream(watched, cursor, self._settings.outbox_messages)
             self._streams.add(stream)
             if not token:
                 stream.attach({})
@@ -209,7 +246,7 @@ class Watches:
             raise errors.WatchCursorInvalid(problem="it comes from another database; begin again without one")
         return cursor
 
-    async def _told(self, stream: Stream) -> AsyncIterator[list[End]]:
+    async def _told(self, stream: Stream) -> AsyncIterator[list[AnyEnd]]:
         yield []
         while not self._stopping:
             if not stream.attached and self._positions is not None:
@@ -242,37 +279,6 @@ class Watches:
         if not rows:
             seen[behind] = goal[behind]
             return
-        part = next(_portions(rows))
-        run_keys = [key for row in part for key in row.run_keys]
-        namespace_id = stream.namespace_id
-        ends = await watches.read_ends(self._database, run_keys, [namespace_id]) if run_keys else {}
-        stream.recalled.extend(told_of(row.committer, row.position, row.run_keys, ends, namespace_id) for row in part)
-
-
-def _has_ended(change: Change) -> bool:
-    return change.run is None and (change.fresh or change.original is not None)
-
-
-def _end(change: Change) -> End:
-    run = change.closed_run
-    if run is None:
-        raise AssertionError("an ended run is closed")
-    event = next((event for event in reversed(change.events) if event.number == run.end_event), None)
-    if event is None:
-        return watches.end_of(run, NULL, None)
-    attributes = unpack_attributes(event.attributes)
-    return watches.end_of(run, payload_of(event.payload_kind, event.payload, attributes), attributes.failure)
-
-
-def _portions(rows: Iterable[BatchEnds]) -> Iterator[list[BatchEnds]]:
-    """Batches by the number of ends that are read at a time; a batch stays whole."""
-    part: list[BatchEnds] = []
-    count = 0
-    for row in rows:
-        part.append(row)
-        count += len(row.run_keys)
-        if count >= _READ_ENDS:
-            yield part
-            part, count = [], 0
-    if part:
-        yield part
+        part = next(portions(rows))
+        ends = await self._read_ends(part, [stream.watched])
+        stream.recalled.extend(told_of(row.committer, row.position, row.keys, ends, stream.watched) for row in part)

@@ -9,20 +9,18 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import replace
 
-from stepwell_server import errors
-from stepwell_server.engine import endings, grants
-from stepwell_server.engine.change import Change
+from stepwell_server.engine import grants
+from stepwell_server.engine.activity_change import ActivityChange
 from stepwell_server.engine.retries import delay_after
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
+from stepwell_server.model.jobs import Activity, EndedActivity, JobRef
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.steps import (
     DEFAULT_RETRY,
     NO_TIMEOUTS,
-    ClosedStep,
     RetryPolicy,
-    Step,
     StepState,
     Timeouts,
     pack_step_details,
@@ -42,7 +40,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 class CompleteActivity(msgspec.Struct, frozen=True, gc=False):
     """A worker says that its activity is done."""
 
-    ref: RunRef
+    ref: RunRef | JobRef
     ordinal: int
     session_id: UUID
     token: int
@@ -51,21 +49,21 @@ class CompleteActivity(msgspec.Struct, frozen=True, gc=False):
     def wants(self) -> Missing:
         return Missing(ordinals=[self.ordinal])
 
-    def decide(self, change: Change) -> Outcome:
+    def decide(self, change: ActivityChange) -> Outcome:
         step = held_step(change, self.ordinal, self.session_id, self.token, StepState.COMPLETED)
-        if isinstance(step, ClosedStep):
+        if isinstance(step, EndedActivity):
             return Outcome(duplicate=True)
         facts = {"attempt": str(step.attempt), "worker": step.owner_id}
         event = change.event(EventType.ACTIVITY_COMPLETED, ordinal=step.ordinal, payload=self.payload, facts=facts)
         change.end_step(step, StepState.COMPLETED, event, payload=self.payload)
-        endings.wake(change)
+        change.wake()
         return Outcome()
 
 
 class FailActivity(msgspec.Struct, frozen=True, gc=False):
     """A worker says that its attempt failed. The policy decides whether there is another."""
 
-    ref: RunRef
+    ref: RunRef | JobRef
     ordinal: int
     session_id: UUID
     token: int
@@ -74,9 +72,9 @@ class FailActivity(msgspec.Struct, frozen=True, gc=False):
     def wants(self) -> Missing:
         return Missing(ordinals=[self.ordinal])
 
-    def decide(self, change: Change) -> Outcome:
+    def decide(self, change: ActivityChange) -> Outcome:
         step = held_step(change, self.ordinal, self.session_id, self.token, StepState.FAILED)
-        if isinstance(step, ClosedStep) or _has_failed(step, self.token):
+        if isinstance(step, EndedActivity) or _has_failed(step, self.token):
             return Outcome(duplicate=True)
         fail_attempt(change, step, self.failure, reported=True)
         return Outcome()
@@ -85,7 +83,7 @@ class FailActivity(msgspec.Struct, frozen=True, gc=False):
 class CancelledActivity(msgspec.Struct, frozen=True, gc=False):
     """A worker says that it stopped its activity, because it was asked to."""
 
-    ref: RunRef
+    ref: RunRef | JobRef
     ordinal: int
     session_id: UUID
     token: int
@@ -94,66 +92,64 @@ class CancelledActivity(msgspec.Struct, frozen=True, gc=False):
     def wants(self) -> Missing:
         return Missing(ordinals=[self.ordinal])
 
-    def decide(self, change: Change) -> Outcome:
+    def decide(self, change: ActivityChange) -> Outcome:
         step = held_step(change, self.ordinal, self.session_id, self.token, StepState.CANCELLED)
-        if isinstance(step, ClosedStep):
+        if isinstance(step, EndedActivity):
             return Outcome(duplicate=True)
         facts = {"attempt": str(step.attempt), "worker": step.owner_id}
         event = change.event(EventType.ACTIVITY_CANCELLED, ordinal=step.ordinal, payload=self.payload, facts=facts)
         change.end_step(step, StepState.CANCELLED, event, payload=self.payload)
-        endings.wake(change)
+        change.wake()
         return Outcome()
 
 
-def held_step(change: Change, ordinal: int, session_id: UUID, token: int, state: StepState) -> Step | ClosedStep:
-    """The open step if that session holds it under that token, or the step as it went on from this very report.
+def held_step(
+    change: ActivityChange, ordinal: int, session_id: UUID, token: int, state: StepState
+) -> Activity | EndedActivity:
+    """The open activity if that session holds it under that token, or as it went on from this very report.
 
     That is the ended one if the report ended it, or one that tries again since the report said that it had failed.
     Refuses with LEASE_LOST.
     """
-    if change.run is None and ordinal not in change.known.ordinals:
-        raise Missing(ordinals=[ordinal])
     step = change.step(ordinal)
     if step is None:
-        raise errors.LeaseLost(run_id=change.run_id, token=token, current=-1)
+        raise change.lost(token, -1)
     if state == StepState.FAILED and _has_failed(step, token):
         return step
-    if isinstance(step, ClosedStep):
+    if isinstance(step, EndedActivity):
         if step.grants == token and step.state == state:
             return step
-        raise errors.LeaseLost(run_id=change.run_id, token=token, current=step.grants)
+        raise change.lost(token, step.grants)
     if step.session_id != session_id or step.grants != token:
-        raise errors.LeaseLost(run_id=change.run_id, token=token, current=step.grants)
+        raise change.lost(token, step.grants)
     return step
 
 
-def _has_failed(step: Step | ClosedStep, token: int) -> bool:
+def _has_failed(step: Activity | EndedActivity, token: int) -> bool:
     """Whether the worker of that very grant has reported that its attempt failed."""
     return 0 < token == unpack_step_details(step.details).failed_token
 
 
-def fail_attempt(change: Change, step: Step, failure: Failure, *, reported: bool = False) -> None:
+def fail_attempt(change: ActivityChange, step: Activity, failure: Failure, *, reported: bool = False) -> None:
     """An attempt failed: the activity tries again later, or fails for good, as it does once history is full.
 
-    `reported` tells that its own worker said so.
+    One that was asked to stop has stopped. `reported` tells that its own worker said so.
     """
     details = unpack_step_details(step.details)
     facts = {"attempt": str(step.attempt), "worker": step.owner_id}
     delay = delay_after(details.retry or DEFAULT_RETRY, step.attempt, failure)
     limits = details.timeouts or NO_TIMEOUTS
     if delay is not None and limits.schedule_to_close is not None:
-        closes = step.create_time + timedelta(seconds=limits.schedule_to_close)
+        closes = step.schedule_time + timedelta(seconds=limits.schedule_to_close)
         if change.now + timedelta(seconds=delay) >= closes:
             delay = None
-    if not change.has_room:
-        delay = None
-    if delay is None:
-        event = change.event(EventType.ACTIVITY_FAILED, ordinal=step.ordinal, failure=failure, facts=facts)
-        change.end_step(step, StepState.FAILED, event, failure=failure)
-        endings.wake(change)
+    failed_token = step.grants if reported else 0
+    if delay is None or step.cancel_requested or not change.has_room:
+        if step.cancel_requested and reported:
+            step = replace(step, details=pack_step_details(replace(details, failed_token=failed_token)))
+        grants.end_without_result(change, step, failure, facts)
         return
     change.event(EventType.ACTIVITY_ATTEMPT_FAILED, ordinal=step.ordinal, failure=failure, facts=facts)
-    failed_token = step.grants if reported else 0
     packed = pack_step_details(replace(details, last_failure=failure, failed_token=failed_token))
     if delay <= 0:
         grants.requeue(change, replace(step, details=packed, returns=0))
@@ -182,18 +178,20 @@ class NewActivity(msgspec.Struct, frozen=True, gc=False):
     priority: int | None = None
 
 
-def time_out(change: Change, step: Step, last_beat: datetime | None) -> None:
-    """Looks at an activity whose time may have run out: fails it or its attempt, sets it going again, or waits on."""
+def time_out(change: ActivityChange, step: Activity, last_beat: datetime | None) -> None:
+    """Looks at an activity whose time may have run out: fails it or its attempt, sets it going, or waits on."""
     limits = unpack_step_details(step.details).timeouts or NO_TIMEOUTS
     now = change.now
     passed = passed_timeout(step, limits, now, last_beat)
     if passed is None and step.state == StepState.PENDING and (step.wake_time is None or step.wake_time <= now):
+        # A first attempt waits outside its queue only if its start was delayed.
+        waited = step.attempt > 0 or step.schedule_time > step.create_time
         change.put_step(replace(step, wake_time=None))
         step = replace(step, wake_time=grants.next_timeout(step))
-        if step.attempt or step.wake_time is None:
+        if waited or step.wake_time is None:
             change.put_step(step)
             change.bump()
-            grants.enqueue_activity(change, step)
+            change.enqueue_step(step)
         return
     if passed is None:
         change.put_step(replace(step, wake_time=grants.next_timeout(step, last_beat)))
@@ -215,7 +213,7 @@ class Timed(Protocol):
     @property
     def attempt(self) -> int: ...
     @property
-    def create_time(self) -> datetime: ...
+    def schedule_time(self) -> datetime: ...
     @property
     def start_time(self) -> datetime | None: ...
 
@@ -235,10 +233,10 @@ def passed_timeout(step: Timed, limits: Timeouts, now: datetime, last_beat: date
     def over(since: datetime | None, seconds: float | None) -> bool:
         return since is not None and seconds is not None and now >= since + timedelta(seconds=seconds)
 
-    if over(step.create_time, limits.schedule_to_close):
+    if over(step.schedule_time, limits.schedule_to_close):
         return SCHEDULE_TO_CLOSE
     if step.state == StepState.PENDING:
-        waits = step.attempt == 0 and over(step.create_time, limits.schedule_to_start)
+        waits = step.attempt == 0 and over(step.schedule_time, limits.schedule_to_start)
         return SCHEDULE_TO_START if waits else None
     if over(step.start_time, limits.start_to_close):
         return START_TO_CLOSE

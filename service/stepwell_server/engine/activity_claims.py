@@ -68,7 +68,7 @@ class ReturnActivity(msgspec.Struct, frozen=True, gc=False):
             )
         )
         change.bump()
-        grants.enqueue_activity(change, step, unpack_step_details(step.details).ready_time)
+        change.enqueue_step(step, unpack_step_details(step.details).ready_time)
         return True
 
 

@@ -4,6 +4,8 @@ A command's `decide` reads and changes it through the verbs of the three classes
 but `now`. Commands of one run are folded over the same Change in their order. Every verb notes how to undo itself, so
 that a refused command leaves no trace; a decision may therefore refuse at any point.
 
+The verbs that decisions about activities need are those of `activity_change`: a job has them too.
+
 Invariants: every change of what is open of a run goes with a higher `version`; event numbers have no gaps; a step is
 in `steps` (open) or in `closed`, never in both; `run` is None exactly when there is no open run.
 
@@ -17,13 +19,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
+from stepwell_server import errors
+from stepwell_server.engine import endings
+from stepwell_server.engine.run_change import HIGHEST_PRIORITY
 from stepwell_server.engine.step_change import StepChange
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
+from stepwell_server.model.events import payload_of, unpack_attributes
 from stepwell_server.model.steps import Kind, Scope, Step
+from stepwell_server.model.tasks import Grant, TaskKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+    from uuid import UUID
 
     from stepwell_server.model.driven import Side, SideKey
     from stepwell_server.model.payloads import Payload
@@ -75,6 +83,41 @@ class Change(StepChange):
         self.heartbeats: dict[int, tuple[datetime, Payload]] = {}
         self.published: dict[str, Published] = {}
         self._lists += [self.new_signals, self.consumed, self.carried, self.carried_away, self.emptied]
+
+    # --- its activities ---------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something that the run's code waits for has ended: it hears."""
+        endings.wake(self)
+
+    def enqueue_step(self, step: Step, ready_time: datetime | None = None) -> None:
+        """Puts an activity's task into its queue. A driven run's are claimed apart, whatever their type."""
+        if self.open.driven:
+            kind, type_name, priority = TaskKind.DRIVEN_ACTIVITY, "", HIGHEST_PRIORITY
+        else:
+            kind, type_name, priority = TaskKind.ACTIVITY, step.type, step.priority
+        self.enqueue(step.ordinal, kind, step.task_queue, type_name, priority, ready_time)
+
+    def give(self, step: Step, session_id: UUID, ready_time: datetime | None) -> Grant:
+        """An activity as it is given to a session."""
+        payload = self.input_at_hand(step.input_event)
+        grant = Grant(session_id, self.open, step, payload, ready_time=ready_time)
+        self.news.grants.append(grant)
+        self.news.claims.append(grant)
+        return grant
+
+    def input_at_hand(self, number: int) -> Payload | None:
+        """An input, if the event that holds it was appended in this batch."""
+        for event in self.events:
+            if event.number == number:
+                return payload_of(event.payload_kind, event.payload, unpack_attributes(event.attributes))
+        return None
+
+    def lost(self, token: int, current: int) -> errors.LeaseLost:
+        """The refusal of one who does not hold the run, or an activity of it, under that token."""
+        return errors.LeaseLost(run_id=self.run_id, token=token, current=current)
+
+    # --- branches, signals and other small rows ---------------------------------------------------------------------
 
     def scope(self, path: str) -> Scope:
         """How many calls are recorded in a branch, and their hash."""

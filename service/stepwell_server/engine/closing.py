@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from stepwell_server.model.jobs import ClosedJob, Job
+from stepwell_server.model.payloads import pack_failure, unpack_failure
 from stepwell_server.model.runs import ClosedRun, Phase, Run
-from stepwell_server.model.steps import ClosedStep, Step, StepState
+from stepwell_server.model.steps import ClosedStep, Step, StepState, pack_step_details, unpack_step_details
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from stepwell_server.model.payloads import Failure
+
 _STEP_FIELDS = [name for name in Step.__struct_fields__ if name in ClosedStep.__struct_fields__]
+_JOB_FIELDS = [name for name in Job.__struct_fields__ if name in ClosedJob.__struct_fields__]
 
 
 def close_step(step: Step, state: StepState, now: datetime, event: int, *, timed_out: bool = False) -> ClosedStep:
@@ -83,3 +91,42 @@ def close_run(run: Run, phase: Phase, now: datetime, event: int) -> ClosedRun:
         event,
         run.details,
     )
+
+
+def close_job(job: Job, state: StepState, now: datetime, failure: Failure | None) -> ClosedJob:
+    """The closed form of an open job, with the end of its retention."""
+    return ClosedJob(
+        job.job_key,
+        job.namespace_id,
+        job.job_id,
+        job.unique_key,
+        job.type,
+        job.task_queue,
+        job.priority,
+        job.correlation_id,
+        job.traceparent,
+        job.tracestate,
+        job.create_time,
+        job.retention_seconds,
+        job.schedule_time,
+        state,
+        job.attempt,
+        job.grants,
+        job.start_time,
+        job.cancel_reason,
+        job.cancel_time,
+        job.retries,
+        job.details,
+        now,
+        now + timedelta(seconds=job.retention_seconds),
+        pack_failure(failure),
+    )
+
+
+def open_job(job: ClosedJob, now: datetime) -> Job:
+    """The open form of a job that had failed and is retried, with its failure as its last attempt's."""
+    details = replace(unpack_step_details(job.details), last_failure=unpack_failure(job.failure))
+    kept = {name: getattr(job, name) for name in _JOB_FIELDS}
+    fresh = {"session_id": None, "returns": 0, "owner_id": "", "start_time": None, "wake_time": None}
+    anew = {"schedule_time": now, "state": StepState.PENDING, "attempt": 0, "retries": job.retries + 1}
+    return Job(**{**kept, **fresh, **anew, "details": pack_step_details(details)})

@@ -1,4 +1,4 @@
-"""What a command is: a value that names one run and decides what becomes of it."""
+"""What a command is: a value that names one run, or one job, and decides what becomes of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from stepwell_server.errors import Refusal
 
 if TYPE_CHECKING:
     from stepwell_server.engine.change import Change
+    from stepwell_server.engine.job_change import JobChange
     from stepwell_server.engine.wishes import Missing
+    from stepwell_server.model.jobs import JobRef
     from stepwell_server.model.runs import RunRef
 
 
@@ -18,8 +20,8 @@ class Command(Protocol):
     """A change of exactly one run."""
 
     @property
-    def ref(self) -> RunRef:
-        """Which run."""
+    def ref(self) -> RunRef | JobRef:
+        """Which run, or which job if the command is one that jobs take, too."""
         ...
 
     def wants(self) -> Missing | None:
@@ -28,6 +30,23 @@ class Command(Protocol):
 
     def decide(self, change: Change) -> object:
         """Changes the run and answers the caller, or raises a Refusal, or Missing. Pure but for `change`."""
+        ...
+
+
+class JobCommand(Protocol):
+    """A change of exactly one job. What is decided on activities is a command of runs and of jobs."""
+
+    @property
+    def ref(self) -> JobRef:
+        """Which job."""
+        ...
+
+    def wants(self) -> Missing | None:
+        """What of the job the decision surely needs."""
+        ...
+
+    def decide(self, change: JobChange) -> object:
+        """Changes the job and answers the caller, or raises a Refusal, or Missing. Pure but for `change`."""
         ...
 
 

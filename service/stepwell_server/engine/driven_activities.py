@@ -90,7 +90,7 @@ class CreateActivity(msgspec.Struct, frozen=True, gc=False):
             step = replace(step, wake_time=grants.next_timeout(step))
         change.add_step(step)
         if not self.running:
-            grants.enqueue_activity(change, step, schedule_time)
+            change.enqueue_step(step, schedule_time)
         return ActivityAnswer(run.run_id, run.workflow_id, step, done=True)
 
 
@@ -164,7 +164,7 @@ class RequeueActivity(msgspec.Struct, frozen=True, gc=False):
             details=pack_step_details(details),
         )
         change.put_step(waiting)
-        grants.enqueue_activity(change, waiting, schedule_time)
+        change.enqueue_step(waiting, schedule_time)
         return _answer(change, waiting, done=True)
 
 

@@ -1,7 +1,7 @@
 """Giving tasks to sessions, and taking them back.
 
-A grant raises the fencing token of the run or the activity; every write by a holder carries it, and a stale one is
-refused. A task that comes back undone returns to its queue.
+A grant raises the fencing token of the run, the activity or the job; every write by a holder carries it, and a stale
+one is refused. A task that comes back undone returns to its queue.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from msgspec.structs import replace
 
 from stepwell_server import errors
 from stepwell_server.engine import endings, runs
+from stepwell_server.engine.activity_change import ActivityChange
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.run_change import HIGHEST_PRIORITY
+from stepwell_server.engine.job_change import JobChange
 from stepwell_server.engine.wishes import Missing
-from stepwell_server.model.events import EventType, payload_of, unpack_attributes
-from stepwell_server.model.payloads import Failure, Payload
+from stepwell_server.model.events import EventType
+from stepwell_server.model.jobs import JOB_ORDINAL, Activity, JobRef
+from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import WORKER_LOST, Phase, RunRef
-from stepwell_server.model.steps import NO_TIMEOUTS, Step, StepState, unpack_step_details
-from stepwell_server.model.tasks import Grant, TaskKind
+from stepwell_server.model.steps import NO_TIMEOUTS, StepState, unpack_step_details
+from stepwell_server.model.tasks import AnyGrant, Grant
 
 if TYPE_CHECKING:
     from stepwell_server.model.runs import Run
@@ -36,7 +38,7 @@ class GrantTask(msgspec.Struct, frozen=True, gc=False):
     A run that is pinned is not to be had by a session that takes other `builds`.
     """
 
-    ref: RunRef
+    ref: RunRef | JobRef
     ordinal: int
     session_id: UUID
     owner_id: str
@@ -46,10 +48,10 @@ class GrantTask(msgspec.Struct, frozen=True, gc=False):
     def wants(self) -> Missing | None:
         return Missing(ordinals=[self.ordinal]) if self.ordinal else None
 
-    def decide(self, change: Change) -> Grant | None:
-        if change.run is None:
+    def decide(self, change: Change | JobChange) -> AnyGrant | None:
+        if not change.is_open:
             return None
-        if self.ordinal:
+        if isinstance(change, JobChange) or self.ordinal:
             return grant_step(change, self.ordinal, self.session_id, self.owner_id, self.ready_time)
         return grant_run(change, self.session_id, self.owner_id, self.builds, self.ready_time)
 
@@ -79,16 +81,19 @@ def grant_run(
         suspend_time=None,
     )
     change.bump()
-    payload = _input_at_hand(change, 1)
-    return _told(change, Grant(session_id, change.open, None, payload, fresh=fresh, ready_time=ready_time))
+    payload = change.input_at_hand(1)
+    grant = Grant(session_id, change.open, None, payload, fresh=fresh, ready_time=ready_time)
+    change.news.grants.append(grant)
+    change.news.claims.append(grant)
+    return grant
 
 
 def grant_step(
-    change: Change, ordinal: int, session_id: UUID, owner_id: str, ready_time: datetime | None = None
-) -> Grant | None:
+    change: ActivityChange, ordinal: int, session_id: UUID, owner_id: str, ready_time: datetime | None = None
+) -> AnyGrant | None:
     """Gives an activity's task to a session: a new attempt begins."""
     step = change.step(ordinal)
-    if not isinstance(step, Step) or step.state != StepState.PENDING or step.session_id is not None:
+    if not isinstance(step, Activity) or step.state != StepState.PENDING or step.session_id is not None:
         return None
     change.drop_task(ordinal)
     granted = replace(
@@ -103,34 +108,19 @@ def grant_step(
     granted = replace(granted, wake_time=next_timeout(granted))
     change.put_step(granted)
     change.bump()
-    payload = _input_at_hand(change, step.input_event)
-    return _told(change, Grant(session_id, change.open, granted, payload, ready_time=ready_time))
+    return change.give(granted, session_id, ready_time)
 
 
-def _told(change: Change, grant: Grant) -> Grant:
-    change.news.grants.append(grant)
-    change.news.claims.append(grant)
-    return grant
-
-
-def _input_at_hand(change: Change, number: int) -> Payload | None:
-    """The input, if the event that holds it was appended in this batch."""
-    for event in change.events:
-        if event.number == number:
-            return payload_of(event.payload_kind, event.payload, unpack_attributes(event.attributes))
-    return None
-
-
-def next_timeout(step: Step, last_beat: datetime | None = None) -> datetime | None:
+def next_timeout(step: Activity, last_beat: datetime | None = None) -> datetime | None:
     """When an activity must be looked at next: the earliest of its timeouts that can still run out."""
     details = unpack_step_details(step.details)
     limits = details.timeouts or NO_TIMEOUTS
     times: list[datetime] = []
     if limits.schedule_to_close is not None:
-        times.append(step.create_time + timedelta(seconds=limits.schedule_to_close))
+        times.append(step.schedule_time + timedelta(seconds=limits.schedule_to_close))
     if step.state == StepState.PENDING:
         if limits.schedule_to_start is not None and step.attempt == 0:
-            times.append(step.create_time + timedelta(seconds=limits.schedule_to_start))
+            times.append(step.schedule_time + timedelta(seconds=limits.schedule_to_start))
     elif step.start_time is not None:
         if limits.start_to_close is not None:
             times.append(step.start_time + timedelta(seconds=limits.start_to_close))
@@ -146,7 +136,7 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
     between is paused: it may be what kills its workers. Answers False if the session no longer held it.
     """
 
-    ref: RunRef
+    ref: RunRef | JobRef
     ordinal: int
     token: int
     session_id: UUID
@@ -156,10 +146,12 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
     def wants(self) -> Missing | None:
         return Missing(ordinals=[self.ordinal]) if self.ordinal else None
 
-    def decide(self, change: Change) -> bool:
-        if change.run is None:
+    def decide(self, change: Change | JobChange) -> bool:
+        if not change.is_open:
             return False
-        return self._return_step(change) if self.ordinal else self._return_run(change)
+        if isinstance(change, JobChange) or self.ordinal:
+            return self._return_step(change)
+        return self._return_run(change)
 
     def _return_run(self, change: Change) -> bool:
         run = change.open
@@ -178,9 +170,9 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
             endings.enqueue_run(change)
         return True
 
-    def _return_step(self, change: Change) -> bool:
+    def _return_step(self, change: ActivityChange) -> bool:
         step = change.step(self.ordinal)
-        if not isinstance(step, Step) or step.session_id != self.session_id or step.grants != self.token:
+        if not isinstance(step, Activity) or step.session_id != self.session_id or step.grants != self.token:
             return False
         if not self.counts and step.returns + 1 < change.limits.returns:
             if change.has_room:
@@ -193,7 +185,21 @@ class ReturnTask(msgspec.Struct, frozen=True, gc=False):
         return True
 
 
-def interrupt(change: Change, step: Step, reason: str) -> None:
+def return_of(grant: AnyGrant, reason: str) -> ReturnTask:
+    """Takes back what was just given, and was not begun."""
+    key, ordinal = grant.key
+    ref = ref_to(key, ordinal, grant.origin.namespace_id)
+    return ReturnTask(ref, ordinal, grant.token, grant.session_id, counts=False, reason=reason)
+
+
+def ref_to(key: int, ordinal: int, namespace_id: int, namespace: str = "") -> RunRef | JobRef:
+    """Names the run, or the job, that a task is of."""
+    if ordinal == JOB_ORDINAL:
+        return JobRef(namespace_id, namespace, key)
+    return RunRef(namespace_id, namespace, key)
+
+
+def interrupt(change: ActivityChange, step: Activity, reason: str) -> None:
     """An activity's attempt was begun and its worker is lost: another attempt, if there is one left."""
     if change.has_room:
         facts = {"worker": step.owner_id, "attempt": str(step.attempt), "reason": reason}
@@ -201,28 +207,32 @@ def interrupt(change: Change, step: Step, reason: str) -> None:
     failure = Failure(f"worker {step.owner_id} was lost: {reason}", ATTEMPT_LOST)
     policy = unpack_step_details(step.details).retry
     if policy is not None and policy.maximum_attempts and step.attempt >= policy.maximum_attempts:
-        event = change.event(EventType.ACTIVITY_FAILED, ordinal=step.ordinal, failure=failure)
-        change.end_step(step, StepState.FAILED, event, failure=failure)
-        endings.wake(change)
+        end_without_result(change, step, failure)
         return
-    requeue(change, replace(step, returns=0))
+    requeue(change, replace(step, returns=0), failure)
 
 
-def requeue(change: Change, step: Step) -> None:
-    """Puts an activity back into its queue, ready now."""
+def requeue(change: ActivityChange, step: Activity, failure: Failure | None = None) -> None:
+    """Puts an activity back into its queue, ready now. One that was asked to stop ends instead, with that failure."""
+    if step.cancel_requested:
+        end_without_result(change, step, failure)
+        return
     waiting = replace(step, state=StepState.PENDING, session_id=None, owner_id="")
     change.put_step(replace(waiting, wake_time=next_timeout(waiting)))
     change.bump()
-    enqueue_activity(change, step)
+    change.enqueue_step(step)
 
 
-def enqueue_activity(change: Change, step: Step, ready_time: datetime | None = None) -> None:
-    """Puts an activity's task into its queue. A driven run's are claimed apart from all others, whatever their type."""
-    if change.open.driven:
-        kind, type_name, priority = TaskKind.DRIVEN_ACTIVITY, "", HIGHEST_PRIORITY
-    else:
-        kind, type_name, priority = TaskKind.ACTIVITY, step.type, step.priority
-    change.enqueue(step.ordinal, kind, step.task_queue, type_name, priority, ready_time)
+def end_without_result(
+    change: ActivityChange, step: Activity, failure: Failure | None, facts: dict[str, str] | None = None
+) -> None:
+    """Ends an activity that will not be tried again: it has failed, or was stopped if it was asked to."""
+    state, kind = StepState.FAILED, EventType.ACTIVITY_FAILED
+    if step.cancel_requested:
+        state, kind = StepState.CANCELLED, EventType.ACTIVITY_CANCELLED
+    event = change.event(kind, ordinal=step.ordinal, failure=failure, facts=facts)
+    change.end_step(step, state, event, failure=failure)
+    change.wake()
 
 
 def held_run(change: Change, session_id: UUID, token: int) -> Run:

@@ -1,74 +1,86 @@
-"""Who bears which run id and workflow id, and how new runs come to be within a batch."""
+"""Who bears which id and name, and how new runs and jobs come to be within a batch."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 
-from stepwell_server.engine.change import Change
 from stepwell_server.engine.wishes import Missing
+from stepwell_server.model.jobs import JobId
 from stepwell_server.model.runs import RunId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from uuid import UUID
 
-    from stepwell_server.model.runs import Run, RunRef
+    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.job_change import JobChange
+    from stepwell_server.model.jobs import JobRef
+    from stepwell_server.model.runs import RunRef
 
 Name = tuple[int, str]
 Id = tuple[int, "UUID"]
 
 
-class Latest(msgspec.Struct, frozen=True, gc=False):
-    """The latest run of a workflow id."""
+class Bearer(Protocol):
+    """A run or a job while a batch changes it."""
 
-    run_key: int
-    run_id: UUID
+    @property
+    def phase(self) -> int:
+        """How far it has come: a run's phase, a job's state."""
+        ...
+
+
+AnyBearer = TypeVar("AnyBearer", bound=Bearer)
+AnyId = TypeVar("AnyId", RunId, JobId)
+
+
+class Latest(msgspec.Struct, frozen=True, gc=False):
+    """The latest run of a workflow id, or job of a unique key, by its key and its id."""
+
+    key: int
+    id: UUID
     phase: int
 
 
-class Births:
-    """The names and ids that a batch's commands look at, and the runs that it starts.
+class Register(Generic[AnyBearer, AnyId]):
+    """The names and ids that a batch's commands look at, and the runs or jobs that it starts.
 
-    `changes` are the batch's runs by key, so that a run which ends in this very batch frees its name in it.
+    `changes` are the batch's own by key, so that one which ends in this very batch frees its name in it.
     """
 
-    def __init__(self, changes: dict[int, Change], next_key: Callable[[], int]) -> None:
+    def __init__(self, changes: dict[int, AnyBearer], next_key: Callable[[], int]) -> None:
         self._take_key = next_key
         self._returned: list[int] = []
         self.changes = changes
-        self.ids: dict[Id, RunId | None] = {}
+        self.ids: dict[Id, AnyId | None] = {}
         self.names: dict[Name, Latest | None] = {}
-        self.born: list[Change] = []
-        self.new_ids: list[RunId] = []
+        self.born: list[int] = []
+        self.new_ids: list[AnyId] = []
         self.claims: dict[Name, tuple[int | None, int]] = {}  # the key found in the database, the key to write
-        self._others: list[Change] = []
-        self._mark = (0, 0)
+        self._ids: list[Id] = []
+        self._mark = 0
         self._undo: list[tuple[Name, Latest | None, tuple[int | None, int] | None]] = []
 
     def next_key(self) -> int:
-        """A key for a new run; one that was taken back first, so that deciding again costs no more keys."""
+        """A key for a new one; one that was taken back first, so that deciding again costs no more keys."""
         return self._returned.pop() if self._returned else self._take_key()
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
-        self._mark = (len(self.born), len(self.new_ids))
-        self._others.clear()
+        self._mark = len(self.born)
         self._undo.clear()
 
     def undo(self) -> None:
         """Takes back all since `begin`."""
-        for change in self._others:
-            change.undo()
-        born, ids = self._mark
-        for change in self.born[born:]:
-            del self.changes[change.run_key]
-            self._returned.append(change.run_key)
-        for entry in self.new_ids[ids:]:
-            self.ids[entry.namespace_id, entry.run_id] = None
-        del self.born[born:]
-        del self.new_ids[ids:]
+        for key in self.born[self._mark :]:
+            del self.changes[key]
+            self._returned.append(key)
+        for entry in self._ids[self._mark :]:
+            self.ids[entry] = None
+        for each in (self.born, self.new_ids, self._ids):
+            del each[self._mark :]
         for name, latest, claim in reversed(self._undo):
             self.names[name] = latest
             if claim is None:
@@ -76,6 +88,54 @@ class Births:
             else:
                 self.claims[name] = claim
         self._undo.clear()
+
+    def with_id(self, namespace_id: int, id_: UUID) -> AnyId | None:
+        """The one of that id, or None. The committer has looked it up for every start that names one."""
+        return self.ids.get((namespace_id, id_))
+
+    def named(self, namespace_id: int, name: str) -> Latest | None:
+        """The latest one of that name, or None. Asks for it if it was not looked up."""
+        wanted = (namespace_id, name)
+        if wanted not in self.names:
+            raise Missing(names=[wanted])
+        latest = self.names[wanted]
+        if latest is not None and (change := self.changes.get(latest.key)) is not None:
+            return Latest(latest.key, latest.id, change.phase)
+        return latest
+
+    def claim(self, name: Name, latest: Latest) -> None:
+        """Gives a name to one that comes after all who bore it."""
+        before, claim = self.names.get(name), self.claims.get(name)
+        self._undo.append((name, before, claim))
+        stored = claim[0] if claim is not None else before.key if before is not None else None
+        self.claims[name] = (stored, latest.key)
+        self.names[name] = latest
+
+    def _bear(self, change: AnyBearer, key: int, own: Id, entry: AnyId) -> None:
+        self.born.append(key)
+        self.changes[key] = change
+        self.new_ids.append(entry)
+        self._ids.append(own)
+        self.ids[own] = entry
+
+
+class Births(Register["Change", RunId]):
+    """Run ids and workflow ids."""
+
+    def __init__(self, changes: dict[int, Change], next_key: Callable[[], int]) -> None:
+        super().__init__(changes, next_key)
+        self._others: list[Change] = []
+
+    def begin(self) -> None:
+        """Starts a command: what follows can be undone until the next `begin`."""
+        super().begin()
+        self._others.clear()
+
+    def undo(self) -> None:
+        """Takes back all since `begin`."""
+        for change in self._others:
+            change.undo()
+        super().undo()
 
     def is_at_hand(self, run_key: int) -> bool:
         """Whether a run is locked by this batch, and all that is open of it is loaded."""
@@ -91,20 +151,6 @@ class Births:
             change.begin()
             self._others.append(change)
         return change
-
-    def with_id(self, namespace_id: int, run_id: UUID) -> RunId | None:
-        """The run of that id, or None. The committer has looked it up for every start that names one."""
-        return self.ids.get((namespace_id, run_id))
-
-    def named(self, namespace_id: int, workflow_id: str) -> Latest | None:
-        """The latest run of that workflow id, or None. Asks for it if it was not looked up."""
-        name = (namespace_id, workflow_id)
-        if name not in self.names:
-            raise Missing(names=[name])
-        latest = self.names[name]
-        if latest is not None and (change := self.changes.get(latest.run_key)) is not None:
-            return Latest(latest.run_key, latest.run_id, change.phase)
-        return latest
 
     def is_awaited(self, ref: RunRef) -> bool:
         """Whether a start of this batch gives that id or name."""
@@ -126,18 +172,29 @@ class Births:
 
     def bear(self, change: Change, request_hash: bytes | None = None) -> None:
         """Takes a new run into the batch, with its id and its name."""
-        run: Run = change.open
-        self.born.append(change)
-        self.changes[run.run_key] = change
+        run = change.open
         entry = RunId(run.run_id, run.namespace_id, run.run_key, request_hash)
-        self.new_ids.append(entry)
-        self.ids[run.namespace_id, run.run_id] = entry
+        self._bear(change, run.run_key, (run.namespace_id, run.run_id), entry)
         if run.workflow_id:
-            self._claim((run.namespace_id, run.workflow_id), run)
+            self.claim((run.namespace_id, run.workflow_id), Latest(run.run_key, run.run_id, run.phase))
 
-    def _claim(self, name: Name, run: Run) -> None:
-        before, claim = self.names.get(name), self.claims.get(name)
-        self._undo.append((name, before, claim))
-        stored = claim[0] if claim is not None else before.run_key if before is not None else None
-        self.claims[name] = (stored, run.run_key)
-        self.names[name] = Latest(run.run_key, run.run_id, run.phase)
+
+class JobBirths(Register["JobChange", JobId]):
+    """Job ids and unique keys."""
+
+    def is_awaited(self, ref: JobRef) -> bool:
+        """Whether a start of this batch gives that id."""
+        return ref.job_id is not None and (ref.namespace_id, ref.job_id) in self.ids
+
+    def born_as(self, ref: JobRef) -> int | None:
+        """The key of the job that got that id in this batch, or None."""
+        entry = self.ids.get((ref.namespace_id, ref.job_id)) if ref.job_id is not None else None
+        return entry.job_key if entry is not None and entry.job_key in self.changes else None
+
+    def bear(self, change: JobChange, request_hash: bytes | None = None) -> None:
+        """Takes a new job into the batch, with its id and its unique key."""
+        job = change.open
+        entry = JobId(job.job_id, job.namespace_id, job.job_key, request_hash)
+        self._bear(change, job.job_key, (job.namespace_id, job.job_id), entry)
+        if job.unique_key:
+            self.claim((job.namespace_id, job.unique_key), Latest(job.job_key, job.job_id, job.state))

@@ -8,7 +8,7 @@ from uuid import UUID
 if TYPE_CHECKING:
     from stepwell_server.model.run_calls import Rejection
     from stepwell_server.model.steps import EndedStep
-    from stepwell_server.model.tasks import Grant, Renewal, Taken, Task
+    from stepwell_server.model.tasks import AnyGrant, Renewal, Taken, Task
 
 
 class News:
@@ -29,8 +29,8 @@ class News:
     )
 
     def __init__(self) -> None:
-        self.grants: list[Grant] = []  # that go straight to a worker
-        self.claims: list[Grant | Taken] = []  # all that was given out
+        self.grants: list[AnyGrant] = []  # that go straight to a worker
+        self.claims: list[AnyGrant | Taken] = []  # all that was given out
         self.renewals: list[Renewal] = []
         self.follows = ""  # the trace of the run with whose work this one goes on
         self.ended: list[EndedStep] = []

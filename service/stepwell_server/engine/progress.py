@@ -149,7 +149,7 @@ def _ask_for_names(change: Change, run: Run, progress: ProgressRun) -> None:
         raise Missing(names=unknown)
     replacing = [child for child in children if child.conflict == starts.Conflict.TERMINATE_EXISTING]
     found = [births.named(space, child.workflow_id) for child in replacing]
-    others = {latest.run_key for latest in found if latest is not None and latest.phase < Phase.COMPLETED}
+    others = {latest.key for latest in found if latest is not None and latest.phase < Phase.COMPLETED}
     others = {key for key in others - {run.run_key} if not births.is_at_hand(key)}
     if others:
         raise Missing(others=others)

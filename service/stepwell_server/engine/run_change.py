@@ -139,6 +139,16 @@ class RunChange:
         return self.run
 
     @property
+    def is_open(self) -> bool:
+        """Whether the run is open."""
+        return self.run is not None
+
+    @property
+    def key(self) -> int:
+        """The run's key, open or closed: another word for `run_key`, which a job has too."""
+        return self.run_key
+
+    @property
     def run_id(self) -> UUID:
         """The run's id, open or closed."""
         return (self.run or self._closed_run).run_id
@@ -152,6 +162,11 @@ class RunChange:
     def chain_key(self) -> int:
         """The key of the first run of its chain."""
         return unpack_details((self.run or self._closed_run).details).first_key or self.run_key
+
+    @property
+    def namespace_id(self) -> int:
+        """The run's namespace, open or closed."""
+        return (self.run or self._closed_run).namespace_id
 
     @property
     def phase(self) -> Phase:

@@ -43,7 +43,7 @@ class SignalWithStartRun(msgspec.Struct, frozen=True, gc=False):
     def open_key(self, births: Births) -> int | None:
         """The open run of that workflow id, or None: it is loaded and locked before this is decided."""
         latest = births.named(self.start.new.namespace_id, self.start.new.workflow_id)
-        return latest.run_key if latest is not None and latest.phase < Phase.COMPLETED else None
+        return latest.key if latest is not None and latest.phase < Phase.COMPLETED else None
 
     def wants(self) -> Missing:
         """What of the open run the decision surely needs."""

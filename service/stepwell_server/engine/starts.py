@@ -21,7 +21,7 @@ from stepwell_server.model.runs import EMPTY_HASH, NO_DETAILS, Phase, Run, RunDe
 from stepwell_server.model.tasks import TaskKind
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.names import Births
+    from stepwell_server.engine.names import Births, Latest
 
 
 class Reuse(IntEnum):
@@ -38,6 +38,27 @@ class Conflict(IntEnum):
     FAIL = 1
     USE_EXISTING = 2
     TERMINATE_EXISTING = 3
+
+
+class Fate(IntEnum):
+    """What becomes of a start whose name somebody bore before."""
+
+    FREE = 1
+    USES = 2
+    REPLACES = 3
+    IN_USE = 4
+    TAKEN = 5
+
+
+def fate_of(latest: Latest | None, reuse: int, conflict: int) -> Fate:
+    """By the policies, and by how far the latest bearer has come: runs' phases and jobs' states have the same ends."""
+    if latest is None:
+        return Fate.FREE
+    if latest.phase < Phase.COMPLETED:
+        fates = {Conflict.USE_EXISTING: Fate.USES, Conflict.TERMINATE_EXISTING: Fate.REPLACES}
+        return fates.get(Conflict(conflict), Fate.IN_USE)
+    taken = reuse == Reuse.REJECT or (reuse == Reuse.ALLOW_IF_FAILED and latest.phase == Phase.COMPLETED)
+    return Fate.TAKEN if taken else Fate.FREE
 
 
 class NewRun(msgspec.Struct, frozen=True, gc=False):
@@ -90,7 +111,7 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
         if self.conflict != Conflict.TERMINATE_EXISTING or not new.workflow_id:
             return None
         latest = births.named(new.namespace_id, new.workflow_id)
-        return latest.run_key if latest is not None and latest.phase < Phase.COMPLETED else None
+        return latest.key if latest is not None and latest.phase < Phase.COMPLETED else None
 
     def wants(self) -> Missing:
         """What of the run that it replaces the decision surely needs."""
@@ -127,19 +148,16 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
         if not new.workflow_id:
             return None
         latest = births.named(new.namespace_id, new.workflow_id)
-        if latest is None:
+        fate = fate_of(latest, self.reuse, self.conflict)
+        if latest is None or fate is Fate.FREE:
             return None
-        if latest.phase < Phase.COMPLETED:
-            if self.conflict == Conflict.USE_EXISTING:
-                return Started(latest.run_id, latest.run_key, started=False)
-            # A run that starts a child of its own name can't be replaced by it: it would not be there to record it.
-            if self.conflict == Conflict.TERMINATE_EXISTING and latest.run_key != new.parent_key:
-                return None
-            raise errors.WorkflowIdInUse(namespace=new.namespace, workflow_id=new.workflow_id, run_id=latest.run_id)
-        taken = self.reuse == Reuse.REJECT or (self.reuse == Reuse.ALLOW_IF_FAILED and latest.phase == Phase.COMPLETED)
-        if taken:
-            raise errors.RunExists(namespace=new.namespace, workflow_id=new.workflow_id, run_id=latest.run_id)
-        return None
+        if fate is Fate.USES:
+            return Started(latest.id, latest.key, started=False)
+        # A run that starts a child of its own name can't be replaced by it: it would not be there to record it.
+        if fate is Fate.REPLACES and latest.key != new.parent_key:
+            return None
+        refusal = errors.RunExists if fate is Fate.TAKEN else errors.WorkflowIdInUse
+        raise refusal(namespace=new.namespace, workflow_id=new.workflow_id, run_id=latest.id)
 
 
 def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Change:

@@ -16,10 +16,9 @@ from uuid import UUID
 
 import structlog
 
-from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.grants import ReturnTask, ref_to
 from stepwell_server.loops.loop import Loop
 from stepwell_server.loops.orders import SLICE, submit_all
-from stepwell_server.model.runs import RunRef
 from stepwell_server.store import sessions
 from stepwell_server.telemetry import metrics
 
@@ -114,5 +113,5 @@ class Expiry(Loop):
 
 
 def _order(lease: Lease) -> ReturnTask:
-    ref = RunRef(lease.namespace_id, "", lease.run_key)
+    ref = ref_to(lease.run_key, lease.ordinal, lease.namespace_id)
     return ReturnTask(ref, lease.ordinal, lease.token, lease.session_id, counts=True, reason=_REASON)

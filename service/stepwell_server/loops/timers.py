@@ -8,9 +8,11 @@ from abc import abstractmethod
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.timers import FireStep
 from stepwell_server.loops.loop import Loop
 from stepwell_server.loops.orders import SLICE, Deferred, submit_all
+from stepwell_server.model.jobs import JobRef
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import timers
 
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stepwell_server.clock import Clock
-    from stepwell_server.engine.change import Change
     from stepwell_server.engine.committer import Committers
     from stepwell_server.engine.committer.orders import Order
+    from stepwell_server.engine.committer.protocols import AnyChange
     from stepwell_server.loops.connection import SharedConnection
     from stepwell_server.store.database import Connection
     from stepwell_server.store.timers import Due
@@ -124,21 +126,46 @@ class Timers(Firing):
         return FireStep(RunRef(due.namespace_id, "", due.run_key), due.ordinal)
 
 
+class JobTimers(Firing):
+    """Jobs: they begin, time out, try again."""
+
+    name = "jobs"
+
+    async def read(self, connection: Connection, now: datetime, most: int) -> list[Due]:
+        return await timers.read_due_jobs(connection, now, most)
+
+    async def read_next(self, connection: Connection, now: datetime) -> datetime | None:
+        return await timers.next_job_after(connection, now)
+
+    def order(self, due: Due) -> Order:
+        return FireStep(JobRef(due.namespace_id, "", due.run_key), due.ordinal)
+
+
 class Alarms:
     """Hears what this replica commits, and nudges the timers, here or at the leader: they need not wait for a look."""
 
     def __init__(
-        self, steps: Firing, runs: Firing, is_leading: Callable[[], bool], publish: Callable[[str, object], None]
+        self,
+        steps: Firing,
+        runs: Firing,
+        jobs: Firing,
+        is_leading: Callable[[], bool],
+        publish: Callable[[str, object], None],
     ) -> None:
         self._steps = steps
         self._runs = runs
+        self._jobs = jobs
         self._is_leading = is_leading
         self._publish = publish
 
-    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         """Tells of each time that was set."""
         del committer, position
         for change in changes:
+            if not isinstance(change, Change):
+                if change.has_changed and change.job is not None and change.job.wake_time is not None:
+                    self._tell(self._jobs, change.job.wake_time)
+                continue
             run, before = change.run, change.original
             if run is None:
                 continue
@@ -155,8 +182,8 @@ class Alarms:
     def hinted(self, kind: str, data: object) -> None:
         """What another replica tells."""
         if kind == _WAKE and isinstance(data, list) and self._is_leading():
-            loop = self._steps if data[0] == self._steps.name else self._runs
-            loop.nudge(datetime.fromtimestamp(data[1] * _GRAIN_SECONDS, UTC))
+            loops = {loop.name: loop for loop in (self._steps, self._runs, self._jobs)}
+            loops[data[0]].nudge(datetime.fromtimestamp(data[1] * _GRAIN_SECONDS, UTC))
 
     def _tell(self, loop: Firing, wake_time: datetime) -> None:
         if self._is_leading():

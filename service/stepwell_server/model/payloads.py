@@ -32,6 +32,7 @@ class Failure(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _payloads = msgspec.msgpack.Decoder(Payload)
+_failures = msgspec.msgpack.Decoder(Failure)
 
 
 def pack_payload(payload: Payload | None) -> bytes | None:
@@ -42,3 +43,13 @@ def pack_payload(payload: Payload | None) -> bytes | None:
 def unpack_payload(packed: bytes | None) -> Payload:
     """The inverse of `pack_payload`."""
     return NULL if packed is None else _payloads.decode(packed)
+
+
+def pack_failure(failure: Failure | None) -> bytes | None:
+    """A failure as one column."""
+    return None if failure is None else _encoder.encode(failure)
+
+
+def unpack_failure(packed: bytes | None) -> Failure | None:
+    """The inverse of `pack_failure`."""
+    return None if packed is None else _failures.decode(packed)

@@ -165,6 +165,11 @@ class RunRef(msgspec.Struct, frozen=True, gc=False):
     workflow_id: str = ""
 
     @property
+    def key(self) -> int | None:
+        """Its key, if that is known."""
+        return self.run_key
+
+    @property
     def is_name(self) -> bool:
         """Whether only the workflow id is given, which bears a new meaning with each new run."""
         return self.run_key is None and self.run_id is None

@@ -111,6 +111,11 @@ class Step(msgspec.Struct, frozen=True, gc=False):
     details: bytes | None
 
     @property
+    def schedule_time(self) -> datetime:
+        """From when on its timeouts count: a job's may be later than its creation."""
+        return self.create_time
+
+    @property
     def identity(self) -> tuple[str, str, int, str]:
         """What makes it unique in its run."""
         return (self.scope, self.name, self.occurrence, self.key)

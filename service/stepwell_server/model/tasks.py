@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from stepwell_server.model.jobs import JOB_ORDINAL, Activity, Job
 from stepwell_server.model.payloads import Payload
 from stepwell_server.model.runs import ClosedRun, Run
 from stepwell_server.model.steps import Step
@@ -26,7 +27,10 @@ WORKERS_KINDS = (TaskKind.RUN, TaskKind.ACTIVITY)
 
 
 class Task(msgspec.Struct, frozen=True, gc=False):
-    """A row of `tasks`. `ordinal` is the activity's step, 0 for the run itself; lower `rank` goes first."""
+    """A row of `tasks`. `ordinal` is the activity's step, 0 for the run itself, JOB_ORDINAL for a job.
+
+    Lower `rank` goes first. A job's key stands in `run_key`.
+    """
 
     run_key: int
     ordinal: int
@@ -53,6 +57,98 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     fresh: bool = False
     ready_time: datetime | None = None
 
+    @property
+    def origin(self) -> Run:
+        """Where its trace context stands."""
+        return self.run
+
+    @property
+    def origin_id(self) -> UUID:
+        """The run's id."""
+        return self.run.run_id
+
+    @property
+    def activity(self) -> Activity | None:
+        """What is to be performed, unless a run is to be advanced."""
+        return self.step
+
+    @property
+    def step_name(self) -> str:
+        """The activity's name in its run; empty for the run itself."""
+        return self.step.name if self.step is not None else ""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The run's key, and the step's ordinal if the task is an activity."""
+        return self.run.run_key, self.step.ordinal if self.step is not None else 0
+
+    @property
+    def token(self) -> int:
+        """The fencing token."""
+        return self.step.grants if self.step is not None else self.run.grants
+
+    @property
+    def kind(self) -> TaskKind:
+        """What the task is about."""
+        return TaskKind.RUN if self.step is None else TaskKind.ACTIVITY
+
+    @property
+    def task_queue(self) -> str:
+        """Where it came from."""
+        return self.step.task_queue if self.step is not None else self.run.task_queue
+
+
+class JobGrant(msgspec.Struct, frozen=True, gc=False):
+    """A job given to a session, with its input if that is at hand. It answers what a Grant answers."""
+
+    session_id: UUID
+    job: Job
+    payload: Payload | None
+    ready_time: datetime | None = None
+
+    @property
+    def origin(self) -> Job:
+        """Where its trace context stands."""
+        return self.job
+
+    @property
+    def origin_id(self) -> UUID:
+        """The job's id."""
+        return self.job.job_id
+
+    @property
+    def activity(self) -> Activity:
+        """What is to be performed."""
+        return self.job
+
+    @property
+    def step_name(self) -> str:
+        """Empty: there is no run that it would have a name in."""
+        return ""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The job's key, and what stands for a step's ordinal."""
+        return self.job.job_key, JOB_ORDINAL
+
+    @property
+    def token(self) -> int:
+        """The fencing token."""
+        return self.job.grants
+
+    @property
+    def kind(self) -> TaskKind:
+        """What the task is about."""
+        return TaskKind.ACTIVITY
+
+    @property
+    def task_queue(self) -> str:
+        """Where it came from."""
+        return self.job.task_queue
+
+
+AnyGrant = Grant | JobGrant
+
 
 class Taken(msgspec.Struct, frozen=True, gc=False):
     """What an outside engine took of a driven run: the run itself, its task, or a step.
@@ -65,6 +161,11 @@ class Taken(msgspec.Struct, frozen=True, gc=False):
     owner_id: str
     number: int
     ready_time: datetime | None = None
+
+    @property
+    def step_name(self) -> str:
+        """The name of the step, as a grant tells it; empty if the run itself was taken."""
+        return self.step.name if self.step is not None else ""
 
 
 class Renewal(msgspec.Struct, frozen=True, gc=False):

@@ -15,9 +15,10 @@ from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
-from stepwell_server.store import sides
+from stepwell_server.store import job_batches, sides
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.database import Conflict
+from stepwell_server.store.job_batches import JobWrite
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Write(msgspec.Struct):
     published: list[Published] = []
     mail: list[Mail] = []
     mail_done: list[UUID] = []
+    jobs: JobWrite = msgspec.field(default_factory=JobWrite)
 
 
 async def write(connection: Connection, batch: Write) -> None:
@@ -88,6 +90,7 @@ async def write(connection: Connection, batch: Write) -> None:
     if batch.copies:
         await _all_of(connection, EVENTS["copy_events"], columns(batch.copies), len(batch.copies))
     await _write_signals(connection, batch)
+    await job_batches.write(connection, batch.jobs)
     await _write_tasks_and_mail(connection, batch)
     if batch.sides or batch.sides_gone:
         await sides.write(connection, batch.sides, batch.sides_gone)

@@ -48,9 +48,9 @@ _CONFLICTS = (
     asyncpg.LockNotAvailableError,
     asyncpg.QueryCanceledError,
 )
-# Where two batches may reach for the same key. Everywhere else the run's lock is held: a row that is there already will
-# be there the next time.
-_CONTENDED = frozenset({"run_ids", "workflow_ids"})
+# Where two batches may reach for the same key. Everywhere else the lock of the run or job is held: a row that is there
+# already will be there the next time.
+_CONTENDED = frozenset({"run_ids", "workflow_ids", "job_ids", "unique_jobs"})
 _LOSSES = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,

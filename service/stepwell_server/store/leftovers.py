@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.store.database import Connection
 
-BATCHES, LEFTOVERS = load("batches"), load("leftovers")
+BATCHES, LEFTOVERS, JOBS = load("batches"), load("leftovers"), load("jobs")
 _MILLISECONDS_AT = 80
 
 
@@ -46,3 +46,8 @@ async def prune_run_calls(connection: Connection, expired_before: datetime, most
 async def prune_signals(connection: Connection, received_before: datetime, most: int) -> int:
     """Forgets signals of ended runs that were received before this time; answers how many."""
     return len(await connection.fetch(LEFTOVERS["prune_signals"], received_before, most))
+
+
+async def prune_jobs(connection: Connection, now: datetime, most: int) -> int:
+    """Forgets jobs whose retention is over; answers how many."""
+    return len(await connection.fetch(JOBS["prune_jobs"], now, most))

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, Table, delete, exists, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Select, Table, delete, exists, func, literal, or_, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server import errors
@@ -20,7 +20,16 @@ from stepwell_server.ids import Namespace
 from stepwell_server.model.filters import SORTED_TEXT, SORTED_TIME, Fields, Filter
 from stepwell_server.model.orders import Order, SortKey
 from stepwell_server.store.filters import after, named, sorting, where
-from stepwell_server.store.schema import CLOSED_RUNS, NAMESPACES, RUNS, SCHEDULES, SESSIONS, WORKERS
+from stepwell_server.store.schema import (
+    CLOSED_JOBS,
+    CLOSED_RUNS,
+    JOBS,
+    NAMESPACES,
+    RUNS,
+    SCHEDULES,
+    SESSIONS,
+    WORKERS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,12 +143,9 @@ class Namespaces:
             namespace_id = (await connection.execute(locked)).scalar_one_or_none()
             if namespace_id is None:
                 return False
-            has_runs = select(
-                exists(select(RUNS.c.run_key).where(RUNS.c.namespace_id == namespace_id))
-                | exists(select(CLOSED_RUNS.c.run_key).where(CLOSED_RUNS.c.namespace_id == namespace_id))
-                | exists(select(SCHEDULES.c.schedule_id).where(SCHEDULES.c.namespace_id == namespace_id))
-            )
-            if (await connection.execute(has_runs)).scalar_one():
+            tables = (RUNS, CLOSED_RUNS, JOBS, CLOSED_JOBS, SCHEDULES)
+            used = [exists(select(literal(1)).where(table.c.namespace_id == namespace_id)) for table in tables]
+            if (await connection.execute(select(or_(*used)))).scalar_one():
                 raise errors.NamespaceNotEmpty(namespace=name)
             await connection.execute(delete(WORKERS).where(WORKERS.c.namespace_id == namespace_id))
             await connection.execute(delete(NAMESPACES).where(NAMESPACES.c.namespace_id == namespace_id))

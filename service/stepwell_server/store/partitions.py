@@ -1,4 +1,4 @@
-"""Partitions of the tables that are only inserted into, each for a range of run keys.
+"""Partitions of the tables that are only inserted into, each for a range of keys, of runs or of jobs.
 
 A range is called by its number, from 1. Rows of a range that has no partition of its own go to the default one.
 """
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Connection
 
 PARTITIONS = load("partitions")
-TABLES = ("closed_runs", "closed_steps", "events")
+JOB_TABLES = ("closed_jobs", "job_inputs")
+TABLES = ("closed_runs", "closed_steps", "events", *JOB_TABLES)
 RUN_KEYS = 10_000_000
 _NUMBER = re.compile(r"_p(\d+)$")
 # Attaching locks the default partition, and whoever comes meanwhile waits behind us.
@@ -50,3 +51,23 @@ async def add_partition(connection: Connection, table: str, number: int) -> None
             )
     except Exception as error:
         raise translated(error) from error
+
+
+async def drop_partition_if_empty(connection: Connection, table: str, number: int) -> bool:
+    """Drops a range's partition if there is nothing in it, while others work.
+
+    A row that comes late goes to the default one. Raises Conflict if somebody was in the way.
+    """
+    name = f"{table}_p{number}"
+    try:
+        if await connection.raw.fetchval(f"SELECT EXISTS (SELECT FROM {name})"):  # noqa: S608 - a name of ours
+            return False
+        async with connection.raw.transaction():
+            await connection.raw.execute(f"SET LOCAL lock_timeout = {_LOCK_MILLISECONDS}")
+            await connection.raw.execute(f"LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE")
+            if await connection.raw.fetchval(f"SELECT EXISTS (SELECT FROM {name})"):  # noqa: S608 - likewise
+                return False
+            await connection.raw.execute(f"DROP TABLE {name}")
+    except Exception as error:
+        raise translated(error) from error
+    return True

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import astuple
 
 from stepwell_server.model.events import Event
+from stepwell_server.model.jobs import JOB_ORDINAL
 from stepwell_server.model.payloads import pack_payload
 from stepwell_server.model.runs import Run
 from stepwell_server.model.steps import ClosedStep, Step
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Connection
 
 STEPS, EVENTS, SESSIONS, RUNS = load("steps"), load("events"), load("sessions"), load("runs")
+JOBS = load("jobs")
 Beat = tuple[int, int, int, "UUID", "datetime", "Payload | None"]
-Lease = tuple[int, int, int, int]  # run key, ordinal (0: the run), token, namespace
+Lease = tuple[int, int, int, int]  # run or job key, ordinal (0: the run, JOB_ORDINAL: a job), token, namespace
 
 
 async def read_events(connection: Connection, wanted: Sequence[tuple[int, int]]) -> list[Event]:
@@ -76,16 +78,20 @@ async def leases_of(connection: Connection, session_id: UUID) -> list[Lease]:
     """All that a session holds."""
     runs = await connection.fetch(RUNS["read_runs_of_sessions"], [session_id], 100_000)
     steps = await connection.fetch(STEPS["read_steps_of_sessions"], [session_id], 100_000)
+    jobs = await connection.fetch(JOBS["read_jobs_of_sessions"], [session_id], 100_000)
     held: list[Lease] = [(row["run_key"], 0, row["grants"], row["namespace_id"]) for row in runs]
-    return held + [(row["run_key"], row["ordinal"], row["grants"], row["namespace_id"]) for row in steps]
+    held += [(row["run_key"], row["ordinal"], row["grants"], row["namespace_id"]) for row in steps]
+    return held + [(row["job_key"], JOB_ORDINAL, row["grants"], row["namespace_id"]) for row in jobs]
 
 
 async def leases_of_all(connection: Connection, ids: Sequence[UUID]) -> list[tuple[UUID, tuple[int, int], int]]:
     """All that sessions hold, as (session, (run key, ordinal), token)."""
     runs = await connection.fetch(RUNS["read_runs_of_sessions"], ids, 1_000_000)
     steps = await connection.fetch(STEPS["read_steps_of_sessions"], ids, 1_000_000)
+    jobs = await connection.fetch(JOBS["read_jobs_of_sessions"], ids, 1_000_000)
     held = [(row["session_id"], (row["run_key"], 0), row["grants"]) for row in runs]
-    return held + [(row["session_id"], (row["run_key"], row["ordinal"]), row["grants"]) for row in steps]
+    held += [(row["session_id"], (row["run_key"], row["ordinal"]), row["grants"]) for row in steps]
+    return held + [(row["session_id"], (row["job_key"], JOB_ORDINAL), row["grants"]) for row in jobs]
 
 
 async def read_leases(connection: Connection, keys: Sequence[int]) -> dict[int, tuple[UUID | None, int, int]]:
@@ -105,8 +111,13 @@ async def closed_steps_since(connection: Connection, run_key: int, event: int) -
 
 
 async def write_heartbeats(connection: Connection, beats: Sequence[Beat]) -> dict[tuple[int, int], tuple[bool, int]]:
-    """Notes heartbeats of held activities; answers which were held, whether they should stop, and their attempts."""
+    """Notes heartbeats of held activities and jobs.
+
+    Answers which were held, whether they should stop, and their attempts.
+    """
     latest = {beat[:2]: beat for beat in beats}
     rows = [(*beat[:5], pack_payload(beat[5])) for _, beat in sorted(latest.items())]
-    found = await connection.fetch(STEPS["write_heartbeats"], *pairs(rows))
+    steps, jobs = [row for row in rows if row[1] != JOB_ORDINAL], [row for row in rows if row[1] == JOB_ORDINAL]
+    found = await connection.fetch(STEPS["write_heartbeats"], *pairs(steps)) if steps else []
+    found += await connection.fetch(JOBS["write_job_heartbeats"], *pairs(jobs)) if jobs else []
     return {(row[0], row[1]): (row[2], row[3]) for row in found}

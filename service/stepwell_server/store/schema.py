@@ -99,6 +99,23 @@ def _recorded(*, keyed: bool) -> list[Column[Any]]:
     ]
 
 
+def _job_born() -> list[Column[Any]]:
+    """What open and ended jobs have alike, up to their attempts."""
+    return [
+        *_bigint("job_key", key=True),
+        *_int("namespace_id"),
+        *_uuid("job_id"),
+        *_text("unique_key type task_queue"),
+        *_smallint("priority"),
+        *_text("correlation_id traceparent tracestate"),
+        *_times("create_time"),
+        Column("retention_seconds", Double, nullable=False),
+        *_times("schedule_time"),
+        *_smallint("state"),
+        *_int("attempt"),
+    ]
+
+
 NAMESPACES = Table(
     "namespaces",
     METADATA,
@@ -297,6 +314,45 @@ PUBLISHED = Table(
     *_bytes("payload", nullable=True),
     *_times("publish_time"),
 )
+JOB_IDS = Table(
+    "job_ids",
+    METADATA,
+    *_uuid("job_id", key=True),
+    *_int("namespace_id", key=True),
+    *_bigint("job_key"),
+    *_bytes("request_hash", nullable=True),
+)
+UNIQUE_JOBS = Table(
+    "unique_jobs", METADATA, *_text("unique_key", key=True), *_int("namespace_id", key=True), *_bigint("job_key")
+)
+JOBS = Table(
+    "jobs",
+    METADATA,
+    *_job_born(),
+    *_bigint("grants"),
+    *_uuid("session_id", nullable=True),
+    *_smallint("returns"),
+    *_text("owner_id"),
+    *_times("start_time wake_time", nullable=True),
+    *_text("cancel_reason", nullable=True),
+    *_times("cancel_time", nullable=True),
+    *_int("retries"),
+    *_bytes("details", nullable=True),
+)
+CLOSED_JOBS = Table(
+    "closed_jobs",
+    METADATA,
+    *_job_born(),
+    *_bigint("grants"),
+    *_times("start_time", nullable=True),
+    *_text("cancel_reason", nullable=True),
+    *_times("cancel_time", nullable=True),
+    *_int("retries"),
+    *_bytes("details", nullable=True),
+    *_times("end_time expire_time"),
+    *_bytes("failure result", nullable=True),
+)
+JOB_INPUTS = Table("job_inputs", METADATA, *_bigint("job_key", key=True), *_bytes("input"))
 BATCHES = Table(
     "batches",
     METADATA,

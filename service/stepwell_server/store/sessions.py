@@ -17,7 +17,7 @@ SESSIONS = load("sessions")
 
 
 class Lease(NamedTuple):
-    """What a session holds: an activity, or (ordinal 0) a run."""
+    """What a session holds: an activity, (ordinal 0) a run, or (JOB_ORDINAL) a job."""
 
     run_key: int
     ordinal: int
@@ -47,5 +47,5 @@ async def read_lost_holders(connection: Connection, most: int) -> list[UUID]:
 
 
 async def read_leases(connection: Connection, session_ids: Sequence[UUID], most: int) -> list[Lease]:
-    """What sessions hold: at most so many runs, and so many activities."""
+    """What sessions hold: at most so many runs, so many activities, and so many jobs."""
     return [Lease(*row) for row in await connection.fetch(SESSIONS["read_leases"], session_ids, most)]

@@ -50,6 +50,11 @@ class SeenStep(msgspec.Struct, frozen=True, gc=False):
     beat: bytes | None
 
     @property
+    def schedule_time(self) -> datetime:
+        """From when on its timeouts count."""
+        return self.create_time
+
+    @property
     def events(self) -> tuple[int, int]:
         """The events that hold what it was given and what it came to, 0 for none. A wait is given nothing."""
         if self.kind == Kind.WAIT:

@@ -24,11 +24,11 @@ RESULT_BYTES = 65_536
 
 
 class BatchEnds(NamedTuple):
-    """The runs that ended in one batch, in its order."""
+    """The keys of the runs and jobs that ended in one batch, in its order."""
 
     committer: int
     position: int
-    run_keys: list[int]
+    keys: list[int]
 
 
 class End(msgspec.Struct, frozen=True, gc=False):

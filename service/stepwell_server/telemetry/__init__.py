@@ -1,7 +1,7 @@
 """Spans, metrics and logs: how a running service is seen."""
 
 from stepwell_server.telemetry.contexts import caller_context, is_sampled, of_successor, valid_traceparent
-from stepwell_server.telemetry.logs import about, about_call, set_up_logs, words_of
+from stepwell_server.telemetry.logs import about, about_call, about_job, set_up_logs, words_of
 from stepwell_server.telemetry.metrics import count_refusal, serve_metrics
 from stepwell_server.telemetry.spans import (
     Subject,
@@ -24,6 +24,7 @@ __all__ = [
     "Subject",
     "about",
     "about_call",
+    "about_job",
     "caller_context",
     "claim_context",
     "claim_span",

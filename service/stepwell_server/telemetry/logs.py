@@ -62,6 +62,11 @@ def about(run_id: UUID | str, traceparent: str = "") -> AbstractContextManager[N
     return structlog.contextvars.bound_contextvars(run_id=str(run_id))
 
 
+def about_job(job_id: UUID | str, traceparent: str) -> AbstractContextManager[None]:
+    """Marks the lines logged within as being about a job."""
+    return structlog.contextvars.bound_contextvars(job_id=str(job_id), trace_id=traceparent[_TRACE_ID])
+
+
 def about_call(traceparent: str) -> AbstractContextManager[None]:
     """Marks the lines logged within as being about a call of that trace."""
     return structlog.contextvars.bound_contextvars(trace_id=traceparent[_TRACE_ID]) if traceparent else nullcontext()

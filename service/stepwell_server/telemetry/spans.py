@@ -119,7 +119,7 @@ def start_span(traceparent: str, link: str, links: Sequence[Link] = (), **attrib
 
 
 class Subject(msgspec.Struct, frozen=True, gc=False):
-    """What a claim or a heartbeat is about: a run or, with an ordinal, a step of it.
+    """What a claim or a heartbeat is about: a run or, with an ordinal, a step of it; or a job, in a run's place.
 
     `number` counts its claims from 1 and so names one of them; 0 if they are not counted.
     """
@@ -133,6 +133,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
     step: str
     queue: str
     attempt: int
+    is_job: bool = False
 
     def claim(self, number: int) -> str:
         """The context of one of its claims."""
@@ -141,7 +142,7 @@ class Subject(msgspec.Struct, frozen=True, gc=False):
     def attributes(self, worker: str, outcome: str) -> dict[str, Attribute]:
         """What its spans say."""
         return {
-            "stepwell.run": str(self.run_id),
+            "stepwell.job" if self.is_job else "stepwell.run": str(self.run_id),
             "stepwell.step": self.step,
             "stepwell.queue": self.queue,
             "stepwell.worker": worker,

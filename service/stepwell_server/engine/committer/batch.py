@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -13,14 +13,26 @@ from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.collecting import collect
 from stepwell_server.engine.committer.granting import Granting
-from stepwell_server.engine.committer.orders import AnyClaim, Birth, Order, may_see, ref_of, start_of
-from stepwell_server.engine.committer.protocols import Capacity, Reservation
+from stepwell_server.engine.committer.orders import (
+    AnyClaim,
+    AnyRef,
+    Birth,
+    Order,
+    absent,
+    is_of_job,
+    may_see,
+    ref_of,
+    start_of,
+)
+from stepwell_server.engine.committer.protocols import AnyChange, Capacity, Reservation
+from stepwell_server.engine.committer.subjects import Subject, Subjects
 from stepwell_server.engine.committer.waiting import Entry
+from stepwell_server.engine.jobs import StartJob
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
-from stepwell_server.engine.names import Births
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
+from stepwell_server.model.jobs import JOB_ORDINAL
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import batches
 
@@ -62,10 +74,9 @@ class Batch:
         self._limits = limits
         self._aside = aside
         self._is_anothers = is_anothers
-        self.changes: dict[int, Change] = {}
-        self._births = Births(self.changes, next_key)
+        self.subjects = Subjects(connection, now, limits, next_key)
         self.answers: list[object] = [None] * len(entries)
-        self._grants = Granting(connection, self.changes, capacity, now, HELD)
+        self._grants = Granting(connection, self.subjects, capacity, now, HELD)
 
     async def prepare(self) -> None:
         """Loads, decides, and matches fresh tasks with waiting workers."""
@@ -82,19 +93,15 @@ class Batch:
 
     async def _load(self) -> list[int]:
         """Loads what the commands name; answers the places of those that are to be decided."""
-        entries, connection = self._entries, self._connection
-        starts = [start for entry in entries if (start := start_of(entry.order)) is not None]
-        if starts:
-            await loading.look_up_starts(connection, self._births, starts)
+        entries = self._entries
+        await self.subjects.look_up_starts([entry.order for entry in entries])
         for entry in entries:
             if isinstance(entry.order, Birth):
-                entry.key = entry.order.open_key(self._births)
+                entry.key = entry.order.open_key(self.subjects.births)
         await self._grants.claim((place, entry.order) for place, entry in enumerate(entries))
         await self._resolve()
-        keys = self._keys_here()
-        keys |= {key for key, _ in self._grants.tasks}
-        held, nowhere = await self._open_changes(keys)
-        self._mark_absent(held, nowhere)
+        named = self._named_here() | {(ordinal == JOB_ORDINAL, key) for key, ordinal in self._grants.tasks}
+        self._mark_absent(*await self.subjects.open(named))
         await self._look_again_for_names()
         await self._leave_applied_mail()
         places = [place for place, answer in enumerate(self.answers) if answer is None]
@@ -102,54 +109,49 @@ class Batch:
         return places
 
     async def _resolve(self) -> None:
-        """Finds the runs that commands name, but for those that a start of this batch may yet make."""
-        unknown: dict[int, RunRef] = {
+        """Finds what commands name, but for that which a start of this batch may yet make."""
+        unknown: dict[int, AnyRef] = {
             place: ref
             for place, entry in enumerate(self._entries)
             if (ref := ref_of(entry.order)) is not None and (entry.key is None or ref.is_name)
         }
         if not unknown:
             return
-        found = await loading.resolve(self._connection, list(unknown.values()))
-        for (place, ref), key in zip(unknown.items(), found, strict=True):
+        for place, key in (await self.subjects.resolve(unknown)).items():
             if not isinstance(key, errors.Refusal):
                 self._entries[place].key = key
-            elif not self._births.is_awaited(ref):
+            elif not self.subjects.is_awaited(unknown[place]):
                 self.answers[place] = key
 
-    def _keys_here(self) -> set[int]:
-        """The runs to be locked: neither another committer's, nor aside."""
-        keys: set[int] = set()
+    def _named_here(self) -> set[Subject]:
+        """What is to be locked: neither another committer's, nor aside."""
+        named: set[Subject] = set()
         for place, entry in enumerate(self._entries):
             if entry.key is None or entry.key in self._aside:
                 continue
             if self._is_anothers(entry.key):
                 self.answers[place] = ANOTHERS
             else:
-                keys.add(entry.key)
-        return keys
+                named.add((is_of_job(entry.order), entry.key))
+        return named
 
-    async def _open_changes(self, keys: set[int]) -> tuple[set[int], set[int]]:
-        connection, births = self._connection, self._births
-        return await loading.open_changes(connection, keys, self.changes, births, self._now, self._limits)
-
-    def _mark_absent(self, held: set[int], nowhere: set[int]) -> None:
+    def _mark_absent(self, held: set[Subject], nowhere: set[Subject]) -> None:
         for place, entry in enumerate(self._entries):
             if entry.key is None or self.answers[place] is ANOTHERS:
                 continue
-            ref = ref_of(entry.order)
-            change = self.changes.get(entry.key)
-            if entry.key in held or entry.key in self._aside or (ref is None and entry.key in nowhere):
+            ref, subject = ref_of(entry.order), (is_of_job(entry.order), entry.key)
+            change = self.subjects.of(entry.order, entry.key)
+            if subject in held or entry.key in self._aside or (ref is None and subject in nowhere):
                 self.answers[place] = HELD
-            elif ref is not None and (entry.key in nowhere or not may_see(ref, change)):
-                self.answers[place] = errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
+            elif ref is not None and (subject in nowhere or not may_see(ref, change)):
+                self.answers[place] = absent(ref)
 
     async def _look_again_for_names(self) -> None:
         """A run named by its workflow id may end, and another take the name, before it is locked: that one is meant."""
         ended: dict[int, RunRef] = {}
         for place, entry in enumerate(self._entries):
-            ref, change = ref_of(entry.order), self.changes.get(entry.key or 0)
-            if ref is not None and ref.is_name and change is not None and change.run is None:
+            ref, change = ref_of(entry.order), self.subjects.runs.get(entry.key or 0)
+            if isinstance(ref, RunRef) and ref.is_name and change is not None and change.run is None:
                 ended[place] = ref
         if not ended:
             return
@@ -178,21 +180,20 @@ class Batch:
                 self.answers[place] = False
 
     async def _load_wanted(self, places: Sequence[int]) -> None:
-        wanted: list[tuple[Change, Missing]] = []
+        wanted: list[tuple[AnyChange, Missing]] = []
         for place in places:
             entry = self._entries[place]
-            if entry.key is None or isinstance(entry.order, AnyClaim):
+            change = self.subjects.of(entry.order, entry.key)
+            if change is None or isinstance(entry.order, AnyClaim | StartJob):
                 continue
             wants = entry.order.wants()
             if wants is not None:
-                wanted.append((self.changes[entry.key], wants))
+                wanted.append((change, wants))
+        runs = self.subjects.runs
         wanted += [
-            (self.changes[key], Missing(ordinals=[ordinal]))
-            for key, ordinal in self._grants.tasks
-            if ordinal and key in self.changes
+            (runs[key], Missing(ordinals=[ordinal])) for key, ordinal in self._grants.tasks if ordinal and key in runs
         ]
-        if wanted:
-            await loading.load_parts(self._connection, wanted, self._births)
+        await self.subjects.load(wanted)
 
     # --- deciding ---------------------------------------------------------------------------------------------------
 
@@ -227,14 +228,19 @@ class Batch:
         others = {key for _, wants in wishes.values() for key in wants.others}
         gone: set[int] = set()
         if others:
-            held, nowhere = await self._open_changes(others)
-            gone = held | nowhere
-        missing = [(self.changes[key], wants) for key, wants in wishes.values() if key is not None]
-        missing += [(self.changes[key], Missing(open_steps=True)) for key in others - gone]
-        if missing:
-            await loading.load_parts(self._connection, missing, self._births)
-        names = {name for _, wants in wishes.values() for name in wants.names}
-        await loading.look_up_names(self._connection, self._births, names)
+            held, nowhere = await self.subjects.open({(False, key) for key in others})
+            gone = {key for _, key in held | nowhere}
+        missing: list[tuple[AnyChange, Missing]] = []
+        names: set[tuple[int, str]] = set()
+        for place, (key, wants) in wishes.items():
+            change = self.subjects.of(self._entries[place].order, key)
+            if change is None:
+                names |= wants.names
+            else:
+                missing.append((change, wants))
+        missing += [(self.subjects.runs[key], Missing(open_steps=True)) for key in others - gone]
+        await self.subjects.load(missing)
+        await loading.look_up_names(self._connection, self.subjects.births, names)
         return [place for place, (_, wants) in wishes.items() if wants.others & gone]
 
     def _decide_one(self, place: int, key: int | None) -> Missing | None:
@@ -242,21 +248,19 @@ class Batch:
         if isinstance(order, AnyClaim):
             self.answers[place] = self._grants.granted(place, order)
             return None
-        change = None if key is None else self.changes[key]
-        self._births.begin()
-        if change is not None:
-            change.begin()
+        change, subjects = self.subjects.of(order, key), self.subjects
+        subjects.begin(change)
         try:
-            if isinstance(order, Birth):
-                answer: object = order.decide(self._births, self._now, self._limits)
+            if isinstance(order, StartJob):
+                answer: object = order.decide(subjects.jobs.births, self._now, self._limits)
+            elif isinstance(order, Birth):
+                answer = order.decide(subjects.births, self._now, self._limits)
             elif change is not None:
-                answer = order.decide(change)
+                answer = cast("Any", order).decide(change)  # a run or a job, as its reference says
             else:
-                raise errors.RunNotFound(namespace=order.ref.namespace, run_id=order.ref.label)
+                raise absent(order.ref)
         except (errors.Refusal, Missing) as told:
-            if change is not None:
-                change.undo()
-            self._births.undo()
+            subjects.undo(change)
             if isinstance(told, Missing):
                 return told
             answer = told
@@ -264,20 +268,18 @@ class Batch:
             failed = errors.InternalError(error_id=uuid7())
             with _about(order, change):
                 _log.exception("decision failed", order=type(order).__name__, error_id=str(failed.error_id))
-            if change is not None:
-                change.undo()
-            self._births.undo()
+            subjects.undo(change)
             answer = failed
         self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
         return None
 
     def _target(self, entry: Entry) -> int | None:
-        """The run that a command changes, if there is one yet. A name or an id means one that this batch has made."""
+        """What a command changes, if there is that yet. A name or an id means what this batch has made."""
         order, key = entry.order, entry.key
         if isinstance(order, Birth):
-            key = order.open_key(self._births)
+            key = order.open_key(self.subjects.births)
         elif (ref := ref_of(order)) is not None and (key is None or ref.is_name):
-            key = self._births.born_as(ref) or key
+            key = self.subjects.born_as(ref) or key
         return key
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -285,23 +287,27 @@ class Batch:
     def to_write(self, committer: int, position: int) -> batches.Write | None:
         """What is to be written, or None if nothing has changed."""
         write = batches.Write(uuid7(), committer, position, self._now)
-        for change in self.changes.values():
+        for change in self.subjects.runs.values():
             if change.run is not change.original or change.fresh or change.mail_done:
                 collect(write, change)
-        for (namespace_id, workflow_id), (found, key) in self._births.claims.items():
+        for (namespace_id, workflow_id), (found, key) in self.subjects.births.claims.items():
             if found is None:
                 write.names.append((workflow_id, namespace_id, key))
             else:
                 write.renamed.append((workflow_id, namespace_id, found, key))
-        write.run_ids.extend(self._births.new_ids)
+        write.run_ids.extend(self.subjects.births.new_ids)
+        self.subjects.jobs.collect(write)
         write.tasks_gone.extend(self._grants.stale)
-        return write if write.events or write.changed_runs or write.mail_done or write.tasks_gone else None
+        runs = write.events or write.changed_runs or write.mail_done or write.tasks_gone
+        return write if runs or not write.jobs.is_empty else None
 
 
-def _about(order: Order, change: Change | None) -> AbstractContextManager[None]:
-    """Marks what is logged of a command with its run, or with what is to become one."""
-    run = None if change is None else change.run or change.closed_run
-    start = start_of(order)
-    if run is not None:
-        return telemetry.about(run.run_id, run.traceparent)
+def _about(order: Order, change: AnyChange | None) -> AbstractContextManager[None]:
+    """Marks what is logged of a command with its run or job, or with what is to become one."""
+    if isinstance(change, Change):
+        run = change.run or change.closed_run
+        return nullcontext() if run is None else telemetry.about(run.run_id, run.traceparent)
+    if change is not None:
+        return telemetry.about(change.job_id, change.traceparent)
+    start = order if isinstance(order, StartJob) else start_of(order)
     return telemetry.about_call(start.new.traceparent) if start is not None else nullcontext()

@@ -14,9 +14,10 @@ import structlog
 from stepwell_server import errors, telemetry
 from stepwell_server.engine.activity_claims import ClaimedActivity, ReturnActivity
 from stepwell_server.engine.committer.batch import ANOTHERS, HELD, Batch
-from stepwell_server.engine.committer.orders import Order, label_of
+from stepwell_server.engine.committer.orders import Order, busy, label_of
 from stepwell_server.engine.committer.waiting import Entry, Waiting
-from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.grants import return_of
+from stepwell_server.engine.jobs import StartJob
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.progress import ProgressRun
@@ -30,7 +31,7 @@ from stepwell_server.store import batches
 from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from stepwell_server.clock import Clock
     from stepwell_server.engine.change import Change
@@ -169,8 +170,7 @@ class Committer:
             kind, error_id = type(order).__name__, str(failed.error_id)
             run = label_of(order)
             _log.error("command refused by the database", order=kind, run=run, cause=str(cause), error_id=error_id)
-            busy = isinstance(cause, Conflict)
-            _answer_all(entries, errors.RunBusy(run_id=label_of(order)) if busy else failed)
+            _answer_all(entries, busy(order) if isinstance(cause, Conflict) else failed)
             return
         middle = len(entries) // 2
         await self._commit(entries[:middle])
@@ -215,7 +215,7 @@ class Committer:
 
     def _finish(self, entries: list[Entry], batch: Batch) -> None:
         """After the commit: those who hold workers hear first, then each caller is answered."""
-        changes = list(batch.changes.values())
+        changes = batch.subjects.every()
         try:
             self._listener.committed(self.number, self.position, changes)
         except Exception:  # noqa: BLE001 - what is committed is committed
@@ -232,7 +232,7 @@ class Committer:
                     entry.future.set_exception(answer)
                 else:
                     entry.future.set_result(answer)
-        self._deliver(changes)
+        self._deliver(batch.subjects.runs.values())
 
     def _take_back(self, answer: object) -> None:
         """What was granted to a caller who has left meanwhile goes back: nobody knows of it."""
@@ -241,12 +241,10 @@ class Committer:
             back = ReturnActivity(RunRef(None, "", step.run_key), step.ordinal, step.grants)
             self._waiting.add(Entry(back, None, _MAIL_SIZE, time.monotonic() + 30.0))
         for grant in answer if isinstance(answer, list) else ():
-            token, ordinal = (grant.step.grants, grant.step.ordinal) if grant.step else (grant.run.grants, 0)
-            ref = RunRef(grant.run.namespace_id, "", grant.run.run_key)
-            order = ReturnTask(ref, ordinal, token, grant.session_id, counts=False, reason="claimer left")
+            order = return_of(grant, "claimer left")
             self._waiting.add(Entry(order, None, _MAIL_SIZE, time.monotonic() + 30.0))
 
-    def _deliver(self, changes: Sequence[Change]) -> None:
+    def _deliver(self, changes: Iterable[Change]) -> None:
         orders = [
             ReadLetter(RunRef(None, "", mail.run_key), mail.mail_id, unpack_letter(mail.body))
             for change in changes
@@ -267,7 +265,7 @@ class Committer:
     def _set_aside(self, entry: Entry) -> None:
         """A run that is locked elsewhere: its commands come again, in their order, until their time is over."""
         if not self._waiting.set_aside(entry):
-            _answer_all([entry], errors.RunBusy(run_id=label_of(entry.order)))
+            _answer_all([entry], busy(entry.order))
 
     def _give_back(self, batch: Batch) -> None:
         for task, reservation in batch.reservations:
@@ -346,8 +344,8 @@ class Committer:
 
 
 def _births(order: Order) -> int:
-    """How many runs a command may start."""
-    if isinstance(order, StartRun | SignalWithStartRun):
+    """How many runs or jobs a command may start."""
+    if isinstance(order, StartRun | SignalWithStartRun | StartJob):
         return 1
     if isinstance(order, ProgressRun):
         return sum(isinstance(step.body, NewChild) for step in order.steps) + (order.end is not None)

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 from stepwell_server.engine.committer.claiming import Claiming
 from stepwell_server.engine.committer.protocols import ActivityClaim, Capacity, Claim, Reservation
-from stepwell_server.engine.grants import GrantTask
-from stepwell_server.model.runs import RunRef
+from stepwell_server.engine.grants import GrantTask, ref_to
+from stepwell_server.model.jobs import JOB_ORDINAL
 from stepwell_server.store import batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import datetime
 
-    from stepwell_server.engine.change import Change
     from stepwell_server.engine.committer.orders import AnyClaim, Order
-    from stepwell_server.model.tasks import Grant, Task
+    from stepwell_server.engine.committer.protocols import AnyChange
+    from stepwell_server.engine.committer.subjects import Subjects
+    from stepwell_server.model.tasks import AnyGrant, Task
     from stepwell_server.store.database import Connection
 
 
@@ -24,11 +25,11 @@ class Granting:
     """See the module."""
 
     def __init__(
-        self, connection: Connection, changes: dict[int, Change], capacity: Capacity, now: datetime, held: object
+        self, connection: Connection, subjects: Subjects, capacity: Capacity, now: datetime, held: object
     ) -> None:
         self._connection = connection
-        self._driven = Claiming(connection, changes, now, held)
-        self._changes = changes
+        self._driven = Claiming(connection, subjects.runs, now, held)
+        self._subjects = subjects
         self._capacity = capacity
         self._claimed: dict[int, list[tuple[int, int, datetime]]] = {}
         self.reservations: list[tuple[Task, Reservation]] = []
@@ -54,7 +55,7 @@ class Granting:
 
     @property
     def tasks(self) -> Iterator[tuple[int, int]]:
-        """The tasks found for claims, by run and ordinal."""
+        """The tasks found for claims, by key and ordinal."""
         for tasks in self._claimed.values():
             for key, ordinal, _ in tasks:
                 yield key, ordinal
@@ -69,9 +70,9 @@ class Granting:
         """What a claim gets of the tasks found for it."""
         if isinstance(claim, ActivityClaim):
             return self._driven.granted(place, claim)
-        granted: list[Grant] = []
+        granted: list[AnyGrant] = []
         for key, ordinal, ready_time in self._claimed[place]:
-            change = self._changes.get(key)
+            change = self._subjects.get(key, is_job=ordinal == JOB_ORDINAL)
             if change is None:
                 continue
             reservation = Reservation(claim.session_id, claim.owner_id, claim.builds)
@@ -85,7 +86,7 @@ class Granting:
 
     def match(self) -> None:
         """Gives fresh tasks straight to workers that wait for them."""
-        for change in list(self._changes.values()):
+        for change in self._subjects.every():
             for task in list(change.news.tasks):
                 if change.tasks.get(task.ordinal) is not task:
                     continue
@@ -99,10 +100,10 @@ class Granting:
                     self._capacity.release(*self.reservations.pop())
 
     def _grant(
-        self, change: Change, ordinal: int, reservation: Reservation, ready_time: datetime | None = None
-    ) -> Grant | None:
-        if change.run is None:
+        self, change: AnyChange, ordinal: int, reservation: Reservation, ready_time: datetime | None = None
+    ) -> AnyGrant | None:
+        if not change.is_open:
             return None
-        ref = RunRef(change.run.namespace_id, "", change.run.run_key)
+        ref = ref_to(change.key, ordinal, change.namespace_id)
         change.begin()
         return GrantTask(ref, ordinal, *reservation, ready_time).decide(change)

@@ -1,29 +1,53 @@
-"""What a committer takes in: commands of a run, starts, and claims of tasks."""
+"""What a committer takes in: commands of a run or of a job, starts, and claims of tasks."""
 
 from __future__ import annotations
 
-from stepwell_server.engine.change import Change
-from stepwell_server.engine.commands import Command
-from stepwell_server.engine.committer.protocols import ActivityClaim, Claim
+from stepwell_server import errors
+from stepwell_server.engine.commands import Command, JobCommand
+from stepwell_server.engine.committer.protocols import ActivityClaim, AnyChange, Claim
+from stepwell_server.engine.jobs import StartJob
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
+from stepwell_server.model.jobs import JobRef
 from stepwell_server.model.runs import RunRef
 
 Birth = StartRun | SignalWithStartRun
 AnyClaim = Claim | ActivityClaim
-Order = Command | Birth | AnyClaim
+AnyRef = RunRef | JobRef
+Order = Command | JobCommand | Birth | StartJob | AnyClaim
 
 
 def label_of(order: Order) -> str:
-    """How the caller named the run that a command is about."""
+    """How the caller named the run or the job that a command is about."""
+    if isinstance(order, StartJob):
+        return order.new.unique_key or str(order.new.job_id)
     start, ref = start_of(order), ref_of(order)
     if start is not None:
         return start.new.workflow_id or str(start.new.run_id)
     return str(ref.label) if ref is not None else ""
 
 
-def ref_of(order: Order) -> RunRef | None:
-    return None if isinstance(order, Birth | AnyClaim) else order.ref
+def busy(order: Order) -> errors.Refusal:
+    """Somebody else is changing what a command is about."""
+    if isinstance(order, StartJob) or is_of_job(order):
+        return errors.JobBusy(job_id=label_of(order))
+    return errors.RunBusy(run_id=label_of(order))
+
+
+def absent(ref: AnyRef) -> errors.Refusal:
+    """There is no such run or job."""
+    if isinstance(ref, JobRef):
+        return errors.JobNotFound(namespace=ref.namespace, job_id=ref.label)
+    return errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
+
+
+def ref_of(order: Order) -> AnyRef | None:
+    return None if isinstance(order, Birth | StartJob | AnyClaim) else order.ref
+
+
+def is_of_job(order: Order) -> bool:
+    """Whether a command is about a job that there is."""
+    return isinstance(ref_of(order), JobRef)
 
 
 def start_of(order: Order) -> StartRun | None:
@@ -32,9 +56,6 @@ def start_of(order: Order) -> StartRun | None:
     return order if isinstance(order, StartRun) else None
 
 
-def may_see(ref: RunRef, change: Change | None) -> bool:
-    """Whether the run is in the namespace that was named: nothing crosses it."""
-    if change is None:
-        return True
-    run = change.run or change.closed_run
-    return run is not None and (ref.namespace_id is None or run.namespace_id == ref.namespace_id)
+def may_see(ref: AnyRef, change: AnyChange | None) -> bool:
+    """Whether the run or job is in the namespace that was named: nothing crosses it."""
+    return change is None or ref.namespace_id in (None, change.namespace_id)

@@ -8,11 +8,15 @@ from uuid import UUID
 
 import msgspec
 
+from stepwell_server.engine.change import Change
+from stepwell_server.engine.job_change import JobChange
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stepwell_server.engine.change import Change
     from stepwell_server.model.tasks import Task
+
+AnyChange = Change | JobChange
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -68,7 +72,7 @@ class Capacity(Protocol):
 class Listener(Protocol):
     """Who must hear of what was committed."""
 
-    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         """Called after each commit, in commit order, before any caller is answered. Must not block or raise.
 
         `position` is that of the committer's latest batch that changed anything: this one, or an earlier one.
@@ -95,7 +99,7 @@ class NoCapacity:
 class NoListener:
     """Nobody listens."""
 
-    def committed(self, committer: int, position: int, changes: Sequence[Change]) -> None:
+    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         """Nobody hears."""
 
     def unsettled(self) -> None:

@@ -1,8 +1,9 @@
-"""Spreads commands over committers, so that those of one run meet at one, in the order of their arrival.
+"""Spreads commands over committers, so that those of one run or job meet at one, in the order of their arrival.
 
 A run's committer is told by its key, and a new run gets a key that tells the committer which started it. Starts go by
 workflow id, and so do commands that name a run by it; without one, by run id. A committer that finds out that a run is
-another's hands its commands over, in their order. The same name leads to the same place on every replica.
+another's hands its commands over, in their order. The same name leads to the same place on every replica. Jobs are
+spread alike: their starts by unique key, else by job id.
 
 A caller that names one run in two ways without waiting for an answer has no order between the two. Claims go by queue.
 """
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stepwell_server.engine.committer.committer import Committer
 from stepwell_server.engine.committer.orders import AnyClaim, ref_of, start_of
+from stepwell_server.engine.jobs import StartJob
+from stepwell_server.model.runs import RunRef
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -40,7 +43,7 @@ class Committers:
             Committer(database, clock, settings, capacity, listener, place, self._of_run)
             for place in range(settings.committers)
         ]
-        # Ids that starts under way have given, which lead elsewhere than their workflow ids.
+        # Ids that starts under way have given, which lead elsewhere than their workflow ids or unique keys.
         self._starting: dict[UUID, int] = {}
 
     async def start(self) -> None:
@@ -57,9 +60,9 @@ class Committers:
             return self.members[0].submit(order, size, seconds)
         place = self._place(order)
         answer = self.members[place].submit(order, size, seconds)
-        start = start_of(order)
-        if start is not None and start.new.workflow_id and start.new.run_id is not None:
-            self._note(start.new.run_id, place, answer)
+        name, given = _named(order)
+        if name and given is not None:
+            self._note(given, place, answer)
         return answer
 
     async def do(self, kind: type[Answer], order: Order, size: int = 0, seconds: float = 30.0) -> Answer:
@@ -77,30 +80,36 @@ class Committers:
     def _of_run(self, run_key: int) -> Committer:
         return self.members[run_key % len(self.members)]
 
-    def _note(self, run_id: UUID, place: int, answer: asyncio.Future[object]) -> None:
-        """Commands by this id follow the start until it is answered; from then on the run is found."""
-        self._starting[run_id] = place
-        answer.add_done_callback(lambda _: self._starting.pop(run_id, None))
+    def _note(self, given: UUID, place: int, answer: asyncio.Future[object]) -> None:
+        """Commands by this id follow the start until it is answered; from then on the run or job is found."""
+        self._starting[given] = place
+        answer.add_done_callback(lambda _: self._starting.pop(given, None))
 
     def _place(self, order: Order) -> int:
         count = len(self.members)
         if isinstance(order, AnyClaim):
             return hash((order.namespace_id, order.task_queue)) % count
-        start = start_of(order)
-        if start is not None:
-            return _place_of_name(start.new.workflow_id, start.new.run_id) % count
         ref = ref_of(order)
-        if ref is None:
-            raise AssertionError("a command has a run")
-        if ref.run_key is not None:
-            return ref.run_key % count
-        if ref.run_id is not None:
-            place = self._starting.get(ref.run_id)
-            return _place_of_name("", ref.run_id) % count if place is None else place
-        return _place_of_name(ref.workflow_id, None) % count
+        if ref is not None and ref.key is not None:
+            return ref.key % count
+        name, given = _named(order)
+        place = self._starting.get(given) if ref is not None and given is not None else None
+        return _place_of_name(name, given) % count if place is None else place
 
 
-def _place_of_name(workflow_id: str, run_id: UUID | None) -> int:
-    if workflow_id:
-        return zlib.crc32(workflow_id.encode(errors="replace"))
-    return run_id.int if run_id is not None else next(_turns)
+def _named(order: Order) -> tuple[str, UUID | None]:
+    """The name and the id that a command gives to what it starts, or by which it names what there is."""
+    if isinstance(order, StartJob):
+        return order.new.unique_key, order.new.job_id
+    start, ref = start_of(order), ref_of(order)
+    if start is not None:
+        return start.new.workflow_id, start.new.run_id
+    if isinstance(ref, RunRef):
+        return ("", ref.run_id) if ref.run_id is not None else (ref.workflow_id, None)
+    return "", ref.job_id if ref is not None else None
+
+
+def _place_of_name(name: str, given: UUID | None) -> int:
+    if name:
+        return zlib.crc32(name.encode(errors="replace"))
+    return given.int if given is not None else next(_turns)

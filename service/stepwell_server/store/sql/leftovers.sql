@@ -12,10 +12,12 @@ ORDER BY x.run_key DESC, x.ordinal DESC
 LIMIT 1;
 
 -- name: prune_heartbeats
--- Forgets, in a slice, heartbeats of activities that are not open any more. Walks heartbeats_pkey, then steps_pkey.
+-- Forgets, in a slice, heartbeats of activities and jobs that are not open any more. Walks heartbeats_pkey, then
+-- steps_pkey and jobs_pkey.
 DELETE FROM heartbeats AS h
 WHERE (h.run_key, h.ordinal) > ($1, $2) AND (h.run_key, h.ordinal) <= ($3, $4)
     AND NOT EXISTS (SELECT FROM steps AS s WHERE s.run_key = h.run_key AND s.ordinal = h.ordinal)
+    AND NOT EXISTS (SELECT FROM jobs AS j WHERE j.job_key = h.run_key AND h.ordinal < 0)
 RETURNING h.run_key;
 
 -- name: prune_signals

@@ -44,9 +44,9 @@ RETURNING session_id;
 DELETE FROM sessions WHERE session_id = ANY($1::uuid[]) AND expire_time = '-infinity' RETURNING session_id;
 
 -- name: read_lost_holders
--- Sessions that hold runs or activities but are not there, as a grant leaves behind that overtook the expiry of its
--- session. Hops over runs_session_idx and steps_session_idx from session to session, then walks sessions_pkey. A
--- driven run has owners without sessions.
+-- Sessions that hold runs, activities or jobs but are not there, as a grant leaves behind that overtook the expiry of
+-- its session. Hops over runs_session_idx, steps_session_idx and jobs_session_idx from session to session, then walks
+-- sessions_pkey. A driven run has owners without sessions.
 WITH RECURSIVE of_runs (session_id) AS (
     (SELECT r.session_id FROM runs AS r WHERE r.session_id IS NOT NULL ORDER BY r.session_id LIMIT 1)
     UNION ALL
@@ -60,15 +60,24 @@ of_steps (session_id) AS (
     SELECT (SELECT s.session_id FROM steps AS s WHERE s.session_id > x.session_id ORDER BY s.session_id LIMIT 1)
     FROM of_steps AS x
     WHERE x.session_id IS NOT NULL
+),
+of_jobs (session_id) AS (
+    (SELECT j.session_id FROM jobs AS j WHERE j.session_id IS NOT NULL ORDER BY j.session_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT j.session_id FROM jobs AS j WHERE j.session_id > x.session_id ORDER BY j.session_id LIMIT 1)
+    FROM of_jobs AS x
+    WHERE x.session_id IS NOT NULL
 )
 SELECT h.session_id
-FROM (SELECT session_id FROM of_runs UNION SELECT session_id FROM of_steps) AS h
+FROM (
+    SELECT session_id FROM of_runs UNION SELECT session_id FROM of_steps UNION SELECT session_id FROM of_jobs
+) AS h
 WHERE h.session_id IS NOT NULL AND NOT EXISTS (SELECT FROM sessions AS s WHERE s.session_id = h.session_id)
 LIMIT $1;
 
 -- name: read_leases
--- What sessions hold of runs that are not driven: runs (ordinal 0) and activities. Walks runs_session_idx,
--- steps_session_idx, runs_pkey.
+-- What sessions hold: runs (ordinal 0) and activities of runs that are not driven, and jobs (ordinal -1). Walks
+-- runs_session_idx, steps_session_idx, runs_pkey, jobs_session_idx.
 (
     SELECT r.run_key, 0 AS ordinal, r.grants, r.session_id, r.namespace_id
     FROM runs AS r
@@ -81,5 +90,12 @@ UNION ALL
     FROM steps AS s
     INNER JOIN runs AS r ON r.run_key = s.run_key
     WHERE s.session_id = ANY($1::uuid[]) AND NOT r.driven
+    LIMIT $2
+)
+UNION ALL
+(
+    SELECT j.job_key, -1 AS ordinal, j.grants, j.session_id, j.namespace_id
+    FROM jobs AS j
+    WHERE j.session_id = ANY($1::uuid[])
     LIMIT $2
 );

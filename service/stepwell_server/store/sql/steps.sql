@@ -194,11 +194,12 @@ WITH held AS (
     FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::uuid[], $5::timestamptz[], $6::bytea[])
         AS x (run_key, ordinal, token, session_id, beat_time, details)
     CROSS JOIN LATERAL (
-        SELECT o.cancel_requested, o.run_key, o.attempt FROM steps AS o
-        WHERE o.run_key = x.run_key AND o.ordinal = x.ordinal AND o.grants = x.token AND o.session_id = x.session_id
+        SELECT o.cancel_requested, o.run_key, o.attempt, o.grants, o.session_id FROM steps AS o
+        WHERE o.run_key = x.run_key AND o.ordinal = x.ordinal
         OFFSET 0
     ) AS s
     CROSS JOIN LATERAL (SELECT o.cancel_time FROM runs AS o WHERE o.run_key = s.run_key OFFSET 0) AS r
+    WHERE s.grants = x.token AND s.session_id = x.session_id
 ),
 written AS (
     INSERT INTO heartbeats (run_key, ordinal, beat_time, details)

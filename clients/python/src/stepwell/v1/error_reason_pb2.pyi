@@ -65,7 +65,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "NAMESPACE_EXISTS", "domain": "stepwell.dev", "metadata": {"namespace": "billing"}}
     """
     ERROR_REASON_NAMESPACE_NOT_EMPTY: _ErrorReason.ValueType  # 8
-    """The namespace still has runs. FAILED_PRECONDITION.
+    """The namespace still has runs or jobs. FAILED_PRECONDITION.
 
         {"reason": "NAMESPACE_NOT_EMPTY", "domain": "stepwell.dev", "metadata": {"namespace": "billing"}}
     """
@@ -123,7 +123,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         "01890a5d-ac96-774b-bcce-b302099a8057"}}
     """
     ERROR_REASON_LEASE_LOST: _ErrorReason.ValueType  # 18
-    """The token is not the present one: the lease went to another holder, or ended. FAILED_PRECONDITION.
+    """The token is not the present one: the lease went to another holder, or ended. `run_id` holds a job's id where that
+    is meant. FAILED_PRECONDITION.
 
         {"reason": "LEASE_LOST", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "token": "3", "current": "4"}}
@@ -289,6 +290,36 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "UPDATE_UNDECIDED", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "update_id": "add-17", "stage": "NONE"}}
     """
+    ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 50
+    """The job does not exist in the namespace, or its retention is over. NOT_FOUND.
+
+        {"reason": "JOB_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"namespace": "main", "job_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
+    ERROR_REASON_JOB_EXISTS: _ErrorReason.ValueType  # 51
+    """A job of that id, or of a unique key that may not be used again, is there already. ALREADY_EXISTS.
+
+        {"reason": "JOB_EXISTS", "domain": "stepwell.dev", "metadata": {"namespace": "main", "unique_key":
+        "invoice-17", "job_id": "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
+    ERROR_REASON_UNIQUE_KEY_IN_USE: _ErrorReason.ValueType  # 52
+    """An open job has that unique key. ALREADY_EXISTS.
+
+        {"reason": "UNIQUE_KEY_IN_USE", "domain": "stepwell.dev", "metadata": {"namespace": "main", "unique_key":
+        "invoice-17", "job_id": "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
+    ERROR_REASON_JOB_NOT_FAILED: _ErrorReason.ValueType  # 53
+    """Only a job that has failed is retried. FAILED_PRECONDITION.
+
+        {"reason": "JOB_NOT_FAILED", "domain": "stepwell.dev", "metadata": {"job_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "state": "RUNNING"}}
+    """
+    ERROR_REASON_JOB_BUSY: _ErrorReason.ValueType  # 54
+    """Somebody else is changing the job. Repeat the call after `RetryInfo`. ABORTED.
+
+        {"reason": "JOB_BUSY", "domain": "stepwell.dev", "metadata": {"job_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -338,7 +369,7 @@ ERROR_REASON_NAMESPACE_EXISTS: ErrorReason.ValueType  # 7
     {"reason": "NAMESPACE_EXISTS", "domain": "stepwell.dev", "metadata": {"namespace": "billing"}}
 """
 ERROR_REASON_NAMESPACE_NOT_EMPTY: ErrorReason.ValueType  # 8
-"""The namespace still has runs. FAILED_PRECONDITION.
+"""The namespace still has runs or jobs. FAILED_PRECONDITION.
 
     {"reason": "NAMESPACE_NOT_EMPTY", "domain": "stepwell.dev", "metadata": {"namespace": "billing"}}
 """
@@ -396,7 +427,8 @@ ERROR_REASON_RUN_BUSY: ErrorReason.ValueType  # 17
     "01890a5d-ac96-774b-bcce-b302099a8057"}}
 """
 ERROR_REASON_LEASE_LOST: ErrorReason.ValueType  # 18
-"""The token is not the present one: the lease went to another holder, or ended. FAILED_PRECONDITION.
+"""The token is not the present one: the lease went to another holder, or ended. `run_id` holds a job's id where that
+is meant. FAILED_PRECONDITION.
 
     {"reason": "LEASE_LOST", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "token": "3", "current": "4"}}
@@ -561,5 +593,35 @@ ACCEPTED. It may happen yet, or not: a repeat with the same `update_id` finds ou
 
     {"reason": "UPDATE_UNDECIDED", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "update_id": "add-17", "stage": "NONE"}}
+"""
+ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 50
+"""The job does not exist in the namespace, or its retention is over. NOT_FOUND.
+
+    {"reason": "JOB_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"namespace": "main", "job_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_JOB_EXISTS: ErrorReason.ValueType  # 51
+"""A job of that id, or of a unique key that may not be used again, is there already. ALREADY_EXISTS.
+
+    {"reason": "JOB_EXISTS", "domain": "stepwell.dev", "metadata": {"namespace": "main", "unique_key":
+    "invoice-17", "job_id": "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_UNIQUE_KEY_IN_USE: ErrorReason.ValueType  # 52
+"""An open job has that unique key. ALREADY_EXISTS.
+
+    {"reason": "UNIQUE_KEY_IN_USE", "domain": "stepwell.dev", "metadata": {"namespace": "main", "unique_key":
+    "invoice-17", "job_id": "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_JOB_NOT_FAILED: ErrorReason.ValueType  # 53
+"""Only a job that has failed is retried. FAILED_PRECONDITION.
+
+    {"reason": "JOB_NOT_FAILED", "domain": "stepwell.dev", "metadata": {"job_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "state": "RUNNING"}}
+"""
+ERROR_REASON_JOB_BUSY: ErrorReason.ValueType  # 54
+"""Somebody else is changing the job. Repeat the call after `RetryInfo`. ABORTED.
+
+    {"reason": "JOB_BUSY", "domain": "stepwell.dev", "metadata": {"job_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -35,7 +35,7 @@ class _TaskKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskKind.Val
     TASK_KIND_RUN: _TaskKind.ValueType  # 1
     """Advance a run."""
     TASK_KIND_ACTIVITY: _TaskKind.ValueType  # 2
-    """Perform an activity."""
+    """Perform an activity, of a run or without one: then it is a job, and `Task.job_id` names it."""
 
 class TaskKind(_TaskKind, metaclass=_TaskKindEnumTypeWrapper):
     """What a task is about."""
@@ -45,7 +45,7 @@ TASK_KIND_UNSPECIFIED: TaskKind.ValueType  # 0
 TASK_KIND_RUN: TaskKind.ValueType  # 1
 """Advance a run."""
 TASK_KIND_ACTIVITY: TaskKind.ValueType  # 2
-"""Perform an activity."""
+"""Perform an activity, of a run or without one: then it is a job, and `Task.job_id` names it."""
 Global___TaskKind: _TypeAlias = TaskKind  # noqa: Y015
 
 @_typing.final
@@ -459,12 +459,13 @@ class Task(_message.Message):
     RUN_CREATE_TIME_FIELD_NUMBER: _builtins.int
     SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
     UPDATES_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
     kind: Global___TaskKind.ValueType
     """What it is about."""
     namespace: _builtins.str
     """The namespace."""
     run_id: _builtins.str
-    """The run, or the run of the activity."""
+    """The run, or the run of the activity. Empty for a job."""
     workflow_id: _builtins.str
     """The caller's name for the run."""
     type: _builtins.str
@@ -478,15 +479,17 @@ class Task(_message.Message):
     tracestate: _builtins.str
     """W3C trace state."""
     step_name: _builtins.str
-    """Activities: the step's name."""
+    """Activities: the step's name. Empty for a job."""
     step_ordinal: _builtins.int
-    """Activities: the step's ordinal."""
+    """Activities: the step's ordinal. 0 for a job."""
     more_steps: _builtins.bool
     """Runs: more steps are to be read by `ListTaskSteps` before the run can be replayed."""
     cancel_requested: _builtins.bool
     """Runs: cancellation was asked for."""
     cancel_reason: _builtins.str
     """Why cancellation was asked for."""
+    job_id: _builtins.str
+    """Activities without a run: the job."""
     @_builtins.property
     def ref(self) -> Global___TaskRef:
         """Names it in all that follows."""
@@ -549,10 +552,11 @@ class Task(_message.Message):
         run_create_time: _timestamp_pb2.Timestamp | None = ...,
         schedule_time: _timestamp_pb2.Timestamp | None = ...,
         updates: _abc.Iterable[Global___Update] | None = ...,
+        job_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "ref", b"ref", "run_create_time", b"run_create_time", "schedule_time", b"schedule_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "kind", b"kind", "more_steps", b"more_steps", "namespace", b"namespace", "ref", b"ref", "run_create_time", b"run_create_time", "run_id", b"run_id", "schedule_time", b"schedule_time", "step_name", b"step_name", "step_ordinal", b"step_ordinal", "steps", b"steps", "task_queue", b"task_queue", "traceparent", b"traceparent", "tracestate", b"tracestate", "type", b"type", "updates", b"updates", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "job_id", b"job_id", "kind", b"kind", "more_steps", b"more_steps", "namespace", b"namespace", "ref", b"ref", "run_create_time", b"run_create_time", "run_id", b"run_id", "schedule_time", b"schedule_time", "step_name", b"step_name", "step_ordinal", b"step_ordinal", "steps", b"steps", "task_queue", b"task_queue", "traceparent", b"traceparent", "tracestate", b"tracestate", "type", b"type", "updates", b"updates", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

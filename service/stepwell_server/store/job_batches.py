@@ -1,0 +1,112 @@
+"""Jobs in a batch of the committer: loading and writing them, set by set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import astuple
+
+from stepwell_server.model.jobs import ClosedJob, Job, JobId
+from stepwell_server.model.payloads import Payload, pack_payload, unpack_payload
+from stepwell_server.store.columns import columns, pairs
+from stepwell_server.store.database import Conflict
+from stepwell_server.store.statements import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from uuid import UUID
+
+    from stepwell_server.store.database import Connection, Row
+
+JOBS = load("jobs")
+_CHANGES = Job.__struct_fields__.index("schedule_time")
+_CLOSED_CHANGES = ClosedJob.__struct_fields__.index("schedule_time")
+
+
+class JobWrite(msgspec.Struct):
+    """What one batch writes of jobs. Rows of one table never name the same key twice."""
+
+    ids: list[JobId] = []
+    names: list[tuple[str, int, int]] = []
+    renamed: list[tuple[str, int, int, int]] = []
+    new: list[Job] = []
+    inputs: list[tuple[int, Payload]] = []
+    changed: list[Job] = []
+    reopened: list[Job] = []
+    closed: list[tuple[ClosedJob, Payload]] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write."""
+        return not (self.new or self.changed or self.reopened or self.closed)
+
+
+async def write(connection: Connection, batch: JobWrite) -> None:
+    """Writes jobs, tables in one order and keys sorted. Raises Conflict if what was decided on has changed."""
+    if batch.ids:
+        batch.ids.sort(key=lambda entry: (entry.job_id.int, entry.namespace_id))
+        await connection.write(JOBS["insert_job_ids"], columns(batch.ids))
+    if batch.names:
+        await connection.write(JOBS["insert_unique_jobs"], pairs(sorted(batch.names)))
+    if batch.renamed:
+        await _all_of(connection, "update_unique_jobs", pairs(sorted(batch.renamed)), len(batch.renamed))
+    if batch.reopened:
+        keys = sorted(job.job_key for job in batch.reopened)
+        await _all_of(connection, "delete_closed_jobs", [keys], len(keys))
+    if batch.new or batch.reopened:
+        await connection.write(JOBS["insert_jobs"], columns([*batch.new, *batch.reopened]))
+    if batch.inputs:
+        packed = ((key, pack_payload(given)) for key, given in batch.inputs)
+        await connection.write(JOBS["insert_job_inputs"], pairs(packed))
+    if batch.changed:
+        rows = [(job.job_key, *astuple(job)[_CHANGES:]) for job in batch.changed]
+        await _all_of(connection, "update_jobs", pairs(rows), len(rows))
+    if batch.closed:
+        ended = [(job.job_key, *astuple(job)[_CLOSED_CHANGES:], pack_payload(result)) for job, result in batch.closed]
+        await _all_of(connection, "close_jobs", pairs(ended), len(ended))
+
+
+async def _all_of(connection: Connection, name: str, arguments: Sequence[Sequence[object]], expected: int) -> None:
+    touched = await connection.write(JOBS[name], arguments)
+    if touched != expected:
+        raise Conflict(f"{name}: {touched} rows of {expected}")
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+async def find_job_ids(connection: Connection, wanted: Sequence[tuple[UUID, int]]) -> list[JobId | None]:
+    """The job of each id, in the order asked."""
+    found: list[JobId | None] = [None] * len(wanted)
+    for row in await connection.fetch(JOBS["find_job_ids"], *pairs(wanted)):
+        found[row[0] - 1] = JobId(*row[1:])
+    return found
+
+
+async def find_unique_jobs(connection: Connection, wanted: Sequence[tuple[str, int]]) -> list[Row | None]:
+    """The latest job of each unique key, in the order asked: (place, key, id, state)."""
+    found: list[Row | None] = [None] * len(wanted)
+    for row in await connection.fetch(JOBS["find_unique_jobs"], *pairs(wanted)):
+        found[row[0] - 1] = row
+    return found
+
+
+async def lock_jobs(connection: Connection, keys: Iterable[int]) -> list[Job]:
+    """Open jobs, locked; those that are locked elsewhere are left out."""
+    return [Job(*row) for row in await connection.fetch(JOBS["lock_jobs"], sorted(keys))]
+
+
+async def read_jobs(connection: Connection, keys: Sequence[int]) -> dict[int, Job]:
+    """Open jobs by key, locked or not."""
+    return {row["job_key"]: Job(*row) for row in await connection.fetch(JOBS["read_jobs"], keys)}
+
+
+async def read_closed_jobs(connection: Connection, keys: Sequence[int]) -> list[ClosedJob]:
+    """Jobs that have ended."""
+    return [ClosedJob(*row) for row in await connection.fetch(JOBS["read_closed_jobs"], keys)]
+
+
+async def read_job_inputs(connection: Connection, keys: Sequence[int]) -> dict[int, Payload]:
+    """What jobs were given; one without an input is missing."""
+    return {row[0]: unpack_payload(row[1]) for row in await connection.fetch(JOBS["read_job_inputs"], keys)}

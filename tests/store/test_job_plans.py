@@ -1,0 +1,99 @@
+"""Plans of the statements about jobs: keys are looked up, on an empty database as on one that has grown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from stepwell_server.settings import Settings
+from stepwell_server.store import statements
+from stepwell_server.store.database import Connection, Database
+
+GROWN = """
+INSERT INTO jobs SELECT
+    n, 1, gen_random_uuid(), '', 'act', 'q', 4, '', '', '', now(), 0, now(), 1, 0, 0,
+    CASE WHEN n % 10 = 0 THEN gen_random_uuid() END, 0, '', NULL, CASE WHEN n % 7 = 0 THEN now() END, NULL, NULL, 0,
+    NULL
+FROM generate_series(100001, 120000) AS n;
+INSERT INTO closed_jobs SELECT
+    n, 1, gen_random_uuid(), '', 'act', 'q', 4, '', '', '', now(), 0, now(), 4, 1, 1, now(), NULL, NULL, 0, NULL, now(),
+    now() + n * interval '1 s', NULL, NULL
+FROM generate_series(1, 100000) AS n;
+INSERT INTO job_ids SELECT gen_random_uuid(), 1, n, NULL FROM generate_series(1, 120000) AS n;
+INSERT INTO unique_jobs SELECT n::text, 1, n FROM generate_series(1, 120000) AS n;
+INSERT INTO job_inputs SELECT n, 'x' FROM generate_series(1, 120000) AS n;
+INSERT INTO heartbeats SELECT n, -1, now(), NULL FROM generate_series(100001, 120000) AS n;
+ANALYZE;
+"""
+# The index that each statement must walk.
+INDEXES = {
+    "find_job_ids": "job_ids_pkey",
+    "find_unique_jobs": "unique_jobs_pkey",
+    "lock_jobs": "jobs_pkey",
+    "read_jobs": "jobs_pkey",
+    "read_closed_jobs": "closed_jobs_p1_pkey",
+    "read_job_inputs": "job_inputs_p1_pkey",
+    "update_unique_jobs": "unique_jobs_pkey",
+    "update_jobs": "jobs_pkey",
+    "close_jobs": "jobs_pkey",
+    "delete_closed_jobs": "closed_jobs_p1_pkey",
+    "read_due_jobs": "jobs_wake_idx",
+    "next_job_after": "jobs_wake_idx",
+    "read_jobs_of_sessions": "jobs_session_idx",
+    "write_job_heartbeats": "jobs_pkey",
+    "prune_jobs": "closed_jobs_p1_expire_time_idx",
+}
+INSERTS = {"insert_job_ids", "insert_unique_jobs", "insert_jobs", "insert_job_inputs"}
+JOBS = statements.load("jobs")
+
+
+@pytest_asyncio.fixture(params=["empty", "grown"])
+async def connection(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+    """A connection as the hot path has it."""
+    if request.param == "grown":
+        raw = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
+        await raw.execute(GROWN)
+        await raw.close()
+    database = Database(Settings(database_url=database_url))
+    made = await database.connect()
+    yield made
+    await made.close()
+    await database.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for each in plan.get("Plans", ()):
+        yield from nodes(each)
+
+
+async def plan_of(connection: Connection, name: str) -> list[dict[str, Any]]:
+    """The nodes of the plan that a prepared statement has, whatever its parameters."""
+    sql = JOBS[name].sql
+    parameters = (await connection.raw.prepare(sql)).get_parameters()
+    # An array's type is called by its element's, after an underscore.
+    declared = ", ".join(re.sub(r"^_(.*)$", r"\1[]", each.name) for each in parameters)
+    await connection.raw.execute(f"PREPARE looked_at ({declared}) AS {sql}")
+    given = ", ".join("NULL" for _ in parameters)
+    (row,) = await connection.raw.fetch(f"EXPLAIN (FORMAT JSON) EXECUTE looked_at ({given})")
+    return list(nodes(json.loads(row[0])[0]["Plan"]))
+
+
+def test_every_statement_is_looked_at() -> None:
+    assert set(JOBS) == set(INDEXES) | INSERTS
+
+
+@pytest.mark.parametrize("name", INDEXES)
+async def test_a_statement_walks_its_index_and_scans_nothing(connection: Connection, name: str) -> None:
+    found = await plan_of(connection, name)
+    scanned = {node["Relation Name"] for node in found if node["Node Type"] == "Seq Scan"}
+    assert scanned == set()
+    walked = {node["Index Name"] for node in found if "Index Name" in node}
+    assert INDEXES[name] in walked
+    assert not [node for node in found if node["Node Type"] in ("Hash Join", "Merge Join")]
