@@ -23,6 +23,8 @@ Ordinal = NewType("Ordinal", int)
 Number = NewType("Number", int)
 """A run's key and an ordinal in one int64, so that a row addressed by it alone finds its run."""
 
+# The namespace that always exists.
+MAIN = Namespace("main")
 ORDINAL_BITS = 17
 ORDINALS = 1 << ORDINAL_BITS
 RUN_KEYS = 1 << (63 - ORDINAL_BITS)

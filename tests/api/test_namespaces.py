@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.service import Service, refusal, serving
+from tests.engine.replica import look
+from tests.service import Service, refusal, serving, soon
 
-from stepwell.v1 import namespaces_pb2, runs_pb2, types_pb2
-from stepwell_server.store import namespaces
+from stepwell.v1 import jobs_pb2, namespaces_pb2, runs_pb2, types_pb2, worker_store_pb2, worker_store_pb2_grpc
+from stepwell_server.store import batches, namespaces
 
 
 @pytest_asyncio.fixture
@@ -109,6 +111,89 @@ async def test_what_was_deleted_elsewhere_is_forgotten(service: Service) -> None
         assert 0 < until - time.monotonic() < 10
         other.namespaces._known["a"] = (row, 0.0)
         assert await known(other, "a") == "NAMESPACE_NOT_FOUND"
+
+
+@pytest_asyncio.fixture
+async def other(service: Service) -> AsyncIterator[Service]:
+    """Another replica, which has just looked at the namespace `a`."""
+    async with serving(service.settings.database_url or "", committers=2) as running:
+        await create(service, "a")
+        assert await known(running, "a") == "RUN_NOT_FOUND"
+        yield running
+
+
+async def runs_in(service: Service) -> int:
+    async with look(service.settings.database_url or "") as database:
+        return int(await database.value("SELECT count(*) FROM runs WHERE namespace_id <> 1"))
+
+
+async def test_nothing_comes_into_a_namespace_that_was_deleted_elsewhere(service: Service, other: Service) -> None:
+    """Also where it is still taken for known: runs, jobs and workers."""
+    assert await delete(service, "a")
+    start = runs_pb2.StartRunRequest(namespace="a", type="t")
+    signal = runs_pb2.SignalWithStartRunRequest(namespace="a", start=start, signal_name="s")
+    signal.start.workflow_id = "w"
+    workers: Any = worker_store_pb2_grpc.WorkerStoreStub
+    for call in (
+        other.runs.StartRun(start),
+        other.runs.SignalWithStartRun(signal),
+        other.jobs.StartJob(jobs_pb2.StartJobRequest(namespace="a", type="t")),
+        workers(other.channel).RegisterWorker(worker_store_pb2.RegisterWorkerRequest(namespace="a", worker_id="w")),
+    ):
+        assert await refusal(call) == ("NOT_FOUND", "NAMESPACE_NOT_FOUND")
+    async with look(service.settings.database_url or "") as database:
+        assert not await database.rows("SELECT FROM jobs UNION ALL SELECT FROM workers")
+    assert await runs_in(service) == 0
+
+
+@pytest.mark.parametrize("goes", [True, False])
+async def test_a_start_waits_for_a_deletion_under_way(service: Service, other: Service, goes: bool) -> None:
+    """It is refused if that goes through, and begins if not; starts in other namespaces go on meanwhile."""
+    async with look(service.settings.database_url or "") as deleting:
+        transaction = deleting.raw.transaction()
+        await transaction.start()
+        await deleting.raw.execute("SELECT FROM namespaces WHERE name = 'a' FOR UPDATE")
+        start = asyncio.ensure_future(other.runs.StartRun(runs_pb2.StartRunRequest(namespace="a", type="t")))
+        for _ in range(4):
+            await other.begin()
+        assert not start.done()
+        if goes:
+            await deleting.raw.execute("DELETE FROM namespaces WHERE name = 'a'")
+        await (transaction.commit if goes else transaction.rollback)()
+        if goes:
+            assert await refusal(start) == ("NOT_FOUND", "NAMESPACE_NOT_FOUND")
+        else:
+            assert (await start).started
+    assert await runs_in(service) == (0 if goes else 1)
+
+
+async def test_a_deletion_waits_for_a_start_under_way(
+    service: Service, other: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the run, though that was not committed when it was asked for."""
+    written, go_on, write = asyncio.Event(), asyncio.Event(), batches.write
+
+    async def slow(connection: Any, batch: batches.Write) -> None:
+        await write(connection, batch)
+        written.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(batches, "write", slow)
+    start = asyncio.ensure_future(other.runs.StartRun(runs_pb2.StartRunRequest(namespace="a", type="t")))
+    await written.wait()
+    deletion = asyncio.ensure_future(delete(service, "a"))
+    async with look(service.settings.database_url or "") as database:
+        waiting = (
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%namespaces%'"
+        )
+
+        async def is_held_up() -> bool:
+            return deletion.done() or bool(await database.value(waiting))
+
+        await soon(is_held_up)
+    go_on.set()
+    assert await refusal(deletion) == ("FAILED_PRECONDITION", "NAMESPACE_NOT_EMPTY")
+    assert (await start).started
 
 
 async def test_many_who_ask_at_once_ask_once(service: Service) -> None:

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
+from tests.engine.replica import look
 from tests.loops.rig import rig_settings
 from tests.service import refusal
 
@@ -446,3 +447,15 @@ async def test_an_outside_engine_notes_its_firing(world: World) -> None:
     )
     noted = (await world.calls.RecordScheduleRun(request)).schedule
     assert (noted.last_time, noted.next_time, noted.last_workflow_id) == (stamp(last), stamp(following), "w-1")
+
+
+async def test_none_comes_into_a_namespace_that_was_deleted_elsewhere(world: World, database_url: str) -> None:
+    """Also where it is still taken for known."""
+    await world.namespaces.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace="b"))
+    assert not (await world.calls.ListSchedules(P.ListSchedulesRequest(namespace="b"))).schedules
+    async with look(database_url) as database:
+        await database.rows("DELETE FROM namespaces WHERE name = 'b'")
+    run = runs_pb2.StartRunRequest(type="t")
+    made = P.Schedule(name="nightly", spec=P.ScheduleSpec(cron="@daily"), run=run)
+    call = world.calls.CreateSchedule(P.CreateScheduleRequest(namespace="b", schedule=made))
+    assert await refusal(call) == ("NOT_FOUND", "NAMESPACE_NOT_FOUND")

@@ -17,12 +17,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell_server.errors import InvalidField
-from stepwell_server.ids import Namespace
+from stepwell_server.ids import MAIN, Namespace
 from stepwell_server.settings import Limits
 
 Item = TypeVar("Item")
 
-MAIN = Namespace("main")
 ANY = Namespace("-")
 LONGEST_SECONDS = 10 * 366 * 86_400
 """Ten years: no timeout or delay is longer."""

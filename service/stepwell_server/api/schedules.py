@@ -68,7 +68,7 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         first = time(request, "next_time")
         if first is not None and made.pause_reason is None:
             made = replace(made, next_time=first, next_nominal=first)
-        if not await store.create(self._database, made):
+        if not await store.create(self._database, made, namespace):
             raise ScheduleExists(namespace=namespace, name=made.name)
         return schedules_pb2.CreateScheduleResponse(schedule=schedule_to_proto(made))
 

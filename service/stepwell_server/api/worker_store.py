@@ -52,7 +52,7 @@ class WorkerStoreCalls(StoreCalls, worker_store_pb2_grpc.WorkerStoreServicer):
             register_time=now,
             heartbeat_time=now,
         )
-        written, created = await worker_store.register(self._database, worker)
+        written, created = await worker_store.register(self._database, worker, space.namespace)
         return worker_store_pb2.RegisterWorkerResponse(created=created, worker=registered_to_proto(written))
 
     async def HeartbeatWorker(

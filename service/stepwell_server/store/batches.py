@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from stepwell_server.store.statements import Statement
 
 RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load("signals")
-TASKS, MAIL, BATCHES, PUBLISHED = load("tasks"), load("mail"), load("batches"), load("published")
+TASKS, MAIL, BATCHES = load("tasks"), load("mail"), load("batches")
+NAMESPACES, PUBLISHED = load("namespaces"), load("published")
 _RUN_CHANGES = Run.__struct_fields__.index("phase")
 _STEP_CHANGES = Step.__struct_fields__.index("state")
 _SPARE_CANDIDATES = 16
@@ -170,6 +171,16 @@ async def _write_tasks_and_mail(connection: Connection, batch: Write) -> None:
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
+
+
+async def hold_namespaces(connection: Connection, ids: Sequence[int]) -> set[int]:
+    """Those of the namespaces that are there and not being deleted; they stay until the batch has ended."""
+    return {row[0] for row in await connection.fetch(NAMESPACES["hold_namespaces"], ids)}
+
+
+async def find_namespaces(connection: Connection, ids: Sequence[int]) -> set[int]:
+    """Those of the namespaces that are there, though one may be gone in a moment."""
+    return {row[0] for row in await connection.fetch(NAMESPACES["find_namespaces"], ids)}
 
 
 async def take_run_keys(connection: Connection) -> range:

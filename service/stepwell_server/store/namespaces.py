@@ -1,7 +1,8 @@
 """Namespaces: their rows, and a small cache of names and ids.
 
 Another replica may delete a namespace or make one, so what is known of a name is looked up again after a few seconds.
-That a name is unknown is never remembered.
+That a name is unknown is never remembered. Whoever puts something into a namespace therefore holds its row until it is
+there (`hold`, or what the committer does for starts): who deletes it waits, and then finds it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sqlalchemy import ColumnElement, Select, Table, delete, exists, func, liter
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server import errors
-from stepwell_server.ids import Namespace
+from stepwell_server.ids import MAIN
 from stepwell_server.model.filters import SORTED_TEXT, SORTED_TIME, Fields, Filter
 from stepwell_server.model.orders import Order, SortKey
 from stepwell_server.store.filters import after, named, sorting, where
@@ -34,9 +35,10 @@ from stepwell_server.store.schema import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
     from stepwell_server.store.database import Database
 
-MAIN = Namespace("main")
 _KNOWN_SECONDS = 5.0
 _MOST_KNOWN = 10_000
 _BY_NAME = SortKey("name")
@@ -189,6 +191,13 @@ def _counted_as(what: int, table: Table, name: str, *conditions: ColumnElement[b
     return select(literal(what).label("phase"), func.count()).where(
         table.c.namespace_id == NAMESPACES.c.namespace_id, NAMESPACES.c.name == name, *conditions
     )
+
+
+async def hold(connection: AsyncConnection, namespace_id: int, name: str) -> None:
+    """Keeps a namespace from being deleted until the transaction ends. Refuses with NAMESPACE_NOT_FOUND."""
+    query = select(NAMESPACES.c.namespace_id).where(NAMESPACES.c.namespace_id == namespace_id)
+    if await connection.scalar(query.with_for_update(read=True, key_share=True)) is None:
+        raise errors.NamespaceNotFound(namespace=name)
 
 
 def _counted(table: Table, name: str) -> Select[tuple[int, int]]:

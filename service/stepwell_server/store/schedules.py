@@ -10,6 +10,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server.model.schedules import OpenRun, Schedule, Waiting
+from stepwell_server.store import namespaces
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.schema import RUNS, SCHEDULE_FIRINGS, SCHEDULES, WORKFLOW_IDS
 from stepwell_server.store.statements import load
@@ -45,8 +46,8 @@ class Fired(msgspec.Struct, frozen=True, gc=False):
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-async def create(database: Database, schedule: Schedule) -> bool:
-    """Keeps a new schedule; answers False if there is one of that name."""
+async def create(database: Database, schedule: Schedule, namespace: str) -> bool:
+    """Keeps a new schedule; answers False if there is one of that name. Refuses with NAMESPACE_NOT_FOUND."""
     statement = (
         insert(SCHEDULES)
         .values(asdict(schedule))
@@ -54,6 +55,7 @@ async def create(database: Database, schedule: Schedule) -> bool:
         .returning(SCHEDULES.c.schedule_id)
     )
     async with database.pool.begin() as connection:
+        await namespaces.hold(connection, schedule.namespace_id, namespace)
         return (await connection.execute(statement)).one_or_none() is not None
 
 

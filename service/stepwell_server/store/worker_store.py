@@ -15,6 +15,7 @@ from stepwell_server.model.filters import Filter
 from stepwell_server.model.orders import Order, SortKey
 from stepwell_server.model.steps import Kind, StepState
 from stepwell_server.model.workers import RegisteredWorker
+from stepwell_server.store import namespaces
 from stepwell_server.store.filters import after, named, sorting, where
 from stepwell_server.store.schema import RUN_TASKS, RUNS, STEPS, WORKERS
 
@@ -33,8 +34,11 @@ class Held(NamedTuple):
     owner_id: str
 
 
-async def register(database: Database, worker: RegisteredWorker) -> tuple[RegisteredWorker, bool]:
-    """Registers a worker, also one that is being removed; answers it, and whether it is new. Walks workers_pkey."""
+async def register(database: Database, worker: RegisteredWorker, namespace: str) -> tuple[RegisteredWorker, bool]:
+    """Registers a worker, also one that is being removed; answers it, and whether it is new. Walks workers_pkey.
+
+    Refuses with NAMESPACE_NOT_FOUND.
+    """
     columns = [column.name for column in WORKERS.columns]
     row = insert(WORKERS).values(dict(zip(columns, astuple(worker), strict=True)))
     kept = ("worker_id", "namespace_id", "register_time")
@@ -46,6 +50,7 @@ async def register(database: Database, worker: RegisteredWorker) -> tuple[Regist
         WORKERS.c.worker_id == worker.worker_id, WORKERS.c.namespace_id == worker.namespace_id, ~WORKERS.c.condemned
     )
     async with database.pool.begin() as connection:
+        await namespaces.hold(connection, worker.namespace_id, namespace)
         was_known = await connection.scalar(known) is not None
         written = (await connection.execute(again)).one()
     return RegisteredWorker(*written), not was_known

@@ -22,6 +22,7 @@ from stepwell_server.engine.committer.orders import (
     is_of_job,
     may_see,
     ref_of,
+    space_of,
     start_of,
 )
 from stepwell_server.engine.committer.protocols import AnyChange, Capacity, Reservation
@@ -93,8 +94,9 @@ class Batch:
 
     async def _load(self) -> list[int]:
         """Loads what the commands name; answers the places of those that are to be decided."""
-        entries = self._entries
-        await self.subjects.look_up_starts([entry.order for entry in entries])
+        entries, orders = self._entries, [entry.order for entry in self._entries]
+        await self.subjects.look_up_starts(orders)
+        await self._hold_namespaces(orders)
         for entry in entries:
             if isinstance(entry.order, Birth):
                 entry.key = entry.order.open_key(self.subjects.births)
@@ -107,6 +109,14 @@ class Batch:
         places = [place for place, answer in enumerate(self.answers) if answer is None]
         await self._load_wanted(places)
         return places
+
+    async def _hold_namespaces(self, orders: Sequence[Order]) -> None:
+        """Refuses starts in namespaces that are gone, and leaves for later those in one that is being deleted."""
+        spaces = {place: space for place, order in enumerate(orders) if (space := space_of(order)) is not None}
+        absent = await loading.absent_namespaces(self._connection, spaces.values())
+        for place, (namespace_id, name) in spaces.items() if absent else ():
+            if namespace_id in absent:
+                self.answers[place] = HELD if absent[namespace_id] else errors.NamespaceNotFound(namespace=name)
 
     async def _resolve(self) -> None:
         """Finds what commands name, but for that which a start of this batch may yet make."""

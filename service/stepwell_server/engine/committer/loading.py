@@ -9,6 +9,7 @@ from stepwell_server.engine.change import Change, Slice
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births, Latest
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
+from stepwell_server.ids import MAIN
 from stepwell_server.model.steps import Step
 from stepwell_server.store import batches, sides
 
@@ -45,6 +46,17 @@ async def look_up_starts(connection: Connection, births: Births, starts: Sequenc
         for (run_id, namespace_id), found in zip(wanted, await batches.find_run_ids(connection, wanted), strict=True):
             if namespace_id is not None:
                 births.ids[namespace_id, run_id] = found[0] if found else None
+
+
+async def absent_namespaces(connection: Connection, spaces: Iterable[tuple[int, str]]) -> dict[int, bool]:
+    """Holds the namespaces of starts until the batch ends. Answers those not to be held, and whether they are there.
+
+    What is in a namespace keeps it from being deleted, so that only starts have to ask. `main` always exists.
+    """
+    asked = {namespace_id for namespace_id, name in spaces if name != MAIN}
+    absent = sorted(asked - await batches.hold_namespaces(connection, sorted(asked))) if asked else []
+    there = await batches.find_namespaces(connection, absent) if absent else ()
+    return {namespace_id: namespace_id in there for namespace_id in absent}
 
 
 async def look_up_names(connection: Connection, births: Births, names: Iterable[tuple[int, str]]) -> None:

@@ -56,6 +56,12 @@ def start_of(order: Order) -> StartRun | None:
     return order if isinstance(order, StartRun) else None
 
 
+def space_of(order: Order) -> tuple[int, str] | None:
+    """The namespace that a start goes to. What else there is comes from something that is in it."""
+    start = order if isinstance(order, StartJob) else start_of(order)
+    return None if start is None else (start.new.namespace_id, start.new.namespace)
+
+
 def may_see(ref: AnyRef, change: AnyChange | None) -> bool:
     """Whether the run or job is in the namespace that was named: nothing crosses it."""
     return change is None or ref.namespace_id in (None, change.namespace_id)

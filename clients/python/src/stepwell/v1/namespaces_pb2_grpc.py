@@ -88,7 +88,8 @@ class NamespaceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteNamespace(self, request, context):
-        """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`.
+        """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`. Nothing comes into it any
+        more on any replica; one made anew under the same name may be refused for some seconds by replicas that knew the old.
         Reasons: NAMESPACE_NOT_EMPTY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

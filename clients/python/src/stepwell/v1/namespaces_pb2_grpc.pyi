@@ -40,7 +40,8 @@ class NamespaceServiceStub:
     ListNamespaces: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.ListNamespacesRequest, _namespaces_pb2.ListNamespacesResponse]
     """Lists namespaces, by name unless asked for otherwise."""
     DeleteNamespace: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.DeleteNamespaceRequest, _namespaces_pb2.DeleteNamespaceResponse]
-    """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`.
+    """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`. Nothing comes into it any
+    more on any replica; one made anew under the same name may be refused for some seconds by replicas that knew the old.
     Reasons: NAMESPACE_NOT_EMPTY.
     """
     GetNamespaceStats: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceStatsRequest, _namespaces_pb2.GetNamespaceStatsResponse]
@@ -58,7 +59,8 @@ class NamespaceServiceAsyncStub(NamespaceServiceStub):
     ListNamespaces: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.ListNamespacesRequest, _namespaces_pb2.ListNamespacesResponse]  # type: ignore[assignment]
     """Lists namespaces, by name unless asked for otherwise."""
     DeleteNamespace: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.DeleteNamespaceRequest, _namespaces_pb2.DeleteNamespaceResponse]  # type: ignore[assignment]
-    """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`.
+    """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`. Nothing comes into it any
+    more on any replica; one made anew under the same name may be refused for some seconds by replicas that knew the old.
     Reasons: NAMESPACE_NOT_EMPTY.
     """
     GetNamespaceStats: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceStatsRequest, _namespaces_pb2.GetNamespaceStatsResponse]  # type: ignore[assignment]
@@ -97,7 +99,8 @@ class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _namespaces_pb2.DeleteNamespaceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_namespaces_pb2.DeleteNamespaceResponse, _abc.Awaitable[_namespaces_pb2.DeleteNamespaceResponse]]:
-        """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`.
+        """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`. Nothing comes into it any
+        more on any replica; one made anew under the same name may be refused for some seconds by replicas that knew the old.
         Reasons: NAMESPACE_NOT_EMPTY.
         """
 
