@@ -16,6 +16,7 @@ from tests.engine.memory_jobs import MemoryJobs
 
 from stepwell_server.model.events import Event
 from stepwell_server.model.mail import Mail
+from stepwell_server.model.requests import Recorded, RequestKey
 from stepwell_server.model.run_calls import Published
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
@@ -51,6 +52,7 @@ class MemoryStore:
         self.run_ids: dict[tuple[UUID, int], RunId] = {}
         self.names: dict[tuple[str, int], int] = {}
         self.heartbeats: dict[Key, tuple[datetime, Payload]] = {}
+        self.requests: dict[RequestKey, Recorded] = {}
         self.locked: set[int] = set()
         self.jobs = MemoryJobs(self.locked)
 
@@ -119,6 +121,9 @@ class MemoryStore:
     async def read_heartbeats(self, connection: Any, wanted: Sequence[Key]) -> list[tuple[int, int, datetime, Payload]]:
         return [(*key, *self.heartbeats[key]) for key in wanted if key in self.heartbeats]
 
+    async def read_requests(self, connection: Any, keys: Sequence[RequestKey]) -> list[Recorded]:
+        return [self.requests[key] for key in keys if key in self.requests]
+
     async def mail_left(self, connection: Any, mail_ids: Iterable[UUID]) -> set[UUID]:
         return {mail_id for mail_id in mail_ids if mail_id in self.mail}
 
@@ -186,14 +191,7 @@ class MemoryStore:
         for value in write.published:
             self.published[value.run_key, value.name] = value
         self.jobs.apply(write.jobs)
-        for place in write.tasks_gone:
-            self.tasks.pop(place, None)
-        for task in write.tasks:
-            _insert(self.tasks, (task.run_key, task.ordinal), task)
-        for mail in write.mail:
-            _insert(self.mail, mail.mail_id, mail)
-        for mail_id in write.mail_done:
-            del self.mail[mail_id]
+        self._apply_work(write)
 
     def _apply_steps(self, write: batches.Write) -> None:
         for run_key, *identity in write.removed_steps:
@@ -218,6 +216,18 @@ class MemoryStore:
             self.scopes[scope.run_key, scope.scope] = scope
         for key in write.scopes_gone:
             self.scopes = {path: scope for path, scope in self.scopes.items() if path[0] != key}
+
+    def _apply_work(self, write: batches.Write) -> None:
+        for place in write.tasks_gone:
+            self.tasks.pop(place, None)
+        for task in write.tasks:
+            _insert(self.tasks, (task.run_key, task.ordinal), task)
+        for row in write.requests:
+            _insert(self.requests, (row.request_id, row.namespace_id, row.method), row)
+        for mail in write.mail:
+            _insert(self.mail, mail.mail_id, mail)
+        for mail_id in write.mail_done:
+            del self.mail[mail_id]
 
     def _apply_signals(self, write: batches.Write) -> None:
         for signal in write.signals:

@@ -14,7 +14,7 @@ from tests.engine.memory import MemoryStore
 
 from stepwell_server import errors
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading
+from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading, recalling
 from stepwell_server.engine.committer import batch as batch_module
 from stepwell_server.engine.committer import jobs as jobs_module
 from stepwell_server.engine.committer.batch import HELD, Batch
@@ -34,6 +34,7 @@ from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import Event, EventType
 from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job, JobRef
 from stepwell_server.model.mail import unpack_letter
+from stepwell_server.model.requests import Asked
 from stepwell_server.model.runs import ClosedRun, Run, RunRef, unpack_details
 from stepwell_server.model.steps import ClosedStep, Step, StepState
 from stepwell_server.model.tasks import Grant, JobGrant, TaskKind
@@ -134,6 +135,7 @@ class World:
             patch.object(loading, "MOST_CARRIED", self.most_carried),
             patch.object(granting, "batches", self.store),
             patch.object(claiming, "batches", self.store),
+            patch.object(recalling, "batches", self.store),
             patch.object(batch_module, "batches", self.store),
             patch.object(jobs_module, "batches", self.store),
             patch.object(jobs_module, "job_batches", self.store.jobs),
@@ -142,7 +144,11 @@ class World:
 
     def batch(self, *orders: Order) -> list[Any]:
         """Commits commands as one batch; answers what each caller hears, refusals too."""
-        entries = [Entry(order, None, 0, 0.0) for order in orders]
+        return self.ask(*((order, None) for order in orders))
+
+    def ask(self, *requests: tuple[Order, Asked | None]) -> list[Any]:
+        """The same of commands that come with what names their requests."""
+        entries = [Entry(order, None, 0, 0.0, asked=asked) for order, asked in requests]
         batch = WatchedBatch(
             None,  # type: ignore[arg-type] # the store in memory takes no notice
             entries,

@@ -29,6 +29,22 @@ FIELD, NESTED, NESTED_ENUM, VALUE, METHOD = 2, 3, 4, 2, 2
 # Lists that do not page as the others do, each with its reason.
 PAGED_OTHERWISE = {"ListTaskStepsRequest": "goes on by ordinal, as a replay does"}
 
+# Writes of outside engines without a request id, each with the reason that a repeat does no harm.
+REPEATED_WITHOUT_ID = {
+    "RenewRunLease": "says what shall be, under its token",
+    "HeartbeatActivity": "says what shall be",
+    "HeartbeatWorker": "says what shall be",
+    "RegisterWorker": "says what shall be",
+    "AcquireLeadership": "its holder takes it again at will",
+    "ClaimRunTask": "a task whose claimer did not hear of it is stale, and released as such",
+    "ClaimActivity": "an activity whose claimer did not hear of it times out",
+    "ReleaseStaleRunTasks": "says what shall be",
+    "RemoveDeadWorkers": "says what shall be",
+    "TakeDueRuns": "what was handed out is due again when its lease is over",
+    "ResolveWatchers": "what was woken shows the event; a repeat wakes others, as another event would",
+    "FireDueTimers": "what was fired stands in its run's history",
+}
+
 
 def elements(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names all that a file declares, each with its path among the comments."""
@@ -157,6 +173,20 @@ def test_every_list_pages() -> None:
         assert {"page_size", "page_token"} <= set(asked), name
         assert "next_page_token" in answered, name
     assert set(PAGED_OTHERWISE) <= set(requests())
+
+
+def test_writes_of_outside_engines_take_a_request_id() -> None:
+    """What the stores' services change is safe to repeat, or stands in a list with the reason."""
+    fields = {name: {field.name for field in request.field} for name, request in requests().items()}
+    stores = [service for file in OWN for service in file.service if service.name.endswith("Store")]
+    writes = [
+        method.name
+        for service in stores
+        for method in service.method
+        if not method.name.startswith(("Get", "List", "Read", "Count"))
+    ]
+    without = {name for name in writes if "request_id" not in fields[f"{name}Request"]}
+    assert without == set(REPEATED_WITHOUT_ID)
 
 
 def test_enums_are_prefixed_and_begin_unset() -> None:

@@ -11,6 +11,7 @@ from stepwell_server.model.driven import CallerSeq, RunTask, Watcher
 from stepwell_server.model.events import Event
 from stepwell_server.model.jobs import ClosedJob, Job, JobId
 from stepwell_server.model.mail import Mail
+from stepwell_server.model.requests import Recorded
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.schedules import Schedule, Waiting
 from stepwell_server.model.signals import Signal
@@ -41,6 +42,7 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("tasks", Task),
     ("mail", Mail),
     ("sessions", Session),
+    ("requests", Recorded),
     ("workers", RegisteredWorker),
     ("run_ids", RunId),
     ("namespaces", NamespaceRow),

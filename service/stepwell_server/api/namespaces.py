@@ -10,13 +10,14 @@ from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, types_pb2
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.page import read_page
+from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_values import time_to_proto
-from stepwell_server.store.namespaces import LISTED, place_of
+from stepwell_server.store.namespaces import LISTED, NamespaceRow, place_of
 
 if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.settings import Settings
-    from stepwell_server.store.namespaces import NamespaceRow, Namespaces
+    from stepwell_server.store.namespaces import Namespaces
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -33,7 +34,9 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
         self, request: namespaces_pb2.CreateNamespaceRequest, context: Context
     ) -> namespaces_pb2.CreateNamespaceResponse:
         self._fields.name(request.namespace, "namespace")
-        made = await self._namespaces.create(self._fields.namespace(request.namespace), self._clock.now())
+        asked = asked_of(request, None, NamespaceRow, self._fields)
+        name = self._fields.namespace(request.namespace)
+        made = await self._namespaces.create(name, self._clock.now(), asked)
         return namespaces_pb2.CreateNamespaceResponse(namespace=namespace_to_proto(made))
 
     async def GetNamespace(
@@ -57,7 +60,9 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
         self, request: namespaces_pb2.DeleteNamespaceRequest, context: Context
     ) -> namespaces_pb2.DeleteNamespaceResponse:
         self._fields.name(request.namespace, "namespace")
-        deleted = await self._namespaces.delete(self._fields.namespace(request.namespace))
+        asked = asked_of(request, None, bool, self._fields)
+        name = self._fields.namespace(request.namespace)
+        deleted = await self._namespaces.delete(name, self._clock.now(), asked)
         return namespaces_pb2.DeleteNamespaceResponse(deleted=deleted)
 
     async def GetNamespaceStats(

@@ -10,6 +10,7 @@ from stepwell.v1 import runs_pb2, runs_pb2_grpc, types_pb2
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.interceptors.errors import as_refusal, to_status
+from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_asks import RunAsks
 from stepwell_server.api.run_starts import (
     require_namespace,
@@ -28,6 +29,8 @@ from stepwell_server.engine.starts import Started
 
 if TYPE_CHECKING:
     import asyncio
+
+    from google.protobuf.message import Message
 
     from stepwell_server.dispatch.run_calls import RunCalls
     from stepwell_server.dispatch.watches import Watches
@@ -120,7 +123,7 @@ class Runs(RunReads, RunAsks, runs_pb2_grpc.RunServiceServicer):
 
     async def CancelRun(self, request: runs_pb2.CancelRunRequest, context: Context) -> runs_pb2.CancelRunResponse:
         reason = self._fields.remark(request.reason, "reason")
-        steered = await self._steer(runs.CancelRun(await self._refs.read(request), reason))
+        steered = await self._steer(runs.CancelRun(await self._refs.read(request), reason), request)
         phase = types_pb2.RunPhase.ValueType(steered.phase)
         return runs_pb2.CancelRunResponse(accepted=steered.accepted, run_id=str(steered.run_id), phase=phase)
 
@@ -128,17 +131,18 @@ class Runs(RunReads, RunAsks, runs_pb2_grpc.RunServiceServicer):
         self, request: runs_pb2.TerminateRunRequest, context: Context
     ) -> runs_pb2.TerminateRunResponse:
         reason = self._fields.remark(request.reason, "reason")
-        steered = await self._steer(runs.TerminateRun(await self._refs.read(request), reason))
+        steered = await self._steer(runs.TerminateRun(await self._refs.read(request), reason), request)
         phase = types_pb2.RunPhase.ValueType(steered.phase)
         return runs_pb2.TerminateRunResponse(accepted=steered.accepted, run_id=str(steered.run_id), phase=phase)
 
     async def PauseRun(self, request: runs_pb2.PauseRunRequest, context: Context) -> runs_pb2.PauseRunResponse:
         reason = self._fields.remark(request.reason, "reason")
-        steered = await self._steer(runs.PauseRun(await self._refs.read(request), reason))
+        steered = await self._steer(runs.PauseRun(await self._refs.read(request), reason), request)
         return runs_pb2.PauseRunResponse(accepted=steered.accepted)
 
     async def ResumeRun(self, request: runs_pb2.ResumeRunRequest, context: Context) -> runs_pb2.ResumeRunResponse:
-        steered = await self._steer(runs.ResumeRun(await self._refs.read(request), request.accept_order))
+        command = runs.ResumeRun(await self._refs.read(request), request.accept_order)
+        steered = await self._steer(command, request)
         return runs_pb2.ResumeRunResponse(accepted=steered.accepted)
 
     async def PinRun(self, request: runs_pb2.PinRunRequest, context: Context) -> runs_pb2.PinRunResponse:
@@ -147,8 +151,9 @@ class Runs(RunReads, RunAsks, runs_pb2_grpc.RunServiceServicer):
         pinned = await self._committers.do(Pinned, command, seconds=remaining())
         return runs_pb2.PinRunResponse(accepted=pinned.accepted, previous_build_id=pinned.previous_build_id)
 
-    async def _steer(self, command: Command) -> runs.Steered:
-        return await self._committers.do(runs.Steered, command, seconds=remaining())
+    async def _steer(self, command: Command, request: Message) -> runs.Steered:
+        asked = asked_of(request, command.ref.namespace_id, runs.Steered, self._fields)
+        return await self._committers.do(runs.Steered, command, size_of(request), remaining(), asked)
 
 
 def started_to_proto(started: Started) -> runs_pb2.StartRunResponse:

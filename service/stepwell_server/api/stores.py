@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from stepwell_server import errors
 from stepwell_server.api.fields import Fields, time
 from stepwell_server.api.interceptors.deadlines import remaining
+from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_starts import size_of
 from stepwell_server.api.run_values import RunRefs, each, run_to_proto, whole_run_to_proto
 from stepwell_server.errors import InvalidField
@@ -56,9 +57,16 @@ class StoreCalls:
         """The run that a request is about, or None."""
         return await runs.seek(self._database, await self._refs.read(request))
 
-    async def _do(self, kind: type[Answer], command: Command, request: Message) -> Answer:
-        """Gives a command and waits for its answer."""
-        return await self._committers.do(kind, command, size_of(request), remaining())
+    async def _do(
+        self,
+        kind: type[Answer],
+        command: Command,
+        request: Message,
+        answer_type: Any = None,  # noqa: ANN401 - a type with its parameters, where `kind` has none
+    ) -> Answer:
+        """Gives a command and waits for its answer; that of a repeat is the one that the request had before."""
+        asked = asked_of(request, command.ref.namespace_id, answer_type or kind, self._fields)
+        return await self._committers.do(kind, command, size_of(request), remaining(), asked)
 
     async def _space(self, request: Any) -> RunRef:  # noqa: ANN401 - any request that names a namespace
         """The namespace of a request about many runs, as what all references into it begin with."""

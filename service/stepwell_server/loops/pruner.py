@@ -1,6 +1,6 @@
 """Prunes rows that have done their service.
 
-Those are old batches, heartbeats of ended activities, signals of ended runs, calls for which nobody waits.
+Those are old batches and answers, heartbeats of ended activities, signals of ended runs, calls for which nobody waits.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ BATCH_AGE = timedelta(hours=1)
 SIGNAL_AGE = timedelta(days=1)
 # Whoever waits for a call takes its row away; what is older was left behind.
 CALL_AGE = timedelta(minutes=1)
+# For so long the repeat of a request is answered as the first was.
+REQUEST_AGE = timedelta(days=1)
 _ROWS = 2_000
 _SLICES = 50
 _BREATH_SECONDS = 0.02
@@ -50,12 +52,24 @@ class Pruner(Loop):
             + await self._prune_heartbeats()
             + await self._prune_signals()
             + await self._prune_run_calls()
+            + await self._prune_requests()
         )
 
     async def _prune_run_calls(self) -> int:
         # Callers wait by the machines' clocks, which a test's clock does not move.
         async with self._connection.use() as connection:
             return await leftovers.prune_run_calls(connection, datetime.now(UTC) - CALL_AGE, _ROWS)
+
+    async def _prune_requests(self) -> int:
+        pruned = 0
+        for _ in range(_SLICES):
+            async with self._connection.use() as connection:
+                slice_ = await leftovers.prune_requests(connection, self._clock.now() - REQUEST_AGE, _ROWS)
+            pruned += slice_
+            if slice_ < _ROWS or not self.may_run():
+                break
+            await asyncio.sleep(_BREATH_SECONDS)
+        return pruned
 
     async def _prune_signals(self) -> int:
         async with self._connection.use() as connection:

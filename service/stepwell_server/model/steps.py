@@ -80,7 +80,7 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     place: int = 0
 
 
-class Step(msgspec.Struct, frozen=True, gc=False):
+class Step(msgspec.Struct, frozen=True, gc=False, tag_field="is", tag="open"):
     """An open step: a row of `steps`."""
 
     run_key: int
@@ -121,7 +121,7 @@ class Step(msgspec.Struct, frozen=True, gc=False):
         return (self.scope, self.name, self.occurrence, self.key)
 
 
-class ClosedStep(msgspec.Struct, frozen=True, gc=False):
+class ClosedStep(msgspec.Struct, frozen=True, gc=False, tag_field="is", tag="closed"):
     """A step that has ended: a row of `closed_steps`. `end_event` orders ends and holds the result."""
 
     run_key: int

@@ -10,6 +10,7 @@ from msgspec.structs import astuple
 from stepwell_server.model.driven import Side, SideKey
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.payloads import Payload, unpack_payload
+from stepwell_server.model.requests import Recorded, RequestKey
 from stepwell_server.model.run_calls import Published
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load("signals")
 TASKS, MAIL, BATCHES = load("tasks"), load("mail"), load("batches")
-NAMESPACES, PUBLISHED = load("namespaces"), load("published")
+NAMESPACES, PUBLISHED, REQUESTS = load("namespaces"), load("published"), load("requests")
 _RUN_CHANGES = Run.__struct_fields__.index("phase")
 _STEP_CHANGES = Step.__struct_fields__.index("state")
 _SPARE_CANDIDATES = 16
@@ -74,9 +75,16 @@ class Write(msgspec.Struct):
     sides: list[tuple[int, SideKey, Side | None]] = []
     sides_gone: list[int] = []
     published: list[Published] = []
+    requests: list[Recorded] = []
     mail: list[Mail] = []
     mail_done: list[UUID] = []
     jobs: JobWrite = msgspec.field(default_factory=JobWrite)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the batch has changed nothing that anybody must hear of."""
+        runs = self.events or self.changed_runs or self.mail_done or self.tasks_gone
+        return self.jobs.is_empty and not (runs or self.requests)
 
 
 async def write(connection: Connection, batch: Write) -> None:
@@ -84,6 +92,9 @@ async def write(connection: Connection, batch: Write) -> None:
     await connection.fetch(
         BATCHES["insert_batch"], batch.batch_id, batch.committer, batch.position, batch.now, batch.ended
     )
+    if batch.requests:
+        batch.requests.sort(key=lambda row: (row.request_id, row.namespace_id, row.method))
+        await connection.write(REQUESTS["insert_requests"], columns(batch.requests))
     await _write_runs(connection, batch)
     await _write_steps(connection, batch)
     if batch.events:
@@ -295,6 +306,11 @@ async def read_heartbeats(
 async def mail_left(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
     """Which mail is still to be applied."""
     return {row[0] for row in await connection.fetch(MAIL["mail_left"], ids)}
+
+
+async def read_requests(connection: Connection, keys: Sequence[RequestKey]) -> list[Recorded]:
+    """What requests were answered before."""
+    return [Recorded(*row) for row in await connection.fetch(REQUESTS["read_requests"], *pairs(keys))]
 
 
 async def claim_tasks(  # noqa: PLR0917 - the statement's parameters

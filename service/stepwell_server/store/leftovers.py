@@ -51,3 +51,8 @@ async def prune_signals(connection: Connection, received_before: datetime, most:
 async def prune_jobs(connection: Connection, now: datetime, most: int) -> int:
     """Forgets jobs whose retention is over; answers how many."""
     return len(await connection.fetch(JOBS["prune_jobs"], now, most))
+
+
+async def prune_requests(connection: Connection, asked_before: datetime, most: int) -> int:
+    """Forgets what requests were answered before this time; answers how many."""
+    return len(await connection.fetch(LEFTOVERS["prune_requests"], asked_before, most))

@@ -20,6 +20,7 @@ from stepwell_server import errors
 from stepwell_server.ids import MAIN
 from stepwell_server.model.filters import SORTED_TEXT, SORTED_TIME, Fields, Filter
 from stepwell_server.model.orders import Order, SortKey
+from stepwell_server.store import requests
 from stepwell_server.store.filters import after, named, sorting, where
 from stepwell_server.store.schema import (
     CLOSED_JOBS,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from stepwell_server.model.requests import Asked
     from stepwell_server.store.database import Database
 
 _KNOWN_SECONDS = 5.0
@@ -109,8 +111,8 @@ class Namespaces:
             found = (await connection.execute(query)).one_or_none()
         return self._note(NamespaceRow(*found)).name if found is not None else ""
 
-    async def create(self, name: str, now: datetime) -> NamespaceRow:
-        """Creates a namespace. Refuses with NAMESPACE_EXISTS."""
+    async def create(self, name: str, now: datetime, asked: Asked | None = None) -> NamespaceRow:
+        """Creates a namespace. Refuses with NAMESPACE_EXISTS, REQUEST_ID_REUSED."""
         statement = (
             insert(NAMESPACES)
             .values(name=name, create_time=now)
@@ -118,10 +120,15 @@ class Namespaces:
             .returning(*NAMESPACES.c)
         )
         async with self._pool.begin() as connection:
+            known = await requests.recall(connection, asked)
+            if isinstance(known, NamespaceRow):
+                return known
             made = (await connection.execute(statement)).one_or_none()
-        if made is None:
-            raise errors.NamespaceExists(namespace=name)
-        return self._note(NamespaceRow(*made))
+            if made is None:
+                raise errors.NamespaceExists(namespace=name)
+            row = NamespaceRow(*made)
+            await requests.note(connection, asked, row, now)
+        return self._note(row)
 
     async def page(
         self, wanted: Filter | None, order: Order, place: tuple[Any, ...] | None, most: int
@@ -136,23 +143,20 @@ class Namespaces:
         async with self._pool.begin() as connection:
             return [NamespaceRow(*row) for row in await connection.execute(query)]
 
-    async def delete(self, name: str) -> bool:
-        """Deletes an empty namespace; answers whether there was one. Refuses with NAMESPACE_NOT_EMPTY."""
-        if name == MAIN:
-            return False
+    async def delete(self, name: str, now: datetime, asked: Asked | None = None) -> bool:
+        """Deletes an empty namespace; answers whether there was one.
+
+        Refuses with NAMESPACE_NOT_EMPTY, REQUEST_ID_REUSED.
+        """
         async with self._pool.begin() as connection:
-            locked = select(NAMESPACES.c.namespace_id).where(NAMESPACES.c.name == name).with_for_update()
-            namespace_id = (await connection.execute(locked)).scalar_one_or_none()
-            if namespace_id is None:
-                return False
-            tables = (RUNS, CLOSED_RUNS, JOBS, CLOSED_JOBS, SCHEDULES)
-            used = [exists(select(literal(1)).where(table.c.namespace_id == namespace_id)) for table in tables]
-            if (await connection.execute(select(or_(*used)))).scalar_one():
-                raise errors.NamespaceNotEmpty(namespace=name)
-            await connection.execute(delete(WORKERS).where(WORKERS.c.namespace_id == namespace_id))
-            await connection.execute(delete(NAMESPACES).where(NAMESPACES.c.namespace_id == namespace_id))
-        self._known.pop(name, None)
-        return True
+            known = await requests.recall(connection, asked)
+            if known is not None:
+                return bool(known)
+            deleted = name != MAIN and await _delete(connection, name)
+            await requests.note(connection, asked, deleted, now)
+        if deleted:
+            self._known.pop(name, None)
+        return deleted
 
     async def stats(self, name: str, now: datetime) -> Stats:
         """Counts runs by phase, workers and schedules, in one statement and so in one snapshot."""
@@ -185,6 +189,20 @@ class Namespaces:
         self._known[row.name] = (row, time.monotonic() + _KNOWN_SECONDS)
         self._names[row.namespace_id] = row.name
         return row
+
+
+async def _delete(connection: AsyncConnection, name: str) -> bool:
+    locked = select(NAMESPACES.c.namespace_id).where(NAMESPACES.c.name == name).with_for_update()
+    namespace_id = (await connection.execute(locked)).scalar_one_or_none()
+    if namespace_id is None:
+        return False
+    tables = (RUNS, CLOSED_RUNS, JOBS, CLOSED_JOBS, SCHEDULES)
+    used = [exists(select(literal(1)).where(table.c.namespace_id == namespace_id)) for table in tables]
+    if (await connection.execute(select(or_(*used)))).scalar_one():
+        raise errors.NamespaceNotEmpty(namespace=name)
+    for table in (WORKERS, NAMESPACES):
+        await connection.execute(delete(table).where(table.c.namespace_id == namespace_id))
+    return True
 
 
 def _counted_as(what: int, table: Table, name: str, *conditions: ColumnElement[bool]) -> Select[Any, Any]:

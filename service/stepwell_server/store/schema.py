@@ -272,6 +272,15 @@ WORKERS = Table(
     *_times("register_time heartbeat_time"),
     *_flag("condemned"),
 )
+REQUESTS = Table(
+    "requests",
+    METADATA,
+    *_text("request_id", key=True),
+    *_int("namespace_id", key=True),
+    *_text("method", key=True),
+    *_bytes("body_hash answer"),
+    *_times("request_time"),
+)
 MAIL = Table("mail", METADATA, *_uuid("mail_id", key=True), *_run_key(key=False), *_times("post_time"), *_bytes("body"))
 WATCHERS = Table(
     "watchers",

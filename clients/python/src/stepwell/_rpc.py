@@ -59,7 +59,7 @@ def backoff(attempt: int, error: errors.ServiceError) -> float:
 class Caller:
     """Makes unary calls, and repeats those that fail in passing until their time is over.
 
-    Every call of this client is safe to repeat: it names what it makes, or says what shall be.
+    Every call of this client is safe to repeat: it names what it makes, says what shall be, or has a request id.
     """
 
     __slots__ = ("_timeout", "metadata")

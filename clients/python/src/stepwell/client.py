@@ -254,7 +254,7 @@ class Client:
 
     async def create_namespace(self, name: str) -> None:
         """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""
-        request = namespaces_pb2.CreateNamespaceRequest(namespace=name)
+        request = namespaces_pb2.CreateNamespaceRequest(namespace=name, request_id=uuid7())
         await self.caller.call(self.namespace_stub.CreateNamespace, request)
 
     async def list_namespaces(self) -> AsyncGenerator[namespaces_pb2.Namespace, None]:
@@ -270,7 +270,7 @@ class Client:
 
     async def delete_namespace(self, name: str) -> bool:
         """Deletes an empty namespace. False if there was none, or if it is `main`. Raises `NamespaceNotEmpty`."""
-        request = namespaces_pb2.DeleteNamespaceRequest(namespace=name)
+        request = namespaces_pb2.DeleteNamespaceRequest(namespace=name, request_id=uuid7())
         return (await self.caller.call(self.namespace_stub.DeleteNamespace, request)).deleted
 
     def open_channel(self) -> grpc.aio.Channel:

@@ -169,7 +169,7 @@ class RunHandle(Generic[T_co]):
 
     async def cancel(self, reason: str = "") -> bool:
         """Asks the run to cancel: its code may clean up first. False if it had ended or had been asked before."""
-        request = runs_pb2.CancelRunRequest(**self._name(), reason=reason)
+        request = runs_pb2.CancelRunRequest(**self._name(), reason=reason, request_id=uuid7())
         response = await self._client.caller.call(
             self._client.run_stub.CancelRun, request, traceparent=_tracing.current_traceparent()
         )
@@ -177,7 +177,7 @@ class RunHandle(Generic[T_co]):
 
     async def terminate(self, reason: str = "") -> bool:
         """Ends the run at once, without clean-up. False if it had ended."""
-        request = runs_pb2.TerminateRunRequest(**self._name(), reason=reason)
+        request = runs_pb2.TerminateRunRequest(**self._name(), reason=reason, request_id=uuid7())
         response = await self._client.caller.call(
             self._client.run_stub.TerminateRun, request, traceparent=_tracing.current_traceparent()
         )
@@ -185,7 +185,7 @@ class RunHandle(Generic[T_co]):
 
     async def pause(self, reason: str = "") -> bool:
         """Stops work on the run until it is resumed; what is in work is finished. False if it was paused already."""
-        request = runs_pb2.PauseRunRequest(**self._name(), reason=reason)
+        request = runs_pb2.PauseRunRequest(**self._name(), reason=reason, request_id=uuid7())
         return (await self._client.caller.call(self._client.run_stub.PauseRun, request)).accepted
 
     async def resume(self, *, accept_order: bool = False) -> bool:
@@ -194,7 +194,7 @@ class RunHandle(Generic[T_co]):
         `accept_order` is needed when it was paused because its code called other steps than were recorded, and the
         code was mended since. Raises `StepOrderChanged` without it.
         """
-        request = runs_pb2.ResumeRunRequest(**self._name(), accept_order=accept_order)
+        request = runs_pb2.ResumeRunRequest(**self._name(), accept_order=accept_order, request_id=uuid7())
         return (await self._client.caller.call(self._client.run_stub.ResumeRun, request)).accepted
 
     async def pin(self, build_id: str) -> bool:

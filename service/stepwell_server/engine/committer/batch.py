@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
-from stepwell_server import errors, telemetry
-from stepwell_server.engine.change import Change
+from stepwell_server import errors
 from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.committer import loading
-from stepwell_server.engine.committer.collecting import collect
+from stepwell_server.engine.committer.collecting import collect, collect_names
 from stepwell_server.engine.committer.granting import Granting
 from stepwell_server.engine.committer.orders import (
     AnyClaim,
     AnyRef,
     Birth,
     Order,
+    about,
     absent,
     is_of_job,
     may_see,
     ref_of,
     space_of,
-    start_of,
 )
 from stepwell_server.engine.committer.protocols import AnyChange, Capacity, Reservation
+from stepwell_server.engine.committer.recalling import Recalling
 from stepwell_server.engine.committer.subjects import Subject, Subjects
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.jobs import StartJob
@@ -78,6 +77,7 @@ class Batch:
         self.subjects = Subjects(connection, now, limits, next_key)
         self.answers: list[object] = [None] * len(entries)
         self._grants = Granting(connection, self.subjects, capacity, now, HELD)
+        self._requests = Recalling(connection, now)
 
     async def prepare(self) -> None:
         """Loads, decides, and matches fresh tasks with waiting workers."""
@@ -95,6 +95,7 @@ class Batch:
     async def _load(self) -> list[int]:
         """Loads what the commands name; answers the places of those that are to be decided."""
         entries, orders = self._entries, [entry.order for entry in self._entries]
+        self.answers = await self._requests.recall(entries)
         await self.subjects.look_up_starts(orders)
         await self._hold_namespaces(orders)
         for entry in entries:
@@ -115,7 +116,7 @@ class Batch:
         spaces = {place: space for place, order in enumerate(orders) if (space := space_of(order)) is not None}
         absent = await loading.absent_namespaces(self._connection, spaces.values())
         for place, (namespace_id, name) in spaces.items() if absent else ():
-            if namespace_id in absent:
+            if namespace_id in absent and self.answers[place] is None:
                 self.answers[place] = HELD if absent[namespace_id] else errors.NamespaceNotFound(namespace=name)
 
     async def _resolve(self) -> None:
@@ -124,6 +125,7 @@ class Batch:
             place: ref
             for place, entry in enumerate(self._entries)
             if (ref := ref_of(entry.order)) is not None and (entry.key is None or ref.is_name)
+            if self.answers[place] is None
         }
         if not unknown:
             return
@@ -137,7 +139,7 @@ class Batch:
         """What is to be locked: neither another committer's, nor aside."""
         named: set[Subject] = set()
         for place, entry in enumerate(self._entries):
-            if entry.key is None or entry.key in self._aside:
+            if entry.key is None or entry.key in self._aside or self.answers[place] is not None:
                 continue
             if self._is_anothers(entry.key):
                 self.answers[place] = ANOTHERS
@@ -147,7 +149,7 @@ class Batch:
 
     def _mark_absent(self, held: set[Subject], nowhere: set[Subject]) -> None:
         for place, entry in enumerate(self._entries):
-            if entry.key is None or self.answers[place] is ANOTHERS:
+            if entry.key is None or self.answers[place] is not None:
                 continue
             ref, subject = ref_of(entry.order), (is_of_job(entry.order), entry.key)
             change = self.subjects.of(entry.order, entry.key)
@@ -161,7 +163,8 @@ class Batch:
         ended: dict[int, RunRef] = {}
         for place, entry in enumerate(self._entries):
             ref, change = ref_of(entry.order), self.subjects.runs.get(entry.key or 0)
-            if isinstance(ref, RunRef) and ref.is_name and change is not None and change.run is None:
+            is_open = change is None or change.run is not None
+            if isinstance(ref, RunRef) and ref.is_name and not is_open and self.answers[place] is None:
                 ended[place] = ref
         if not ended:
             return
@@ -254,7 +257,11 @@ class Batch:
         return [place for place, (_, wants) in wishes.items() if wants.others & gone]
 
     def _decide_one(self, place: int, key: int | None) -> Missing | None:
-        order = self._entries[place].order
+        order, asked = self._entries[place].order, self._entries[place].asked
+        # A repeat may stand in the same batch as what it repeats.
+        if (known := self._requests.answer(asked)) is not None:
+            self.answers[place] = known
+            return None
         if isinstance(order, AnyClaim):
             self.answers[place] = self._grants.granted(place, order)
             return None
@@ -276,11 +283,12 @@ class Batch:
             answer = told
         except Exception:  # noqa: BLE001 - a fault of ours in one decision is no reason to fail the others
             failed = errors.InternalError(error_id=uuid7())
-            with _about(order, change):
+            with about(order, change):
                 _log.exception("decision failed", order=type(order).__name__, error_id=str(failed.error_id))
             subjects.undo(change)
             answer = failed
         self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
+        self._requests.note(asked, self.answers[place])
         return None
 
     def _target(self, entry: Entry) -> int | None:
@@ -300,24 +308,8 @@ class Batch:
         for change in self.subjects.runs.values():
             if change.run is not change.original or change.fresh or change.mail_done:
                 collect(write, change)
-        for (namespace_id, workflow_id), (found, key) in self.subjects.births.claims.items():
-            if found is None:
-                write.names.append((workflow_id, namespace_id, key))
-            else:
-                write.renamed.append((workflow_id, namespace_id, found, key))
-        write.run_ids.extend(self.subjects.births.new_ids)
+        collect_names(write, self.subjects.births)
         self.subjects.jobs.collect(write)
+        write.requests = self._requests.made
         write.tasks_gone.extend(self._grants.stale)
-        runs = write.events or write.changed_runs or write.mail_done or write.tasks_gone
-        return write if runs or not write.jobs.is_empty else None
-
-
-def _about(order: Order, change: AnyChange | None) -> AbstractContextManager[None]:
-    """Marks what is logged of a command with its run or job, or with what is to become one."""
-    if isinstance(change, Change):
-        run = change.run or change.closed_run
-        return nullcontext() if run is None else telemetry.about(run.run_id, run.traceparent)
-    if change is not None:
-        return telemetry.about(change.job_id, change.traceparent)
-    start = order if isinstance(order, StartJob) else start_of(order)
-    return telemetry.about_call(start.new.traceparent) if start is not None else nullcontext()
+        return None if write.is_empty else write

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stepwell_server.engine.change import Change
+from stepwell_server.engine.names import Births
 from stepwell_server.model.runs import unpack_details
 from stepwell_server.store import batches
 
@@ -53,6 +54,16 @@ def _collect_signals(write: batches.Write, change: Change, key: int) -> None:
 def _keeps_signals(change: Change) -> bool:
     closed = change.closed_run
     return closed is not None and unpack_details(closed.details).keeps_signals
+
+
+def collect_names(write: batches.Write, births: Births) -> None:
+    """What a batch writes of the ids and names that new runs bear."""
+    for (namespace_id, workflow_id), (found, key) in births.claims.items():
+        if found is None:
+            write.names.append((workflow_id, namespace_id, key))
+        else:
+            write.renamed.append((workflow_id, namespace_id, found, key))
+    write.run_ids.extend(births.new_ids)
 
 
 def _collect_steps(write: batches.Write, change: Change, key: int) -> None:

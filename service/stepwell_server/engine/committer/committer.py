@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.committer.protocols import Capacity, Listener
+    from stepwell_server.model.requests import Asked
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Connection, Database
 
@@ -78,12 +79,17 @@ class Committer:
 
     # --- callers' side ----------------------------------------------------------------------------------------------
 
-    def submit(self, order: Order, size: int = 0, seconds: float = 30.0) -> asyncio.Future[object]:
-        """Queues a command of about `size` bytes; the answer comes after the commit. Raises QueueFull at the bound."""
+    def submit(
+        self, order: Order, size: int = 0, seconds: float = 30.0, asked: Asked | None = None
+    ) -> asyncio.Future[object]:
+        """Queues a command of about `size` bytes; the answer comes after the commit. Raises QueueFull at the bound.
+
+        With `asked`, a repeat of the request is answered as it was before.
+        """
         if self._waiting.is_full or self._stopping:
             raise errors.QueueFull(queue="committer")
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._waiting.add(Entry(order, future, size, time.monotonic() + seconds))
+        self._waiting.add(Entry(order, future, size, time.monotonic() + seconds, asked=asked))
         return future
 
     def post(self, orders: Sequence[Order]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from stepwell_server import errors
+from contextlib import AbstractContextManager, nullcontext
+
+from stepwell_server import errors, telemetry
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Command, JobCommand
 from stepwell_server.engine.committer.protocols import ActivityClaim, AnyChange, Claim
 from stepwell_server.engine.jobs import StartJob
@@ -65,3 +68,14 @@ def space_of(order: Order) -> tuple[int, str] | None:
 def may_see(ref: AnyRef, change: AnyChange | None) -> bool:
     """Whether the run or job is in the namespace that was named: nothing crosses it."""
     return change is None or ref.namespace_id in (None, change.namespace_id)
+
+
+def about(order: Order, change: AnyChange | None) -> AbstractContextManager[None]:
+    """Marks what is logged of a command with its run or job, or with what is to become one."""
+    if isinstance(change, Change):
+        run = change.run or change.closed_run
+        return nullcontext() if run is None else telemetry.about(run.run_id, run.traceparent)
+    if change is not None:
+        return telemetry.about(change.job_id, change.traceparent)
+    start = order if isinstance(order, StartJob) else start_of(order)
+    return telemetry.about_call(start.new.traceparent) if start is not None else nullcontext()

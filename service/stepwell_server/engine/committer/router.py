@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.engine.committer.orders import Order
     from stepwell_server.engine.committer.protocols import Capacity, Listener
+    from stepwell_server.model.requests import Asked
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Database
 
@@ -54,20 +55,24 @@ class Committers:
         """Lets each finish what waits."""
         await asyncio.gather(*(member.stop() for member in self.members))
 
-    def submit(self, order: Order, size: int = 0, seconds: float = 30.0) -> asyncio.Future[object]:
+    def submit(
+        self, order: Order, size: int = 0, seconds: float = 30.0, asked: Asked | None = None
+    ) -> asyncio.Future[object]:
         """Queues a command; see `Committer.submit`."""
         if len(self.members) == 1:
-            return self.members[0].submit(order, size, seconds)
+            return self.members[0].submit(order, size, seconds, asked)
         place = self._place(order)
-        answer = self.members[place].submit(order, size, seconds)
+        answer = self.members[place].submit(order, size, seconds, asked)
         name, given = _named(order)
         if name and given is not None:
             self._note(given, place, answer)
         return answer
 
-    async def do(self, kind: type[Answer], order: Order, size: int = 0, seconds: float = 30.0) -> Answer:
+    async def do(
+        self, kind: type[Answer], order: Order, size: int = 0, seconds: float = 30.0, asked: Asked | None = None
+    ) -> Answer:
         """Queues a command, waits for its answer, and says of what type that is."""
-        answer = await self.submit(order, size, seconds)
+        answer = await self.submit(order, size, seconds, asked)
         if not isinstance(answer, kind):
             raise TypeError(f"{type(order).__name__} was answered with {type(answer).__name__}")
         return answer

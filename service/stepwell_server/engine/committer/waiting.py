@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stepwell_server.model.requests import Asked
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -30,6 +32,7 @@ class Entry(msgspec.Struct):
     deadline: float
     waits: int = 0
     key: int | None = None  # the run, once it is known
+    asked: Asked | None = None  # what names the request, if a repeat is to be recognised
 
 
 class _Group(msgspec.Struct):

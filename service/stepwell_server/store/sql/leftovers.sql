@@ -39,3 +39,16 @@ RETURNING s.run_key;
 DELETE FROM run_calls WHERE call_id IN (
     SELECT c.call_id FROM run_calls AS c WHERE c.expire_time < $1 ORDER BY c.expire_time LIMIT $2
 ) RETURNING call_id;
+
+-- name: prune_requests
+-- Forgets what requests were answered long ago. Walks requests_time_idx.
+DELETE FROM requests AS r
+USING (
+    SELECT o.request_id, o.namespace_id, o.method
+    FROM requests AS o
+    WHERE o.request_time < $1
+    ORDER BY o.request_time
+    LIMIT $2
+) AS x
+WHERE r.request_id = x.request_id AND r.namespace_id = x.namespace_id AND r.method = x.method
+RETURNING r.request_id;

@@ -167,6 +167,7 @@ class CreateActivityRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     INITIAL_STATE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -185,6 +186,8 @@ class CreateActivityRequest(_message.Message):
     """PENDING (default), or RUNNING for one that somebody is at already."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """What it is given. At most 2 MiB."""
@@ -224,10 +227,11 @@ class CreateActivityRequest(_message.Message):
         attempt: _builtins.int = ...,
         initial_state: _types_pb2.StepState.ValueType = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "retry", b"retry", "schedule_time", b"schedule_time", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "heartbeat_timeout", b"heartbeat_timeout", "initial_state", b"initial_state", "input", b"input", "namespace", b"namespace", "retry", b"retry", "run_id", b"run_id", "schedule_time", b"schedule_time", "seq", b"seq", "start_to_close_timeout", b"start_to_close_timeout", "task_queue", b"task_queue", "token", b"token", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "heartbeat_timeout", b"heartbeat_timeout", "initial_state", b"initial_state", "input", b"input", "namespace", b"namespace", "request_id", b"request_id", "retry", b"retry", "run_id", b"run_id", "schedule_time", b"schedule_time", "seq", b"seq", "start_to_close_timeout", b"start_to_close_timeout", "task_queue", b"task_queue", "token", b"token", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -406,6 +410,7 @@ class RequeueActivityForRetryRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`. `-` looks in every namespace."""
     activity_number: _builtins.int
@@ -414,6 +419,8 @@ class RequeueActivityForRetryRequest(_message.Message):
     """The attempt that is next, from 1. Required."""
     token: _builtins.int
     """The token of the claim that is given up. 0: whoever has it."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def schedule_time(self) -> _timestamp_pb2.Timestamp:
         """From when on it is to be had. Default: now."""
@@ -426,10 +433,11 @@ class RequeueActivityForRetryRequest(_message.Message):
         attempt: _builtins.int = ...,
         schedule_time: _timestamp_pb2.Timestamp | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["schedule_time", b"schedule_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_number", b"activity_number", "attempt", b"attempt", "namespace", b"namespace", "schedule_time", b"schedule_time", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_number", b"activity_number", "attempt", b"attempt", "namespace", b"namespace", "request_id", b"request_id", "schedule_time", b"schedule_time", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,12 +478,15 @@ class CompleteActivityRequest(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`. `-` looks in every namespace."""
     activity_number: _builtins.int
     """The activity's number. Required."""
     token: _builtins.int
     """The claim's token. With it a repeat is recognised. 0: whoever has it."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def result(self) -> _types_pb2.Payload:
         """What it came to, if it did well."""
@@ -492,10 +503,11 @@ class CompleteActivityRequest(_message.Message):
         result: _types_pb2.Payload | None = ...,
         failure: _types_pb2.Failure | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_number", b"activity_number", "failure", b"failure", "namespace", b"namespace", "result", b"result", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activity_number", b"activity_number", "failure", b"failure", "namespace", b"namespace", "request_id", b"request_id", "result", b"result", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -701,6 +713,7 @@ class CancelPendingActivitiesRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -709,6 +722,8 @@ class CancelPendingActivitiesRequest(_message.Message):
     """The caller's name, if `run_id` is empty."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
@@ -716,10 +731,11 @@ class CancelPendingActivitiesRequest(_message.Message):
         run_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

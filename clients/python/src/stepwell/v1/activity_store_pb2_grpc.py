@@ -34,6 +34,9 @@ class ActivityStoreStub(object):
     its run ends, what is open of its activities is CANCELLED.
 
     `activity_number` names an activity by itself. With `namespace: "-"` it is found wherever it is.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -93,6 +96,9 @@ class ActivityStoreServicer(object):
     its run ends, what is open of its activities is CANCELLED.
 
     `activity_number` names an activity by itself. With `namespace: "-"` it is found wherever it is.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def CreateActivity(self, request, context):
@@ -219,6 +225,9 @@ class ActivityStore(object):
     its run ends, what is open of its activities is CANCELLED.
 
     `activity_number` names an activity by itself. With `namespace: "-"` it is found wherever it is.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

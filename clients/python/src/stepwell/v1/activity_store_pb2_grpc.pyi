@@ -35,6 +35,9 @@ class ActivityStoreStub:
     its run ends, what is open of its activities is CANCELLED.
 
     `activity_number` names an activity by itself. With `namespace: "-"` it is found wherever it is.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_typing.overload
@@ -83,6 +86,9 @@ class ActivityStoreAsyncStub(ActivityStoreStub):
     its run ends, what is open of its activities is CANCELLED.
 
     `activity_number` names an activity by itself. With `namespace: "-"` it is found wherever it is.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -127,6 +133,9 @@ class ActivityStoreServicer(metaclass=_abc_1.ABCMeta):
     its run ends, what is open of its activities is CANCELLED.
 
     `activity_number` names an activity by itself. With `namespace: "-"` it is found wherever it is.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_abc_1.abstractmethod

@@ -27,7 +27,7 @@ from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/event_store.proto\x12\x0bstepwell.v1\x1a\x19stepwell/v1/history.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\xa4\x01\n\x12\x41ppendEventRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x12\n\ncaller_seq\x18\x06 \x01(\x03\x12\r\n\x05token\x18\x07 \x01(\x03\";\n\x13\x41ppendEventResponse\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65vent_number\x18\x02 \x01(\x03\"\xc0\x01\n\x11ReadEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x12\n\ndescending\x18\x06 \x01(\x08\x12(\n\x06origin\x18\x07 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\t\"Q\n\x12ReadEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.stepwell.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x12\x43ountEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12(\n\x06origin\x18\x04 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\"$\n\x13\x43ountEventsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x32\xc3\x02\n\nEventStore\x12\x66\n\x0b\x41ppendEvent\x12\x1f.stepwell.v1.AppendEventRequest\x1a .stepwell.v1.AppendEventResponse\"\x14\xda\xbb\x18\x10\x08\x01\x12\x0c\x61ppend_event\x12\x62\n\nReadEvents\x12\x1e.stepwell.v1.ReadEventsRequest\x1a\x1f.stepwell.v1.ReadEventsResponse\"\x13\xda\xbb\x18\x0f\x08\x01\x12\x0blist_events\x12i\n\x0b\x43ountEvents\x12\x1f.stepwell.v1.CountEventsRequest\x1a .stepwell.v1.CountEventsResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0fget_event_countBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/event_store.proto\x12\x0bstepwell.v1\x1a\x19stepwell/v1/history.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\xb8\x01\n\x12\x41ppendEventRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x12\n\ncaller_seq\x18\x06 \x01(\x03\x12\r\n\x05token\x18\x07 \x01(\x03\x12\x12\n\nrequest_id\x18\x08 \x01(\t\";\n\x13\x41ppendEventResponse\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65vent_number\x18\x02 \x01(\x03\"\xc0\x01\n\x11ReadEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x12\n\ndescending\x18\x06 \x01(\x08\x12(\n\x06origin\x18\x07 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\t\"Q\n\x12ReadEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.stepwell.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x12\x43ountEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12(\n\x06origin\x18\x04 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\"$\n\x13\x43ountEventsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x32\xc3\x02\n\nEventStore\x12\x66\n\x0b\x41ppendEvent\x12\x1f.stepwell.v1.AppendEventRequest\x1a .stepwell.v1.AppendEventResponse\"\x14\xda\xbb\x18\x10\x08\x01\x12\x0c\x61ppend_event\x12\x62\n\nReadEvents\x12\x1e.stepwell.v1.ReadEventsRequest\x1a\x1f.stepwell.v1.ReadEventsResponse\"\x13\xda\xbb\x18\x0f\x08\x01\x12\x0blist_events\x12i\n\x0b\x43ountEvents\x12\x1f.stepwell.v1.CountEventsRequest\x1a .stepwell.v1.CountEventsResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0fget_event_countBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,17 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVENTSTORE'].methods_by_name['CountEvents']._loaded_options = None
   _globals['_EVENTSTORE'].methods_by_name['CountEvents']._serialized_options = b'\332\273\030\023\010\001\022\017get_event_count'
   _globals['_APPENDEVENTREQUEST']._serialized_start=126
-  _globals['_APPENDEVENTREQUEST']._serialized_end=290
-  _globals['_APPENDEVENTRESPONSE']._serialized_start=292
-  _globals['_APPENDEVENTRESPONSE']._serialized_end=351
-  _globals['_READEVENTSREQUEST']._serialized_start=354
-  _globals['_READEVENTSREQUEST']._serialized_end=546
-  _globals['_READEVENTSRESPONSE']._serialized_start=548
-  _globals['_READEVENTSRESPONSE']._serialized_end=629
-  _globals['_COUNTEVENTSREQUEST']._serialized_start=631
-  _globals['_COUNTEVENTSREQUEST']._serialized_end=749
-  _globals['_COUNTEVENTSRESPONSE']._serialized_start=751
-  _globals['_COUNTEVENTSRESPONSE']._serialized_end=787
-  _globals['_EVENTSTORE']._serialized_start=790
-  _globals['_EVENTSTORE']._serialized_end=1113
+  _globals['_APPENDEVENTREQUEST']._serialized_end=310
+  _globals['_APPENDEVENTRESPONSE']._serialized_start=312
+  _globals['_APPENDEVENTRESPONSE']._serialized_end=371
+  _globals['_READEVENTSREQUEST']._serialized_start=374
+  _globals['_READEVENTSREQUEST']._serialized_end=566
+  _globals['_READEVENTSRESPONSE']._serialized_start=568
+  _globals['_READEVENTSRESPONSE']._serialized_end=649
+  _globals['_COUNTEVENTSREQUEST']._serialized_start=651
+  _globals['_COUNTEVENTSREQUEST']._serialized_end=769
+  _globals['_COUNTEVENTSRESPONSE']._serialized_start=771
+  _globals['_COUNTEVENTSRESPONSE']._serialized_end=807
+  _globals['_EVENTSTORE']._serialized_start=810
+  _globals['_EVENTSTORE']._serialized_end=1133
 # @@protoc_insertion_point(module_scope)

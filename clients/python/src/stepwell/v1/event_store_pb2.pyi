@@ -33,6 +33,7 @@ class AppendEventRequest(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     CALLER_SEQ_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -45,6 +46,8 @@ class AppendEventRequest(_message.Message):
     """The caller's own number, unique in the run. 0 for none."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def payload(self) -> _types_pb2.Payload:
         """What came with it."""
@@ -59,10 +62,11 @@ class AppendEventRequest(_message.Message):
         payload: _types_pb2.Payload | None = ...,
         caller_seq: _builtins.int = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller_seq", b"caller_seq", "namespace", b"namespace", "payload", b"payload", "run_id", b"run_id", "token", b"token", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller_seq", b"caller_seq", "namespace", b"namespace", "payload", b"payload", "request_id", b"request_id", "run_id", b"run_id", "token", b"token", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,6 +30,9 @@ class EventStoreStub(object):
 
     Every event gets the next of the run's own numbers, which have no gaps, whoever appends it. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -60,6 +63,9 @@ class EventStoreServicer(object):
 
     Every event gets the next of the run's own numbers, which have no gaps, whoever appends it. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def AppendEvent(self, request, context):
@@ -115,6 +121,9 @@ class EventStore(object):
 
     Every event gets the next of the run's own numbers, which have no gaps, whoever appends it. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

@@ -31,6 +31,9 @@ class EventStoreStub:
 
     Every event gets the next of the run's own numbers, which have no gaps, whoever appends it. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_typing.overload
@@ -52,6 +55,9 @@ class EventStoreAsyncStub(EventStoreStub):
 
     Every event gets the next of the run's own numbers, which have no gaps, whoever appends it. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -69,6 +75,9 @@ class EventStoreServicer(metaclass=_abc_1.ABCMeta):
 
     Every event gets the next of the run's own numbers, which have no gaps, whoever appends it. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_abc_1.abstractmethod

@@ -27,7 +27,7 @@ from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepwell/v1/namespaces.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"J\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"+\n\x16\x43reateNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"D\n\x17\x43reateNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"(\n\x13GetNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"A\n\x14GetNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"`\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"]\n\x16ListNamespacesResponse\x12*\n\nnamespaces\x18\x01 \x03(\x0b\x32\x16.stepwell.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"+\n\x16\x44\x65leteNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"*\n\x17\x44\x65leteNamespaceResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"-\n\x18GetNamespaceStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"\xea\x01\n\x19GetNamespaceStatsResponse\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntotal_runs\x18\x02 \x01(\x03\x12?\n\x04runs\x18\x03 \x03(\x0b\x32\x31.stepwell.v1.GetNamespaceStatsResponse.PhaseCount\x12\x0f\n\x07workers\x18\x04 \x01(\x03\x12\x11\n\tschedules\x18\x05 \x01(\x03\x1a\x41\n\nPhaseCount\x12$\n\x05phase\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.RunPhase\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x32\xcc\x04\n\x10NamespaceService\x12v\n\x0f\x43reateNamespace\x12#.stepwell.v1.CreateNamespaceRequest\x1a$.stepwell.v1.CreateNamespaceResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10\x63reate_namespace\x12S\n\x0cGetNamespace\x12 .stepwell.v1.GetNamespaceRequest\x1a!.stepwell.v1.GetNamespaceResponse\x12r\n\x0eListNamespaces\x12\".stepwell.v1.ListNamespacesRequest\x1a#.stepwell.v1.ListNamespacesResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0flist_namespaces\x12v\n\x0f\x44\x65leteNamespace\x12#.stepwell.v1.DeleteNamespaceRequest\x1a$.stepwell.v1.DeleteNamespaceResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10\x64\x65lete_namespace\x12\x7f\n\x11GetNamespaceStats\x12%.stepwell.v1.GetNamespaceStatsRequest\x1a&.stepwell.v1.GetNamespaceStatsResponse\"\x1b\xda\xbb\x18\x17\x08\x01\x12\x13get_namespace_statsBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepwell/v1/namespaces.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"J\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"?\n\x16\x43reateNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"D\n\x17\x43reateNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"(\n\x13GetNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"A\n\x14GetNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"`\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"]\n\x16ListNamespacesResponse\x12*\n\nnamespaces\x18\x01 \x03(\x0b\x32\x16.stepwell.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x16\x44\x65leteNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"*\n\x17\x44\x65leteNamespaceResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"-\n\x18GetNamespaceStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"\xea\x01\n\x19GetNamespaceStatsResponse\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntotal_runs\x18\x02 \x01(\x03\x12?\n\x04runs\x18\x03 \x03(\x0b\x32\x31.stepwell.v1.GetNamespaceStatsResponse.PhaseCount\x12\x0f\n\x07workers\x18\x04 \x01(\x03\x12\x11\n\tschedules\x18\x05 \x01(\x03\x1a\x41\n\nPhaseCount\x12$\n\x05phase\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.RunPhase\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x32\xcc\x04\n\x10NamespaceService\x12v\n\x0f\x43reateNamespace\x12#.stepwell.v1.CreateNamespaceRequest\x1a$.stepwell.v1.CreateNamespaceResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10\x63reate_namespace\x12S\n\x0cGetNamespace\x12 .stepwell.v1.GetNamespaceRequest\x1a!.stepwell.v1.GetNamespaceResponse\x12r\n\x0eListNamespaces\x12\".stepwell.v1.ListNamespacesRequest\x1a#.stepwell.v1.ListNamespacesResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0flist_namespaces\x12v\n\x0f\x44\x65leteNamespace\x12#.stepwell.v1.DeleteNamespaceRequest\x1a$.stepwell.v1.DeleteNamespaceResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10\x64\x65lete_namespace\x12\x7f\n\x11GetNamespaceStats\x12%.stepwell.v1.GetNamespaceStatsRequest\x1a&.stepwell.v1.GetNamespaceStatsResponse\"\x1b\xda\xbb\x18\x17\x08\x01\x12\x13get_namespace_statsBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,27 +46,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NAMESPACE']._serialized_start=130
   _globals['_NAMESPACE']._serialized_end=204
   _globals['_CREATENAMESPACEREQUEST']._serialized_start=206
-  _globals['_CREATENAMESPACEREQUEST']._serialized_end=249
-  _globals['_CREATENAMESPACERESPONSE']._serialized_start=251
-  _globals['_CREATENAMESPACERESPONSE']._serialized_end=319
-  _globals['_GETNAMESPACEREQUEST']._serialized_start=321
-  _globals['_GETNAMESPACEREQUEST']._serialized_end=361
-  _globals['_GETNAMESPACERESPONSE']._serialized_start=363
-  _globals['_GETNAMESPACERESPONSE']._serialized_end=428
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=430
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=526
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=528
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=621
-  _globals['_DELETENAMESPACEREQUEST']._serialized_start=623
-  _globals['_DELETENAMESPACEREQUEST']._serialized_end=666
-  _globals['_DELETENAMESPACERESPONSE']._serialized_start=668
-  _globals['_DELETENAMESPACERESPONSE']._serialized_end=710
-  _globals['_GETNAMESPACESTATSREQUEST']._serialized_start=712
-  _globals['_GETNAMESPACESTATSREQUEST']._serialized_end=757
-  _globals['_GETNAMESPACESTATSRESPONSE']._serialized_start=760
-  _globals['_GETNAMESPACESTATSRESPONSE']._serialized_end=994
-  _globals['_GETNAMESPACESTATSRESPONSE_PHASECOUNT']._serialized_start=929
-  _globals['_GETNAMESPACESTATSRESPONSE_PHASECOUNT']._serialized_end=994
-  _globals['_NAMESPACESERVICE']._serialized_start=997
-  _globals['_NAMESPACESERVICE']._serialized_end=1585
+  _globals['_CREATENAMESPACEREQUEST']._serialized_end=269
+  _globals['_CREATENAMESPACERESPONSE']._serialized_start=271
+  _globals['_CREATENAMESPACERESPONSE']._serialized_end=339
+  _globals['_GETNAMESPACEREQUEST']._serialized_start=341
+  _globals['_GETNAMESPACEREQUEST']._serialized_end=381
+  _globals['_GETNAMESPACERESPONSE']._serialized_start=383
+  _globals['_GETNAMESPACERESPONSE']._serialized_end=448
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=450
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=546
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=548
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=641
+  _globals['_DELETENAMESPACEREQUEST']._serialized_start=643
+  _globals['_DELETENAMESPACEREQUEST']._serialized_end=706
+  _globals['_DELETENAMESPACERESPONSE']._serialized_start=708
+  _globals['_DELETENAMESPACERESPONSE']._serialized_end=750
+  _globals['_GETNAMESPACESTATSREQUEST']._serialized_start=752
+  _globals['_GETNAMESPACESTATSREQUEST']._serialized_end=797
+  _globals['_GETNAMESPACESTATSRESPONSE']._serialized_start=800
+  _globals['_GETNAMESPACESTATSRESPONSE']._serialized_end=1034
+  _globals['_GETNAMESPACESTATSRESPONSE_PHASECOUNT']._serialized_start=969
+  _globals['_GETNAMESPACESTATSRESPONSE_PHASECOUNT']._serialized_end=1034
+  _globals['_NAMESPACESERVICE']._serialized_start=1037
+  _globals['_NAMESPACESERVICE']._serialized_end=1625
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class NamespaceServiceStub(object):
     """Creates, lists and deletes namespaces. `main` always exists.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -64,6 +67,9 @@ class NamespaceServiceStub(object):
 
 class NamespaceServiceServicer(object):
     """Creates, lists and deletes namespaces. `main` always exists.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def CreateNamespace(self, request, context):
@@ -141,6 +147,9 @@ def add_NamespaceServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class NamespaceService(object):
     """Creates, lists and deletes namespaces. `main` always exists.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

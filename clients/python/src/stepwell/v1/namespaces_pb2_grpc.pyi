@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NamespaceServiceStub:
-    """Creates, lists and deletes namespaces. `main` always exists."""
+    """Creates, lists and deletes namespaces. `main` always exists.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -49,7 +53,11 @@ class NamespaceServiceStub:
 
 @_typing.type_check_only
 class NamespaceServiceAsyncStub(NamespaceServiceStub):
-    """Creates, lists and deletes namespaces. `main` always exists."""
+    """Creates, lists and deletes namespaces. `main` always exists.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateNamespace: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.CreateNamespaceRequest, _namespaces_pb2.CreateNamespaceResponse]  # type: ignore[assignment]
@@ -67,7 +75,11 @@ class NamespaceServiceAsyncStub(NamespaceServiceStub):
     """Counts what is in a namespace, in one snapshot. An unknown namespace counts as empty."""
 
 class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Creates, lists and deletes namespaces. `main` always exists."""
+    """Creates, lists and deletes namespaces. `main` always exists.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
+    """
 
     @_abc_1.abstractmethod
     def CreateNamespace(

@@ -198,6 +198,7 @@ class ClaimRunRequest(_message.Message):
     OWNER_ID_FIELD_NUMBER: _builtins.int
     LEASE_DURATION_FIELD_NUMBER: _builtins.int
     NOW_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -206,6 +207,8 @@ class ClaimRunRequest(_message.Message):
     """The caller's name, if `run_id` is empty."""
     owner_id: _builtins.str
     """Who claims it. Required."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def lease_duration(self) -> _duration_pb2.Duration:
         """How long the claim holds. Absent: until it is released, and without a token."""
@@ -223,10 +226,11 @@ class ClaimRunRequest(_message.Message):
         owner_id: _builtins.str = ...,
         lease_duration: _duration_pb2.Duration | None = ...,
         now: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "namespace", b"namespace", "now", b"now", "owner_id", b"owner_id", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "namespace", b"namespace", "now", b"now", "owner_id", b"owner_id", "request_id", b"request_id", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -361,6 +365,7 @@ class ReleaseRunRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     OWNER_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -371,6 +376,8 @@ class ReleaseRunRequest(_message.Message):
     """Who holds it. Required."""
     token: _builtins.int
     """The claim's token, if it had a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
@@ -379,10 +386,11 @@ class ReleaseRunRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         owner_id: _builtins.str = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "owner_id", b"owner_id", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "owner_id", b"owner_id", "request_id", b"request_id", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -423,6 +431,7 @@ class SetRunPhaseRequest(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -433,6 +442,8 @@ class SetRunPhaseRequest(_message.Message):
     """The phase it is to have. Required."""
     token: _builtins.int
     """The claim's token, if it had a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def result(self) -> _types_pb2.Payload:
         """What it came to, for COMPLETED."""
@@ -451,10 +462,11 @@ class SetRunPhaseRequest(_message.Message):
         result: _types_pb2.Payload | None = ...,
         failure: _types_pb2.Failure | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "namespace", b"namespace", "phase", b"phase", "result", b"result", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "namespace", b"namespace", "phase", b"phase", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,6 +509,7 @@ class MarkRunRunningRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     STEP_NAME_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -507,6 +520,8 @@ class MarkRunRunningRequest(_message.Message):
     """The step it is at. Optional; shown as `active_step`."""
     token: _builtins.int
     """The claim's token, if it had a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
@@ -515,10 +530,11 @@ class MarkRunRunningRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         step_name: _builtins.str = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -557,6 +573,7 @@ class MarkRunCompletedRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -565,6 +582,8 @@ class MarkRunCompletedRequest(_message.Message):
     """The caller's name, if `run_id` is empty."""
     token: _builtins.int
     """The claim's token, if it had a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def result(self) -> _types_pb2.Payload:
         """What it came to."""
@@ -577,10 +596,11 @@ class MarkRunCompletedRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         result: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "result", b"result", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -620,6 +640,7 @@ class MarkRunFailedRequest(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     TERMINAL_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -630,6 +651,8 @@ class MarkRunFailedRequest(_message.Message):
     """True to end the run. Default: it stays as it is, and shows the failure."""
     token: _builtins.int
     """The claim's token, if it had a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def failure(self) -> _types_pb2.Failure:
         """What went wrong."""
@@ -643,10 +666,11 @@ class MarkRunFailedRequest(_message.Message):
         failure: _types_pb2.Failure | None = ...,
         terminal: _builtins.bool = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "namespace", b"namespace", "run_id", b"run_id", "terminal", b"terminal", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "terminal", b"terminal", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -685,6 +709,7 @@ class ResumeRunWithRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -693,6 +718,8 @@ class ResumeRunWithRequest(_message.Message):
     """The caller's name, if `run_id` is empty."""
     token: _builtins.int
     """The claim's token, if the caller holds the run under one."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def data(self) -> _types_pb2.Payload:
         """Replaces the data of the suspension. Absent: there is none any more."""
@@ -705,10 +732,11 @@ class ResumeRunWithRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         data: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "namespace", b"namespace", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -749,6 +777,7 @@ class SuspendRunRequest(_message.Message):
     WAKE_TIME_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -759,6 +788,8 @@ class SuspendRunRequest(_message.Message):
     """The step that waits. Required."""
     token: _builtins.int
     """The claim's token, if it had a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def wake_time(self) -> _timestamp_pb2.Timestamp:
         """When it is due. Required."""
@@ -777,10 +808,11 @@ class SuspendRunRequest(_message.Message):
         wake_time: _timestamp_pb2.Timestamp | None = ...,
         data: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "namespace", b"namespace", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -818,6 +850,7 @@ class CancelDrivenRunRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -826,6 +859,8 @@ class CancelDrivenRunRequest(_message.Message):
     """The caller's name, if `run_id` is empty."""
     reason: _builtins.str
     """Why. Default `cancelled`."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
@@ -833,10 +868,11 @@ class CancelDrivenRunRequest(_message.Message):
         run_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
         reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "reason", b"reason", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "reason", b"reason", "request_id", b"request_id", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -879,6 +915,7 @@ class RewindToStepRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     STEP_NAME_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -889,6 +926,8 @@ class RewindToStepRequest(_message.Message):
     """The first step to do again: its name, with or without an occurrence (`#`). Required."""
     token: _builtins.int
     """The claim's token, if it had a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
@@ -897,10 +936,11 @@ class RewindToStepRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         step_name: _builtins.str = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1289,22 +1329,26 @@ class MarkRunDispatchableRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
     """The run's id, or empty."""
     workflow_id: _builtins.str
     """The caller's name, if `run_id` is empty."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         run_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1400,6 +1444,7 @@ class ReleaseRunTaskRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -1408,6 +1453,8 @@ class ReleaseRunTaskRequest(_message.Message):
     """The caller's name, if `run_id` is empty."""
     worker_id: _builtins.str
     """Who has it. Required."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
@@ -1415,10 +1462,11 @@ class ReleaseRunTaskRequest(_message.Message):
         run_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
         worker_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "worker_id", b"worker_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "worker_id", b"worker_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -33,6 +33,9 @@ class RunStoreStub(object):
     released every write by the holder of the run carries it, in all store services; a stale one is LEASE_LOST. A claim
     without one records an owner only. What has ended stays as it is: RUN_TERMINAL. Times that callers give (`now`) are
     taken as they are; without one the service's own clock counts.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -156,6 +159,9 @@ class RunStoreServicer(object):
     released every write by the holder of the run carries it, in all store services; a stale one is LEASE_LOST. A claim
     without one records an owner only. What has ended stays as it is: RUN_TERMINAL. Times that callers give (`now`) are
     taken as they are; without one the service's own clock counts.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def CreateRun(self, request, context):
@@ -441,6 +447,9 @@ class RunStore(object):
     released every write by the holder of the run carries it, in all store services; a stale one is LEASE_LOST. A claim
     without one records an owner only. What has ended stays as it is: RUN_TERMINAL. Times that callers give (`now`) are
     taken as they are; without one the service's own clock counts.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

@@ -34,6 +34,9 @@ class RunStoreStub:
     released every write by the holder of the run carries it, in all store services; a stale one is LEASE_LOST. A claim
     without one records an owner only. What has ended stays as it is: RUN_TERMINAL. Times that callers give (`now`) are
     taken as they are; without one the service's own clock counts.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_typing.overload
@@ -115,6 +118,9 @@ class RunStoreAsyncStub(RunStoreStub):
     released every write by the holder of the run carries it, in all store services; a stale one is LEASE_LOST. A claim
     without one records an owner only. What has ended stays as it is: RUN_TERMINAL. Times that callers give (`now`) are
     taken as they are; without one the service's own clock counts.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -192,6 +198,9 @@ class RunStoreServicer(metaclass=_abc_1.ABCMeta):
     released every write by the holder of the run carries it, in all store services; a stale one is LEASE_LOST. A claim
     without one records an owner only. What has ended stays as it is: RUN_TERMINAL. Times that callers give (`now`) are
     taken as they are; without one the service's own clock counts.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_abc_1.abstractmethod

@@ -27,7 +27,7 @@ from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estepwell/v1/signal_store.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\x8d\x01\n\x06Signal\x12\x15\n\rsignal_number\x18\x01 \x01(\x03\x12\x13\n\x0bsignal_name\x18\x02 \x01(\t\x12%\n\x07payload\x18\x03 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x30\n\x0creceive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x01\n\x11SendSignalRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x13\n\x0bsignal_name\x18\x04 \x01(\t\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"=\n\x12SendSignalResponse\x12\x15\n\rsignal_number\x18\x01 \x01(\x03\x12\x10\n\x08recorded\x18\x02 \x01(\x08\"s\n\x15\x43onsumeSignalsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x13\n\x0bsignal_name\x18\x04 \x01(\t\x12\r\n\x05token\x18\x05 \x01(\x03\"P\n\x16\x43onsumeSignalsResponse\x12$\n\x07signals\x18\x01 \x03(\x0b\x32\x13.stepwell.v1.Signal\x12\x10\n\x08has_more\x18\x02 \x01(\x08\x32\xe5\x01\n\x0bSignalStore\x12\x62\n\nSendSignal\x12\x1e.stepwell.v1.SendSignalRequest\x1a\x1f.stepwell.v1.SendSignalResponse\"\x13\xda\xbb\x18\x0f\x08\x01\x12\x0bsend_signal\x12r\n\x0e\x43onsumeSignals\x12\".stepwell.v1.ConsumeSignalsRequest\x1a#.stepwell.v1.ConsumeSignalsResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0f\x63onsume_signalsBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estepwell/v1/signal_store.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\x8d\x01\n\x06Signal\x12\x15\n\rsignal_number\x18\x01 \x01(\x03\x12\x13\n\x0bsignal_name\x18\x02 \x01(\t\x12%\n\x07payload\x18\x03 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x30\n\x0creceive_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x01\n\x11SendSignalRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x13\n\x0bsignal_name\x18\x04 \x01(\t\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"=\n\x12SendSignalResponse\x12\x15\n\rsignal_number\x18\x01 \x01(\x03\x12\x10\n\x08recorded\x18\x02 \x01(\x08\"\x87\x01\n\x15\x43onsumeSignalsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x13\n\x0bsignal_name\x18\x04 \x01(\t\x12\r\n\x05token\x18\x05 \x01(\x03\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"P\n\x16\x43onsumeSignalsResponse\x12$\n\x07signals\x18\x01 \x03(\x0b\x32\x13.stepwell.v1.Signal\x12\x10\n\x08has_more\x18\x02 \x01(\x08\x32\xe5\x01\n\x0bSignalStore\x12\x62\n\nSendSignal\x12\x1e.stepwell.v1.SendSignalRequest\x1a\x1f.stepwell.v1.SendSignalResponse\"\x13\xda\xbb\x18\x0f\x08\x01\x12\x0bsend_signal\x12r\n\x0e\x43onsumeSignals\x12\".stepwell.v1.ConsumeSignalsRequest\x1a#.stepwell.v1.ConsumeSignalsResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0f\x63onsume_signalsBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,10 +45,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SENDSIGNALREQUEST']._serialized_end=432
   _globals['_SENDSIGNALRESPONSE']._serialized_start=434
   _globals['_SENDSIGNALRESPONSE']._serialized_end=495
-  _globals['_CONSUMESIGNALSREQUEST']._serialized_start=497
-  _globals['_CONSUMESIGNALSREQUEST']._serialized_end=612
-  _globals['_CONSUMESIGNALSRESPONSE']._serialized_start=614
-  _globals['_CONSUMESIGNALSRESPONSE']._serialized_end=694
-  _globals['_SIGNALSTORE']._serialized_start=697
-  _globals['_SIGNALSTORE']._serialized_end=926
+  _globals['_CONSUMESIGNALSREQUEST']._serialized_start=498
+  _globals['_CONSUMESIGNALSREQUEST']._serialized_end=633
+  _globals['_CONSUMESIGNALSRESPONSE']._serialized_start=635
+  _globals['_CONSUMESIGNALSRESPONSE']._serialized_end=715
+  _globals['_SIGNALSTORE']._serialized_start=718
+  _globals['_SIGNALSTORE']._serialized_end=947
 # @@protoc_insertion_point(module_scope)

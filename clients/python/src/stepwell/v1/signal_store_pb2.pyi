@@ -139,6 +139,7 @@ class ConsumeSignalsRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     SIGNAL_NAME_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -149,6 +150,8 @@ class ConsumeSignalsRequest(_message.Message):
     """The signals' name. Required."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
@@ -157,10 +160,11 @@ class ConsumeSignalsRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         signal_name: _builtins.str = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "signal_name", b"signal_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "signal_name", b"signal_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

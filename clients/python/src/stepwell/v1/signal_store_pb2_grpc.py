@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class SignalStoreStub(object):
     """Sends signals, and takes them in the order of their arrival.
+
+    Both take a `request_id`. A signal keeps its own, unique in its run. Within a day a repeat of `ConsumeSignals` is
+    answered with the signals that the first took; the same id with another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -49,6 +52,9 @@ class SignalStoreStub(object):
 
 class SignalStoreServicer(object):
     """Sends signals, and takes them in the order of their arrival.
+
+    Both take a `request_id`. A signal keeps its own, unique in its run. Within a day a repeat of `ConsumeSignals` is
+    answered with the signals that the first took; the same id with another request is REQUEST_ID_REUSED.
     """
 
     def SendSignal(self, request, context):
@@ -89,6 +95,9 @@ def add_SignalStoreServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SignalStore(object):
     """Sends signals, and takes them in the order of their arrival.
+
+    Both take a `request_id`. A signal keeps its own, unique in its run. Within a day a repeat of `ConsumeSignals` is
+    answered with the signals that the first took; the same id with another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SignalStoreStub:
-    """Sends signals, and takes them in the order of their arrival."""
+    """Sends signals, and takes them in the order of their arrival.
+
+    Both take a `request_id`. A signal keeps its own, unique in its run. Within a day a repeat of `ConsumeSignals` is
+    answered with the signals that the first took; the same id with another request is REQUEST_ID_REUSED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +46,11 @@ class SignalStoreStub:
 
 @_typing.type_check_only
 class SignalStoreAsyncStub(SignalStoreStub):
-    """Sends signals, and takes them in the order of their arrival."""
+    """Sends signals, and takes them in the order of their arrival.
+
+    Both take a `request_id`. A signal keeps its own, unique in its run. Within a day a repeat of `ConsumeSignals` is
+    answered with the signals that the first took; the same id with another request is REQUEST_ID_REUSED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendSignal: _aio.UnaryUnaryMultiCallable[_signal_store_pb2.SendSignalRequest, _signal_store_pb2.SendSignalResponse]  # type: ignore[assignment]
@@ -53,7 +61,11 @@ class SignalStoreAsyncStub(SignalStoreStub):
     """
 
 class SignalStoreServicer(metaclass=_abc_1.ABCMeta):
-    """Sends signals, and takes them in the order of their arrival."""
+    """Sends signals, and takes them in the order of their arrival.
+
+    Both take a `request_id`. A signal keeps its own, unique in its run. Within a day a repeat of `ConsumeSignals` is
+    answered with the signals that the first took; the same id with another request is REQUEST_ID_REUSED.
+    """
 
     @_abc_1.abstractmethod
     def SendSignal(

@@ -34,6 +34,7 @@ class BeginStepRequest(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     OWNER_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -46,6 +47,8 @@ class BeginStepRequest(_message.Message):
     """The claim's token, if the run is held under a lease."""
     owner_id: _builtins.str
     """Who does it. Optional."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """What it is given."""
@@ -60,10 +63,11 @@ class BeginStepRequest(_message.Message):
         input: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
         owner_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "namespace", b"namespace", "owner_id", b"owner_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "namespace", b"namespace", "owner_id", b"owner_id", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,6 +136,7 @@ class ScheduleStepRequest(_message.Message):
     STEP_NAME_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -142,6 +147,8 @@ class ScheduleStepRequest(_message.Message):
     """The step's name. Required."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """What it will be given."""
@@ -155,10 +162,11 @@ class ScheduleStepRequest(_message.Message):
         step_name: _builtins.str = ...,
         input: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "namespace", b"namespace", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,12 +233,15 @@ class CompleteStepRequest(_message.Message):
     STEP_NUMBER_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`. `-` looks in every namespace."""
     step_number: _builtins.int
     """The step's `number`. Required."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def result(self) -> _types_pb2.Payload:
         """What it came to."""
@@ -242,10 +253,11 @@ class CompleteStepRequest(_message.Message):
         step_number: _builtins.int = ...,
         result: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "result", b"result", "step_number", b"step_number", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "result", b"result", "step_number", b"step_number", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -285,12 +297,15 @@ class FailStepRequest(_message.Message):
     STEP_NUMBER_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`. `-` looks in every namespace."""
     step_number: _builtins.int
     """The step's `number`. Required."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def failure(self) -> _types_pb2.Failure:
         """Why."""
@@ -302,10 +317,11 @@ class FailStepRequest(_message.Message):
         step_number: _builtins.int = ...,
         failure: _types_pb2.Failure | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "namespace", b"namespace", "step_number", b"step_number", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "namespace", b"namespace", "request_id", b"request_id", "step_number", b"step_number", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -565,6 +581,7 @@ class SaveStepRequest(_message.Message):
     STEP_NAME_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -575,6 +592,8 @@ class SaveStepRequest(_message.Message):
     """The checkpoint's name. Required."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def value(self) -> _types_pb2.Payload:
         """Its value. Absent: null."""
@@ -588,10 +607,11 @@ class SaveStepRequest(_message.Message):
         step_name: _builtins.str = ...,
         value: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "value", b"value", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "value", b"value", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

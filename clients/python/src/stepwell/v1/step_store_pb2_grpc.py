@@ -31,6 +31,9 @@ class StepStoreStub(object):
     A name may end in an occurrence, as in `repeat#2`: then what stands before the first `#` is the step's `name`, and
     the whole its `key`. Writes to a run that is held under a lease carry the claim's token. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -97,6 +100,9 @@ class StepStoreServicer(object):
     A name may end in an occurrence, as in `repeat#2`: then what stands before the first `#` is the step's `name`, and
     the whole its `key`. Writes to a run that is held under a lease carry the claim's token. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def BeginStep(self, request, context):
@@ -240,6 +246,9 @@ class StepStore(object):
     A name may end in an occurrence, as in `repeat#2`: then what stands before the first `#` is the step's `name`, and
     the whole its `key`. Writes to a run that is held under a lease carry the claim's token. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

@@ -32,6 +32,9 @@ class StepStoreStub:
     A name may end in an occurrence, as in `repeat#2`: then what stands before the first `#` is the step's `name`, and
     the whole its `key`. Writes to a run that is held under a lease carry the claim's token. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_typing.overload
@@ -73,6 +76,9 @@ class StepStoreAsyncStub(StepStoreStub):
     A name may end in an occurrence, as in `repeat#2`: then what stands before the first `#` is the step's `name`, and
     the whole its `key`. Writes to a run that is held under a lease carry the claim's token. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -110,6 +116,9 @@ class StepStoreServicer(metaclass=_abc_1.ABCMeta):
     A name may end in an occurrence, as in `repeat#2`: then what stands before the first `#` is the step's `name`, and
     the whole its `key`. Writes to a run that is held under a lease carry the claim's token. Reads of an unknown run
     find nothing.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_abc_1.abstractmethod

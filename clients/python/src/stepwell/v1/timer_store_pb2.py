@@ -27,7 +27,7 @@ from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/timer_store.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\xa5\x01\n\x05Timer\x12\x14\n\x0ctimer_number\x18\x01 \x01(\x03\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x03\x12-\n\tfire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.stepwell.v1.StepState\"\x97\x01\n\x12\x43reateTimerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x03\x12-\n\tfire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05token\x18\x06 \x01(\x03\"I\n\x13\x43reateTimerResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12!\n\x05timer\x18\x02 \x01(\x0b\x32\x12.stepwell.v1.Timer\"V\n\x0fGetTimerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x03\"D\n\x10GetTimerResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12!\n\x05timer\x18\x02 \x01(\x0b\x32\x12.stepwell.v1.Timer\"a\n\x14\x46ireDueTimersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\'\n\x03now\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05limit\x18\x03 \x01(\x05\";\n\x15\x46ireDueTimersResponse\x12\"\n\x06timers\x18\x01 \x03(\x0b\x32\x12.stepwell.v1.Timer\"c\n\x1a\x43\x61ncelPendingTimersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\x03\"6\n\x1b\x43\x61ncelPendingTimersResponse\x12\x17\n\x0f\x63\x61ncelled_count\x18\x01 \x01(\x05\x32\xdb\x03\n\nTimerStore\x12\x66\n\x0b\x43reateTimer\x12\x1f.stepwell.v1.CreateTimerRequest\x1a .stepwell.v1.CreateTimerResponse\"\x14\xda\xbb\x18\x10\x08\x01\x12\x0c\x63reate_timer\x12j\n\x08GetTimer\x12\x1c.stepwell.v1.GetTimerRequest\x1a\x1d.stepwell.v1.GetTimerResponse\"!\xda\xbb\x18\x1d\x08\x01\x12\x19get_timer_by_workflow_seq\x12o\n\rFireDueTimers\x12!.stepwell.v1.FireDueTimersRequest\x1a\".stepwell.v1.FireDueTimersResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0f\x66ire_due_timers\x12\x87\x01\n\x13\x43\x61ncelPendingTimers\x12\'.stepwell.v1.CancelPendingTimersRequest\x1a(.stepwell.v1.CancelPendingTimersResponse\"\x1d\xda\xbb\x18\x19\x08\x01\x12\x15\x63\x61ncel_pending_timersBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/timer_store.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\xa5\x01\n\x05Timer\x12\x14\n\x0ctimer_number\x18\x01 \x01(\x03\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x03\x12-\n\tfire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05state\x18\x06 \x01(\x0e\x32\x16.stepwell.v1.StepState\"\xab\x01\n\x12\x43reateTimerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x03\x12-\n\tfire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05token\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"I\n\x13\x43reateTimerResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x08\x12!\n\x05timer\x18\x02 \x01(\x0b\x32\x12.stepwell.v1.Timer\"V\n\x0fGetTimerRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0b\n\x03seq\x18\x04 \x01(\x03\"D\n\x10GetTimerResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12!\n\x05timer\x18\x02 \x01(\x0b\x32\x12.stepwell.v1.Timer\"a\n\x14\x46ireDueTimersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\'\n\x03now\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05limit\x18\x03 \x01(\x05\";\n\x15\x46ireDueTimersResponse\x12\"\n\x06timers\x18\x01 \x03(\x0b\x32\x12.stepwell.v1.Timer\"w\n\x1a\x43\x61ncelPendingTimersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\r\n\x05token\x18\x04 \x01(\x03\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"6\n\x1b\x43\x61ncelPendingTimersResponse\x12\x17\n\x0f\x63\x61ncelled_count\x18\x01 \x01(\x05\x32\xdb\x03\n\nTimerStore\x12\x66\n\x0b\x43reateTimer\x12\x1f.stepwell.v1.CreateTimerRequest\x1a .stepwell.v1.CreateTimerResponse\"\x14\xda\xbb\x18\x10\x08\x01\x12\x0c\x63reate_timer\x12j\n\x08GetTimer\x12\x1c.stepwell.v1.GetTimerRequest\x1a\x1d.stepwell.v1.GetTimerResponse\"!\xda\xbb\x18\x1d\x08\x01\x12\x19get_timer_by_workflow_seq\x12o\n\rFireDueTimers\x12!.stepwell.v1.FireDueTimersRequest\x1a\".stepwell.v1.FireDueTimersResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0f\x66ire_due_timers\x12\x87\x01\n\x13\x43\x61ncelPendingTimers\x12\'.stepwell.v1.CancelPendingTimersRequest\x1a(.stepwell.v1.CancelPendingTimersResponse\"\x1d\xda\xbb\x18\x19\x08\x01\x12\x15\x63\x61ncel_pending_timersBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,21 +46,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TIMER']._serialized_start=132
   _globals['_TIMER']._serialized_end=297
   _globals['_CREATETIMERREQUEST']._serialized_start=300
-  _globals['_CREATETIMERREQUEST']._serialized_end=451
-  _globals['_CREATETIMERRESPONSE']._serialized_start=453
-  _globals['_CREATETIMERRESPONSE']._serialized_end=526
-  _globals['_GETTIMERREQUEST']._serialized_start=528
-  _globals['_GETTIMERREQUEST']._serialized_end=614
-  _globals['_GETTIMERRESPONSE']._serialized_start=616
-  _globals['_GETTIMERRESPONSE']._serialized_end=684
-  _globals['_FIREDUETIMERSREQUEST']._serialized_start=686
-  _globals['_FIREDUETIMERSREQUEST']._serialized_end=783
-  _globals['_FIREDUETIMERSRESPONSE']._serialized_start=785
-  _globals['_FIREDUETIMERSRESPONSE']._serialized_end=844
-  _globals['_CANCELPENDINGTIMERSREQUEST']._serialized_start=846
-  _globals['_CANCELPENDINGTIMERSREQUEST']._serialized_end=945
-  _globals['_CANCELPENDINGTIMERSRESPONSE']._serialized_start=947
-  _globals['_CANCELPENDINGTIMERSRESPONSE']._serialized_end=1001
-  _globals['_TIMERSTORE']._serialized_start=1004
-  _globals['_TIMERSTORE']._serialized_end=1479
+  _globals['_CREATETIMERREQUEST']._serialized_end=471
+  _globals['_CREATETIMERRESPONSE']._serialized_start=473
+  _globals['_CREATETIMERRESPONSE']._serialized_end=546
+  _globals['_GETTIMERREQUEST']._serialized_start=548
+  _globals['_GETTIMERREQUEST']._serialized_end=634
+  _globals['_GETTIMERRESPONSE']._serialized_start=636
+  _globals['_GETTIMERRESPONSE']._serialized_end=704
+  _globals['_FIREDUETIMERSREQUEST']._serialized_start=706
+  _globals['_FIREDUETIMERSREQUEST']._serialized_end=803
+  _globals['_FIREDUETIMERSRESPONSE']._serialized_start=805
+  _globals['_FIREDUETIMERSRESPONSE']._serialized_end=864
+  _globals['_CANCELPENDINGTIMERSREQUEST']._serialized_start=866
+  _globals['_CANCELPENDINGTIMERSREQUEST']._serialized_end=985
+  _globals['_CANCELPENDINGTIMERSRESPONSE']._serialized_start=987
+  _globals['_CANCELPENDINGTIMERSRESPONSE']._serialized_end=1041
+  _globals['_TIMERSTORE']._serialized_start=1044
+  _globals['_TIMERSTORE']._serialized_end=1519
 # @@protoc_insertion_point(module_scope)

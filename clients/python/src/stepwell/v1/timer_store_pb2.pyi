@@ -76,6 +76,7 @@ class CreateTimerRequest(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     FIRE_TIME_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -86,6 +87,8 @@ class CreateTimerRequest(_message.Message):
     """The caller's number, from 0 on."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def fire_time(self) -> _timestamp_pb2.Timestamp:
         """When it fires. Required."""
@@ -99,10 +102,11 @@ class CreateTimerRequest(_message.Message):
         seq: _builtins.int = ...,
         fire_time: _timestamp_pb2.Timestamp | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fire_time", b"fire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fire_time", b"fire_time", "namespace", b"namespace", "run_id", b"run_id", "seq", b"seq", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fire_time", b"fire_time", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "seq", b"seq", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -264,6 +268,7 @@ class CancelPendingTimersRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -272,6 +277,8 @@ class CancelPendingTimersRequest(_message.Message):
     """The caller's name, if `run_id` is empty."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
@@ -279,10 +286,11 @@ class CancelPendingTimersRequest(_message.Message):
         run_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

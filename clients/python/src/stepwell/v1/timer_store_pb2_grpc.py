@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class TimerStoreStub(object):
     """Keeps timers of driven runs, each known by its caller's number, and fires them when the engine asks.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -59,6 +62,9 @@ class TimerStoreStub(object):
 
 class TimerStoreServicer(object):
     """Keeps timers of driven runs, each known by its caller's number, and fires them when the engine asks.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def CreateTimer(self, request, context):
@@ -124,6 +130,9 @@ def add_TimerStoreServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class TimerStore(object):
     """Keeps timers of driven runs, each known by its caller's number, and fires them when the engine asks.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TimerStoreStub:
-    """Keeps timers of driven runs, each known by its caller's number, and fires them when the engine asks."""
+    """Keeps timers of driven runs, each known by its caller's number, and fires them when the engine asks.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -48,7 +52,11 @@ class TimerStoreStub:
 
 @_typing.type_check_only
 class TimerStoreAsyncStub(TimerStoreStub):
-    """Keeps timers of driven runs, each known by its caller's number, and fires them when the engine asks."""
+    """Keeps timers of driven runs, each known by its caller's number, and fires them when the engine asks.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTimer: _aio.UnaryUnaryMultiCallable[_timer_store_pb2.CreateTimerRequest, _timer_store_pb2.CreateTimerResponse]  # type: ignore[assignment]
@@ -65,7 +73,11 @@ class TimerStoreAsyncStub(TimerStoreStub):
     """Cancels the timers of a run that have not fired. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST."""
 
 class TimerStoreServicer(metaclass=_abc_1.ABCMeta):
-    """Keeps timers of driven runs, each known by its caller's number, and fires them when the engine asks."""
+    """Keeps timers of driven runs, each known by its caller's number, and fires them when the engine asks.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
+    """
 
     @_abc_1.abstractmethod
     def CreateTimer(

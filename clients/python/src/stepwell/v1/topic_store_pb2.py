@@ -27,7 +27,7 @@ from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/topic_store.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\xd3\x01\n\x07Watcher\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x11\n\tstep_name\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04\x64\x61ta\x18\x07 \x01(\x0b\x32\x14.stepwell.v1.Payload\"\xd3\x01\n\x16RegisterWatcherRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tstep_name\x18\x04 \x01(\t\x12\r\n\x05topic\x18\x05 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04\x64\x61ta\x18\x07 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\r\n\x05token\x18\x08 \x01(\x03\")\n\x17RegisterWatcherResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\xd2\x01\n\x15SuspendOnTopicRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tstep_name\x18\x04 \x01(\t\x12\r\n\x05topic\x18\x05 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04\x64\x61ta\x18\x07 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\r\n\x05token\x18\x08 \x01(\x03\"(\n\x16SuspendOnTopicResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"p\n\x16ResolveWatchersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12%\n\x07payload\x18\x03 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\r\n\x05limit\x18\x04 \x01(\x05\"\x9e\x02\n\x17ResolveWatchersResponse\x12\x44\n\x0bresolutions\x18\x01 \x03(\x0b\x32/.stepwell.v1.ResolveWatchersResponse.Resolution\x1a\xbc\x01\n\nResolution\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x12\n\ntask_queue\x18\x04 \x01(\t\x12\x11\n\tstep_name\x18\x05 \x01(\t\x12\"\n\x04\x64\x61ta\x18\x06 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x30\n\x0cresolve_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x13ListWatchersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"W\n\x14ListWatchersResponse\x12&\n\x08watchers\x18\x01 \x03(\x0b\x32\x14.stepwell.v1.Watcher\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x18ListRunsWaitingOnRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xa8\x01\n\x19ListRunsWaitingOnResponse\x12?\n\x04runs\x18\x01 \x03(\x0b\x32\x31.stepwell.v1.ListRunsWaitingOnResponse.WaitingRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x1a\x31\n\nWaitingRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t2\xd3\x04\n\nTopicStore\x12u\n\x0fRegisterWatcher\x12#.stepwell.v1.RegisterWatcherRequest\x1a$.stepwell.v1.RegisterWatcherResponse\"\x17\xda\xbb\x18\x13\x08\x02\x12\x0fregisterWatcher\x12q\n\x0eSuspendOnTopic\x12\".stepwell.v1.SuspendOnTopicRequest\x1a#.stepwell.v1.SuspendOnTopicResponse\"\x16\xda\xbb\x18\x12\x08\x02\x12\x0esuspendOnTopic\x12u\n\x0fResolveWatchers\x12#.stepwell.v1.ResolveWatchersRequest\x1a$.stepwell.v1.ResolveWatchersResponse\"\x17\xda\xbb\x18\x13\x08\x02\x12\x0fresolveWatchers\x12i\n\x0cListWatchers\x12 .stepwell.v1.ListWatchersRequest\x1a!.stepwell.v1.ListWatchersResponse\"\x14\xda\xbb\x18\x10\x08\x02\x12\x0clistWatchers\x12y\n\x11ListRunsWaitingOn\x12%.stepwell.v1.ListRunsWaitingOnRequest\x1a&.stepwell.v1.ListRunsWaitingOnResponse\"\x15\xda\xbb\x18\x11\x08\x02\x12\rrunsWaitingOnBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/topic_store.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\xd3\x01\n\x07Watcher\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x11\n\tstep_name\x18\x03 \x01(\t\x12\r\n\x05topic\x18\x04 \x01(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04\x64\x61ta\x18\x07 \x01(\x0b\x32\x14.stepwell.v1.Payload\"\xe7\x01\n\x16RegisterWatcherRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tstep_name\x18\x04 \x01(\t\x12\r\n\x05topic\x18\x05 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04\x64\x61ta\x18\x07 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\r\n\x05token\x18\x08 \x01(\x03\x12\x12\n\nrequest_id\x18\t \x01(\t\")\n\x17RegisterWatcherResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\xe6\x01\n\x15SuspendOnTopicRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tstep_name\x18\x04 \x01(\t\x12\r\n\x05topic\x18\x05 \x01(\t\x12,\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\"\n\x04\x64\x61ta\x18\x07 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\r\n\x05token\x18\x08 \x01(\x03\x12\x12\n\nrequest_id\x18\t \x01(\t\"(\n\x16SuspendOnTopicResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"p\n\x16ResolveWatchersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12%\n\x07payload\x18\x03 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\r\n\x05limit\x18\x04 \x01(\x05\"\x9e\x02\n\x17ResolveWatchersResponse\x12\x44\n\x0bresolutions\x18\x01 \x03(\x0b\x32/.stepwell.v1.ResolveWatchersResponse.Resolution\x1a\xbc\x01\n\nResolution\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x12\n\ntask_queue\x18\x04 \x01(\t\x12\x11\n\tstep_name\x18\x05 \x01(\t\x12\"\n\x04\x64\x61ta\x18\x06 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x30\n\x0cresolve_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x13ListWatchersRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"W\n\x14ListWatchersResponse\x12&\n\x08watchers\x18\x01 \x03(\x0b\x32\x14.stepwell.v1.Watcher\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x18ListRunsWaitingOnRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05topic\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xa8\x01\n\x19ListRunsWaitingOnResponse\x12?\n\x04runs\x18\x01 \x03(\x0b\x32\x31.stepwell.v1.ListRunsWaitingOnResponse.WaitingRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x1a\x31\n\nWaitingRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x02 \x01(\t2\xd3\x04\n\nTopicStore\x12u\n\x0fRegisterWatcher\x12#.stepwell.v1.RegisterWatcherRequest\x1a$.stepwell.v1.RegisterWatcherResponse\"\x17\xda\xbb\x18\x13\x08\x02\x12\x0fregisterWatcher\x12q\n\x0eSuspendOnTopic\x12\".stepwell.v1.SuspendOnTopicRequest\x1a#.stepwell.v1.SuspendOnTopicResponse\"\x16\xda\xbb\x18\x12\x08\x02\x12\x0esuspendOnTopic\x12u\n\x0fResolveWatchers\x12#.stepwell.v1.ResolveWatchersRequest\x1a$.stepwell.v1.ResolveWatchersResponse\"\x17\xda\xbb\x18\x13\x08\x02\x12\x0fresolveWatchers\x12i\n\x0cListWatchers\x12 .stepwell.v1.ListWatchersRequest\x1a!.stepwell.v1.ListWatchersResponse\"\x14\xda\xbb\x18\x10\x08\x02\x12\x0clistWatchers\x12y\n\x11ListRunsWaitingOn\x12%.stepwell.v1.ListRunsWaitingOnRequest\x1a&.stepwell.v1.ListRunsWaitingOnResponse\"\x15\xda\xbb\x18\x11\x08\x02\x12\rrunsWaitingOnBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,29 +48,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHER']._serialized_start=132
   _globals['_WATCHER']._serialized_end=343
   _globals['_REGISTERWATCHERREQUEST']._serialized_start=346
-  _globals['_REGISTERWATCHERREQUEST']._serialized_end=557
-  _globals['_REGISTERWATCHERRESPONSE']._serialized_start=559
-  _globals['_REGISTERWATCHERRESPONSE']._serialized_end=600
-  _globals['_SUSPENDONTOPICREQUEST']._serialized_start=603
-  _globals['_SUSPENDONTOPICREQUEST']._serialized_end=813
-  _globals['_SUSPENDONTOPICRESPONSE']._serialized_start=815
-  _globals['_SUSPENDONTOPICRESPONSE']._serialized_end=855
-  _globals['_RESOLVEWATCHERSREQUEST']._serialized_start=857
-  _globals['_RESOLVEWATCHERSREQUEST']._serialized_end=969
-  _globals['_RESOLVEWATCHERSRESPONSE']._serialized_start=972
-  _globals['_RESOLVEWATCHERSRESPONSE']._serialized_end=1258
-  _globals['_RESOLVEWATCHERSRESPONSE_RESOLUTION']._serialized_start=1070
-  _globals['_RESOLVEWATCHERSRESPONSE_RESOLUTION']._serialized_end=1258
-  _globals['_LISTWATCHERSREQUEST']._serialized_start=1260
-  _globals['_LISTWATCHERSREQUEST']._serialized_end=1354
-  _globals['_LISTWATCHERSRESPONSE']._serialized_start=1356
-  _globals['_LISTWATCHERSRESPONSE']._serialized_end=1443
-  _globals['_LISTRUNSWAITINGONREQUEST']._serialized_start=1445
-  _globals['_LISTRUNSWAITINGONREQUEST']._serialized_end=1544
-  _globals['_LISTRUNSWAITINGONRESPONSE']._serialized_start=1547
-  _globals['_LISTRUNSWAITINGONRESPONSE']._serialized_end=1715
-  _globals['_LISTRUNSWAITINGONRESPONSE_WAITINGRUN']._serialized_start=1666
-  _globals['_LISTRUNSWAITINGONRESPONSE_WAITINGRUN']._serialized_end=1715
-  _globals['_TOPICSTORE']._serialized_start=1718
-  _globals['_TOPICSTORE']._serialized_end=2313
+  _globals['_REGISTERWATCHERREQUEST']._serialized_end=577
+  _globals['_REGISTERWATCHERRESPONSE']._serialized_start=579
+  _globals['_REGISTERWATCHERRESPONSE']._serialized_end=620
+  _globals['_SUSPENDONTOPICREQUEST']._serialized_start=623
+  _globals['_SUSPENDONTOPICREQUEST']._serialized_end=853
+  _globals['_SUSPENDONTOPICRESPONSE']._serialized_start=855
+  _globals['_SUSPENDONTOPICRESPONSE']._serialized_end=895
+  _globals['_RESOLVEWATCHERSREQUEST']._serialized_start=897
+  _globals['_RESOLVEWATCHERSREQUEST']._serialized_end=1009
+  _globals['_RESOLVEWATCHERSRESPONSE']._serialized_start=1012
+  _globals['_RESOLVEWATCHERSRESPONSE']._serialized_end=1298
+  _globals['_RESOLVEWATCHERSRESPONSE_RESOLUTION']._serialized_start=1110
+  _globals['_RESOLVEWATCHERSRESPONSE_RESOLUTION']._serialized_end=1298
+  _globals['_LISTWATCHERSREQUEST']._serialized_start=1300
+  _globals['_LISTWATCHERSREQUEST']._serialized_end=1394
+  _globals['_LISTWATCHERSRESPONSE']._serialized_start=1396
+  _globals['_LISTWATCHERSRESPONSE']._serialized_end=1483
+  _globals['_LISTRUNSWAITINGONREQUEST']._serialized_start=1485
+  _globals['_LISTRUNSWAITINGONREQUEST']._serialized_end=1584
+  _globals['_LISTRUNSWAITINGONRESPONSE']._serialized_start=1587
+  _globals['_LISTRUNSWAITINGONRESPONSE']._serialized_end=1755
+  _globals['_LISTRUNSWAITINGONRESPONSE_WAITINGRUN']._serialized_start=1706
+  _globals['_LISTRUNSWAITINGONRESPONSE_WAITINGRUN']._serialized_end=1755
+  _globals['_TOPICSTORE']._serialized_start=1758
+  _globals['_TOPICSTORE']._serialized_end=2353
 # @@protoc_insertion_point(module_scope)

@@ -86,6 +86,7 @@ class RegisterWatcherRequest(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -98,6 +99,8 @@ class RegisterWatcherRequest(_message.Message):
     """What it waits for. Required."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """When it is due though no event came. Default: never."""
@@ -117,10 +120,11 @@ class RegisterWatcherRequest(_message.Message):
         deadline: _timestamp_pb2.Timestamp | None = ...,
         data: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "deadline", b"deadline", "namespace", b"namespace", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "topic", b"topic", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "deadline", b"deadline", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "topic", b"topic", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -162,6 +166,7 @@ class SuspendOnTopicRequest(_message.Message):
     DEADLINE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -174,6 +179,8 @@ class SuspendOnTopicRequest(_message.Message):
     """What it waits for. Required."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """When it is due though no event came. Default: never."""
@@ -193,10 +200,11 @@ class SuspendOnTopicRequest(_message.Message):
         deadline: _timestamp_pb2.Timestamp | None = ...,
         data: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "deadline", b"deadline"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "deadline", b"deadline", "namespace", b"namespace", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "topic", b"topic", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "deadline", b"deadline", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "topic", b"topic", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -29,6 +29,9 @@ class TopicStoreStub(object):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
     A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -68,6 +71,9 @@ class TopicStoreServicer(object):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
     A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def RegisterWatcher(self, request, context):
@@ -148,6 +154,9 @@ class TopicStore(object):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
     A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

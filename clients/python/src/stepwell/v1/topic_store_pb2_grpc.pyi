@@ -30,6 +30,9 @@ class TopicStoreStub:
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
     A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_typing.overload
@@ -58,6 +61,9 @@ class TopicStoreAsyncStub(TopicStoreStub):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
     A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -82,6 +88,9 @@ class TopicStoreServicer(metaclass=_abc_1.ABCMeta):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
     A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_abc_1.abstractmethod

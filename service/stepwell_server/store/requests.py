@@ -1,0 +1,46 @@
+"""What cold calls with a request id were answered, for changes that do not pass the committer."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from msgspec.structs import asdict
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from stepwell_server import errors
+from stepwell_server.model.requests import Asked, Recorded, answer_of, record
+from stepwell_server.store.schema import REQUESTS
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+
+async def recall(connection: AsyncConnection, asked: Asked | None) -> object | None:
+    """What the request was answered before, or None. Until the transaction ends, a repeat of it waits.
+
+    Refuses with REQUEST_ID_REUSED. Walks requests_pkey.
+    """
+    if asked is None:
+        return None
+    text = f"{asked.request_id}\0{asked.namespace_id}\0{asked.method}".encode()
+    lock = int.from_bytes(blake2b(text, digest_size=8, person=b"stepwell-request").digest(), signed=True)
+    await connection.execute(select(func.pg_advisory_xact_lock(lock)))
+    names = ("request_id", "namespace_id", "method")
+    query = select(REQUESTS).where(*(REQUESTS.c[name] == getattr(asked, name) for name in names))
+    found = (await connection.execute(query)).one_or_none()
+    if found is None:
+        return None
+    row = Recorded(*found)
+    if row.body_hash != asked.body_hash:
+        raise errors.RequestIdReused(method=asked.method, request_id=asked.request_id)
+    return answer_of(row, asked)
+
+
+async def note(connection: AsyncConnection, asked: Asked | None, answer: object, now: datetime) -> None:
+    """Keeps what the request is answered, in the transaction of its change."""
+    if asked is not None:
+        await connection.execute(insert(REQUESTS).values(asdict(record(asked, answer, now))))

@@ -1,0 +1,301 @@
+"""A request with an id: its repeat is answered as it was, and changes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from tests.api.stores import COMPLETED, RUNNING, Store, at, create, json, read, span
+from tests.service import TIMEOUT, Service, refusal, serving
+
+from stepwell.v1 import namespaces_pb2, runs_pb2, types_pb2
+
+REUSED = ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
+
+
+@pytest_asyncio.fixture
+async def service(database_url: str) -> AsyncIterator[Service]:
+    async with serving(database_url) as running:
+        yield running
+
+
+async def call(service: Service, method: str, **fields: Any) -> Any:
+    """Any call of the test's services, by its method's name."""
+    for noun in ("run", "step", "activity", "event", "signal", "timer", "topic"):
+        messages = importlib.import_module(f"stepwell.v1.{noun}_store_pb2")
+        if hasattr(messages, f"{method}Request"):
+            return await Store(service, noun).call(method, **fields)
+    stub, messages = service.runs, runs_pb2
+    if hasattr(namespaces_pb2, f"{method}Request"):
+        stub, messages = service.namespace_calls, namespaces_pb2
+    return await getattr(stub, method)(getattr(messages, f"{method}Request")(**fields), timeout=TIMEOUT)
+
+
+async def history(service: Service, run_id: str) -> list[str]:
+    return [event.type for event in await Store(service, "event").pages("ReadEvents", "events", run_id=run_id)]
+
+
+# --- every method -----------------------------------------------------------------------------------------------------
+
+Fields = dict[str, Any]
+Prepare = Callable[[Service, str], Awaitable[Fields]]
+
+
+def given(**fields: Any) -> Prepare:
+    """The run by its id, and these fields."""
+
+    async def prepare(service: Service, run_id: str) -> Fields:
+        return {"run_id": run_id, **fields}
+
+    return prepare
+
+
+async def claimed_run(service: Service, run_id: str) -> Fields:
+    await call(service, "ClaimRun", run_id=run_id, owner_id="a")
+    return {"run_id": run_id, "owner_id": "a"}
+
+
+async def suspended_run(service: Service, run_id: str) -> Fields:
+    await call(service, "SuspendRun", run_id=run_id, step_name="s", wake_time=at(0))
+    return {"run_id": run_id, "data": json("1")}
+
+
+async def run_with_step(service: Service, run_id: str) -> Fields:
+    await call(service, "SaveStep", run_id=run_id, step_name="s", value=json("1"))
+    return {"run_id": run_id, "step_name": "s"}
+
+
+async def claimed_task(service: Service, run_id: str) -> Fields:
+    await call(service, "MarkRunDispatchable", run_id=run_id)
+    await call(service, "ClaimRunTask", task_queue="default", worker_id="w")
+    return {"run_id": run_id, "worker_id": "w"}
+
+
+async def begun_step(service: Service, run_id: str) -> Fields:
+    begun = await call(service, "BeginStep", run_id=run_id, step_name="s", input=json("1"))
+    return {"step_number": begun.step.number}
+
+
+async def claimed_activity(service: Service, run_id: str) -> Fields:
+    await call(service, "CreateActivity", run_id=run_id, seq=1, type="t")
+    claim = await call(service, "ClaimActivity", task_queue="default", worker_id="w")
+    return {"activity_number": claim.activity.activity_number}
+
+
+async def waiting_activity(service: Service, run_id: str) -> Fields:
+    await call(service, "CreateActivity", run_id=run_id, seq=1, type="t")
+    return {"run_id": run_id}
+
+
+async def failed_activity(service: Service, run_id: str) -> Fields:
+    fields = await claimed_activity(service, run_id)
+    await call(service, "CompleteActivity", failure={"message": "boom"}, **fields)
+    return {**fields, "attempt": 2}
+
+
+async def signalled(service: Service, run_id: str) -> Fields:
+    for number in range(2):
+        await call(service, "SendSignal", run_id=run_id, signal_name="s", payload=json(str(number)))
+    return {"run_id": run_id, "signal_name": "s"}
+
+
+async def waiting_timer(service: Service, run_id: str) -> Fields:
+    await call(service, "CreateTimer", run_id=run_id, seq=1, fire_time=at(0))
+    return {"run_id": run_id}
+
+
+async def paused(service: Service, run_id: str) -> Fields:
+    await call(service, "PauseRun", run_id=run_id)
+    return {"run_id": run_id}
+
+
+async def namespace(service: Service, run_id: str) -> Fields:
+    await call(service, "CreateNamespace", namespace="ns")
+    return {"namespace": "ns"}
+
+
+async def nothing(service: Service, run_id: str) -> Fields:
+    return {"namespace": "new"}
+
+
+METHODS: dict[str, Prepare] = {
+    "ClaimRun": given(owner_id="a", lease_duration=span(60)),
+    "ReleaseRun": claimed_run,
+    "SetRunPhase": given(phase=COMPLETED, result=json("1")),
+    "MarkRunRunning": suspended_run,
+    "MarkRunCompleted": given(result=json("1")),
+    "MarkRunFailed": given(failure={"message": "boom"}),
+    "ResumeRunWith": suspended_run,
+    "SuspendRun": given(step_name="s", wake_time=at(9)),
+    "CancelDrivenRun": given(reason="r"),
+    "RewindToStep": run_with_step,
+    "MarkRunDispatchable": given(),
+    "ReleaseRunTask": claimed_task,
+    "BeginStep": given(step_name="s", input=json("1")),
+    "ScheduleStep": given(step_name="s", input=json("1")),
+    "CompleteStep": begun_step,
+    "FailStep": begun_step,
+    "SaveStep": given(step_name="s", value=json("1")),
+    "CreateActivity": given(seq=1, type="t"),
+    "RequeueActivityForRetry": failed_activity,
+    "CompleteActivity": claimed_activity,
+    "CancelPendingActivities": waiting_activity,
+    "AppendEvent": given(type="Paid", payload=json("1")),
+    "ConsumeSignals": signalled,
+    "CreateTimer": given(seq=1, fire_time=at(0)),
+    "CancelPendingTimers": waiting_timer,
+    "RegisterWatcher": given(step_name="s", topic="t"),
+    "SuspendOnTopic": given(step_name="s", topic="t"),
+    "CancelRun": given(reason="r"),
+    "TerminateRun": given(reason="r"),
+    "PauseRun": given(reason="r"),
+    "ResumeRun": paused,
+    "CreateNamespace": nothing,
+    "DeleteNamespace": namespace,
+}
+NO_DATA = {"MarkRunRunning"}
+OTHER: dict[str, Fields] = {
+    "CreateNamespace": {"namespace": "other"},
+    "DeleteNamespace": {"namespace": "other"},
+    "ResumeRun": {"accept_order": True},
+    "MarkRunDispatchable": {"workflow_id": "w"},
+    "ClaimRun": {"owner_id": "b"},
+    "ReleaseRunTask": {"worker_id": "b"},
+    **{method: {"reason": "other"} for method in ("CancelRun", "TerminateRun", "PauseRun", "CancelDrivenRun")},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_repeat_is_answered_as_the_first_was(service: Service, method: str) -> None:
+    """It changes nothing; the same id with another request is refused."""
+    run_id = await create(service, workflow_id="w")
+    fields = await METHODS[method](service, run_id)
+    if method in NO_DATA:
+        fields.pop("data")
+    first = await call(service, method, request_id="r", **fields)
+    recorded = await history(service, run_id)
+    assert await call(service, method, request_id="r", **fields) == first
+    changed = {**fields, **OTHER.get(method, {"token": 77})}
+    assert await refusal(call(service, method, request_id="r", **changed)) == REUSED
+    assert await history(service, run_id) == recorded
+
+
+# --- what it rests on -------------------------------------------------------------------------------------------------
+
+
+async def test_of_many_repeats_at_once_one_changes_something(service: Service) -> None:
+    """In one batch, over batches, and over replicas: they meet at the record's key."""
+    run_ids = [await create(service) for _ in range(4)]
+    async with serving(service.settings.database_url or "", committers=2) as other:
+        for round_, run_id in enumerate(run_ids):
+            repeats = [
+                call(replica, "AppendEvent", run_id=run_id, type="Paid", request_id=f"r{round_}")
+                for replica in (service, other)
+                for _ in range(10)
+            ]
+            answers = {answer.number for answer in await asyncio.gather(*repeats)}
+            assert answers == {2}
+            assert await history(service, run_id) == ["RunStarted", "Paid"]
+
+
+async def test_of_many_creations_at_once_one_makes_a_namespace(service: Service) -> None:
+    async with serving(service.settings.database_url or "") as other:
+        repeats = [call(replica, "CreateNamespace", namespace="ns", request_id="r") for replica in (service, other) * 5]
+        times = {answer.namespace.create_time.ToNanoseconds() for answer in await asyncio.gather(*repeats)}
+    assert len(times) == 1
+    again = call(service, "CreateNamespace", namespace="ns")
+    assert await refusal(again) == ("ALREADY_EXISTS", "NAMESPACE_EXISTS")
+
+
+async def test_a_repeat_means_the_run_that_had_the_name_then(service: Service) -> None:
+    """Else a late repeat would end a run that nobody spoke of."""
+    first = await service.begin(workflow_id="w")
+    ended = await call(service, "TerminateRun", workflow_id="w", request_id="r")
+    second = await service.begin(workflow_id="w")
+    again = await call(service, "TerminateRun", workflow_id="w", request_id="r")
+    assert (again, again.run_id) == (ended, first)
+    assert (await service.get(second)).phase == types_pb2.RUN_PHASE_PENDING
+
+
+async def test_an_answer_of_no_is_kept_too(service: Service) -> None:
+    """What was in vain then stays in vain, whatever has become of the run meanwhile."""
+    run_id = await service.begin()
+    await call(service, "PauseRun", run_id=run_id)
+    assert not (await call(service, "PauseRun", run_id=run_id, request_id="r")).accepted
+    await call(service, "ResumeRun", run_id=run_id)
+    assert not (await call(service, "PauseRun", run_id=run_id, request_id="r")).accepted
+    assert not (await service.get(run_id)).HasField("pause")
+
+
+async def test_a_refusal_is_not_kept(service: Service) -> None:
+    """It has changed nothing: the repeat is decided anew."""
+    unknown = call(service, "AppendEvent", workflow_id="w", type="Paid", request_id="r")
+    assert await refusal(unknown) == ("NOT_FOUND", "RUN_NOT_FOUND")
+    run_id = await create(service, workflow_id="w")
+    claim = await call(service, "ClaimRun", run_id=run_id, owner_id="a", lease_duration=span(60))
+    held = call(service, "AppendEvent", workflow_id="w", type="Paid", request_id="r")
+    assert await refusal(held) == ("FAILED_PRECONDITION", "LEASE_LOST")
+    await call(service, "ReleaseRun", run_id=run_id, owner_id="a", token=claim.token)
+    assert (await call(service, "AppendEvent", workflow_id="w", type="Paid", request_id="r")).number == 2
+
+
+async def test_an_id_is_of_one_namespace_and_method(service: Service) -> None:
+    await call(service, "CreateNamespace", namespace="ns", request_id="r")
+    run_id = await create(service)
+    elsewhere = await create(service, namespace="ns")
+    assert (await call(service, "AppendEvent", run_id=run_id, type="a", request_id="r")).number == 2
+    there = await call(service, "AppendEvent", namespace="ns", run_id=elsewhere, type="b", request_id="r")
+    assert there.number == 2
+    assert (await call(service, "MarkRunFailed", run_id=run_id, request_id="r")).phase == RUNNING
+    # A namespace is the same whether it is named or left out.
+    named = await call(service, "AppendEvent", namespace="main", run_id=run_id, type="a", request_id="r")
+    assert named.number == 2
+    begun = await call(service, "BeginStep", run_id=run_id, step_name="s")
+    done = {"step_number": begun.step.number, "namespace": "-", "request_id": "r"}
+    assert await call(service, "CompleteStep", **done) == await call(service, "CompleteStep", **done)
+
+
+async def test_signals_that_were_taken_are_answered_again(service: Service) -> None:
+    """The first answer was lost: they are not. What came since waits for a request of its own."""
+    run_id = await create(service, workflow_id="w")
+    fields = await signalled(service, run_id)
+    first = await call(service, "ConsumeSignals", request_id="r", **fields)
+    assert ([signal.payload.json for signal in first.signals], first.has_more) == (["0", "1"], False)
+    await call(service, "SendSignal", run_id=run_id, signal_name="s", payload=json("2"))
+    again = await call(service, "ConsumeSignals", request_id="r", **fields)
+    assert (list(again.signals), again.has_more) == (list(first.signals), True)
+    rest = await call(service, "ConsumeSignals", request_id="r2", **fields)
+    assert [signal.payload.json for signal in rest.signals] == ["2"]
+    empty = [await call(service, "ConsumeSignals", request_id="r3", **fields) for _ in range(2)]
+    assert [len(each.signals) for each in empty] == [0, 0]
+
+
+async def test_a_signal_keeps_its_own_id(service: Service) -> None:
+    """Recorded once per run, and told so."""
+    run_id = await create(service)
+    sent = {"run_id": run_id, "signal_name": "s", "request_id": "r"}
+    assert [(await call(service, "SendSignal", **sent)).recorded for _ in range(2)] == [True, False]
+
+
+async def test_without_an_id_nothing_is_recognised(service: Service) -> None:
+    run_id = await create(service)
+    numbers = [(await call(service, "AppendEvent", run_id=run_id, type="Paid")).number for _ in range(2)]
+    assert numbers == [2, 3]
+    assert (await read(service, run_id)).event_count == 3
+
+
+@pytest.mark.parametrize("request_id", ["a\0", "x" * 256])
+async def test_a_wrong_id_is_refused(service: Service, request_id: str) -> None:
+    run_id = await create(service)
+    for method, fields in (
+        ("AppendEvent", {"run_id": run_id, "type": "t"}),
+        ("CancelRun", {"run_id": run_id}),
+        ("CreateNamespace", {"namespace": "ns"}),
+    ):
+        refused = call(service, method, request_id=request_id, **fields)
+        assert await refusal(refused) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert await history(service, run_id) == ["RunStarted"]
