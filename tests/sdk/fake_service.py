@@ -110,6 +110,8 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
         self.opened = self.closed = 0  # streams
         self.resume_gate: asyncio.Event | None = None  # what a hello that resumes waits for
         self.refuse_resumes = 0
+        self.inline_steps = 1_000  # of a task; the others are read by pages of as many
+        self.page_gate: asyncio.Event | None = None  # what a page that was read waits for
 
     async def start(self) -> str:
         add_WorkerServiceServicer_to_server(self, self.server)
@@ -346,7 +348,8 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
                 type=item.request.type,
                 input=item.request.input,
                 attempt=item.token,
-                steps=item.steps,
+                steps=item.steps[: self.inline_steps],
+                more_steps=len(item.steps) > self.inline_steps,
                 cancel_requested=item.cancel_reason is not None,
                 cancel_reason=item.cancel_reason or "",
             )
@@ -364,6 +367,16 @@ class FakeService(WorkerServiceServicer, RunServiceServicer):
                 heartbeat_details=item.details,
             )
         session.out.put_nowait(ConnectResponse(assigns=[task]))
+
+    async def ListTaskSteps(self, request: Any, context: Any) -> workers_pb2.ListTaskStepsResponse:
+        self.calls["ListTaskSteps"] += 1
+        left = self.runs[request.ref.task_id[4:]].steps[request.after_ordinal :]
+        page = workers_pb2.ListTaskStepsResponse(
+            steps=left[: self.inline_steps], more_steps=len(left) > self.inline_steps
+        )
+        if self.page_gate is not None:
+            await self.page_gate.wait()
+        return page
 
     def _report(self, session: Session, report: workers_pb2.Report) -> ReportResult:
         result = ReportResult(correlation=report.correlation, status=ReportResult.STATUS_ACCEPTED)

@@ -23,7 +23,7 @@ async def main(run: RunExecution, load_steps: Callable[[], Awaitable[Iterable[St
     current.set((run, run.root))
     try:
         if run.task.more_steps:
-            run.record.extend(await load_steps())
+            run.load(await load_steps())
     except Exception:  # noqa: BLE001 - another worker may have more luck
         run.host.release(run, "its steps could not be read")
         return

@@ -46,6 +46,8 @@ class RunExecution:
         self.converter = host.converter
         self.record = Record()
         self.record.extend(task.steps)
+        # Steps that end while the others are still being read.
+        self._early: dict[StepKey, StepRecord] | None = {} if task.more_steps else None
         self.out = Outgoing()
         self.updates = Updates(self)
         self.queries = Queries(self)
@@ -201,10 +203,19 @@ class RunExecution:
 
     # Between the code and the service
 
+    def load(self, records: Iterable[StepRecord]) -> None:
+        """Takes in the recorded steps that the task had no room for, as they were when they were read."""
+        self.record.extend(records)
+        early, self._early = self._early, None
+        self.feed((early or {}).values())
+
     def feed(self, records: Iterable[StepRecord]) -> None:
         """Takes in steps that have ended; those that nobody waits for (yet) change the record only."""
         for record in records:
             key = key_of(record)
+            if self._early is not None:
+                self._early[key] = record
+                continue
             call = self.open.get(key)
             if call is None:
                 if key in self.record.steps:
