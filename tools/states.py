@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from stepwell_server.model.runs import MOVES, TERMINAL, Phase
+from stepwell_server.model.runs import MOVES, RETRIED, REWOUND, TERMINAL, Phase
 from stepwell_server.model.steps import ENDED, STEP_MOVES, StepState
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +34,9 @@ RUNS = """\
 A run's phase says how far it has come. Two flags stand beside it, each with its reason: `paused`, while nobody may
 work on the run, and `cancel_requested`, once somebody asked. They change no phase: a paused run keeps the one that it
 has.
+
+A run that has ended does not move by itself. `RetryRun` and `RewindRun` open one again that is not driven and that no
+other run continues: it is `PENDING`, if no worker ever had it, else `RUNNING`, and history says so.
 """
 
 STEPS = """\
@@ -51,6 +54,7 @@ A `WAIT` whose time ran out is `COMPLETED`, with `timed_out` set.
 """
 
 NEVER = "Nothing: it has ended."
+OPENING = {"`RetryRun`": RETRIED, "`RewindRun`": REWOUND}
 SAID_ONCE = "Terminal, as all below."
 
 
@@ -90,8 +94,14 @@ def table(
     for state, following in moves.items():
         passing = [f"`{each.name}`" for each in sorted(following - ended)]
         endings = ["any end"] if following >= ended else [f"`{each.name}`" for each in sorted(following & ended)]
-        lines.append(f"| `{state.name}` | {meaning(state.name)} | {', '.join(passing + endings) or NEVER} |")
+        lines.append(f"| `{state.name}` | {meaning(state.name)} | {', '.join(passing + endings) or after_end(state)} |")
     return lines
+
+
+def after_end(state: IntEnum) -> str:
+    """What may follow an end: nothing, or what opens a run again."""
+    verbs = [verb for verb, phases in OPENING.items() if isinstance(state, Phase) and state in phases]
+    return f"Nothing by itself: {' or '.join(verbs)} may open it again." if verbs else NEVER
 
 
 def render() -> str:

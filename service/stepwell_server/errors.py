@@ -287,18 +287,25 @@ class RunNotDriven(FailedPrecondition):
     run_id: UUID | str
 
 
-class RunDriven(FailedPrecondition):
-    """Run {run_id} is a driven run: its own engine moves it."""
-
-    run_id: UUID | str
-
-
 class RunPhaseConflict(FailedPrecondition):
     """Run {run_id} is {phase}, from where no legal move leads to {wanted}."""
 
     run_id: UUID | str
     phase: str
     wanted: str
+
+
+class RunDriven(FailedPrecondition):
+    """Run {run_id} is a driven run: its own engine moves it."""
+
+    run_id: UUID | str
+
+
+class RunContinued(FailedPrecondition):
+    """Run {run_id} goes on as run {continued_run_id}: name that one."""
+
+    run_id: UUID | str
+    continued_run_id: UUID | str
 
 
 class RunNotClaimed(FailedPrecondition):

@@ -55,6 +55,7 @@ WEIGHTS = [
         "repeat": 1,
         "deliver": 2,
         "end": 1,
+        "mend": 1,
     }.items()
     for _ in range(weight)
 ]

@@ -23,6 +23,7 @@ from stepwell_server.engine.builds import PinRun
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer.orders import Order
 from stepwell_server.engine.grants import GrantTask, ReturnTask
+from stepwell_server.engine.mending import Request, RetryRun, RewindRun, StepName
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
 from stepwell_server.engine.reported import End, Successor
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, TerminateRun
@@ -51,6 +52,7 @@ class Service(RuleBasedStateMachine):
         self.sent_signals: list[bytes] = []
         self.told: dict[int, set[int]] = defaultdict(set)
         self.cancel_told: set[int] = set()
+        self.mended: set[int] = set()
 
     # --- committing -------------------------------------------------------------------------------------------------
 
@@ -138,6 +140,19 @@ class Service(RuleBasedStateMachine):
         paused = [key for key, run in self.world.store.runs.items() if run.pause_reason is not None]
         if paused:
             self.give(ResumeRun(self.world.ref(draw(st.sampled_from(paused))), accept_order=False))
+
+    def mend(self, draw: Draw) -> None:
+        """Somebody retries what has ended, or rewinds a run, to a step that may be there or not."""
+        store = self.world.store
+        if not store.runs and not store.closed_runs:
+            return
+        key = draw(st.sampled_from(sorted([*store.runs, *store.closed_runs])))
+        self.mended.add(key)
+        if key in store.closed_runs and draw(st.booleans()):
+            self.give(RetryRun(self.world.ref(key), (), "", Request("RetryRun", "", b"")))
+        else:
+            step = StepName(draw(st.integers(1, 6)))
+            self.give(RewindRun(self.world.ref(key), step, "", Request("RewindRun", "", b"")))
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
@@ -336,7 +351,9 @@ class Service(RuleBasedStateMachine):
                 and not step.timed_out
                 and step.state == StepState.COMPLETED
             ]
-            assert taken == sorted(taken)
+            # What is given back comes after what steps that stay had taken.
+            assert taken == sorted(taken) or key in self.mended
+            assert len(taken) == len(set(taken))
 
 
 def changes_of(changes: dict[int, Change], key: int) -> dict[int, None]:

@@ -14,7 +14,7 @@ from uuid import UUID
 from msgspec.structs import replace
 from tests.engine.memory_jobs import MemoryJobs
 
-from stepwell_server.model.events import Event
+from stepwell_server.model.events import Event, EventType, received_signal
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.requests import Recorded, RequestKey
 from stepwell_server.model.run_calls import Published
@@ -50,7 +50,7 @@ class MemoryStore:
         self.mail: dict[UUID, Mail] = {}
         self.published: dict[tuple[int, str], Published] = {}
         self.run_ids: dict[tuple[UUID, int], RunId] = {}
-        self.names: dict[tuple[str, int], int] = {}
+        self.names: dict[tuple[str, int], tuple[int, int]] = {}  # run key, turn
         self.heartbeats: dict[Key, tuple[datetime, Payload]] = {}
         self.requests: dict[RequestKey, Recorded] = {}
         self.locked: set[int] = set()
@@ -67,9 +67,11 @@ class MemoryStore:
     async def find_workflow_ids(self, connection: Any, wanted: Sequence[tuple[str, int | None]]) -> list[list[Any]]:
         found = []
         for asked, namespace in wanted:
-            keys = [key for (name, space), key in self.names.items() if name == asked and namespace in (None, space)]
-            runs = [self.runs.get(key) or self.closed_runs[key] for key in keys]
-            found.append([{"run_key": run.run_key, "run_id": run.run_id, "phase": run.phase} for run in runs])
+            rows = [row for (name, space), row in self.names.items() if name == asked and namespace in (None, space)]
+            runs = [(self.runs.get(key) or self.closed_runs[key], turn) for key, turn in rows]
+            found.append(
+                [{"run_key": r.run_key, "run_id": r.run_id, "phase": r.phase, "turn": turn} for r, turn in runs]
+            )
         return found
 
     async def lock_runs(self, connection: Any, keys: Iterable[int]) -> list[Run]:
@@ -106,6 +108,17 @@ class MemoryStore:
             mine = [each for (key, n), each in sorted(self.signals.items()) if key == run_key and n > after]
             found += [each for each in mine if each.name == name and not each.consumed][:most]
         return found
+
+    async def read_kept_signals(self, connection: Any, keys: Sequence[int]) -> list[Signal]:
+        return [each for _, each in sorted(self.signals.items()) if each.run_key in keys and not each.consumed]
+
+    async def read_received_signals(self, connection: Any, keys: Sequence[int]) -> list[Signal]:
+        return [
+            received_signal(key, event.number, event.attributes, event.event_time)
+            for key in keys
+            for event in self.events[key]
+            if event.type == EventType.SIGNAL_RECEIVED
+        ]
 
     async def read_signal_ids(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
         return [signal for signal in self.signals.values() if (signal.chain_key, signal.signal_id) in wanted]
@@ -163,22 +176,7 @@ class MemoryStore:
 
     def apply(self, write: batches.Write) -> None:
         """Writes a batch in the order of `store.batches.write`."""
-        for entry in write.run_ids:
-            _insert(self.run_ids, (entry.run_id, entry.namespace_id), entry)
-        for name, namespace_id, key in write.names:
-            _insert(self.names, (name, namespace_id), key)
-        for name, namespace_id, found, key in write.renamed:
-            assert self.names[name, namespace_id] == found
-            self.names[name, namespace_id] = key
-        for run in write.new_runs:
-            _insert(self.runs, run.run_key, run)
-        for run in write.changed_runs:
-            assert run.version > self.runs[run.run_key].version
-            self.runs[run.run_key] = run
-        for key in write.gone_runs:
-            del self.runs[key]
-        for closed in write.closed_runs:
-            _insert(self.closed_runs, closed.run_key, closed)
+        self._apply_runs(write)
         self._apply_steps(write)
         for event in write.events:
             self.events[event.run_key].append(event)
@@ -192,6 +190,26 @@ class MemoryStore:
             self.published[value.run_key, value.name] = value
         self.jobs.apply(write.jobs)
         self._apply_work(write)
+
+    def _apply_runs(self, write: batches.Write) -> None:
+        for entry in write.run_ids:
+            _insert(self.run_ids, (entry.run_id, entry.namespace_id), entry)
+        for name, namespace_id, key in write.names:
+            _insert(self.names, (name, namespace_id), (key, 0))
+        for name, namespace_id, turn, key in write.renamed:
+            assert self.names[name, namespace_id][1] == turn
+            self.names[name, namespace_id] = (key, turn + 1)
+        for key in write.reopened_runs:
+            del self.closed_runs[key]
+        for run in write.new_runs:
+            _insert(self.runs, run.run_key, run)
+        for run in write.changed_runs:
+            assert run.version > self.runs[run.run_key].version
+            self.runs[run.run_key] = run
+        for key in write.gone_runs:
+            del self.runs[key]
+        for closed in write.closed_runs:
+            _insert(self.closed_runs, closed.run_key, closed)
 
     def _apply_steps(self, write: batches.Write) -> None:
         for run_key, *identity in write.removed_steps:
@@ -211,6 +229,8 @@ class MemoryStore:
             assert (step.run_key, step.ordinal) in self.steps
             self.steps[step.run_key, step.ordinal] = step
         for closed in write.closed_steps:
+            named = [each.identity for each in self.closed_steps.values() if each.run_key == closed.run_key]
+            assert closed.identity not in named
             _insert(self.closed_steps, (closed.run_key, closed.ordinal), closed)
         for scope in write.scopes:
             self.scopes[scope.run_key, scope.scope] = scope
@@ -241,6 +261,9 @@ class MemoryStore:
             _insert(self.signals, (signal.run_key, signal.ordinal), signal)
         ids = [(signal.chain_key, signal.signal_id) for signal in self.signals.values() if signal.signal_id is not None]
         assert len(ids) == len(set(ids))
+        for signal in write.given_back:
+            place = (signal.run_key, signal.ordinal)
+            self.signals[place] = replace(self.signals.get(place, signal), consumed=False)
         for key in write.signals_gone:
             self.signals = {
                 place: replace(signal, consumed=True) if place[0] == key else signal

@@ -48,7 +48,7 @@ def test_the_old_run_ends_with_all_that_is_open_of_it() -> None:
     assert world.closed(old).phase == Phase.TERMINATED
     assert world.happened(old)[-1] == EventType.RUN_TERMINATED
     assert reason_of(world, old) == f"replaced by run {started.run_id}"
-    assert world.store.names["w", MAIN] == started.run_key
+    assert world.store.names["w", MAIN][0] == started.run_key
     assert world.is_queued(started.run_key)
     world.deliver()
     assert world.ended(parent, 1).state == StepState.FAILED
@@ -112,7 +112,7 @@ def test_a_progress_waits_for_the_run_that_its_child_replaces() -> None:
     answers = world.batch(second, signal)
     assert isinstance(answers[1], Signalled)
     assert world.closed(old).phase == Phase.TERMINATED
-    child = world.store.names["w", MAIN]
+    child = world.store.names["w", MAIN][0]
     assert world.step(key, 2).child_key == child
     assert reason_of(world, old) == f"replaced by run {world.run(child).run_id}"
     world.check()
@@ -177,7 +177,7 @@ def test_signal_with_start_signals_the_new_run() -> None:
     assert answer.started
     assert world.closed(old).phase == Phase.TERMINATED
     (signal,) = world.store.signals.values()
-    assert signal.run_key == world.store.names["w", MAIN] != old
+    assert signal.run_key == world.store.names["w", MAIN][0] != old
     world.check()
 
 
@@ -189,4 +189,4 @@ def test_who_names_the_old_run_by_its_workflow_id_means_the_new_one(ender: str) 
     signal = SignalRun(RunRef(MAIN, "main", workflow_id="w"), "s", NULL)
     orders = [replacing()] if ender == "replaced" else [TerminateRun(world.ref(old), ""), replacing()]
     answer = world.batch(*orders, signal)[-1]
-    assert answer.run_id == world.run(world.store.names["w", MAIN]).run_id
+    assert answer.run_id == world.run(world.store.names["w", MAIN][0]).run_id

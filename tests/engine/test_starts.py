@@ -51,7 +51,7 @@ def test_a_name_that_is_borne(latest: Phase | None, reuse: Reuse, conflict: Conf
     (answer,) = world.batch(StartRun(NewRun(MAIN, "main", "flow", "q", workflow_id="w"), reuse, conflict))
     if isinstance(answer, Started):
         assert (STARTS if answer.started else FINDS) == expected
-        assert world.store.names["w", MAIN] == answer.run_key
+        assert world.store.names["w", MAIN][0] == answer.run_key
     else:
         assert type(answer) is expected
         assert world.write is None

@@ -280,9 +280,10 @@ class World:
             assert not run.queued or store.tasks[key, 0].build_id == run.build_id
             assert not (run.queued and run.session_id is not None)
             assert not (run.pause_reason is not None and (run.queued or run.session_id is not None))
-            assert not run.workflow_id or store.names[run.workflow_id, run.namespace_id] == key
-            ordinals = sorted(place[1] for place in [*store.steps, *store.closed_steps] if place[0] == key)
-            assert ordinals == list(range(1, run.last_step + 1))
+            assert not run.workflow_id or store.names[run.workflow_id, run.namespace_id][0] == key
+            ordinals = {place[1] for place in [*store.steps, *store.closed_steps] if place[0] == key}
+            assert len(ordinals) == run.last_step - unpack_details(run.details).removed_steps
+            assert ordinals <= set(range(1, run.last_step + 1))
         for key, closed in store.closed_runs.items():
             assert [event.number for event in store.events[key]] == list(range(1, closed.last_event + 1))
             assert not [place for place in [*store.steps, *store.tasks] if place[0] == key]

@@ -10,12 +10,12 @@ from stepwell.v1 import types_pb2, workers_pb2
 from stepwell_server import telemetry
 from stepwell_server.api import fields as checks
 from stepwell_server.api.activity_options import priority_from_proto, retry_from_proto, timeouts_from_proto
+from stepwell_server.api.differences import difference_from_proto
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.api.run_starts import policies_from_proto
 from stepwell_server.dispatch.beats import TaskBeat
 from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, NewActivity
-from stepwell_server.engine.differences import AROUND
 from stepwell_server.engine.grants import ReturnTask, ref_to
 from stepwell_server.engine.progress import ProgressRun
 from stepwell_server.engine.reported import (
@@ -35,7 +35,6 @@ from stepwell_server.engine.starts import Conflict
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import ORDINALS, RUN_KEYS
 from stepwell_server.model.jobs import JOB_ORDINAL, JobRef
-from stepwell_server.model.order import MadeCall
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.run_calls import UPDATES, CallAnswer, Rejection, acceptance_of, outcome_of
 from stepwell_server.model.runs import Phase, RunRef
@@ -227,26 +226,13 @@ class ReportReader:
         if len(scope.hash) != _HASH_BYTES:
             raise InvalidField(field=f"{at}hash", problem=f"must be {_HASH_BYTES} bytes")
         count = checks.integer(scope.count, "count", at, at_most=ORDINALS)
-        place, made = self._difference(scope, f"{at}difference.")
-        return ScopeClaim(_path(scope.scope, at), count, scope.hash, scope.closed, place, made)
-
-    def _difference(self, scope: workers_pb2.ScopeState, at: str) -> tuple[int | None, tuple[MadeCall, ...]]:
-        if not scope.HasField("difference"):
-            return None, ()
-        told = scope.difference
-        if len(told.calls) > AROUND + 1:
-            raise InvalidField(field=f"{at}calls", problem=f"holds {len(told.calls)} calls: give at most {AROUND + 1}")
-        made = (self._made(call, f"{at}calls[{place}].") for place, call in enumerate(told.calls))
-        return checks.integer(told.agreeing, "agreeing", at, at_most=ORDINALS), tuple(made)
-
-    def _made(self, call: workers_pb2.MadeCall, at: str) -> MadeCall:
-        kind = self._fields.member(call.kind, types_pb2.StepKind, "kind", at, required=True)
-        return MadeCall(kind, self._fields.name(call.name, "name", at))
+        place, made = difference_from_proto(scope, self._fields, f"{at}difference.")
+        return ScopeClaim(branch_path(scope.scope, at), count, scope.hash, scope.closed, place, made)
 
     def _step(self, step: workers_pb2.NewStep, at: str) -> NewStep:
         if len(step.fingerprint) > _FINGERPRINT_BYTES:
             raise InvalidField(field=f"{at}fingerprint", problem=f"may have at most {_FINGERPRINT_BYTES} bytes")
-        scope, name = _path(step.scope, at), self._fields.name(step.name, "name", at)
+        scope, name = branch_path(step.scope, at), self._fields.name(step.name, "name", at)
         key = self._fields.text(step.key, "key", at)
         occurrence = checks.integer(step.occurrence, "occurrence", at, at_most=ORDINALS)
         kind, body = self._body(step, at)
@@ -343,7 +329,8 @@ class ReportReader:
         )
 
 
-def _path(scope: str, at: str) -> str:
+def branch_path(scope: str, at: str) -> str:
+    """The path of a branch; empty for the run's own line."""
     if scope and scope != UPDATES and (not _SCOPE.fullmatch(scope) or scope.count("/") >= _DEEPEST):
         problem = "must be branch numbers from 1, such as 2/1, at most 8 deep; an update's begin with 0/"
         raise InvalidField(field=f"{at}scope", problem=problem)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from stepwell.v1 import repairs_pb2, runs_pb2, types_pb2
+from stepwell.v1 import runs_pb2, types_pb2
+from stepwell_server.api.differences import difference_to_proto
 from stepwell_server.api.fields import optional_uuid
 from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_to_proto
 from stepwell_server.errors import InvalidField
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from stepwell_server.api.fields import Fields
-    from stepwell_server.model.order import Difference
     from stepwell_server.store.namespaces import Namespaces
     from stepwell_server.store.runs import SeenRun, WholeRun
     from stepwell_server.store.steps import WholeStep
@@ -146,19 +146,6 @@ def whole_run_to_proto(whole: WholeRun, namespace: str, crew: Crew | None = None
     if whole.differences:
         run.pause.differences.extend(difference_to_proto(each) for each in whole.differences)
     return run
-
-
-def difference_to_proto(found: Difference) -> repairs_pb2.OrderDifference:
-    """Renders where code and record differ in a branch."""
-    shown = repairs_pb2.OrderDifference(scope=found.scope, agreeing=found.place, recorded_count=found.recorded_count)
-    for place, call in enumerate(found.recorded, found.first):
-        kind = types_pb2.StepKind.ValueType(call.kind)
-        shown.recorded.add(
-            place=place, ordinal=call.ordinal, kind=kind, name=call.name, occurrence=call.occurrence, key=call.key
-        )
-    for made in found.made:
-        shown.made.add(kind=types_pb2.StepKind.ValueType(made.kind), name=made.name)
-    return shown
 
 
 def step_to_proto(whole: WholeStep) -> runs_pb2.Step:

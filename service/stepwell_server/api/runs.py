@@ -1,4 +1,4 @@
-"""RunService: starting and steering runs. Reading them is in `runs_read`, asking their code in `run_asks`."""
+"""RunService: starting and steering runs. Reading is in `runs_read`, asking in `run_asks`, mending in `run_mends`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.interceptors.errors import as_refusal, to_status
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_asks import RunAsks
+from stepwell_server.api.run_mends import RunMends
 from stepwell_server.api.run_starts import (
     require_namespace,
     signal_from_proto,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Runs(RunReads, RunAsks, runs_pb2_grpc.RunServiceServicer):
+class Runs(RunReads, RunAsks, RunMends, runs_pb2_grpc.RunServiceServicer):
     """Starts, reads and steers runs."""
 
     def __init__(  # noqa: PLR0917 - made in one place

@@ -24,7 +24,7 @@ _READ_ENDS = 512
 def has_ended(change: AnyChange) -> bool:
     """Whether a batch ended it."""
     if isinstance(change, Change):
-        return change.run is None and (change.fresh or change.original is not None)
+        return change.has_ended
     return not change.is_open and change.has_changed
 
 

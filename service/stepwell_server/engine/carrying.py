@@ -37,6 +37,12 @@ def hand_over(change: Change, successor: Change, left: Slice) -> None:
         successor.update(cancel_reason=run.cancel_reason, cancel_time=change.now)
 
 
+def ask_again(change: Change) -> None:
+    """Of a run that ended before it had all signals, and is opened again: what is left of them may yet come."""
+    if unpack_details(change.open.details).carried_from:
+        change.post(change.run_key, _NEXT_SLICE)
+
+
 def take_over(change: Change) -> bool:
     """Takes a slice of signals from the run before; with the last of them the run may begin."""
     if change.run is None:
@@ -44,6 +50,8 @@ def take_over(change: Change) -> bool:
         change.emptied.append(from_key)
         return False
     details = unpack_details(change.run.details)
+    if not details.carried_from:
+        return False
     signals, has_more = change.left_signals(details.carried_from)
     for signal in signals:
         change.carry_signal(signal)

@@ -24,7 +24,8 @@ from stepwell_server.engine import endings
 from stepwell_server.engine.run_change import HIGHEST_PRIORITY
 from stepwell_server.engine.step_change import StepChange
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
-from stepwell_server.model.events import payload_of, unpack_attributes
+from stepwell_server.model.events import EventType, payload_of, received_signal, unpack_attributes
+from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import Kind, Scope, Step
 from stepwell_server.model.tasks import Grant, TaskKind
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from stepwell_server.model.driven import Side, SideKey
     from stepwell_server.model.payloads import Payload
     from stepwell_server.model.run_calls import Published
-    from stepwell_server.model.signals import Signal
 
 
 class Slice(NamedTuple):
@@ -54,9 +54,11 @@ class Change(StepChange):
         "carried_away",
         "consumed",
         "emptied",
+        "given_back",
         "heartbeats",
         "new_signals",
         "published",
+        "received",
         "scopes",
         "sides",
         "signal_ids",
@@ -80,6 +82,8 @@ class Change(StepChange):
         self.carried: list[Signal] = []
         self.carried_away: list[tuple[int, int]] = []
         self.emptied: list[int] = []
+        self.given_back: dict[int, Signal] = {}
+        self.received: list[Signal] = []
         self.heartbeats: dict[int, tuple[datetime, Payload]] = {}
         self.published: dict[str, Published] = {}
         self._lists += [self.new_signals, self.consumed, self.carried, self.carried_away, self.emptied]
@@ -147,10 +151,16 @@ class Change(StepChange):
     def pending_signals(self, name: str, through: int = 0) -> list[Signal]:
         """Signals of that name that nobody has taken: the oldest, and all others up to the ordinal `through`."""
         kept = self.signals.get(name, [])
-        known = EVERY_SIGNAL if self.fresh or not self.open.last_signal else self.known.signals.get(name, 0)
+        known = self._signals_known(name)
         if known < EVERY_SIGNAL and (through > known or not kept or kept[0].ordinal > known):
             raise Missing(signals=[name])
         return kept
+
+    def _signals_known(self, name: str) -> int:
+        """Up to which ordinal the signals of that name are loaded that nobody has taken."""
+        if self.fresh or self.known.received or not self.open.last_signal:
+            return EVERY_SIGNAL
+        return self.known.signals.get(name, 0)
 
     def add_signal(self, signal: Signal) -> None:
         """Keeps a signal until it is waited for."""
@@ -173,7 +183,31 @@ class Change(StepChange):
     def take_signal(self, signal: Signal) -> None:
         """Takes a kept signal."""
         self._set(self.signals, signal.name, [each for each in self.signals[signal.name] if each is not signal])
-        self.consumed.append(signal)
+        if signal.ordinal in self.given_back:
+            self._pop(self.given_back, signal.ordinal)
+        else:
+            self.consumed.append(signal)
+
+    def every_signal(self) -> list[Signal]:
+        """All signals that the run ever got, taken or not, in their order. Asks for them if they are not loaded."""
+        if not self.known.received and self.had_signals:
+            raise Missing(received=True)
+        fresh = [
+            received_signal(event.run_key, event.number, event.attributes, event.event_time)
+            for event in self.events
+            if event.type == EventType.SIGNAL_RECEIVED
+        ]
+        chain_key = self.chain_key
+        every = {each.ordinal: replace(each, chain_key=chain_key) for each in (*self.received, *self.carried, *fresh)}
+        return [every[ordinal] for ordinal in sorted(every)]
+
+    def give_back(self, signal: Signal) -> None:
+        """Keeps a signal again that was taken; where it stands among its kind, its ordinal says."""
+        kept = self.signals.get(signal.name, [])
+        if any(each.ordinal == signal.ordinal for each in kept):
+            return
+        self._set(self.signals, signal.name, sorted([*kept, signal], key=lambda each: each.ordinal))
+        self._set(self.given_back, signal.ordinal, signal)
 
     @property
     def had_signals(self) -> bool:
@@ -196,11 +230,15 @@ class Change(StepChange):
         if run_key not in self.slices:
             raise Missing(carried=[run_key])
         if run_key != self.run_key:
-            return self.slices[run_key]
-        taken = {signal.ordinal for signal in self.consumed}
+            # Another letter of this batch may have taken them over.
+            gone = set(self.carried_away)
+            left = [each for each in self.slices[run_key].signals if (run_key, each.ordinal) not in gone]
+            return Slice(left, self.slices[run_key].has_more)
+        taken = {signal.ordinal for signal in self.consumed} - self.given_back.keys()
         stored, has_more = self.slices[run_key]
-        known = [*stored, *(signal for signal in self.new_signals if not signal.consumed)]
-        return Slice([signal for signal in known if signal.ordinal not in taken], has_more)
+        fresh = [*(signal for signal in self.new_signals if not signal.consumed), *self.given_back.values()]
+        known = {signal.ordinal: signal for signal in (*fresh, *stored)}
+        return Slice([known[ordinal] for ordinal in sorted(known) if ordinal not in taken], has_more)
 
     def carry_signal(self, signal: Signal) -> None:
         """Takes a signal over from another run of its chain, in its place among those that this one got."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _STEP_FIELDS = [name for name in Step.__struct_fields__ if name in ClosedStep.__struct_fields__]
 _JOB_FIELDS = [name for name in Job.__struct_fields__ if name in ClosedJob.__struct_fields__]
+_RUN_FIELDS = [name for name in Run.__struct_fields__ if name in ClosedRun.__struct_fields__]
 
 
 def close_step(step: Step, state: StepState, now: datetime, event: int, *, timed_out: bool = False) -> ClosedStep:
@@ -55,6 +56,32 @@ def open_step(step: ClosedStep) -> Step:
     fields = {name: getattr(step, name) for name in _STEP_FIELDS}
     fresh = {"session_id": None, "returns": 0, "owner_id": "", "wake_time": None, "cancel_requested": False}
     return Step(**{**fields, **fresh, "state": StepState.PENDING})
+
+
+def open_run(closed: ClosedRun, now: datetime) -> Run:
+    """The open form of a run that had ended, which nobody holds; its history and its tokens go on.
+
+    Nobody asks it to cancel any more, and it is not pinned to a build, since its code may have been mended.
+    """
+    fields = {name: getattr(closed, name) for name in _RUN_FIELDS}
+    fresh = {
+        "phase": Phase.RUNNING if closed.grants else Phase.PENDING,
+        "open_steps": 0,
+        "session_id": None,
+        "returns": 0,
+        "queued": False,
+        "dirty": False,
+        "owner_id": "",
+        "lease_expire_time": None,
+        "pause_reason": None,
+        "cancel_reason": None,
+        "cancel_time": None,
+        "build_id": "",
+        "update_time": now,
+        "suspend_time": None,
+        "wake_time": None,
+    }
+    return Run(**{**fields, **fresh})
 
 
 def close_run(run: Run, phase: Phase, now: datetime, event: int) -> ClosedRun:

@@ -38,7 +38,7 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
             priority=run.priority,
             correlation_id=run.correlation_id,
             traceparent=of_successor(run.traceparent, run_id),
-            timeout_seconds=None if run.deadline is None else (run.deadline - run.create_time).total_seconds(),
+            timeout_seconds=starts.span_of(run),
             parent_key=run.parent_key,
             parent_ordinal=run.parent_ordinal,
             details=_handed_on(run, carried_from=run.run_key if left.has_more else 0),

@@ -8,7 +8,6 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine import endings
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.driven import (
     Moved,
@@ -23,12 +22,12 @@ from stepwell_server.engine.driven import (
     woken,
 )
 from stepwell_server.engine.driven_steps import name_of
+from stepwell_server.engine.removing import take_out
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.driven import Cause
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import MOVES, TERMINAL, Phase, RunRef
-from stepwell_server.model.steps import ClosedStep, Step
 
 _EVERY_OPEN_STEP = Missing(open_steps=True)
 
@@ -193,17 +192,12 @@ class RewindToStep(msgspec.Struct, frozen=True, gc=False):
     def decide(self, change: Change) -> Rewound:
         held(change, self.token)
         name = name_of(self.step_name)[0]
-        opened, ended = change.every_open_step(), change.every_closed_step()
-        recorded: list[Step | ClosedStep] = [*opened, *ended]
+        recorded = change.every_step()
         first = min((step.ordinal for step in recorded if step.name == name), default=0)
         if not first:
             return Rewound(0)
-        for step in opened:
-            if step.ordinal >= first:
-                endings.cancel_step(change, step, "rewound")
-        after = [step for step in change.every_closed_step() if step.ordinal >= first]
-        for closed in after:
-            change.remove_step(closed)
+        after = [step for step in recorded if step.ordinal >= first]
+        take_out(change, after, "rewound")
         change.event(EventType.RUN_REWOUND, facts={"step": self.step_name, "removed": str(len(after))})
         suspend(change, self.step_name, None, NULL)
         set_details(change, failure_event=0)

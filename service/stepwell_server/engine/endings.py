@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from stepwell_server.model.events import EventType
 from stepwell_server.model.mail import Letter, Subject
 from stepwell_server.model.payloads import NULL, Failure, Payload
-from stepwell_server.model.runs import Phase
+from stepwell_server.model.runs import Phase, pack_details, unpack_details
 from stepwell_server.model.steps import Kind, StepState, unpack_step_details
 from stepwell_server.model.tasks import TaskKind
 
@@ -42,7 +44,12 @@ def end_run(
     kind: EventType | None = None,
 ) -> None:
     """Ends the run: its open steps are cancelled, its children dealt with by their policies, its parent told."""
-    for step in change.every_open_step():
+    steps = change.every_open_step()
+    if steps and not change.open.driven:
+        # A retry does those anew that were open, and leaves what the code itself had given up.
+        details = unpack_details(change.open.details)
+        change.update(details=pack_details(replace(details, closing_event=change.open.last_event)))
+    for step in steps:
         cancel_step(change, step, f"run ended: {phase.name}")
     run = change.open
     holder = run.session_id

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 
+from stepwell_server import errors
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.jobs import JobId
-from stepwell_server.model.runs import RunId
+from stepwell_server.model.runs import Phase, RunId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.job_change import JobChange
     from stepwell_server.model.jobs import JobRef
-    from stepwell_server.model.runs import RunRef
+    from stepwell_server.model.runs import Run, RunRef
 
 Name = tuple[int, str]
 Id = tuple[int, "UUID"]
@@ -37,11 +38,16 @@ AnyId = TypeVar("AnyId", RunId, JobId)
 
 
 class Latest(msgspec.Struct, frozen=True, gc=False):
-    """The latest run of a workflow id, or job of a unique key, by its key and its id."""
+    """The latest run of a workflow id, or job of a unique key, by its key and its id.
+
+    `stored` is what the database has of the name and is held against it when that is given away: for runs how often it
+    was given, for jobs the key.
+    """
 
     key: int
     id: UUID
     phase: int
+    stored: int | None = None
 
 
 class Register(Generic[AnyBearer, AnyId]):
@@ -58,7 +64,7 @@ class Register(Generic[AnyBearer, AnyId]):
         self.names: dict[Name, Latest | None] = {}
         self.born: list[int] = []
         self.new_ids: list[AnyId] = []
-        self.claims: dict[Name, tuple[int | None, int]] = {}  # the key found in the database, the key to write
+        self.claims: dict[Name, tuple[int | None, int]] = {}  # what the database has of it, the key to write
         self._ids: list[Id] = []
         self._mark = 0
         self._undo: list[tuple[Name, Latest | None, tuple[int | None, int] | None]] = []
@@ -100,14 +106,14 @@ class Register(Generic[AnyBearer, AnyId]):
             raise Missing(names=[wanted])
         latest = self.names[wanted]
         if latest is not None and (change := self.changes.get(latest.key)) is not None:
-            return Latest(latest.key, latest.id, change.phase)
+            return Latest(latest.key, latest.id, change.phase, latest.stored)
         return latest
 
     def claim(self, name: Name, latest: Latest) -> None:
         """Gives a name to one that comes after all who bore it."""
         before, claim = self.names.get(name), self.claims.get(name)
         self._undo.append((name, before, claim))
-        stored = claim[0] if claim is not None else before.key if before is not None else None
+        stored = claim[0] if claim is not None else before.stored if before is not None else None
         self.claims[name] = (stored, latest.key)
         self.names[name] = latest
 
@@ -177,6 +183,15 @@ class Births(Register["Change", RunId]):
         self._bear(change, run.run_key, (run.namespace_id, run.run_id), entry)
         if run.workflow_id:
             self.claim((run.namespace_id, run.workflow_id), Latest(run.run_key, run.run_id, run.phase))
+
+    def take_again(self, run: Run, namespace: str) -> None:
+        """Gives a run that is opened again the name that it had. Refuses with WORKFLOW_ID_IN_USE."""
+        if not run.workflow_id:
+            return
+        latest = self.named(run.namespace_id, run.workflow_id)
+        if latest is not None and latest.key != run.run_key and latest.phase < Phase.COMPLETED:
+            raise errors.WorkflowIdInUse(namespace=namespace, workflow_id=run.workflow_id, run_id=latest.id)
+        self.claim((run.namespace_id, run.workflow_id), Latest(run.run_key, run.run_id, run.phase))
 
 
 class JobBirths(Register["JobChange", JobId]):

@@ -49,6 +49,7 @@ class RunChange:
         "now",
         "original",
         "run",
+        "stored_end",
         "task_drops",
         "tasks",
     )
@@ -71,6 +72,7 @@ class RunChange:
         self.run = run
         self.closed_run = closed_run
         self.original = run
+        self.stored_end = closed_run
         self.fresh = fresh
         self.known = Known(everything=fresh)
         self.events: list[Event] = []
@@ -254,6 +256,21 @@ class RunChange:
         if run.queued:
             self.drop_task(0)
         self.run = None
+
+    def reopen(self, run: Run) -> None:
+        """Moves a run that had ended among the open ones again; `run` is its open form."""
+        self.run = run
+        self.closed_run = None
+
+    @property
+    def is_reopened(self) -> bool:
+        """Whether the run, which had ended, was opened in this batch, though it may have ended again since."""
+        return self.stored_end is not None and self.closed_run is not self.stored_end
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run ended in this batch."""
+        return self.run is None and (self.fresh or self.original is not None or self.is_reopened)
 
     # --- tasks and mail ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from stepwell_server import errors
 from stepwell_server.engine import driven, endings
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.starts import begins_later, next_look
+from stepwell_server.engine.starts import begins_later, counts_from, next_look
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
@@ -174,7 +174,7 @@ def _overdue_policy(change: Change) -> str | None:
     run = change.open
     details = unpack_details(run.details)
     longest = details.maximum_run_seconds
-    if longest is not None and run.create_time + timedelta(seconds=longest) <= change.now:
+    if longest is not None and counts_from(run) + timedelta(seconds=longest) <= change.now:
         return "maxRunDuration"
     longest = details.maximum_suspend_seconds
     since = run.suspend_time

@@ -11,7 +11,7 @@ from stepwell_server.engine import endings
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import pack
-from stepwell_server.model.events import EventType
+from stepwell_server.model.events import SIGNAL_NAME, SIGNAL_ORDINAL, EventType
 from stepwell_server.model.payloads import Payload
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.signals import Signal
@@ -53,7 +53,7 @@ class SignalRun(msgspec.Struct, frozen=True, gc=False):
             EventType.SIGNAL_RECEIVED,
             ordinal=step.ordinal if step is not None else 0,
             payload=self.payload,
-            facts={"signal": self.name},
+            facts={SIGNAL_NAME: self.name, SIGNAL_ORDINAL: str(ordinal)},
         )
         signal = Signal(
             run.run_key, ordinal, self.name, event, self.signal_id, step is not None, change.now, change.chain_key

@@ -17,7 +17,16 @@ from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Payload
-from stepwell_server.model.runs import EMPTY_HASH, NO_DETAILS, Phase, Run, RunDetails, pack_details, unpack_details
+from stepwell_server.model.runs import (
+    EMPTY_HASH,
+    NO_DETAILS,
+    ClosedRun,
+    Phase,
+    Run,
+    RunDetails,
+    pack_details,
+    unpack_details,
+)
 from stepwell_server.model.tasks import TaskKind
 
 if TYPE_CHECKING:
@@ -216,6 +225,17 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
     return change
 
 
+def counts_from(run: Run | ClosedRun) -> datetime:
+    """From when a run's times count: its start, or since it was last opened again."""
+    details = unpack_details(run.details)
+    return details.reopen_time or run.create_time
+
+
+def span_of(run: Run | ClosedRun) -> float | None:
+    """How many seconds a run may take; None is without a limit."""
+    return None if run.deadline is None else (run.deadline - counts_from(run)).total_seconds()
+
+
 def begins_later(change: Change) -> bool:
     """Whether the run's start is delayed beyond now, or until it has the signals of the run that it continues."""
     details = unpack_details(change.open.details)
@@ -236,7 +256,7 @@ def next_look(change: Change) -> datetime | None:
         if begins_later(change):
             times.append(details.begin_time)
         if details.maximum_run_seconds is not None:
-            times.append(run.create_time + timedelta(seconds=details.maximum_run_seconds))
+            times.append(counts_from(run) + timedelta(seconds=details.maximum_run_seconds))
         times.append(details.resume_time)
         if details.maximum_suspend_seconds is not None and run.suspend_time is not None:
             times.append(run.suspend_time + timedelta(seconds=details.maximum_suspend_seconds))

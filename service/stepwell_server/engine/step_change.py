@@ -139,12 +139,6 @@ class StepChange(RunChange):
         self._set(self.touched, step.ordinal, None)
         self._set(self.closed, step.ordinal, step)
 
-    def every_closed_step(self) -> list[ClosedStep]:
-        """All ended steps of the run. Asks for them if they are not all loaded."""
-        if not self.known.closed_steps:
-            raise Missing(closed_steps=True)
-        return list(self.closed.values())
-
     def every_open_step(self) -> list[Step]:
         """All open steps of the run. Asks for them if they are not all loaded."""
         if not self.knows_open_steps:

@@ -33,6 +33,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         carried: Iterable[int] = (),
         open_steps: bool = False,
         closed_steps: bool = False,
+        received: bool = False,
     ) -> None:
         super().__init__("more of the run is needed")
         self.ordinals = frozenset(ordinals)
@@ -48,6 +49,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         self.others = frozenset(others)  # further runs that the decision ends: locked, with their open steps
         self.open_steps = open_steps
         self.closed_steps = closed_steps
+        self.received = received
 
 
 class Known:
@@ -59,6 +61,7 @@ class Known:
         "identities",
         "open_steps",
         "ordinals",
+        "received",
         "scopes",
         "sides",
         "signal_ids",
@@ -77,6 +80,7 @@ class Known:
         self.sides: set[SideKey] = set()
         self.open_steps = everything
         self.closed_steps = everything
+        self.received = everything
 
     def add(self, loaded: Missing) -> None:
         """Notes what was loaded."""
@@ -89,3 +93,4 @@ class Known:
         self.sides |= loaded.sides
         self.open_steps = self.open_steps or loaded.open_steps
         self.closed_steps = self.closed_steps or loaded.closed_steps
+        self.received = self.received or loaded.received

@@ -9,6 +9,7 @@ import msgspec
 
 from stepwell_server.model import filters
 from stepwell_server.model.payloads import NULL, Failure, Payload
+from stepwell_server.model.signals import Signal
 
 
 class EventType(IntEnum):
@@ -32,6 +33,8 @@ class EventType(IntEnum):
     RUN_ATTEMPT_FAILED = 15
     RUN_RETURNED = 16
     RUN_PINNED = 17
+    RUN_RETRIED = 18
+    RUN_REPAIRED = 19
     STEP_COMPLETED = 20
     STEP_FAILED = 21
     STEP_SKIPPED = 22
@@ -75,6 +78,10 @@ class Origin(IntEnum):
 
     ENGINE = 1
     CALLER = 2
+
+
+SIGNAL_NAME, SIGNAL_ORDINAL = "signal", "ordinal"
+"""The facts that tell of a received signal; they go with it along a chain of runs."""
 
 
 class Attributes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -144,3 +151,10 @@ def unpack_attributes(packed: bytes | None) -> Attributes:
 def payload_of(kind: int, body: bytes | None, attributes: Attributes) -> Payload:
     """The payload that an event's columns hold."""
     return Payload(kind, body or b"", attributes.metadata) if kind else NULL
+
+
+def received_signal(run_key: int, number: int, attributes: bytes | None, time: datetime, chain_key: int = 0) -> Signal:
+    """The signal of whose coming an event tells, as one that nobody has taken. Its id is not told there."""
+    facts = unpack_attributes(attributes).facts or {}
+    name, ordinal = facts.get(SIGNAL_NAME, ""), int(facts.get(SIGNAL_ORDINAL, "0"))
+    return Signal(run_key, ordinal, name, number, None, consumed=False, receive_time=time, chain_key=chain_key)

@@ -26,13 +26,17 @@ class Phase(IntEnum):
 
 
 TERMINAL = frozenset(phase for phase in Phase if phase >= Phase.COMPLETED)
-# The legal moves. A terminal phase changes only by an explicit retry, rewind, re-run or repair.
+# The legal moves of a run that goes on.
 MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.PENDING: frozenset({Phase.RUNNING, Phase.SUSPENDED}) | TERMINAL,
     Phase.RUNNING: frozenset({Phase.SUSPENDED}) | TERMINAL,
     Phase.SUSPENDED: frozenset({Phase.RUNNING}) | TERMINAL,
     **{phase: frozenset() for phase in TERMINAL},
 }
+# Out of a terminal phase leads only an explicit request, which history records; then the run is PENDING, if nobody ever
+# held it, else RUNNING. Driven runs are their engine's.
+RETRIED = frozenset({Phase.FAILED, Phase.CANCELLED, Phase.TERMINATED, Phase.TIMED_OUT})
+REWOUND = RETRIED | {Phase.COMPLETED}
 EMPTY_HASH = bytes(8)
 ORDER_CHANGED = "ORDER_CHANGED"
 WORKER_LOST = "WORKER_LOST"
@@ -55,11 +59,19 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     keeps_signals: bool = False  # of an ended run, whose signals have yet to go to the one that continues it
     parent_run_id: str = ""
     failure_message: str = ""
-    removed_steps: int = 0  # how many of the ordinals given are in the record no more
     pause_event: int = 0  # holds the differences of a run whose order changed
     # Of code runs: the names of published values, and whether calls were ever left in `run_calls`.
     published: tuple[str, ...] = ()
     called: bool = False
+    # Of runs whose record was mended.
+    removed_steps: int = 0  # how many of the ordinals given are in the record no more
+    spent_signals: tuple[int, ...] = ()  # the events of signals that were taken by waits which are there no more
+    reopen_time: datetime | None = None
+    mend_id: str = ""  # the request that mended it last, so that its repeat is recognised
+    mend_hash: bytes = b""
+    mend_removed: int = 0
+    # Of runs that have ended: the last event before their open steps were cancelled.
+    closing_event: int = 0
     # Of driven runs; the events hold the payloads, so that the row stays small.
     active_step: str = ""
     resume_time: datetime | None = None

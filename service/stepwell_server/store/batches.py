@@ -8,6 +8,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from stepwell_server.model.driven import Side, SideKey
+from stepwell_server.model.events import EventType, received_signal
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.payloads import Payload, unpack_payload
 from stepwell_server.model.requests import Recorded, RequestKey
@@ -51,7 +52,8 @@ class Write(msgspec.Struct):
     ended: list[int] = []
     run_ids: list[RunId] = []
     names: list[tuple[str, int, int]] = []
-    renamed: list[tuple[str, int, int, int]] = []
+    renamed: list[tuple[str, int, int, int]] = []  # workflow id, namespace, the turn found, run key
+    reopened_runs: list[int] = []
     new_runs: list[Run] = []
     changed_runs: list[Run] = []
     gone_runs: list[int] = []
@@ -68,6 +70,7 @@ class Write(msgspec.Struct):
     consumed: list[tuple[int, int]] = []
     carried_away: list[tuple[int, int]] = []
     carried: list[Signal] = []
+    given_back: list[Signal] = []
     signals_gone: list[int] = []
     tasks: list[Task] = []
     tasks_gone: list[tuple[int, int]] = []
@@ -118,6 +121,9 @@ async def _write_runs(connection: Connection, batch: Write) -> None:
         await connection.write(RUNS["insert_workflow_ids"], pairs(sorted(batch.names)))
     if batch.renamed:
         await _all_of(connection, RUNS["update_workflow_ids"], pairs(sorted(batch.renamed)), len(batch.renamed))
+    if batch.reopened_runs:
+        count = len(batch.reopened_runs)
+        await _all_of(connection, RUNS["delete_closed_runs"], [sorted(batch.reopened_runs)], count)
     if batch.new_runs:
         await connection.write(RUNS["insert_runs"], columns(batch.new_runs))
     if batch.changed_runs:
@@ -164,6 +170,8 @@ async def _write_signals(connection: Connection, batch: Write) -> None:
         await connection.write(SIGNALS["carry_signals_away"], pairs(batch.carried_away))
     if batch.carried:
         await connection.write(SIGNALS["insert_signals"], columns(batch.carried))
+    if batch.given_back:
+        await connection.write(SIGNALS["give_back_signals"], columns(batch.given_back))
     if batch.signals_gone:
         await connection.write(SIGNALS["delete_signals"], [batch.signals_gone])
 
@@ -215,7 +223,7 @@ async def find_run_ids(connection: Connection, wanted: Sequence[tuple[UUID, int 
 
 
 async def find_workflow_ids(connection: Connection, wanted: Sequence[tuple[str, int | None]]) -> list[list[Row]]:
-    """The latest runs of each workflow id, in the order asked: (place, id, namespace, key, run id, phase)."""
+    """The latest runs of each workflow id, in the order asked: (place, id, namespace, key, turn, run id, phase)."""
     found: list[list[Row]] = [[] for _ in wanted]
     for row in await connection.fetch(RUNS["find_workflow_ids"], *pairs(wanted)):
         found[row[0] - 1].append(row)
@@ -293,6 +301,17 @@ async def read_left_signals(connection: Connection, keys: Sequence[int], most: i
     """Signals of runs that nobody has taken, so many of each, with the sizes of what they carry."""
     rows = await connection.fetch(SIGNALS["read_left_signals"], keys, most)
     return [(Signal(*row[:-1]), row[-1]) for row in rows]
+
+
+async def read_kept_signals(connection: Connection, keys: Sequence[int]) -> list[Signal]:
+    """All signals of runs that nobody has taken, oldest first."""
+    return [Signal(*row) for row in await connection.fetch(SIGNALS["read_kept_signals"], keys)]
+
+
+async def read_received_signals(connection: Connection, keys: Sequence[int]) -> list[Signal]:
+    """All signals that runs ever got, by their events."""
+    rows = await connection.fetch(EVENTS["read_received_signals"], keys, EventType.SIGNAL_RECEIVED)
+    return [received_signal(row[0], row[1], row[2], row[3]) for row in rows]
 
 
 async def read_heartbeats(

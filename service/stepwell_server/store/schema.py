@@ -132,7 +132,12 @@ RUN_IDS = Table(
     *_bytes("request_hash", nullable=True),
 )
 WORKFLOW_IDS = Table(
-    "workflow_ids", METADATA, *_text("workflow_id", key=True), *_int("namespace_id", key=True), *_run_key(key=False)
+    "workflow_ids",
+    METADATA,
+    *_text("workflow_id", key=True),
+    *_int("namespace_id", key=True),
+    *_run_key(key=False),
+    *_bigint("turn"),
 )
 RUNS = Table(
     "runs",

@@ -124,6 +124,10 @@ class Watcher:
         """Registers a run that is about to be started, if the stream is live already."""
         return self._register(run_id, is_covered=True) if self._live.is_set() else None
 
+    def forget(self, run_id: str) -> None:
+        """Forgets how a run ended that goes on."""
+        self._waits.pop(run_id, None)
+
     def _register(self, run_id: str, *, is_covered: bool) -> Wait:
         wait = self._waits.get(run_id)
         if wait is None:

@@ -81,6 +81,10 @@ class RunDriven(errors.FailedPrecondition):
     """The run is a driven run: its own engine moves it."""
 
 
+class RunContinued(errors.FailedPrecondition):
+    """Another run goes on with the run's work."""
+
+
 class RunPhaseConflict(errors.FailedPrecondition):
     """No legal move leads from the run's phase to the one wanted."""
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from stepwell import _tracing, reasons
+from stepwell._mending import Mending
 from stepwell._rpc import uuid7
 from stepwell.errors import RunFailed, UpdateFailed, UpdateRejected
 from stepwell.policies import duration
@@ -40,7 +41,7 @@ class QueryAnswer:
     publish_time: dt.datetime | None
 
 
-class RunHandle(Generic[T_co]):
+class RunHandle(Mending, Generic[T_co]):
     """A run of this client's namespace, by `run_id` or by `workflow_id` (then its open run is meant, else the latest).
 
     `started` tells, after a start, whether this start made the run or found it.
@@ -253,6 +254,11 @@ class RunHandle(Generic[T_co]):
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    def _forget_end(self, run_id: str) -> None:
+        """The run is open again: what is known of its end is over."""
+        self._wait = None
+        self._client.watcher.forget(run_id)
 
     def _name(self) -> dict[str, Any]:
         if self.run_id:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, 
 
 from stepwell import client as _client
 from stepwell import runs as _runs
+from stepwell._mending import SyncMending
 from stepwell._sync_schedules import SyncSchedules
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Loop:
         self._loop.close()
 
 
-class RunHandle(Generic[T_co]):
+class RunHandle(SyncMending, Generic[T_co]):
     """A run, as `stepwell.RunHandle`, whose calls return when they are done."""
 
     def __init__(self, loop: Loop, inner: _runs.RunHandle[T_co]) -> None:
@@ -85,6 +86,10 @@ class RunHandle(Generic[T_co]):
     def __repr__(self) -> str:
         """Names the run."""
         return repr(self._inner)
+
+    @property
+    def _mending(self) -> _runs.RunHandle[T_co]:
+        return self._inner
 
     @property
     def run_id(self) -> str:

@@ -10,12 +10,13 @@ from stepwell_server.store import batches
 
 def collect(write: batches.Write, change: Change) -> None:
     run, key = change.run, change.run_key
-    if run is not None and change.fresh:
+    write.reopened_runs += [key] if change.is_reopened else []
+    if run is not None and (change.fresh or change.is_reopened):
         write.new_runs.append(run)
     elif run is not None:
         # A letter that came to nothing goes, and the run stays as it was.
         write.changed_runs += [run] if run is not change.original else []
-    elif change.closed_run is not None and (change.fresh or change.original is not None):
+    elif change.closed_run is not None and change.has_ended:
         write.closed_runs.append(change.closed_run)
         write.ended.append(key)
         if change.original is not None and not change.fresh:
@@ -46,6 +47,7 @@ def _collect_signals(write: batches.Write, change: Change, key: int) -> None:
     write.signals.extend(signal for signal in change.new_signals if keeps_all or signal.signal_id is not None)
     if keeps_all:
         write.consumed.extend((key, signal.ordinal) for signal in change.consumed)
+        write.given_back.extend(change.given_back.values())
     write.carried.extend(change.carried)
     write.carried_away.extend(change.carried_away)
     write.signals_gone.extend(change.emptied)

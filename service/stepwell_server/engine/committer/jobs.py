@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stepwell_server.engine.limits import Limits
     from stepwell_server.engine.wishes import Missing
     from stepwell_server.model.jobs import JobRef
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.database import Connection, Row
 
 
 class Jobs:
@@ -59,7 +59,7 @@ class Jobs:
         asked = [(unique_key, namespace_id) for namespace_id, unique_key in wanted]
         for name, found in zip(wanted, await job_batches.find_unique_jobs(connection, asked), strict=True):
             known = found is not None and found["state"] is not None
-            latest = Latest(found["job_key"], found["job_id"], found["state"]) if found is not None and known else None
+            latest = _latest(found) if found is not None and known else None
             self.births.names[name] = latest
 
     async def resolve(self, connection: Connection, refs: Sequence[JobRef]) -> list[int | errors.Refusal]:
@@ -137,3 +137,7 @@ def _collect(jobs: job_batches.JobWrite, change: JobChange) -> None:
         jobs.changed.append(job)
     if change.closed_job is not None:
         jobs.closed.append((change.closed_job, change.result))
+
+
+def _latest(row: Row) -> Latest:
+    return Latest(row["job_key"], row["job_id"], row["state"], row["job_key"])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stepwell_server.engine.starts import StartRun
     from stepwell_server.model.runs import RunRef
     from stepwell_server.model.signals import Signal
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.database import Connection, Row
 
 MOST_CARRIED, MOST_CARRIED_BYTES = 256, 4 * 1024 * 1024
 # What resolving a reference came to: a key, or why there is none.
@@ -66,7 +66,11 @@ async def look_up_names(connection: Connection, births: Births, names: Iterable[
         return
     asked: list[tuple[str, int | None]] = [(workflow_id, namespace_id) for namespace_id, workflow_id in wanted]
     for name, found in zip(wanted, await batches.find_workflow_ids(connection, asked), strict=True):
-        births.names[name] = Latest(found[0]["run_key"], found[0]["run_id"], found[0]["phase"]) if found else None
+        births.names[name] = _latest(found[0]) if found else None
+
+
+def _latest(row: Row) -> Latest:
+    return Latest(row["run_key"], row["run_id"], row["phase"], row["turn"])
 
 
 async def resolve(connection: Connection, refs: Sequence[RunRef]) -> list[Resolved]:
@@ -106,21 +110,38 @@ async def open_changes(  # noqa: PLR0917 - what a Change is made of
     limits: Limits,
 ) -> tuple[set[int], set[int]]:
     """Locks runs and opens a Change for each. Answers the keys locked elsewhere, and those that are nowhere."""
-    wanted = [key for key in keys if key not in changes]
-    if not wanted:
-        return set(), set()
+    held: set[int] = set()
+    nowhere = {key for key in keys if key not in changes}
+    # A run that is opened again between the looks at the open and at the closed ones is found by the second round.
+    for _ in range(2):
+        if not nowhere:
+            break
+        locked = await _look(connection, nowhere, changes, births, now, limits)
+        held |= locked
+        nowhere = {key for key in nowhere if key not in locked and key not in changes}
+    return held, nowhere
+
+
+async def _look(  # noqa: PLR0917 - what a Change is made of
+    connection: Connection,
+    wanted: Iterable[int],
+    changes: dict[int, Change],
+    births: Births,
+    now: datetime,
+    limits: Limits,
+) -> set[int]:
+    """Opens changes for those that are there and not locked elsewhere; answers those that are."""
     for run in await batches.lock_runs(connection, wanted):
         changes[run.run_key] = Change(now=now, namespace="", limits=limits, run=run, births=births)
     absent = [key for key in wanted if key not in changes]
     if not absent:
-        return set(), set()
+        return set()
     locked = await batches.open_keys(connection, absent)
     for closed in await batches.read_closed_runs(connection, [key for key in absent if key not in locked]):
         changes[closed.run_key] = Change(
             now=now, namespace="", limits=limits, run=None, closed_run=closed, births=births
         )
-    # A run may end between the two looks; it is then found at neither place, and looked for again.
-    return locked, {key for key in absent if key not in locked and key not in changes}
+    return locked
 
 
 async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Missing]], births: Births) -> None:
@@ -197,8 +218,23 @@ def _has_more_steps(change: Change) -> bool:
     return change.run is not None and len(change.steps) < change.run.open_steps
 
 
+async def _load_received(connection: Connection, by_key: dict[int, Change], keys: Sequence[int]) -> None:
+    """All signals that runs ever got, and which of them nobody has taken."""
+    for signal in await batches.read_received_signals(connection, keys):
+        by_key[signal.run_key].received.append(signal)
+    kept: dict[tuple[int, str], list[Signal]] = {}
+    for signal in await batches.read_kept_signals(connection, keys):
+        if signal.ordinal > by_key[signal.run_key].known.signals.get(signal.name, 0):
+            kept.setdefault((signal.run_key, signal.name), []).append(signal)
+    for (run_key, name), signals in kept.items():
+        by_key[run_key].load_signals(name, signals, EVERY_SIGNAL)
+
+
 async def _load_signals(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
     by_key = {change.run_key: change for change, _ in wanted}
+    received = sorted({change.run_key for change, missing in wanted if missing.received and not change.known.received})
+    if received:
+        await _load_received(connection, by_key, received)
     after: dict[tuple[int, str], int] = {}
     for change, missing in wanted:
         for name in missing.signals if change.run is not None else ():

@@ -17,11 +17,11 @@ FROM unnest($1::uuid[], $2::int[]) WITH ORDINALITY AS x (run_id, namespace_id, p
 -- name: find_workflow_ids
 -- The latest run of each workflow id, with the namespace given or (null) in any, and its phase. Walks
 -- workflow_ids_pkey, then runs_pkey or the one partition of closed_runs.
-SELECT x.place, w.workflow_id, w.namespace_id, w.run_key,
+SELECT x.place, w.workflow_id, w.namespace_id, w.run_key, w.turn,
     coalesce(o.run_id, c.run_id) AS run_id, coalesce(o.phase, c.phase) AS phase
 FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS x (workflow_id, namespace_id, place)
 CROSS JOIN LATERAL (
-    SELECT i.workflow_id, i.namespace_id, i.run_key
+    SELECT i.workflow_id, i.namespace_id, i.run_key, i.turn
     FROM workflow_ids AS i
     WHERE i.workflow_id = x.workflow_id AND (x.namespace_id IS NULL OR i.namespace_id = x.namespace_id)
     LIMIT 2
@@ -87,11 +87,12 @@ SELECT * FROM unnest(
 );
 
 -- name: update_workflow_ids
--- Gives names to new runs, if the runs found before still bear them: a smaller count is a conflict.
-UPDATE workflow_ids SET run_key = x.run_key
-FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS x (workflow_id, namespace_id, found_key, run_key)
+-- Gives names to runs that open, if nobody has got them since they were looked at: a smaller count is a conflict. The
+-- turn tells that also of a run that was opened again under the name which it had. Walks workflow_ids_pkey.
+UPDATE workflow_ids SET run_key = x.run_key, turn = x.turn + 1
+FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS x (workflow_id, namespace_id, turn, run_key)
 WHERE workflow_ids.workflow_id = x.workflow_id AND workflow_ids.namespace_id = x.namespace_id
-    AND workflow_ids.run_key = x.found_key;
+    AND workflow_ids.turn = x.turn;
 
 -- name: insert_runs
 INSERT INTO runs (
@@ -135,6 +136,11 @@ WHERE runs.run_key = x.run_key;
 -- name: delete_runs
 -- Takes ended runs out of the open ones. Walks runs_pkey.
 DELETE FROM runs WHERE run_key = ANY($1::bigint[]);
+
+-- name: delete_closed_runs
+-- Takes runs that are opened again out of the closed ones: a smaller count is a conflict, somebody else was first. Each
+-- names its key, so that only one partition is looked at: walks its primary key.
+DELETE FROM closed_runs WHERE run_key = ANY($1::bigint[]);
 
 -- name: insert_closed_runs
 INSERT INTO closed_runs (

@@ -55,6 +55,25 @@ WHERE signals.run_key = x.run_key AND signals.ordinal = x.ordinal AND NOT signal
 DELETE FROM signals USING unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal)
 WHERE signals.run_key = x.run_key AND signals.ordinal = x.ordinal;
 
+-- name: read_kept_signals
+-- All signals of runs that nobody has taken, oldest first. Walks signals_pkey.
+SELECT
+    s.run_key, s.ordinal, s.name, s.event, s.signal_id, s.consumed, s.receive_time, s.chain_key
+FROM unnest($1::bigint[]) AS x (run_key),
+    LATERAL (SELECT * FROM signals AS o WHERE o.run_key = x.run_key AND NOT o.consumed OFFSET 0) AS s
+ORDER BY s.run_key, s.ordinal;
+
+-- name: give_back_signals
+-- Keeps signals that were taken by what is taken out of the record: those that stand there, and those that went because
+-- they were taken as they came, or with the end of their run. Walks signals_pkey.
+INSERT INTO signals (
+    run_key, ordinal, name, event, signal_id, consumed, receive_time, chain_key
+)
+SELECT * FROM unnest(
+    $1::bigint[], $2::int[], $3::text[], $4::int[], $5::text[], $6::boolean[], $7::timestamptz[], $8::bigint[]
+)
+ON CONFLICT (run_key, ordinal) DO UPDATE SET consumed = FALSE;
+
 -- name: delete_signals
 -- Forgets the signals of ended runs; their history keeps them. Those with an id stay a day, so that a repeat is
 -- recognised. Walks signals_pkey.

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import namespaces, queues, run_asks, runs, schedules, watches, workers
+from stepwell.cli import mends, namespaces, queues, run_asks, runs, schedules, watches, workers
 from stepwell.cli.session import Session
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 runs.app.command()(watches.watch)
 runs.app.command()(run_asks.query)
 runs.app.command()(run_asks.update)
+runs.app.add_typer(mends.app)
 app.add_typer(runs.app, name="run")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(queues.app, name="queue")

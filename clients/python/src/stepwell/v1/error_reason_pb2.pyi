@@ -320,6 +320,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "JOB_BUSY", "domain": "stepwell.dev", "metadata": {"job_id":
         "01890a5d-ac96-774b-bcce-b302099a8057"}}
     """
+    ERROR_REASON_RUN_CONTINUED: _ErrorReason.ValueType  # 60
+    """Another run goes on with the run's work, so that it can't be opened again. FAILED_PRECONDITION.
+
+        {"reason": "RUN_CONTINUED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "continued_run_id": "01890a5d-ac96-774b-bcce-b302099a8058"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -623,5 +629,11 @@ ERROR_REASON_JOB_BUSY: ErrorReason.ValueType  # 54
 
     {"reason": "JOB_BUSY", "domain": "stepwell.dev", "metadata": {"job_id":
     "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_RUN_CONTINUED: ErrorReason.ValueType  # 60
+"""Another run goes on with the run's work, so that it can't be opened again. FAILED_PRECONDITION.
+
+    {"reason": "RUN_CONTINUED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "continued_run_id": "01890a5d-ac96-774b-bcce-b302099a8058"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

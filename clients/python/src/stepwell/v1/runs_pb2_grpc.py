@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from stepwell.v1 import repairs_pb2 as stepwell_dot_v1_dot_repairs__pb2
 from stepwell.v1 import runs_pb2 as stepwell_dot_v1_dot_runs__pb2
 
 GRPC_GENERATED_VERSION = '1.72.1'
@@ -120,6 +121,16 @@ class RunServiceStub(object):
                 '/stepwell.v1.RunService/PinRun',
                 request_serializer=stepwell_dot_v1_dot_runs__pb2.PinRunRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_runs__pb2.PinRunResponse.FromString,
+                _registered_method=True)
+        self.RetryRun = channel.unary_unary(
+                '/stepwell.v1.RunService/RetryRun',
+                request_serializer=stepwell_dot_v1_dot_repairs__pb2.RetryRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_repairs__pb2.RetryRunResponse.FromString,
+                _registered_method=True)
+        self.RewindRun = channel.unary_unary(
+                '/stepwell.v1.RunService/RewindRun',
+                request_serializer=stepwell_dot_v1_dot_repairs__pb2.RewindRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_repairs__pb2.RewindRunResponse.FromString,
                 _registered_method=True)
         self.ListRunSteps = channel.unary_unary(
                 '/stepwell.v1.RunService/ListRunSteps',
@@ -262,6 +273,26 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryRun(self, request, context):
+        """Lets a run that ended FAILED, TIMED_OUT, CANCELLED or TERMINATED go on from its record. What failed and what its end
+        cut short is taken out of the record and done anew; what was completed stays. Its times count anew. A parent that
+        heard of the end hears no second word. Reasons: RUN_NOT_FOUND, RUN_PHASE_CONFLICT, RUN_CONTINUED, RUN_DRIVEN,
+        STEP_NOT_FOUND, STEP_STATE_CONFLICT, WORKFLOW_ID_IN_USE (a newer open run bears its name), LIMIT_EXCEEDED (its
+        history is full), REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RewindRun(self, request, context):
+        """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
+        taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
+        Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRunSteps(self, request, context):
         """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND.
         """
@@ -351,6 +382,16 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.PinRun,
                     request_deserializer=stepwell_dot_v1_dot_runs__pb2.PinRunRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_runs__pb2.PinRunResponse.SerializeToString,
+            ),
+            'RetryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRun,
+                    request_deserializer=stepwell_dot_v1_dot_repairs__pb2.RetryRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_repairs__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'RewindRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RewindRun,
+                    request_deserializer=stepwell_dot_v1_dot_repairs__pb2.RewindRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_repairs__pb2.RewindRunResponse.SerializeToString,
             ),
             'ListRunSteps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRunSteps,
@@ -797,6 +838,60 @@ class RunService(object):
             '/stepwell.v1.RunService/PinRun',
             stepwell_dot_v1_dot_runs__pb2.PinRunRequest.SerializeToString,
             stepwell_dot_v1_dot_runs__pb2.PinRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunService/RetryRun',
+            stepwell_dot_v1_dot_repairs__pb2.RetryRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_repairs__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RewindRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunService/RewindRun',
+            stepwell_dot_v1_dot_repairs__pb2.RewindRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_repairs__pb2.RewindRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ Runs, for people and programs: start, look, signal, cancel, wait."""
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from stepwell.v1 import repairs_pb2 as _repairs_pb2
 from stepwell.v1 import runs_pb2 as _runs_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -93,6 +94,18 @@ class RunServiceStub:
     """Pins a run to a build, or to none: only workers that take this build get it from now on. Whoever holds the run loses
     it. What is recorded stays. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN, INVALID_FIELD.
     """
+    RetryRun: _grpc.UnaryUnaryMultiCallable[_repairs_pb2.RetryRunRequest, _repairs_pb2.RetryRunResponse]
+    """Lets a run that ended FAILED, TIMED_OUT, CANCELLED or TERMINATED go on from its record. What failed and what its end
+    cut short is taken out of the record and done anew; what was completed stays. Its times count anew. A parent that
+    heard of the end hears no second word. Reasons: RUN_NOT_FOUND, RUN_PHASE_CONFLICT, RUN_CONTINUED, RUN_DRIVEN,
+    STEP_NOT_FOUND, STEP_STATE_CONFLICT, WORKFLOW_ID_IN_USE (a newer open run bears its name), LIMIT_EXCEEDED (its
+    history is full), REQUEST_ID_REUSED.
+    """
+    RewindRun: _grpc.UnaryUnaryMultiCallable[_repairs_pb2.RewindRunRequest, _repairs_pb2.RewindRunResponse]
+    """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
+    taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
+    Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
+    """
     ListRunSteps: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
 
@@ -160,6 +173,18 @@ class RunServiceAsyncStub(RunServiceStub):
     PinRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.PinRunRequest, _runs_pb2.PinRunResponse]  # type: ignore[assignment]
     """Pins a run to a build, or to none: only workers that take this build get it from now on. Whoever holds the run loses
     it. What is recorded stays. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN, INVALID_FIELD.
+    """
+    RetryRun: _aio.UnaryUnaryMultiCallable[_repairs_pb2.RetryRunRequest, _repairs_pb2.RetryRunResponse]  # type: ignore[assignment]
+    """Lets a run that ended FAILED, TIMED_OUT, CANCELLED or TERMINATED go on from its record. What failed and what its end
+    cut short is taken out of the record and done anew; what was completed stays. Its times count anew. A parent that
+    heard of the end hears no second word. Reasons: RUN_NOT_FOUND, RUN_PHASE_CONFLICT, RUN_CONTINUED, RUN_DRIVEN,
+    STEP_NOT_FOUND, STEP_STATE_CONFLICT, WORKFLOW_ID_IN_USE (a newer open run bears its name), LIMIT_EXCEEDED (its
+    history is full), REQUEST_ID_REUSED.
+    """
+    RewindRun: _aio.UnaryUnaryMultiCallable[_repairs_pb2.RewindRunRequest, _repairs_pb2.RewindRunResponse]  # type: ignore[assignment]
+    """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
+    taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
+    Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
     """
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]  # type: ignore[assignment]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
@@ -321,6 +346,30 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_runs_pb2.PinRunResponse, _abc.Awaitable[_runs_pb2.PinRunResponse]]:
         """Pins a run to a build, or to none: only workers that take this build get it from now on. Whoever holds the run loses
         it. What is recorded stays. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN, INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryRun(
+        self,
+        request: _repairs_pb2.RetryRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_repairs_pb2.RetryRunResponse, _abc.Awaitable[_repairs_pb2.RetryRunResponse]]:
+        """Lets a run that ended FAILED, TIMED_OUT, CANCELLED or TERMINATED go on from its record. What failed and what its end
+        cut short is taken out of the record and done anew; what was completed stays. Its times count anew. A parent that
+        heard of the end hears no second word. Reasons: RUN_NOT_FOUND, RUN_PHASE_CONFLICT, RUN_CONTINUED, RUN_DRIVEN,
+        STEP_NOT_FOUND, STEP_STATE_CONFLICT, WORKFLOW_ID_IN_USE (a newer open run bears its name), LIMIT_EXCEEDED (its
+        history is full), REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def RewindRun(
+        self,
+        request: _repairs_pb2.RewindRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_repairs_pb2.RewindRunResponse, _abc.Awaitable[_repairs_pb2.RewindRunResponse]]:
+        """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
+        taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
+        Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,98 @@
+"""Letting a run go on from an earlier place of its record: what run handles do for that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stepwell import _tracing
+from stepwell._rpc import uuid7
+from stepwell.v1 import repairs_pb2
+
+if TYPE_CHECKING:
+    from stepwell.client import Client
+    from stepwell.sync import Loop
+
+
+class Mending:
+    """The part of `stepwell.RunHandle`."""
+
+    __slots__ = ()
+
+    _client: Client
+
+    def _name(self) -> dict[str, Any]:
+        """Names the run in a request."""
+        raise NotImplementedError
+
+    def _forget_end(self, run_id: str) -> None:
+        """Takes in that the run is open again."""
+        raise NotImplementedError
+
+    async def retry(
+        self, *, steps: Sequence[int] = (), reason: str = "", request_id: str | None = None
+    ) -> repairs_pb2.RetryRunResponse:
+        """Lets the run, which ended otherwise than `COMPLETED`, go on from its record: what failed is done anew.
+
+        `steps` are ordinals of failed steps that are meant, with all that may have come of them (default: those that
+        the code did not get past). Tells what was taken out of the record. Raises `RunPhaseConflict`, `RunContinued`,
+        `StepNotFound`, `StepStateConflict`, `WorkflowIdInUse`.
+        """
+        request = repairs_pb2.RetryRunRequest(
+            **self._name(), step_ordinals=steps, reason=reason, request_id=uuid7() if request_id is None else request_id
+        )
+        response = await self._client.caller.call(
+            self._client.run_stub.RetryRun, request, traceparent=_tracing.current_traceparent()
+        )
+        self._forget_end(response.run_id)
+        return response
+
+    async def rewind(
+        self,
+        step: int | str,
+        *,
+        scope: str = "",
+        occurrence: int = 0,
+        key: str = "",
+        reason: str = "",
+        request_id: str | None = None,
+    ) -> repairs_pb2.RewindRunResponse:
+        """Takes the run, open or ended, back to before a step: that and all that was recorded after it is done anew.
+
+        The step is named by its ordinal, or by its name in a branch (default: the run's own line). Tells what was taken
+        out of the record. Raises `StepNotFound`, `RunContinued`, `WorkflowIdInUse`.
+        """
+        if isinstance(step, int):
+            wanted = repairs_pb2.StepName(ordinal=step)
+        else:
+            wanted = repairs_pb2.StepName(scope=scope, name=step, occurrence=occurrence, key=key)
+        request = repairs_pb2.RewindRunRequest(
+            **self._name(), step=wanted, reason=reason, request_id=uuid7() if request_id is None else request_id
+        )
+        response = await self._client.caller.call(
+            self._client.run_stub.RewindRun, request, traceparent=_tracing.current_traceparent()
+        )
+        self._forget_end(response.run_id)
+        return response
+
+
+class SyncMending:
+    """The part of `stepwell.sync.RunHandle`."""
+
+    _loop: Loop
+
+    @property
+    def _mending(self) -> Mending:
+        """The handle on the loop."""
+        raise NotImplementedError
+
+    def retry(self, *, steps: Sequence[int] = (), reason: str = "") -> repairs_pb2.RetryRunResponse:
+        """Lets the run, which ended otherwise than `COMPLETED`, go on from its record, as `RunHandle.retry`."""
+        return self._loop.call(self._mending.retry(steps=steps, reason=reason))
+
+    def rewind(
+        self, step: int | str, *, scope: str = "", occurrence: int = 0, key: str = "", reason: str = ""
+    ) -> repairs_pb2.RewindRunResponse:
+        """Takes the run back to before a step, as `RunHandle.rewind`."""
+        wanted = self._mending.rewind(step, scope=scope, occurrence=occurrence, key=key, reason=reason)
+        return self._loop.call(wanted)

@@ -1,0 +1,105 @@
+"""RunService: going on with a run from an earlier place of its record."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from stepwell.v1 import repairs_pb2, types_pb2
+from stepwell_server.api import fields as checks
+from stepwell_server.api.interceptors.deadlines import remaining
+from stepwell_server.api.reports import branch_path
+from stepwell_server.engine.mending import Mended, Request, RetryRun, RewindRun, StepName
+from stepwell_server.errors import InvalidField
+from stepwell_server.ids import ORDINALS
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from stepwell_server.api.fields import Fields
+    from stepwell_server.api.run_values import RunRefs
+    from stepwell_server.engine.committer import Committers
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_HASH_BYTES = 16
+
+
+class RunMends:
+    """The mending part of RunService."""
+
+    _committers: Committers
+    _fields: Fields
+    _refs: RunRefs
+
+    async def RetryRun(self, request: repairs_pb2.RetryRunRequest, context: Context) -> repairs_pb2.RetryRunResponse:
+        ordinals = self._fields.items(request.step_ordinals, "step_ordinals")
+        for place, ordinal in enumerate(ordinals):
+            checks.integer(ordinal, f"step_ordinals[{place}]", at_least=1, at_most=ORDINALS - 1)
+        command = RetryRun(
+            await self._refs.read(request),
+            tuple(dict.fromkeys(ordinals)),
+            self._fields.remark(request.reason, "reason"),
+            request_of(request, "RetryRun", self._fields),
+        )
+        mended = await self._committers.do(Mended, command, seconds=remaining())
+        return repairs_pb2.RetryRunResponse(
+            run_id=str(mended.run_id),
+            phase=types_pb2.RunPhase.ValueType(mended.phase),
+            removed_count=mended.removed_count,
+            removed=removed_to_proto(mended),
+        )
+
+    async def RewindRun(self, request: repairs_pb2.RewindRunRequest, context: Context) -> repairs_pb2.RewindRunResponse:
+        command = RewindRun(
+            await self._refs.read(request),
+            step_name_from_proto(request.step, self._fields, "step."),
+            self._fields.remark(request.reason, "reason"),
+            request_of(request, "RewindRun", self._fields),
+        )
+        mended = await self._committers.do(Mended, command, seconds=remaining())
+        return repairs_pb2.RewindRunResponse(
+            run_id=str(mended.run_id),
+            phase=types_pb2.RunPhase.ValueType(mended.phase),
+            removed_count=mended.removed_count,
+            removed=removed_to_proto(mended),
+        )
+
+
+def request_of(request: Any, method: str, fields: Fields) -> Request:  # noqa: ANN401 - any request with a request_id
+    """What makes the repeat of a request recognisable."""
+    request_id = fields.text(request.request_id, "request_id")
+    return Request(method, request_id, _content(request) if request_id else b"")
+
+
+def _content(request: Message) -> bytes:
+    content = type(request)()
+    content.CopyFrom(request)
+    content.ClearField("request_id")
+    return sha256(content.SerializeToString(deterministic=True)).digest()[:_HASH_BYTES]
+
+
+def step_name_from_proto(step: repairs_pb2.StepName, fields: Fields, at: str) -> StepName:
+    """Reads which step is meant: by its ordinal, or by branch and name."""
+    if step.ordinal:
+        if step.scope or step.name or step.occurrence or step.key:
+            raise InvalidField(field=f"{at}ordinal", problem="names the step: leave the other fields out")
+        return StepName(checks.integer(step.ordinal, "ordinal", at, at_least=1, at_most=ORDINALS - 1))
+    if not step.name:
+        raise InvalidField(field=f"{at}ordinal", problem="is required, or else name")
+    if step.key and step.occurrence:
+        raise InvalidField(field=f"{at}key", problem="stands in place of the occurrence: give one of the two")
+    return StepName(
+        0,
+        branch_path(step.scope, at),
+        fields.name(step.name, "name", at),
+        checks.integer(step.occurrence, "occurrence", at, at_most=ORDINALS - 1),
+        fields.text(step.key, "key", at),
+    )
+
+
+def removed_to_proto(mended: Mended) -> list[repairs_pb2.RemovedStep]:
+    """Renders which steps were taken out."""
+    return [repairs_pb2.RemovedStep(ordinal=step.ordinal, scope=step.scope, name=step.name) for step in mended.removed]
