@@ -106,6 +106,7 @@ class Code:
         waiting: bool = False,
         end: End | None = None,
         cancels: tuple[int, ...] = (),
+        stops: tuple[int, ...] = (),
         resident: bool = False,
         also: tuple[str, ...] = (),
         closed: bool = False,
@@ -128,6 +129,7 @@ class Code:
             self.build_id,
             published or {},
             rejections or [],
+            list(stops),
         )
         for step in steps:
             self.passed(step)

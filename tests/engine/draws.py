@@ -29,9 +29,10 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
         conflict=CONFLICTS,
     ),
     st.builds(
-        lambda retry, timeouts: activity(retry=retry, timeouts=timeouts),
+        lambda retry, timeouts, shielded: activity(retry=retry, timeouts=timeouts, shielded=shielded),
         st.sampled_from([None, RetryPolicy(maximum_attempts=1), RetryPolicy(initial_seconds=0.0, maximum_attempts=3)]),
         st.sampled_from([None, Timeouts(heartbeat=3, schedule_to_close=30), Timeouts(schedule_to_start=2)]),
+        st.booleans(),
     ),
 )
 ENDS = st.sampled_from([Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED])

@@ -197,9 +197,10 @@ class Service(RuleBasedStateMachine):
         code = self.codes[key]
         open_steps = sorted(place[1] for place in self.world.store.steps if place[0] == key)
         cancels = (open_steps[0],) if open_steps and draw(st.integers(0, 7)) == 0 else ()
+        stops = tuple(open_steps[-2:]) if draw(st.integers(0, 7)) == 0 else ()
         steps = [code.call(name, body, scope) for name, scope, body in draw(CALLS)]
         waiting, resident = draw(st.sampled_from([(False, True), (True, True), (True, False)]))
-        message = code.message(*steps, waiting=waiting, resident=resident, cancels=cancels)
+        message = code.message(*steps, waiting=waiting, resident=resident, cancels=cancels, stops=stops)
         gives_up = waiting and not resident
         if gives_up:
             del self.codes[key]

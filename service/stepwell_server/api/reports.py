@@ -42,7 +42,7 @@ from stepwell_server.model.steps import Kind
 from stepwell_server.model.workers import Hello
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from uuid import UUID
 
     from stepwell_server.api.fields import Fields
@@ -188,10 +188,8 @@ class ReportReader:
             token=token,
             scopes=[self._scope(each, f"{at}scopes[{place}].") for place, each in enumerate(progress.scopes)],
             steps=[self._step(each, f"{at}steps[{place}].") for place, each in enumerate(steps)],
-            cancels=[
-                checks.integer(each, f"cancel_ordinals[{place}]", at, at_least=1, at_most=ORDINALS - 1)
-                for place, each in enumerate(progress.cancel_ordinals)
-            ],
+            cancels=_ordinals(progress.cancel_ordinals, "cancel_ordinals", at),
+            stops=_ordinals(progress.stop_ordinals, "stop_ordinals", at),
             waiting=progress.waiting,
             end=self._end(progress, at),
             resident=resident,
@@ -284,6 +282,7 @@ class ReportReader:
             retry=retry_from_proto(activity.retry, self._fields, f"{at}retry.") if has_policy else None,
             timeouts=timeouts_from_proto(activity, at),
             priority=priority_from_proto(activity, at),
+            shielded=activity.shielded,
         )
 
     def _child(self, child: workers_pb2.ChildStep, at: str) -> NewChild:
@@ -327,6 +326,13 @@ class ReportReader:
                 self._fields.text(successor.task_queue, "task_queue", here),
             ),
         )
+
+
+def _ordinals(ordinals: Iterable[int], field: str, at: str) -> list[int]:
+    return [
+        checks.integer(each, f"{field}[{place}]", at, at_least=1, at_most=ORDINALS - 1)
+        for place, each in enumerate(ordinals)
+    ]
 
 
 def branch_path(scope: str, at: str) -> str:

@@ -15,7 +15,6 @@ import structlog
 from stepwell_server import errors, telemetry
 from stepwell_server.dispatch.messages import AdvanceRun, TaskNotice, slices
 from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
-from stepwell_server.model.jobs import JOB_ORDINAL
 from stepwell_server.model.steps import EndedStep, Kind
 from stepwell_server.model.tasks import AnyGrant, Grant
 from stepwell_server.store import recall
@@ -138,14 +137,20 @@ class Pushes:
             self.hint("cancel", [str(session_id), *_plain(notice)])
             return
         key = (notice.run_key, notice.ordinal)
-        if not self._withdrawn(session, notice):
-            session.outbox.cancel(notice)
-            held = session.holds(key, notice.token)
-            if held is not None:
-                held.cancelled = True
-        elif notice.ordinal == JOB_ORDINAL:
-            # A job that should stop is over only when its holder says so, and this one has not heard of it.
+        if self._withdrawn(session, notice):
+            # What should stop is over only when its holder says so, and this one has not heard of it.
             self._registry.give_back(session, key, notice.token, counts=False, reason="cancelled before it began")
+            return
+        session.outbox.cancel(notice)
+        held = session.holds(key, notice.token)
+        if held is not None:
+            held.cancelled = True
+
+    def remind(self, session: WorkerSession, key: TaskKey, token: int, reason: str | None) -> None:
+        """Tells a worker to stop that was not told before: its replica did not hear, or its stream was away."""
+        held = session.holds(key, token)
+        if held is not None and not held.cancelled:
+            self.cancel(session.session_id, TaskNotice(*key, token, reason or "it was asked to stop"))
 
     def revoke(self, session_id: UUID, notice: TaskNotice) -> None:
         """A task that is no longer the session's."""
@@ -241,7 +246,10 @@ class Pushes:
     def keep(self, session: WorkerSession, kept: list[tuple[TaskKey, int]]) -> None:
         """Takes over the tasks of a resumed session, and tells its runs what they may have missed."""
         for key, _ in kept:
-            session.take(key, session.resumed.pop(key))
+            held = session.resumed.pop(key)
+            session.take(key, held)
+            if held.is_to_stop:
+                self.remind(session, key, held.token, None)
             if not key[1]:
                 self._background.spawn(self.catch_up(session, key[0]))
         if self.deliveries is not None:

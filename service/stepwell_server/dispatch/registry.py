@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("stepwell.sessions")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 # Reasons by which a worker gives a task up; by all others it loses one.
-_CONSENTED = frozenset({"evicted", "worker left"})
+_CONSENTED = frozenset({"evicted", "worker left", "cancelled before it began"})
 
 
 class Registry:
@@ -261,6 +261,7 @@ async def _read_held(
         held.waiting = run.phase == Phase.SUSPENDED
         if step is not None:
             held.kind, held.queue, held.waiting = TaskKind.ACTIVITY, step.task_queue, False
+            held.is_to_stop = step.cancel_requested
         found[run_key, ordinal] = held
     return found
 
@@ -271,5 +272,7 @@ async def _read_held_jobs(connection: Connection, leases: list[tuple[int, int, i
     for key, ordinal, token in leases:
         job = jobs.get(key)
         if job is not None:
-            found[key, ordinal] = Held(token, TaskKind.ACTIVITY, job.task_queue, assigned=True, acknowledged=True)
+            held = Held(token, TaskKind.ACTIVITY, job.task_queue, assigned=True, acknowledged=True)
+            held.is_to_stop = job.cancel_requested
+            found[key, ordinal] = held
     return found

@@ -41,6 +41,7 @@ class Held(msgspec.Struct, gc=False):
     advances: int = 0  # how often news of it was pushed
     catching_up: bool = False  # what was missed is being read
     missed: bool = False  # and more was missed meanwhile
+    is_to_stop: bool = False  # it was asked to stop before this stream took it over
     cancelled: bool = False  # its worker was told to stop
 
 

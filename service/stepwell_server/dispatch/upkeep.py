@@ -153,21 +153,14 @@ class Upkeep:
         async with self._reader.connection() as connection:
             found = await batches.read_steps(connection, steps) if steps else []
             open_jobs = await job_batches.read_jobs(connection, jobs) if jobs else {}
-        leases = {
-            (step.run_key, step.ordinal): (step.session_id, step.grants) for step in found if isinstance(step, Step)
-        }
-        leases |= {(key, JOB_ORDINAL): (job.session_id, job.grants) for key, job in open_jobs.items()}
+        opened: dict[TaskKey, Step | Job] = {(key, JOB_ORDINAL): job for key, job in open_jobs.items()}
+        opened |= {(step.run_key, step.ordinal): step for step in found if isinstance(step, Step)}
         for session, key in part:
-            if self._revoke_unless(session, key, leases.get(key)) and key[1] == JOB_ORDINAL:
-                self._cancel_if_asked(session, key, open_jobs.get(key[0]))
-
-    def _cancel_if_asked(self, session: WorkerSession, key: TaskKey, job: Job | None) -> None:
-        """Tells a worker to stop that was not told before: its replica did not hear, or its stream was away."""
-        held = session.held.get(key)
-        if job is None or held is None or held.cancelled or job.grants != held.token:
-            return
-        if job.cancel_requested:
-            self._pushes.cancel(session.session_id, TaskNotice(*key, held.token, job.cancel_reason or ""))
+            each = opened.get(key)
+            lease = (each.session_id, each.grants) if each is not None else None
+            if self._revoke_unless(session, key, lease) and each is not None and each.cancel_requested:
+                reason = each.cancel_reason if isinstance(each, Job) else None
+                self._pushes.remind(session, key, each.grants, reason)
 
     def _held(self, *, is_run: bool) -> Iterator[tuple[WorkerSession, TaskKey]]:
         attached = [session for session in self._sessions.values() if session.attached]

@@ -176,6 +176,7 @@ class NewActivity(msgspec.Struct, frozen=True, gc=False):
     retry: RetryPolicy | None = None
     timeouts: Timeouts | None = None
     priority: int | None = None
+    shielded: bool = False
 
 
 def time_out(change: ActivityChange, step: Activity, last_beat: datetime | None) -> None:

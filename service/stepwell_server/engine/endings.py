@@ -84,6 +84,18 @@ def cancel_step(change: Change, step: Step, reason: str) -> None:
     change.end_step(step, StepState.CANCELLED, event)
 
 
+def stop_activity(change: Change, step: Step, reason: str) -> None:
+    """Asks an activity to stop; one that nobody is at ends."""
+    if step.cancel_requested:
+        return
+    if step.session_id is None:
+        cancel_step(change, step, reason)
+        return
+    change.put_step(replace(step, cancel_requested=True))
+    change.bump()
+    change.news.cancels.append((step.session_id, step.ordinal, step.grants, reason))
+
+
 def wake(change: Change) -> None:
     """Something that the run's code waits for has ended: its holder is told, or else a worker gets the run."""
     run = change.open

@@ -60,17 +60,19 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
     build_id: str = ""
     published: dict[str, Payload] = {}
     rejections: list[Rejection] = []
+    stops: list[int] = []
 
     def wants(self) -> Missing | None:
         signals = [step.body.signal for step in self.steps if isinstance(step.body, NewWait)]
         scopes = [claim.scope for claim in self.scopes if claim.scope]
         keyed = [identity(step) for step in self.steps if step.key] + accepted_before(self.steps)
-        if not signals and not scopes and not keyed and not self.cancels and self.end is None:
+        ordinals = [*self.cancels, *self.stops]
+        if not signals and not scopes and not keyed and not ordinals and self.end is None:
             return None
         ends = self.end is not None
         carried = [self.ref.run_key] if self.end is not None and self.end.successor and self.ref.run_key else []
         return Missing(
-            signals=signals, scopes=scopes, identities=keyed, ordinals=self.cancels, open_steps=ends, carried=carried
+            signals=signals, scopes=scopes, identities=keyed, ordinals=ordinals, open_steps=ends, carried=carried
         )
 
     def decide(self, change: Change) -> ProgressAnswer | Refused:
@@ -89,10 +91,11 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         _ask_for_names(change, run, self)
         if run.returns:
             change.update(returns=0)
-        if self.steps or self.cancels or self.end is not None:
+        if self.steps or self.cancels or self.stops or self.end is not None:
             builds.recorded_by(change, self.build_id)
         told = len(change.news.ended)
         ordinals = [record(change, step) for step in self.steps]
+        _stop(change, self.stops)
         ended = change.news.ended[told:]
         del change.news.ended[told:]
         _cancel(change, self.cancels)
@@ -169,6 +172,13 @@ def _go_on(change: Change) -> None:
     if change.open.phase == Phase.SUSPENDED:
         change.update(phase=Phase.RUNNING, suspend_time=None)
     change.bump()
+
+
+def _stop(change: Change, ordinals: list[int]) -> None:
+    for ordinal in ordinals:
+        step = change.step(ordinal)
+        if isinstance(step, Step) and step.kind == Kind.ACTIVITY:
+            endings.stop_activity(change, step, "its code asks it to stop")
 
 
 def _wait(change: Change, *, resident: bool, goes_on: bool) -> None:

@@ -181,7 +181,7 @@ def _schedule(change: Change, new: NewStep, body: NewActivity) -> int:
         task_queue=queue,
         priority=priority,
         input_event=event,
-        details=StepDetails(retry=body.retry, timeouts=body.timeouts),
+        details=StepDetails(retry=body.retry, timeouts=body.timeouts, shielded=body.shielded),
     )
     if body.timeouts is not None:
         change.put_step(msgspec.structs.replace(step, wake_time=grants.next_timeout(step)))

@@ -16,6 +16,7 @@ from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunRef, pack_details, unpack_details
+from stepwell_server.model.steps import Kind, unpack_step_details
 
 
 class Steered(msgspec.Struct, frozen=True, gc=False):
@@ -32,8 +33,8 @@ class CancelRun(msgspec.Struct, frozen=True, gc=False):
     ref: RunRef
     reason: str
 
-    def wants(self) -> Missing | None:
-        return None
+    def wants(self) -> Missing:
+        return Missing(open_steps=True)
 
     def decide(self, change: Change) -> Steered:
         run = change.run
@@ -44,8 +45,9 @@ class CancelRun(msgspec.Struct, frozen=True, gc=False):
 
 
 def request_cancel(change: Change, reason: str) -> None:
-    """Notes the request and lets the run's code hear of it."""
+    """Notes the request, lets the run's code hear of it, and asks its activities to stop."""
     run = change.open
+    activities = [step for step in change.every_open_step() if step.kind == Kind.ACTIVITY and not run.driven]
     if not run.grants and not run.driven and not unpack_details(run.details).first_key:
         change.event(EventType.RUN_CANCEL_REQUESTED, facts={"reason": reason})
         change.update(cancel_reason=reason, cancel_time=change.now)
@@ -54,6 +56,9 @@ def request_cancel(change: Change, reason: str) -> None:
     change.event(EventType.RUN_CANCEL_REQUESTED, facts={"reason": reason})
     change.update(cancel_reason=reason, cancel_time=change.now)
     change.news.run_cancel = True
+    for step in activities:
+        if not unpack_step_details(step.details).shielded:
+            endings.stop_activity(change, step, reason or "the run was asked to cancel")
     endings.wake(change)
 
 

@@ -78,6 +78,7 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     heartbeat: Payload | None = None
     update_name: str = ""
     place: int = 0
+    shielded: bool = False
 
 
 class Step(msgspec.Struct, frozen=True, gc=False, tag_field="is", tag="open"):

@@ -54,7 +54,23 @@ class ContinueRun(BaseException):
 class Call(Generic[T_co]):
     """A durable call, not yet made. Await it, or give it to `ctx.gather`, where it needs no task of its own."""
 
-    __slots__ = ("_read", "_run", "_spell", "group", "index", "is_forsaken", "key", "kind", "name", "ordinal", "waiter")
+    __slots__ = (
+        "_read",
+        "_run",
+        "_spell",
+        "group",
+        "index",
+        "is_ended",
+        "is_forsaken",
+        "is_patient",
+        "is_stopping",
+        "key",
+        "kind",
+        "name",
+        "ordinal",
+        "scope",
+        "waiter",
+    )
 
     def __init__(
         self,
@@ -65,8 +81,12 @@ class Call(Generic[T_co]):
         key: str,
         spell: Callable[[], dict[str, Any]],
         read: Callable[[StepRecord], T_co],
+        is_patient: bool = False,
     ) -> None:
-        """Keeps what the step would be; its input is converted only if it is new."""
+        """Keeps what the step would be; its input is converted only if it is new.
+
+        `is_patient`: a request to cancel the run is not raised here before the step has ended.
+        """
         self._run = run
         self.kind = kind
         self.name = name
@@ -74,7 +94,9 @@ class Call(Generic[T_co]):
         self._spell = spell
         self._read = read
         self.ordinal = 0
-        self.is_forsaken = False
+        self.is_ended = self.is_forsaken = self.is_stopping = False
+        self.is_patient = is_patient
+        self.scope: Scope | None = None
         self.waiter: asyncio.Future[StepRecord] | None = None
         self.group: Group | None = None
         self.index = 0
@@ -120,7 +142,7 @@ class Call(Generic[T_co]):
             self.waiter.set_result(record)
 
     def interrupt(self, error: BaseException) -> None:
-        """Raises in whoever waits; the step itself is given up."""
+        """Raises in whoever waits; the step itself is given up, if it is still open."""
         if self.group is not None:
             group, self.group = self.group, None
             self._run.forsake(self)

@@ -1,4 +1,8 @@
-"""Cancellation in a run's branches: raised once in each, marked in its record, and raised again there in a replay."""
+"""How a run's code hears that it was asked to cancel: once in each branch, and on a replay in the same places.
+
+Where it was raised is recorded as a marker: `"wait"` behind the call at which the branch waited, `"call"` before one
+that was never made, `"until n"` in its n-th wait for a condition. A shielded branch counts as having heard of it.
+"""
 
 from __future__ import annotations
 
@@ -13,43 +17,76 @@ from stepwell.v1.workers_pb2 import MarkerStep
 if TYPE_CHECKING:
     from stepwell._runs import RunExecution
     from stepwell._scopes import Scope
+    from stepwell.v1.workers_pb2 import StepRecord, Task
 
-# Where a branch met it: in a call that it waited for, or at its next call; `until_of` in its n-th wait for a condition.
 WAIT, CALL = "wait", "call"
+_CANCELLED = types_pb2.STEP_STATE_CANCELLED
 
 
-def until_of(scope: Scope) -> str:
+class Cancellation:
+    """Whether a run was asked to cancel, and which of its branches have heard so."""
+
+    __slots__ = ("_run", "is_due", "reason")
+
+    def __init__(self, run: RunExecution, task: Task) -> None:
+        """Begins with what the assignment says."""
+        self._run = run
+        self.is_due = task.cancel_requested
+        self.reason = task.cancel_reason
+
+    def request(self, reason: str) -> None:
+        """Takes note that cancellation was asked for."""
+        self.is_due = True
+        self.reason = reason
+        self._run.wake()
+
+    def meet(self, scope: Scope, place: str) -> None:
+        """Raises the cancellation again where the record has it."""
+        mark = scope.marks.get(scope.count)
+        if mark is None or mark.name != CANCEL_MARK or mark.result.json.strip('"') != place:
+            return
+        del scope.marks[scope.count]
+        self._run.record.steps.pop(key_of(mark), None)
+        self._run.out.replay(scope, mark.kind, CANCEL_MARK, "")
+        scope.cancel_seen = True
+        raise RunCancelled(self.reason)
+
+    def meet_until(self, scope: Scope) -> None:
+        """The same while a branch waits until something holds."""
+        self.meet(scope, _until(scope))
+
+    def note(self, scope: Scope, place: str) -> RunCancelled:
+        """Records that a branch hears of it here, and gives what is to be raised."""
+        scope.cancel_seen = True
+        value = types_pb2.Payload(json=f'"{place}"')
+        body = {"marker": MarkerStep(value=value)}
+        self._run.add_step(scope, types_pb2.STEP_KIND_MARKER, CANCEL_MARK, "", body=body)
+        return RunCancelled(self.reason)
+
+    def ended(self, scope: Scope, record: StepRecord) -> bool:
+        """Tells whether it ended a step whose branch has yet to hear of it."""
+        return record.state == _CANCELLED and self.is_due and not scope.cancel_seen
+
+    def raise_where_code_waits(self) -> bool:
+        """Raises it in all branches that wait, but for those that wait for an activity's own end first.
+
+        Others meet it at their next call. Tells whether it was raised in any.
+        """
+        if not self.is_due:
+            return False
+        is_raised = False
+        for scope in list(self._run.scopes.values()):
+            waiting = scope.waiting
+            if scope.cancel_seen or not isinstance(waiting, Call | Condition):
+                continue
+            if isinstance(waiting, Call) and waiting.is_patient:
+                self._run.out.stop(waiting)
+                continue
+            waiting.interrupt(self.note(scope, WAIT if isinstance(waiting, Call) else _until(scope)))
+            is_raised = True
+        return is_raised
+
+
+def _until(scope: Scope) -> str:
     """Names the wait for a condition that a branch is in."""
     return f"until {scope.untils}"
-
-
-def meet_mark(run: RunExecution, scope: Scope, place: str) -> None:
-    """Raises the cancellation again where the record has it."""
-    mark = scope.marks.get(scope.count)
-    if mark is None or mark.name != CANCEL_MARK or mark.result.json.strip('"') != place:
-        return
-    del scope.marks[scope.count]
-    run.record.steps.pop(key_of(mark), None)
-    run.out.replay(scope, mark.kind, CANCEL_MARK, "")
-    scope.cancel_seen = True
-    raise RunCancelled(run.cancel_reason)
-
-
-def mark_cancelled(run: RunExecution, scope: Scope, place: str) -> None:
-    """Marks that a branch is about to meet the cancellation."""
-    scope.cancel_seen = True
-    value = types_pb2.Payload(json=f'"{place}"')
-    run.add_step(scope, types_pb2.STEP_KIND_MARKER, CANCEL_MARK, "", body={"marker": MarkerStep(value=value)})
-
-
-def cancel_waiting(run: RunExecution) -> bool:
-    """Raises a requested cancellation in all branches that wait; others meet it at their next call."""
-    is_raised = False
-    for scope in list(run.scopes.values()):
-        waiting = scope.waiting
-        if scope.cancel_seen or not isinstance(waiting, Call | Condition):
-            continue
-        mark_cancelled(run, scope, WAIT if isinstance(waiting, Call) else until_of(scope))
-        waiting.interrupt(RunCancelled(run.cancel_reason))
-        is_raised = True
-    return is_raised

@@ -25,6 +25,7 @@ class Group:
         "_begin",
         "_errors",
         "_first",
+        "_is_shielded",
         "_left",
         "_limit",
         "_next",
@@ -35,8 +36,20 @@ class Group:
         "size",
     )
 
-    def __init__(self, run: RunExecution, scope: Scope, size: int, begin: Callable[[int], Awaitable[Any]]) -> None:
-        """Numbers the branches; `begin` gives what the branch at a place does."""
+    def __init__(
+        self,
+        run: RunExecution,
+        scope: Scope,
+        size: int,
+        begin: Callable[[int], Awaitable[Any]],
+        *,
+        is_shielded: bool = False,
+    ) -> None:
+        """Numbers the branches; `begin` gives what the branch at a place does.
+
+        `is_shielded`: a request to cancel the run does not reach them.
+        """
+        self._is_shielded = is_shielded
         self._run = run
         self._begin = begin
         self.scope = scope
@@ -91,6 +104,8 @@ class Group:
     def _start(self, index: int) -> None:
         run = self._run
         scope = run.open_scope(self.scope, self._first + index)
+        if self._is_shielded:
+            scope.shield()
         try:
             if run.is_dropped:
                 raise asyncio.CancelledError

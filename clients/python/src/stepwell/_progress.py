@@ -33,6 +33,7 @@ class Outgoing:
         "scopes",
         "sent",
         "sent_progress",
+        "stop_ordinals",
         "told_waiting",
     )
 
@@ -42,6 +43,7 @@ class Outgoing:
         self.scopes: dict[str, Scope] = {}
         self.cancel_ordinals: list[int] = []
         self.rejections: list[UpdateRejection] = []
+        self.stop_ordinals: list[int] = []
         self.sent: list[Entry] | None = None
         self.sent_progress: Progress | None = None
         self.told_waiting = False
@@ -67,13 +69,20 @@ class Outgoing:
     @property
     def has_steps(self) -> bool:
         """Tells whether something must be recorded."""
-        return bool(self.pending or self.cancel_ordinals or self.rejections)
+        return bool(self.pending or self.cancel_ordinals or self.stop_ordinals or self.rejections)
 
     def give_up(self, call: Call[Any]) -> None:
         """Lets the service cancel the step of a call that nobody waits for, as soon as its ordinal is known."""
         call.is_forsaken = True
         if call.ordinal:
             self.cancel_ordinals.append(call.ordinal)
+
+    def stop(self, call: Call[Any]) -> None:
+        """Lets the service ask the activity of a call to stop, once, as soon as its ordinal is known."""
+        if not call.is_stopping:
+            call.is_stopping = True
+            if call.ordinal:
+                self.stop_ordinals.append(call.ordinal)
 
     def take(
         self, *, is_quiet: bool, end: dict[str, Any] | None, record: Record, published: dict[str, Payload]
@@ -104,12 +113,13 @@ class Outgoing:
             cancel_ordinals=self.cancel_ordinals,
             rejections=self.rejections[:MAX_STEPS],
             published=published,
+            stop_ordinals=self.stop_ordinals,
             waiting=is_quiet and not left and end is None,
             **(end if end is not None and not left else {}),
         )
         if progress.HasField("complete") or progress.HasField("continue_as_new"):
             self._tell_whole(progress, record)
-        self.cancel_ordinals = []
+        self.cancel_ordinals, self.stop_ordinals = [], []
         del self.rejections[:MAX_STEPS]
         self.sent = entries
         self.sent_progress = progress
@@ -144,6 +154,8 @@ class Outgoing:
                 call.ordinal = ordinal
                 if call.is_forsaken:
                     self.cancel_ordinals.append(ordinal)
+                elif call.is_stopping:
+                    self.stop_ordinals.append(ordinal)
         if self.last_marker is not None and self.last_marker in entries:
             self.last_marker = None
         return entries

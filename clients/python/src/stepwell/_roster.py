@@ -98,7 +98,7 @@ class Runs:
         seat = self._seat(news.ref)
         if seat is not None:
             if news.cancel_requested:
-                seat.run.request_cancel(news.cancel_reason)
+                seat.run.cancellation.request(news.cancel_reason)
             seat.run.updates.offer(news.updates)
             seat.run.advance(news.steps)
 
@@ -112,7 +112,7 @@ class Runs:
         """Tells a run that it was asked to cancel."""
         seat = self._seat(ref)
         if seat is not None:
-            seat.run.request_cancel(reason)
+            seat.run.cancellation.request(reason)
 
     def revoke(self, ref: TaskRef) -> None:
         """Drops a run that is somebody else's now."""

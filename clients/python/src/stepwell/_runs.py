@@ -12,8 +12,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
-from stepwell import _cancelling
-from stepwell._calls import ENDED, Call, Entry, RunCancelled, current
+from stepwell._calls import ENDED, Call, Entry, current
+from stepwell._cancelling import CALL, WAIT, Cancellation
 from stepwell._progress import Outgoing, new_step
 from stepwell._queries import Queries
 from stepwell._scopes import Record, Scope, key_of
@@ -57,8 +57,7 @@ class RunExecution:
         self.active = self.busy = self.unrecorded = 0
         self.end: dict[str, Any] | None = None
         self.is_ended = self.is_dropped = self.is_leaving = self.is_broken = False
-        self.is_cancel_due = task.cancel_requested
-        self.cancel_reason = task.cancel_reason
+        self.cancellation = Cancellation(self, task)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_woken = False
         self.last_ordinal = task.steps[-1].ordinal if task.steps else 0
@@ -84,7 +83,7 @@ class RunExecution:
 
     def open_scope(self, parent: Scope, number: int) -> Scope:
         """Opens a branch."""
-        scope = Scope(parent.branch_path(number), parent, cancel_seen=parent.cancel_seen)
+        scope = Scope(parent.branch_path(number), parent)
         parent.children.add(scope)
         self.scopes[scope.path] = scope
         return self.record.open(scope)
@@ -104,10 +103,13 @@ class RunExecution:
         """Makes a call: gives its step if that has ended, else lets `call.resolve` hear of it."""
         if call.ordinal or call.waiter is not None:
             raise RuntimeError(f"{call.name}: a call can be awaited once; call it again for another one")
+        call.scope = scope
         found = self.recall(scope, call.kind, call.name, call.key, call)
         if found is not None or call.ordinal:
             return found
         body = call.spell()
+        if scope.is_shielded and call.kind == types_pb2.STEP_KIND_ACTIVITY:
+            body["activity"].shielded = True
         self.add_step(scope, call.kind, call.name, call.key, body=body, call=call)
         return None
 
@@ -120,23 +122,24 @@ class RunExecution:
         if scope.waiting is not None or scope.group is not None:
             raise RuntimeError(f"{name}: another call of this branch is under way; use ctx.gather for both")
         if scope.marks:
-            _cancelling.meet_mark(self, scope, _cancelling.CALL)
+            self.cancellation.meet(scope, CALL)
         step_key = scope.key_for(name, key)
         record = self.record.steps.pop(step_key, None)
         if record is None:
-            if self.is_cancel_due and not scope.cancel_seen:
-                _cancelling.mark_cancelled(self, scope, _cancelling.CALL)
-                raise RunCancelled(self.cancel_reason)
+            if self.cancellation.is_due and not scope.cancel_seen:
+                raise self.cancellation.note(scope, CALL)
             return None
         self.out.replay(scope, kind, name, key)
         if scope.marks:
-            _cancelling.meet_mark(self, scope, _cancelling.WAIT)
+            self.cancellation.meet(scope, WAIT)
         if record.kind != kind:
             # The service compares orders, will refuse this one and pause the run.
             log.error("run %s: step %s was recorded as another kind of step", self.task.run_id, name)
             self.is_broken = True
             self.wake()
         elif record.state in ENDED:
+            if self.cancellation.ended(scope, record) and scope.count == len(scope.recorded):
+                raise self.cancellation.note(scope, WAIT)
             return record
         if call is not None:
             call.ordinal = record.ordinal
@@ -167,7 +170,7 @@ class RunExecution:
 
     def forsake(self, call: Call[Any]) -> None:
         """Gives up the step of a call whose code went on without it."""
-        if not self.is_dropped and not call.is_forsaken:
+        if not self.is_dropped and not call.is_forsaken and not call.is_ended:
             self.out.give_up(call)
             self.wake()
 
@@ -191,16 +194,6 @@ class RunExecution:
         if not self.active:
             self.wake()
 
-    def meet_cancel(self, scope: Scope) -> None:
-        """Raises the cancellation again where the record has it: while a branch waits until something holds."""
-        _cancelling.meet_mark(self, scope, _cancelling.until_of(scope))
-
-    def request_cancel(self, reason: str) -> None:
-        """Takes note that cancellation was asked for."""
-        self.is_cancel_due = True
-        self.cancel_reason = reason
-        self.wake()
-
     # Between the code and the service
 
     def load(self, records: Iterable[StepRecord]) -> None:
@@ -222,7 +215,12 @@ class RunExecution:
                     self.record.steps[key] = record
             elif record.state in ENDED:
                 del self.open[key]
-                call.resolve(record)
+                call.is_ended = True
+                scope = call.scope
+                if scope is not None and not call.is_forsaken and self.cancellation.ended(scope, record):
+                    call.interrupt(self.cancellation.note(scope, WAIT))
+                else:
+                    call.resolve(record)
 
     def advance(self, records: Iterable[StepRecord]) -> None:
         """Takes in an Advance: it costs a slot until the run says again that it waits."""
@@ -263,7 +261,7 @@ class RunExecution:
         if end is None and not self.active:
             if self.updates.move():
                 return
-            if self.is_cancel_due and _cancelling.cancel_waiting(self):
+            if self.cancellation.raise_where_code_waits():
                 self.wake()
                 return
             self.queries.ready()

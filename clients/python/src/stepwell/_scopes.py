@@ -59,6 +59,7 @@ class Scope:
         "closed",
         "count",
         "group",
+        "is_shielded",
         "last_branch",
         "marks",
         "occurrences",
@@ -74,8 +75,8 @@ class Scope:
         "waiting",
     )
 
-    def __init__(self, path: str, parent: Scope | None, *, cancel_seen: bool = False) -> None:
-        """Opens the branch."""
+    def __init__(self, path: str, parent: Scope | None) -> None:
+        """Opens the branch. It knows of a cancellation what its parent knows, and is shielded if that one is."""
         self.path = path
         self.parent = parent
         self.count = self.told_count = 0
@@ -89,9 +90,14 @@ class Scope:
         self.waiting: Call[object] | Condition | bool | None = None
         self.group: Group | None = None
         self.patches: dict[str, bool] = {}
-        self.cancel_seen = cancel_seen
+        self.cancel_seen: bool = parent is not None and parent.cancel_seen
+        self.is_shielded: bool = parent is not None and parent.is_shielded
         self.closed = False
         self.untils = 0  # how often it waited until something holds
+
+    def shield(self) -> None:
+        """Keeps a request to cancel the run from this branch and from those below it."""
+        self.cancel_seen = self.is_shielded = True
 
     def branch_path(self, number: int) -> str:
         """Gives the path of a branch of this one. Raises `RuntimeError` when they nest too deep."""

@@ -48,7 +48,15 @@ def activity(
 
     name = options.get("name", kind)
     read = reader(run, name, hint, errors.ActivityFailed)
-    return Call(run, kind=types_pb2.STEP_KIND_ACTIVITY, name=name, key=options.get("key", ""), spell=spell, read=read)
+    return Call(
+        run,
+        kind=types_pb2.STEP_KIND_ACTIVITY,
+        name=name,
+        key=options.get("key", ""),
+        spell=spell,
+        read=read,
+        is_patient=options.get("wait_cancelled", False),
+    )
 
 
 def child(

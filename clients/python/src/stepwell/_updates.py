@@ -144,7 +144,7 @@ class Updates:
             raise RuntimeError("another call of this branch is under way; use ctx.gather for both")
         scope.untils += 1
         if scope.marks:
-            run.meet_cancel(scope)
+            run.cancellation.meet_until(scope)
         if holds():
             return
         condition = Condition(run, scope, holds)

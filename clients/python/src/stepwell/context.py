@@ -64,7 +64,7 @@ class Context(Asked):
     @property
     def is_cancelled(self) -> bool:
         """Whether cancellation of the run was asked for."""
-        return self._run.is_cancel_due
+        return self._run.cancellation.is_due
 
     @overload
     async def step(
@@ -177,6 +177,15 @@ class Context(Asked):
         else:
             group = Group(run, run.present_scope(), len(inputs), lambda index: fn(inputs[index]))
         return await group.join(limit)
+
+    async def shield(self, awaitable: Awaitable[T]) -> T:
+        """Does something, in a branch of its own, that a request to cancel the run leaves alone.
+
+        The service does not ask its activities to stop, and `RunCancelled` is raised after it has ended.
+        """
+        group = Group(self._run, self._run.present_scope(), 1, lambda _: awaitable, is_shielded=True)
+        results: list[T] = await group.join(None)
+        return results[0]
 
     def side_effect(self, name: str, fn: Callable[[], T]) -> T:
         """Calls a quick function without outside effect once (a random number, the time) and records its value.

@@ -60,7 +60,8 @@ class ActivityOptions(StepOptions, total=False):
 
     `retry`: default without limit, from 1 s, doubling, up to 100 s. The seconds that it may wait in its queue, that all
     attempts together and one attempt may take, and that may pass between heartbeats: no limits by default. `priority`:
-    0 to 9, higher goes first; default the run's.
+    0 to 9, higher goes first; default the run's. `wait_cancelled`: a run that is asked to cancel asks its activities to
+    stop in any case; true waits for what comes of this one before `RunCancelled` is raised, default is not to wait.
     """
 
     retry: RetryPolicy
@@ -70,6 +71,7 @@ class ActivityOptions(StepOptions, total=False):
     heartbeat_timeout: Seconds
     task_queue: str
     priority: int
+    wait_cancelled: bool
 
 
 class ChildOptions(StepOptions, total=False):

@@ -189,16 +189,14 @@ FROM unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal),
 -- Notes heartbeats of activities that their sessions still hold; answers which, whether they should stop, and which
 -- attempt that is. Sorted by key. Walks steps_pkey and heartbeats_pkey.
 WITH held AS (
-    SELECT x.run_key, x.ordinal, x.beat_time, x.details, s.attempt,
-    s.cancel_requested OR r.cancel_time IS NOT NULL AS cancel_requested
+    SELECT x.run_key, x.ordinal, x.beat_time, x.details, s.attempt, s.cancel_requested
     FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::uuid[], $5::timestamptz[], $6::bytea[])
         AS x (run_key, ordinal, token, session_id, beat_time, details)
     CROSS JOIN LATERAL (
-        SELECT o.cancel_requested, o.run_key, o.attempt, o.grants, o.session_id FROM steps AS o
+        SELECT o.cancel_requested, o.attempt, o.grants, o.session_id FROM steps AS o
         WHERE o.run_key = x.run_key AND o.ordinal = x.ordinal
         OFFSET 0
     ) AS s
-    CROSS JOIN LATERAL (SELECT o.cancel_time FROM runs AS o WHERE o.run_key = s.run_key OFFSET 0) AS r
     WHERE s.grants = x.token AND s.session_id = x.session_id
 ),
 written AS (

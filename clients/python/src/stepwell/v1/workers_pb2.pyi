@@ -1096,6 +1096,7 @@ class Progress(_message.Message):
     SCOPES_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     CANCEL_ORDINALS_FIELD_NUMBER: _builtins.int
+    STOP_ORDINALS_FIELD_NUMBER: _builtins.int
     WAITING_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     FAIL_FIELD_NUMBER: _builtins.int
@@ -1126,6 +1127,12 @@ class Progress(_message.Message):
     @_builtins.property
     def cancel_ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Open steps that nobody waits for any more (losers of a race): cancelled."""
+
+    @_builtins.property
+    def stop_ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Open activities that should stop, shielded or not. One that nobody is at ends CANCELLED with this progress; of
+        another the worker is asked to stop, and the step ends when it says so.
+        """
 
     @_builtins.property
     def complete(self) -> Global___CompleteRun:
@@ -1159,6 +1166,7 @@ class Progress(_message.Message):
         scopes: _abc.Iterable[Global___ScopeState] | None = ...,
         steps: _abc.Iterable[Global___NewStep] | None = ...,
         cancel_ordinals: _abc.Iterable[_builtins.int] | None = ...,
+        stop_ordinals: _abc.Iterable[_builtins.int] | None = ...,
         waiting: _builtins.bool = ...,
         complete: Global___CompleteRun | None = ...,
         fail: Global___FailRun | None = ...,
@@ -1170,7 +1178,7 @@ class Progress(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancel_ordinals", b"cancel_ordinals", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail", "published", b"published", "rejections", b"rejections", "scopes", b"scopes", "steps", b"steps", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancel_ordinals", b"cancel_ordinals", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail", "published", b"published", "rejections", b"rejections", "scopes", b"scopes", "steps", b"steps", "stop_ordinals", b"stop_ordinals", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__calls: _TypeAlias = _typing.Literal["calls"]  # noqa: Y015
     _WhichOneofArgType__calls: _TypeAlias = _typing.Literal["_calls", b"_calls"]  # noqa: Y015
@@ -1419,12 +1427,15 @@ class ActivityStep(_message.Message):
     START_TO_CLOSE_TIMEOUT_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIMEOUT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    SHIELDED_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """The type, 1 to 255 bytes."""
     task_queue: _builtins.str
     """Where it waits. Default: the run's queue."""
     priority: _builtins.int
     """0 to 9; higher goes first. Default: the run's."""
+    shielded: _builtins.bool
+    """True if a request to cancel the run leaves it alone. Else it is asked to stop, or never begun."""
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """Its input."""
@@ -1461,10 +1472,11 @@ class ActivityStep(_message.Message):
         start_to_close_timeout: _duration_pb2.Duration | None = ...,
         heartbeat_timeout: _duration_pb2.Duration | None = ...,
         priority: _builtins.int | None = ...,
+        shielded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "priority", b"priority", "retry", b"retry", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "priority", b"priority", "retry", b"retry", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_to_close_timeout", b"start_to_close_timeout", "task_queue", b"task_queue", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "priority", b"priority", "retry", b"retry", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "shielded", b"shielded", "start_to_close_timeout", b"start_to_close_timeout", "task_queue", b"task_queue", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -1824,7 +1836,7 @@ class ReportResult(_message.Message):
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
-        """Steps of that progress that have already ended (a signal was waiting, say)."""
+        """Steps that ended with that progress: new ones (a signal was waiting, say), and those that it stopped."""
 
     def __init__(
         self,
