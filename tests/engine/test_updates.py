@@ -92,9 +92,10 @@ def test_rejections_are_told_and_nothing_is_recorded() -> None:
 
 
 def test_what_a_refused_progress_told_is_told_to_nobody() -> None:
-    world, code = running()
-    with pytest.raises(errors.InvalidField):
-        code.send(code.accept("u1"), code.outcome("u2"), rejections=[Rejection("u3", Failure("no"))])
+    world = World(Limits(open_steps=0))
+    code = Code(world, world.start())
+    with pytest.raises(errors.LimitExceeded):
+        code.send(code.accept("u1"), code.call("a", activity()), rejections=[Rejection("u3", Failure("no"))])
     assert world.last is not None
     news = world.last.subjects.runs[code.key].news
     assert (news.updates, news.rejections) == ([], [])

@@ -227,16 +227,20 @@ async def test_who_has_not_shown_that_it_has_the_run_is_not_asked(one: Replica) 
     run_id = await one.start()
     async with wire(one, capacity=capacity(runs=1)) as stream:
         task = await stream.task(RUN, ack=False)
+        early = (one.query(run_id, wait=0.1), one.update(run_id, "u0", wait=0.1))
+        assert [reason for reason, _ in await asyncio.gather(*map(refused, early))] == [
+            "NOTHING_PUBLISHED",
+            "UPDATE_UNDECIDED",
+        ]
         asked = asyncio.create_task(one.query(run_id))
         updated = asyncio.create_task(one.update(run_id, "u1"))
-        await stream.settled()
-        assert not stream.got.get("queries")
-        assert not stream.got.get("advances")
         await stream.ack(task)
         await answer(stream, 42)
         assert (await asked).result.json == "42"
         code = Code(stream, task)
-        await accept(code, await told(code), 3)
+        update = await told(code)
+        assert update.update_id == "u1"
+        await accept(code, update, 3)
         assert (await updated).result.json == "3"
 
 

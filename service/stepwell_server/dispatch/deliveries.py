@@ -1,7 +1,7 @@
 """Calls brought to the workers that hold the runs: those of this replica's callers, and those left in `run_calls`.
 
-A call is told once under each grant and stream. A query's answer counts only if it comes from the very stream that was
-asked, and under the lease under which it was. An update is answered by what its run records, or by a rejection that
+A call is told once under each grant and stream. A query's answer counts only if it comes from whoever has the run. An
+update is answered by what its run records, or by a rejection that
 comes with a progress.
 """
 
@@ -144,22 +144,20 @@ class Deliveries:
     # --- answers ----------------------------------------------------------------------------------------------------
 
     def answered(self, session: WorkerSession, token: int, correlation: int, said: CallAnswer) -> None:
-        """A worker answers a query. Under a lease that is over, or to a question put to another, it means nothing."""
+        """A worker answers a query. Of a run that it does not hold under that token it has nothing to say."""
         call_id = self._questions.get(correlation)
         told = self._told.get(call_id) if call_id is not None else None
-        if told is None or told.session is not session or told.token != token:
-            return
-        if session.holds((told.call.run_key, 0), token) is None:
+        if told is None or session.holds((told.call.run_key, 0), token) is None:
             return
         del self._questions[correlation]
         if told.take is not None:
             told.take(said)
         else:
-            self._background.spawn(self._answer(told, said))
+            self._background.spawn(self._answer(told.call, session.session_id, token, said))
 
-    async def _answer(self, told: _Told, said: CallAnswer) -> None:
-        await run_calls.answer(self._database, told.call, told.session.session_id, told.token, said)
-        self._tell_all(told.call.run_key)
+    async def _answer(self, call: RunCall, session_id: UUID, token: int, said: CallAnswer) -> None:
+        await run_calls.answer(self._database, call, session_id, token, said)
+        self._tell_all(call.run_key)
 
     def rejected(self, run_key: int, rejection: Rejection) -> None:
         """A run's code did not accept an update, as a progress told."""

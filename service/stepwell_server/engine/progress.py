@@ -93,6 +93,7 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
             change.update(returns=0)
         if self.steps or self.cancels or self.stops or self.end is not None:
             builds.recorded_by(change, self.build_id)
+        change.news.rejections.extend(self.rejections)
         told = len(change.news.ended)
         ordinals = [record(change, step) for step in self.steps]
         _stop(change, self.stops)
@@ -100,7 +101,6 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         del change.news.ended[told:]
         _cancel(change, self.cancels)
         publish(change, self.published)
-        change.news.rejections.extend(self.rejections)
         if self.end is not None:
             end_as_told(change, run, self.end)
         elif self.waiting:

@@ -9,7 +9,6 @@ from stepwell_server import errors
 from stepwell_server.engine import endings
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.reported import NewStep, UpdateOutcome, identity
-from stepwell_server.engine.starts import begins_later
 from stepwell_server.model.run_calls import acceptance_of
 from stepwell_server.model.runs import RunRef, pack_details, unpack_details
 
@@ -37,7 +36,7 @@ class CallRun(msgspec.Struct, frozen=True, gc=False):
         if run.session_id is not None:
             # A worker that keeps nothing gets it once more; one that does is told.
             change.update(dirty=True)
-        elif not begins_later(change):
+        else:
             endings.wake(change)
         change.bump()
         return True
