@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 from tests.stream.code import Code, scheduled
 from tests.stream.kit import ACTIVITY, RUN, Replica, capacity, payload
@@ -9,6 +12,7 @@ from tests.stream.wire import wire
 
 from stepwell.v1 import types_pb2, workers_pb2
 from stepwell.v1.workers_pb2 import FailActivity, TaskHeartbeat
+from stepwell_server.store import recall
 
 
 async def test_a_stale_token_s_heartbeat_is_lost_and_leaves_no_details(one: Replica) -> None:
@@ -72,6 +76,36 @@ async def test_beats_without_details_leave_those_of_the_same_breath(one: Replica
             await stream.next("heartbeats")
         await stream.report(task.ref, fail=FailActivity(failure=types_pb2.Failure(message="again")))
         assert (await stream.task(ACTIVITY)).heartbeat_details.json == '"kept"'
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [{"fail": FailActivity(failure=types_pb2.Failure(message="again"))}, {"release": workers_pb2.ReleaseTask()}],
+)
+async def test_what_is_told_with_the_end_of_an_attempt_reaches_the_next(
+    one: Replica, monkeypatch: pytest.MonkeyPatch, outcome: dict[str, Any]
+) -> None:
+    """However long the write takes: the attempt goes on until then."""
+    write, writing, may_write = recall.write_heartbeats, asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments: Any) -> Any:
+        writing.set()
+        await may_write.wait()
+        return await write(*arguments)
+
+    monkeypatch.setattr(recall, "write_heartbeats", slow)
+    await scheduled(one)
+    async with wire(one, capacity=capacity(activities=1)) as stream:
+        task = await stream.task(ACTIVITY)
+        beat = TaskHeartbeat(ref=task.ref, details=payload("last"))
+        await stream.say(heartbeats=[beat], reports=[workers_pb2.Report(correlation=1, ref=task.ref, **outcome)])
+        await writing.wait()
+        await one.start(queue="elsewhere")
+        await stream.settled()
+        assert "results" not in stream.got
+        may_write.set()
+        await stream.result(1)
+        assert (await stream.task(ACTIVITY)).heartbeat_details.json == '"last"'
 
 
 async def test_a_lost_heartbeat_gives_the_place_back(one: Replica) -> None:

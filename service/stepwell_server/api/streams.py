@@ -19,6 +19,8 @@ from stepwell_server.api.reports import (
 )
 from stepwell_server.dispatch.beat_traces import hear
 from stepwell_server.dispatch.messages import AdvanceRun, BeatAnswer, ReportAnswer, TaskNotice, slices
+from stepwell_server.engine.activities import FailActivity
+from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
 from stepwell_server.model.payloads import Failure
 from stepwell_server.model.run_calls import CallAnswer
@@ -70,6 +72,7 @@ class Stream:
         self._reports = ReportReader(session.namespace_id, session.namespace, session.session_id, build_id, fields)
         self._beats = BeatReader(session.session_id, session.namespace_id, session.hello.worker_id, fields)
         self._under_way: set[asyncio.Future[object]] = set()
+        self._details: dict[tuple[TaskKey, int], asyncio.Future[Flushed]] = {}
         self.left = False
         self.fault: errors.Refusal | None = None
 
@@ -96,12 +99,12 @@ class Stream:
             self._dispatcher.matcher.look(session)
         for place, ref in enumerate(self._fields.items(request.acks, "acks")):
             self._acknowledge(task_key(ref, f"acks[{place}]."), ref.token)
-        for place, report in enumerate(self._fields.items(request.reports, "reports")):
-            self._report(report, f"reports[{place}].")
         if request.heartbeats:
             self._beat(request)
         elif _is_bare(request):
             hear(session.session_id, session.hello.worker_id)
+        for place, report in enumerate(self._fields.items(request.reports, "reports")):
+            self._report(report, f"reports[{place}].")
         for place, answer in enumerate(self._fields.items(request.answers, "answers")):
             self._answer_query(answer, f"answers[{place}].")
         if request.ping:
@@ -129,13 +132,22 @@ class Stream:
             told = held.advances if held is not None else 0
             resident = report.progress.waiting and session.may_keep(key, token)
             order = self._reports.read(report, at, resident=resident)
-            future = self._dispatcher.committers.submit(order, report.ByteSize(), _COMMAND_SECONDS)
+            details = self._details.get((key, token))
+            if details is not None and isinstance(order, FailActivity | ReturnTask):
+                future: asyncio.Future[object] = asyncio.ensure_future(self._behind(details, order, report.ByteSize()))
+            else:
+                future = self._dispatcher.committers.submit(order, report.ByteSize(), _COMMAND_SECONDS)
         except errors.Refusal as refusal:
             session.go_on(key, report.ref.token)
             session.outbox.answer(ReportAnswer(report.correlation, refusal=refusal))
             return
         self._under_way.add(future)
         future.add_done_callback(functools.partial(self._answered, report.correlation, key, told, order))
+
+    async def _behind(self, details: asyncio.Future[Flushed], order: Report, size: int) -> object:
+        """Commits the end of an attempt once its last heartbeat is written: the next attempt begins with that."""
+        await asyncio.wait([details], timeout=_COMMAND_SECONDS)
+        return await self._dispatcher.committers.submit(order, size, _COMMAND_SECONDS)
 
     def _answered(
         self, correlation: int, key: TaskKey, told: int, order: Report, future: asyncio.Future[object]
@@ -243,9 +255,16 @@ class Stream:
         for beat in beats:
             self._acknowledge((beat.run_key, beat.ordinal), beat.token)
         future = self._dispatcher.beats.beat(session.session_id, beats)
+        for beat in beats:
+            if beat.details is not None:
+                self._details[(beat.run_key, beat.ordinal), beat.token] = future
         future.add_done_callback(functools.partial(self._beaten, beats))
 
     def _beaten(self, beats: list[TaskBeat], future: asyncio.Future[Flushed]) -> None:
+        for beat in beats:
+            holder = (beat.run_key, beat.ordinal), beat.token
+            if self._details.get(holder) is future:
+                del self._details[holder]
         if future.cancelled() or future.exception() is not None:
             return
         flushed, session = future.result(), self._session

@@ -35,7 +35,7 @@ class Reader:
     async def assignments(self, grants: Sequence[AnyGrant]) -> list[Assign]:
         """The grants with all that their worker needs."""
         wanted = [each for each in grants if each.payload is None]
-        beats = [grant.key for grant in grants if grant.activity is not None and grant.activity.attempt > 1]
+        beats = [grant.key for grant in grants if grant.activity is not None and grant.token > 1]
         inputs: Inputs = {}
         details: dict[tuple[int, int], Payload] = {}
         steps: dict[int, tuple[list[RecordedStep], bool]] = {}

@@ -10,6 +10,7 @@ from stepwell.errors import (
     ApplicationError,
     ChildFailed,
     ConversionError,
+    JobFailed,
     RunFailed,
     ServiceError,
     StepError,
@@ -19,6 +20,7 @@ from stepwell.errors import (
     UpdateRejected,
     WaitTimeout,
 )
+from stepwell.jobs import JobHandle
 from stepwell.policies import CancellationPolicy, RetryPolicy
 from stepwell.runs import QueryAnswer, RunHandle
 from stepwell.worker import Worker
@@ -36,6 +38,8 @@ __all__ = [
     "Context",
     "ConversionError",
     "DataConverter",
+    "JobFailed",
+    "JobHandle",
     "JsonConverter",
     "QueryAnswer",
     "RetryPolicy",

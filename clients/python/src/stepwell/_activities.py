@@ -55,6 +55,7 @@ class Running:
             namespace=task.namespace,
             run_id=task.run_id,
             workflow_id=task.workflow_id,
+            job_id=task.job_id,
             type=task.type,
             task_queue=task.task_queue,
             step_name=task.step_name,
@@ -159,11 +160,11 @@ class Activities:
         try:
             if running.is_cancelled:
                 raise asyncio.CancelledError
-            attributes: dict[str, str | int] = {
-                "stepwell.run_id": task.run_id,
-                "stepwell.step": task.step_name,
-                "stepwell.attempt": task.attempt,
-            }
+            attributes: dict[str, str | int] = {"stepwell.attempt": task.attempt}
+            if task.job_id:
+                attributes |= {"stepwell.job": task.job_id}
+            else:
+                attributes |= {"stepwell.run_id": task.run_id, "stepwell.step": task.step_name}
             with _tracing.activity_span(task.type, task.traceparent, attributes):
                 running.traceparent = _tracing.current_traceparent()
                 value = await self._result(running, task, definition)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from stepwell import errors
 from stepwell._calls import Call
-from stepwell.definitions import NO_DEFAULTS, Definition, definition_of, type_and_hint
+from stepwell.definitions import defaults_of, type_and_hint
 from stepwell.policies import CONFLICT, PARENT_CLOSE, REUSE, Seconds, duration
 from stepwell.v1 import types_pb2, workers_pb2
 
@@ -29,22 +29,11 @@ def activity(
 ) -> Call[Any]:
     """Makes the call of an activity."""
     kind, hint = type_and_hint(fn, "activity")
-    defaults = cast("Definition", definition_of(fn)).defaults if not isinstance(fn, str) else NO_DEFAULTS
+    defaults = defaults_of(fn)
 
     def spell() -> dict[str, Any]:
-        retry = options.get("retry", defaults.retry)
-        step = workers_pb2.ActivityStep(
-            type=kind,
-            task_queue=options.get("task_queue", defaults.task_queue),
-            input=run.converter.to_payload(input),
-            retry=None if retry is None else retry.to_proto(),
-            schedule_to_start_timeout=duration(options.get("schedule_to_start")),
-            schedule_to_close_timeout=duration(options.get("schedule_to_close", defaults.schedule_to_close)),
-            start_to_close_timeout=duration(options.get("start_to_close", defaults.start_to_close)),
-            heartbeat_timeout=duration(options.get("heartbeat_timeout", defaults.heartbeat_timeout)),
-            priority=options.get("priority"),
-        )
-        return {"activity": step}
+        payload = run.converter.to_payload(input)
+        return {"activity": workers_pb2.ActivityStep(type=kind, input=payload, **defaults.spell(options))}
 
     name = options.get("name", kind)
     read = reader(run, name, hint, errors.ActivityFailed)

@@ -1,7 +1,7 @@
-"""Hearing of the ends of runs: one stream serves all waits of a client.
+"""Hearing of the ends of runs, or of jobs: one stream serves all waits of a client.
 
-A wait is registered first; then, unless the stream was live before the run was started, the run is read once. So an
-end is seen in one way or the other: it comes after the watch began, or the reading finds it.
+A wait is registered first; then, unless the stream was live before the thing was started, that is read once. So an end
+is seen in one way or the other: it comes after the watch began, or the reading finds it.
 """
 
 from __future__ import annotations
@@ -9,56 +9,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
+import grpc.aio
 
 from stepwell import errors, reasons
-from stepwell._rpc import Caller, backoff
-from stepwell.v1 import runs_pb2, types_pb2
+from stepwell._rpc import backoff
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
-    from stepwell.v1.runs_pb2_grpc import RunServiceAsyncStub
+    from stepwell._ends import Ends
 
 log = logging.getLogger("stepwell.client")
 
-_FIRST_ENDED = types_pb2.RUN_PHASE_COMPLETED
 # How long a fresh stream may take to say that it is live before runs are read without it, in seconds.
 _PATIENCE = 1.0
 # The service shows life every 20 s.
 _SILENCE = 60.0
 _READERS = 16
 
-End = runs_pb2.WatchRunsResponse.End
+End = TypeVar("End")
 
 
-def end_of(run: runs_pb2.Run) -> End:
-    """Gives the end of a run that was read."""
-    return End(
-        run_id=run.run_id,
-        workflow_id=run.workflow_id,
-        phase=run.phase,
-        continued_run_id=run.continued_run_id,
-        result=run.result if run.HasField("result") else None,
-        failure=run.failure if run.HasField("failure") else None,
-    )
-
-
-async def watch(
-    stub: RunServiceAsyncStub, caller: Caller, namespace: str, cursor: str
-) -> AsyncGenerator[runs_pb2.WatchRunsResponse, None]:
+async def watch(source: Ends[End], cursor: str) -> AsyncGenerator[tuple[Sequence[End], str], None]:
     """Reads one stream of ends, from a cursor or from now, to its end. Raises `ServiceError`."""
-    request = runs_pb2.WatchRunsRequest(namespace=namespace, cursor=cursor)
-    call = stub.WatchRuns(request, metadata=caller.metadata)
+    call = source.stream(cursor)
     try:
         while True:
             async with asyncio.timeout(_SILENCE):
-                message = await call.read()
-            if not isinstance(message, runs_pb2.WatchRunsResponse):
+                message: Any = await call.read()
+            if message is grpc.aio.EOF:
                 return
-            yield message
+            yield message.ends, message.cursor
     except TimeoutError:
         raise errors.Unavailable("the watch fell silent") from None
     except grpc.RpcError as error:
@@ -67,14 +51,14 @@ async def watch(
         call.cancel()
 
 
-async def ends(stub: RunServiceAsyncStub, caller: Caller, namespace: str) -> AsyncGenerator[End, None]:
-    """Reads the ends of a namespace's runs from now on, over streams that come and go."""
+async def ends(source: Ends[End]) -> AsyncGenerator[End, None]:
+    """Reads the ends of a namespace from now on, over streams that come and go."""
     cursor, attempt = "", 0
     while True:
         try:
-            async for message in watch(stub, caller, namespace, cursor):
-                cursor, attempt = message.cursor or cursor, 0
-                for end in message.ends:
+            async for found, behind in watch(source, cursor):
+                cursor, attempt = behind or cursor, 0
+                for end in found:
                     yield end
             error = errors.Unavailable("the service ended the watch")
         except errors.Unavailable as raised:
@@ -84,14 +68,14 @@ async def ends(stub: RunServiceAsyncStub, caller: Caller, namespace: str) -> Asy
         attempt += 1
 
 
-class Wait:
-    """Somebody's interest in the end of a run, and of those that continue it."""
+class Wait(Generic[End]):
+    """Somebody's interest in the end of a run or of a job, and of what goes on in its place."""
 
-    __slots__ = ("__weakref__", "end", "futures", "is_covered", "run_id")
+    __slots__ = ("__weakref__", "end", "futures", "is_covered", "of")
 
-    def __init__(self, run_id: str, *, is_covered: bool) -> None:
-        """Begins without an end. A covered wait needs no reading: the stream was live before the run was started."""
-        self.run_id = run_id
+    def __init__(self, of: str, *, is_covered: bool) -> None:
+        """Begins without an end. A covered wait needs no reading: the stream was live before its start."""
+        self.of = of
         self.is_covered = is_covered
         self.end: End | None = None
         self.futures: list[asyncio.Future[End]] = []
@@ -105,44 +89,42 @@ class Wait:
         self.futures.clear()
 
 
-class Watcher:
+class Watcher(Generic[End]):
     """The waits of one client in one namespace."""
 
-    def __init__(self, stub: RunServiceAsyncStub, caller: Caller, namespace: str) -> None:
+    def __init__(self, source: Ends[End]) -> None:
         """Begins without a stream: the first wait opens it."""
-        self._stub = stub
-        self._caller = caller
-        self._namespace = namespace
-        self._waits: weakref.WeakValueDictionary[str, Wait] = weakref.WeakValueDictionary()
+        self._source = source
+        self._waits: weakref.WeakValueDictionary[str, Wait[End]] = weakref.WeakValueDictionary()
         self._follower: asyncio.Task[None] | None = None
         self._live = asyncio.Event()
         self._cursor = ""
         self._has_stream = True
         self._readers = asyncio.Semaphore(_READERS)
 
-    def expect(self, run_id: str) -> Wait | None:
-        """Registers a run that is about to be started, if the stream is live already."""
-        return self._register(run_id, is_covered=True) if self._live.is_set() else None
+    def expect(self, of: str) -> Wait[End] | None:
+        """Registers what is about to be started, if the stream is live already."""
+        return self._register(of, is_covered=True) if self._live.is_set() else None
 
-    def forget(self, run_id: str) -> None:
-        """Forgets how a run ended that goes on."""
-        self._waits.pop(run_id, None)
+    def forget(self, of: str) -> None:
+        """Forgets how something ended that goes on."""
+        self._waits.pop(of, None)
 
-    def _register(self, run_id: str, *, is_covered: bool) -> Wait:
-        wait = self._waits.get(run_id)
-        if wait is None:
-            self._waits[run_id] = wait = Wait(run_id, is_covered=is_covered)
+    def _register(self, of: str, *, is_covered: bool) -> Wait[End]:
+        wait = self._waits.get(of)
+        if wait is None or wait.end is not None:  # what has ended may have begun anew
+            self._waits[of] = wait = Wait(of, is_covered=is_covered)
         return wait
 
-    async def end(self, run_id: str, wait: Wait | None) -> End:
-        """Waits for the end of a run, or of the one that finally continues it."""
+    async def end(self, of: str, wait: Wait[End] | None) -> End:
+        """Waits for an end: that of what finally goes on in its place."""
         if wait is None:
-            wait = self._register(run_id, is_covered=False)
+            wait = self._register(of, is_covered=False)
         if self._follower is None:
             self._follower = asyncio.create_task(self._follow())
         while wait.end is None:
             if not self._has_stream:
-                return await self._poll(wait.run_id)
+                return await self._poll(wait.of)
             if not wait.is_covered:
                 await self._cover(wait)
                 continue
@@ -154,8 +136,8 @@ class Watcher:
                 continue
         return wait.end
 
-    async def _cover(self, wait: Wait) -> None:
-        """Reads the run, once the stream is live; sooner too, if that takes long."""
+    async def _cover(self, wait: Wait[End]) -> None:
+        """Reads it, once the stream is live; sooner too, if that takes long."""
         is_live = self._live.is_set()
         if not is_live:
             try:
@@ -167,20 +149,20 @@ class Watcher:
         async with self._readers:
             if wait.end is not None:
                 return
-            request = runs_pb2.GetRunRequest(namespace=self._namespace, run_id=wait.run_id)
-            response = await self._caller.call(self._stub.GetRun, request)
+            end = await self._source.read(wait.of)
         wait.is_covered = is_live and self._live.is_set()
-        if response.run.phase >= _FIRST_ENDED:
-            self._take(wait, end_of(response.run))
+        if end is not None:
+            self._take(wait, end)
 
-    def _take(self, wait: Wait, end: End) -> None:
-        if not end.continued_run_id:
+    def _take(self, wait: Wait[End], end: End) -> None:
+        follower = self._source.next_of(end)
+        if not follower:
             wait.finish(end)
             return
-        # The next run may have ended already, before anybody registered for it.
-        wait.run_id = end.continued_run_id
+        # The next one may have ended already, before anybody registered for it.
+        wait.of = follower
         wait.is_covered = False
-        self._waits[wait.run_id] = wait
+        self._waits[wait.of] = wait
         for future in wait.futures:
             if not future.done():
                 future.set_exception(_WatchBroken())
@@ -199,14 +181,14 @@ class Watcher:
         while True:
             error: errors.ServiceError
             try:
-                async for message in watch(self._stub, self._caller, self._namespace, self._cursor):
+                async for found, cursor in watch(self._source, self._cursor):
                     attempt = 0
-                    self._receive(message)
+                    self._receive(found, cursor)
                 error = errors.Unavailable("the service ended the watch")
             except errors.ServiceError as raised:
                 error = raised
             if isinstance(error, errors.Unimplemented | errors.PermissionDenied | errors.Unauthenticated):
-                log.warning("runs cannot be watched (%s): each wait is a call of its own", error)
+                log.warning("%s cannot be watched (%s): each wait is a call of its own", self._source.noun, error)
                 self._has_stream = False
                 self._live.set()
                 self._uncover()
@@ -220,24 +202,22 @@ class Watcher:
             await asyncio.sleep(backoff(attempt, error))
             attempt += 1
 
-    def _receive(self, message: runs_pb2.WatchRunsResponse) -> None:
-        waits = self._waits
-        for end in message.ends:
-            wait = waits.get(end.run_id)
-            if wait is not None and wait.run_id == end.run_id:
+    def _receive(self, found: Sequence[End], cursor: str) -> None:
+        for end in found:
+            of = self._source.id_of(end)
+            wait = self._waits.get(of)
+            if wait is not None and wait.of == of:
                 self._take(wait, end)
-        if message.cursor:
-            self._cursor = message.cursor
+        if cursor:
+            self._cursor = cursor
         self._live.set()
 
-    async def _poll(self, run_id: str) -> End:
+    async def _poll(self, of: str) -> End:
         """Waits by calls, where there is no stream."""
-        request = runs_pb2.WaitRunRequest(namespace=self._namespace, run_id=run_id)
-        request.wait.seconds = 15
         while True:
-            response = await self._caller.call(self._stub.WaitRun, request)
-            if response.ended:
-                return end_of(response.run)
+            end = await self._source.wait(of)
+            if end is not None:
+                return end
 
     async def close(self) -> None:
         """Ends the stream."""

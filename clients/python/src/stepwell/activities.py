@@ -32,12 +32,14 @@ class ActivityInfo:
     """What an activity's function may know about its attempt.
 
     `attempt` counts from 1. `heartbeat_details` is what the attempt before told last, `None` if nothing; `deadline` is
-    when the attempt times out. `run_id` and `workflow_id` name the run that asked for it.
+    when the attempt times out. `run_id` and `workflow_id` name the run that asked for it; of a job they are empty, and
+    `job_id` is its id.
     """
 
     namespace: str
     run_id: str
     workflow_id: str
+    job_id: str
     type: str
     task_queue: str
     step_name: str

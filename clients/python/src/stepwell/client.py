@@ -1,4 +1,4 @@
-"""The client: starts runs, finds them again, and reads what the service knows."""
+"""The client: starts runs and jobs, finds them again, and reads what the service knows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
+from stepwell._ends import RunEnd, RunEnds
 from stepwell._rpc import Caller, open_channel, uuid7, uuid_of
-from stepwell._watch import Wait, Watcher, ends
+from stepwell._watch import Watcher, ends
 from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
+from stepwell.jobs import JobCalls
 from stepwell.options import RunFilter, StartOptions
 from stepwell.policies import CONFLICT, REUSE, duration
 from stepwell.runs import PAGE_SIZE, RunHandle
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client:
+class Client(JobCalls):
     """A connection to the service, for one namespace. Use one for all of a program; it is not safe across threads."""
 
     def __init__(
@@ -46,17 +48,16 @@ class Client:
     ) -> None:
         """Use `Client.connect`."""
         self.address = address
-        self.namespace = namespace
-        self.converter = converter
         self._credentials = credentials
         self._channel = open_channel(address, credentials)
-        self.caller = Caller(api_key, call_timeout)
+        super().__init__(self._channel, Caller(api_key, call_timeout), namespace, converter, call_timeout)
         self.run_stub = RunServiceStub(self._channel)
         self.history_stub = HistoryServiceStub(self._channel)
         self.namespace_stub = NamespaceServiceStub(self._channel)
         self.worker_stub = WorkerServiceStub(self._channel)
         self.task_queue_stub = TaskQueueServiceStub(self._channel)
-        self.watcher = Watcher(self.run_stub, self.caller, namespace)
+        self._run_ends = RunEnds(self.run_stub, self.caller, namespace)
+        self.watcher = Watcher(self._run_ends)
         self.signals = Coalescer(self._send_signals, call_timeout)
         self._starts = Coalescer(self._send_starts, call_timeout)
         self.schedules = Schedules(self._channel, self.caller, namespace, converter)
@@ -102,6 +103,7 @@ class Client:
     async def close(self) -> None:
         """Closes the connection. Waits of this client are given up."""
         await self.watcher.close()
+        await self.job_watcher.close()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -160,7 +162,7 @@ class Client:
             cancellation_policy=None if policy is None else policy.to_proto(),
             request_id=request_id,
         )
-        wait: Wait | None = self.watcher.expect(run_id) if run_id else None
+        wait = self.watcher.expect(run_id) if run_id else None
         started = await self._starts.submit(request, _tracing.current_traceparent())
         if started.run_id != run_id or not started.started:
             wait = None
@@ -245,12 +247,12 @@ class Client:
         request = task_queues_pb2.GetTaskQueueRequest(namespace=self.namespace, task_queue=name)
         return await self.caller.call(self.task_queue_stub.GetTaskQueue, request)
 
-    def watch_runs(self) -> AsyncGenerator[runs_pb2.WatchRunsResponse.End, None]:
+    def watch_runs(self) -> AsyncGenerator[RunEnd, None]:
         """Follows the ends of the namespace's runs from now on, in the order of their commits, until it is left.
 
         It outlives interruptions and misses none meanwhile. Raises `ServiceError` when the service refuses for good.
         """
-        return ends(self.run_stub, self.caller, self.namespace)
+        return ends(self._run_ends)
 
     async def create_namespace(self, name: str) -> None:
         """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from stepwell.policies import RetryPolicy, Seconds
+from stepwell.policies import RetryPolicy, Seconds, duration
 
 ATTRIBUTE = "__stepwell__"
 
@@ -78,6 +78,19 @@ class ActivityDefaults:
         self.heartbeat_timeout = heartbeat_timeout
         self.task_queue = task_queue
 
+    def spell(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Spells how an activity is performed, in the fields of steps and jobs: as `options` say, or as here."""
+        retry = options.get("retry", self.retry)
+        return {
+            "task_queue": options.get("task_queue", self.task_queue),
+            "retry": None if retry is None else retry.to_proto(),
+            "schedule_to_start_timeout": duration(options.get("schedule_to_start")),
+            "schedule_to_close_timeout": duration(options.get("schedule_to_close", self.schedule_to_close)),
+            "start_to_close_timeout": duration(options.get("start_to_close", self.start_to_close)),
+            "heartbeat_timeout": duration(options.get("heartbeat_timeout", self.heartbeat_timeout)),
+            "priority": options.get("priority"),
+        }
+
 
 NO_DEFAULTS = ActivityDefaults()
 
@@ -86,6 +99,12 @@ def definition_of(fn: object) -> Definition | None:
     """Gives what a decorator noted about a function, or `None`."""
     found = getattr(fn, ATTRIBUTE, None)
     return found if isinstance(found, Definition) else None
+
+
+def defaults_of(target: object) -> ActivityDefaults:
+    """Gives what an activity asks for; nothing, if it is only named."""
+    found = definition_of(target)
+    return found.defaults if found is not None else NO_DEFAULTS
 
 
 def type_and_hint(target: object, noun: str) -> tuple[str, object]:

@@ -95,6 +95,21 @@ class RunFailed(StepwellError):
         self.failure = failure
 
 
+class JobFailed(StepwellError):
+    """A job ended otherwise than `COMPLETED`.
+
+    `state` is `FAILED` or `CANCELLED`; `failure` says why, if anything does.
+    """
+
+    def __init__(self, job_id: str, state: str, failure: Failure | None) -> None:
+        """Keeps the facts."""
+        why = f": {failure.type}: {failure.message}" if failure is not None and failure.message else ""
+        super().__init__(f"job {job_id} is {state}{why}", metadata={"job_id": job_id, "state": state})
+        self.job_id = job_id
+        self.state = state
+        self.failure = failure
+
+
 class UpdateError(StepwellError):
     """An update came to no result. `update_name` and `update_id` name it, `failure` says why."""
 

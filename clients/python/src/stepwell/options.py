@@ -48,6 +48,43 @@ class RunFilter(TypedDict, total=False):
     correlation_id: str
 
 
+class JobOptions(TypedDict, total=False):
+    """How a job is started; what concerns its performance is as its decorator says, if it is absent.
+
+    `unique_key`: the caller's name for the same thing, unique among open jobs. `job_id`: a UUID; made here by default.
+    `request_id`: makes a repeat of the whole start safe; by default only this call's own repeats are. `reuse`: what may
+    follow an ended job of the unique key, default `allow`. `conflict`: what to do when one is open, default `fail`.
+    `start_delay`: seconds before it may begin. `retention`: seconds that it is kept after its end, default as the
+    service is set. The others are as in `ActivityOptions`; `task_queue` is `default` by default.
+    """
+
+    unique_key: str
+    job_id: str
+    request_id: str
+    reuse: Literal["allow", "allow_if_failed", "reject"]
+    conflict: Literal["fail", "use_existing"]
+    start_delay: Seconds
+    retention: Seconds
+    correlation_id: str
+    retry: RetryPolicy
+    schedule_to_start: Seconds
+    schedule_to_close: Seconds
+    start_to_close: Seconds
+    heartbeat_timeout: Seconds
+    task_queue: str
+    priority: int
+
+
+class JobFilter(TypedDict, total=False):
+    """Which jobs to list; what is absent does not matter. `states` are names such as `RUNNING`."""
+
+    states: Sequence[str]
+    type: str
+    task_queue: str
+    unique_key: str
+    correlation_id: str
+
+
 class StepOptions(TypedDict, total=False):
     """How a step is named: `name` in place of its type, `key` in place of its number among those of its name."""
 

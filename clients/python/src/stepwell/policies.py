@@ -7,7 +7,7 @@ import datetime as dt
 
 from google.protobuf.duration_pb2 import Duration
 
-from stepwell.v1 import runs_pb2, types_pb2
+from stepwell.v1 import jobs_pb2, runs_pb2, types_pb2
 
 REUSE = {
     "allow": runs_pb2.WORKFLOW_ID_REUSE_POLICY_ALLOW,
@@ -18,6 +18,15 @@ CONFLICT = {
     "fail": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_FAIL,
     "use_existing": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
     "terminate_existing": runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING,
+}
+JOB_REUSE = {
+    "allow": jobs_pb2.JOB_REUSE_POLICY_ALLOW,
+    "allow_if_failed": jobs_pb2.JOB_REUSE_POLICY_ALLOW_IF_FAILED,
+    "reject": jobs_pb2.JOB_REUSE_POLICY_REJECT,
+}
+JOB_CONFLICT = {
+    "fail": jobs_pb2.JOB_CONFLICT_POLICY_FAIL,
+    "use_existing": jobs_pb2.JOB_CONFLICT_POLICY_USE_EXISTING,
 }
 PARENT_CLOSE = {
     "terminate": types_pb2.PARENT_CLOSE_POLICY_TERMINATE,

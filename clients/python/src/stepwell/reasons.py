@@ -145,6 +145,26 @@ class UpdateUndecided(errors.DeadlineExceeded):
     """The update is not recorded so far in time. It may happen yet: repeat it with the same id."""
 
 
+class JobNotFound(errors.NotFound):
+    """The job does not exist in the namespace, or its retention is over."""
+
+
+class JobExists(errors.AlreadyExists):
+    """A job has that id already, or its unique key may not be used again."""
+
+
+class UniqueKeyInUse(errors.AlreadyExists):
+    """An open job has that unique key; `metadata["job_id"]` names it."""
+
+
+class JobNotFailed(errors.FailedPrecondition):
+    """Only a job that has failed is retried."""
+
+
+class JobBusy(errors.Aborted):
+    """Somebody else is changing the job right now."""
+
+
 class WatcherNotFound(errors.NotFound):
     """The watcher does not exist."""
 

@@ -16,6 +16,7 @@ from stepwell.v1 import history_pb2, runs_pb2, types_pb2
 from stepwell.v1.types_pb2 import RunPhase
 
 if TYPE_CHECKING:
+    from stepwell._ends import RunEnd
     from stepwell._watch import Wait
     from stepwell.client import Client
 
@@ -57,7 +58,7 @@ class RunHandle(Mending, Generic[T_co]):
         *,
         hint: object = None,
         started: bool = False,
-        wait: Wait | None = None,
+        wait: Wait[RunEnd] | None = None,
     ) -> None:
         """Made by `Client.start_run` and `Client.run`."""
         self._client = client

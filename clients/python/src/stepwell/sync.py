@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, 
 from stepwell import client as _client
 from stepwell import runs as _runs
 from stepwell._mending import SyncMending
+from stepwell._sync_jobs import JobHandle, SyncJobCalls
 from stepwell._sync_schedules import SyncSchedules
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from stepwell.converter import Codec, DataConverter
     from stepwell.options import RunFilter, StartOptions
     from stepwell.v1 import history_pb2, namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
+
+__all__ = ["Client", "JobHandle", "Loop", "RunHandle"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -182,11 +185,12 @@ class RunHandle(SyncMending, Generic[T_co]):
         return self._loop.iterate(self._inner.steps())
 
 
-class Client:
+class Client(SyncJobCalls):
     """A connection to the service, as `stepwell.Client`, whose calls return when they are done."""
 
     def __init__(self, loop: Loop, inner: _client.Client) -> None:
         """Use `Client.connect`."""
+        super().__init__(loop, inner)
         self._loop = loop
         self._inner = inner
         self.schedules = SyncSchedules(loop, inner.schedules)

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import mends, namespaces, queues, run_asks, runs, schedules, watches, workers
+from stepwell.cli import jobs, mends, namespaces, queues, run_asks, runs, schedules, watches, workers
 from stepwell.cli.session import Session
 
 app = typer.Typer(
     name="stepwell",
-    help="Start, watch and steer durable runs.",
+    help="Start, watch and steer durable runs, and jobs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -21,6 +21,7 @@ runs.app.command()(run_asks.query)
 runs.app.command()(run_asks.update)
 runs.app.add_typer(mends.app)
 app.add_typer(runs.app, name="run")
+app.add_typer(jobs.app, name="job")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(queues.app, name="queue")
 app.add_typer(workers.app, name="worker")
@@ -33,11 +34,11 @@ def root(
     address: Annotated[
         str, typer.Option(help="Where the service listens.", envvar="STEPWELL_ADDRESS")
     ] = "127.0.0.1:7233",
-    namespace: Annotated[str, typer.Option(help="Where the runs live.", envvar="STEPWELL_NAMESPACE")] = "main",
+    namespace: Annotated[str, typer.Option(help="Where runs and jobs live.", envvar="STEPWELL_NAMESPACE")] = "main",
     api_key: Annotated[
         str | None, typer.Option(help="What to prove oneself with.", envvar="STEPWELL_API_KEY", show_envvar=True)
     ] = None,
     tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection.", envvar="STEPWELL_TLS")] = False,
 ) -> None:
-    """Start, watch and steer durable runs."""
+    """Start, watch and steer durable runs, and jobs."""
     context.obj = Session(address, namespace=namespace, api_key=api_key, tls=tls)
