@@ -37,11 +37,14 @@ AnyBearer = TypeVar("AnyBearer", bound=Bearer)
 AnyId = TypeVar("AnyId", RunId, JobId)
 
 
+GONE = 0
+
+
 class Latest(msgspec.Struct, frozen=True, gc=False):
     """The latest run of a workflow id, or job of a unique key, by its key and its id.
 
     `stored` is what the database has of the name and is held against it when that is given away: for runs how often it
-    was given, for jobs the key.
+    was given, for jobs the key. The phase is GONE if there is no more of it than its name.
     """
 
     key: int
@@ -105,7 +108,9 @@ class Register(Generic[AnyBearer, AnyId]):
         if wanted not in self.names:
             raise Missing(names=[wanted])
         latest = self.names[wanted]
-        if latest is not None and (change := self.changes.get(latest.key)) is not None:
+        if latest is None or latest.phase == GONE:
+            return None
+        if (change := self.changes.get(latest.key)) is not None:
             return Latest(latest.key, latest.id, change.phase, latest.stored)
         return latest
 

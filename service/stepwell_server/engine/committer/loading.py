@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from stepwell_server import errors
 from stepwell_server.engine.change import Change, Slice
 from stepwell_server.engine.limits import Limits
-from stepwell_server.engine.names import Births, Latest
+from stepwell_server.engine.names import GONE, Births, Latest
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.ids import MAIN
 from stepwell_server.model.steps import Step
@@ -16,7 +17,6 @@ from stepwell_server.store import batches, sides
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
-    from uuid import UUID
 
     from stepwell_server.engine.starts import StartRun
     from stepwell_server.model.runs import RunRef
@@ -28,6 +28,7 @@ MOST_CARRIED, MOST_CARRIED_BYTES = 256, 4 * 1024 * 1024
 Resolved = int | errors.Refusal
 # Of a name. Who needs more asks again.
 SIGNALS_AT_ONCE = 256
+_NO_ID = UUID(int=0)
 
 
 async def look_up_starts(connection: Connection, births: Births, starts: Sequence[StartRun]) -> None:
@@ -70,7 +71,7 @@ async def look_up_names(connection: Connection, births: Births, names: Iterable[
 
 
 def _latest(row: Row) -> Latest:
-    return Latest(row["run_key"], row["run_id"], row["phase"], row["turn"])
+    return Latest(row["run_key"], row["run_id"] or _NO_ID, row["phase"] or GONE, row["turn"])
 
 
 async def resolve(connection: Connection, refs: Sequence[RunRef]) -> list[Resolved]:
