@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from tests.api.stores import COMPLETED, RUNNING, Store, at, create, json, read, span
+from tests.api.test_jobs import claim, fail
 from tests.service import TIMEOUT, Service, refusal, serving
 
-from stepwell.v1 import namespaces_pb2, runs_pb2, types_pb2
+from stepwell.v1 import jobs_pb2, namespaces_pb2, runs_pb2, types_pb2
+from stepwell_server.model.payloads import Failure
 
 REUSED = ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
 
@@ -32,6 +34,8 @@ async def call(service: Service, method: str, **fields: Any) -> Any:
     stub, messages = service.runs, runs_pb2
     if hasattr(namespaces_pb2, f"{method}Request"):
         stub, messages = service.namespace_calls, namespaces_pb2
+    elif hasattr(jobs_pb2, f"{method}Request"):
+        stub, messages = service.jobs, jobs_pb2
     return await getattr(stub, method)(getattr(messages, f"{method}Request")(**fields), timeout=TIMEOUT)
 
 
@@ -182,6 +186,24 @@ async def test_a_repeat_is_answered_as_the_first_was(service: Service, method: s
     changed = {**fields, **OTHER.get(method, {"token": 77})}
     assert await refusal(call(service, method, request_id="r", **changed)) == REUSED
     assert await history(service, run_id) == recorded
+
+
+async def test_a_repeated_steering_of_a_job_changes_nothing(service: Service) -> None:
+    """A job that has failed again since is not begun anew by a late repeat."""
+    job_id = (await call(service, "StartJob", type="t", retry_policy={"maximum_attempts": 1})).job_id
+    for attempt in range(2):
+        await fail(service, await claim(service), Failure("boom"))
+        begun = await call(service, "RetryJob", job_id=job_id, request_id=f"r{attempt}")
+        assert begun.state == jobs_pb2.JOB_STATE_PENDING
+    await fail(service, await claim(service), Failure("boom"))
+    assert await call(service, "RetryJob", job_id=job_id, request_id="r0") == begun
+    assert (await call(service, "GetJob", job_id=job_id)).job.retry_count == 2
+    await call(service, "RetryJob", job_id=job_id)
+    cancelled = await call(service, "CancelJob", job_id=job_id, request_id="c")
+    assert cancelled.accepted
+    assert await call(service, "CancelJob", job_id=job_id, request_id="c") == cancelled
+    other = call(service, "CancelJob", job_id=job_id, request_id="c", reason="other")
+    assert await refusal(other) == REUSED
 
 
 # --- what it rests on -------------------------------------------------------------------------------------------------

@@ -19,8 +19,10 @@ from stepwell_server.api.job_values import (
     whole_job_to_proto,
 )
 from stepwell_server.api.page import read_page
+from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_starts import require_namespace, size_of
 from stepwell_server.api.run_values import each
+from stepwell_server.engine.commands import JobCommand
 from stepwell_server.engine.jobs import CancelJob, RetryJob, StartedJob, SteeredJob
 from stepwell_server.model.jobs import JOB_ENDED, JobRef
 from stepwell_server.model.steps import StepState
@@ -30,6 +32,8 @@ from stepwell_server.store.job_ends import JobEnd
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncIterator
+
+    from google.protobuf.message import Message
 
     from stepwell_server.dispatch.watches import Watches
     from stepwell_server.engine.committer import Committers
@@ -105,15 +109,17 @@ class Jobs(jobs_pb2_grpc.JobServiceServicer):
 
     async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.CancelJobResponse:
         reason = self._fields.remark(request.reason, "reason")
-        steered = await self._committers.do(
-            SteeredJob, CancelJob(await self._ref(request), reason), seconds=remaining()
-        )
+        steered = await self._steer(CancelJob(await self._ref(request), reason), request)
         state = jobs_pb2.JobState.ValueType(steered.state)
         return jobs_pb2.CancelJobResponse(accepted=steered.accepted, state=state)
 
     async def RetryJob(self, request: jobs_pb2.RetryJobRequest, context: Context) -> jobs_pb2.RetryJobResponse:
-        steered = await self._committers.do(SteeredJob, RetryJob(await self._ref(request)), seconds=remaining())
+        steered = await self._steer(RetryJob(await self._ref(request)), request)
         return jobs_pb2.RetryJobResponse(state=jobs_pb2.JobState.ValueType(steered.state))
+
+    async def _steer(self, command: JobCommand, request: Message) -> SteeredJob:
+        asked = asked_of(request, command.ref.namespace_id, SteeredJob, self._fields)
+        return await self._committers.do(SteeredJob, command, size_of(request), remaining(), asked)
 
     async def _reader(self, namespace: str, context: Context) -> JobReader:
         name = self._fields.namespace(namespace)

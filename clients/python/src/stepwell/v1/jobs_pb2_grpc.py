@@ -133,7 +133,7 @@ class JobServiceServicer(object):
     def CancelJob(self, request, context):
         """Asks a job to stop. One that nobody is at ends at once, CANCELLED; else its worker is told, and the job ends as it
         says: also COMPLETED, if it was done. It is not tried again, so that a failed or lost attempt is the end, CANCELLED.
-        A job that has ended, or was asked before, answers `accepted: false`. Reasons: JOB_NOT_FOUND.
+        A job that has ended, or was asked before, answers `accepted: false`. Reasons: JOB_NOT_FOUND, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,8 +141,8 @@ class JobServiceServicer(object):
 
     def RetryJob(self, request, context):
         """Begins a job anew that has FAILED: its attempts count from 1, its timeouts from now. `retry_count` and
-        `last_failure` tell of it. Reasons: JOB_NOT_FOUND, JOB_NOT_FAILED, UNIQUE_KEY_IN_USE if another job bears its unique
-        key meanwhile.
+        `last_failure` tell of it. Reasons: JOB_NOT_FOUND, JOB_NOT_FAILED, REQUEST_ID_REUSED, UNIQUE_KEY_IN_USE if another
+        job bears its unique key meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

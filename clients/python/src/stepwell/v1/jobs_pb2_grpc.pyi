@@ -54,12 +54,12 @@ class JobServiceStub:
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]
     """Asks a job to stop. One that nobody is at ends at once, CANCELLED; else its worker is told, and the job ends as it
     says: also COMPLETED, if it was done. It is not tried again, so that a failed or lost attempt is the end, CANCELLED.
-    A job that has ended, or was asked before, answers `accepted: false`. Reasons: JOB_NOT_FOUND.
+    A job that has ended, or was asked before, answers `accepted: false`. Reasons: JOB_NOT_FOUND, REQUEST_ID_REUSED.
     """
     RetryJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.RetryJobRequest, _jobs_pb2.RetryJobResponse]
     """Begins a job anew that has FAILED: its attempts count from 1, its timeouts from now. `retry_count` and
-    `last_failure` tell of it. Reasons: JOB_NOT_FOUND, JOB_NOT_FAILED, UNIQUE_KEY_IN_USE if another job bears its unique
-    key meanwhile.
+    `last_failure` tell of it. Reasons: JOB_NOT_FOUND, JOB_NOT_FAILED, REQUEST_ID_REUSED, UNIQUE_KEY_IN_USE if another
+    job bears its unique key meanwhile.
     """
 
 @_typing.type_check_only
@@ -88,12 +88,12 @@ class JobServiceAsyncStub(JobServiceStub):
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Asks a job to stop. One that nobody is at ends at once, CANCELLED; else its worker is told, and the job ends as it
     says: also COMPLETED, if it was done. It is not tried again, so that a failed or lost attempt is the end, CANCELLED.
-    A job that has ended, or was asked before, answers `accepted: false`. Reasons: JOB_NOT_FOUND.
+    A job that has ended, or was asked before, answers `accepted: false`. Reasons: JOB_NOT_FOUND, REQUEST_ID_REUSED.
     """
     RetryJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.RetryJobRequest, _jobs_pb2.RetryJobResponse]  # type: ignore[assignment]
     """Begins a job anew that has FAILED: its attempts count from 1, its timeouts from now. `retry_count` and
-    `last_failure` tell of it. Reasons: JOB_NOT_FOUND, JOB_NOT_FAILED, UNIQUE_KEY_IN_USE if another job bears its unique
-    key meanwhile.
+    `last_failure` tell of it. Reasons: JOB_NOT_FOUND, JOB_NOT_FAILED, REQUEST_ID_REUSED, UNIQUE_KEY_IN_USE if another
+    job bears its unique key meanwhile.
     """
 
 class JobServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -161,7 +161,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_jobs_pb2.CancelJobResponse, _abc.Awaitable[_jobs_pb2.CancelJobResponse]]:
         """Asks a job to stop. One that nobody is at ends at once, CANCELLED; else its worker is told, and the job ends as it
         says: also COMPLETED, if it was done. It is not tried again, so that a failed or lost attempt is the end, CANCELLED.
-        A job that has ended, or was asked before, answers `accepted: false`. Reasons: JOB_NOT_FOUND.
+        A job that has ended, or was asked before, answers `accepted: false`. Reasons: JOB_NOT_FOUND, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -171,8 +171,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_jobs_pb2.RetryJobResponse, _abc.Awaitable[_jobs_pb2.RetryJobResponse]]:
         """Begins a job anew that has FAILED: its attempts count from 1, its timeouts from now. `retry_count` and
-        `last_failure` tell of it. Reasons: JOB_NOT_FOUND, JOB_NOT_FAILED, UNIQUE_KEY_IN_USE if another job bears its unique
-        key meanwhile.
+        `last_failure` tell of it. Reasons: JOB_NOT_FOUND, JOB_NOT_FAILED, REQUEST_ID_REUSED, UNIQUE_KEY_IN_USE if another
+        job bears its unique key meanwhile.
         """
 
 def add_JobServiceServicer_to_server(servicer: JobServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
