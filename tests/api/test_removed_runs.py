@@ -41,7 +41,7 @@ async def removed(service: Service, **fields: Any) -> str:
 
 @pytest.mark.parametrize("name", ["run_id", "workflow_id"])
 async def test_what_names_a_removed_run_finds_none(service: Service, name: str) -> None:
-    given = {name: {"run_id": await removed(service, workflow_id="w"), "workflow_id": "w"}[name]}
+    given: dict[str, Any] = {name: {"run_id": await removed(service, workflow_id="w"), "workflow_id": "w"}[name]}
     runs, driven = service.runs, Store(service, "run")
     calls = {
         "get": runs.GetRun(runs_pb2.GetRunRequest(**given)),
