@@ -72,7 +72,7 @@ async def test_events_are_listed_in_both_directions(service: Service) -> None:
     assert (listed[1].type, listed[1].payload.data, dict(listed[1].attributes)) == (
         "SignalReceived",
         b"\0",
-        {"signal": "s"},
+        {"ordinal": "1", "signal": "s"},
     )
     assert (listed[-1].type, listed[-1].failure.message) == ("RunTerminated", "test")
     assert not listed[-1].HasField("payload")

@@ -190,7 +190,7 @@ async def test_a_repeat_is_answered_as_the_first_was(service: Service, method: s
 
 async def test_a_repeated_steering_of_a_job_changes_nothing(service: Service) -> None:
     """A job that has failed again since is not begun anew by a late repeat."""
-    job_id = (await call(service, "StartJob", type="t", retry_policy={"maximum_attempts": 1})).job_id
+    job_id = (await call(service, "StartJob", type="t", retry={"maximum_attempts": 1})).job_id
     for attempt in range(2):
         await fail(service, await claim(service), Failure("boom"))
         begun = await call(service, "RetryJob", job_id=job_id, request_id=f"r{attempt}")

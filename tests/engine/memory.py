@@ -137,6 +137,9 @@ class MemoryStore:
     async def read_requests(self, connection: Any, keys: Sequence[RequestKey]) -> list[Recorded]:
         return [self.requests[key] for key in keys if key in self.requests]
 
+    async def hold_namespaces(self, connection: Any, ids: Sequence[int]) -> set[int]:
+        return set(ids)
+
     async def mail_left(self, connection: Any, mail_ids: Iterable[UUID]) -> set[UUID]:
         return {mail_id for mail_id in mail_ids if mail_id in self.mail}
 

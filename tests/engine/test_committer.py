@@ -42,6 +42,15 @@ async def test_concurrent_commands_on_one_run_get_consecutive_numbers(database_u
         await database.check()
 
 
+@pytest.mark.parametrize("committers", [1, 2])
+async def test_a_batch_may_start_more_runs_than_a_block_has_keys(database_url: str, committers: int) -> None:
+    """Blocks are taken until each run of the batch has a key of its own."""
+    async with replica(database_url, committers=committers, committer_batch_commands=5_000) as server:
+        answers = await asyncio.gather(*(server.submit(StartRun(new_run())) for _ in range(2_500)))
+        keys = {answer.run_key for answer in answers if isinstance(answer, Started)}
+        assert len(keys) == 2_500
+
+
 # --- locked elsewhere -------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 from tests.stream.asking import LONG, accept, answer, facts_of, holding, refused, rows, told
 from tests.stream.code import Code
-from tests.stream.kit import ACCEPTED, RUN, Replica, capacity, hello, payload, until
+from tests.stream.kit import ACCEPTED, RUN, Replica, capacity, hello, payload, replica, until
 from tests.stream.wire import Wire, wire
 
 from stepwell.v1 import types_pb2, workers_pb2
@@ -222,10 +222,13 @@ async def test_what_is_asked_is_looked_at_first(one: Replica) -> None:
     assert (await refused(one.query(run_id, namespace="apart")))[0] == "RUN_NOT_FOUND"
 
 
-async def test_who_has_not_shown_that_it_has_the_run_is_not_asked(one: Replica) -> None:
+async def test_who_has_not_shown_that_it_has_the_run_is_not_asked(database_url: str) -> None:
     """What it is told before might overtake its assignment."""
-    run_id = await one.start()
-    async with wire(one, capacity=capacity(runs=1)) as stream:
+    async with (
+        replica(database_url, ack_seconds=9.0, session_seconds=10.0) as one,
+        wire(one, capacity=capacity(runs=1)) as stream,
+    ):
+        run_id = await one.start()
         task = await stream.task(RUN, ack=False)
         early = (one.query(run_id, wait=0.1), one.update(run_id, "u0", wait=0.1))
         assert [reason for reason, _ in await asyncio.gather(*map(refused, early))] == [

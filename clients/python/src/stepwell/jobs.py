@@ -124,18 +124,15 @@ class JobHandle(Generic[T_co]):
 
     async def cancel(self, reason: str = "") -> bool:
         """Asks the job to stop; a worker that is at it is told. False if it had ended or had been asked before."""
-        request = jobs_pb2.CancelJobRequest(**self._name(), reason=reason)
+        request = jobs_pb2.CancelJobRequest(**self._name(), reason=reason, request_id=uuid7())
         response = await self._client.caller.call(
             self._client.job_stub.CancelJob, request, traceparent=_tracing.current_traceparent()
         )
         return response.accepted
 
     async def retry(self) -> None:
-        """Begins the job anew, if it has failed. Raises `JobNotFailed`, `JobNotFound`, `UniqueKeyInUse`.
-
-        After a lost answer it may say `JobNotFailed` although it did it.
-        """
-        request = jobs_pb2.RetryJobRequest(**self._name())
+        """Begins the job anew, if it has failed. Raises `JobNotFailed`, `JobNotFound`, `UniqueKeyInUse`."""
+        request = jobs_pb2.RetryJobRequest(**self._name(), request_id=uuid7())
         self._wait, self._is_retried = None, True
         await self._client.caller.call(
             self._client.job_stub.RetryJob, request, traceparent=_tracing.current_traceparent()

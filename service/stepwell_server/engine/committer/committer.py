@@ -339,8 +339,8 @@ class Committer:
         """
         while self._spare_keys < count:
             block = await batches.take_run_keys(connection)
-            count = self._settings.committers
-            taken = block[(self._place - block.start) % count :: count]
+            members = self._settings.committers
+            taken = block[(self._place - block.start) % members :: members]
             self._keys = iter([*self._keys, *taken])
             self._spare_keys += len(taken)
 
