@@ -55,8 +55,11 @@ class Loop:
 
     def iterate(self, items: AsyncGenerator[T, None], at_once: int = _BATCH) -> Iterator[T]:
         """Reads an asynchronous iterator from here, so many at once: of what comes as it happens, one."""
+        reading: list[asyncio.Task[Any]] = []
 
         async def following() -> list[T]:
+            task = asyncio.current_task()
+            reading[:] = [task] if task is not None else []
             batch: list[T] = []
             while len(batch) < at_once:
                 try:
@@ -65,11 +68,19 @@ class Loop:
                     break
             return batch
 
+        async def left() -> None:
+            # An interrupt may come when a read is under way and nobody here has hold of it.
+            for task in reading:
+                task.cancel()
+            if reading:
+                await asyncio.wait(reading)
+            await items.aclose()
+
         try:
             while batch := self.call(following()):
                 yield from batch
         finally:
-            self.call(items.aclose())
+            self.call(left())
 
     def close(self) -> None:
         """Ends the loop and its thread."""
