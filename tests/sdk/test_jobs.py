@@ -159,10 +159,11 @@ async def test_a_failed_job_is_retried_and_waited_for_again(client: Client, work
 
 
 async def test_a_running_job_is_asked_to_stop(client: Client, working: Working) -> None:
-    stopped = asyncio.Event()
+    begun, stopped = asyncio.Event(), asyncio.Event()
 
     @activity
     async def waits() -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -170,7 +171,7 @@ async def test_a_running_job_is_asked_to_stop(client: Client, working: Working) 
 
     handle = await client.start_job(waits, task_queue="tests")
     async with working(activities=[waits]):
-        await running(handle)
+        await begun.wait()
         assert await handle.cancel("enough")
         assert not await handle.cancel("again")
         with pytest.raises(JobFailed) as told:
