@@ -239,12 +239,6 @@ class NamespaceNotEmpty(FailedPrecondition):
     namespace: str
 
 
-class NamespaceProtected(FailedPrecondition):
-    """Namespace {namespace} always exists and cannot be deleted."""
-
-    namespace: str
-
-
 class RunNotFound(NotFound):
     """Run {run_id} does not exist in namespace {namespace}."""
 
@@ -306,12 +300,6 @@ class RunContinued(FailedPrecondition):
 
     run_id: UUID | str
     continued_run_id: UUID | str
-
-
-class RunNotClaimed(FailedPrecondition):
-    """Run {run_id} is claimed by nobody."""
-
-    run_id: UUID | str
 
 
 class RunPaused(FailedPrecondition):
@@ -453,25 +441,6 @@ class UpdateUndecided(DeadlineExceeded):
     run_id: UUID | str
     update_id: str
     stage: str
-
-
-class WatcherNotFound(NotFound):
-    """Watcher {watcher} does not exist."""
-
-    watcher: str
-
-
-class TaskNotFound(NotFound):
-    """Task {task} does not exist or was given to somebody else."""
-
-    task: str
-
-
-class TypeNotServed(FailedPrecondition):
-    """Worker {worker_id} does not serve type {type_name}."""
-
-    worker_id: str
-    type_name: str
 
 
 class SessionNotFound(NotFound):

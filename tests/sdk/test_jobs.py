@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from tests.stream.kit import replica, until
 
-from stepwell import ApplicationError, Client, JobFailed, JobHandle, RetryPolicy, activity, errors, reasons, sync
+from stepwell import ApplicationError, Client, JobFailed, RetryPolicy, activity, errors, reasons, sync
 from stepwell.v1 import jobs_pb2
 
 Working = Callable[..., Any]
@@ -69,10 +69,6 @@ def counted(client: Client) -> Counter[str]:
     for name, method in vars(client.job_stub).items():
         setattr(client.job_stub, name, count(name, method))
     return calls
-
-
-async def running(handle: JobHandle[Any]) -> None:
-    await until(handle.describe, lambda job: job.state == jobs_pb2.JOB_STATE_RUNNING)
 
 
 async def test_types_and_options_are_those_of_the_function(client: Client, working: Working) -> None:

@@ -48,8 +48,7 @@ def count_again(change: Change, scopes: Iterable[str]) -> None:
 
 def give_signals_back(change: Change) -> None:
     """Keeps again, in their order, the signals that no recorded wait has taken."""
-    spent = set(unpack_details(change.open.details).spent_signals)
-    taken = {signal_of(step) for step in change.every_step()} | spent
+    taken = {signal_of(step) for step in change.every_step()}
     for signal in change.every_signal():
         if signal.event not in taken:
             change.give_back(signal)

@@ -65,7 +65,6 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     called: bool = False
     # Of runs whose record was mended.
     removed_steps: int = 0  # how many of the ordinals given are in the record no more
-    spent_signals: tuple[int, ...] = ()  # the events of signals that were taken by waits which are there no more
     reopen_time: datetime | None = None
     mend_id: str = ""  # the request that mended it last, so that its repeat is recognised
     mend_hash: bytes = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,20 +15,20 @@ if TYPE_CHECKING:
     from stepwell.sync import Loop
 
 
-class Mending:
+class Mending(ABC):
     """The part of `stepwell.RunHandle`."""
 
     __slots__ = ()
 
     _client: Client
 
+    @abstractmethod
     def _name(self) -> dict[str, Any]:
         """Names the run in a request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _forget_end(self, run_id: str) -> None:
         """Takes in that the run is open again."""
-        raise NotImplementedError
 
     async def retry(
         self, *, steps: Sequence[int] = (), reason: str = "", request_id: str | None = None
@@ -76,15 +77,15 @@ class Mending:
         return response
 
 
-class SyncMending:
+class SyncMending(ABC):
     """The part of `stepwell.sync.RunHandle`."""
 
     _loop: Loop
 
     @property
+    @abstractmethod
     def _mending(self) -> Mending:
         """The handle on the loop."""
-        raise NotImplementedError
 
     def retry(self, *, steps: Sequence[int] = (), reason: str = "") -> repairs_pb2.RetryRunResponse:
         """Lets the run, which ended otherwise than `COMPLETED`, go on from its record, as `RunHandle.retry`."""

@@ -45,10 +45,6 @@ class NamespaceNotEmpty(errors.FailedPrecondition):
     """The namespace still has runs."""
 
 
-class NamespaceProtected(errors.FailedPrecondition):
-    """The namespace always exists."""
-
-
 class RunNotFound(errors.NotFound):
     """The run does not exist in the namespace."""
 
@@ -87,10 +83,6 @@ class RunContinued(errors.FailedPrecondition):
 
 class RunPhaseConflict(errors.FailedPrecondition):
     """No legal move leads from the run's phase to the one wanted."""
-
-
-class RunNotClaimed(errors.FailedPrecondition):
-    """Nobody has claimed the run."""
 
 
 class RunPaused(errors.FailedPrecondition):
@@ -163,18 +155,6 @@ class JobNotFailed(errors.FailedPrecondition):
 
 class JobBusy(errors.Aborted):
     """Somebody else is changing the job right now."""
-
-
-class WatcherNotFound(errors.NotFound):
-    """The watcher does not exist."""
-
-
-class TaskNotFound(errors.NotFound):
-    """The task does not exist, or was given to somebody else."""
-
-
-class TypeNotServed(errors.FailedPrecondition):
-    """The worker does not serve the type."""
 
 
 class SessionNotFound(errors.NotFound):

@@ -241,6 +241,7 @@ def _signals(loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> Iter
         yield
         return
     numbers = (signal.SIGTERM, signal.SIGINT)
+    # Loops on Windows take no signal handlers: there Ctrl-C ends the worker as it ends any program.
 
     def once() -> None:
         restore()

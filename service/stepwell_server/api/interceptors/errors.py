@@ -78,6 +78,7 @@ def as_refusal(error: Exception, method: str = "") -> Refusal:
             log.error("call.failed", method=method, error_id=str(error.error_id))
         return error
     if isinstance(error, NotImplementedError):
+        # Raised by the generated base of a servicer, for a method that it does not have.
         return MethodUnimplemented(method=method)
     states = _sql_states(error)
     if isinstance(error, TimeoutError) or _STATEMENT_TIMEOUT in states:

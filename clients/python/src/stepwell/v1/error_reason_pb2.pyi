@@ -69,11 +69,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "NAMESPACE_NOT_EMPTY", "domain": "stepwell.dev", "metadata": {"namespace": "billing"}}
     """
-    ERROR_REASON_NAMESPACE_PROTECTED: _ErrorReason.ValueType  # 9
-    """The namespace always exists. FAILED_PRECONDITION.
-
-        {"reason": "NAMESPACE_PROTECTED", "domain": "stepwell.dev", "metadata": {"namespace": "main"}}
-    """
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 10
     """The run does not exist in the namespace. NOT_FOUND.
 
@@ -103,12 +98,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "RUN_TERMINAL", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "COMPLETED"}}
-    """
-    ERROR_REASON_RUN_NOT_CLAIMED: _ErrorReason.ValueType  # 15
-    """Nobody holds the run. FAILED_PRECONDITION.
-
-        {"reason": "RUN_NOT_CLAIMED", "domain": "stepwell.dev", "metadata": {"run_id":
-        "01890a5d-ac96-774b-bcce-b302099a8057"}}
     """
     ERROR_REASON_RUN_PAUSED: _ErrorReason.ValueType  # 16
     """The run is paused. FAILED_PRECONDITION.
@@ -158,22 +147,6 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "SIGNAL_REFUSED", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "signal": "approved", "phase": "FAILED"}}
-    """
-    ERROR_REASON_WATCHER_NOT_FOUND: _ErrorReason.ValueType  # 24
-    """There is no such watcher. NOT_FOUND.
-
-        {"reason": "WATCHER_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"watcher": "1234"}}
-    """
-    ERROR_REASON_TASK_NOT_FOUND: _ErrorReason.ValueType  # 25
-    """There is no such task, or it was given to another. NOT_FOUND.
-
-        {"reason": "TASK_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"task": "a:1234:1"}}
-    """
-    ERROR_REASON_TYPE_NOT_SERVED: _ErrorReason.ValueType  # 26
-    """The worker did not name this type in its hello. FAILED_PRECONDITION.
-
-        {"reason": "TYPE_NOT_SERVED", "domain": "stepwell.dev", "metadata": {"worker_id": "host-1", "type_name":
-        "ChargeCard"}}
     """
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 27
     """There is no such session: say hello for a new one. NOT_FOUND.
@@ -379,11 +352,6 @@ ERROR_REASON_NAMESPACE_NOT_EMPTY: ErrorReason.ValueType  # 8
 
     {"reason": "NAMESPACE_NOT_EMPTY", "domain": "stepwell.dev", "metadata": {"namespace": "billing"}}
 """
-ERROR_REASON_NAMESPACE_PROTECTED: ErrorReason.ValueType  # 9
-"""The namespace always exists. FAILED_PRECONDITION.
-
-    {"reason": "NAMESPACE_PROTECTED", "domain": "stepwell.dev", "metadata": {"namespace": "main"}}
-"""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 10
 """The run does not exist in the namespace. NOT_FOUND.
 
@@ -413,12 +381,6 @@ ERROR_REASON_RUN_TERMINAL: ErrorReason.ValueType  # 14
 
     {"reason": "RUN_TERMINAL", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "COMPLETED"}}
-"""
-ERROR_REASON_RUN_NOT_CLAIMED: ErrorReason.ValueType  # 15
-"""Nobody holds the run. FAILED_PRECONDITION.
-
-    {"reason": "RUN_NOT_CLAIMED", "domain": "stepwell.dev", "metadata": {"run_id":
-    "01890a5d-ac96-774b-bcce-b302099a8057"}}
 """
 ERROR_REASON_RUN_PAUSED: ErrorReason.ValueType  # 16
 """The run is paused. FAILED_PRECONDITION.
@@ -468,22 +430,6 @@ ERROR_REASON_SIGNAL_REFUSED: ErrorReason.ValueType  # 23
 
     {"reason": "SIGNAL_REFUSED", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "signal": "approved", "phase": "FAILED"}}
-"""
-ERROR_REASON_WATCHER_NOT_FOUND: ErrorReason.ValueType  # 24
-"""There is no such watcher. NOT_FOUND.
-
-    {"reason": "WATCHER_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"watcher": "1234"}}
-"""
-ERROR_REASON_TASK_NOT_FOUND: ErrorReason.ValueType  # 25
-"""There is no such task, or it was given to another. NOT_FOUND.
-
-    {"reason": "TASK_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"task": "a:1234:1"}}
-"""
-ERROR_REASON_TYPE_NOT_SERVED: ErrorReason.ValueType  # 26
-"""The worker did not name this type in its hello. FAILED_PRECONDITION.
-
-    {"reason": "TYPE_NOT_SERVED", "domain": "stepwell.dev", "metadata": {"worker_id": "host-1", "type_name":
-    "ChargeCard"}}
 """
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 27
 """There is no such session: say hello for a new one. NOT_FOUND.
