@@ -92,7 +92,7 @@ test-long: setup ## The tests that take long
 
 .PHONY: mutants
 mutants: setup ## Take each guard out and see that some test notices
-	$(PY) tests/mutants/run.py
+	$(PY) tests/mutants/run.py --workers $(WORKERS)
 
 .PHONY: wheels
 wheels: setup ## Build both wheels and try them in clean environments, new and old
