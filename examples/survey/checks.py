@@ -93,9 +93,14 @@ def _interruptions(recorded: list[Recorded]) -> dict[tuple[str, int], list[str]]
     return found
 
 
+def read_effects(path: Path) -> list[dict[str, Any]]:
+    """What the workers left behind: a line for each time that an activity was begun."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def _judge_effects(recorded: list[Recorded], effects: Path, verdict: Verdict) -> None:
     """Each file at least once in the world outside; more often only where the record tells of an interruption."""
-    lines: list[dict[str, Any]] = [json.loads(line) for line in effects.read_text().splitlines()]
+    lines = read_effects(effects)
     by_step = Counter((line["run"], line["step"]) for line in lines)
     lost = _interruptions(recorded)
     again = 0
@@ -108,5 +113,6 @@ def _judge_effects(recorded: list[Recorded], effects: Path, verdict: Verdict) ->
             again += count > 1
             verdict.expect(holds=count >= 1, otherwise=f"{step.name} of run {key[0]} left no effect")
             verdict.expect(holds=count <= explained, otherwise=f"step {key} was performed {count} times unexplained")
+    verdict.expect(holds=again > 0, otherwise="no activity that had begun was interrupted")
     verdict.figures["effects"] = len(lines)
     verdict.figures["activities performed again"] = again

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -16,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import measures
-from checks import Recorded, Verdict, judge, plain_totals
+from checks import Recorded, Verdict, judge, plain_totals, read_effects
 from processes import Stage
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -29,7 +30,7 @@ from stepwell.v1 import types_pb2
 
 WORKERS = 3
 IN_FLIGHT = 3
-LOOKED_AT = 12
+HEARD = 32
 _RUNNING = types_pb2.STEP_STATE_RUNNING
 console = Console()
 
@@ -43,17 +44,17 @@ async def connect(address: str) -> Client:
             await asyncio.sleep(0.1)
 
 
-async def in_flight(handles: dict[str, RunHandle[Report]]) -> Counter[str]:
-    """Activities under way, by worker, as the service says."""
-    found: Counter[str] = Counter()
+async def in_flight(handles: list[RunHandle[Report]]) -> dict[tuple[str, int], str]:
+    """Activities under way, by run and step, and whose they are, as the service says."""
+    found: dict[tuple[str, int], str] = {}
 
     async def look(handle: RunHandle[Report]) -> None:
         with contextlib.suppress(StepwellError):
             async for step in handle.steps():
                 if step.state == _RUNNING and step.owner_id:
-                    found[step.owner_id] += 1
+                    found[handle.run_id, step.ordinal] = step.owner_id
 
-    await asyncio.gather(*(look(handle) for handle in handles.values()))
+    await asyncio.gather(*(look(handle) for handle in handles))
     return found
 
 
@@ -95,35 +96,50 @@ class Survey:
         self.progress.update(self._effects, completed=min(done, self.files))
         return done
 
-    async def until(self, share: float) -> Counter[str]:
-        """Waits until so much is done and several activities are in flight; answers them by worker."""
+    async def in_flight(self) -> dict[tuple[str, int], str]:
+        """What is under way in the runs heard of last; not what the killed worker left behind."""
+        heard = {line["run"] for line in read_effects(self.stage.effects)[-HEARD:]}
+        found = await in_flight([each for each in self.handles.values() if each.run_id in heard])
+        return {key: owner for key, owner in found.items() if owner != self.killed}
+
+    async def until(self, share: float) -> dict[tuple[str, int], str]:
+        """Waits until so much is done and somebody has several activities in flight; answers all that are."""
         while self.measured() < share * self.files:  # noqa: ASYNC110 - a file tells nobody that it grows
             await asyncio.sleep(0.05)
-        # The largest packages have the most under way.
-        order = sorted(self.handles, key=lambda name: -self.sizes[name])
         while True:
-            left = [name for name in order if name not in self.reports][:LOOKED_AT]
-            found = await in_flight({name: self.handles[name] for name in left})
-            if found and found.most_common(1)[0][1] >= IN_FLIGHT:
+            found = await self.in_flight()
+            if max(Counter(found.values()).values(), default=0) >= IN_FLIGHT:
                 return found
             if self.measured() >= self.files:
                 raise RuntimeError("everything was measured before there was something to interrupt")
 
     async def disturb(self) -> None:
         """Kills a worker at a third, and the service a little later, each while it is busy."""
-        busiest, count = (await self.until(1 / 3)).most_common(1)[0]
-        self.killed = busiest
-        victim = next(each for each in self.stage.workers if f"/{each.pid}/" in busiest)
-        self.stage.kill_worker(victim)
+        while not self.killed:
+            await self.interrupt(Counter((await self.until(1 / 3)).values()).most_common(1)[0][0])
         self.stage.start_worker()
-        self.progress.console.print(f"[red]kill -9[/] worker {busiest}: {count} activities in flight; replaced")
-        flying = await self.until(0.45)
-        self.resumed = flying.total()
+        self.resumed = len(await self.until(0.45))
         self.stage.kill_server()
         self.progress.console.print(f"[red]kill -9[/] the service: at least {self.resumed} activities in flight")
         self.stage.start_server()
         await (await connect(self.stage.address)).close()
         self.progress.console.print("[green]restarted[/] the service; its Postgres was adopted")
+
+    async def interrupt(self, busiest: str) -> None:
+        """Kills a worker in the middle of an activity: it is frozen first, and let go on if it has none."""
+        victim = next(each for each in self.stage.workers if f"/{each.pid}/" in busiest)
+        victim.send_signal(signal.SIGSTOP)
+        # What the frozen worker had sent before is recorded by the second look.
+        await self.in_flight()
+        held = {key for key, owner in (await self.in_flight()).items() if owner == busiest}
+        begun = held & {(line["run"], line["step"]) for line in read_effects(self.stage.effects)}
+        if len(held) < IN_FLIGHT or not begun:
+            victim.send_signal(signal.SIGCONT)
+            return
+        self.stage.kill_worker(victim)
+        self.killed = busiest
+        told = f"{len(held)} activities in flight, {len(begun)} of them begun"
+        self.progress.console.print(f"[red]kill -9[/] worker {busiest}: {told}; replaced")
 
     async def watch(self) -> None:
         """Keeps the view going."""
