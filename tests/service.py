@@ -66,17 +66,18 @@ class Service:
         self.committers = Committers(self.database, self.clock, settings, NoCapacity(), ToWatches(self.watches))
         # It has no streams, and answers for runs that nobody holds.
         self.dispatcher = Dispatcher(self.database, settings, self.clock, self.clock)
+        crews = Crews(self.database, self.clock)
         servicers = (
             Runs(
                 self.committers,
                 self.database,
                 self.namespaces,
-                Crews(self.database, self.clock),
+                crews,
                 self.watches,
                 self.dispatcher.run_calls,
                 settings,
             ),
-            Jobs(self.committers, self.database, self.namespaces, self.watches, settings),
+            Jobs(self.committers, self.database, self.namespaces, crews, self.watches, settings),
             History(self.database, self.namespaces, settings),
             NamespaceCalls(self.namespaces, self.clock, settings),
             *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),

@@ -201,7 +201,7 @@ class Service:
                 self.dispatcher.run_calls,
                 settings,
             ),
-            Jobs(self.committers, self.database, namespaces, self.watches, settings),
+            Jobs(self.committers, self.database, namespaces, self.crews, self.watches, settings),
             History(self.database, namespaces, settings),
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),

@@ -20,7 +20,7 @@ class MemoryJobs:
         self.inputs: dict[int, Payload] = {}
         self.results: dict[int, Payload] = {}
         self.ids: dict[tuple[UUID, int], JobId] = {}
-        self.names: dict[tuple[str, int], int] = {}
+        self.names: dict[tuple[str, int], tuple[int, int]] = {}  # the job's key, and how often it was given
         self.locked = locked
 
     # --- reading ----------------------------------------------------------------------------------------------------
@@ -31,9 +31,9 @@ class MemoryJobs:
     async def find_unique_jobs(self, connection: Any, wanted: Sequence[tuple[str, int]]) -> list[Any]:
         found: list[Any] = []
         for name in wanted:
-            key = self.names.get(name)
+            key, turn = self.names.get(name, (None, 0))
             job = None if key is None else self.jobs.get(key) or self.closed[key]
-            found.append(job and {"job_key": job.job_key, "job_id": job.job_id, "state": job.state})
+            found.append(job and {"job_key": job.job_key, "turn": turn, "job_id": job.job_id, "state": job.state})
         return found
 
     async def lock_jobs(self, connection: Any, keys: Iterable[int]) -> list[Job]:
@@ -49,15 +49,15 @@ class MemoryJobs:
 
     def apply(self, write: JobWrite) -> None:
         """Writes in the order of `store.job_batches.write`."""
+        for job in write.reopened:
+            del self.closed[job.job_key]
         for entry in write.ids:
             _insert(self.ids, (entry.job_id, entry.namespace_id), entry)
         for name, namespace_id, key in write.names:
-            _insert(self.names, (name, namespace_id), key)
-        for name, namespace_id, found, key in write.renamed:
-            assert self.names[name, namespace_id] == found
-            self.names[name, namespace_id] = key
-        for job in write.reopened:
-            del self.closed[job.job_key]
+            _insert(self.names, (name, namespace_id), (key, 0))
+        for name, namespace_id, turn, key in write.renamed:
+            assert self.names[name, namespace_id][1] == turn
+            self.names[name, namespace_id] = (key, turn + 1)
         for job in (*write.new, *write.reopened):
             _insert(self.jobs, job.job_key, job)
         for key, given in write.inputs:

@@ -276,7 +276,7 @@ def test_a_key_freed_in_a_batch_is_taken_in_it() -> None:
     key = world.start_job(unique_key="u")
     _, answer = world.batch(CancelJob(world.job_ref(key), ""), StartJob(new_job(unique_key="u")))
     assert answer.started
-    assert world.store.jobs.names["u", MAIN] == answer.job_key
+    assert world.store.jobs.names["u", MAIN][0] == answer.job_key
     world.check()
 
 

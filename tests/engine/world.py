@@ -315,7 +315,7 @@ class World:
             elif job.state == StepState.PENDING:
                 assert waits or job.schedule_time > self.now, "a job waits that nobody will look at"
             if job.unique_key:
-                assert store.names[job.unique_key, job.namespace_id] == key
+                assert store.names[job.unique_key, job.namespace_id][0] == key
         assert not [key for key, ordinal in self.store.tasks if ordinal < 0 and key not in store.jobs]
 
 

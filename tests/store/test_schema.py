@@ -108,9 +108,10 @@ def test_the_fields_of_a_row_are_in_the_order_of_its_columns(table: str, row: ty
 
 
 def test_an_ended_job_is_all_of_its_row_but_its_result() -> None:
-    """The result is last: it is written beside the job, and read by who wants it."""
+    """The result is written beside the job, and read by who wants it."""
     columns = [column.name for column in schema.METADATA.tables["closed_jobs"].columns]
-    assert [*ClosedJob.__struct_fields__, "result"] == columns
+    columns.remove("result")
+    assert list(ClosedJob.__struct_fields__) == columns
 
 
 async def test_every_statement_prepares(database_url: str) -> None:

@@ -128,7 +128,7 @@ async def test_a_claim_of_a_driven_activity_reads_what_it_takes(database_url: st
 
 
 async def test_running_activities_are_found_by_their_sessions(database_url: str) -> None:
-    """Of twenty thousand open steps only those are read that a session holds."""
+    """Of twenty thousand open steps, and as many jobs, only those are read that a session holds."""
     session_id = uuid4()
     async with connected(database_url, is_grown=False, pinned=False) as (database, connection):
         await connection.raw.execute(
@@ -140,10 +140,20 @@ async def test_running_activities_are_found_by_their_sessions(database_url: str)
             """,
             session_id,
         )
-        await connection.raw.execute("ANALYZE steps")
+        await connection.raw.execute(
+            """
+            INSERT INTO jobs
+            SELECT n, 1, gen_random_uuid(), '', 'act', CASE WHEN n % 2 = 0 THEN 'q' ELSE 'r' END, 4, '', '', '', now(),
+                0, now(), 1, 0, 0, CASE WHEN n <= 20100 THEN $1::uuid END, 0, '', NULL, NULL, NULL, NULL, 0, NULL
+            FROM generate_series(20001, 40000) AS n
+            """,
+            session_id,
+        )
+        await connection.raw.execute("ANALYZE steps, jobs")
         await connection.raw.execute("SET enable_seqscan TO off")
         statement = task_queues.TASK_QUEUES["count_running_activities"]
         read = scans(await explained(connection.raw, statement, [session_id], ["q"], 1))
-        assert sum(read.values()) <= 100
-        assert ("steps", "steps_driven_idx") in read
-        assert await task_queues.running_activities(database, 1, [session_id, uuid4()], ["q", "s"]) == {"q": 50, "s": 0}
+        assert sum(read.values()) <= 200
+        assert {("steps", "steps_driven_idx"), ("jobs", "jobs_session_idx")} <= set(read)
+        found = await task_queues.running_activities(database, 1, [session_id, uuid4()], ["q", "s"])
+        assert found == {"q": 100, "s": 0}

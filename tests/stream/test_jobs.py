@@ -22,11 +22,12 @@ from tests.stream.kit import (
 )
 from tests.stream.wire import Wire, wire
 
-from stepwell.v1 import jobs_pb2, types_pb2, workers_pb2
+from stepwell.v1 import jobs_pb2, runs_pb2, types_pb2, workers_pb2
 from stepwell.v1.workers_pb2 import CancelledActivity, CompleteActivity, FailActivity, ReleaseTask, TaskRef
 
 COMPLETED, FAILED = jobs_pb2.JOB_STATE_COMPLETED, jobs_pb2.JOB_STATE_FAILED
 CANCELLED, PENDING = jobs_pb2.JOB_STATE_CANCELLED, jobs_pb2.JOB_STATE_PENDING
+Reason = runs_pb2.Run.TaskWait
 AT_ONCE = types_pb2.RetryPolicy(initial_interval=Duration(nanos=1))
 ONCE = types_pb2.RetryPolicy(maximum_attempts=1)
 FAILURE = FailActivity(failure=types_pb2.Failure(message="no luck", type="ValueError"))
@@ -48,7 +49,7 @@ async def test_a_job_is_pushed_as_an_activity_and_ends_with_its_result(one: Repl
         assert task.traceparent
         assert (await stream.complete(task, "done")).status == ACCEPTED
         job = await one.job_end(job_id)
-        assert (job.state, job.result.json) == (COMPLETED, '"done"')
+        assert (job.state, job.result.json, job.owner_id) == (COMPLETED, '"done"', stream.hello.worker_id)
         assert (await stream.complete(task, "done")).status == DUPLICATE
         assert await one.waiting() == 0
 
@@ -59,6 +60,21 @@ async def test_a_job_that_waits_is_claimed_with_its_input(one: Replica) -> None:
     async with wire(one, capacity=capacity(activities=3)) as stream:
         tasks = [await stream.task(ACTIVITY) for _ in job_ids]
         assert {task.job_id: task.input.json for task in tasks} == {id_: f"{n}" for n, id_ in enumerate(job_ids)}
+
+
+async def test_why_a_job_waits(one: Replica) -> None:
+    """Nobody takes its type; somebody does and has no room; nothing is said once it is taken."""
+    job_id = await one.start_job()
+    wait = (await one.job(job_id)).task_wait
+    assert (wait.reason, wait.details) == (Reason.REASON_NO_WORKER, "no live worker takes type act from queue q")
+    assert wait.ready_time.seconds
+    async with wire(one, capacity=capacity(activities=0)) as stream:
+        await until(lambda: one.job(job_id), lambda job: job.task_wait.reason == Reason.REASON_NO_ROOM)
+        await stream.say(capacity=capacity(activities=1))
+        await stream.task(ACTIVITY)
+        assert not (await one.job(job_id)).HasField("task_wait")
+    listed = await one.jobs.ListJobs(jobs_pb2.ListJobsRequest())
+    assert not any(each.HasField("task_wait") for each in listed.jobs)
 
 
 async def test_a_job_is_taken_and_completed_by_calls(one: Replica) -> None:

@@ -86,6 +86,23 @@ async def test_what_waits_and_what_is_under_way(one: Replica) -> None:
         assert queue.waiting_runs.HasField("oldest_wait_duration")
 
 
+async def test_jobs_wait_and_are_under_way_as_activities(one: Replica) -> None:
+    """Those that wait, those that somebody is at, and those that wait for nobody who is there."""
+    for _ in range(3):
+        await one.start_job()
+    await one.start_job(type_="rare")
+    async with wire(one, capacity=capacity(activities=2)) as stream:
+        taken = [await stream.task(ACTIVITY) for _ in range(2)]
+        queue = (await shown(one)).task_queue
+        assert (queue.waiting_activities.count, queue.running_activity_count, queue.is_stranded) == (2, 2, True)
+        assert lines(await shown(one))[:2] == [(ACTIVITY, "act", "", 1, 1, False), (ACTIVITY, "rare", "", 1, 0, True)]
+        await stream.complete(taken[0])
+        third = await stream.task(ACTIVITY)
+        assert third.job_id not in {task.job_id for task in taken}
+        (listed_queue,) = await listed(one)
+        assert (listed_queue.waiting_activities.count, listed_queue.running_activity_count) == (1, 2)
+
+
 async def test_activities_of_driven_runs_are_counted_and_called_so(one: Replica) -> None:
     """Their engines' workers claim them; who those are nobody here knows."""
     store = Store(one, "activity")

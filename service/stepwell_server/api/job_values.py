@@ -12,14 +12,17 @@ from stepwell_server.api.activity_options import priority_from_proto, retry_from
 from stepwell_server.api.fields import optional_uuid, seconds
 from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_from_proto, payload_to_proto
 from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.api.task_waits import task_wait_to_proto
 from stepwell_server.engine.jobs import NewJob, StartJob
 from stepwell_server.engine.starts import Conflict, Reuse
 from stepwell_server.ids import job_id_for_request
 from stepwell_server.model.steps import NO_TIMEOUTS, RetryPolicy, StepDetails, StepState, unpack_step_details
+from stepwell_server.model.tasks import TaskKind
 from stepwell_server.store.jobs import JobFilter
 
 if TYPE_CHECKING:
     from stepwell_server.api.fields import Fields
+    from stepwell_server.model.workers import Crew
     from stepwell_server.store.job_ends import JobEnd
     from stepwell_server.store.jobs import SeenJob, WholeJob
 
@@ -130,9 +133,12 @@ def job_to_proto(job: SeenJob, namespace: str) -> jobs_pb2.Job:
     )
 
 
-def whole_job_to_proto(whole: WholeJob, namespace: str) -> jobs_pb2.Job:
-    """Renders a job with its payloads."""
+def whole_job_to_proto(whole: WholeJob, namespace: str, crew: Crew | None = None) -> jobs_pb2.Job:
+    """Renders a job with its payloads; if its task waits, with what that waits for."""
     job = job_to_proto(whole.job, namespace)
+    if crew is not None and whole.ready_time is not None:
+        wait = task_wait_to_proto(TaskKind.ACTIVITY, job.type, job.task_queue, "", whole.ready_time, crew)
+        job.task_wait.CopyFrom(wait)
     job.input.CopyFrom(payload_to_proto(whole.input) or types_pb2.Payload())
     if whole.result is not None and whole.job.state == StepState.COMPLETED:
         job.result.CopyFrom(payload_to_proto(whole.result) or types_pb2.Payload())

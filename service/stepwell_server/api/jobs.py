@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.watches import Watches
     from stepwell_server.engine.committer import Committers
     from stepwell_server.settings import Settings
+    from stepwell_server.store.crews import Crews
     from stepwell_server.store.database import Database
     from stepwell_server.store.namespaces import Namespaces
 
@@ -49,12 +50,19 @@ _DEFAULT_WAIT = 20.0
 class Jobs(jobs_pb2_grpc.JobServiceServicer):
     """Starts, reads and steers jobs."""
 
-    def __init__(
-        self, committers: Committers, database: Database, namespaces: Namespaces, watches: Watches, settings: Settings
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        committers: Committers,
+        database: Database,
+        namespaces: Namespaces,
+        crews: Crews,
+        watches: Watches,
+        settings: Settings,
     ) -> None:
         self._committers = committers
         self._database = database
         self._namespaces = namespaces
+        self._crews = crews
         self._watches = watches
         self._fields = Fields(settings.limits)
         self._retention_seconds = settings.job_retention_seconds
@@ -139,7 +147,9 @@ class Jobs(jobs_pb2_grpc.JobServiceServicer):
         return JobRef(await self._namespaces.id_of(namespace), namespace, job_id=job_id)
 
     async def _whole(self, ref: JobRef) -> jobs_pb2.Job:
-        return whole_job_to_proto(await jobs.read(self._database, ref), ref.namespace)
+        whole = await jobs.read(self._database, ref)
+        crew = await self._crews.of(ref.namespace_id) if whole.ready_time is not None else None
+        return whole_job_to_proto(whole, ref.namespace, crew)
 
 
 def started_to_proto(started: StartedJob) -> jobs_pb2.StartJobResponse:

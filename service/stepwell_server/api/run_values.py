@@ -12,18 +12,19 @@ from stepwell.v1 import runs_pb2, types_pb2
 from stepwell_server.api.differences import difference_to_proto
 from stepwell_server.api.fields import optional_uuid
 from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_to_proto
+from stepwell_server.api.task_waits import task_wait_to_proto
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import pack
 from stepwell_server.model.runs import RunDetails, RunRef, unpack_details
 from stepwell_server.model.steps import DEFAULT_RETRY, Kind, unpack_step_details
 from stepwell_server.model.tasks import TaskKind
-from stepwell_server.model.workers import Crew, able
 
 if TYPE_CHECKING:
     from datetime import datetime
     from typing import Protocol
 
     from stepwell_server.api.fields import Fields
+    from stepwell_server.model.workers import Crew
     from stepwell_server.store.namespaces import Namespaces
     from stepwell_server.store.runs import SeenRun, WholeRun
     from stepwell_server.store.steps import WholeStep
@@ -131,8 +132,10 @@ def run_to_proto(run: SeenRun, namespace: str) -> runs_pb2.Run:
 def whole_run_to_proto(whole: WholeRun, namespace: str, crew: Crew | None = None) -> runs_pb2.Run:
     """Renders a run with its payloads; if its task waits, with what that waits for."""
     run = run_to_proto(whole.run, namespace)
-    if crew is not None:
-        run.task_wait.CopyFrom(_wait_to_proto(whole, crew))
+    if crew is not None and whole.ready_time is not None:
+        seen = whole.run
+        wait = task_wait_to_proto(TaskKind.RUN, seen.type, seen.task_queue, seen.build_id, whole.ready_time, crew)
+        run.task_wait.CopyFrom(wait)
     run.input.CopyFrom(payload_to_proto(whole.input) or types_pb2.Payload())
     run.cursor = whole.cursor
     if whole.result is not None:
@@ -180,21 +183,6 @@ def step_to_proto(whole: WholeStep) -> runs_pb2.Step:
         completion=step.end_event,
         maximum_attempts=(details.retry or DEFAULT_RETRY).maximum_attempts if is_activity else 0,
     )
-
-
-def _wait_to_proto(whole: WholeRun, crew: Crew) -> runs_pb2.Run.TaskWait:
-    run, wait = whole.run, runs_pb2.Run.TaskWait
-    workers = crew.of(run.task_queue)
-    of_type, able_workers = able(workers, TaskKind.RUN, run.type), able(workers, TaskKind.RUN, run.type, run.build_id)
-    if not of_type:
-        reason, details = wait.REASON_NO_WORKER, f"no live worker takes type {run.type} from queue {run.task_queue}"
-    elif not able_workers:
-        reason = wait.REASON_NO_BUILD
-        other = f"of other builds {of_type} take type {run.type} from queue {run.task_queue}"
-        details = f"no live worker takes build {run.build_id}; {other}"
-    else:
-        reason, details = wait.REASON_NO_ROOM, f"live workers that could take it once they have room: {able_workers}"
-    return wait(reason=reason, ready_time=time_to_proto(whole.ready_time), details=details)
 
 
 def _pause_to_proto(run: SeenRun, details: RunDetails) -> runs_pb2.Run.Pause | None:

@@ -147,6 +147,7 @@ def close_job(job: Job, state: StepState, now: datetime, failure: Failure | None
         now,
         now + timedelta(seconds=job.retention_seconds),
         pack_failure(failure),
+        job.owner_id,
     )
 
 

@@ -12,7 +12,6 @@ from stepwell_server import errors
 from stepwell_server.engine import grants
 from stepwell_server.engine.job_change import JobChange
 from stepwell_server.engine.limits import Limits
-from stepwell_server.engine.names import Latest
 from stepwell_server.engine.starts import Conflict, Fate, Reuse, fate_of
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
@@ -174,18 +173,7 @@ class RetryJob(msgspec.Struct, frozen=True, gc=False):
         job = change.closed_job
         if job is None or job.state != StepState.FAILED:
             raise errors.JobNotFailed(job_id=change.job_id, state=change.phase.name)
-        self._take_name(change)
         change.reopen()
+        change.births.take_again(change.open, self.ref.namespace)
         grants.requeue(change, change.open)
         return SteeredJob(accepted=True, job_id=change.job_id, state=change.phase)
-
-    def _take_name(self, change: JobChange) -> None:
-        job = change.closed_job
-        if job is None or not job.unique_key:
-            return
-        name = (job.namespace_id, job.unique_key)
-        latest = change.births.named(*name)
-        if latest is not None and latest.key != job.job_key:
-            if fate_of(latest, Reuse.ALLOW, Conflict.FAIL) is Fate.IN_USE:
-                raise errors.UniqueKeyInUse(namespace=self.ref.namespace, unique_key=job.unique_key, job_id=latest.id)
-            change.births.claim(name, Latest(job.job_key, job.job_id, StepState.PENDING))

@@ -10,6 +10,7 @@ from stepwell_server import errors
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.jobs import JobId
 from stepwell_server.model.runs import Phase, RunId
+from stepwell_server.model.steps import StepState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.job_change import JobChange
-    from stepwell_server.model.jobs import JobRef
+    from stepwell_server.model.jobs import Job, JobRef
     from stepwell_server.model.runs import Run, RunRef
 
 Name = tuple[int, str]
@@ -43,8 +44,8 @@ GONE = 0
 class Latest(msgspec.Struct, frozen=True, gc=False):
     """The latest run of a workflow id, or job of a unique key, by its key and its id.
 
-    `stored` is what the database has of the name and is held against it when that is given away: for runs how often it
-    was given, for jobs the key. The phase is GONE if there is no more of it than its name.
+    `stored` is how often the name was given, as the database has it, and is held against it when the name is given
+    away. The phase is GONE if there is no more of it than its name.
     """
 
     key: int
@@ -218,3 +219,12 @@ class JobBirths(Register["JobChange", JobId]):
         self._bear(change, job.job_key, (job.namespace_id, job.job_id), entry)
         if job.unique_key:
             self.claim((job.namespace_id, job.unique_key), Latest(job.job_key, job.job_id, job.state))
+
+    def take_again(self, job: Job, namespace: str) -> None:
+        """Gives a job that is retried the unique key that it had. Refuses with UNIQUE_KEY_IN_USE."""
+        if not job.unique_key:
+            return
+        latest = self.named(job.namespace_id, job.unique_key)
+        if latest is not None and latest.key != job.job_key and latest.phase < StepState.COMPLETED:
+            raise errors.UniqueKeyInUse(namespace=namespace, unique_key=job.unique_key, job_id=latest.id)
+        self.claim((job.namespace_id, job.unique_key), Latest(job.job_key, job.job_id, job.state))

@@ -72,7 +72,7 @@ class Job(msgspec.Struct, frozen=True, gc=False):
 
 
 class ClosedJob(msgspec.Struct, frozen=True, gc=False):
-    """A job that has ended: a row of `closed_jobs`, but for its result, which is last."""
+    """A job that has ended: a row of `closed_jobs`, but for its result."""
 
     job_key: int
     namespace_id: int
@@ -98,6 +98,7 @@ class ClosedJob(msgspec.Struct, frozen=True, gc=False):
     end_time: datetime
     expire_time: datetime
     failure: bytes | None
+    owner_id: str
 
 
 Activity = Step | Job

@@ -29,7 +29,7 @@ class JobWrite(msgspec.Struct):
 
     ids: list[JobId] = []
     names: list[tuple[str, int, int]] = []
-    renamed: list[tuple[str, int, int, int]] = []
+    renamed: list[tuple[str, int, int, int]] = []  # unique key, namespace, the turn found, job key
     new: list[Job] = []
     inputs: list[tuple[int, Payload]] = []
     changed: list[Job] = []
@@ -44,6 +44,10 @@ class JobWrite(msgspec.Struct):
 
 async def write(connection: Connection, batch: JobWrite) -> None:
     """Writes jobs, tables in one order and keys sorted. Raises Conflict if what was decided on has changed."""
+    if batch.reopened:
+        # Before its unique key, as retention does: who of the two comes first has both.
+        keys = sorted(job.job_key for job in batch.reopened)
+        await _all_of(connection, "delete_closed_jobs", [keys], len(keys))
     if batch.ids:
         batch.ids.sort(key=lambda entry: (entry.job_id.int, entry.namespace_id))
         await connection.write(JOBS["insert_job_ids"], columns(batch.ids))
@@ -51,9 +55,6 @@ async def write(connection: Connection, batch: JobWrite) -> None:
         await connection.write(JOBS["insert_unique_jobs"], pairs(sorted(batch.names)))
     if batch.renamed:
         await _all_of(connection, "update_unique_jobs", pairs(sorted(batch.renamed)), len(batch.renamed))
-    if batch.reopened:
-        keys = sorted(job.job_key for job in batch.reopened)
-        await _all_of(connection, "delete_closed_jobs", [keys], len(keys))
     if batch.new or batch.reopened:
         await connection.write(JOBS["insert_jobs"], columns([*batch.new, *batch.reopened]))
     if batch.inputs:
@@ -85,7 +86,7 @@ async def find_job_ids(connection: Connection, wanted: Sequence[tuple[UUID, int]
 
 
 async def find_unique_jobs(connection: Connection, wanted: Sequence[tuple[str, int]]) -> list[Row | None]:
-    """The latest job of each unique key, in the order asked: (place, key, id, state)."""
+    """The latest job of each unique key, in the order asked: (place, key, turn, id, state)."""
     found: list[Row | None] = [None] * len(wanted)
     for row in await connection.fetch(JOBS["find_unique_jobs"], *pairs(wanted)):
         found[row[0] - 1] = row

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, cast, literal, null, select, union_all
+from sqlalchemy import ColumnElement, Table, cast, null, select, union_all
 
 from stepwell_server import errors
 from stepwell_server.model.jobs import JOB_ENDED, JOB_ORDINAL, JobRef
 from stepwell_server.model.payloads import Failure, Payload, unpack_failure, unpack_payload
-from stepwell_server.store.schema import CLOSED_JOBS, HEARTBEATS, JOB_IDS, JOB_INPUTS, JOBS
+from stepwell_server.store.schema import CLOSED_JOBS, HEARTBEATS, JOB_IDS, JOB_INPUTS, JOBS, TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ class SeenJob(msgspec.Struct, frozen=True, gc=False):
 
 
 class WholeJob(msgspec.Struct, frozen=True, gc=False):
-    """A job with what it was given and what it came to."""
+    """A job with what it was given and what it came to. `ready_time` is set while its task waits."""
 
     job: SeenJob
     input: Payload
@@ -67,6 +67,7 @@ class WholeJob(msgspec.Struct, frozen=True, gc=False):
     failure: Failure | None
     beat_time: datetime | None
     heartbeat: Payload | None
+    ready_time: datetime | None = None
 
 
 class JobFilter(msgspec.Struct, frozen=True, gc=False):
@@ -91,7 +92,7 @@ _OPEN: list[ColumnElement[Any]] = [
 ]
 _CLOSED: list[ColumnElement[Any]] = [
     *(CLOSED_JOBS.c[name] for name in _COMMON),
-    literal("").label("owner_id"),
+    CLOSED_JOBS.c.owner_id,
     _NO_TIME.label("wake_time"),
     CLOSED_JOBS.c.end_time,
     CLOSED_JOBS.c.expire_time,
@@ -131,7 +132,9 @@ async def read(database: Database, ref: JobRef) -> WholeJob:
             )
             beat_time, details = (await connection.execute(beaten)).one_or_none() or (None, None)
             heartbeat = unpack_payload(details) if details is not None else None
-            return WholeJob(job, unpack_payload(given), None, None, beat_time, heartbeat)
+            waits = select(TASKS.c.ready_time).where(TASKS.c.run_key == job.job_key, TASKS.c.ordinal == JOB_ORDINAL)
+            ready_time = await connection.scalar(waits)
+            return WholeJob(job, unpack_payload(given), None, None, beat_time, heartbeat, ready_time)
         came = select(CLOSED_JOBS.c.result, CLOSED_JOBS.c.failure).where(CLOSED_JOBS.c.job_key == job.job_key)
         result, failure = (await connection.execute(came)).one_or_none() or (None, None)
     return WholeJob(job, unpack_payload(given), unpack_payload(result), unpack_failure(failure), None, None)

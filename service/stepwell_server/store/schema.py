@@ -337,7 +337,7 @@ JOB_IDS = Table(
     *_bytes("request_hash", nullable=True),
 )
 UNIQUE_JOBS = Table(
-    "unique_jobs", METADATA, *_text("unique_key", key=True), *_int("namespace_id", key=True), *_bigint("job_key")
+    "unique_jobs", METADATA, *_text("unique_key", key=True), *_int("namespace_id", key=True), *_bigint("job_key turn")
 )
 JOBS = Table(
     "jobs",
@@ -365,6 +365,7 @@ CLOSED_JOBS = Table(
     *_bytes("details", nullable=True),
     *_times("end_time expire_time"),
     *_bytes("failure result", nullable=True),
+    *_text("owner_id"),
 )
 JOB_INPUTS = Table("job_inputs", METADATA, *_bigint("job_key", key=True), *_bytes("input"))
 BATCHES = Table(

@@ -49,7 +49,7 @@ async def backlogs(database: Database, namespace_id: int, task_queues: Sequence[
 async def running_activities(
     database: Database, namespace_id: int, session_ids: Iterable[UUID], task_queues: Sequence[str]
 ) -> dict[str, int]:
-    """How many activities of each queue the namespace's sessions are at, and other engines' workers."""
+    """How many activities and jobs of each queue the namespace's sessions are at, and other engines' workers."""
     arguments = (list(session_ids), list(task_queues), namespace_id)
     return {row[0]: row[1] for row in await _rows(database, TASK_QUEUES["count_running_activities"], *arguments)}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from stepwell_server.engine.closing import open_job
 from stepwell_server.engine.committer.orders import absent
 from stepwell_server.engine.job_change import JobChange
-from stepwell_server.engine.names import JobBirths, Latest
+from stepwell_server.engine.names import GONE, JobBirths, Latest
 from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job
 from stepwell_server.model.payloads import NULL
 from stepwell_server.store import batches, job_batches
@@ -15,7 +16,6 @@ from stepwell_server.store import batches, job_batches
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
-    from uuid import UUID
 
     from stepwell_server import errors
     from stepwell_server.engine.jobs import StartJob
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stepwell_server.engine.wishes import Missing
     from stepwell_server.model.jobs import JobRef
     from stepwell_server.store.database import Connection, Row
+
+_NO_ID = UUID(int=0)
 
 
 class Jobs:
@@ -58,9 +60,7 @@ class Jobs:
             return
         asked = [(unique_key, namespace_id) for namespace_id, unique_key in wanted]
         for name, found in zip(wanted, await job_batches.find_unique_jobs(connection, asked), strict=True):
-            known = found is not None and found["state"] is not None
-            latest = _latest(found) if found is not None and known else None
-            self.births.names[name] = latest
+            self.births.names[name] = _latest(found) if found is not None else None
 
     async def resolve(self, connection: Connection, refs: Sequence[JobRef]) -> list[int | errors.Refusal]:
         """The keys of the jobs that references mean."""
@@ -140,4 +140,4 @@ def _collect(jobs: job_batches.JobWrite, change: JobChange) -> None:
 
 
 def _latest(row: Row) -> Latest:
-    return Latest(row["job_key"], row["job_id"], row["state"], row["job_key"])
+    return Latest(row["job_key"], row["job_id"] or _NO_ID, row["state"] or GONE, row["turn"])

@@ -7,12 +7,12 @@ FROM unnest($1::uuid[], $2::int[]) WITH ORDINALITY AS x (job_id, namespace_id, p
     ) AS i;
 
 -- name: find_unique_jobs
--- The latest job of each unique key, and its state. Walks unique_jobs_pkey, then jobs_pkey or the one partition of
--- closed_jobs. One whose retention is over is as good as none.
-SELECT x.place, u.job_key, coalesce(o.job_id, c.job_id) AS job_id, coalesce(o.state, c.state) AS state
+-- The latest job of each unique key, and its state; both are NULL where there is no more of it than its key. Walks
+-- unique_jobs_pkey, then jobs_pkey or the one partition of closed_jobs.
+SELECT x.place, u.job_key, u.turn, coalesce(o.job_id, c.job_id) AS job_id, coalesce(o.state, c.state) AS state
 FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS x (unique_key, namespace_id, place)
 CROSS JOIN LATERAL (
-    SELECT i.job_key FROM unique_jobs AS i
+    SELECT i.job_key, i.turn FROM unique_jobs AS i
     WHERE i.unique_key = x.unique_key AND i.namespace_id = x.namespace_id
     OFFSET 0
 ) AS u
@@ -45,7 +45,7 @@ FROM unnest($1::bigint[]) AS x (job_key),
 SELECT
     j.job_key, j.namespace_id, j.job_id, j.unique_key, j.type, j.task_queue, j.priority, j.correlation_id,
     j.traceparent, j.tracestate, j.create_time, j.retention_seconds, j.schedule_time, j.state, j.attempt, j.grants,
-    j.start_time, j.cancel_reason, j.cancel_time, j.retries, j.details, j.end_time, j.expire_time, j.failure
+    j.start_time, j.cancel_reason, j.cancel_time, j.retries, j.details, j.end_time, j.expire_time, j.failure, j.owner_id
 FROM unnest($1::bigint[]) AS x (job_key),
     LATERAL (SELECT * FROM closed_jobs AS o WHERE o.job_key = x.job_key OFFSET 0) AS j;
 
@@ -66,11 +66,12 @@ INSERT INTO unique_jobs (unique_key, namespace_id, job_key)
 SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[]);
 
 -- name: update_unique_jobs
--- Gives unique keys to new jobs, if the jobs found before still bear them: a smaller count is a conflict.
-UPDATE unique_jobs SET job_key = x.job_key
-FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS x (unique_key, namespace_id, found_key, job_key)
+-- Gives unique keys to jobs that open, if nobody has got them since they were looked at: a smaller count is a conflict.
+-- The turn tells that also of a job that was retried under the key which it had. Walks unique_jobs_pkey.
+UPDATE unique_jobs SET job_key = x.job_key, turn = x.turn + 1
+FROM unnest($1::text[], $2::int[], $3::bigint[], $4::bigint[]) AS x (unique_key, namespace_id, turn, job_key)
 WHERE unique_jobs.unique_key = x.unique_key AND unique_jobs.namespace_id = x.namespace_id
-    AND unique_jobs.job_key = x.found_key;
+    AND unique_jobs.turn = x.turn;
 
 -- name: insert_jobs
 INSERT INTO jobs (
@@ -110,22 +111,23 @@ WHERE jobs.job_key = x.job_key;
 WITH gone AS (
     DELETE FROM jobs USING unnest(
         $1::bigint[], $2::timestamptz[], $3::smallint[], $4::int[], $5::bigint[], $6::timestamptz[], $7::text[],
-        $8::timestamptz[], $9::int[], $10::bytea[], $11::timestamptz[], $12::timestamptz[], $13::bytea[], $14::bytea[]
+        $8::timestamptz[], $9::int[], $10::bytea[], $11::timestamptz[], $12::timestamptz[], $13::bytea[], $14::text[],
+        $15::bytea[]
     ) AS x (
         job_key, schedule_time, state, attempt, grants, start_time, cancel_reason, cancel_time, retries, details,
-        end_time, expire_time, failure, result
+        end_time, expire_time, failure, owner_id, result
     )
     WHERE jobs.job_key = x.job_key
     RETURNING
         jobs.job_key, jobs.namespace_id, jobs.job_id, jobs.unique_key, jobs.type, jobs.task_queue, jobs.priority,
         jobs.correlation_id, jobs.traceparent, jobs.tracestate, jobs.create_time, jobs.retention_seconds,
         x.schedule_time, x.state, x.attempt, x.grants, x.start_time, x.cancel_reason, x.cancel_time, x.retries,
-        x.details, x.end_time, x.expire_time, x.failure, x.result
+        x.details, x.end_time, x.expire_time, x.failure, x.owner_id, x.result
 )
 INSERT INTO closed_jobs (
     job_key, namespace_id, job_id, unique_key, type, task_queue, priority, correlation_id, traceparent, tracestate,
     create_time, retention_seconds, schedule_time, state, attempt, grants, start_time, cancel_reason, cancel_time,
-    retries, details, end_time, expire_time, failure, result
+    retries, details, end_time, expire_time, failure, owner_id, result
 )
 SELECT * FROM gone;
 

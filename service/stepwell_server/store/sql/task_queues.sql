@@ -81,12 +81,16 @@ FROM sorts AS s,
 ORDER BY s.task_queue, s.place;
 
 -- name: count_running_activities
--- How many activities of each queue sessions are at, and how many of driven runs their engines' workers. Walks
--- steps_session_idx, and steps_driven_idx with runs_pkey.
+-- How many activities and jobs of each queue sessions are at, and how many of driven runs their engines' workers. Walks
+-- steps_session_idx, jobs_session_idx, and steps_driven_idx with runs_pkey.
 WITH held AS MATERIALIZED (
-    SELECT s.task_queue, count(*) AS counted
-    FROM (SELECT s.task_queue FROM steps AS s WHERE s.session_id = ANY($1::uuid[]) OFFSET 0) AS s
-    GROUP BY s.task_queue
+    SELECT x.task_queue, count(*) AS counted
+    FROM (
+        (SELECT s.task_queue FROM steps AS s WHERE s.session_id = ANY($1::uuid[]) OFFSET 0)
+        UNION ALL
+        (SELECT j.task_queue FROM jobs AS j WHERE j.session_id = ANY($1::uuid[]) OFFSET 0)
+    ) AS x
+    GROUP BY x.task_queue
 )
 SELECT q.task_queue,
     (coalesce((SELECT h.counted FROM held AS h WHERE h.task_queue = q.task_queue), 0) + d.counted)::int AS running

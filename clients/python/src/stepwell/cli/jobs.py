@@ -115,6 +115,7 @@ def show_job(context: typer.Context, name: Named, output: OutputOption = Output.
     """Show a job as it is."""
     with context.obj.client() as client:
         job = _handle_of(client, name).describe()
+        is_waiting = job.HasField("task_wait")
         rows = {
             "job": job.job_id,
             "unique key": job.unique_key,
@@ -131,6 +132,7 @@ def show_job(context: typer.Context, name: Named, output: OutputOption = Output.
             "took": span_of(job.create_time, job.end_time),
             "kept until": time_of(job.expire_time),
             "worker": job.owner_id,
+            "waits": f"since {time_of(job.task_wait.ready_time)}: {job.task_wait.details}" if is_waiting else "",
             "heartbeat": f"{time_of(job.heartbeat_time)} {value_of(job.heartbeat_details)}".strip(),
             "input": value_of(job.input),
             "result": value_of(job.result),

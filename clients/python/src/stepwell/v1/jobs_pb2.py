@@ -25,10 +25,11 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
+from stepwell.v1 import runs_pb2 as stepwell_dot_v1_dot_runs__pb2
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16stepwell/v1/jobs.proto\x12\x0bstepwell.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17stepwell/v1/types.proto\"\xe7\t\n\x03Job\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x12\n\nunique_key\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x12\n\ntask_queue\x18\x05 \x01(\t\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.stepwell.v1.JobState\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12#\n\x05input\x18\x08 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12$\n\x06result\x18\t \x01(\x0b\x32\x14.stepwell.v1.Payload\x12%\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x14.stepwell.v1.Failure\x12*\n\x0clast_failure\x18\x0b \x01(\x0b\x32\x14.stepwell.v1.Failure\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rschedule_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twake_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63orrelation_id\x18\x12 \x01(\t\x12\x10\n\x08priority\x18\x13 \x01(\x05\x12\'\n\x05retry\x18\x14 \x01(\x0b\x32\x18.stepwell.v1.RetryPolicy\x12<\n\x19schedule_to_start_timeout\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x19schedule_to_close_timeout\x18\x16 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x16start_to_close_timeout\x18\x17 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11heartbeat_timeout\x18\x18 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x19 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x0e\x63\x61ncel_request\x18\x1a \x01(\x0b\x32\x1e.stepwell.v1.Job.CancelRequest\x12\x10\n\x08owner_id\x18\x1b \x01(\t\x12\x32\n\x0eheartbeat_time\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x11heartbeat_details\x18\x1d \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x13\n\x0bretry_count\x18\x1e \x01(\x05\x12\x13\n\x0btraceparent\x18\x1f \x01(\t\x1aI\n\rCancelRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbf\x05\n\x0fStartJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x12\n\ntask_queue\x18\x03 \x01(\t\x12\x12\n\nunique_key\x18\x04 \x01(\t\x12\x0e\n\x06job_id\x18\x05 \x01(\t\x12#\n\x05input\x18\x06 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x31\n\x0creuse_policy\x18\x07 \x01(\x0e\x32\x1b.stepwell.v1.JobReusePolicy\x12\x37\n\x0f\x63onflict_policy\x18\x08 \x01(\x0e\x32\x1e.stepwell.v1.JobConflictPolicy\x12\x15\n\x08priority\x18\t \x01(\x05H\x00\x88\x01\x01\x12\'\n\x05retry\x18\n \x01(\x0b\x32\x18.stepwell.v1.RetryPolicy\x12<\n\x19schedule_to_start_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x19schedule_to_close_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x16start_to_close_timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11heartbeat_timeout\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bstart_delay\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x63orrelation_id\x18\x11 \x01(\t\x12\x12\n\nrequest_id\x18\x12 \x01(\tB\x0b\n\t_priority\"3\n\x10StartJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07started\x18\x02 \x01(\x08\"Z\n\x15\x42\x61tchStartJobsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12.\n\x08requests\x18\x02 \x03(\x0b\x32\x1c.stepwell.v1.StartJobRequest\"\xc1\x01\n\x16\x42\x61tchStartJobsResponse\x12;\n\x07results\x18\x01 \x03(\x0b\x32*.stepwell.v1.BatchStartJobsResponse.Result\x1aj\n\x06Result\x12\x30\n\x07started\x18\x01 \x01(\x0b\x32\x1d.stepwell.v1.StartJobResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"2\n\rGetJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.stepwell.v1.Job\"\xce\x01\n\x0fListJobsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x06states\x18\x02 \x03(\x0e\x32\x15.stepwell.v1.JobState\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x12\n\ntask_queue\x18\x04 \x01(\t\x12\x12\n\nunique_key\x18\x05 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\x12\x0c\n\x04skip\x18\t \x01(\x05\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.stepwell.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\\\n\x0eWaitJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x0fWaitJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.stepwell.v1.Job\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\"5\n\x10WatchJobsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x8c\x02\n\x11WatchJobsResponse\x12\x30\n\x04\x65nds\x18\x01 \x03(\x0b\x32\".stepwell.v1.WatchJobsResponse.End\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x1a\xb4\x01\n\x03\x45nd\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nunique_key\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.stepwell.v1.JobState\x12$\n\x06result\x18\x04 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12%\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x14.stepwell.v1.Failure\x12\x16\n\x0eresult_omitted\x18\x06 \x01(\x08\"Y\n\x10\x43\x61ncelJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"K\n\x11\x43\x61ncelJobResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.stepwell.v1.JobState\"H\n\x0fRetryJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"8\n\x10RetryJobResponse\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.JobState*\x9b\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07*\x91\x01\n\x0eJobReusePolicy\x12 \n\x1cJOB_REUSE_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOB_REUSE_POLICY_ALLOW\x10\x01\x12$\n JOB_REUSE_POLICY_ALLOW_IF_FAILED\x10\x02\x12\x1b\n\x17JOB_REUSE_POLICY_REJECT\x10\x03*|\n\x11JobConflictPolicy\x12#\n\x1fJOB_CONFLICT_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18JOB_CONFLICT_POLICY_FAIL\x10\x01\x12$\n JOB_CONFLICT_POLICY_USE_EXISTING\x10\x02\x32\xe5\x04\n\nJobService\x12G\n\x08StartJob\x12\x1c.stepwell.v1.StartJobRequest\x1a\x1d.stepwell.v1.StartJobResponse\x12Y\n\x0e\x42\x61tchStartJobs\x12\".stepwell.v1.BatchStartJobsRequest\x1a#.stepwell.v1.BatchStartJobsResponse\x12\x41\n\x06GetJob\x12\x1a.stepwell.v1.GetJobRequest\x1a\x1b.stepwell.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.stepwell.v1.ListJobsRequest\x1a\x1d.stepwell.v1.ListJobsResponse\x12\x44\n\x07WaitJob\x12\x1b.stepwell.v1.WaitJobRequest\x1a\x1c.stepwell.v1.WaitJobResponse\x12L\n\tWatchJobs\x12\x1d.stepwell.v1.WatchJobsRequest\x1a\x1e.stepwell.v1.WatchJobsResponse0\x01\x12J\n\tCancelJob\x12\x1d.stepwell.v1.CancelJobRequest\x1a\x1e.stepwell.v1.CancelJobResponse\x12G\n\x08RetryJob\x12\x1c.stepwell.v1.RetryJobRequest\x1a\x1d.stepwell.v1.RetryJobResponseBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16stepwell/v1/jobs.proto\x12\x0bstepwell.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x16stepwell/v1/runs.proto\x1a\x17stepwell/v1/types.proto\"\x95\n\n\x03Job\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x12\n\nunique_key\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12\x12\n\ntask_queue\x18\x05 \x01(\t\x12$\n\x05state\x18\x06 \x01(\x0e\x32\x15.stepwell.v1.JobState\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12#\n\x05input\x18\x08 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12$\n\x06result\x18\t \x01(\x0b\x32\x14.stepwell.v1.Payload\x12%\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\x14.stepwell.v1.Failure\x12*\n\x0clast_failure\x18\x0b \x01(\x0b\x32\x14.stepwell.v1.Failure\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rschedule_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twake_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x63orrelation_id\x18\x12 \x01(\t\x12\x10\n\x08priority\x18\x13 \x01(\x05\x12\'\n\x05retry\x18\x14 \x01(\x0b\x32\x18.stepwell.v1.RetryPolicy\x12<\n\x19schedule_to_start_timeout\x18\x15 \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x19schedule_to_close_timeout\x18\x16 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x16start_to_close_timeout\x18\x17 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11heartbeat_timeout\x18\x18 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x19 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x36\n\x0e\x63\x61ncel_request\x18\x1a \x01(\x0b\x32\x1e.stepwell.v1.Job.CancelRequest\x12\x10\n\x08owner_id\x18\x1b \x01(\t\x12\x32\n\x0eheartbeat_time\x18\x1c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x11heartbeat_details\x18\x1d \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x13\n\x0bretry_count\x18\x1e \x01(\x05\x12\x13\n\x0btraceparent\x18\x1f \x01(\t\x12,\n\ttask_wait\x18  \x01(\x0b\x32\x19.stepwell.v1.Run.TaskWait\x1aI\n\rCancelRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbf\x05\n\x0fStartJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x12\n\ntask_queue\x18\x03 \x01(\t\x12\x12\n\nunique_key\x18\x04 \x01(\t\x12\x0e\n\x06job_id\x18\x05 \x01(\t\x12#\n\x05input\x18\x06 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x31\n\x0creuse_policy\x18\x07 \x01(\x0e\x32\x1b.stepwell.v1.JobReusePolicy\x12\x37\n\x0f\x63onflict_policy\x18\x08 \x01(\x0e\x32\x1e.stepwell.v1.JobConflictPolicy\x12\x15\n\x08priority\x18\t \x01(\x05H\x00\x88\x01\x01\x12\'\n\x05retry\x18\n \x01(\x0b\x32\x18.stepwell.v1.RetryPolicy\x12<\n\x19schedule_to_start_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\x12<\n\x19schedule_to_close_timeout\x18\x0c \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x39\n\x16start_to_close_timeout\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x34\n\x11heartbeat_timeout\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bstart_delay\x18\x0f \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\tretention\x18\x10 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x63orrelation_id\x18\x11 \x01(\t\x12\x12\n\nrequest_id\x18\x12 \x01(\tB\x0b\n\t_priority\"3\n\x10StartJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07started\x18\x02 \x01(\x08\"Z\n\x15\x42\x61tchStartJobsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12.\n\x08requests\x18\x02 \x03(\x0b\x32\x1c.stepwell.v1.StartJobRequest\"\xc1\x01\n\x16\x42\x61tchStartJobsResponse\x12;\n\x07results\x18\x01 \x03(\x0b\x32*.stepwell.v1.BatchStartJobsResponse.Result\x1aj\n\x06Result\x12\x30\n\x07started\x18\x01 \x01(\x0b\x32\x1d.stepwell.v1.StartJobResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"2\n\rGetJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"/\n\x0eGetJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.stepwell.v1.Job\"\xce\x01\n\x0fListJobsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x06states\x18\x02 \x03(\x0e\x32\x15.stepwell.v1.JobState\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x12\n\ntask_queue\x18\x04 \x01(\t\x12\x12\n\nunique_key\x18\x05 \x01(\t\x12\x16\n\x0e\x63orrelation_id\x18\x06 \x01(\t\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\x12\x0c\n\x04skip\x18\t \x01(\x05\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.stepwell.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\\\n\x0eWaitJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\'\n\x04wait\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x0fWaitJobResponse\x12\x1d\n\x03job\x18\x01 \x01(\x0b\x32\x10.stepwell.v1.Job\x12\r\n\x05\x65nded\x18\x02 \x01(\x08\"5\n\x10WatchJobsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x8c\x02\n\x11WatchJobsResponse\x12\x30\n\x04\x65nds\x18\x01 \x03(\x0b\x32\".stepwell.v1.WatchJobsResponse.End\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x1a\xb4\x01\n\x03\x45nd\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nunique_key\x18\x02 \x01(\t\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.stepwell.v1.JobState\x12$\n\x06result\x18\x04 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12%\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x14.stepwell.v1.Failure\x12\x16\n\x0eresult_omitted\x18\x06 \x01(\x08\"Y\n\x10\x43\x61ncelJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"K\n\x11\x43\x61ncelJobResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.stepwell.v1.JobState\"H\n\x0fRetryJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"8\n\x10RetryJobResponse\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.JobState*\x9b\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11JOB_STATE_PENDING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x07*\x91\x01\n\x0eJobReusePolicy\x12 \n\x1cJOB_REUSE_POLICY_UNSPECIFIED\x10\x00\x12\x1a\n\x16JOB_REUSE_POLICY_ALLOW\x10\x01\x12$\n JOB_REUSE_POLICY_ALLOW_IF_FAILED\x10\x02\x12\x1b\n\x17JOB_REUSE_POLICY_REJECT\x10\x03*|\n\x11JobConflictPolicy\x12#\n\x1fJOB_CONFLICT_POLICY_UNSPECIFIED\x10\x00\x12\x1c\n\x18JOB_CONFLICT_POLICY_FAIL\x10\x01\x12$\n JOB_CONFLICT_POLICY_USE_EXISTING\x10\x02\x32\xe5\x04\n\nJobService\x12G\n\x08StartJob\x12\x1c.stepwell.v1.StartJobRequest\x1a\x1d.stepwell.v1.StartJobResponse\x12Y\n\x0e\x42\x61tchStartJobs\x12\".stepwell.v1.BatchStartJobsRequest\x1a#.stepwell.v1.BatchStartJobsResponse\x12\x41\n\x06GetJob\x12\x1a.stepwell.v1.GetJobRequest\x1a\x1b.stepwell.v1.GetJobResponse\x12G\n\x08ListJobs\x12\x1c.stepwell.v1.ListJobsRequest\x1a\x1d.stepwell.v1.ListJobsResponse\x12\x44\n\x07WaitJob\x12\x1b.stepwell.v1.WaitJobRequest\x1a\x1c.stepwell.v1.WaitJobResponse\x12L\n\tWatchJobs\x12\x1d.stepwell.v1.WatchJobsRequest\x1a\x1e.stepwell.v1.WatchJobsResponse0\x01\x12J\n\tCancelJob\x12\x1d.stepwell.v1.CancelJobRequest\x1a\x1e.stepwell.v1.CancelJobResponse\x12G\n\x08RetryJob\x12\x1c.stepwell.v1.RetryJobRequest\x1a\x1d.stepwell.v1.RetryJobResponseBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,52 +37,52 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepwell.v1.jobs_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.stepwell.v1P\001Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1'
-  _globals['_JOBSTATE']._serialized_start=3632
-  _globals['_JOBSTATE']._serialized_end=3787
-  _globals['_JOBREUSEPOLICY']._serialized_start=3790
-  _globals['_JOBREUSEPOLICY']._serialized_end=3935
-  _globals['_JOBCONFLICTPOLICY']._serialized_start=3937
-  _globals['_JOBCONFLICTPOLICY']._serialized_end=4061
-  _globals['_JOB']._serialized_start=155
-  _globals['_JOB']._serialized_end=1410
-  _globals['_JOB_CANCELREQUEST']._serialized_start=1337
-  _globals['_JOB_CANCELREQUEST']._serialized_end=1410
-  _globals['_STARTJOBREQUEST']._serialized_start=1413
-  _globals['_STARTJOBREQUEST']._serialized_end=2116
-  _globals['_STARTJOBRESPONSE']._serialized_start=2118
-  _globals['_STARTJOBRESPONSE']._serialized_end=2169
-  _globals['_BATCHSTARTJOBSREQUEST']._serialized_start=2171
-  _globals['_BATCHSTARTJOBSREQUEST']._serialized_end=2261
-  _globals['_BATCHSTARTJOBSRESPONSE']._serialized_start=2264
-  _globals['_BATCHSTARTJOBSRESPONSE']._serialized_end=2457
-  _globals['_BATCHSTARTJOBSRESPONSE_RESULT']._serialized_start=2351
-  _globals['_BATCHSTARTJOBSRESPONSE_RESULT']._serialized_end=2457
-  _globals['_GETJOBREQUEST']._serialized_start=2459
-  _globals['_GETJOBREQUEST']._serialized_end=2509
-  _globals['_GETJOBRESPONSE']._serialized_start=2511
-  _globals['_GETJOBRESPONSE']._serialized_end=2558
-  _globals['_LISTJOBSREQUEST']._serialized_start=2561
-  _globals['_LISTJOBSREQUEST']._serialized_end=2767
-  _globals['_LISTJOBSRESPONSE']._serialized_start=2769
-  _globals['_LISTJOBSRESPONSE']._serialized_end=2844
-  _globals['_WAITJOBREQUEST']._serialized_start=2846
-  _globals['_WAITJOBREQUEST']._serialized_end=2938
-  _globals['_WAITJOBRESPONSE']._serialized_start=2940
-  _globals['_WAITJOBRESPONSE']._serialized_end=3003
-  _globals['_WATCHJOBSREQUEST']._serialized_start=3005
-  _globals['_WATCHJOBSREQUEST']._serialized_end=3058
-  _globals['_WATCHJOBSRESPONSE']._serialized_start=3061
-  _globals['_WATCHJOBSRESPONSE']._serialized_end=3329
-  _globals['_WATCHJOBSRESPONSE_END']._serialized_start=3149
-  _globals['_WATCHJOBSRESPONSE_END']._serialized_end=3329
-  _globals['_CANCELJOBREQUEST']._serialized_start=3331
-  _globals['_CANCELJOBREQUEST']._serialized_end=3420
-  _globals['_CANCELJOBRESPONSE']._serialized_start=3422
-  _globals['_CANCELJOBRESPONSE']._serialized_end=3497
-  _globals['_RETRYJOBREQUEST']._serialized_start=3499
-  _globals['_RETRYJOBREQUEST']._serialized_end=3571
-  _globals['_RETRYJOBRESPONSE']._serialized_start=3573
-  _globals['_RETRYJOBRESPONSE']._serialized_end=3629
-  _globals['_JOBSERVICE']._serialized_start=4064
-  _globals['_JOBSERVICE']._serialized_end=4677
+  _globals['_JOBSTATE']._serialized_start=3702
+  _globals['_JOBSTATE']._serialized_end=3857
+  _globals['_JOBREUSEPOLICY']._serialized_start=3860
+  _globals['_JOBREUSEPOLICY']._serialized_end=4005
+  _globals['_JOBCONFLICTPOLICY']._serialized_start=4007
+  _globals['_JOBCONFLICTPOLICY']._serialized_end=4131
+  _globals['_JOB']._serialized_start=179
+  _globals['_JOB']._serialized_end=1480
+  _globals['_JOB_CANCELREQUEST']._serialized_start=1407
+  _globals['_JOB_CANCELREQUEST']._serialized_end=1480
+  _globals['_STARTJOBREQUEST']._serialized_start=1483
+  _globals['_STARTJOBREQUEST']._serialized_end=2186
+  _globals['_STARTJOBRESPONSE']._serialized_start=2188
+  _globals['_STARTJOBRESPONSE']._serialized_end=2239
+  _globals['_BATCHSTARTJOBSREQUEST']._serialized_start=2241
+  _globals['_BATCHSTARTJOBSREQUEST']._serialized_end=2331
+  _globals['_BATCHSTARTJOBSRESPONSE']._serialized_start=2334
+  _globals['_BATCHSTARTJOBSRESPONSE']._serialized_end=2527
+  _globals['_BATCHSTARTJOBSRESPONSE_RESULT']._serialized_start=2421
+  _globals['_BATCHSTARTJOBSRESPONSE_RESULT']._serialized_end=2527
+  _globals['_GETJOBREQUEST']._serialized_start=2529
+  _globals['_GETJOBREQUEST']._serialized_end=2579
+  _globals['_GETJOBRESPONSE']._serialized_start=2581
+  _globals['_GETJOBRESPONSE']._serialized_end=2628
+  _globals['_LISTJOBSREQUEST']._serialized_start=2631
+  _globals['_LISTJOBSREQUEST']._serialized_end=2837
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2839
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2914
+  _globals['_WAITJOBREQUEST']._serialized_start=2916
+  _globals['_WAITJOBREQUEST']._serialized_end=3008
+  _globals['_WAITJOBRESPONSE']._serialized_start=3010
+  _globals['_WAITJOBRESPONSE']._serialized_end=3073
+  _globals['_WATCHJOBSREQUEST']._serialized_start=3075
+  _globals['_WATCHJOBSREQUEST']._serialized_end=3128
+  _globals['_WATCHJOBSRESPONSE']._serialized_start=3131
+  _globals['_WATCHJOBSRESPONSE']._serialized_end=3399
+  _globals['_WATCHJOBSRESPONSE_END']._serialized_start=3219
+  _globals['_WATCHJOBSRESPONSE_END']._serialized_end=3399
+  _globals['_CANCELJOBREQUEST']._serialized_start=3401
+  _globals['_CANCELJOBREQUEST']._serialized_end=3490
+  _globals['_CANCELJOBRESPONSE']._serialized_start=3492
+  _globals['_CANCELJOBRESPONSE']._serialized_end=3567
+  _globals['_RETRYJOBREQUEST']._serialized_start=3569
+  _globals['_RETRYJOBREQUEST']._serialized_end=3641
+  _globals['_RETRYJOBRESPONSE']._serialized_start=3643
+  _globals['_RETRYJOBRESPONSE']._serialized_end=3699
+  _globals['_JOBSERVICE']._serialized_start=4134
+  _globals['_JOBSERVICE']._serialized_end=4747
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from stepwell.v1 import runs_pb2 as _runs_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -174,6 +175,7 @@ class Job(_message.Message):
     HEARTBEAT_DETAILS_FIELD_NUMBER: _builtins.int
     RETRY_COUNT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TASK_WAIT_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace it lives in."""
     job_id: _builtins.str
@@ -193,7 +195,7 @@ class Job(_message.Message):
     priority: _builtins.int
     """0 to 9; higher goes first. Default 4."""
     owner_id: _builtins.str
-    """The worker that is at it, or was last."""
+    """The worker that is at it, or was when it ended. Empty if nobody was."""
     retry_count: _builtins.int
     """How often it was retried by RetryJob."""
     traceparent: _builtins.str
@@ -274,6 +276,10 @@ class Job(_message.Message):
     def heartbeat_details(self) -> _types_pb2.Payload:
         """What it said then. Only in answers about a single open job."""
 
+    @_builtins.property
+    def task_wait(self) -> _runs_pb2.Run.TaskWait:
+        """Set while its task waits for a worker. Only in answers about a single job."""
+
     def __init__(
         self,
         *,
@@ -308,10 +314,11 @@ class Job(_message.Message):
         heartbeat_details: _types_pb2.Payload | None = ...,
         retry_count: _builtins.int = ...,
         traceparent: _builtins.str = ...,
+        task_wait: _runs_pb2.Run.TaskWait | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request", b"cancel_request", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "last_failure", b"last_failure", "result", b"result", "retention", b"retention", "retry", b"retry", "schedule_time", b"schedule_time", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "wake_time", b"wake_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request", b"cancel_request", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "last_failure", b"last_failure", "result", b"result", "retention", b"retention", "retry", b"retry", "schedule_time", b"schedule_time", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "task_wait", b"task_wait", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_request", b"cancel_request", "correlation_id", b"correlation_id", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "job_id", b"job_id", "last_failure", b"last_failure", "namespace", b"namespace", "owner_id", b"owner_id", "priority", b"priority", "result", b"result", "retention", b"retention", "retry", b"retry", "retry_count", b"retry_count", "schedule_time", b"schedule_time", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "task_queue", b"task_queue", "traceparent", b"traceparent", "type", b"type", "unique_key", b"unique_key", "wake_time", b"wake_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_request", b"cancel_request", "correlation_id", b"correlation_id", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "job_id", b"job_id", "last_failure", b"last_failure", "namespace", b"namespace", "owner_id", b"owner_id", "priority", b"priority", "result", b"result", "retention", b"retention", "retry", b"retry", "retry_count", b"retry_count", "schedule_time", b"schedule_time", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "task_queue", b"task_queue", "task_wait", b"task_wait", "traceparent", b"traceparent", "type", b"type", "unique_key", b"unique_key", "wake_time", b"wake_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -223,7 +223,7 @@ class Run(_message.Message):
 
     @_typing.final
     class TaskWait(_message.Message):
-        """A run's task that waits for a worker."""
+        """A task that waits for a worker: a run's own, or a job's."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -238,21 +238,21 @@ class Run(_message.Message):
             REASON_NO_ROOM: Run.TaskWait._Reason.ValueType  # 1
             """There are live workers that could take it: they have no room, or take it in a moment."""
             REASON_NO_WORKER: Run.TaskWait._Reason.ValueType  # 2
-            """No live worker of the namespace takes the run's type from its queue."""
+            """No live worker of the namespace takes its type from its queue."""
             REASON_NO_BUILD: Run.TaskWait._Reason.ValueType  # 3
-            """There are live workers for its type on its queue, and none of them takes its build."""
+            """There are live workers for its type on its queue, and none of them takes the run's build."""
 
         class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
-            """Why a run's task waits."""
+            """Why a task waits."""
 
         REASON_UNSPECIFIED: Run.TaskWait.Reason.ValueType  # 0
         """Not set."""
         REASON_NO_ROOM: Run.TaskWait.Reason.ValueType  # 1
         """There are live workers that could take it: they have no room, or take it in a moment."""
         REASON_NO_WORKER: Run.TaskWait.Reason.ValueType  # 2
-        """No live worker of the namespace takes the run's type from its queue."""
+        """No live worker of the namespace takes its type from its queue."""
         REASON_NO_BUILD: Run.TaskWait.Reason.ValueType  # 3
-        """There are live workers for its type on its queue, and none of them takes its build."""
+        """There are live workers for its type on its queue, and none of them takes the run's build."""
 
         REASON_FIELD_NUMBER: _builtins.int
         READY_TIME_FIELD_NUMBER: _builtins.int

@@ -70,8 +70,8 @@ class TaskQueue(_message.Message):
     task_queue: _builtins.str
     """Its name."""
     running_activity_count: _builtins.int
-    """How many activities of the queue live workers are at, those of driven runs among them. Counting ends at 10,000 of
-    the latter.
+    """How many activities of the queue live workers are at, jobs and those of driven runs among them. Counting ends at
+    10,000 of the latter.
     """
     worker_count: _builtins.int
     """How many live workers take from it, and registered workers of outside engines."""
@@ -83,7 +83,7 @@ class TaskQueue(_message.Message):
 
     @_builtins.property
     def waiting_activities(self) -> Global___TaskBacklog:
-        """Activities that wait to be performed."""
+        """Activities and jobs that wait to be performed."""
 
     def __init__(
         self,
