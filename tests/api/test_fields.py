@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -124,7 +124,17 @@ def test_times_keep_microseconds() -> None:
     request.create_time.CopyFrom(Timestamp(seconds=1, nanos=2_999))
     assert checks.time(request, "create_time") == datetime(1970, 1, 1, 0, 0, 1, 2, tzinfo=UTC)
     request.create_time.CopyFrom(Timestamp(seconds=10**15))
-    assert "from 1970 to 9999" in refusal(checks.time, request, "create_time")
+    assert "from 1970 to 9899" in refusal(checks.time, request, "create_time")
+
+
+def test_the_longest_delay_fits_behind_the_latest_time() -> None:
+    request = runs_pb2.Run()
+    request.create_time.FromDatetime(datetime(9899, 12, 31, 23, 59, 59))  # noqa: DTZ001 - it is UTC
+    latest = checks.time(request, "create_time")
+    assert latest is not None
+    assert latest + timedelta(seconds=checks.LONGEST_SECONDS)
+    request.create_time.seconds += 1
+    assert "from 1970 to 9899" in refusal(checks.time, request, "create_time")
 
 
 @pytest.mark.parametrize(

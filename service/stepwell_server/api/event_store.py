@@ -9,7 +9,7 @@ import grpc.aio
 from stepwell.v1 import event_store_pb2, event_store_pb2_grpc, history_pb2
 from stepwell_server.api.filters import read_filter
 from stepwell_server.api.history import event_to_proto
-from stepwell_server.api.page import read_page
+from stepwell_server.api.page import InRun, read_page
 from stepwell_server.api.payloads import payload_from_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN
 from stepwell_server.api.stores import StoreCalls
@@ -42,7 +42,7 @@ class EventStoreCalls(StoreCalls, event_store_pb2_grpc.EventStoreServicer):
     ) -> event_store_pb2.ReadEventsResponse:
         origin = self._fields.member(request.origin, history_pb2.EventOrigin, "origin")
         wanted = read_filter(request.filter, LISTED, self._fields.limits)
-        page, run = read_page(request, int, self._fields.limits), await self._seek(request)
+        page, run = read_page(request, InRun, self._fields.limits), await self._seek(request)
         if run is None:
             return event_store_pb2.ReadEventsResponse()
         listed = await events.page(

@@ -33,7 +33,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_YEAR_10000 = 253_402_300_800
+# A century before the calendar ends: a time with the longest of delays behind it must still be one.
+_YEAR_9900 = 250_246_627_200
 _NANOS = 1_000_000_000
 
 
@@ -170,8 +171,8 @@ def time(message: Any, field: str, at: str = "") -> datetime | None:  # noqa: AN
     if not message.HasField(field):
         return None
     stamp: Timestamp = getattr(message, field)
-    if not 0 <= stamp.seconds < _YEAR_10000 or not 0 <= stamp.nanos < _NANOS:
-        raise InvalidField(field=at + field, problem="must be a time from 1970 to 9999")
+    if not 0 <= stamp.seconds < _YEAR_9900 or not 0 <= stamp.nanos < _NANOS:
+        raise InvalidField(field=at + field, problem="must be a time from 1970 to 9899")
     return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1_000)
 
 

@@ -9,7 +9,7 @@ import grpc.aio
 from stepwell.v1 import history_pb2, history_pb2_grpc
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.filters import read_filter
-from stepwell_server.api.page import read_page
+from stepwell_server.api.page import InRun, read_page
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, time_to_proto
 from stepwell_server.ids import pack
@@ -39,7 +39,7 @@ class History(history_pb2_grpc.HistoryServiceServicer):
     ) -> history_pb2.ListEventsResponse:
         origin = self._fields.member(request.origin, history_pb2.EventOrigin, "origin")
         wanted = read_filter(request.filter, LISTED, self._fields.limits)
-        page = read_page(request, int, self._fields.limits)
+        page = read_page(request, InRun, self._fields.limits)
         run = await runs.find(self._database, await self._refs.read(request))
         listed = await events.page(
             self._database,

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -20,6 +22,9 @@ from stepwell_server.settings import Limits
 Position = TypeVar("Position")
 Row = TypeVar("Row")
 
+InRun = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+"""A position that counts within one run: of events, of steps."""
+
 _VERSION = b"\x01"
 _FINGERPRINT_BYTES = 8
 _SEAL_BYTES = 8
@@ -28,6 +33,8 @@ _TOKEN_CHARACTERS = 4_096
 _BASE64 = re.compile(r"[A-Za-z0-9_-]+")
 _PAGING = ("page_size", "page_token", "skip", "count_total")
 _AGAIN = "begin again without one"
+_LEAST, _MOST = -(2**63), 2**63 - 1
+_UTC = timedelta()
 
 
 class Page(msgspec.Struct, Generic[Position], frozen=True):
@@ -96,10 +103,24 @@ def _position(token: str, fingerprint: bytes, position: type[Position]) -> Posit
     if text[len(_VERSION) : _HEAD] != fingerprint:
         raise PageTokenInvalid(problem=f"it belongs to another list or filter; keep the filter, or {_AGAIN}")
     try:
-        return msgspec.msgpack.decode(text[_HEAD:], type=position)
-    except msgspec.ValidationError:
+        found = msgspec.msgpack.decode(text[_HEAD:], type=position)
+    except msgspec.DecodeError:
         # A server of another version may have gone through the list in another order.
         raise PageTokenInvalid(problem=_AGAIN) from None
+    if not _is_storable(found):
+        raise PageTokenInvalid(problem=_AGAIN)
+    return found
+
+
+def _is_storable(position: object) -> bool:
+    """Whether the database can hold that at all; a forged token may say anything."""
+    if isinstance(position, int):
+        return _LEAST <= position <= _MOST
+    if isinstance(position, str):
+        return "\0" not in position
+    if isinstance(position, datetime):
+        return position.utcoffset() == _UTC
+    return not isinstance(position, Iterable) or all(map(_is_storable, position))
 
 
 def _seal(text: bytes) -> bytes:

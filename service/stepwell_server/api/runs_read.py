@@ -94,7 +94,8 @@ class RunReads:
     async def ListRunSteps(
         self, request: runs_pb2.ListRunStepsRequest, context: Context
     ) -> runs_pb2.ListRunStepsResponse:
-        states = tuple(self._fields.member(state, types_pb2.StepState, "states") for state in request.states)
+        asked = self._fields.items(request.states, "states")
+        states = tuple(self._fields.member(state, types_pb2.StepState, "states", required=True) for state in asked)
         where, order = (
             read_filter(request.filter, LISTED_STEPS, self._fields.limits),
             read_order(request.order_by, LISTED_STEPS),

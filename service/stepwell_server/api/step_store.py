@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from stepwell.v1 import step_store_pb2, step_store_pb2_grpc, types_pb2
-from stepwell_server.api.page import read_page
+from stepwell_server.api.page import InRun, read_page
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto, payload_to_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN, step_to_proto
 from stepwell_server.api.stores import StoreCalls
@@ -98,7 +98,7 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
     async def ListCompletedSteps(
         self, request: step_store_pb2.ListCompletedStepsRequest, context: Context
     ) -> step_store_pb2.ListCompletedStepsResponse:
-        page, run = read_page(request, int, self._fields.limits), await self._seek(request)
+        page, run = read_page(request, InRun, self._fields.limits), await self._seek(request)
         if run is None:
             return step_store_pb2.ListCompletedStepsResponse()
         listed = await step_store.completed(
@@ -111,7 +111,7 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
     async def ListStepStates(
         self, request: step_store_pb2.ListStepStatesRequest, context: Context
     ) -> step_store_pb2.ListStepStatesResponse:
-        page, run = read_page(request, int, self._fields.limits), await self._seek(request)
+        page, run = read_page(request, InRun, self._fields.limits), await self._seek(request)
         if run is None:
             return step_store_pb2.ListStepStatesResponse()
         found = await step_store.states(self._database, run.run_key, page.after or 0, page.fetch)

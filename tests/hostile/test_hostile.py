@@ -1,0 +1,54 @@
+"""Whatever stands in a request, its caller hears what is wrong with it: no call ends in INTERNAL or UNKNOWN.
+
+Every field of every method, however deep, is given values that nobody should send, one at a time, in a request that is
+otherwise good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tests.hostile.values import Place, hostile
+from tests.hostile.world import BAD, SAMPLES, Method, World, methods
+
+UNARY = [method for method in methods() if method.is_unary]
+# The clock last: it goes forward by years.
+SERVICES = sorted({method.service for method in UNARY}, key=lambda name: (name == "ClockService", name))
+AT_ONCE = 12
+# What cannot succeed in a test's world, with the answer to a good request.
+NOT_OK = {
+    "QueryRun": "NOT_FOUND",
+    "RetryRun": "FAILED_PRECONDITION",
+    "RetryJob": "FAILED_PRECONDITION",
+    "RewindRun": "NOT_FOUND",
+}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_no_value_breaks_a_call(made: World, service: str) -> None:
+    """What is spoilt was accepted before, so that it gets beyond the first look."""
+    called = [method for method in UNARY if method.service == service]
+    good = {method.name: await made.outcome(method, await made.good(method)) for method in called}
+    assert {name: code.split()[0] for name, code in good.items()} == {name: NOT_OK.get(name, "OK") for name in good}
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def tried(method: Method, place: Place, value: Any) -> str | None:
+        async with room:
+            request = await made.good(method)
+            place.put(request, value, SAMPLES)
+            code = await made.outcome(method, request)
+        return f"{method.name}.{place} = {str(value)[:60]!r}: {code}" if code.split()[0] in BAD else None
+
+    with capture_logs() as logs:
+        wanted = [
+            tried(method, place, value)
+            for method in called
+            for place in method.places
+            for value in hostile(place.field)
+        ]
+        found = [problem for problem in await asyncio.gather(*wanted) if problem]
+    assert found == []
+    assert [entry for entry in logs if entry["log_level"] in ("error", "critical", "warning")] == []

@@ -1,0 +1,317 @@
+"""A whole server, and good requests for each of its methods, which a test then spoils in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+from tests.hostile.values import Place, places, sampled
+
+from stepwell.v1 import runs_pb2, types_pb2, workers_pb2
+from stepwell_server.service import Service
+from stepwell_server.settings import Settings
+
+DESCRIBED = FileDescriptorSet.FromString(files("stepwell.v1").joinpath("descriptors.binpb").read_bytes())
+SPEC = {"cron": "0 0 1 1 *"}
+SAMPLES: dict[str, dict[str, Any]] = {
+    "Activity": {"type": "t"},
+    "ActivityStep": {"type": "t"},
+    "Capacity": {"kind": workers_pb2.TASK_KIND_RUN, "task_queue": "q", "max_outstanding": 1},
+    "ChildStep": {"type": "t"},
+    "Hello": {"worker_id": "w", "task_queues": ["q"], "workflow_types": ["t"], "activity_types": ["t"]},
+    "MadeCall": {"kind": types_pb2.STEP_KIND_TIMER, "name": "x"},
+    "NewStep": {"name": "x"},
+    "OutcomeStep": {"result": types_pb2.Payload(json="1")},
+    "StartJobRequest": {"type": "t"},
+    "StartRunRequest": {"type": "t"},
+    "StepName": {"name": "x"},
+    "TimerStep": {"duration": Duration(seconds=1)},
+    "WaitStep": {"signal_name": "s"},
+}
+NAMED = {
+    "type": "t",
+    "name": "x",
+    "owner_id": "o",
+    "worker_id": "w",
+    "holder_id": "h",
+    "leadership": "l",
+    "step_name": "s",
+    "signal_name": "s",
+    "query_name": "q",
+    "update_name": "u",
+    "topic": "t",
+    "task_queue": "q",
+    "seq": 1,
+    "phase": types_pb2.RUN_PHASE_RUNNING,
+}
+TIMES = {"fire_time", "schedule_time", "wake_time", "last_time", "cutoff", "start_time"}
+LENGTHS = {"ttl", "lease_duration", "timeout", "by"}
+"""Fields that are filled wherever they are, since most requests want them."""
+SHORT_WAIT = 1.0
+BAD = {"INTERNAL", "UNKNOWN", "UNAVAILABLE", "UNIMPLEMENTED", "DEADLINE_EXCEEDED", "DATA_LOSS"}
+BAD_CODES = {code.value[0]: code.name for code in grpc.StatusCode if code.name in BAD}
+
+
+class Method:
+    """One method by descriptor."""
+
+    def __init__(self, service: str, module: str, name: str) -> None:
+        self.service, self.module, self.name = service, module, name
+        importlib.import_module(f"{module}_pb2")
+        pool: Any = descriptor_pool.Default()
+        self.descriptor = pool.FindMessageTypeByName(f"stepwell.v1.{name}Request")
+        method = pool.FindServiceByName(f"stepwell.v1.{service}").methods_by_name[name]
+        self.is_unary = not (method.client_streaming or method.server_streaming)
+
+    def new(self) -> Any:
+        return sampled(GetMessageClass(self.descriptor)(), SAMPLES)
+
+    @property
+    def fields(self) -> set[str]:
+        return set(self.descriptor.fields_by_name)
+
+    @property
+    def places(self) -> list[Place]:
+        return list(places(self.descriptor))
+
+
+def methods() -> Iterator[Method]:
+    for file in DESCRIBED.file:
+        for service in file.service if file.package == "stepwell.v1" else ():
+            for method in service.method:
+                module = file.name.removesuffix(".proto").replace("/", ".")
+                yield Method(service.name, module, method.name)
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, service: Service, channel: grpc.aio.Channel) -> None:
+        self.service = service
+        self.channel = channel
+        self._methods = {method.name: method for method in methods()}
+        self._count = 0
+
+    async def do(self, name: str, **fields: Any) -> Any:
+        request = self._methods[name].new()
+        request.MergeFrom(type(request)(**fields))
+        return await self.send(self._methods[name], request)
+
+    async def send(self, method: Method, request: Message) -> Any:
+        stubs = importlib.import_module(f"{method.module}_pb2_grpc")
+        stub = getattr(stubs, f"{method.service}Stub")(self.channel)
+        timeout = SHORT_WAIT if "wait" in method.fields else 60
+        return await getattr(stub, method.name)(request, timeout=timeout)
+
+    async def outcome(self, method: Method, request: Message) -> str:
+        """The code that a call ends with, or that of an answer within it."""
+        try:
+            answer = await self.send(method, request)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and "wait" in method.fields:
+                return "OK it waits"
+            return f"{error.code().name} {error.details()}"
+        return next((BAD_CODES[status.code] for status in statuses(answer) if status.code in BAD_CODES), "OK")
+
+    async def good(self, method: Method) -> Any:
+        """A request that is accepted, for things of its own."""
+        request = method.new()
+        fields = method.fields
+        own = f"_{method.name}"
+        if hasattr(self, own):
+            request.MergeFrom(await getattr(self, own)(method))
+        for name in fields & NAMED.keys():
+            self._fill(request, name, NAMED[name])
+        if "run_id" in fields and method.name not in ("StartRun", "CreateRun") and not request.run_id:
+            kind = self._driven_run if method.service.endswith("Store") else self._run
+            request.run_id = await kind()
+        if "job_id" in fields and method.name != "StartJob":
+            request.job_id = (await self.do("StartJob", type="t", task_queue="held")).job_id
+        if "session_id" in fields and not request.session_id:
+            request.session_id = await self._session()
+        for name in fields & TIMES:
+            self._fill(request, name, Timestamp(seconds=1_800_000_000))
+        for name in fields & LENGTHS:
+            self._fill(request, name, Duration(seconds=1))
+        return request
+
+    def _fill(self, request: Any, name: str, value: Any) -> None:
+        field = request.DESCRIPTOR.fields_by_name[name]
+        if field.message_type is None and not getattr(request, name):
+            setattr(request, name, value)
+        elif field.message_type is not None and not request.HasField(name):
+            getattr(request, name).CopyFrom(value)
+
+    # --- what requests are about --------------------------------------------------------------------------------------
+
+    def _next(self) -> str:
+        self._count += 1
+        return f"n{self._count}"
+
+    async def _run(self) -> str:
+        return str((await self.do("StartRun", type="t", task_queue="held")).run_id)
+
+    async def _driven_run(self) -> str:
+        return str((await self.do("CreateRun", type="t", initial_phase=types_pb2.RUN_PHASE_RUNNING)).run_id)
+
+    async def _session(self) -> str:
+        return str((await self.do("OpenSession", hello=self.hello(self._next()))).welcome.session_id)
+
+    def hello(self, queue: str) -> Any:
+        """A worker's first words."""
+        worker = {**SAMPLES["Hello"], "worker_id": self._next(), "task_queues": [queue]}
+        return workers_pb2.Hello(**worker)
+
+    async def _held(self) -> tuple[str, Any]:
+        """A session, and a run that it holds."""
+        queue = self._next()
+        session_id = (await self.do("OpenSession", hello=self.hello(queue))).welcome.session_id
+        await self.do("StartRun", type="t", task_queue=queue)
+        claimed = await self.do("ClaimTasks", session_id=session_id, task_queue=queue)
+        return session_id, claimed.tasks[0].ref
+
+    async def _schedule(self) -> str:
+        name = self._next()
+        await self.do("CreateSchedule", schedule={"name": name, "spec": SPEC, "run": {"type": "t"}})
+        return name
+
+    async def _activity(self) -> int:
+        run_id = await self._driven_run()
+        queue = self._next()
+        await self.do("CreateActivity", run_id=run_id, seq=1, type="t", task_queue=queue)
+        claimed = await self.do("ClaimActivity", task_queue=queue, worker_id="w")
+        return int(claimed.activity.activity_number)
+
+    # --- methods that want more than their names tell -----------------------------------------------------------------
+
+    async def _of_activity(self, method: Method) -> Any:
+        return type(method.new())(activity_number=await self._activity())
+
+    _CompleteActivity = _HeartbeatActivity = _of_activity
+
+    async def _RequeueActivityForRetry(self, method: Method) -> Any:
+        number = await self._activity()
+        await self.do("CompleteActivity", activity_number=number, failure={"message": "boom"})
+        return type(method.new())(activity_number=number, attempt=2)
+
+    async def _of_step(self, method: Method) -> Any:
+        run_id = await self._driven_run()
+        begun = await self.do("BeginStep", run_id=run_id, step_name="s")
+        return type(method.new())(step_number=begun.step.number)
+
+    _CompleteStep = _FailStep = _of_step
+
+    async def _of_schedule(self, method: Method) -> Any:
+        fields: dict[str, Any] = {"name": await self._schedule()}
+        if method.name == "BackfillSchedule":
+            fields |= {"start_time": Timestamp(seconds=1_600_000_000), "end_time": Timestamp(seconds=1_700_000_000)}
+        return type(method.new())(**fields)
+
+    _GetSchedule = _DeleteSchedule = _PauseSchedule = _ResumeSchedule = _TriggerSchedule = _of_schedule
+    _BackfillSchedule = _PreviewSchedule = _RecordScheduleRun = _of_schedule
+
+    async def _CreateSchedule(self, method: Method) -> Any:
+        schedule = {"name": self._next(), "spec": SPEC, "run": {"type": "t"}}
+        return type(method.new())(schedule=schedule)
+
+    async def _UpdateSchedule(self, method: Method) -> Any:
+        schedule = {"name": await self._schedule(), "spec": SPEC, "run": {"type": "t"}}
+        return type(method.new())(schedule=schedule, update_mask={"paths": ["spec", "run", "catchup_window"]})
+
+    async def _CreateNamespace(self, method: Method) -> Any:
+        return type(method.new())(namespace=self._next())
+
+    async def _DeleteNamespace(self, method: Method) -> Any:
+        name = self._next()
+        await self.do("CreateNamespace", namespace=name)
+        return type(method.new())(namespace=name)
+
+    async def _GetActivity(self, method: Method) -> Any:
+        return type(method.new())(run_id=await self._driven_run())
+
+    async def _RewindRun(self, method: Method) -> Any:
+        return type(method.new())(step={"name": "x"})
+
+    async def _OpenSession(self, method: Method) -> Any:
+        return type(method.new())(hello=self.hello(self._next()))
+
+    async def _ReportTasks(self, method: Method) -> Any:
+        session_id, ref = await self._held()
+        return type(method.new())(session_id=session_id, reports=[{"correlation": 1, "ref": ref}])
+
+    async def _HeartbeatTasks(self, method: Method) -> Any:
+        session_id, ref = await self._held()
+        return type(method.new())(session_id=session_id, heartbeats=[{"ref": ref}])
+
+    async def _ListTaskSteps(self, method: Method) -> Any:
+        return type(method.new())(ref=(await self._held())[1])
+
+    async def _ClaimTasks(self, method: Method) -> Any:
+        queue = self._next()
+        session_id = (await self.do("OpenSession", hello=self.hello(queue))).welcome.session_id
+        return type(method.new())(session_id=session_id, task_queue=queue)
+
+    async def _RewindToStep(self, method: Method) -> Any:
+        run_id = await self._driven_run()
+        await self.do("SaveStep", run_id=run_id, step_name="s", value=types_pb2.Payload(json="1"))
+        return type(method.new())(run_id=run_id)
+
+    async def _ended(self, method: Method) -> Any:
+        run_id = await self._run()
+        await self.do("TerminateRun", run_id=run_id)
+        return type(method.new())(run_id=run_id)
+
+    _WaitRun = _ended
+
+    async def _batch(self, method: Method) -> Any:
+        item = {"type": "t"} if method.name != "BatchSignalRuns" else {"run_id": await self._run(), "signal_name": "s"}
+        return type(method.new())(requests=[item])
+
+    _BatchStartRuns = _BatchStartJobs = _BatchSignalRuns = _batch
+
+    async def _SignalWithStartRun(self, method: Method) -> Any:
+        return runs_pb2.SignalWithStartRunRequest(start={"type": "t", "workflow_id": self._next()})  # type: ignore[arg-type]
+
+
+def statuses(message: Message) -> Iterator[Status]:
+    """The statuses within an answer."""
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        for item in value if field.is_repeated else (value,):
+            if isinstance(item, Status):
+                yield item
+            else:
+                yield from statuses(item)
+
+
+def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
+    """The fields that a refusal names."""
+    bad = error_details_pb2.BadRequest()
+    trailers = dict(error.trailing_metadata() or ())
+    for detail in Status.FromString(trailers["grpc-status-details-bin"]).details:
+        detail.Unpack(bad)
+    return [violation.field for violation in bad.field_violations]
+
+
+@asynccontextmanager
+async def world(database_url: str) -> AsyncIterator[World]:
+    settings = Settings(database_url=database_url, port=0, test_clock=True, shutdown_seconds=1.0)
+    async with Service(settings) as service, grpc.aio.insecure_channel(service.address) as channel:
+        async with asyncio.timeout(10):
+            await service.leader.wait_elected()
+        yield World(service, channel)
