@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,8 @@ async def test_cancellation(service: FakeService, client: Client, working: Worki
 
     @activity
     async def sleeping() -> None:
-        await asyncio.sleep(60)
+        activity.heartbeat()
+        await asyncio.Event().wait()
 
     name = "sleeping" if is_async else "until_cancelled"
     async with working(workflows=[asks], activities=[sleeping, until_cancelled]):
@@ -63,10 +65,11 @@ async def test_processes(service: FakeService, client: Client, working: Working)
     options = {"workflows": [asks], "activities": [where, until_cancelled], "max_activities": 2}
     async with working(**options, executor="processes"):
         async with asyncio.timeout(30):
-            pid = await (await client.start_run(asks, "where")).result()
-        assert pid != os.getpid()
-        assert any(str(pid) in beat.details.json for beat in service.beats)
+            assert await (await client.start_run(asks, "where")).result() != os.getpid()
         handle = await client.start_run(asks, "until_cancelled")
+        await service.until(lambda: any(beat.details.json for beat in service.beats))
+        told = {json.loads(beat.details.json)["pid"] for beat in service.beats}
+        assert os.getpid() not in told
         await _cancel(service)
         async with asyncio.timeout(30):
             assert await handle.result() == "Cancelled"
@@ -86,7 +89,8 @@ async def test_a_revoked_activity_reports_nothing(service: FakeService, client: 
     @activity
     async def sleeping() -> None:
         try:
-            await asyncio.sleep(60)
+            activity.heartbeat()
+            await asyncio.Event().wait()
         finally:
             stopped.set()
 
@@ -94,14 +98,13 @@ async def test_a_revoked_activity_reports_nothing(service: FakeService, client: 
         await client.start_run(asks, "sleeping")
         task = await _held(service)
         assert task.holder is not None
-        before = len(service.results)
         revoke = workers_pb2.RevokeTask(ref=task.ref, reason="LEASE_LOST")
         task.holder.out.put_nowait(ConnectResponse(revokes=[revoke]))
         async with asyncio.timeout(5):
             await stopped.wait()
-        await asyncio.sleep(0.02)
-        assert len(service.results) == before
         task.holder = None
+    reported = {report.ref.task_id for message in service.received for report in message.reports}
+    assert task.ref.task_id not in reported
 
 
 async def test_an_activity_that_raises_cancelled_by_itself_fails(
@@ -129,10 +132,8 @@ def test_outside_of_an_activity() -> None:
 
 
 async def _held(service: FakeService) -> Any:
-    async with asyncio.timeout(20):
-        while not any(task.holder for task in service.activities.values()):  # noqa: ASYNC110 - the double has no event
-            await asyncio.sleep(0.005)
-    await asyncio.sleep(0.05)
+    """An activity that its worker has begun: it has said so."""
+    await service.until(lambda: service.beats)
     return next(task for task in service.activities.values() if task.holder)
 
 

@@ -61,13 +61,11 @@ async def test_a_run_that_ended_before_the_wait(service: FakeService, client: Cl
     """It is read once; a run started while the watch is live needs no reading at all."""
     async with working(workflows=[echo]):
         first = await client.start_run(echo, 1)
-        while not service.ends:  # noqa: ASYNC110 - the double has no event for it
-            await asyncio.sleep(0.002)
+        await service.until(lambda: service.ends)
         assert await first.result() == 1
         assert service.calls["GetRun"] == 1
         second = await client.start_run(echo, 2)
-        while len(service.ends) < 2:  # noqa: ASYNC110 - the double has no event for it
-            await asyncio.sleep(0.002)
+        await service.until(lambda: len(service.ends) == 2)
         assert await second.result() == 2
         assert await second.result() == 2
         assert service.calls["GetRun"] == 1
@@ -81,15 +79,13 @@ async def test_ends_are_followed_over_a_watch_that_breaks(
     async with working(workflows=[echo]):
         followed = client.watch_runs()
         upcoming = asyncio.ensure_future(anext(followed))
-        while not service.watch_events:  # noqa: ASYNC110 - the double has no event for it
-            await asyncio.sleep(0.002)
+        await service.until(lambda: service.watch_events)
         started = [await client.start_run(echo, 1)]
         async with asyncio.timeout(20):
             seen = [await upcoming]
             service.is_deaf = True
             started.append(await client.start_run(echo, 2))
-            while len(service.ends) < 2:  # noqa: ASYNC110 - likewise
-                await asyncio.sleep(0.002)
+            await service.until(lambda: len(service.ends) == 2)
             service.is_deaf = False
             seen.append(await anext(followed))
         await followed.aclose()

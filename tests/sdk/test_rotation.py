@@ -9,23 +9,26 @@ from typing import Any
 import grpc.aio
 import pytest
 from tests.sdk.fake_service import FakeService
-from tests.stream.kit import Replica, replica
+from tests.stream.kit import Replica, replica, until
 
 from stepwell import Client, Context, Worker, activity, workflow
 
 Working = Callable[..., Any]
 calls: list[str] = []
-go_on = asyncio.Event()
+begun, go_on = asyncio.Event(), asyncio.Event()
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     calls.clear()
+    begun.clear()
+    go_on.clear()
 
 
 @activity
 async def held() -> str:
     calls.append("held")
+    begun.set()
     await go_on.wait()
     return "done"
 
@@ -41,37 +44,30 @@ async def quick(ctx: Context, value: int) -> int:
     return await ctx.step("double", lambda: value * 2)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.002)
-
-
 async def test_the_old_stream_works_on_until_the_new_one_is_welcome(
     service: FakeService, client: Client, working: Working
 ) -> None:
     async with working(workflows=[quick]):
         service.resume_gate = asyncio.Event()
         service.rotate()
-        await until(lambda: service.opened == 2)
+        await service.until(lambda: service.opened == 2)
         assert service.closed == 0
         async with asyncio.timeout(20):
             assert await (await client.start_run(quick, 1)).result() == 2
         assert service.closed == 0
         service.resume_gate.set()
-        await until(lambda: service.closed == 1)
+        await service.until(lambda: service.closed == 1)
         async with asyncio.timeout(20):
             assert await (await client.start_run(quick, 2)).result() == 4
         assert (service.opened, len(service.sessions)) == (2, 1)
 
 
 async def test_what_is_in_hand_moves_along(service: FakeService, client: Client, working: Working) -> None:
-    go_on.clear()
     async with working(workflows=[holds], activities=[held]):
         handle = await client.start_run(holds)
-        await until(lambda: calls == ["held"])
+        await begun.wait()
         service.rotate()
-        await until(lambda: (service.opened, service.closed) == (2, 1))
+        await service.until(lambda: (service.opened, service.closed) == (2, 1))
         go_on.set()
         async with asyncio.timeout(20):
             assert await handle.result() == "done"
@@ -84,10 +80,10 @@ async def test_a_worker_that_cannot_move_stays_and_tries_again(
     async with working(workflows=[quick]):
         service.refuse_resumes = 2
         service.rotate()
-        await until(lambda: service.opened >= 2)
+        await service.until(lambda: service.opened >= 2)
         async with asyncio.timeout(20):
             assert await (await client.start_run(quick, 1)).result() == 2
-        await until(lambda: service.opened == 4 and service.closed == 1)
+        await service.until(lambda: service.opened == 4 and service.closed == 1)
         assert (len(service.sessions), service.refuse_resumes) == (1, 0)
 
 
@@ -97,9 +93,9 @@ async def test_a_worker_whose_old_stream_breaks_while_it_moves_resumes(
     async with working(workflows=[quick]):
         service.resume_gate = asyncio.Event()
         service.rotate()
-        await until(lambda: service.opened == 2)
+        await service.until(lambda: service.opened == 2)
         service.cut()
-        await until(lambda: service.closed == 1)
+        await service.until(lambda: service.closed == 1)
         service.resume_gate.set()
         async with asyncio.timeout(20):
             assert await (await client.start_run(quick, 3)).result() == 6
@@ -110,14 +106,13 @@ async def test_a_worker_may_leave_while_it_moves(service: FakeService, working: 
     async with working(workflows=[quick]):
         service.resume_gate = asyncio.Event()
         service.rotate()
-        await until(lambda: service.opened == 2)
+        await service.until(lambda: service.opened == 2)
         asyncio.get_running_loop().call_later(0.1, service.resume_gate.set)
-    assert service.closed == 2
+    await service.until(lambda: service.closed == 2)
 
 
 async def test_a_worker_moves_from_a_replica_that_leaves(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its session, and the activity that it is at, go on at another one."""
-    go_on.clear()
     async with (
         replica(database_url) as leaving,
         replica(database_url) as staying,
@@ -135,7 +130,7 @@ async def test_a_worker_moves_from_a_replica_that_leaves(database_url: str, monk
         working = asyncio.create_task(worker.run())
         await worker.is_connected.wait()
         handle = await other.start_run(holds, task_queue="q")
-        await until(lambda: calls == ["held"])
+        await begun.wait()
         await leaving.service.dispatcher.drain()
         await until(lambda: (sessions(leaving), sessions(staying)) == (0, 1))
         go_on.set()

@@ -10,7 +10,8 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.sdk.fake_service import FakeService, refusal
+from tests.sdk.fake_records import refusal
+from tests.sdk.fake_service import FakeService
 
 from stepwell import (
     ActivityFailed,
@@ -143,30 +144,6 @@ async def test_a_limit_bounds_what_is_open(service: FakeService, client: Client,
     assert {record.scope for record in run.steps} == {str(number) for number in range(1, 21)}
 
 
-async def test_a_replay_answers_from_the_record(service: FakeService, client: Client, working: Working) -> None:
-    """After an eviction the code runs again from the top, and no function a second time."""
-
-    @workflow
-    async def long(ctx: Context) -> list[Any]:
-        first = await ctx.step("first", note, "first")
-        both = await ctx.gather(ctx.step("left", note, "left"), ctx.step("right", note, "right"))
-        token = ctx.side_effect("token", lambda: len(calls))
-        doubled = await ctx.activity(double, 21)
-        told = await ctx.wait_signal("go")
-        return [first, both, token, doubled, told, await ctx.step("last", note, "last")]
-
-    async with working(workflows=[long], activities=[double]):
-        handle = await client.start_run(long)
-        run = service.runs[handle.run_id]
-        await _until(lambda: any(record.kind == types_pb2.STEP_KIND_WAIT for record in run.steps))
-        service.evict(handle.run_id)
-        await _until(lambda: run.token == 2)
-        await handle.signal("go", "now")
-        assert await handle.result() == ["first", ["left", "right"], 3, 42, "now", "last"]
-    assert sorted(calls) == ["double 21", "first", "last", "left", "right"]
-    assert run.token == 2
-
-
 async def test_a_checkpoint_is_recorded_before_the_code_goes_on(
     service: FakeService, client: Client, working: Working
 ) -> None:
@@ -222,7 +199,7 @@ async def test_a_failed_checkpoint_is_recorded_too(service: FakeService, client:
     async with working(workflows=[guarded]):
         handle = await client.start_run(guarded)
         run = service.runs[handle.run_id]
-        await _until(lambda: len(run.steps) == 2)
+        await service.until(lambda: len(run.steps) == 2)
         service.evict(handle.run_id)
         await handle.signal("go")
         assert await handle.result() == "Luck"
@@ -328,11 +305,11 @@ async def test_cancellation_with_clean_up(service: FakeService, client: Client, 
     async with working(workflows=[careful]):
         handle = await client.start_run(careful)
         run = service.runs[handle.run_id]
-        await _until(lambda: len(run.steps) == 3)
+        await service.until(lambda: len(run.steps) == 3)
         await handle.cancel("enough")
-        await _until(lambda: any(record.name == "confirm" for record in run.steps))
+        await service.until(lambda: any(record.name == "confirm" for record in run.steps))
         service.evict(handle.run_id)
-        await _until(lambda: run.token == 2)
+        await service.until(lambda: run.token == 2)
         await handle.signal("confirm")
         with pytest.raises(RunFailed) as caught:
             await handle.result()
@@ -355,84 +332,6 @@ async def test_cancellation_before_the_first_call(service: FakeService, client: 
         with pytest.raises(RunFailed):
             await handle.result()
     assert calls == []
-
-
-async def test_a_changed_order_is_refused(service: FakeService, client: Client, working: Working) -> None:
-    """Code that calls another step first does not get past the service."""
-    is_changed = False
-
-    @workflow
-    async def changing(ctx: Context) -> None:
-        if is_changed:
-            await ctx.step("new", note, "new")
-        await ctx.step("old", note, "old")
-        await ctx.wait_signal("go")
-
-    async with working(workflows=[changing]):
-        handle = await client.start_run(changing)
-        run = service.runs[handle.run_id]
-        await _until(lambda: len(run.steps) == 2)
-        is_changed = True
-        service.evict(handle.run_id)
-        await _until(lambda: run.token == 2 and run.holder is None)
-    assert [record.name for record in run.steps] == ["old", "go"]
-
-
-async def test_another_kind_is_refused(service: FakeService, client: Client, working: Working) -> None:
-    """A name that was an activity and is now a timer does not get past the service either."""
-    is_changed = False
-
-    @workflow
-    async def changing(ctx: Context) -> None:
-        if is_changed:
-            await ctx.sleep(0, name="double")
-        else:
-            await ctx.activity(double, 1)
-        await ctx.wait_signal("go")
-
-    async with working(workflows=[changing], activities=[double]):
-        handle = await client.start_run(changing)
-        run = service.runs[handle.run_id]
-        await _until(lambda: len(run.steps) == 2)
-        is_changed = True
-        service.evict(handle.run_id)
-        await _until(lambda: run.token == 2 and run.holder is None)
-
-
-async def test_a_patch_leaves_runs_that_are_past_it(service: FakeService, client: Client, working: Working) -> None:
-    """A run that had gone by takes the old way, also at later asks; a new one takes the new way."""
-    is_patched = False
-
-    @workflow
-    async def patching(ctx: Context) -> list[bool]:
-        ways = [is_patched and ctx.patched("quick")]
-        await ctx.step("work", note, "work")
-        await ctx.wait_signal("go")
-        return [*ways, is_patched and ctx.patched("quick")]
-
-    async with working(workflows=[patching]):
-        old = await client.start_run(patching)
-        run = service.runs[old.run_id]
-        await _until(lambda: len(run.steps) == 2)
-        is_patched = True
-        service.evict(old.run_id)
-        await _until(lambda: run.token == 2)
-        new = await client.start_run(patching)
-        await asyncio.gather(old.signal("go"), new.signal("go"))
-        assert await old.result() == [False, False]
-        assert await new.result() == [True, True]
-
-
-async def test_parallel_calls_need_branches(service: FakeService, client: Client, working: Working) -> None:
-    """Two calls at once in one branch have no order: they are refused, with what to do."""
-
-    @workflow
-    async def careless(ctx: Context) -> None:
-        await asyncio.gather(ctx.activity(double, 1), ctx.activity(double, 2))
-
-    async with working(workflows=[careless], activities=[double]):
-        with pytest.raises(RunFailed, match=r"use ctx\.gather"):
-            await (await client.start_run(careless)).result()
 
 
 async def test_plain_steps_run_in_threads(service: FakeService, client: Client, working: Working) -> None:
@@ -467,11 +366,3 @@ async def test_a_progress_that_is_at_fault_fails_the_run(
         service.refuse_next = [refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "too large")]
         with pytest.raises(RunFailed, match="too large"):
             await (await client.start_run(simple)).result()
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the double's state has no event
-            await asyncio.sleep(0.005)
-    # What the worker has to say about it passes.
-    await asyncio.sleep(0.02)

@@ -16,6 +16,7 @@ from stepwell.v1.workers_pb2 import ReportResult
 
 Working = Callable[..., Any]
 calls: list[str] = []
+begun = asyncio.Event()
 
 
 def note(text: str) -> str:
@@ -26,11 +27,14 @@ def note(text: str) -> str:
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     calls.clear()
+    begun.clear()
 
 
 @activity
 async def pause(seconds: float) -> float:
     calls.append("pause")
+    begun.set()
+    # Long enough for what happens to its stream meanwhile.
     await asyncio.sleep(seconds)
     return seconds
 
@@ -57,8 +61,7 @@ async def test_a_cut_stream_is_resumed(service: FakeService, client: Client, wor
     """Work in hand goes on meanwhile."""
     async with working(workflows=[steps], activities=[pause]):
         handle = await client.start_run(steps)
-        while "pause" not in calls:  # noqa: ASYNC110 - the activity has begun
-            await asyncio.sleep(0.002)
+        await begun.wait()
         service.cut()
         async with asyncio.timeout(20):
             assert await handle.result() == ["first", 0.05, "last"]
@@ -70,8 +73,7 @@ async def test_a_refused_resume_drops_what_was_held(service: FakeService, client
     """A new session begins with nothing; recorded steps do not run again."""
     async with working(workflows=[steps], activities=[pause]):
         handle = await client.start_run(steps)
-        while "pause" not in calls:  # noqa: ASYNC110 - the activity has begun
-            await asyncio.sleep(0.002)
+        await begun.wait()
         service.expire_sessions = True
         service.cut()
         async with asyncio.timeout(20):
@@ -90,8 +92,7 @@ async def test_leaving_gives_waiting_runs_back(service: FakeService, client: Cli
     async with working(workflows=[waits, steps], activities=[pause]):
         waiting = await client.start_run(waits)
         busy = await client.start_run(steps)
-        while "pause" not in calls:  # noqa: ASYNC110 - the activity has begun
-            await asyncio.sleep(0.002)
+        await begun.wait()
     assert any(message.drain for message in service.received)
     assert service.runs[waiting.run_id].holder is None
     async with working(workflows=[waits, steps], activities=[pause]):
@@ -107,7 +108,8 @@ async def test_work_that_does_not_end_is_given_back(service: FakeService, client
 
     @activity
     async def endless() -> None:
-        await asyncio.sleep(60)
+        begun.set()
+        await asyncio.Event().wait()
 
     @workflow
     async def asks(ctx: Context) -> None:
@@ -115,9 +117,7 @@ async def test_work_that_does_not_end_is_given_back(service: FakeService, client
 
     async with working(workflows=[asks], activities=[endless]):
         await client.start_run(asks)
-        while not service.activities:  # noqa: ASYNC110 - the double has no event for it
-            await asyncio.sleep(0.002)
-        await asyncio.sleep(0.05)
+        await begun.wait()
     assert all(task.holder is None for task in service.activities.values())
 
 
@@ -165,7 +165,7 @@ async def test_news_of_a_task_in_the_message_that_assigns_it(
 
     @activity
     async def endless() -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     @workflow
     async def asks(ctx: Context) -> str:
@@ -178,8 +178,7 @@ async def test_news_of_a_task_in_the_message_that_assigns_it(
     async with working(workflows=[waits, asks], activities=[endless]):
         handle = await client.start_run(waits)
         run = service.runs[handle.run_id]
-        while not run.steps:  # noqa: ASYNC110 - the double has no event for it
-            await asyncio.sleep(0.002)
+        await service.until(lambda: run.steps)
         session = run.holder
         assert session is not None
         service._assign(session, run)
@@ -189,8 +188,7 @@ async def test_news_of_a_task_in_the_message_that_assigns_it(
             assert await handle.result() == "went"
 
         asking = await client.start_run(asks)
-        while not any(task.holder for task in service.activities.values()):  # noqa: ASYNC110 - likewise
-            await asyncio.sleep(0.002)
+        await service.until(lambda: any(task.holder for task in service.activities.values()))
         task = next(iter(service.activities.values()))
         service._assign(session, task)
         cancel = workers_pb2.CancelTask(ref=task.ref)
