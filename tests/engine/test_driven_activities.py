@@ -22,6 +22,7 @@ from stepwell_server.engine.driven_activities import (
     RequeueActivity,
 )
 from stepwell_server.engine.driven_runs import MarkRunCompleted
+from stepwell_server.engine.limits import Limits
 from stepwell_server.model.payloads import NULL, Failure
 from stepwell_server.model.steps import STEP_MOVES, RetryPolicy, StepState
 
@@ -122,11 +123,13 @@ def test_a_verb_in_a_state(verb: str, state: StepState) -> None:
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
 def test_only_what_is_at_work_goes_back(state: StepState) -> None:
-    """Returned, its attempt is not spent; interrupted, it is."""
+    """Returned, its attempt is not spent; interrupted, it is. Nobody but its holder is listened to."""
     for interrupted in (False, True):
         world = World()
         key = driven(world)
         STATES[state](world, key)
+        assert world.do(ReturnActivity(world.ref(key), ONE, 9)) is False
+        assert world.do(InterruptActivity(world.ref(key), ONE, "other", "lost")) is False
         order: Any = ReturnActivity(world.ref(key), ONE, 1)
         if interrupted:
             order = InterruptActivity(world.ref(key), ONE, "w", "lost")
@@ -134,8 +137,7 @@ def test_only_what_is_at_work_goes_back(state: StepState) -> None:
         if state == StepState.RUNNING:
             assert (state_of(world, key), world.step(key, ONE).attempt) == (StepState.PENDING, int(interrupted))
             assert world.is_queued(key, ONE)
-        assert world.do(ReturnActivity(world.ref(key), ONE, 9)) is False
-        assert world.do(InterruptActivity(world.ref(key), ONE, "other", "lost")) is False
+        assert world.do(order) is False
         world.check()
 
 
@@ -196,6 +198,17 @@ def test_a_claimed_activity_is_not_offered_to_connected_workers() -> None:
         world.do(order)
         assert world.last is not None
         assert not any(change.news.tasks for change in world.last.subjects.runs.values())
+
+
+def test_a_failed_one_is_not_queued_again_beyond_the_limit_of_open_steps() -> None:
+    world = World(Limits(open_steps=1))
+    key = driven(world)
+    STATES[StepState.FAILED](world, key)
+    world.do(create(world, key, 2))
+    with pytest.raises(errors.LimitExceeded):
+        world.do(RequeueActivity(world.ref(key), ONE, 2, None, 0))
+    assert state_of(world, key) == StepState.FAILED
+    world.check()
 
 
 def test_the_end_of_the_run_takes_them_along() -> None:
