@@ -1,8 +1,8 @@
 """Takes each guard out, one at a time, and sees that the tests named with it notice.
 
 A mutant is a patch `NNN_name.patch` whose first line names its tests: `tests: tests/engine/test_x.py::test_y`. It is
-applied to a copy of the tree; several copies work side by side. Arguments choose mutants by a part of their names, or by
-how their numbers begin.
+applied to a copy of the tree; several copies work side by side. Arguments choose mutants by a part of their names, or
+by how their numbers begin.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def report(tried: Sequence[Tried], seconds: float) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Tries the chosen mutants, or all; 1 if one was not noticed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="parts of the names of mutants, or how their numbers begin; none means all")
+    parser.add_argument("names", nargs="*", help="parts of names, or how numbers begin; none means all")
     parser.add_argument("--workers", type=int, default=2, help="copies of the tree, each with its tests (default 2)")
     asked = parser.parse_args(arguments)
     chosen = patches(asked.names)
