@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from tests.chaos import worker
 
-from stepwell import Client, RunHandle, StepwellError
+from stepwell import Client, JobHandle, RunHandle, StepwellError
 
 TERMS = {
     "SESSION_SECONDS": "3",
@@ -167,8 +167,8 @@ async def start_errands(client: Client, count: int, activities: int) -> list[Run
     return list(await asyncio.gather(*started))
 
 
-async def results(handles: Iterable[RunHandle[Any]], seconds: float = 30.0) -> list[Any]:
-    """Every run ends."""
+async def results(handles: Iterable[RunHandle[Any] | JobHandle[Any]], seconds: float = 30.0) -> list[Any]:
+    """Every run, and every job, ends."""
     async with asyncio.timeout(seconds):
         return list(await asyncio.gather(*(handle.result() for handle in handles)))
 

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from stepwell import Client, Context, Worker, activity, workflow
+from stepwell import Client, Context, RetryPolicy, Worker, activity, workflow
 
 QUEUE = "chaos"
 EFFECTS = os.environ.get("CHAOS_EFFECTS", "")
@@ -47,6 +47,18 @@ async def whoami(name: str) -> int:
     return os.getpid()
 
 
+@activity(retry=RetryPolicy(initial_interval=0.05))
+async def chore(item: int) -> int:
+    """A job: has its effect, and takes a while to say so. Every fifth fails at first."""
+    info = activity.info()
+    note("job", info.job_id, "", info.attempt)
+    await asyncio.sleep(HOLD_SECONDS)
+    activity.heartbeat(item)
+    if item % 5 == 0 and info.attempt == 1:
+        raise ValueError("not yet")
+    return item * item
+
+
 @workflow
 async def errand(ctx: Context, count: int) -> int:
     """A checkpoint, activities side by side, a durable sleep, and a checkpoint again."""
@@ -79,7 +91,7 @@ async def main(address: str) -> None:
     """Works until it is told to leave."""
     async with await Client.connect(address) as client:
         worker = Worker(
-            client, QUEUE, workflows=[errand, single], activities=[fetch, whoami], max_activities=4, max_runs=20
+            client, QUEUE, workflows=[errand, single], activities=[fetch, whoami, chore], max_activities=4, max_runs=20
         )
         await worker.run()
 
