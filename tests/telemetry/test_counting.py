@@ -33,10 +33,11 @@ OVER = {"grpc": over_grpc, "http/protobuf": over_http}
 
 
 class Tally:
-    """What workers were given and what they sent, counted by themselves."""
+    """What workers were given and what they sent, counted by themselves; `subject` names of what."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, subject: str = "stepwell.run") -> None:
         self._collector = collector
+        self._subject = subject
         self.tasks: set[tuple[str, int]] = set()
         self.beats = 0
         self.bare = 0
@@ -45,8 +46,8 @@ class Tally:
         self.tasks |= {(task.ref.task_id, task.ref.token) for task in tasks}
 
     def found(self, spans: list[Span]) -> Counter[tuple[str, bool]]:
-        """How many claims and heartbeats were exported, and whether they are about the run."""
-        return Counter((each.name, "stepwell.run" in attributes(each.attributes)) for each in spans)
+        """How many claims and heartbeats were exported, and whether they are about the run, or a job."""
+        return Counter((each.name, self._subject in attributes(each.attributes)) for each in spans)
 
     @property
     def expected(self) -> Counter[tuple[str, bool]]:

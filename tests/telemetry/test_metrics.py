@@ -69,6 +69,10 @@ async def lived(replica: Replica) -> None:
     await stream.next("revokes")
     assert await refusal(replica.runs.GetRun(runs_pb2.GetRunRequest(run_id=run_id[::-1]), timeout=SECONDS))
     await replica.start(queue="nobody's")
+    await replica.start_job()
+    job = await stream.task(ACTIVITY)
+    await stream.beat(job)
+    await stream.complete(job)
     store = Store(replica, "run")
     driven = (await store.call("CreateRun", type="t", initial_phase=types_pb2.RUN_PHASE_RUNNING)).run_id
     token = (await store.call("ClaimRun", run_id=driven, owner_id="e", lease_duration=span(30))).token
@@ -87,10 +91,11 @@ async def test_every_metric_is_fed(tmp_path: Path, database_url: str) -> None:
 
         assert await until(fed, lambda found: found == instruments().keys())
         told = await asyncio.to_thread(read, address)
-    assert told["stepwell_claims_total"] == {("activity",): 2, ("run",): 2}
-    assert told["stepwell_schedule_to_start_seconds_count"] == {("activity",): 2, ("run",): 1}
+    assert told["stepwell_claims_total"] == {("activity",): 2, ("run",): 2, ("job",): 1}
+    assert told["stepwell_schedule_to_start_seconds_count"] == {("activity",): 2, ("run",): 1, ("job",): 1}
     assert told["stepwell_heartbeats_total"] == {
         ("activity", "recorded"): 1,
+        ("job", "recorded"): 1,
         ("session", "heard"): 1,
         ("run", "recorded"): 1,
     }

@@ -79,7 +79,7 @@ class BeatTraces:
         if len(self._received) < _MOST:
             self._received.append(replace(beat, details=None) if beat.details is not None else beat)
         else:
-            metrics.count_heartbeats("activity", FAILED)
+            metrics.count_heartbeats(_kind(beat), FAILED)
 
     def take(self) -> list[TaskBeat]:
         """The beats that came since the last time: what is written now is written of these."""
@@ -89,8 +89,8 @@ class BeatTraces:
     def tell(self, beats: Iterable[TaskBeat], written: Mapping[Holder, int] | None) -> None:
         """Notes what came of beats: whose were written, in which attempt; None, if the database did not take them."""
         told = [_came_of(beat, written) for beat in beats]
-        for outcome, count in Counter(outcome for _, outcome, _ in told).items():
-            metrics.count_heartbeats("activity", outcome, count)
+        for (kind, outcome), count in Counter((_kind(beat), outcome) for beat, outcome, _ in told).items():
+            metrics.count_heartbeats(kind, outcome, count)
         if telemetry.is_exporting():
             self._told += told[: _MOST - len(self._told)]
 
@@ -115,6 +115,10 @@ class BeatTraces:
             else:
                 about = _about(beat, runs.get(beat.run_key), steps.get((beat.run_key, beat.ordinal)))
             _record(beat, outcome, attempt, about)
+
+
+def _kind(beat: TaskBeat) -> str:
+    return "job" if beat.ordinal == JOB_ORDINAL else "activity"
 
 
 async def _runs(connection: Connection, keys: list[int]) -> dict[int, Run | ClosedRun]:

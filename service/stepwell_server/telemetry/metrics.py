@@ -55,7 +55,10 @@ capacity_used = Gauge(
     registry=registry,
 )
 claims = Counter(
-    "stepwell_claims", "Tasks given out: runs, activities, and steps of driven runs.", ("kind",), registry=registry
+    "stepwell_claims",
+    "Tasks given out: runs, activities, jobs, and steps of driven runs.",
+    ("kind",),
+    registry=registry,
 )
 schedule_to_start = Histogram(
     "stepwell_schedule_to_start_seconds",
@@ -66,7 +69,7 @@ schedule_to_start = Histogram(
 )
 heartbeats = Counter(
     "stepwell_heartbeats",
-    "Heartbeats received: of activities, of sessions (without items), of driven runs (renewals), of outside workers.",
+    "Heartbeats received: of activities, jobs, sessions (without items), driven runs (renewals), outside workers.",
     ("kind", "outcome"),
     registry=registry,
 )
