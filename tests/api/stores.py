@@ -95,3 +95,8 @@ async def read(service: Channel, run_id: str) -> Any:
     response = await Store(service, "run").call("ReadRun", run_id=run_id)
     assert response.found
     return response.run
+
+
+async def claimed(store: Store, run_id: str, owner: str, seconds: float = 0, lease: float = 5) -> Any:
+    """A claim with a lease, at a time of the engine's clock."""
+    return await store.call("ClaimRun", run_id=run_id, owner_id=owner, lease_duration=span(lease), now=at(seconds))

@@ -1,136 +1,21 @@
-"""What callers see of refusals, faults and deadlines, and what is traced, over a real server."""
+"""What callers see of refusals, faults and deadlines, over a real server."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
-from uuid import UUID
 
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
+from google.rpc import error_details_pb2
+from tests.api.handlers import KINDS, RUN_ID, SERVICE, call, details, raising, refused, serving, unpacked
 
-from stepwell_server import telemetry
 from stepwell_server.api.interceptors import errors as errors_module
-from stepwell_server.api.interceptors.deadlines import Deadlines, remaining, wait_seconds
-from stepwell_server.api.interceptors.errors import DETAILS_KEY, Errors, as_refusal, to_status
-from stepwell_server.api.interceptors.tracing import Tracing
+from stepwell_server.api.interceptors.deadlines import remaining, wait_seconds
+from stepwell_server.api.interceptors.errors import as_refusal, to_status
 from stepwell_server.errors import DatabaseUnavailable, InvalidFields, QueueFull, RunNotFound
-
-CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-UNSAMPLED = CALLER[:-1] + "0"
-SERVICE = "test.v1.Tests"
-RUN_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
-KINDS = ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream", "UnaryWriter", "StreamWriter")
-
-Fail = Callable[[grpc.aio.ServicerContext[Any, Any]], Any]
-
-
-class Handlers:
-    """A method of each kind, the streams as generators and as coroutines; each sends a byte and then does `act`."""
-
-    def __init__(self, act: Fail) -> None:
-        self.act = act
-
-    async def UnaryUnary(self, request: bytes, context: Any) -> bytes:
-        return await self.act(context) or b"done"
-
-    async def UnaryStream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
-        yield b"first"
-        await self.act(context)
-
-    async def StreamUnary(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
-        assert [request async for request in requests] == [b"ask"]
-        return await self.act(context) or b"done"
-
-    async def StreamStream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        async for _ in requests:
-            yield b"first"
-        await self.act(context)
-
-    async def UnaryWriter(self, request: bytes, context: Any) -> None:
-        await context.write(b"first")
-        await self.act(context)
-
-    async def StreamWriter(self, requests: Any, context: Any) -> None:
-        assert await context.read() == b"ask"
-        await context.write(b"first")
-        await self.act(context)
-
-    def generic(self) -> grpc.GenericRpcHandler:
-        return grpc.method_handlers_generic_handler(
-            SERVICE,
-            {
-                "UnaryUnary": grpc.unary_unary_rpc_method_handler(self.UnaryUnary),
-                "UnaryStream": grpc.unary_stream_rpc_method_handler(self.UnaryStream),
-                "StreamUnary": grpc.stream_unary_rpc_method_handler(self.StreamUnary),
-                "StreamStream": grpc.stream_stream_rpc_method_handler(self.StreamStream),
-                "UnaryWriter": grpc.unary_stream_rpc_method_handler(self.UnaryWriter),
-                "StreamWriter": grpc.stream_stream_rpc_method_handler(self.StreamWriter),
-            },
-        )
-
-
-@asynccontextmanager
-async def serving(act: Fail, maximum: float = 60.0) -> AsyncIterator[Any]:
-    server = grpc.aio.server(interceptors=[Tracing(), Errors(), Deadlines(maximum)])
-    server.add_generic_rpc_handlers((Handlers(act).generic(),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel
-    await server.stop(0)
-
-
-async def call(
-    channel: Any, kind: str = "UnaryUnary", *, deadline: float | None = 10, traceparent: str = ""
-) -> list[bytes]:
-    """Makes a call, and answers all that came back."""
-    method = f"/{SERVICE}/{kind}"
-    options: dict[str, Any] = {"timeout": deadline}
-    if traceparent:
-        options["metadata"] = (("traceparent", traceparent), ("tracestate", "vendor=1"))
-    if kind == "UnaryUnary":
-        return [await channel.unary_unary(method)(b"ask", **options)]
-    if kind == "StreamUnary":
-        return [await channel.stream_unary(method)(iter([b"ask"]), **options)]
-    if kind.startswith("Unary"):
-        return [response async for response in channel.unary_stream(method)(b"ask", **options)]
-    return [response async for response in channel.stream_stream(method)(iter([b"ask"]), **options)]
-
-
-async def refused(channel: Any, kind: str = "UnaryUnary", **options: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call(channel, kind, **options)
-    return raised.value
-
-
-def details(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    trailers = dict(error.trailing_metadata() or ())
-    return status_pb2.Status.FromString(trailers[DETAILS_KEY])
-
-
-def unpacked(status: status_pb2.Status, kind: type[Any]) -> list[Any]:
-    found = []
-    for detail in status.details:
-        message = kind()
-        if detail.Unpack(message):
-            found.append(message)
-    return found
-
-
-def raising(error: BaseException) -> Fail:
-    async def act(context: Any) -> None:
-        raise error
-
-    return act
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -298,72 +183,6 @@ def test_a_wait_ends_before_its_caller_gives_up() -> None:
     assert wait_seconds(0, default=20) == 0
 
 
-@pytest.fixture
-def spans() -> Iterator[InMemorySpanExporter]:
-    exporter = InMemorySpanExporter()
-    telemetry.set_up_tracing([SimpleSpanProcessor(exporter)])
-    yield exporter
-    telemetry.shut_down_tracing()
-
-
-def only(exporter: InMemorySpanExporter) -> ReadableSpan:
-    (span,) = exporter.get_finished_spans()
-    return span
-
-
-async def test_a_unary_call_is_a_span_in_the_caller_s_trace(spans: InMemorySpanExporter) -> None:
-    """The span goes on the caller's trace, and says how the call ended."""
-    async with serving(raising(RunNotFound(namespace="main", run_id=RUN_ID))) as channel:
-        await refused(channel, traceparent=CALLER)
-    span = only(spans)
-    assert (span.name, span.kind) == (f"{SERVICE}/UnaryUnary", SpanKind.SERVER)
-    assert span.parent is not None
-    assert span.context is not None
-    assert (f"{span.context.trace_id:032x}", f"{span.parent.span_id:016x}") == (CALLER[3:35], CALLER[36:52])
-    assert span.context.trace_state.get("vendor") == "1"
-    assert dict(span.attributes or {})["rpc.response.status_code"] == "NOT_FOUND"
-
-
-async def test_faults_and_successes_are_told_apart(spans: InMemorySpanExporter) -> None:
-    """Only what is the service's fault is an error of the span."""
-    outcomes: Iterator[bytes | KeyError] = iter([b"done", KeyError("x")])
-
-    async def act(context: Any) -> bytes:
-        outcome = next(outcomes)
-        if isinstance(outcome, bytes):
-            return outcome
-        raise outcome
-
-    async with serving(act) as channel:
-        await call(channel)
-        await refused(channel)
-    good, bad = spans.get_finished_spans()
-    assert (good.status.is_unset, bad.status.is_ok) == (True, False)
-    assert dict(good.attributes or {})["rpc.response.status_code"] == "OK"
-    assert dict(bad.attributes or {})["error.type"] == "INTERNAL"
-
-
-async def test_a_cancelled_call_is_neither(spans: InMemorySpanExporter) -> None:
-    """A caller who goes away makes no success and no fault."""
-    began, ended = asyncio.Event(), asyncio.Event()
-
-    async def act(context: Any) -> None:
-        began.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    async with serving(act) as channel:
-        waiting = channel.unary_unary(f"/{SERVICE}/UnaryUnary")(b"ask")
-        await began.wait()
-        waiting.cancel()
-        await ended.wait()
-    span = only(spans)
-    assert span.status.is_unset
-    assert dict(span.attributes or {})["rpc.response.status_code"] == "CANCELLED"
-
-
 async def test_writing_to_a_peer_that_is_gone_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream may end under the hands of its writer."""
     monkeypatch.setattr(errors_module.log, "error", lambda *_, **__: pytest.fail("logged"))
@@ -384,26 +203,3 @@ async def test_writing_to_a_peer_that_is_gone_is_no_fault(monkeypatch: pytest.Mo
         stream.cancel()
         await asyncio.wait_for(ended.wait(), 5)
     assert told == ["call.abandoned"]
-
-
-@pytest.mark.parametrize("kind", KINDS[1:])
-async def test_streams_have_no_span(spans: InMemorySpanExporter, kind: str) -> None:
-    """No span lives as long as a stream."""
-
-    async def act(context: Any) -> None:
-        await asyncio.sleep(0)
-
-    async with serving(act) as channel:
-        await call(channel, kind, traceparent=CALLER)
-    assert spans.get_finished_spans() == ()
-
-
-async def test_what_is_not_sampled_has_no_span(spans: InMemorySpanExporter) -> None:
-    """The caller's decision holds."""
-
-    async def act(context: Any) -> bytes:
-        return telemetry.new_traceparent(context.invocation_metadata())[0].encode()
-
-    async with serving(act) as channel:
-        assert await call(channel, traceparent=UNSAMPLED) == [UNSAMPLED.encode()]
-    assert spans.get_finished_spans() == ()

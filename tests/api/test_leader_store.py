@@ -40,6 +40,7 @@ async def test_assay_29_leader_election(store: Store) -> None:
 
 async def test_a_leader_whose_time_is_over_is_followed_under_a_higher_token(store: Store) -> None:
     first = await lead(store, "a", 0.05)
+    # Its time passes by the clock of the service.
     await asyncio.sleep(0.1)
     second = await lead(store, "b")
     assert (second.acquired, second.token) == (True, first.token + 1)

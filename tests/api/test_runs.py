@@ -1,4 +1,4 @@
-"""Runs over the wire: starting them once, finding, listing, signalling and steering them, and what is refused."""
+"""Runs over the wire: starting them once, finding and listing them, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 import pytest_asyncio
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Value
+from tests.api.run_calls import create_namespace, listed, refused, start, started
 from tests.service import TIMEOUT, Service, reason_of, refusal, serving
 
-from stepwell.v1 import namespaces_pb2, runs_pb2, types_pb2
+from stepwell.v1 import runs_pb2, types_pb2
 
 PENDING, CANCELLED = types_pb2.RUN_PHASE_PENDING, types_pb2.RUN_PHASE_CANCELLED
 TERMINATED = types_pb2.RUN_PHASE_TERMINATED
@@ -28,36 +29,6 @@ SOME_TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 async def service(database_url: str) -> AsyncIterator[Service]:
     async with serving(database_url) as running:
         yield running
-
-
-def start(**fields: Any) -> runs_pb2.StartRunRequest:
-    return runs_pb2.StartRunRequest(**{"type": "t", **fields})
-
-
-async def started(service: Service, **fields: Any) -> tuple[str, bool]:
-    response = await service.runs.StartRun(start(**fields), timeout=TIMEOUT)
-    return response.run_id, response.started
-
-
-async def refused(service: Service, **fields: Any) -> str:
-    return (await refusal(service.runs.StartRun(start(**fields), timeout=TIMEOUT)))[1]
-
-
-async def create_namespace(service: Service, name: str) -> None:
-    await service.namespace_calls.CreateNamespace(namespaces_pb2.CreateNamespaceRequest(namespace=name))
-
-
-async def listed(service: Service, **fields: Any) -> list[Any]:
-    """All pages of a list."""
-    runs: list[Any] = []
-    token = ""
-    while True:
-        request = runs_pb2.ListRunsRequest(page_token=token, **fields)
-        response = await service.runs.ListRuns(request, timeout=TIMEOUT)
-        runs += response.runs
-        token = response.next_page_token
-        if not token:
-            return runs
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------
@@ -255,122 +226,6 @@ async def test_an_unknown_namespace_or_an_unnamed_run_is_refused(service: Servic
     request = runs_pb2.GetRunRequest(namespace="none", workflow_id="w")
     assert (await refusal(service.runs.GetRun(request)))[1] == "NAMESPACE_NOT_FOUND"
     assert (await refusal(service.runs.GetRun(runs_pb2.GetRunRequest())))[1] == "INVALID_FIELD"
-
-
-# --- signals and steering ---------------------------------------------------------------------------------------------
-
-
-async def test_a_signal_is_recorded_once(service: Service) -> None:
-    """A repeat under its request id is recognised; a terminal run refuses."""
-    run_id = await service.begin(workflow_id="w")
-    request = runs_pb2.SignalRunRequest(
-        workflow_id="w", signal_name="s", payload=types_pb2.Payload(json="1"), request_id="r"
-    )
-    first = await service.runs.SignalRun(request, timeout=TIMEOUT)
-    assert (first.run_id, first.recorded) == (run_id, True)
-    again = await service.runs.SignalRun(request, timeout=TIMEOUT)
-    assert (again.signal_number, again.recorded) == (first.signal_number, False)
-    assert (await service.get(run_id)).event_count == 2
-    await service.end(run_id)
-    late = await service.runs.SignalRun(request, timeout=TIMEOUT)
-    assert (late.signal_number, late.recorded) == (first.signal_number, False), "a repeat after the end is a repeat"
-    other = runs_pb2.SignalRunRequest(run_id=run_id, signal_name="s")
-    assert (await refusal(service.runs.SignalRun(other)))[0] == "FAILED_PRECONDITION"
-    assert (await refusal(service.runs.SignalRun(runs_pb2.SignalRunRequest(run_id=run_id))))[1] == "INVALID_FIELD"
-
-
-async def test_signals_in_a_batch_have_answers_of_their_own(service: Service) -> None:
-    await service.begin(workflow_id="w")
-    signal = runs_pb2.SignalRunRequest
-    items = [
-        signal(workflow_id="w", signal_name="a"),
-        signal(workflow_id="none", signal_name="a"),
-        signal(workflow_id="w", signal_name="a", namespace="other"),
-        signal(run_id="17", signal_name="a"),
-        signal(workflow_id="w", signal_name="b"),
-    ]
-    request = runs_pb2.BatchSignalRunsRequest(requests=items)
-    results = (await service.runs.BatchSignalRuns(request, timeout=TIMEOUT)).results
-    reasons = [reason_of(each.error) if each.HasField("error") else each.signalled.recorded for each in results]
-    assert reasons == [True, "RUN_NOT_FOUND", "INVALID_FIELD", "INVALID_FIELD", True]
-
-
-def with_start(**fields: Any) -> runs_pb2.SignalWithStartRunRequest:
-    return runs_pb2.SignalWithStartRunRequest(start=start(workflow_id="w"), signal_name="s", **fields)
-
-
-async def test_signal_with_start_starts_or_finds(service: Service) -> None:
-    """One call starts and signals, the next finds and signals, one after the end starts anew."""
-    first = await service.runs.SignalWithStartRun(with_start(request_id="r"), timeout=TIMEOUT)
-    second = await service.runs.SignalWithStartRun(with_start(), timeout=TIMEOUT)
-    repeat = await service.runs.SignalWithStartRun(with_start(request_id="r"), timeout=TIMEOUT)
-    assert (first.started, second.started, repeat.started) == (True, False, False)
-    assert first.run_id == second.run_id == repeat.run_id
-    assert (await service.get(first.run_id)).event_count == 3
-    await service.end(first.run_id)
-    third = await service.runs.SignalWithStartRun(with_start(), timeout=TIMEOUT)
-    assert third.started
-    assert (await service.get(third.run_id)).event_count == 2
-
-
-async def test_signal_with_start_is_both_or_neither(service: Service) -> None:
-    """What refuses the start leaves no signal; what is wrong with the signal starts nothing."""
-    first = await service.begin(workflow_id="w")
-    await service.end(first)
-    rejecting = with_start()
-    rejecting.start.reuse_policy = REJECT
-    assert (await refusal(service.runs.SignalWithStartRun(rejecting)))[1] == "RUN_EXISTS"
-    nameless = with_start()
-    nameless.signal_name = ""
-    assert (await refusal(service.runs.SignalWithStartRun(nameless)))[1] == "INVALID_FIELD"
-    assert [run.run_id for run in await listed(service)] == [first]
-
-
-async def test_signals_with_start_at_the_same_time_meet_in_one_run(service: Service) -> None:
-    """Over two replicas and among other calls for the run: one start, and no signal is lost."""
-    async with serving(service.settings.database_url or "") as other:
-        calls = [each.runs.SignalWithStartRun(with_start(), timeout=TIMEOUT) for each in (service, other) * 25]
-        answers = await asyncio.gather(*calls)
-    assert sum(answer.started for answer in answers) == 1
-    (run,) = await listed(service)
-    assert run.event_count == 51
-
-
-async def test_a_run_that_nobody_has_begun_cancels_at_once(service: Service) -> None:
-    run_id = await service.begin(workflow_id="w")
-    request = runs_pb2.CancelRunRequest(workflow_id="w", reason="enough")
-    answer = await service.runs.CancelRun(request, timeout=TIMEOUT)
-    assert (answer.accepted, answer.run_id, answer.phase) == (True, run_id, CANCELLED)
-    again = await service.runs.CancelRun(request, timeout=TIMEOUT)
-    assert (again.accepted, again.phase) == (False, CANCELLED)
-    run = await service.get(run_id)
-    assert (run.phase, run.cancel_request.reason) == (CANCELLED, "enough")
-    assert run.HasField("end_time")
-
-
-async def test_a_terminated_run_says_why(service: Service) -> None:
-    run_id = await service.begin(input={"json": "1"})
-    request = runs_pb2.TerminateRunRequest(run_id=run_id, reason="enough")
-    assert (await service.runs.TerminateRun(request, timeout=TIMEOUT)).accepted
-    assert not (await service.runs.TerminateRun(request, timeout=TIMEOUT)).accepted
-    run = await service.get(run_id)
-    assert (run.phase, run.failure.message, run.input.json) == (TERMINATED, "enough", "1")
-    assert not run.HasField("result")
-
-
-async def test_a_run_pauses_and_goes_on(service: Service) -> None:
-    run_id = await service.begin()
-    pause = runs_pb2.PauseRunRequest(run_id=run_id, reason="maintenance")
-    assert (await service.runs.PauseRun(pause, timeout=TIMEOUT)).accepted
-    assert not (await service.runs.PauseRun(pause, timeout=TIMEOUT)).accepted
-    assert (await service.get(run_id)).pause.reason == "maintenance"
-    resume = runs_pb2.ResumeRunRequest(run_id=run_id)
-    assert (await service.runs.ResumeRun(resume, timeout=TIMEOUT)).accepted
-    assert not (await service.get(run_id)).HasField("pause")
-    assert not (await service.runs.ResumeRun(resume, timeout=TIMEOUT)).accepted
-    await service.end(run_id)
-    for call in (service.runs.PauseRun(pause), service.runs.ResumeRun(resume)):
-        assert (await refusal(call))[1] == "RUN_TERMINAL"
 
 
 # --- listing ----------------------------------------------------------------------------------------------------------

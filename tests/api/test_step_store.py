@@ -151,6 +151,7 @@ async def test_stem_5_save_step_read_step_rewind(service: Service, store: Store,
 
 async def test_stem_6_save_step_refreshes_update_time(service: Service, store: Store, run_id: str) -> None:
     before = (await read(service, run_id)).update_time.ToNanoseconds()
+    # So that the clock has moved on.
     await asyncio.sleep(0.002)
     await store.call("SaveStep", run_id=run_id, step_name="a")
     assert (await read(service, run_id)).update_time.ToNanoseconds() > before

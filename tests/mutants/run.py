@@ -64,8 +64,13 @@ class Tried(NamedTuple):
 
 
 def patches(chosen: Sequence[str] = ()) -> list[Path]:
-    """All patches, or those with any of these in their names."""
-    return [patch for patch in sorted(HERE.glob("*.patch")) if not chosen or any(part in patch.name for part in chosen)]
+    """All patches, or those with any of these in their names; what is all digits is how their numbers begin."""
+    every = sorted(HERE.glob("*.patch"))
+    return [patch for patch in every if not chosen or any(_is_meant(patch.name, part) for part in chosen)]
+
+
+def _is_meant(name: str, part: str) -> bool:
+    return name.startswith(part) if part.isdigit() else part in name
 
 
 def tests_of(patch: Path) -> list[str]:
