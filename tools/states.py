@@ -1,6 +1,6 @@
 """Writes docs/states.md from the tables of legal moves in the service's model; `--check` only compares.
 
-What a state means comes from the protocol's comments, what may follow it from `MOVES` and `STEP_MOVES`.
+What a state means comes from the protocol's comments, what may follow it from `MOVES`, `BEGUN_ANEW` and `STEP_MOVES`.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-from stepwell_server.model.runs import MOVES, RETRIED, REWOUND, TERMINAL, Phase
+from stepwell_server.model.runs import BEGUN_ANEW, MOVES, RETRIED, REWOUND, TERMINAL, Phase
 from stepwell_server.model.steps import ENDED, STEP_MOVES, StepState
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +37,9 @@ has.
 
 A run that has ended does not move by itself. `RetryRun` and `RewindRun` open one again that is not driven and that no
 other run continues: it is `PENDING`, if no worker ever had it, else `RUNNING`, and history says so.
+
+A code run that fails and has a retry policy which gives it another attempt does not end: it is `PENDING` again until a
+worker begins that attempt.
 """
 
 STEPS = """\
@@ -53,6 +56,7 @@ Which states a step passes depends on its kind.
 A `WAIT` whose time ran out is `COMPLETED`, with `timed_out` set.
 """
 
+RUN_MOVES = {phase: moves | {Phase.PENDING} if phase in BEGUN_ANEW else moves for phase, moves in MOVES.items()}
 NEVER = "Nothing: it has ended."
 OPENING = {"`RetryRun`": RETRIED, "`RewindRun`": REWOUND}
 SAID_ONCE = "Terminal, as all below."
@@ -110,8 +114,8 @@ def render() -> str:
     parts = [
         INTRODUCTION,
         RUNS,
-        "\n".join(table("phase", MOVES, TERMINAL, phases.__getitem__)) + "\n",
-        "\n".join(diagram(MOVES, TERMINAL, [Phase.PENDING.name])) + "\n",
+        "\n".join(table("phase", RUN_MOVES, TERMINAL, phases.__getitem__)) + "\n",
+        "\n".join(diagram(RUN_MOVES, TERMINAL, [Phase.PENDING.name])) + "\n",
         STEPS,
         "\n".join(table("state", STEP_MOVES, ENDED, states.__getitem__)) + "\n",
         "\n".join(diagram(STEP_MOVES, ENDED, [StepState.PENDING.name, StepState.WAITING.name, "ended"])) + "\n",

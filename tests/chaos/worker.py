@@ -70,6 +70,17 @@ async def errand(ctx: Context, count: int) -> int:
 
 
 @workflow
+async def stumbling(ctx: Context, faults: int) -> int:
+    """A checkpoint and an activity, and a failure in so many attempts."""
+    attempt = ctx.info.run_attempt
+    await ctx.step("begin", checkpoint, ctx.info.run_id, f"attempt {attempt}")
+    await ctx.activity(fetch, attempt)
+    if attempt <= faults:
+        raise ValueError(f"attempt {attempt}")
+    return attempt
+
+
+@workflow
 async def single(ctx: Context, name: str) -> int:
     """One activity, which says who did it."""
     return await ctx.activity(whoami, name)
@@ -91,7 +102,12 @@ async def main(address: str) -> None:
     """Works until it is told to leave."""
     async with await Client.connect(address) as client:
         worker = Worker(
-            client, QUEUE, workflows=[errand, single], activities=[fetch, whoami, chore], max_activities=4, max_runs=20
+            client,
+            QUEUE,
+            workflows=[errand, single, stumbling],
+            activities=[fetch, whoami, chore],
+            max_activities=4,
+            max_runs=20,
         )
         await worker.run()
 

@@ -11,7 +11,7 @@ from tests.engine.code import activity, local
 from stepwell_server.engine.reported import Body, NewChild, NewTimer, NewWait
 from stepwell_server.engine.starts import Conflict
 from stepwell_server.model.events import EventType
-from stepwell_server.model.runs import Phase
+from stepwell_server.model.runs import NO_DETAILS, Phase, RunDetails
 from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts
 
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -38,6 +38,9 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
 ENDS = st.sampled_from([Phase.COMPLETED, Phase.FAILED, Phase.CANCELLED])
 CALLS = st.lists(st.tuples(NAMES, SCOPES, BODIES), min_size=1, max_size=4)
 STARTS = [("", None, None), ("w", None, None), ("v", None, None), ("", 3.0, None), ("", None, 25.0), ("w", 3.0, 25.0)]
+ATTEMPTS = st.sampled_from(
+    [NO_DETAILS, *(RunDetails(retry=RetryPolicy(initial_seconds=each, maximum_attempts=3)) for each in (0.0, 2.0))]
+)
 OWN = (Kind.LOCAL, Kind.MARKER)
 BUILDS = ["", "1", "2"]
 WEIGHTS = [

@@ -13,8 +13,22 @@ from uuid import uuid4
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec.structs import replace
 from tests.engine.code import Code, json
-from tests.engine.draws import BUILDS, BY_KIND, CALLS, CONFLICTS, ENDING, ENDS, NAMES, OWN, STARTS, WEIGHTS, Draw
+from tests.engine.draws import (
+    ATTEMPTS,
+    BUILDS,
+    BY_KIND,
+    CALLS,
+    CONFLICTS,
+    ENDING,
+    ENDS,
+    NAMES,
+    OWN,
+    STARTS,
+    WEIGHTS,
+    Draw,
+)
 from tests.engine.world import MAIN, World
 
 from stepwell_server import errors
@@ -115,7 +129,7 @@ class Service(RuleBasedStateMachine):
         if len(self.world.store.runs) < 4:
             name, delay, timeout = draw(st.sampled_from(STARTS))
             new = NewRun(MAIN, "main", "flow", "q", workflow_id=name, delay_seconds=delay, timeout_seconds=timeout)
-            self.give(StartRun(new, conflict=draw(CONFLICTS)))
+            self.give(StartRun(replace(new, details=draw(ATTEMPTS)), conflict=draw(CONFLICTS)))
 
     def signal(self, draw: Draw) -> None:
         if self.world.store.runs:
@@ -301,6 +315,9 @@ class Service(RuleBasedStateMachine):
     def nothing_wakes_nobody(self) -> None:
         """A run with something that its code has not heard of is queued, or held by a session that was told."""
         for key, run in self.world.store.runs.items():
+            if run.pause_reason is None and run.phase == Phase.PENDING:
+                begins = run.queued or run.wake_time is not None or unpack_details(run.details).carried_from
+                assert begins, f"run {key} waits to begin, and nobody looks at it"
             if run.pause_reason is not None or run.phase == Phase.PENDING:
                 continue
             untold = {step.ordinal for step in self.ends_of(key)} - self.told[key]

@@ -1,18 +1,24 @@
-"""How an activity is to be performed, from the protocol's words: alike for a run's activities and for jobs."""
+"""How an activity is to be performed, from the protocol's words: alike for a run's activities and for jobs.
+
+Retry policies are those of runs, too.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stepwell.v1 import types_pb2
 from stepwell_server.api import fields as checks
+from stepwell_server.api.payloads import duration_to_proto
 from stepwell_server.errors import InvalidField
 from stepwell_server.model.steps import NO_TIMEOUTS, RetryPolicy, Timeouts
 
 if TYPE_CHECKING:
-    from stepwell.v1 import jobs_pb2, types_pb2, workers_pb2
+    from stepwell.v1 import jobs_pb2, runs_pb2, workers_pb2
     from stepwell_server.api.fields import Fields
 
     Told = workers_pb2.ActivityStep | jobs_pb2.StartJobRequest
+    Begun = runs_pb2.StartRunRequest | workers_pb2.ChildStep
 
 _MOST_ATTEMPTS = 1_000_000
 _HIGHEST_PRIORITY = 9
@@ -52,4 +58,22 @@ def retry_from_proto(policy: types_pb2.RetryPolicy, fields: Fields, at: str) -> 
         maximum_seconds=initial * _DEFAULT_INTERVALS if maximum is None else maximum,
         maximum_attempts=checks.integer(policy.maximum_attempts, "maximum_attempts", at, at_most=_MOST_ATTEMPTS),
         non_retryable_types=fields.names(policy.non_retryable_types, "non_retryable_types", at),
+    )
+
+
+def run_retry_from_proto(told: Begun, fields: Fields, at: str) -> RetryPolicy | None:
+    """The retry policy of a run; None if it has none: unlike an activity's, a run's first failure is then its end."""
+    return retry_from_proto(told.retry, fields, f"{at}retry.") if told.HasField("retry") else None
+
+
+def retry_to_proto(policy: RetryPolicy | None) -> types_pb2.RetryPolicy | None:
+    """Renders a retry policy."""
+    if policy is None:
+        return None
+    return types_pb2.RetryPolicy(
+        initial_interval=duration_to_proto(policy.initial_seconds),
+        backoff_coefficient=policy.coefficient,
+        maximum_interval=duration_to_proto(policy.maximum_seconds),
+        maximum_attempts=policy.maximum_attempts,
+        non_retryable_types=policy.non_retryable_types,
     )

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from stepwell.v1 import jobs_pb2, types_pb2
 from stepwell_server import telemetry
-from stepwell_server.api.activity_options import priority_from_proto, retry_from_proto, timeouts_from_proto
+from stepwell_server.api.activity_options import (
+    priority_from_proto,
+    retry_from_proto,
+    retry_to_proto,
+    timeouts_from_proto,
+)
 from stepwell_server.api.fields import optional_uuid, seconds
 from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_from_proto, payload_to_proto
 from stepwell_server.api.run_values import time_to_proto
@@ -16,7 +21,7 @@ from stepwell_server.api.task_waits import task_wait_to_proto
 from stepwell_server.engine.jobs import NewJob, StartJob
 from stepwell_server.engine.starts import Conflict, Reuse
 from stepwell_server.ids import job_id_for_request
-from stepwell_server.model.steps import NO_TIMEOUTS, RetryPolicy, StepDetails, StepState, unpack_step_details
+from stepwell_server.model.steps import NO_TIMEOUTS, StepDetails, StepState, unpack_step_details
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.store.jobs import JobFilter
 
@@ -120,7 +125,7 @@ def job_to_proto(job: SeenJob, namespace: str) -> jobs_pb2.Job:
         expire_time=time_to_proto(job.expire_time),
         correlation_id=job.correlation_id,
         priority=job.priority,
-        retry=_retry_to_proto(details.retry),
+        retry=retry_to_proto(details.retry),
         schedule_to_start_timeout=duration_to_proto(limits.schedule_to_start),
         schedule_to_close_timeout=duration_to_proto(limits.schedule_to_close),
         start_to_close_timeout=duration_to_proto(limits.start_to_close),
@@ -164,18 +169,6 @@ def end_to_proto(end: JobEnd) -> jobs_pb2.WatchJobsResponse.End:
         result=payload_to_proto(end.result) if is_done else None,
         failure=failure_to_proto(end.failure),
         result_omitted=is_done and end.result is None,
-    )
-
-
-def _retry_to_proto(policy: RetryPolicy | None) -> types_pb2.RetryPolicy | None:
-    if policy is None:
-        return None
-    return types_pb2.RetryPolicy(
-        initial_interval=duration_to_proto(policy.initial_seconds),
-        backoff_coefficient=policy.coefficient,
-        maximum_interval=duration_to_proto(policy.maximum_seconds),
-        maximum_attempts=policy.maximum_attempts,
-        non_retryable_types=policy.non_retryable_types,
     )
 
 

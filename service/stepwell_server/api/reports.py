@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from stepwell.v1 import types_pb2, workers_pb2
 from stepwell_server import telemetry
 from stepwell_server.api import fields as checks
-from stepwell_server.api.activity_options import priority_from_proto, retry_from_proto, timeouts_from_proto
+from stepwell_server.api.activity_options import (
+    priority_from_proto,
+    retry_from_proto,
+    run_retry_from_proto,
+    timeouts_from_proto,
+)
 from stepwell_server.api.differences import difference_from_proto
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.api.run_starts import policies_from_proto
@@ -300,6 +305,7 @@ class ReportReader:
             )
             or 1,
             timeout_seconds=checks.seconds(child, "run_timeout", at),
+            retry=run_retry_from_proto(child, self._fields, at),
             reuse=reuse,
             conflict=conflict,
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from stepwell.v1 import run_store_pb2, runs_pb2, types_pb2, workers_pb2
 from stepwell_server import telemetry
+from stepwell_server.api.activity_options import run_retry_from_proto
 from stepwell_server.api.fields import integer, optional_uuid, seconds
 from stepwell_server.api.payloads import payload_from_proto
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
@@ -58,7 +59,9 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
         tracestate=tracestate,
         timeout_seconds=seconds(request, "run_timeout", at) or None,
         delay_seconds=seconds(request, "start_delay", at) or None,
-        details=RunDetails(**policy_from_proto(request.cancellation_policy, at)),
+        details=RunDetails(
+            **policy_from_proto(request.cancellation_policy, at), retry=run_retry_from_proto(request, fields, at)
+        ),
     )
     reuse, conflict = policies_from_proto(request, fields, at)
     request_hash = content_hash(request, namespace) if request_id else None

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell.v1 import runs_pb2, types_pb2
+from stepwell_server.api.activity_options import retry_to_proto
 from stepwell_server.api.differences import difference_to_proto
 from stepwell_server.api.fields import optional_uuid
 from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_to_proto
 from stepwell_server.api.task_waits import task_wait_to_proto
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import pack
-from stepwell_server.model.runs import RunDetails, RunRef, unpack_details
+from stepwell_server.model.runs import Phase, RunDetails, RunRef, unpack_details
 from stepwell_server.model.steps import DEFAULT_RETRY, Kind, unpack_step_details
 from stepwell_server.model.tasks import TaskKind
 
@@ -126,6 +127,9 @@ def run_to_proto(run: SeenRun, namespace: str) -> runs_pb2.Run:
         active_step=details.active_step,
         wake=_wake_to_proto(details),
         published_names=details.published,
+        attempt=details.attempt,
+        retry=retry_to_proto(details.retry),
+        begin_time=time_to_proto(details.begin_time) if run.phase == Phase.PENDING else None,
     )
 
 
@@ -142,6 +146,8 @@ def whole_run_to_proto(whole: WholeRun, namespace: str, crew: Crew | None = None
         run.result.CopyFrom(payload_to_proto(whole.result) or types_pb2.Payload())
     if (failure := failure_to_proto(whole.failure)) is not None:
         run.failure.CopyFrom(failure)
+    if (last_failure := failure_to_proto(whole.last_failure)) is not None:
+        run.last_failure.CopyFrom(last_failure)
     if (suspension := payload_to_proto(whole.suspension)) is not None:
         run.suspension_data.CopyFrom(suspension)
     if (wake := payload_to_proto(whole.wake)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell.v1 import runs_pb2, schedules_pb2, types_pb2
+from stepwell_server.api.activity_options import retry_to_proto
 from stepwell_server.api.fields import seconds, time
 from stepwell_server.api.payloads import duration_to_proto, payload_to_proto
 from stepwell_server.api.run_starts import Metadata, start_from_proto
@@ -160,4 +161,5 @@ def _run_to_proto(run: NewRun, *, with_input: bool) -> runs_pb2.StartRunRequest:
         start_delay=duration_to_proto(run.delay_seconds),
         correlation_id=run.correlation_id,
         cancellation_policy=policy if policy.ByteSize() else None,
+        retry=retry_to_proto(run.details.retry),
     )

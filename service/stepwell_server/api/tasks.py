@@ -10,6 +10,7 @@ from stepwell_server.api.interceptors.errors import to_status
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
 from stepwell_server.model.jobs import JOB_ORDINAL, Activity, Job
 from stepwell_server.model.run_calls import UPDATES
+from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.steps import NO_TIMEOUTS, ClosedStep, EndedStep, Kind, Step, unpack_step_details
 from stepwell_server.model.tasks import JobGrant
 from stepwell_server.model.workers import unpack_hello
@@ -92,6 +93,7 @@ def assign_to_proto(assign: Assign, namespace: str) -> workers_pb2.Task:
         return task
     task.kind = workers_pb2.TASK_KIND_RUN
     task.type, task.task_queue, task.attempt = run.type, run.task_queue, run.grants
+    task.run_attempt = unpack_details(run.details).attempt
     task.steps.extend(records_to_proto(assign.steps))
     task.more_steps = assign.more_steps
     task.updates.extend(_update_to_proto(each) for each in assign.updates)

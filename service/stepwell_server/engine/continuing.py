@@ -1,14 +1,15 @@
-"""How a run's code ends it, also by going on as a new run."""
+"""How a run's code ends it, also by going on as a new run, or by beginning anew after a failure."""
 
 from __future__ import annotations
 
 import msgspec
 
-from stepwell_server.engine import carrying, endings, starts
+from stepwell_server.engine import attempts, carrying, endings, starts
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.reported import End
 from stepwell_server.ids import uuid7
 from stepwell_server.model.events import EventType
+from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import Phase, Run, RunDetails, pack_details, unpack_details
 from stepwell_server.telemetry.contexts import of_successor
 
@@ -19,7 +20,7 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
     # The holder ends the run itself, and needs no word of it.
     change.update(session_id=None)
     if end.successor is None:
-        endings.end_run(change, phase, payload=end.payload, failure=end.failure)
+        _end(change, phase, end)
         return
     births = change.births
     if births is None:
@@ -54,12 +55,23 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
     endings.end_run(change, Phase.COMPLETED, kind=EventType.RUN_CONTINUED)
 
 
+def _end(change: Change, phase: Phase, end: End) -> None:
+    if phase == Phase.FAILED:
+        failure = end.failure or Failure("")
+        delay = attempts.delay_before_next(change, failure)
+        if delay is not None:
+            attempts.begin_anew(change, failure, delay)
+            return
+    endings.end_run(change, phase, payload=end.payload, failure=end.failure)
+
+
 def _handed_on(run: Run, carried_from: int) -> RunDetails:
     """What the next run of a chain takes over."""
     details = unpack_details(run.details)
     return RunDetails(
         maximum_run_seconds=details.maximum_run_seconds,
         maximum_suspend_seconds=details.maximum_suspend_seconds,
+        retry=details.retry,
         source_run_id=str(run.run_id),
         parent_run_id=details.parent_run_id,
         first_key=details.first_key or run.run_key,

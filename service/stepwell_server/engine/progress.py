@@ -11,6 +11,7 @@ import msgspec
 
 from stepwell_server import errors
 from stepwell_server.engine import builds, endings, grants, runs, starts
+from stepwell_server.engine.attempts import has_failed
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.continuing import end_as_told
@@ -39,6 +40,9 @@ class ProgressAnswer(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool
     ordinals: list[int]
     ended: list[EndedStep]
+
+
+_REPEATED = ProgressAnswer(duplicate=True, ordinals=[], ended=[])
 
 
 class ProgressRun(msgspec.Struct, frozen=True, gc=False):
@@ -78,6 +82,8 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
     def decide(self, change: Change) -> ProgressAnswer | Refused:
         if change.run is None:
             return self._repeated_end(change)
+        if self.end is not None and self.end.phase == Phase.FAILED and has_failed(change, self.token):
+            return _REPEATED
         run = grants.held_run(change, self.session_id, self.token)
         verdict = judge(change, self)
         if isinstance(verdict, Changed):
@@ -115,7 +121,7 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         if not same or closed is None or self.end is None or closed.phase != self.end.phase:
             current = closed.grants if closed is not None else -1
             raise errors.LeaseLost(run_id=change.run_id, token=self.token, current=current)
-        return ProgressAnswer(duplicate=True, ordinals=[], ended=[])
+        return _REPEATED
 
 
 def _told_again(steps: list[Step | ClosedStep]) -> ProgressAnswer:

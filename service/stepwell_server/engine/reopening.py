@@ -54,6 +54,7 @@ def reopen(change: Change, closed: ClosedRun, namespace: str) -> None:
         unpack_details(closed.details),
         reopen_time=change.now,
         begin_time=None,
+        attempt=1,
         closing_event=0,
         pause_details="",
         pause_time=None,

@@ -7,6 +7,7 @@ import msgspec
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.model.order import MadeCall
 from stepwell_server.model.payloads import NULL, Failure, Payload
+from stepwell_server.model.steps import RetryPolicy
 
 
 class NewTimer(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +32,7 @@ class NewChild(msgspec.Struct, frozen=True, gc=False):
     input: Payload = NULL
     close_policy: int = 1
     timeout_seconds: float | None = None
+    retry: RetryPolicy | None = None
     reuse: int = 1
     conflict: int = 1
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from stepwell_server import errors
-from stepwell_server.engine import driven, endings
+from stepwell_server.engine import driven, endings, starts
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.starts import begins_later, counts_from, next_look
 from stepwell_server.engine.wishes import Missing
@@ -48,7 +48,7 @@ def request_cancel(change: Change, reason: str) -> None:
     """Notes the request, lets the run's code hear of it, and asks its activities to stop."""
     run = change.open
     activities = [step for step in change.every_open_step() if step.kind == Kind.ACTIVITY and not run.driven]
-    if not run.grants and not run.driven and not unpack_details(run.details).first_key:
+    if starts.is_unbegun(run):
         change.event(EventType.RUN_CANCEL_REQUESTED, facts={"reason": reason})
         change.update(cancel_reason=reason, cancel_time=change.now)
         endings.end_run(change, Phase.CANCELLED, reason=reason)

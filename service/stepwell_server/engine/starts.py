@@ -236,10 +236,26 @@ def span_of(run: Run | ClosedRun) -> float | None:
     return None if run.deadline is None else (run.deadline - counts_from(run)).total_seconds()
 
 
+def is_unbegun(run: Run) -> bool:
+    """Whether nobody has begun a code run, or its present attempt: there is nothing that its code could clean up."""
+    if run.driven:
+        return False
+    details = unpack_details(run.details)
+    return run.phase == Phase.PENDING if details.attempt > 1 else not run.grants and not details.first_key
+
+
 def begins_later(change: Change) -> bool:
     """Whether the run's start is delayed beyond now, or until it has the signals of the run that it continues."""
     details = unpack_details(change.open.details)
     return details.carried_from != 0 or (details.begin_time is not None and details.begin_time > change.now)
+
+
+def latest_end(run: Run, details: RunDetails) -> datetime | None:
+    """When the run will have ended, whatever it does: at its deadline, or when it has taken too long for its policy."""
+    times = [run.deadline]
+    if details.maximum_run_seconds is not None:
+        times.append(counts_from(run) + timedelta(seconds=details.maximum_run_seconds))
+    return min((time for time in times if time is not None), default=None)
 
 
 def next_look(change: Change) -> datetime | None:
@@ -250,13 +266,11 @@ def next_look(change: Change) -> datetime | None:
     run = change.open
     if not run.managed:
         return None
-    times = [run.deadline]
+    details = unpack_details(run.details)
+    times = [latest_end(run, details)]
     if run.details is not None:
-        details = unpack_details(run.details)
         if begins_later(change):
             times.append(details.begin_time)
-        if details.maximum_run_seconds is not None:
-            times.append(counts_from(run) + timedelta(seconds=details.maximum_run_seconds))
         times.append(details.resume_time)
         if details.maximum_suspend_seconds is not None and run.suspend_time is not None:
             times.append(run.suspend_time + timedelta(seconds=details.maximum_suspend_seconds))

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server.model import filters
+from stepwell_server.model.steps import RetryPolicy
 
 
 class Phase(IntEnum):
@@ -33,6 +34,8 @@ MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.SUSPENDED: frozenset({Phase.RUNNING}) | TERMINAL,
     **{phase: frozenset() for phase in TERMINAL},
 }
+# Out of these a code run is PENDING again when it failed and its retry policy has it begin anew; a driven run never is.
+BEGUN_ANEW = frozenset({Phase.RUNNING, Phase.SUSPENDED})
 # Out of a terminal phase leads only an explicit request, which history records; then the run is PENDING, if nobody ever
 # held it, else RUNNING. Driven runs are their engine's.
 RETRIED = frozenset({Phase.FAILED, Phase.CANCELLED, Phase.TERMINATED, Phase.TIMED_OUT})
@@ -48,6 +51,10 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     begin_time: datetime | None = None
     maximum_run_seconds: float | None = None
     maximum_suspend_seconds: float | None = None
+    # Of code runs: what becomes of a failure, which attempt this is, and under which grant the one before failed.
+    retry: RetryPolicy | None = None
+    attempt: int = 1
+    failed_token: int = 0
     pause_details: str = ""
     pause_time: datetime | None = None
     wait_topic: str | None = None
@@ -71,11 +78,11 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     mend_removed: int = 0
     # Of runs that have ended: the last event before their open steps were cancelled.
     closing_event: int = 0
+    failure_event: int = 0  # why the last attempt failed, after which the run goes on
     # Of driven runs; the events hold the payloads, so that the row stays small.
     active_step: str = ""
     resume_time: datetime | None = None
     suspension_event: int = 0
-    failure_event: int = 0
     wake_cause: int = 0
     wake_event: int = 0
     wake_step: str = ""

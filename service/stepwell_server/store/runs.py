@@ -78,6 +78,7 @@ class WholeRun(msgspec.Struct, frozen=True, gc=False):
     wake: Payload | None = None
     differences: tuple[Difference, ...] = ()
     ready_time: datetime | None = None
+    last_failure: Failure | None = None
 
 
 _COMMON = SeenRun.__struct_fields__[: SeenRun.__struct_fields__.index("owner_id")]
@@ -144,8 +145,9 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
     async with database.pool.begin() as connection:
         run = await find_in(connection, ref)
         details = NO_DETAILS if run.is_closed else unpack_details(run.details)
-        left = (details.suspension_event, details.wake_event, details.failure_event, details.pause_event)
-        numbers = {_INPUT_EVENT, run.end_event or _INPUT_EVENT, *filter(None, left)}
+        left = (details.suspension_event, details.wake_event, details.pause_event)
+        failed = unpack_details(run.details).failure_event
+        numbers = {_INPUT_EVENT, run.end_event or _INPUT_EVENT, *filter(None, (*left, failed))}
         columns = (EVENTS.c.number, EVENTS.c.payload_kind, EVENTS.c.payload, EVENTS.c.attributes)
         told = select(*columns).where(EVENTS.c.run_key == run.run_key, EVENTS.c.number.in_(numbers))
         events = {number: row for number, *row in await connection.execute(told)}
@@ -155,13 +157,15 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
         cursor = (await connection.execute(steps)).scalar_one()
         ready_time = await _ready_time(connection, run)
     given, _ = _told(events.get(_INPUT_EVENT))
+    last_failure = _told(events.get(failed))[1].failure
     if not run.is_closed:
         suspension, wake = (_told(events[number])[0] if number else None for number in left[:2])
-        failure = _told(events[details.failure_event])[1].failure if details.failure_event else None
-        differences = unpack_differences(_told(events[left[3]])[0]) if left[3] else ()
-        return WholeRun(run, given, None, failure, cursor, suspension, wake, differences, ready_time)
+        differences = unpack_differences(_told(events[left[2]])[0]) if left[2] else ()
+        failure, last_failure = (last_failure, None) if run.driven else (None, last_failure)
+        return WholeRun(run, given, None, failure, cursor, suspension, wake, differences, ready_time, last_failure)
     result, said = _told(events.get(run.end_event))
-    return WholeRun(run, given, result if run.phase == Phase.COMPLETED else None, said.failure, cursor)
+    returned, last_failure = result if run.phase == Phase.COMPLETED else None, None if run.driven else last_failure
+    return WholeRun(run, given, returned, said.failure, cursor, last_failure=last_failure)
 
 
 async def _ready_time(connection: AsyncConnection, run: SeenRun) -> datetime | None:

@@ -56,6 +56,7 @@ def child(
 ) -> Call[Any]:
     """Makes the call of a child run."""
     kind, hint = type_and_hint(workflow, "workflow")
+    retry = options.get("retry")
 
     def spell() -> dict[str, Any]:
         step = workers_pb2.ChildStep(
@@ -67,6 +68,7 @@ def child(
             run_timeout=duration(options.get("run_timeout")),
             reuse_policy=REUSE[options.get("reuse", "allow")],
             conflict_policy=CONFLICT[options.get("conflict", "fail")],
+            retry=None if retry is None else retry.to_proto(),
         )
         return {"child": step}
 

@@ -146,7 +146,7 @@ class Client(JobCalls):
         request_id = options.get("request_id", "")
         if not request_id:
             request_id = run_id = run_id or uuid7()
-        policy = options.get("cancellation_policy")
+        policy, retry = options.get("cancellation_policy"), options.get("retry")
         request = runs_pb2.StartRunRequest(
             type=kind,
             task_queue=options.get("task_queue", ""),
@@ -160,6 +160,7 @@ class Client(JobCalls):
             start_delay=duration(options.get("start_delay")),
             correlation_id=options.get("correlation_id", ""),
             cancellation_policy=None if policy is None else policy.to_proto(),
+            retry=None if retry is None else retry.to_proto(),
             request_id=request_id,
         )
         wait = self.watcher.expect(run_id) if run_id else None

@@ -25,7 +25,11 @@ I = TypeVar("I")  # noqa: E741 - an item
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunInfo:
-    """What a workflow's code may know about its run. `attempt` counts how often a worker took it, from 1."""
+    """What a workflow's code may know about its run.
+
+    `attempt` counts how often a worker took it, from 1; `run_attempt` how often it began anew by its retry policy, with
+    nothing recorded, from 1.
+    """
 
     namespace: str
     run_id: str
@@ -33,6 +37,7 @@ class RunInfo:
     type: str
     task_queue: str
     attempt: int
+    run_attempt: int
     create_time: dt.datetime
     traceparent: str
 
@@ -57,6 +62,7 @@ class Context(Asked):
             type=task.type,
             task_queue=task.task_queue,
             attempt=task.attempt,
+            run_attempt=task.run_attempt,
             create_time=task.run_create_time.ToDatetime(dt.UTC),
             traceparent=task.traceparent,
         )

@@ -15,7 +15,8 @@ class StartOptions(TypedDict, total=False):
     `task_queue`: default `default`. `request_id`: makes a repeat of the whole start safe; by default only this call's
     own repeats are. `reuse`: what may follow an ended run of the workflow id, default `allow`. `conflict`: what to do
     when one is open, default `fail`; `terminate_existing` ends it and takes its place. `priority`: 0 to 9, higher goes
-    first, default 4. `run_timeout` and `start_delay` in seconds: default no limit, and at once.
+    first, default 4. `run_timeout` and `start_delay` in seconds: default no limit, and at once. `retry`: begins the run
+    anew, as itself and with nothing recorded, when its code fails; default not. `run_timeout` is for all attempts.
     """
 
     workflow_id: str
@@ -29,6 +30,7 @@ class StartOptions(TypedDict, total=False):
     start_delay: Seconds
     correlation_id: str
     cancellation_policy: CancellationPolicy
+    retry: RetryPolicy
 
 
 class RunFilter(TypedDict, total=False):
@@ -116,7 +118,7 @@ class ChildOptions(StepOptions, total=False):
 
     `workflow_id`: a name for it, unique among open runs; `reuse` and `conflict` are as in `StartOptions`.
     `parent_close`: what becomes of it if its parent ends first, default `terminate`. `run_timeout`: how many seconds it
-    may take, default no limit. `task_queue`: where its tasks wait, default the parent's.
+    may take, default no limit. `task_queue`: where its tasks wait, default the parent's. `retry`: as in `StartOptions`.
     """
 
     workflow_id: str
@@ -124,4 +126,5 @@ class ChildOptions(StepOptions, total=False):
     conflict: Literal["fail", "terminate_existing"]
     parent_close: Literal["terminate", "cancel", "abandon"]
     run_timeout: Seconds
+    retry: RetryPolicy
     task_queue: str

@@ -38,7 +38,7 @@ Seconds = float | dt.timedelta
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When and how often to try again.
+    """When and how often to try again: an activity, a job, a checkpoint, or a run as a whole.
 
     The delay before attempt n+1 is `initial_interval * backoff_coefficient ** (n - 1)`, at most `maximum_interval`
     (default: 100 times `initial_interval`); in seconds. `maximum_attempts` counts the first one; 0 is no limit.

@@ -10,7 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell.definitions import type_and_hint
-from stepwell.policies import CancellationPolicy, Seconds, duration
+from stepwell.policies import CancellationPolicy, RetryPolicy, Seconds, duration
 from stepwell.runs import PAGE_SIZE
 from stepwell.v1 import runs_pb2, schedules_pb2
 from stepwell.v1.schedules_pb2_grpc import ScheduleServiceStub
@@ -56,6 +56,7 @@ class ScheduleOptions(When, total=False):
     run_timeout: Seconds
     correlation_id: str
     cancellation_policy: CancellationPolicy
+    retry: RetryPolicy
 
 
 class Schedules:
@@ -178,7 +179,7 @@ class Schedules:
             if given is not None:
                 getattr(message, field).CopyFrom(given)
         schedule.overlap_policy = _overlap(options.get("overlap", "skip"))
-        policy = options.get("cancellation_policy")
+        policy, retry = options.get("cancellation_policy"), options.get("retry")
         run = runs_pb2.StartRunRequest(
             task_queue=options.get("task_queue", ""),
             workflow_id=options.get("workflow_id", ""),
@@ -186,6 +187,7 @@ class Schedules:
             run_timeout=duration(options.get("run_timeout")),
             correlation_id=options.get("correlation_id", ""),
             cancellation_policy=None if policy is None else policy.to_proto(),
+            retry=None if retry is None else retry.to_proto(),
         )
         if workflow is not None:
             run.type, _ = type_and_hint(workflow, "workflow")

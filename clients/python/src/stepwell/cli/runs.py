@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from stepwell import errors
+from stepwell.cli.attempts import attempt_of, words_of
 from stepwell.cli.differences import differences_of
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show, show_list, span_of, time_of, value_of
 from stepwell.cli.session import fail
-from stepwell.policies import CONFLICT
+from stepwell.policies import CONFLICT, RetryPolicy
 from stepwell.runs import phase_name
 from stepwell.v1.types_pb2 import StepKind, StepState
 
@@ -64,6 +65,7 @@ def start(
     run_id: Annotated[str, typer.Option(help="Its id, a UUID. Default: a new one.")] = "",
     task_queue: Annotated[str, typer.Option(help="Where its tasks wait.")] = "default",
     conflict: Annotated[str, typer.Option(help=f"When the workflow id is in use: {', '.join(CONFLICT)}.")] = "fail",
+    attempts: Annotated[int, typer.Option(help="How often to try at most; 0 is no limit.", min=0)] = 1,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -76,6 +78,8 @@ def start(
         "task_queue": task_queue,
         "conflict": cast("Literal['fail', 'use_existing', 'terminate_existing']", conflict),
     }
+    if attempts != 1:
+        options["retry"] = RetryPolicy(maximum_attempts=attempts)
     with context.obj.client() as client:
         try:
             handle = client.start_run(type_name, value_from(value), **options)
@@ -149,6 +153,8 @@ def show_run(context: typer.Context, name: Named, output: OutputOption = Output.
             "paused": f"{run.pause.reason} {run.pause.details}" if run.HasField("pause") else "",
             "differences": differences_of(run.pause.differences),
             "cancel": run.cancel_request.reason or "requested" if run.HasField("cancel_request") else "",
+            "attempt": attempt_of(run),
+            "begins": time_of(run.begin_time),
             "started": time_of(run.create_time),
             "ended": time_of(run.end_time),
             "took": span_of(run.create_time, run.end_time),
@@ -160,8 +166,9 @@ def show_run(context: typer.Context, name: Named, output: OutputOption = Output.
             "waits": f"since {time_of(run.task_wait.ready_time)}: {run.task_wait.details}" if is_waiting else "",
             "input": value_of(run.input),
             "result": value_of(run.result),
-            "failure": f"{run.failure.type}: {run.failure.message}" if run.HasField("failure") else "",
-            "stack trace": run.failure.stack_trace,
+            "failure": words_of(run.failure) if run.HasField("failure") else "",
+            "last failure": words_of(run.last_failure) if run.HasField("last_failure") else "",
+            "stack trace": run.failure.stack_trace or run.last_failure.stack_trace,
         }
         show(run, rows, output)
 

@@ -342,6 +342,10 @@ class Run(_message.Message):
     WAKE_FIELD_NUMBER: _builtins.int
     TASK_WAIT_FIELD_NUMBER: _builtins.int
     PUBLISHED_NAMES_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    BEGIN_TIME_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace it lives in."""
     run_id: _builtins.str
@@ -386,6 +390,8 @@ class Run(_message.Message):
     """Distinct names of completed steps, without their occurrence."""
     active_step: _builtins.str
     """The step that a driven run is at, or waits with, as its engine said."""
+    attempt: _builtins.int
+    """Which attempt it is in, or ended in, from 1: see `StartRunRequest.retry`. A retry by `RetryRun` counts from 1 again."""
     @_builtins.property
     def pause(self) -> Global___Run.Pause:
         """Set while the run is paused."""
@@ -450,6 +456,18 @@ class Run(_message.Message):
     def published_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names under which its code has published values, for `QueryRun`."""
 
+    @_builtins.property
+    def retry(self) -> _types_pb2.RetryPolicy:
+        """The policy it was started with. Absent: its first failure is its end."""
+
+    @_builtins.property
+    def begin_time(self) -> _timestamp_pb2.Timestamp:
+        """When it may begin, if its start was delayed or its last attempt failed. Absent once a worker had it, and at its end."""
+
+    @_builtins.property
+    def last_failure(self) -> _types_pb2.Failure:
+        """Why the attempt before failed, if it began anew. Only in answers about a single run."""
+
     def __init__(
         self,
         *,
@@ -491,10 +509,14 @@ class Run(_message.Message):
         wake: Global___Run.Wake | None = ...,
         task_wait: Global___Run.TaskWait | None = ...,
         published_names: _abc.Iterable[_builtins.str] | None = ...,
+        attempt: _builtins.int = ...,
+        retry: _types_pb2.RetryPolicy | None = ...,
+        begin_time: _timestamp_pb2.Timestamp | None = ...,
+        last_failure: _types_pb2.Failure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "pause", b"pause", "result", b"result", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "retry", b"retry", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -520,6 +542,7 @@ class StartRunRequest(_message.Message):
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     CANCELLATION_POLICY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -556,6 +579,13 @@ class StartRunRequest(_message.Message):
     def cancellation_policy(self) -> _types_pb2.CancellationPolicy:
         """Limits after which the service cancels the run."""
 
+    @_builtins.property
+    def retry(self) -> _types_pb2.RetryPolicy:
+        """Begins the run anew when its code fails, until it succeeds or the policy says that it is enough. It keeps its id, its
+        name, its input and its signals, and does all its steps again. All attempts and the delays between them are within
+        `run_timeout` and `cancellation_policy`. Default: the first failure is the run's end.
+        """
+
     def __init__(
         self,
         *,
@@ -573,10 +603,11 @@ class StartRunRequest(_message.Message):
         correlation_id: _builtins.str = ...,
         cancellation_policy: _types_pb2.CancellationPolicy | None = ...,
         request_id: _builtins.str = ...,
+        retry: _types_pb2.RetryPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "input", b"input", "priority", b"priority", "run_timeout", b"run_timeout", "start_delay", b"start_delay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "input", b"input", "priority", b"priority", "retry", b"retry", "run_timeout", b"run_timeout", "start_delay", b"start_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015

@@ -358,7 +358,7 @@ class RetryPolicy(_message.Message):
 
     @_builtins.property
     def non_retryable_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Values of `Failure.type` that end the activity at once."""
+        """Values of `Failure.type` that are final: there is no other attempt. At most 256."""
 
     def __init__(
         self,

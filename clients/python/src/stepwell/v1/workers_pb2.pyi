@@ -460,6 +460,7 @@ class Task(_message.Message):
     SCHEDULE_TIME_FIELD_NUMBER: _builtins.int
     UPDATES_FIELD_NUMBER: _builtins.int
     JOB_ID_FIELD_NUMBER: _builtins.int
+    RUN_ATTEMPT_FIELD_NUMBER: _builtins.int
     kind: Global___TaskKind.ValueType
     """What it is about."""
     namespace: _builtins.str
@@ -490,6 +491,8 @@ class Task(_message.Message):
     """Why cancellation was asked for."""
     job_id: _builtins.str
     """Activities without a run: the job."""
+    run_attempt: _builtins.int
+    """Runs: which attempt of the run's retry policy this is, from 1."""
     @_builtins.property
     def ref(self) -> Global___TaskRef:
         """Names it in all that follows."""
@@ -553,10 +556,11 @@ class Task(_message.Message):
         schedule_time: _timestamp_pb2.Timestamp | None = ...,
         updates: _abc.Iterable[Global___Update] | None = ...,
         job_id: _builtins.str = ...,
+        run_attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_deadline", b"attempt_deadline", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "ref", b"ref", "run_create_time", b"run_create_time", "schedule_time", b"schedule_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "job_id", b"job_id", "kind", b"kind", "more_steps", b"more_steps", "namespace", b"namespace", "ref", b"ref", "run_create_time", b"run_create_time", "run_id", b"run_id", "schedule_time", b"schedule_time", "step_name", b"step_name", "step_ordinal", b"step_ordinal", "steps", b"steps", "task_queue", b"task_queue", "traceparent", b"traceparent", "tracestate", b"tracestate", "type", b"type", "updates", b"updates", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_deadline", b"attempt_deadline", "cancel_reason", b"cancel_reason", "cancel_requested", b"cancel_requested", "heartbeat_details", b"heartbeat_details", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "job_id", b"job_id", "kind", b"kind", "more_steps", b"more_steps", "namespace", b"namespace", "ref", b"ref", "run_attempt", b"run_attempt", "run_create_time", b"run_create_time", "run_id", b"run_id", "schedule_time", b"schedule_time", "step_name", b"step_name", "step_ordinal", b"step_ordinal", "steps", b"steps", "task_queue", b"task_queue", "traceparent", b"traceparent", "tracestate", b"tracestate", "type", b"type", "updates", b"updates", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1140,7 +1144,7 @@ class Progress(_message.Message):
 
     @_builtins.property
     def fail(self) -> Global___FailRun:
-        """It failed."""
+        """It failed. The service decides by the run's retry policy whether it begins anew; to its holder it is over."""
 
     @_builtins.property
     def continue_as_new(self) -> Global___ContinueAsNew:
@@ -1550,6 +1554,7 @@ class ChildStep(_message.Message):
     RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
     REUSE_POLICY_FIELD_NUMBER: _builtins.int
     CONFLICT_POLICY_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """The child's type."""
     task_queue: _builtins.str
@@ -1572,6 +1577,10 @@ class ChildStep(_message.Message):
     def run_timeout(self) -> _duration_pb2.Duration:
         """It times out this long after its start."""
 
+    @_builtins.property
+    def retry(self) -> _types_pb2.RetryPolicy:
+        """Begins the child anew when it fails, as `StartRunRequest.retry`. The parent hears of its end only."""
+
     def __init__(
         self,
         *,
@@ -1583,10 +1592,11 @@ class ChildStep(_message.Message):
         run_timeout: _duration_pb2.Duration | None = ...,
         reuse_policy: _runs_pb2.WorkflowIdReusePolicy.ValueType = ...,
         conflict_policy: _runs_pb2.WorkflowIdConflictPolicy.ValueType = ...,
+        retry: _types_pb2.RetryPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run_timeout", b"run_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "retry", b"retry", "run_timeout", b"run_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_policy", b"conflict_policy", "input", b"input", "parent_close_policy", b"parent_close_policy", "reuse_policy", b"reuse_policy", "run_timeout", b"run_timeout", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_policy", b"conflict_policy", "input", b"input", "parent_close_policy", b"parent_close_policy", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_timeout", b"run_timeout", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
