@@ -309,6 +309,12 @@ class RunPaused(FailedPrecondition):
     pause_reason: str
 
 
+class RunNotPaused(FailedPrecondition):
+    """Run {run_id} is not paused: pause it first."""
+
+    run_id: UUID | str
+
+
 class RunBusy(Aborted):
     """Run {run_id} is being changed by somebody else."""
 
@@ -377,6 +383,15 @@ class StepStateConflict(FailedPrecondition):
 
 class StepOrderChanged(FailedPrecondition):
     """The steps of run {run_id} differ from its record in scope {scope}: recorded {recorded}, got {got}."""
+
+    run_id: UUID | str
+    scope: str
+    recorded: str
+    got: str
+
+
+class RepairDisagrees(FailedPrecondition):
+    """Repaired so, the record of run {run_id} still differs from its code in scope {scope}: {recorded}, got {got}."""
 
     run_id: UUID | str
     scope: str

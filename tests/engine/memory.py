@@ -120,6 +120,9 @@ class MemoryStore:
             if event.type == EventType.SIGNAL_RECEIVED
         ]
 
+    async def read_events(self, connection: Any, wanted: Sequence[Key]) -> list[Event]:
+        return [event for key, number in wanted for event in self.events[key] if event.number == number]
+
     async def read_signal_ids(self, connection: Any, wanted: Sequence[tuple[int, str]]) -> list[Signal]:
         return [signal for signal in self.signals.values() if (signal.chain_key, signal.signal_id) in wanted]
 

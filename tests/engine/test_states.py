@@ -13,6 +13,8 @@ from stepwell_server import errors
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
 from stepwell_server.engine.grants import GrantTask, ReturnTask
 from stepwell_server.engine.progress import ProgressRun
+from stepwell_server.engine.repairing import RepairRun
+from stepwell_server.engine.repairs import Accept
 from stepwell_server.engine.reported import End, NewWait, ScopeClaim, Successor
 from stepwell_server.engine.run_calls import CallRun
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, Steered, TerminateRun
@@ -120,6 +122,7 @@ COMMANDS: dict[str, Callable[[World, int], Any]] = {
     "pause": lambda world, key: PauseRun(world.ref(key), "why"),
     "resume": lambda world, key: ResumeRun(world.ref(key), accept_order=False),
     "accept": lambda world, key: ResumeRun(world.ref(key), accept_order=True),
+    "repair": lambda world, key: RepairRun(world.ref(key), (Accept(),), "why"),
     "signal": lambda world, key: SignalRun(world.ref(key), "s", NULL),
     "call": lambda world, key: CallRun(world.ref(key)),
     "grant": lambda world, key: GrantTask(world.ref(key), 0, world.session, "worker"),
@@ -145,6 +148,7 @@ EFFECTS: dict[str, dict[str, Expected]] = {
     "pause": {"open": YES, "paused": NO, "order_changed": NO, "closed": OVER},
     "resume": {"open": NO, "paused": YES, "order_changed": STILL, "closed": OVER},
     "accept": {"open": NO, "paused": YES, "order_changed": YES, "closed": OVER},
+    "repair": {"open": errors.RunNotPaused, "paused": STILL, "order_changed": YES, "closed": OVER},
     "signal": {"open": YES, "closed": DEAF},
     "call": {"open": YES, "paused": STILL, "order_changed": STILL, "closed": OVER},
     "grant": {"open": YES, "held": NO, "resident": NO, "paused": NO, "order_changed": NO, "closed": NO},

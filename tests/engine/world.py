@@ -132,6 +132,7 @@ class World:
     def _stored(self) -> Iterator[None]:
         with (
             patch.object(loading, "batches", self.store),
+            patch.object(loading, "recall", self.store),
             patch.object(loading, "MOST_CARRIED", self.most_carried),
             patch.object(granting, "batches", self.store),
             patch.object(claiming, "batches", self.store),

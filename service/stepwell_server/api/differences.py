@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stepwell.v1 import repairs_pb2, types_pb2
 from stepwell_server.api.fields import integer
 from stepwell_server.engine.differences import AROUND
+from stepwell_server.engine.fitting import fitting
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import ORDINALS
 from stepwell_server.model.order import MadeCall
@@ -14,6 +15,7 @@ from stepwell_server.model.order import MadeCall
 if TYPE_CHECKING:
     from stepwell.v1 import workers_pb2
     from stepwell_server.api.fields import Fields
+    from stepwell_server.engine.fitting import Fit
     from stepwell_server.model.order import Difference
 
 
@@ -45,4 +47,13 @@ def difference_to_proto(found: Difference) -> repairs_pb2.OrderDifference:
         )
     for made in found.made:
         shown.made.add(kind=types_pb2.StepKind.ValueType(made.kind), name=made.name)
+    shown.fitting.extend(fit_to_proto(fit) for fit in fitting(found))
     return shown
+
+
+def fit_to_proto(fit: Fit) -> repairs_pb2.Repair:
+    """Renders a repair that fits."""
+    step = repairs_pb2.StepName(ordinal=fit.call.ordinal)
+    if fit.new_name:
+        return repairs_pb2.Repair(rename=repairs_pb2.Repair.Rename(step=step, new_name=fit.new_name))
+    return repairs_pb2.Repair(skip=repairs_pb2.Repair.Skip(step=step))

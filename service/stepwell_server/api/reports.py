@@ -59,7 +59,7 @@ _SCOPE = re.compile(r"(0/)?[1-9]\d{0,5}(/[1-9]\d{0,5}){0,7}")
 _DEEPEST = 8
 _MOST_TOKEN = 2**63 - 1
 _HASH_BYTES = 8
-_FINGERPRINT_BYTES = 32
+FINGERPRINT_BYTES = 32
 _MOST_BUILDS = 16
 _MOST_OUTSTANDING, _MOST_RESIDENT = 10_000, 100_000
 _MOST_PLACE = 2**31 - 1
@@ -233,8 +233,8 @@ class ReportReader:
         return ScopeClaim(branch_path(scope.scope, at), count, scope.hash, scope.closed, place, made)
 
     def _step(self, step: workers_pb2.NewStep, at: str) -> NewStep:
-        if len(step.fingerprint) > _FINGERPRINT_BYTES:
-            raise InvalidField(field=f"{at}fingerprint", problem=f"may have at most {_FINGERPRINT_BYTES} bytes")
+        if len(step.fingerprint) > FINGERPRINT_BYTES:
+            raise InvalidField(field=f"{at}fingerprint", problem=f"may have at most {FINGERPRINT_BYTES} bytes")
         scope, name = branch_path(step.scope, at), self._fields.name(step.name, "name", at)
         key = self._fields.text(step.key, "key", at)
         occurrence = checks.integer(step.occurrence, "occurrence", at, at_most=ORDINALS)

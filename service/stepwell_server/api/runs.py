@@ -1,4 +1,7 @@
-"""RunService: starting and steering runs. Reading is in `runs_read`, asking in `run_asks`, mending in `run_mends`."""
+"""RunService: starting and steering runs.
+
+Reading is in `runs_read`, asking in `run_asks`, mending in `run_mends` and `run_repairs`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from stepwell_server.api.interceptors.errors import as_refusal, to_status
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_asks import RunAsks
 from stepwell_server.api.run_mends import RunMends
+from stepwell_server.api.run_repairs import RunRepairs
 from stepwell_server.api.run_starts import (
     require_namespace,
     signal_from_proto,
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Runs(RunReads, RunAsks, RunMends, runs_pb2_grpc.RunServiceServicer):
+class Runs(RunReads, RunAsks, RunMends, RunRepairs, runs_pb2_grpc.RunServiceServicer):
     """Starts, reads and steers runs."""
 
     def __init__(  # noqa: PLR0917 - made in one place

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from stepwell_server.model.driven import Side, SideKey
+    from stepwell_server.model.events import Event
     from stepwell_server.model.payloads import Payload
     from stepwell_server.model.run_calls import Published
 
@@ -60,6 +61,7 @@ class Change(StepChange):
         "published",
         "received",
         "scopes",
+        "seen_events",
         "sides",
         "signal_ids",
         "signals",
@@ -86,6 +88,7 @@ class Change(StepChange):
         self.received: list[Signal] = []
         self.heartbeats: dict[int, tuple[datetime, Payload]] = {}
         self.published: dict[str, Published] = {}
+        self.seen_events: dict[int, Event] = {}
         self._lists += [self.new_signals, self.consumed, self.carried, self.carried_away, self.emptied]
 
     # --- its activities ---------------------------------------------------------------------------------------------
@@ -261,6 +264,13 @@ class Change(StepChange):
         if ordinal not in self.known.heartbeats and not self.fresh:
             raise Missing(heartbeats=[ordinal])
         return self.heartbeats.get(ordinal)
+
+    def event_at(self, number: int) -> Event | None:
+        """An event of its history, or None. Asks for it if it is neither loaded nor of this batch."""
+        found = self.seen_events.get(number) or next((each for each in self.events if each.number == number), None)
+        if found is None and number not in self.known.events:
+            raise Missing(events=[number])
+        return found
 
     def publish(self, value: Published) -> None:
         """Puts a value in the place of the one of its name."""

@@ -11,6 +11,8 @@ from stepwell_server.model.runs import EMPTY_HASH
 from stepwell_server.model.steps import ClosedStep, Kind, Step, fingerprint_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.order import Changed, Mismatch
 
@@ -78,14 +80,19 @@ def _inferred(mismatch: Mismatch, line: list[_AnyStep]) -> tuple[int | None, tup
 
 
 def _in_words(found: Difference) -> tuple[str, str, str]:
-    scope = found.scope or "(root)"
-    got = ", ".join(_named(each.kind, each.name) for each in found.made) or "no further call"
     if found.place is None:
-        return scope, f"{found.recorded_count} calls", f"other ones, then {got}"
-    rest = found.recorded[found.place - found.first :]
-    recorded = ", ".join(_named(each.kind, each.name) for each in rest) or "no further call"
-    return scope, f"after {found.place} calls {recorded}", got
+        scope = found.scope or "(root)"
+        return scope, f"{found.recorded_count} calls", f"other ones, then {_listed(found.made)}"
+    return in_words(found.scope, found.place, found.recorded[found.place - found.first :], found.made)
 
 
-def _named(kind: int, name: str) -> str:
-    return f"{Kind(kind).name} {name}"
+def in_words(
+    scope: str, place: int, recorded: Sequence[MadeCall | RecordedCall], made: Sequence[MadeCall]
+) -> tuple[str, str, str]:
+    """The branch, what it has recorded after so many calls that agree, and what the code calls there."""
+    recorded, made = recorded[: AROUND + 1], made[: AROUND + 1]
+    return scope or "(root)", f"after {place} calls {_listed(recorded)}", _listed(made)
+
+
+def _listed(calls: Sequence[MadeCall | RecordedCall]) -> str:
+    return ", ".join(f"{Kind(call.kind).name} {call.name}" for call in calls) or "no further call"

@@ -11,6 +11,8 @@ from stepwell_server.engine.wishes import Identity, Missing
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.steps import ClosedStep, EndedStep, Step, StepState
 
+AnyStep = Step | ClosedStep
+
 
 class StepChange(RunChange):
     """See the module, and `change`."""
@@ -21,6 +23,7 @@ class StepChange(RunChange):
         "closed",
         "loaded_steps",
         "removed_steps",
+        "renamed_steps",
         "steps",
         "touched",
     )
@@ -34,6 +37,7 @@ class StepChange(RunChange):
         self.loaded_steps: set[int] = set()
         self.touched: dict[int, None] = {}
         self.removed_steps: dict[int, ClosedStep] = {}
+        self.renamed_steps: dict[int, None] = {}  # open ones, of whose rows more than what usually changes is another
 
     def load_step(self, step: Step) -> None:
         """Takes in an open step as stored, unless this batch has already changed it."""
@@ -138,6 +142,21 @@ class StepChange(RunChange):
         self._set(self._closed_by_name, step.identity, step.ordinal)
         self._set(self.touched, step.ordinal, None)
         self._set(self.closed, step.ordinal, step)
+
+    def replace_steps(self, steps: list[tuple[AnyStep, AnyStep]]) -> None:
+        """Records steps under other names: pairs of what each was and is to be. Two may change names."""
+        for before, _ in steps:
+            if isinstance(before, ClosedStep):
+                self.remove_step(before)
+            else:
+                self._pop(self._open_by_name, before.identity)
+        for _, after in steps:
+            if isinstance(after, ClosedStep):
+                self.put_ended_step(after)
+            else:
+                self._set(self._open_by_name, after.identity, after.ordinal)
+                self._set(self.renamed_steps, after.ordinal, None)
+                self.put_step(after)
 
     def every_open_step(self) -> list[Step]:
         """All open steps of the run. Asks for them if they are not all loaded."""

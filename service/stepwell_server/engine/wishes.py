@@ -31,6 +31,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         sides: Iterable[SideKey] = (),
         others: Iterable[int] = (),
         carried: Iterable[int] = (),
+        events: Iterable[int] = (),
         open_steps: bool = False,
         closed_steps: bool = False,
         received: bool = False,
@@ -46,6 +47,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         self.names = frozenset(names)
         self.sides = frozenset(sides)
         self.carried = frozenset(carried)  # runs of whose signals that nobody took a slice is wanted
+        self.events = frozenset(events)  # single ones of its history
         self.others = frozenset(others)  # further runs that the decision ends: locked, with their open steps
         self.open_steps = open_steps
         self.closed_steps = closed_steps
@@ -57,6 +59,7 @@ class Known:
 
     __slots__ = (
         "closed_steps",
+        "events",
         "heartbeats",
         "identities",
         "open_steps",
@@ -77,6 +80,7 @@ class Known:
         self.signal_ids: set[str] = set()
         self.waits: set[str] = set()
         self.heartbeats: set[int] = set()
+        self.events: set[int] = set()
         self.sides: set[SideKey] = set()
         self.open_steps = everything
         self.closed_steps = everything
@@ -90,6 +94,7 @@ class Known:
         self.signal_ids |= loaded.signal_ids
         self.waits |= loaded.waits
         self.heartbeats |= loaded.heartbeats
+        self.events |= loaded.events
         self.sides |= loaded.sides
         self.open_steps = self.open_steps or loaded.open_steps
         self.closed_steps = self.closed_steps or loaded.closed_steps

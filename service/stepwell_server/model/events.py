@@ -34,6 +34,7 @@ class EventType(IntEnum):
     RUN_RETURNED = 16
     RUN_PINNED = 17
     RUN_RETRIED = 18
+    RUN_REPAIRED = 19
     STEP_COMPLETED = 20
     STEP_FAILED = 21
     STEP_SKIPPED = 22

@@ -105,6 +105,14 @@ class StepStateConflict(errors.FailedPrecondition):
     """The step's state does not allow this."""
 
 
+class RunNotPaused(errors.FailedPrecondition):
+    """The run is not paused; its record is mended only while it is."""
+
+
+class RepairDisagrees(errors.FailedPrecondition):
+    """Mended as was asked, the record would not agree with what is known of the run's code."""
+
+
 class StepOrderChanged(errors.FailedPrecondition):
     """The run's code calls other steps than were recorded."""
 

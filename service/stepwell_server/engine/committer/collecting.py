@@ -74,7 +74,9 @@ def _collect_steps(write: batches.Write, change: Change, key: int) -> None:
         step = change.steps.get(ordinal)
         stored = ordinal in change.loaded_steps
         if step is not None:
-            (write.changed_steps if stored else write.new_steps).append(step)
+            is_anew = ordinal in change.renamed_steps
+            (write.changed_steps if stored and not is_anew else write.new_steps).append(step)
+            write.gone_steps += [(key, ordinal)] if stored and is_anew else []
             continue
         if ordinal in change.closed:
             write.closed_steps.append(change.closed[ordinal])

@@ -12,7 +12,7 @@ from stepwell_server.engine.names import GONE, Births, Latest
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.ids import MAIN
 from stepwell_server.model.steps import Step
-from stepwell_server.store import batches, sides
+from stepwell_server.store import batches, recall, sides
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -158,6 +158,10 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
     if scopes:
         for scope in await batches.read_scopes(connection, scopes):
             by_key[scope.run_key].scopes.setdefault(scope.scope, scope)
+    events = [(change.run_key, number) for change, missing in wanted for number in missing.events]
+    if events:
+        for event in await recall.read_events(connection, events):
+            by_key[event.run_key].seen_events[event.number] = event
     beats = [(change.run_key, ordinal) for change, missing in wanted for ordinal in missing.heartbeats]
     if beats:
         for key, ordinal, time, details in await batches.read_heartbeats(connection, beats):

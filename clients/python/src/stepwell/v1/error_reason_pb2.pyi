@@ -299,6 +299,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "RUN_CONTINUED", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "continued_run_id": "01890a5d-ac96-774b-bcce-b302099a8058"}}
     """
+    ERROR_REASON_RUN_NOT_PAUSED: _ErrorReason.ValueType  # 64
+    """The run is not paused, and its record is mended only while nobody can have it. FAILED_PRECONDITION.
+
+        {"reason": "RUN_NOT_PAUSED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
+    ERROR_REASON_REPAIR_DISAGREES: _ErrorReason.ValueType  # 65
+    """Mended as was asked, the record would not agree with the calls of the code that the pause knows of. Nothing was
+    changed. Another repair fits, or, if the code was mended too, `accept` beside it. FAILED_PRECONDITION.
+
+        {"reason": "REPAIR_DISAGREES", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "scope": "2/1", "recorded": "after 3 calls LOCAL bill", "got":
+        "LOCAL charge"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -581,5 +595,19 @@ ERROR_REASON_RUN_CONTINUED: ErrorReason.ValueType  # 60
 
     {"reason": "RUN_CONTINUED", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "continued_run_id": "01890a5d-ac96-774b-bcce-b302099a8058"}}
+"""
+ERROR_REASON_RUN_NOT_PAUSED: ErrorReason.ValueType  # 64
+"""The run is not paused, and its record is mended only while nobody can have it. FAILED_PRECONDITION.
+
+    {"reason": "RUN_NOT_PAUSED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_REPAIR_DISAGREES: ErrorReason.ValueType  # 65
+"""Mended as was asked, the record would not agree with the calls of the code that the pause knows of. Nothing was
+changed. Another repair fits, or, if the code was mended too, `accept` beside it. FAILED_PRECONDITION.
+
+    {"reason": "REPAIR_DISAGREES", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "scope": "2/1", "recorded": "after 3 calls LOCAL bill", "got":
+    "LOCAL charge"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stepwell/v1/repairs.proto\x12\x0bstepwell.v1\x1a\x17stepwell/v1/types.proto\"\x92\x03\n\x0fOrderDifference\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x15\n\x08\x61greeing\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\x0erecorded_count\x18\x03 \x01(\x05\x12;\n\x08recorded\x18\x04 \x03(\x0b\x32).stepwell.v1.OrderDifference.RecordedCall\x12\x33\n\x04made\x18\x05 \x03(\x0b\x32%.stepwell.v1.OrderDifference.MadeCall\x1a\x82\x01\n\x0cRecordedCall\x12\r\n\x05place\x18\x01 \x01(\x05\x12\x0f\n\x07ordinal\x18\x02 \x01(\x05\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.stepwell.v1.StepKind\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x12\n\noccurrence\x18\x05 \x01(\x05\x12\x0b\n\x03key\x18\x06 \x01(\t\x1a=\n\x08MadeCall\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.StepKind\x12\x0c\n\x04name\x18\x02 \x01(\tB\x0b\n\t_agreeing\"\x84\x01\n\x0fRetryRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x15\n\rstep_ordinals\x18\x04 \x03(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\x8a\x01\n\x10RetryRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12$\n\x05phase\x18\x02 \x01(\x0e\x32\x15.stepwell.v1.RunPhase\x12\x15\n\rremoved_count\x18\x03 \x01(\x05\x12)\n\x07removed\x18\x04 \x03(\x0b\x32\x18.stepwell.v1.RemovedStep\";\n\x0bRemovedStep\x12\x0f\n\x07ordinal\x18\x01 \x01(\x05\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x93\x01\n\x10RewindRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12#\n\x04step\x18\x04 \x01(\x0b\x32\x15.stepwell.v1.StepName\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\x8b\x01\n\x11RewindRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12$\n\x05phase\x18\x02 \x01(\x0e\x32\x15.stepwell.v1.RunPhase\x12\x15\n\rremoved_count\x18\x03 \x01(\x05\x12)\n\x07removed\x18\x04 \x03(\x0b\x32\x18.stepwell.v1.RemovedStep\"Y\n\x08StepName\x12\x0f\n\x07ordinal\x18\x01 \x01(\x05\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\noccurrence\x18\x04 \x01(\x05\x12\x0b\n\x03key\x18\x05 \x01(\tBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stepwell/v1/repairs.proto\x12\x0bstepwell.v1\x1a\x17stepwell/v1/types.proto\"\xb8\x03\n\x0fOrderDifference\x12\r\n\x05scope\x18\x01 \x01(\t\x12\x15\n\x08\x61greeing\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x16\n\x0erecorded_count\x18\x03 \x01(\x05\x12;\n\x08recorded\x18\x04 \x03(\x0b\x32).stepwell.v1.OrderDifference.RecordedCall\x12\x33\n\x04made\x18\x05 \x03(\x0b\x32%.stepwell.v1.OrderDifference.MadeCall\x12$\n\x07\x66itting\x18\x06 \x03(\x0b\x32\x13.stepwell.v1.Repair\x1a\x82\x01\n\x0cRecordedCall\x12\r\n\x05place\x18\x01 \x01(\x05\x12\x0f\n\x07ordinal\x18\x02 \x01(\x05\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.stepwell.v1.StepKind\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x12\n\noccurrence\x18\x05 \x01(\x05\x12\x0b\n\x03key\x18\x06 \x01(\t\x1a=\n\x08MadeCall\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.StepKind\x12\x0c\n\x04name\x18\x02 \x01(\tB\x0b\n\t_agreeing\"\x84\x01\n\x0fRetryRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x15\n\rstep_ordinals\x18\x04 \x03(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\x8a\x01\n\x10RetryRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12$\n\x05phase\x18\x02 \x01(\x0e\x32\x15.stepwell.v1.RunPhase\x12\x15\n\rremoved_count\x18\x03 \x01(\x05\x12)\n\x07removed\x18\x04 \x03(\x0b\x32\x18.stepwell.v1.RemovedStep\";\n\x0bRemovedStep\x12\x0f\n\x07ordinal\x18\x01 \x01(\x05\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\"\x93\x01\n\x10RewindRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12#\n\x04step\x18\x04 \x01(\x0b\x32\x15.stepwell.v1.StepName\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\x8b\x01\n\x11RewindRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12$\n\x05phase\x18\x02 \x01(\x0e\x32\x15.stepwell.v1.RunPhase\x12\x15\n\rremoved_count\x18\x03 \x01(\x05\x12)\n\x07removed\x18\x04 \x03(\x0b\x32\x18.stepwell.v1.RemovedStep\"Y\n\x08StepName\x12\x0f\n\x07ordinal\x18\x01 \x01(\x05\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x12\n\noccurrence\x18\x04 \x01(\x05\x12\x0b\n\x03key\x18\x05 \x01(\t\"\xaf\x03\n\x06Repair\x12,\n\x06rename\x18\x01 \x01(\x0b\x32\x1a.stepwell.v1.Repair.RenameH\x00\x12(\n\x04skip\x18\x02 \x01(\x0b\x32\x18.stepwell.v1.Repair.SkipH\x00\x12,\n\x06\x61\x63\x63\x65pt\x18\x03 \x01(\x0b\x32\x1a.stepwell.v1.Repair.AcceptH\x00\x1a\xa3\x01\n\x06Rename\x12#\n\x04step\x18\x01 \x01(\x0b\x32\x15.stepwell.v1.StepName\x12\x13\n\x0b\x65very_named\x18\x02 \x01(\t\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.stepwell.v1.StepKind\x12\x10\n\x08new_name\x18\x04 \x01(\t\x12\x18\n\x0b\x66ingerprint\x18\x05 \x01(\x0cH\x00\x88\x01\x01\x42\x0e\n\x0c_fingerprint\x1a\x65\n\x04Skip\x12#\n\x04step\x18\x01 \x01(\x0b\x32\x15.stepwell.v1.StepName\x12\x13\n\x0b\x65very_named\x18\x02 \x01(\t\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.stepwell.v1.StepKind\x1a\x08\n\x06\x41\x63\x63\x65ptB\x08\n\x06repair\"\x94\x01\n\x10RepairRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12$\n\x07repairs\x18\x04 \x03(\x0b\x32\x13.stepwell.v1.Repair\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\xb1\x01\n\x11RepairRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12$\n\x05phase\x18\x02 \x01(\x0e\x32\x15.stepwell.v1.RunPhase\x12\x0e\n\x06paused\x18\x03 \x01(\x08\x12\x15\n\rrenamed_count\x18\x04 \x01(\x05\x12\x15\n\rskipped_count\x18\x05 \x01(\x05\x12(\n\x05steps\x18\x06 \x03(\x0b\x32\x19.stepwell.v1.RepairedStep\"\xf8\x01\n\x0cRepairedStep\x12\x0f\n\x07ordinal\x18\x01 \x01(\x05\x12\r\n\x05scope\x18\x02 \x01(\t\x12#\n\x04kind\x18\x03 \x01(\x0e\x32\x15.stepwell.v1.StepKind\x12\x0c\n\x04name\x18\x04 \x01(\t\x12\x17\n\noccurrence\x18\x05 \x01(\x05H\x01\x88\x01\x01\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\x11\n\x07skipped\x18\x07 \x01(\x08H\x00\x12\x12\n\x08new_name\x18\x08 \x01(\tH\x00\x12\x1b\n\x0enew_occurrence\x18\t \x01(\x05H\x02\x88\x01\x01\x42\t\n\x07outcomeB\r\n\x0b_occurrenceB\x11\n\x0f_new_occurrenceBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.stepwell.v1P\001Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1'
   _globals['_ORDERDIFFERENCE']._serialized_start=68
-  _globals['_ORDERDIFFERENCE']._serialized_end=470
-  _globals['_ORDERDIFFERENCE_RECORDEDCALL']._serialized_start=264
-  _globals['_ORDERDIFFERENCE_RECORDEDCALL']._serialized_end=394
-  _globals['_ORDERDIFFERENCE_MADECALL']._serialized_start=396
-  _globals['_ORDERDIFFERENCE_MADECALL']._serialized_end=457
-  _globals['_RETRYRUNREQUEST']._serialized_start=473
-  _globals['_RETRYRUNREQUEST']._serialized_end=605
-  _globals['_RETRYRUNRESPONSE']._serialized_start=608
-  _globals['_RETRYRUNRESPONSE']._serialized_end=746
-  _globals['_REMOVEDSTEP']._serialized_start=748
-  _globals['_REMOVEDSTEP']._serialized_end=807
-  _globals['_REWINDRUNREQUEST']._serialized_start=810
-  _globals['_REWINDRUNREQUEST']._serialized_end=957
-  _globals['_REWINDRUNRESPONSE']._serialized_start=960
-  _globals['_REWINDRUNRESPONSE']._serialized_end=1099
-  _globals['_STEPNAME']._serialized_start=1101
-  _globals['_STEPNAME']._serialized_end=1190
+  _globals['_ORDERDIFFERENCE']._serialized_end=508
+  _globals['_ORDERDIFFERENCE_RECORDEDCALL']._serialized_start=302
+  _globals['_ORDERDIFFERENCE_RECORDEDCALL']._serialized_end=432
+  _globals['_ORDERDIFFERENCE_MADECALL']._serialized_start=434
+  _globals['_ORDERDIFFERENCE_MADECALL']._serialized_end=495
+  _globals['_RETRYRUNREQUEST']._serialized_start=511
+  _globals['_RETRYRUNREQUEST']._serialized_end=643
+  _globals['_RETRYRUNRESPONSE']._serialized_start=646
+  _globals['_RETRYRUNRESPONSE']._serialized_end=784
+  _globals['_REMOVEDSTEP']._serialized_start=786
+  _globals['_REMOVEDSTEP']._serialized_end=845
+  _globals['_REWINDRUNREQUEST']._serialized_start=848
+  _globals['_REWINDRUNREQUEST']._serialized_end=995
+  _globals['_REWINDRUNRESPONSE']._serialized_start=998
+  _globals['_REWINDRUNRESPONSE']._serialized_end=1137
+  _globals['_STEPNAME']._serialized_start=1139
+  _globals['_STEPNAME']._serialized_end=1228
+  _globals['_REPAIR']._serialized_start=1231
+  _globals['_REPAIR']._serialized_end=1662
+  _globals['_REPAIR_RENAME']._serialized_start=1376
+  _globals['_REPAIR_RENAME']._serialized_end=1539
+  _globals['_REPAIR_SKIP']._serialized_start=1541
+  _globals['_REPAIR_SKIP']._serialized_end=1642
+  _globals['_REPAIR_ACCEPT']._serialized_start=1644
+  _globals['_REPAIR_ACCEPT']._serialized_end=1652
+  _globals['_REPAIRRUNREQUEST']._serialized_start=1665
+  _globals['_REPAIRRUNREQUEST']._serialized_end=1813
+  _globals['_REPAIRRUNRESPONSE']._serialized_start=1816
+  _globals['_REPAIRRUNRESPONSE']._serialized_end=1993
+  _globals['_REPAIREDSTEP']._serialized_start=1996
+  _globals['_REPAIREDSTEP']._serialized_end=2244
 # @@protoc_insertion_point(module_scope)

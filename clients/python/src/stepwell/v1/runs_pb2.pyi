@@ -1690,7 +1690,9 @@ class ResumeRunRequest(_message.Message):
     workflow_id: _builtins.str
     """The caller's name, if `run_id` is empty."""
     accept_order: _builtins.bool
-    """Accepts the record's order as it is, recorded in the history: the code was mended to fit it."""
+    """Accepts the record's order as it is, recorded in the history: the code was mended to fit it. The short form of a
+    `RepairRun` that only accepts.
+    """
     request_id: _builtins.str
     """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(

@@ -132,6 +132,11 @@ class RunServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_repairs__pb2.RewindRunRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_repairs__pb2.RewindRunResponse.FromString,
                 _registered_method=True)
+        self.RepairRun = channel.unary_unary(
+                '/stepwell.v1.RunService/RepairRun',
+                request_serializer=stepwell_dot_v1_dot_repairs__pb2.RepairRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_repairs__pb2.RepairRunResponse.FromString,
+                _registered_method=True)
         self.ListRunSteps = channel.unary_unary(
                 '/stepwell.v1.RunService/ListRunSteps',
                 request_serializer=stepwell_dot_v1_dot_runs__pb2.ListRunStepsRequest.SerializeToString,
@@ -259,7 +264,7 @@ class RunServiceServicer(object):
 
     def ResumeRun(self, request, context):
         """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
-        because its code no longer fits its record: then `accept_order` is needed.
+        because its code no longer fits its record: then `accept_order` is needed, or `RepairRun`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -288,6 +293,18 @@ class RunServiceServicer(object):
         """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
         taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
         Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepairRun(self, request, context):
+        """Mends the record of a paused run to fit its code, which was changed on purpose: steps are renamed or skipped, all or
+        nothing. A run that was paused because its order changed goes on, others stay paused. What is known of the code must
+        agree with the mended record, unless `accept` is among the repairs. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN,
+        RUN_NOT_PAUSED, RUN_PAUSED (for another reason than its order, so that there is nothing to accept), STEP_NOT_FOUND,
+        INVALID_FIELD (two repairs mean one step, or nothing would change), REPAIR_DISAGREES, LIMIT_EXCEEDED (its history is
+        full), REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -392,6 +409,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.RewindRun,
                     request_deserializer=stepwell_dot_v1_dot_repairs__pb2.RewindRunRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_repairs__pb2.RewindRunResponse.SerializeToString,
+            ),
+            'RepairRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairRun,
+                    request_deserializer=stepwell_dot_v1_dot_repairs__pb2.RepairRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_repairs__pb2.RepairRunResponse.SerializeToString,
             ),
             'ListRunSteps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRunSteps,
@@ -892,6 +914,33 @@ class RunService(object):
             '/stepwell.v1.RunService/RewindRun',
             stepwell_dot_v1_dot_repairs__pb2.RewindRunRequest.SerializeToString,
             stepwell_dot_v1_dot_repairs__pb2.RewindRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunService/RepairRun',
+            stepwell_dot_v1_dot_repairs__pb2.RepairRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_repairs__pb2.RepairRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -88,7 +88,7 @@ class RunServiceStub:
     """
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.ResumeRunResponse]
     """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
-    because its code no longer fits its record: then `accept_order` is needed.
+    because its code no longer fits its record: then `accept_order` is needed, or `RepairRun`.
     """
     PinRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.PinRunRequest, _runs_pb2.PinRunResponse]
     """Pins a run to a build, or to none: only workers that take this build get it from now on. Whoever holds the run loses
@@ -105,6 +105,14 @@ class RunServiceStub:
     """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
     taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
     Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
+    """
+    RepairRun: _grpc.UnaryUnaryMultiCallable[_repairs_pb2.RepairRunRequest, _repairs_pb2.RepairRunResponse]
+    """Mends the record of a paused run to fit its code, which was changed on purpose: steps are renamed or skipped, all or
+    nothing. A run that was paused because its order changed goes on, others stay paused. What is known of the code must
+    agree with the mended record, unless `accept` is among the repairs. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN,
+    RUN_NOT_PAUSED, RUN_PAUSED (for another reason than its order, so that there is nothing to accept), STEP_NOT_FOUND,
+    INVALID_FIELD (two repairs mean one step, or nothing would change), REPAIR_DISAGREES, LIMIT_EXCEEDED (its history is
+    full), REQUEST_ID_REUSED.
     """
     ListRunSteps: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
@@ -168,7 +176,7 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     ResumeRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.ResumeRunRequest, _runs_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
-    because its code no longer fits its record: then `accept_order` is needed.
+    because its code no longer fits its record: then `accept_order` is needed, or `RepairRun`.
     """
     PinRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.PinRunRequest, _runs_pb2.PinRunResponse]  # type: ignore[assignment]
     """Pins a run to a build, or to none: only workers that take this build get it from now on. Whoever holds the run loses
@@ -185,6 +193,14 @@ class RunServiceAsyncStub(RunServiceStub):
     """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
     taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
     Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
+    """
+    RepairRun: _aio.UnaryUnaryMultiCallable[_repairs_pb2.RepairRunRequest, _repairs_pb2.RepairRunResponse]  # type: ignore[assignment]
+    """Mends the record of a paused run to fit its code, which was changed on purpose: steps are renamed or skipped, all or
+    nothing. A run that was paused because its order changed goes on, others stay paused. What is known of the code must
+    agree with the mended record, unless `accept` is among the repairs. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN,
+    RUN_NOT_PAUSED, RUN_PAUSED (for another reason than its order, so that there is nothing to accept), STEP_NOT_FOUND,
+    INVALID_FIELD (two repairs mean one step, or nothing would change), REPAIR_DISAGREES, LIMIT_EXCEEDED (its history is
+    full), REQUEST_ID_REUSED.
     """
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]  # type: ignore[assignment]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
@@ -335,7 +351,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.ResumeRunResponse, _abc.Awaitable[_runs_pb2.ResumeRunResponse]]:
         """Lets a paused run go on. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED when the run was paused
-        because its code no longer fits its record: then `accept_order` is needed.
+        because its code no longer fits its record: then `accept_order` is needed, or `RepairRun`.
         """
 
     @_abc_1.abstractmethod
@@ -370,6 +386,20 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
         taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
         Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
+        """
+
+    @_abc_1.abstractmethod
+    def RepairRun(
+        self,
+        request: _repairs_pb2.RepairRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_repairs_pb2.RepairRunResponse, _abc.Awaitable[_repairs_pb2.RepairRunResponse]]:
+        """Mends the record of a paused run to fit its code, which was changed on purpose: steps are renamed or skipped, all or
+        nothing. A run that was paused because its order changed goes on, others stay paused. What is known of the code must
+        agree with the mended record, unless `accept` is among the repairs. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN,
+        RUN_NOT_PAUSED, RUN_PAUSED (for another reason than its order, so that there is nothing to accept), STEP_NOT_FOUND,
+        INVALID_FIELD (two repairs mean one step, or nothing would change), REPAIR_DISAGREES, LIMIT_EXCEEDED (its history is
+        full), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
