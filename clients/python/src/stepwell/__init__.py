@@ -22,6 +22,7 @@ from stepwell.errors import (
 )
 from stepwell.jobs import JobHandle
 from stepwell.policies import CancellationPolicy, RetryPolicy
+from stepwell.repairs import Rename, Skip
 from stepwell.runs import QueryAnswer, RunHandle
 from stepwell.worker import Worker
 from stepwell.workflows import workflow
@@ -42,12 +43,14 @@ __all__ = [
     "JobHandle",
     "JsonConverter",
     "QueryAnswer",
+    "Rename",
     "RetryPolicy",
     "RunCancelled",
     "RunFailed",
     "RunHandle",
     "RunInfo",
     "ServiceError",
+    "Skip",
     "StepError",
     "StepFailed",
     "StepwellError",

@@ -1,4 +1,4 @@
-"""Letting a run go on from an earlier place of its record: what run handles do for that."""
+"""Mending a run's record, or going on from an earlier place of it: what run handles do for that."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stepwell.v1 import repairs_pb2
 
 if TYPE_CHECKING:
     from stepwell.client import Client
+    from stepwell.repairs import Repair
     from stepwell.sync import Loop
 
 
@@ -76,6 +77,25 @@ class Mending(ABC):
         self._forget_end(response.run_id)
         return response
 
+    async def repair(
+        self, *repairs: Repair, accept: bool = False, reason: str = "", request_id: str | None = None
+    ) -> repairs_pb2.RepairRunResponse:
+        """Mends the record of the run, which is paused, to fit its code, which was changed on purpose; all or nothing.
+
+        The repairs are `stepwell.Rename` and `stepwell.Skip`. `accept`: the code was mended, too, so that what it last
+        did is not held against the record. A run that was paused for its order goes on. Tells what became of which
+        step. Raises `RunNotPaused`, `StepNotFound`, `RepairDisagrees`, `InvalidField`, `RunTerminal`.
+        """
+        spelled = [repair.to_proto() for repair in repairs]
+        if accept:
+            spelled.append(repairs_pb2.Repair(accept=repairs_pb2.Repair.Accept()))
+        request = repairs_pb2.RepairRunRequest(
+            **self._name(), repairs=spelled, reason=reason, request_id=uuid7() if request_id is None else request_id
+        )
+        return await self._client.caller.call(
+            self._client.run_stub.RepairRun, request, traceparent=_tracing.current_traceparent()
+        )
+
 
 class SyncMending(ABC):
     """The part of `stepwell.sync.RunHandle`."""
@@ -97,3 +117,7 @@ class SyncMending(ABC):
         """Takes the run back to before a step, as `RunHandle.rewind`."""
         wanted = self._mending.rewind(step, scope=scope, occurrence=occurrence, key=key, reason=reason)
         return self._loop.call(wanted)
+
+    def repair(self, *repairs: Repair, accept: bool = False, reason: str = "") -> repairs_pb2.RepairRunResponse:
+        """Mends the record of the run, which is paused, to fit its code, as `RunHandle.repair`."""
+        return self._loop.call(self._mending.repair(*repairs, accept=accept, reason=reason))

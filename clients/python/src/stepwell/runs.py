@@ -194,7 +194,7 @@ class RunHandle(Mending, Generic[T_co]):
         """Lets a paused run go on. False if it was not paused.
 
         `accept_order` is needed when it was paused because its code called other steps than were recorded, and the
-        code was mended since. Raises `StepOrderChanged` without it.
+        code was mended since. Raises `RunPaused` without it. See `repair`, too.
         """
         request = runs_pb2.ResumeRunRequest(**self._name(), accept_order=accept_order, request_id=uuid7())
         return (await self._client.caller.call(self._client.run_stub.ResumeRun, request)).accepted

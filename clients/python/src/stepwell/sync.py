@@ -172,7 +172,7 @@ class RunHandle(SyncMending, Generic[T_co]):
         return self._loop.call(self._inner.pause(reason))
 
     def resume(self, *, accept_order: bool = False) -> bool:
-        """Lets a paused run go on. False if it was not paused. Raises `StepOrderChanged`."""
+        """Lets a paused run go on. False if it was not paused. Raises `RunPaused`."""
         return self._loop.call(self._inner.resume(accept_order=accept_order))
 
     def pin(self, build_id: str) -> bool:

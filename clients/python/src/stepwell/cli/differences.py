@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from stepwell.v1.types_pb2 import StepKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from stepwell.v1.repairs_pb2 import OrderDifference
+    from stepwell.v1.repairs_pb2 import OrderDifference, Repair
 
 _WIDTH = 40
 
@@ -17,6 +18,22 @@ _WIDTH = 40
 def differences_of(differences: Iterable[OrderDifference]) -> str:
     """Gives one block of lines for each branch: the place, the record's call, the code's call."""
     return "\n".join(line for found in differences for line in _lines(found))
+
+
+def repairs_of(run_id: str, differences: Sequence[OrderDifference]) -> str:
+    """Gives the commands that may come next: the repair that fits, if there is one for each branch, and accepting."""
+    command = f"stepwell run repair {run_id}"
+    accepting = f"if the code is mended to fit: {command} --accept"
+    if not differences or not all(found.fitting for found in differences):
+        return f"{accepting}\nif the record is: {command} --rename STEP=NAME --skip STEP"
+    options = " ".join(_option(repair) for found in differences for repair in found.fitting)
+    return f"if the code means the same by it: {command} {options}\n{accepting}"
+
+
+def _option(repair: Repair) -> str:
+    if repair.WhichOneof("repair") == "skip":
+        return f"--skip {repair.skip.step.ordinal}"
+    return f"--rename {shlex.quote(f'{repair.rename.step.ordinal}={repair.rename.new_name}')}"
 
 
 def _lines(found: OrderDifference) -> list[str]:

@@ -1,4 +1,4 @@
-"""`stepwell run retry` and `rewind`: let runs go on from an earlier place of their record."""
+"""`stepwell run retry`, `rewind` and `repair`: let runs go on from their record, or mend it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import typer
 
 from stepwell.cli.output import Output, OutputOption, as_dict, say
 from stepwell.cli.runs import Named, Reason, handle_of
+from stepwell.cli.session import fail
+from stepwell.repairs import Rename, Skip
 from stepwell.runs import phase_name
 
 if TYPE_CHECKING:
-    from stepwell.v1.repairs_pb2 import RetryRunResponse, RewindRunResponse
+    from stepwell.repairs import Repair
+    from stepwell.v1.repairs_pb2 import RepairRunResponse, RetryRunResponse, RewindRunResponse
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -47,6 +50,46 @@ def rewind(
     with context.obj.client() as client:
         handle = handle_of(client, name)
         _say(handle.rewind(wanted, scope=branch, occurrence=occurrence, key=key, reason=reason), output)
+
+
+@app.command()
+def repair(
+    context: typer.Context,
+    name: Named,
+    *,
+    rename: Annotated[list[str] | None, typer.Option(metavar="STEP=NAME", help="What the code calls it now.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(metavar="STEP", help="What the code calls no more.")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="The code was mended, to fit what is left.")] = False,
+    reason: Reason = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Mend the record of a paused run to fit its code. STEP: one by its number, or all of a name."""
+    repairs: list[Repair] = [*(_rename_from(each) for each in rename or ()), *(_skip_from(each) for each in skip or ())]
+    if not repairs and not accept:
+        fail("nothing is to be repaired", "give --rename, --skip or --accept")
+    with context.obj.client() as client:
+        _say_repaired(handle_of(client, name).repair(*repairs, accept=accept, reason=reason), output)
+
+
+def _rename_from(text: str) -> Rename:
+    step, equals, name = text.partition("=")
+    if not (step and equals and name):
+        fail(f"--rename {text}: which step, and what is it called now?", "--rename STEP=NAME, STEP a number or a name")
+    return Rename(int(step), name) if step.isdecimal() else Rename(step, name, every=True)
+
+
+def _skip_from(step: str) -> Skip:
+    return Skip(int(step)) if step.isdecimal() else Skip(step, every=True)
+
+
+def _say_repaired(response: RepairRunResponse, output: Output) -> None:
+    state = "still paused" if response.paused else phase_name(response.phase)
+    renamed = [f"{step.ordinal} {step.name} is {step.new_name}" for step in response.steps if not step.skipped]
+    skipped = [f"{step.ordinal} {step.name}" for step in response.steps if step.skipped]
+    told = [f"renamed: {', '.join(renamed)}"] if renamed else []
+    told += [f"skipped: {', '.join(skipped)}"] if skipped else []
+    more = ", …" if response.renamed_count + response.skipped_count > len(response.steps) else ""
+    say("; ".join([f"run {response.run_id} is {state}", *told]) + more, as_dict(response), output)
 
 
 def _say(response: RetryRunResponse | RewindRunResponse, output: Output) -> None:

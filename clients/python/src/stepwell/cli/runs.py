@@ -12,7 +12,7 @@ import typer
 
 from stepwell import errors
 from stepwell.cli.attempts import attempt_of, words_of
-from stepwell.cli.differences import differences_of
+from stepwell.cli.differences import differences_of, repairs_of
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show, show_list, span_of, time_of, value_of
 from stepwell.cli.session import fail
 from stepwell.policies import CONFLICT, RetryPolicy
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stepwell.v1.runs_pb2 import Run
 
 app = typer.Typer(help="Runs.", no_args_is_help=True)
+ORDER_CHANGED = "ORDER_CHANGED"
 
 Named = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or a workflow id (its open or latest run).")]
 Reason = Annotated[str, typer.Option(help="Why.")]
@@ -152,6 +153,7 @@ def show_run(context: typer.Context, name: Named, output: OutputOption = Output.
             "phase": phase_name(run.phase),
             "paused": f"{run.pause.reason} {run.pause.details}" if run.HasField("pause") else "",
             "differences": differences_of(run.pause.differences),
+            "goes on": repairs_of(run.run_id, run.pause.differences) if run.pause.reason == ORDER_CHANGED else "",
             "cancel": run.cancel_request.reason or "requested" if run.HasField("cancel_request") else "",
             "attempt": attempt_of(run),
             "begins": time_of(run.begin_time),

@@ -30,7 +30,9 @@ _ADVICE: dict[type[errors.StepwellError], str] = {
     reasons.RunTerminal: "see how it ended: `stepwell run show`",
     reasons.NothingPublished: "ask again once a worker has it (`stepwell run show`), or let its code publish that",
     reasons.SignalRefused: "see how it ended: `stepwell run show`",
-    reasons.StepOrderChanged: "mend the code to fit the record, then `stepwell run resume --accept-order`",
+    reasons.RunPaused: "see why, and what may come next: `stepwell run show`",
+    reasons.RunNotPaused: "pause it, then repair it, then resume it: `stepwell run pause`",
+    reasons.RepairDisagrees: "see both sides by `stepwell run show`; --accept if the code was mended, too",
 }
 
 
