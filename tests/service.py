@@ -12,11 +12,19 @@ import grpc.aio
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
-from stepwell.v1 import history_pb2_grpc, jobs_pb2_grpc, namespaces_pb2_grpc, runs_pb2, runs_pb2_grpc
+from stepwell.v1 import (
+    history_pb2_grpc,
+    jobs_pb2_grpc,
+    namespaces_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
+    schedules_pb2_grpc,
+)
 from stepwell_server.api.history import History
 from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.namespaces import NamespaceCalls
 from stepwell_server.api.runs import Runs
+from stepwell_server.api.schedules import ScheduleCalls
 from stepwell_server.api.server import build_server
 from stepwell_server.api.store_servicers import store_servicers
 from stepwell_server.clock import SystemClock
@@ -79,6 +87,7 @@ class Service:
             ),
             Jobs(self.committers, self.database, self.namespaces, crews, self.watches, settings),
             History(self.database, self.namespaces, settings),
+            ScheduleCalls(self.committers, self.database, self.namespaces, self.clock, settings),
             NamespaceCalls(self.namespaces, self.clock, settings),
             *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),
         )
@@ -109,6 +118,10 @@ class Service:
     @property
     def history(self) -> Any:
         return history_pb2_grpc.HistoryServiceStub(self.channel)  # type: ignore[arg-type]
+
+    @property
+    def schedules(self) -> Any:
+        return schedules_pb2_grpc.ScheduleServiceStub(self.channel)  # type: ignore[arg-type]
 
     @property
     def namespace_calls(self) -> Any:

@@ -11,10 +11,12 @@ import pytest
 import pytest_asyncio
 from tests.api.stores import COMPLETED, RUNNING, Store, at, create, json, read, span
 from tests.api.test_jobs import claim, fail
-from tests.service import TIMEOUT, Service, refusal, serving
+from tests.service import TIMEOUT, Holder, Service, refusal, serving
 
-from stepwell.v1 import jobs_pb2, namespaces_pb2, runs_pb2, types_pb2
+from stepwell.v1 import jobs_pb2, namespaces_pb2, repairs_pb2, runs_pb2, schedules_pb2, types_pb2
+from stepwell_server.engine.reported import NewStep, NewTimer
 from stepwell_server.model.payloads import Failure
+from stepwell_server.model.steps import Kind
 
 REUSED = ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
 
@@ -36,12 +38,18 @@ async def call(service: Service, method: str, **fields: Any) -> Any:
         stub, messages = service.namespace_calls, namespaces_pb2
     elif hasattr(jobs_pb2, f"{method}Request"):
         stub, messages = service.jobs, jobs_pb2
+    elif hasattr(schedules_pb2, f"{method}Request"):
+        stub, messages = service.schedules, schedules_pb2
+    elif hasattr(repairs_pb2, f"{method}Request"):
+        messages = repairs_pb2
     return await getattr(stub, method)(getattr(messages, f"{method}Request")(**fields), timeout=TIMEOUT)
 
 
 async def history(service: Service, run_id: str) -> list[str]:
     return [event.type for event in await Store(service, "event").pages("ReadEvents", "events", run_id=run_id)]
 
+
+SCHEDULE: dict[str, Any] = {"name": "nightly", "spec": {"cron": "@hourly"}, "run": {"type": "t"}}
 
 # --- every method -----------------------------------------------------------------------------------------------------
 
@@ -117,6 +125,47 @@ async def paused(service: Service, run_id: str) -> Fields:
     return {"run_id": run_id}
 
 
+async def terminated(service: Service, run_id: str) -> Fields:
+    code_run = await service.begin()
+    await call(service, "TerminateRun", run_id=code_run)
+    return {"run_id": code_run}
+
+
+async def code_run(service: Service, run_id: str) -> Fields:
+    return {"run_id": await service.begin(), "build_id": "b"}
+
+
+async def recorded_step(service: Service, run_id: str) -> Fields:
+    code_run = await service.begin(task_queue="q")
+    step = NewStep("", "a", 0, "", b"", Kind.TIMER, NewTimer(60))
+    await (await Holder.of(service, "q")).record(step)
+    return {"run_id": code_run, "step": {"ordinal": 1}}
+
+
+async def schedule(service: Service, run_id: str) -> Fields:
+    await call(service, "CreateSchedule", schedule=SCHEDULE)
+    return {"name": "nightly"}
+
+
+async def paused_schedule(service: Service, run_id: str) -> Fields:
+    fields = await schedule(service, run_id)
+    await call(service, "PauseSchedule", **fields)
+    return fields
+
+
+async def backfilled(service: Service, run_id: str) -> Fields:
+    return {**await schedule(service, run_id), "start_time": at(0), "end_time": at(86_400)}
+
+
+async def changed_schedule(service: Service, run_id: str) -> Fields:
+    await schedule(service, run_id)
+    return {"schedule": {**SCHEDULE, "overlap_policy": 2}, "update_mask": {"paths": ["overlap_policy"]}}
+
+
+async def fired(service: Service, run_id: str) -> Fields:
+    return {**await schedule(service, run_id), "last_time": at(0)}
+
+
 async def namespace(service: Service, run_id: str) -> Fields:
     await call(service, "CreateNamespace", namespace="ns")
     return {"namespace": "ns"}
@@ -158,10 +207,22 @@ METHODS: dict[str, Prepare] = {
     "TerminateRun": given(reason="r"),
     "PauseRun": given(reason="r"),
     "ResumeRun": paused,
+    "PinRun": code_run,
+    "RetryRun": terminated,
+    "RewindRun": recorded_step,
+    "CreateSchedule": given(schedule=SCHEDULE),
+    "UpdateSchedule": changed_schedule,
+    "DeleteSchedule": schedule,
+    "PauseSchedule": schedule,
+    "ResumeSchedule": paused_schedule,
+    "BackfillSchedule": backfilled,
+    "RecordScheduleRun": fired,
     "CreateNamespace": nothing,
     "DeleteNamespace": namespace,
 }
 NO_DATA = {"MarkRunRunning"}
+OF_SCHEDULES = {method for method in METHODS if method.endswith(("Schedule", "ScheduleRun"))}
+REASONED = ("CancelRun", "TerminateRun", "PauseRun", "CancelDrivenRun", "RetryRun", "RewindRun", "PauseSchedule")
 OTHER: dict[str, Fields] = {
     "CreateNamespace": {"namespace": "other"},
     "DeleteNamespace": {"namespace": "other"},
@@ -169,7 +230,13 @@ OTHER: dict[str, Fields] = {
     "MarkRunDispatchable": {"workflow_id": "w"},
     "ClaimRun": {"owner_id": "b"},
     "ReleaseRunTask": {"worker_id": "b"},
-    **{method: {"reason": "other"} for method in ("CancelRun", "TerminateRun", "PauseRun", "CancelDrivenRun")},
+    "PinRun": {"build_id": "other"},
+    "CreateSchedule": {"schedule": {**SCHEDULE, "name": "other"}},
+    "UpdateSchedule": {"schedule": {**SCHEDULE, "overlap_policy": 3}},
+    "BackfillSchedule": {"end_time": at(3_600)},
+    "RecordScheduleRun": {"workflow_id": "other"},
+    **{method: {"name": "other"} for method in ("DeleteSchedule", "ResumeSchedule")},
+    **{method: {"reason": "other"} for method in REASONED},
 }
 
 
@@ -180,12 +247,36 @@ async def test_a_repeat_is_answered_as_the_first_was(service: Service, method: s
     fields = await METHODS[method](service, run_id)
     if method in NO_DATA:
         fields.pop("data")
+    if method in OF_SCHEDULES:
+        fields.pop("run_id", None)
+    run_id = fields.get("run_id", run_id)
     first = await call(service, method, request_id="r", **fields)
     recorded = await history(service, run_id)
     assert await call(service, method, request_id="r", **fields) == first
     changed = {**fields, **OTHER.get(method, {"token": 77})}
     assert await refusal(call(service, method, request_id="r", **changed)) == REUSED
     assert await history(service, run_id) == recorded
+
+
+async def test_a_repeat_speaks_of_the_schedule_that_was_there_then(service: Service) -> None:
+    """One that was deleted, and made anew since, is not deleted by a late repeat."""
+    await schedule(service, "")
+    assert (await call(service, "DeleteSchedule", name="nightly", request_id="r")).deleted
+    await schedule(service, "")
+    assert (await call(service, "DeleteSchedule", name="nightly", request_id="r")).deleted
+    assert (await call(service, "GetSchedule", name="nightly")).schedule.name == "nightly"
+
+
+async def test_a_repeated_retry_tells_what_it_told_and_begins_nothing(service: Service) -> None:
+    """Also once the run has ended again, and when another request has mended it meanwhile."""
+    fields = await terminated(service, "")
+    first = await call(service, "RetryRun", request_id="r", **fields)
+    await call(service, "TerminateRun", **fields)
+    assert await call(service, "RetryRun", request_id="r", **fields) == first
+    await call(service, "RetryRun", request_id="s", **fields)
+    await call(service, "TerminateRun", **fields)
+    assert await call(service, "RetryRun", request_id="r", **fields) == first
+    assert (await service.get(fields["run_id"])).phase == types_pb2.RUN_PHASE_TERMINATED
 
 
 async def test_a_repeated_steering_of_a_job_changes_nothing(service: Service) -> None:

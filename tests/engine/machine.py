@@ -37,7 +37,7 @@ from stepwell_server.engine.builds import PinRun
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer.orders import Order
 from stepwell_server.engine.grants import GrantTask, ReturnTask
-from stepwell_server.engine.mending import Request, RetryRun, RewindRun, StepName
+from stepwell_server.engine.mending import RetryRun, RewindRun, StepName
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
 from stepwell_server.engine.reported import End, Successor
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, TerminateRun
@@ -163,10 +163,10 @@ class Service(RuleBasedStateMachine):
         key = draw(st.sampled_from(sorted([*store.runs, *store.closed_runs])))
         self.mended.add(key)
         if key in store.closed_runs and draw(st.booleans()):
-            self.give(RetryRun(self.world.ref(key), (), "", Request("RetryRun", "", b"")))
+            self.give(RetryRun(self.world.ref(key), (), ""))
         else:
             step = StepName(draw(st.integers(1, 6)))
-            self.give(RewindRun(self.world.ref(key), step, "", Request("RewindRun", "", b"")))
+            self.give(RewindRun(self.world.ref(key), step, ""))
 
     # --- workers ----------------------------------------------------------------------------------------------------
 

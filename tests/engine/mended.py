@@ -8,17 +8,17 @@ from tests.engine.code import Code
 from tests.engine.draws import BY_KIND
 from tests.engine.world import World
 
-from stepwell_server.engine.mending import Mended, Request, RetryRun, RewindRun, StepName
+from stepwell_server.engine.mending import Mended, RetryRun, RewindRun, StepName
 from stepwell_server.model.steps import ClosedStep, Kind, Step
 
 
-def retry(world: World, key: int, *ordinals: int, request_id: str = "", content: bytes = b"") -> RetryRun:
-    return RetryRun(world.ref(key), ordinals, "mended", Request("RetryRun", request_id, content))
+def retry(world: World, key: int, *ordinals: int) -> RetryRun:
+    return RetryRun(world.ref(key), ordinals, "mended")
 
 
-def rewind(world: World, run: int, ordinal: int = 0, *, request_id: str = "", **name: Any) -> RewindRun:
+def rewind(world: World, run: int, ordinal: int = 0, **name: Any) -> RewindRun:
     step = StepName(ordinal, **name)
-    return RewindRun(world.ref(run), step, "mended", Request("RewindRun", request_id, b""))
+    return RewindRun(world.ref(run), step, "mended")
 
 
 def do(world: World, order: RetryRun | RewindRun) -> list[int]:

@@ -11,7 +11,7 @@ import pytest
 from tests.engine.replica import Replica, claim, end_of, look, new_run, ref, replica
 
 from stepwell_server import errors
-from stepwell_server.engine.mending import Mended, Request, RetryRun
+from stepwell_server.engine.mending import Mended, RetryRun
 from stepwell_server.engine.reported import End
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.starts import Started, StartRun
@@ -20,7 +20,7 @@ from stepwell_server.model.runs import Phase
 
 
 def retry(started: Started) -> RetryRun:
-    return RetryRun(ref(started), (), "", Request("RetryRun", "", b""))
+    return RetryRun(ref(started), (), "")
 
 
 @asynccontextmanager

@@ -210,23 +210,6 @@ def test_a_run_that_goes_on_as_another_is_not_opened_again() -> None:
         world.do(retry(world, key))
 
 
-def test_a_repeat_of_the_request_is_answered_as_the_first() -> None:
-    """Also once the run has failed again: it is not retried twice for one request."""
-    world = World()
-    key = world.start()
-    code = Code(world, key)
-    code.run("b", BROKEN)
-    code.end(FAILED)
-    assert world.do(retry(world, key, request_id="x")).removed_count == 1
-    assert world.do(retry(world, key, request_id="x")).removed_count == 1
-    Code(world, key).end(FAILED)
-    assert world.do(retry(world, key, request_id="x")).phase == Phase.FAILED
-    with pytest.raises(errors.RequestIdReused):
-        world.do(retry(world, key, request_id="x", content=b"other"))
-    assert world.do(retry(world, key, request_id="y")).phase == Phase.RUNNING
-    assert world.happened(key).count(EventType.RUN_RETRIED) == 2
-
-
 def test_signals_that_no_kept_step_took_are_there_again() -> None:
     """Those that went with the end of the run, and those that a step which is done anew had taken, in their order."""
     world = World()

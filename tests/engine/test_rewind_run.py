@@ -228,15 +228,6 @@ def test_what_cannot_be_rewound() -> None:
     assert world.run(driven).phase == Phase.PENDING
 
 
-def test_a_repeat_by_name_does_not_rewind_twice() -> None:
-    """The step has been done anew meanwhile, under the same name."""
-    world, key, _ = recorded("a", "b")
-    assert world.do(rewind(world, key, name="b", request_id="x")).removed_count == 1
-    replayed(world, key).run("b", local())
-    assert world.do(rewind(world, key, name="b", request_id="x")).removed_count == 1
-    assert names_of(world, key) == ["a", "b"]
-
-
 def test_a_rewound_run_goes_to_a_waiting_worker_without_old_news() -> None:
     """Granted in the batch of the rewind: ends of steps that are gone would answer the code's new calls."""
     world, key, _ = recorded("a")

@@ -29,7 +29,7 @@ FIELD, NESTED, NESTED_ENUM, VALUE, METHOD = 2, 3, 4, 2, 2
 # Lists that do not page as the others do, each with its reason.
 PAGED_OTHERWISE = {"ListTaskStepsRequest": "goes on by ordinal, as a replay does"}
 
-# Writes of outside engines without a request id, each with the reason that a repeat does no harm.
+# Writes without a request id, each with the reason that a repeat does no harm.
 REPEATED_WITHOUT_ID = {
     "RenewRunLease": "says what shall be, under its token",
     "HeartbeatActivity": "says what shall be",
@@ -43,7 +43,18 @@ REPEATED_WITHOUT_ID = {
     "TakeDueRuns": "what was handed out is due again when its lease is over",
     "ResolveWatchers": "what was woken shows the event; a repeat wakes others, as another event would",
     "FireDueTimers": "what was fired stands in its run's history",
+    "BatchStartRuns": "each of its requests has one",
+    "BatchStartJobs": "each of its requests has one",
+    "BatchSignalRuns": "each of its requests has one",
+    "UpdateRun": "its update_id does it",
+    "OpenSession": "it names the session that it resumes",
+    "CloseSession": "says what shall be",
+    "ClaimTasks": "a task whose claimer did not hear of it goes back when the session expires",
+    "ReportTasks": "each report is recognised by its token and by what is recorded",
+    "HeartbeatTasks": "says what shall be",
+    "AdvanceClock": "moves a clock of tests, whose caller sees what it shows",
 }
+READS = ("Get", "List", "Read", "Count", "Wait", "Watch", "Preview", "Query", "Connect")
 
 
 def elements(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -175,16 +186,10 @@ def test_every_list_pages() -> None:
     assert set(PAGED_OTHERWISE) <= set(requests())
 
 
-def test_writes_of_outside_engines_take_a_request_id() -> None:
-    """What the stores' services change is safe to repeat, or stands in a list with the reason."""
+def test_writes_take_a_request_id() -> None:
+    """What changes something is safe to repeat, or stands in a list with the reason."""
     fields = {name: {field.name for field in request.field} for name, request in requests().items()}
-    stores = [service for file in OWN for service in file.service if service.name.endswith("Store")]
-    writes = [
-        method.name
-        for service in stores
-        for method in service.method
-        if not method.name.startswith(("Get", "List", "Read", "Count"))
-    ]
+    writes = [name.removesuffix("Request") for name in fields if not name.startswith(READS)]
     without = {name for name in writes if "request_id" not in fields[f"{name}Request"]}
     assert without == set(REPEATED_WITHOUT_ID)
 

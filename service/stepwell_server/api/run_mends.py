@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -11,7 +10,8 @@ from stepwell.v1 import repairs_pb2, types_pb2
 from stepwell_server.api import fields as checks
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.reports import branch_path
-from stepwell_server.engine.mending import Mended, Request, RetryRun, RewindRun, StepName
+from stepwell_server.api.requests import asked_of
+from stepwell_server.engine.mending import Mended, RetryRun, RewindRun, StepName
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import ORDINALS
 
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
     from stepwell_server.api.fields import Fields
     from stepwell_server.api.run_values import RunRefs
+    from stepwell_server.engine.commands import Command
     from stepwell_server.engine.committer import Committers
 
     Context = grpc.aio.ServicerContext[Any, Any]
-
-_HASH_BYTES = 16
 
 
 class RunMends:
@@ -42,9 +41,8 @@ class RunMends:
             await self._refs.read(request),
             tuple(dict.fromkeys(ordinals)),
             self._fields.remark(request.reason, "reason"),
-            request_of(request, "RetryRun", self._fields),
         )
-        mended = await self._committers.do(Mended, command, seconds=remaining())
+        mended = await self._mend(command, request)
         return repairs_pb2.RetryRunResponse(
             run_id=str(mended.run_id),
             phase=types_pb2.RunPhase.ValueType(mended.phase),
@@ -57,9 +55,8 @@ class RunMends:
             await self._refs.read(request),
             step_name_from_proto(request.step, self._fields, "step."),
             self._fields.remark(request.reason, "reason"),
-            request_of(request, "RewindRun", self._fields),
         )
-        mended = await self._committers.do(Mended, command, seconds=remaining())
+        mended = await self._mend(command, request)
         return repairs_pb2.RewindRunResponse(
             run_id=str(mended.run_id),
             phase=types_pb2.RunPhase.ValueType(mended.phase),
@@ -67,18 +64,9 @@ class RunMends:
             removed=removed_to_proto(mended),
         )
 
-
-def request_of(request: Any, method: str, fields: Fields) -> Request:  # noqa: ANN401 - any request with a request_id
-    """What makes the repeat of a request recognisable."""
-    request_id = fields.text(request.request_id, "request_id")
-    return Request(method, request_id, _content(request) if request_id else b"")
-
-
-def _content(request: Message) -> bytes:
-    content = type(request)()
-    content.CopyFrom(request)
-    content.ClearField("request_id")
-    return sha256(content.SerializeToString(deterministic=True)).digest()[:_HASH_BYTES]
+    async def _mend(self, command: Command, request: Message) -> Mended:
+        asked = asked_of(request, command.ref.namespace_id, Mended, self._fields)
+        return await self._committers.do(Mended, command, seconds=remaining(), asked=asked)
 
 
 def step_name_from_proto(step: repairs_pb2.StepName, fields: Fields, at: str) -> StepName:

@@ -153,7 +153,8 @@ class Runs(RunReads, RunAsks, RunMends, RunRepairs, runs_pb2_grpc.RunServiceServ
     async def PinRun(self, request: runs_pb2.PinRunRequest, context: Context) -> runs_pb2.PinRunResponse:
         build_id = self._fields.text(request.build_id, "build_id")
         command = PinRun(await self._refs.read(request), build_id)
-        pinned = await self._committers.do(Pinned, command, seconds=remaining())
+        asked = asked_of(request, command.ref.namespace_id, Pinned, self._fields)
+        pinned = await self._committers.do(Pinned, command, seconds=remaining(), asked=asked)
         return runs_pb2.PinRunResponse(accepted=pinned.accepted, previous_build_id=pinned.previous_build_id)
 
     async def _steer(self, command: Command, request: Message) -> runs.Steered:

@@ -13,6 +13,7 @@ from stepwell_server import errors, telemetry
 from stepwell_server.api.fields import Fields, integer, time
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.page import read_page
+from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_starts import Metadata, size_of
 from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.api.schedule_values import (
@@ -28,9 +29,10 @@ from stepwell_server.errors import InvalidField, ScheduleExists, ScheduleNotFoun
 from stepwell_server.ids import run_id_for_request, uuid7
 from stepwell_server.model.schedules import Overlap, Schedule
 from stepwell_server.store import schedules as store
+from stepwell_server.store.schedules import Changed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from stepwell_server.clock import Clock
@@ -68,9 +70,11 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         first = time(request, "next_time")
         if first is not None and made.pause_reason is None:
             made = replace(made, next_time=first, next_nominal=first)
-        if not await store.create(self._database, made, namespace):
+        asked = asked_of(request, namespace_id, Schedule, self._fields)
+        created = await store.create(self._database, made, namespace, now, asked)
+        if created is None:
             raise ScheduleExists(namespace=namespace, name=made.name)
-        return schedules_pb2.CreateScheduleResponse(schedule=schedule_to_proto(made))
+        return schedules_pb2.CreateScheduleResponse(schedule=schedule_to_proto(created))
 
     async def GetSchedule(
         self, request: schedules_pb2.GetScheduleRequest, context: Context
@@ -106,15 +110,17 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
             fixed = {name: getattr(before, name) for name in ("pause_reason", "create_time", "waiting", *_RECORDED)}
             return replace(after, **fixed)
 
-        _, after = await self._change(request.namespace, request.schedule.name, decide, "schedule.name")
-        return schedules_pb2.UpdateScheduleResponse(schedule=schedule_to_proto(after))
+        changed = await self._change(request, request.schedule.name, decide, "schedule.name")
+        return schedules_pb2.UpdateScheduleResponse(schedule=schedule_to_proto(changed.schedule))
 
     async def DeleteSchedule(
         self, request: schedules_pb2.DeleteScheduleRequest, context: Context
     ) -> schedules_pb2.DeleteScheduleResponse:
         namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
         name = self._fields.name(request.name, "name")
-        return schedules_pb2.DeleteScheduleResponse(deleted=await store.remove(self._database, namespace_id, name))
+        asked = asked_of(request, namespace_id, bool, self._fields)
+        deleted = await store.remove(self._database, namespace_id, name, self._clock.now(), asked)
+        return schedules_pb2.DeleteScheduleResponse(deleted=deleted)
 
     async def PauseSchedule(
         self, request: schedules_pb2.PauseScheduleRequest, context: Context
@@ -126,8 +132,9 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
                 return before
             return replace(before, pause_reason=reason, next_time=None, next_nominal=None, update_time=now)
 
-        before, after = await self._change(request.namespace, request.name, decide)
-        return schedules_pb2.PauseScheduleResponse(accepted=after is not before, schedule=schedule_to_proto(after))
+        changed = await self._change(request, request.name, decide)
+        schedule = schedule_to_proto(changed.schedule)
+        return schedules_pb2.PauseScheduleResponse(accepted=changed.changed, schedule=schedule)
 
     async def ResumeSchedule(
         self, request: schedules_pb2.ResumeScheduleRequest, context: Context
@@ -140,8 +147,9 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
             next_time, nominal = engine.next_firing(before.spec, before.schedule_id, now)
             return replace(before, pause_reason=None, next_time=next_time, next_nominal=nominal, update_time=now)
 
-        before, after = await self._change(request.namespace, request.name, decide)
-        return schedules_pb2.ResumeScheduleResponse(accepted=after is not before, schedule=schedule_to_proto(after))
+        changed = await self._change(request, request.name, decide)
+        schedule = schedule_to_proto(changed.schedule)
+        return schedules_pb2.ResumeScheduleResponse(accepted=changed.changed, schedule=schedule)
 
     async def TriggerSchedule(
         self, request: schedules_pb2.TriggerScheduleRequest, context: Context
@@ -169,7 +177,9 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
             fired = before.fired + 1
             return replace(before, last_time=now, last_workflow_id=run.workflow_id, last_run_id=run.run_id, fired=fired)
 
-        await self._change(request.namespace, request.name, decide)
+        namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
+        # Who asks twice is recognised by the run.
+        await store.change(self._database, namespace_id, request.name, decide, now)
 
     async def BackfillSchedule(
         self, request: schedules_pb2.BackfillScheduleRequest, context: Context
@@ -180,12 +190,20 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
             raise InvalidField(field="end_time", problem="must be after start_time")
         if end > self._clock.now():
             raise InvalidField(field="end_time", problem="must not be in the future: the schedule fires those itself")
-        schedule = await self._find(request)
-        times = engine.times_between(schedule.spec, start, end)
-        if len(times) > engine.MOST_TIMES:
-            raise errors.LimitExceeded(limit="backfill_times", value=len(times), maximum=engine.MOST_TIMES)
-        await store.wait_for(self._database, schedule.schedule_id, times, policy)
-        return schedules_pb2.BackfillScheduleResponse(times=len(times))
+
+        def choose(schedule: Schedule) -> Sequence[datetime]:
+            times = engine.times_between(schedule.spec, start, end)
+            if len(times) > engine.MOST_TIMES:
+                raise errors.LimitExceeded(limit="backfill_times", value=len(times), maximum=engine.MOST_TIMES)
+            return times
+
+        namespace, name = self._fields.namespace(request.namespace), self._fields.name(request.name, "name")
+        namespace_id, now = await self._namespaces.id_of(namespace), self._clock.now()
+        asked = asked_of(request, namespace_id, int, self._fields)
+        times = await store.wait_for(self._database, namespace_id, name, choose, policy, now, asked)
+        if times is None:
+            raise ScheduleNotFound(namespace=namespace, name=name)
+        return schedules_pb2.BackfillScheduleResponse(times=times)
 
     async def PreviewSchedule(
         self, request: schedules_pb2.PreviewScheduleRequest, context: Context
@@ -216,8 +234,8 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
                 last_run_id=None,
             )
 
-        _, after = await self._change(request.namespace, request.name, decide)
-        return schedules_pb2.RecordScheduleRunResponse(schedule=schedule_to_proto(after))
+        changed = await self._change(request, request.name, decide)
+        return schedules_pb2.RecordScheduleRunResponse(schedule=schedule_to_proto(changed.schedule))
 
     async def _find(self, request: Any) -> Schedule:  # noqa: ANN401 - any request that names a schedule
         namespace, name = self._fields.namespace(request.namespace), self._fields.name(request.name, "name")
@@ -227,11 +245,17 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         return found
 
     async def _change(
-        self, named: str, name: str, decide: Callable[[Schedule], Schedule], field: str = "name"
-    ) -> tuple[Schedule, Schedule]:
-        namespace = self._fields.namespace(named)
+        self,
+        request: Any,  # noqa: ANN401 - any request that changes a schedule
+        name: str,
+        decide: Callable[[Schedule], Schedule],
+        field: str = "name",
+    ) -> Changed:
+        namespace = self._fields.namespace(request.namespace)
         self._fields.name(name, field)
-        changed = await store.change(self._database, await self._namespaces.id_of(namespace), name, decide)
+        namespace_id = await self._namespaces.id_of(namespace)
+        asked = asked_of(request, namespace_id, Changed, self._fields)
+        changed = await store.change(self._database, namespace_id, name, decide, self._clock.now(), asked)
         if changed is None:
             raise ScheduleNotFound(namespace=namespace, name=name)
         return changed

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import msgspec
-from msgspec.structs import replace
 
 from stepwell_server import errors
 from stepwell_server.engine import cuts, endings, starts
@@ -17,29 +16,21 @@ from stepwell_server.engine.runs import clear_pause
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.mends import MOST_SHOWN, RemovedStep, pack_removed
-from stepwell_server.model.runs import ORDER_CHANGED, RETRIED, REWOUND, Phase, RunRef, pack_details, unpack_details
+from stepwell_server.model.runs import ORDER_CHANGED, RETRIED, REWOUND, Phase, RunRef, unpack_details
 from stepwell_server.model.steps import StepState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepwell_server.engine.change import Change
-    from stepwell_server.model.runs import ClosedRun, Run
+    from stepwell_server.model.runs import ClosedRun
 
 _WHOLE = Missing(open_steps=True, closed_steps=True, received=True)
 _TO_RETRY = (StepState.FAILED, StepState.CANCELLED)
 
 
-class Request(msgspec.Struct, frozen=True, gc=False):
-    """What makes the repeat of a request recognisable: its id, if it has one, and a hash of all else that it says."""
-
-    method: str
-    request_id: str
-    content: bytes
-
-
 class Mended(msgspec.Struct, frozen=True, gc=False):
-    """The answer: how many steps were taken out of the record, and the first of them. A repeat has none to show."""
+    """The answer: how many steps were taken out of the record, and the first of them."""
 
     run_id: UUID
     phase: int
@@ -79,15 +70,11 @@ class RetryRun(msgspec.Struct, frozen=True, gc=False):
     ref: RunRef
     ordinals: tuple[int, ...]
     reason: str
-    request: Request
 
     def wants(self) -> Missing:
         return _WHOLE
 
     def decide(self, change: Change) -> Mended:
-        repeated = _repeated(change, self.request)
-        if repeated is not None:
-            return repeated
         closed = ended(change, RETRIED, "a retry")
         lines = Lines(change.every_step())
         chosen = self._chosen(change, lines) if self.ordinals else cuts.failed(lines)
@@ -96,7 +83,7 @@ class RetryRun(msgspec.Struct, frozen=True, gc=False):
         )
         reopen(change, closed, self.ref.namespace)
         facts = {"phase": Phase(closed.phase).name, "reason": self.reason}
-        return _go_on(change, removed, EventType.RUN_RETRIED, facts, self.request, scopes=_scopes(lines.steps))
+        return _go_on(change, removed, EventType.RUN_RETRIED, facts, scopes=_scopes(lines.steps))
 
     def _chosen(self, change: Change, lines: Lines) -> list[AnyStep]:
         found = {step.ordinal: step for step in lines.steps}
@@ -118,15 +105,11 @@ class RewindRun(msgspec.Struct, frozen=True, gc=False):
     ref: RunRef
     step: StepName
     reason: str
-    request: Request
 
     def wants(self) -> Missing:
         return _WHOLE
 
     def decide(self, change: Change) -> Mended:
-        repeated = _repeated(change, self.request)
-        if repeated is not None:
-            return repeated
         closed = None if change.run is not None else ended(change, REWOUND, "a rewind")
         refuse_driven(change)
         steps = change.every_step()
@@ -142,7 +125,7 @@ class RewindRun(msgspec.Struct, frozen=True, gc=False):
             facts["phase"] = Phase(closed.phase).name
         gone = list(removed.values())
         scopes = _scopes(steps if closed is not None else gone)
-        return _go_on(change, gone, EventType.RUN_REWOUND, facts, self.request, scopes=scopes)
+        return _go_on(change, gone, EventType.RUN_REWOUND, facts, scopes=scopes)
 
 
 def _closing_event(closed: ClosedRun) -> int:
@@ -153,23 +136,11 @@ def _scopes(steps: Sequence[AnyStep]) -> dict[str, None]:
     return dict.fromkeys(step.scope for step in steps)
 
 
-def _repeated(change: Change, request: Request) -> Mended | None:
-    """The answer to a repeat of the request that mended the run last. Refuses with REQUEST_ID_REUSED."""
-    run: Run | ClosedRun | None = change.run or change.closed_run
-    details = unpack_details(run.details if run is not None else None)
-    if not request.request_id or details.mend_id != request.request_id:
-        return None
-    if details.mend_hash != request.content:
-        raise errors.RequestIdReused(method=request.method, request_id=request.request_id)
-    return Mended(change.run_id, change.phase, details.mend_removed, ())
-
-
 def _go_on(
     change: Change,
     removed: list[AnyStep],
     kind: EventType,
     facts: dict[str, str],
-    request: Request,
     *,
     scopes: dict[str, None],
 ) -> Mended:
@@ -183,7 +154,6 @@ def _go_on(
     shown = tuple(RemovedStep(step.ordinal, step.scope, step.name) for step in removed[:MOST_SHOWN])
     told = {name: fact for name, fact in facts.items() if fact} | {"removed": str(len(removed))}
     change.event(kind, payload=pack_removed(shown), facts=told)
-    note_request(change, request, len(removed))
     set_going(change)
     answer = Mended(change.run_id, change.phase, len(removed), shown)
     forget_news(change, removed)
@@ -196,17 +166,6 @@ def revoke(change: Change, reason: str) -> None:
     if run.session_id is not None:
         change.news.revokes.append((run.session_id, 0, run.grants, reason))
         change.update(session_id=None, owner_id="", dirty=False)
-
-
-def note_request(change: Change, request: Request, removed: int) -> None:
-    """Keeps what tells a repeat of the request that mended the run."""
-    details = replace(
-        unpack_details(change.open.details),
-        mend_id=request.request_id,
-        mend_hash=request.content,
-        mend_removed=removed,
-    )
-    change.update(details=pack_details(details))
 
 
 def set_going(change: Change) -> None:

@@ -73,9 +73,6 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     # Of runs whose record was mended.
     removed_steps: int = 0  # how many of the ordinals given are in the record no more
     reopen_time: datetime | None = None
-    mend_id: str = ""  # the request that mended it last, so that its repeat is recognised
-    mend_hash: bytes = b""
-    mend_removed: int = 0
     # Of runs that have ended: the last event before their open steps were cancelled.
     closing_event: int = 0
     failure_event: int = 0  # why the last attempt failed, after which the run goes on

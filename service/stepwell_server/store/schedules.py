@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server.model.schedules import OpenRun, Schedule, Waiting
-from stepwell_server.store import namespaces
+from stepwell_server.store import namespaces, requests
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.schema import RUNS, SCHEDULE_FIRINGS, SCHEDULES, WORKFLOW_IDS
 from stepwell_server.store.statements import load
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import ColumnElement
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from stepwell_server.model.requests import Asked
     from stepwell_server.store.database import Connection, Database
 
 STATEMENTS = load("schedules")
@@ -43,11 +45,23 @@ class Fired(msgspec.Struct, frozen=True, gc=False):
     last_error: str
 
 
+class Changed(msgspec.Struct, frozen=True, gc=False):
+    """A schedule as a call left it, and whether that changed anything."""
+
+    changed: bool
+    schedule: Schedule
+
+
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-async def create(database: Database, schedule: Schedule, namespace: str) -> bool:
-    """Keeps a new schedule; answers False if there is one of that name. Refuses with NAMESPACE_NOT_FOUND."""
+async def create(
+    database: Database, schedule: Schedule, namespace: str, now: datetime, asked: Asked | None
+) -> Schedule | None:
+    """Keeps a new schedule and answers it; None if there is another of that name.
+
+    Refuses with NAMESPACE_NOT_FOUND, REQUEST_ID_REUSED.
+    """
     statement = (
         insert(SCHEDULES)
         .values(asdict(schedule))
@@ -55,8 +69,14 @@ async def create(database: Database, schedule: Schedule, namespace: str) -> bool
         .returning(SCHEDULES.c.schedule_id)
     )
     async with database.pool.begin() as connection:
+        known = await requests.recall(connection, asked)
+        if isinstance(known, Schedule):
+            return known
         await namespaces.hold(connection, schedule.namespace_id, namespace)
-        return (await connection.execute(statement)).one_or_none() is not None
+        if (await connection.execute(statement)).one_or_none() is None:
+            return None
+        await requests.note(connection, asked, schedule, now)
+        return schedule
 
 
 async def read(database: Database, namespace_id: int, name: str) -> Schedule | None:
@@ -78,54 +98,86 @@ async def page(database: Database, namespace_id: int, after: str, most: int) -> 
         return [Schedule(*row) for row in await connection.execute(query)]
 
 
-async def change(
-    database: Database, namespace_id: int, name: str, decide: Callable[[Schedule], Schedule]
-) -> tuple[Schedule, Schedule] | None:
-    """Changes a schedule, locked meanwhile; answers it as it was and as it is, or None if there is none.
+async def change(  # noqa: PLR0917 - what there is to a change
+    database: Database,
+    namespace_id: int,
+    name: str,
+    decide: Callable[[Schedule], Schedule],
+    now: datetime,
+    asked: Asked | None = None,
+) -> Changed | None:
+    """Changes a schedule, locked meanwhile; answers what came of it, or None if there is none.
 
-    `decide` answers the very same if nothing is to change.
+    `decide` answers the very same if nothing is to change. Refuses with REQUEST_ID_REUSED, and as `decide` does.
     """
     async with database.pool.begin() as connection:
-        query = select(SCHEDULES).where(_named(namespace_id, name)).with_for_update()
-        found = (await connection.execute(query)).one_or_none()
-        if found is None:
+        known = await requests.recall(connection, asked)
+        if isinstance(known, Changed):
+            return known
+        before = await _lock(connection, namespace_id, name)
+        if before is None:
             return None
-        before = Schedule(*found)
         after = decide(before)
         if after is not before:
             after = msgspec.structs.replace(after, version=before.version + 1)
             statement = update(SCHEDULES).where(SCHEDULES.c.schedule_id == before.schedule_id).values(asdict(after))
             await connection.execute(statement)
-        return before, after
+        changed = Changed(after is not before, after)
+        await requests.note(connection, asked, changed, now)
+        return changed
 
 
-async def remove(database: Database, namespace_id: int, name: str) -> bool:
-    """Deletes a schedule with what waits of it; answers whether there was one."""
+async def remove(database: Database, namespace_id: int, name: str, now: datetime, asked: Asked | None) -> bool:
+    """Deletes a schedule with what waits of it; answers whether there was one. Refuses with REQUEST_ID_REUSED."""
     async with database.pool.begin() as connection:
+        known = await requests.recall(connection, asked)
+        if known is not None:
+            return bool(known)
         statement = delete(SCHEDULES).where(_named(namespace_id, name)).returning(SCHEDULES.c.schedule_id)
         schedule_id = (await connection.execute(statement)).scalar_one_or_none()
-        if schedule_id is None:
-            return False
-        await connection.execute(delete(SCHEDULE_FIRINGS).where(SCHEDULE_FIRINGS.c.schedule_id == schedule_id))
-        return True
+        if schedule_id is not None:
+            await connection.execute(delete(SCHEDULE_FIRINGS).where(SCHEDULE_FIRINGS.c.schedule_id == schedule_id))
+        await requests.note(connection, asked, schedule_id is not None, now)
+        return schedule_id is not None
 
 
-async def wait_for(database: Database, schedule_id: UUID, times: Sequence[datetime], overlap_policy: int) -> None:
-    """Lets times wait for their firing. One that waits already waits once."""
-    rows = [{"schedule_id": schedule_id, "nominal_time": time, "overlap_policy": overlap_policy} for time in times]
+async def wait_for(  # noqa: PLR0917 - what there is to a change
+    database: Database,
+    namespace_id: int,
+    name: str,
+    choose: Callable[[Schedule], Sequence[datetime]],
+    overlap_policy: int,
+    now: datetime,
+    asked: Asked | None,
+) -> int | None:
+    """Lets times wait for their firing, and answers how many were chosen, or None if there is no such schedule.
+
+    One that waits already waits once. Refuses with REQUEST_ID_REUSED, and as `choose` does.
+    """
     async with database.pool.begin() as connection:
+        known = await requests.recall(connection, asked)
+        if isinstance(known, int):
+            return known
         # The schedule's row first, as the leader does.
-        lock = select(SCHEDULES.c.waiting).where(SCHEDULES.c.schedule_id == schedule_id).with_for_update()
-        if (await connection.execute(lock)).one_or_none() is None or not rows:
-            return
-        added = (
-            insert(SCHEDULE_FIRINGS).values(rows).on_conflict_do_nothing().returning(SCHEDULE_FIRINGS.c.nominal_time)
-        )
-        count = len((await connection.execute(added)).all())
-        counted = (
-            update(SCHEDULES).where(SCHEDULES.c.schedule_id == schedule_id).values(waiting=SCHEDULES.c.waiting + count)
-        )
-        await connection.execute(counted)
+        schedule = await _lock(connection, namespace_id, name)
+        if schedule is None:
+            return None
+        times = choose(schedule)
+        await _add_firings(connection, schedule.schedule_id, times, overlap_policy)
+        await requests.note(connection, asked, len(times), now)
+        return len(times)
+
+
+async def _add_firings(
+    connection: AsyncConnection, schedule_id: UUID, times: Sequence[datetime], overlap_policy: int
+) -> None:
+    rows = [{"schedule_id": schedule_id, "nominal_time": time, "overlap_policy": overlap_policy} for time in times]
+    if not rows:
+        return
+    added = insert(SCHEDULE_FIRINGS).values(rows).on_conflict_do_nothing().returning(SCHEDULE_FIRINGS.c.nominal_time)
+    count = len((await connection.execute(added)).all())
+    waiting = {"waiting": SCHEDULES.c.waiting + count}
+    await connection.execute(update(SCHEDULES).where(SCHEDULES.c.schedule_id == schedule_id).values(waiting))
 
 
 async def open_run(database: Database, schedule: Schedule) -> tuple[UUID, str] | None:
@@ -141,6 +193,12 @@ async def open_run(database: Database, schedule: Schedule) -> tuple[UUID, str] |
     async with database.pool.begin() as connection:
         found = (await connection.execute(query)).one_or_none()
     return None if found is None else (found[0], found[1])
+
+
+async def _lock(connection: AsyncConnection, namespace_id: int, name: str) -> Schedule | None:
+    query = select(SCHEDULES).where(_named(namespace_id, name)).with_for_update()
+    found = (await connection.execute(query)).one_or_none()
+    return None if found is None else Schedule(*found)
 
 
 def _named(namespace_id: int, name: str) -> ColumnElement[bool]:

@@ -204,7 +204,7 @@ class RunHandle(Mending, Generic[T_co]):
 
         Whoever holds the run loses it. False if it was pinned so already. Raises `RunNotFound`, `RunTerminal`.
         """
-        request = runs_pb2.PinRunRequest(**self._name(), build_id=build_id)
+        request = runs_pb2.PinRunRequest(**self._name(), build_id=build_id, request_id=uuid7())
         return (await self._client.caller.call(self._client.run_stub.PinRun, request)).accepted
 
     async def describe(self) -> runs_pb2.Run:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from stepwell._rpc import uuid7
 from stepwell.definitions import type_and_hint
 from stepwell.policies import CancellationPolicy, RetryPolicy, Seconds, duration
 from stepwell.runs import PAGE_SIZE
@@ -82,7 +83,7 @@ class Schedules:
         """
         schedule = schedules_pb2.Schedule(name=name, paused=options.get("paused", False))
         self._apply(schedule, workflow, input, options)
-        request = schedules_pb2.CreateScheduleRequest(namespace=self._namespace, schedule=schedule)
+        request = schedules_pb2.CreateScheduleRequest(namespace=self._namespace, schedule=schedule, request_id=uuid7())
         return (await self._caller.call(self._stub.CreateSchedule, request)).schedule
 
     async def get(self, name: str) -> schedules_pb2.Schedule:
@@ -114,22 +115,25 @@ class Schedules:
             namespace=self._namespace,
             schedule=schedule,
             update_mask=FieldMask(paths=[_PATHS.get(option, f"run.{option}") for option in options]),
+            request_id=uuid7(),
         )
         return (await self._caller.call(self._stub.UpdateSchedule, request)).schedule
 
     async def delete(self, name: str) -> bool:
         """Deletes a schedule; its runs go on. False if there was none."""
-        request = schedules_pb2.DeleteScheduleRequest(namespace=self._namespace, name=name)
+        request = schedules_pb2.DeleteScheduleRequest(namespace=self._namespace, name=name, request_id=uuid7())
         return (await self._caller.call(self._stub.DeleteSchedule, request)).deleted
 
     async def pause(self, name: str, reason: str = "") -> bool:
         """Stops a schedule from firing by the clock. False if it was paused. Raises `ScheduleNotFound`."""
-        request = schedules_pb2.PauseScheduleRequest(namespace=self._namespace, name=name, reason=reason)
+        request = schedules_pb2.PauseScheduleRequest(
+            namespace=self._namespace, name=name, reason=reason, request_id=uuid7()
+        )
         return (await self._caller.call(self._stub.PauseSchedule, request)).accepted
 
     async def resume(self, name: str) -> bool:
         """Lets a schedule fire from now on. False if it was not paused. Raises `ScheduleNotFound`."""
-        request = schedules_pb2.ResumeScheduleRequest(namespace=self._namespace, name=name)
+        request = schedules_pb2.ResumeScheduleRequest(namespace=self._namespace, name=name, request_id=uuid7())
         return (await self._caller.call(self._stub.ResumeSchedule, request)).accepted
 
     async def trigger(
@@ -137,7 +141,7 @@ class Schedules:
     ) -> schedules_pb2.TriggerScheduleResponse:
         """Starts a run of it now, paused or not, and tells which. Raises `ScheduleNotFound`."""
         request = schedules_pb2.TriggerScheduleRequest(
-            namespace=self._namespace, name=name, request_id=request_id, skip_if_open=skip_if_open
+            namespace=self._namespace, name=name, request_id=request_id or uuid7(), skip_if_open=skip_if_open
         )
         return await self._caller.call(self._stub.TriggerSchedule, request)
 
@@ -152,6 +156,7 @@ class Schedules:
             start_time=_stamp(start),
             end_time=_stamp(end),
             overlap_policy=_overlap(overlap),
+            request_id=uuid7(),
         )
         return (await self._caller.call(self._stub.BackfillSchedule, request)).times
 

@@ -162,7 +162,7 @@ class RetryRunRequest(_message.Message):
     reason: _builtins.str
     """Why, for the history."""
     request_id: _builtins.str
-    """Makes a repeat safe: the same id as the run's latest retry or rewind had changes nothing. At most 255 bytes."""
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def step_ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The failed or cancelled steps to be done anew, with all that may have come of them. At most 256. None: the failed
@@ -274,7 +274,7 @@ class RewindRunRequest(_message.Message):
     reason: _builtins.str
     """Why, for the history."""
     request_id: _builtins.str
-    """Makes a repeat safe: the same id as the run's latest retry or rewind had changes nothing. At most 255 bytes."""
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     @_builtins.property
     def step(self) -> Global___StepName:
         """The first step to be done anew. Required."""

@@ -1744,6 +1744,7 @@ class PinRunRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     BUILD_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -1754,6 +1755,8 @@ class PinRunRequest(_message.Message):
     """The build, at most 255 bytes. Empty: none, so that any worker may take the run, and the next that records something
     of it pins it again.
     """
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
     def __init__(
         self,
         *,
@@ -1761,10 +1764,11 @@ class PinRunRequest(_message.Message):
         run_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
         build_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "namespace", b"namespace", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

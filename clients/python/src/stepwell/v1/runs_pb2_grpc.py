@@ -32,8 +32,8 @@ class RunServiceStub(object):
     Every call that names a run takes `run_id`, or `workflow_id` alone: then the open run of that name is meant,
     else the latest.
 
-    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; cancel, terminate, pause and
-    resume are within a day answered as they were first. The same id with another request is REQUEST_ID_REUSED.
+    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; what steers or mends a run
+    is within a day answered as it was first. The same id with another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -150,8 +150,8 @@ class RunServiceServicer(object):
     Every call that names a run takes `run_id`, or `workflow_id` alone: then the open run of that name is meant,
     else the latest.
 
-    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; cancel, terminate, pause and
-    resume are within a day answered as they were first. The same id with another request is REQUEST_ID_REUSED.
+    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; what steers or mends a run
+    is within a day answered as it was first. The same id with another request is REQUEST_ID_REUSED.
     """
 
     def StartRun(self, request, context):
@@ -434,8 +434,8 @@ class RunService(object):
     Every call that names a run takes `run_id`, or `workflow_id` alone: then the open run of that name is meant,
     else the latest.
 
-    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; cancel, terminate, pause and
-    resume are within a day answered as they were first. The same id with another request is REQUEST_ID_REUSED.
+    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; what steers or mends a run
+    is within a day answered as it was first. The same id with another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

@@ -33,8 +33,8 @@ class RunServiceStub:
     Every call that names a run takes `run_id`, or `workflow_id` alone: then the open run of that name is meant,
     else the latest.
 
-    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; cancel, terminate, pause and
-    resume are within a day answered as they were first. The same id with another request is REQUEST_ID_REUSED.
+    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; what steers or mends a run
+    is within a day answered as it was first. The same id with another request is REQUEST_ID_REUSED.
     """
 
     @_typing.overload
@@ -124,8 +124,8 @@ class RunServiceAsyncStub(RunServiceStub):
     Every call that names a run takes `run_id`, or `workflow_id` alone: then the open run of that name is meant,
     else the latest.
 
-    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; cancel, terminate, pause and
-    resume are within a day answered as they were first. The same id with another request is REQUEST_ID_REUSED.
+    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; what steers or mends a run
+    is within a day answered as it was first. The same id with another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -211,8 +211,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     Every call that names a run takes `run_id`, or `workflow_id` alone: then the open run of that name is meant,
     else the latest.
 
-    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; cancel, terminate, pause and
-    resume are within a day answered as they were first. The same id with another request is REQUEST_ID_REUSED.
+    Writes take a `request_id`. A start's makes its run's id, a signal's is unique in its run; what steers or mends a run
+    is within a day answered as it was first. The same id with another request is REQUEST_ID_REUSED.
     """
 
     @_abc_1.abstractmethod
