@@ -28,6 +28,7 @@ from stepwell_server.api.schedules import ScheduleCalls
 from stepwell_server.api.server import Server, build_server
 from stepwell_server.api.store_servicers import store_servicers
 from stepwell_server.api.task_queues import TaskQueues
+from stepwell_server.api.topics import TopicCalls
 from stepwell_server.api.workers import WorkerServicer
 from stepwell_server.clock import SystemClock, TestClock
 from stepwell_server.dispatch.dispatcher import Dispatcher
@@ -47,6 +48,7 @@ from stepwell_server.loops.readiness import Readiness
 from stepwell_server.loops.retention import JobRetention
 from stepwell_server.loops.schedules import Schedules
 from stepwell_server.loops.timers import Alarms, JobTimers, Timers
+from stepwell_server.loops.topics import TopicNews, Topics
 from stepwell_server.store.crews import Crews
 from stepwell_server.store.database import Database, Lost
 from stepwell_server.store.hints import Hints
@@ -98,6 +100,9 @@ class Service:
         self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
         self.schedules = Schedules(connection, committers, self.clock, settings.schedule_poll_seconds, leads)
         self.job_timers = JobTimers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
+        self._topics_connection = SharedConnection(self.database)
+        topics = Topics(self._topics_connection, committers, self.clock, settings.topic_poll_seconds, leads)
+        self.topic_news = TopicNews(topics, leads, self.hints.publish)
         self.alarms = Alarms(self.timers, self.deadlines, self.job_timers, leads, self.hints.publish)
         self._listeners.members = (self.dispatcher, self.alarms, Traces())
         self.leader.duties = [
@@ -114,6 +119,7 @@ class Service:
                 self.leader.led_seconds,
                 leads,
             ),
+            topics,
             MailDelivery(connection, committers, self.clock, settings.mail_poll_seconds, leads),
             Partitions(connection, settings.retention_poll_seconds, leads),
             Pruner(connection, self.clock, settings.retention_poll_seconds, leads),
@@ -175,6 +181,7 @@ class Service:
         await self.hints.stop()
         await self.committers.stop()
         await self._connection.close()
+        await self._topics_connection.close()
         await self.database.close()
 
     async def _drain(self) -> None:
@@ -204,6 +211,7 @@ class Service:
             Jobs(self.committers, self.database, namespaces, self.crews, self.watches, settings),
             History(self.database, namespaces, settings),
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
+            TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
             TaskQueues(self.database, namespaces, self.crews, self.dispatcher, self.clock, settings),
             *store_servicers(self.committers, self.database, namespaces, self.clock, settings),
@@ -243,6 +251,7 @@ class Service:
             await _started(committer.start)
         self.hints.subscribe(self.dispatcher.hinted)
         self.hints.subscribe(self.alarms.hinted)
+        self.hints.subscribe(self.topic_news.hinted)
         self.hints.start()
         await self.dispatcher.start(self.committers, self.hints)
         self._has_begun = True

@@ -59,6 +59,8 @@ class Limits(BaseModel):
     """Items of any page."""
     page_skip: Count = 10_000
     """Items that a list may be asked to skip."""
+    topic_retain_seconds: Seconds = 30 * 86_400.0
+    """How long an event of a topic may be kept for waits that begin later."""
     set_runs: Count = 256
     """Runs that one set command may change."""
 
@@ -147,6 +149,8 @@ class Settings(BaseSettings):
     """How often the leader proves its lock, and others try for it."""
     leader_idle_seconds: Seconds = 4.0
     """Postgres drops a leader that was silent for so long."""
+    topic_poll_seconds: Seconds = 0.5
+    """How often the leader looks for events of topics that are on their way, when no hint came."""
     timer_poll_seconds: Seconds = 0.5
     """How often the leader looks for due timers, when it does not know of an earlier one."""
     expiry_poll_seconds: Seconds = 2.0

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from msgspec.structs import replace
 from tests.engine.memory_jobs import MemoryJobs
+from tests.engine.memory_topics import MemoryTopics
 
 from stepwell_server.model.events import Event, EventType, received_signal
 from stepwell_server.model.mail import Mail
@@ -55,6 +56,7 @@ class MemoryStore:
         self.requests: dict[RequestKey, Recorded] = {}
         self.locked: set[int] = set()
         self.jobs = MemoryJobs(self.locked)
+        self.topics = MemoryTopics()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -117,7 +119,7 @@ class MemoryStore:
             received_signal(key, event.number, event.attributes, event.event_time)
             for key in keys
             for event in self.events[key]
-            if event.type == EventType.SIGNAL_RECEIVED
+            if event.type in {EventType.SIGNAL_RECEIVED, EventType.TOPIC_RECEIVED}
         ]
 
     async def read_events(self, connection: Any, wanted: Sequence[Key]) -> list[Event]:
@@ -191,6 +193,7 @@ class MemoryStore:
             own = {"run_key": copy.run_key, "number": copy.number, "event_time": copy.event_time, "step_ordinal": 0}
             self.events[copy.run_key].append(replace(told, **own))
             self.events[copy.run_key].sort(key=lambda event: event.number)
+        self.topics.apply(write, self.events)
         self._apply_signals(write)
         for value in write.published:
             self.published[value.run_key, value.name] = value

@@ -36,7 +36,7 @@ from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job, JobRef
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.requests import Asked
 from stepwell_server.model.runs import ClosedRun, Run, RunRef, unpack_details
-from stepwell_server.model.steps import ClosedStep, Step, StepState
+from stepwell_server.model.steps import ClosedStep, Step, StepState, is_on_topic, unpack_step_details
 from stepwell_server.model.tasks import Grant, JobGrant, TaskKind
 from stepwell_server.store.batches import Write
 
@@ -133,6 +133,7 @@ class World:
         with (
             patch.object(loading, "batches", self.store),
             patch.object(loading, "recall", self.store),
+            patch.object(loading, "topics", self.store.topics),
             patch.object(loading, "MOST_CARRIED", self.most_carried),
             patch.object(granting, "batches", self.store),
             patch.object(claiming, "batches", self.store),
@@ -294,6 +295,12 @@ class World:
                 signal.signal_id is not None and signal.consumed for signal in kept
             )
             assert not [place for place in store.scopes if place[0] == key]
+        waiting = {
+            place: (step.wait_name, unpack_step_details(step.details).after_number)
+            for place, step in store.steps.items()
+            if is_on_topic(step)
+        }
+        assert {place: (row.topic, row.after_number) for place, row in store.topics.waits.items()} == waiting
         self._check_jobs()
         for key, ordinal in store.tasks:
             if ordinal > 0:

@@ -16,7 +16,7 @@ from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.committer import Claim, Committers
 from stepwell_server.engine.committer.protocols import NoCapacity, NoListener
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
-from stepwell_server.engine.reported import End, NewChild, NewStep, NewTimer, NewWait, ScopeClaim
+from stepwell_server.engine.reported import End, NewChild, NewStep, NewTimer, NewTopicWait, NewWait, ScopeClaim
 from stepwell_server.engine.starts import NewRun, Started, StartRun
 from stepwell_server.ids import uuid7
 from stepwell_server.loops.connection import SharedConnection
@@ -27,7 +27,13 @@ from stepwell_server.model.tasks import Grant, TaskKind
 from stepwell_server.settings import Settings
 from stepwell_server.store.database import Database
 
-KINDS: dict[Any, Kind] = {NewActivity: Kind.ACTIVITY, NewTimer: Kind.TIMER, NewWait: Kind.WAIT, NewChild: Kind.CHILD}
+KINDS: dict[Any, Kind] = {
+    NewActivity: Kind.ACTIVITY,
+    NewTimer: Kind.TIMER,
+    NewWait: Kind.WAIT,
+    NewTopicWait: Kind.WAIT,
+    NewChild: Kind.CHILD,
+}
 
 
 class Rig:

@@ -17,6 +17,7 @@ from stepwell_server.model.schedules import Schedule, Waiting
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
+from stepwell_server.model.topics import TopicPosition, TopicWait
 from stepwell_server.model.workers import RegisteredWorker, Session
 from stepwell_server.store import schema, statements
 from stepwell_server.store.namespaces import NamespaceRow
@@ -47,6 +48,8 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("run_ids", RunId),
     ("namespaces", NamespaceRow),
     ("watchers", Watcher),
+    ("topic_waits", TopicWait),
+    ("topic_positions", TopicPosition),
     ("run_tasks", RunTask),
     ("caller_seqs", CallerSeq),
     ("schedules", Schedule),

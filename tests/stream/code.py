@@ -41,6 +41,12 @@ class Code:
     def wait_for(self, signal: str) -> workers_pb2.NewStep:
         return self.step(f"wait {signal}", wait=workers_pb2.WaitStep(signal_name=signal))
 
+    def wait_on(self, topic: str, timeout: float | None = None) -> workers_pb2.NewStep:
+        wait = workers_pb2.WaitStep(topic=topic)
+        if timeout is not None:
+            wait.timeout.FromMilliseconds(int(timeout * 1000))
+        return self.step(f"wait {topic}", wait=wait)
+
     def timer(self, seconds: float) -> workers_pb2.NewStep:
         duration = Duration()
         duration.FromMilliseconds(int(seconds * 1000))

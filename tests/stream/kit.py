@@ -22,6 +22,8 @@ from stepwell.v1 import (
     namespaces_pb2_grpc,
     runs_pb2,
     runs_pb2_grpc,
+    topics_pb2,
+    topics_pb2_grpc,
     types_pb2,
     workers_pb2,
     workers_pb2_grpc,
@@ -70,6 +72,7 @@ class Replica:
         self.runs: Any = runs_pb2_grpc.RunServiceStub(channel)
         self.jobs: Any = jobs_pb2_grpc.JobServiceStub(channel)
         self.history: Any = history_pb2_grpc.HistoryServiceStub(channel)
+        self.topics: Any = topics_pb2_grpc.TopicServiceStub(channel)
         self.namespaces: Any = namespaces_pb2_grpc.NamespaceServiceStub(channel)
 
     async def start(self, type_: str = "wf", queue: str = "q", **fields: Any) -> str:
@@ -105,6 +108,12 @@ class Replica:
     async def signal(self, run_id: str, name: str, value: Any = None) -> None:
         request = runs_pb2.SignalRunRequest(run_id=run_id, signal_name=name, payload=payload(value))
         await self.runs.SignalRun(request, timeout=SECONDS)
+
+    async def publish(self, topic: str, value: Any = None, retain: float = 0.0, **fields: Any) -> Any:
+        request = topics_pb2.PublishEventRequest(topic=topic, payload=payload(value), **fields)
+        if retain:
+            request.retain.FromMilliseconds(int(retain * 1000))
+        return await self.topics.PublishEvent(request, timeout=SECONDS)
 
     async def query(self, run_id: str, name: str = "progress", wait: float = 5.0, **fields: Any) -> Any:
         request = runs_pb2.QueryRunRequest(run_id=run_id, query_name=name, **fields)

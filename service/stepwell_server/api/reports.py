@@ -31,6 +31,7 @@ from stepwell_server.engine.reported import (
     NewChild,
     NewStep,
     NewTimer,
+    NewTopicWait,
     NewWait,
     ScopeClaim,
     Successor,
@@ -256,8 +257,7 @@ class ReportReader:
         if which == "timer":
             return Kind.TIMER, NewTimer(checks.seconds(step.timer, "duration", f"{at}timer.") or 0.0)
         if which == "wait":
-            signal = self._fields.name(step.wait.signal_name, "signal_name", f"{at}wait.")
-            return Kind.WAIT, NewWait(signal, checks.seconds(step.wait, "timeout", f"{at}wait."))
+            return Kind.WAIT, self._wait(step.wait, f"{at}wait.")
         if which == "child":
             return Kind.CHILD, self._child(step.child, f"{at}child.")
         if which == "acceptance":
@@ -274,6 +274,12 @@ class ReportReader:
             field=f"{at}kind",
             problem="is required: local, activity, timer, wait, child, marker, acceptance or outcome",
         )
+
+    def _wait(self, wait: workers_pb2.WaitStep, at: str) -> NewWait | NewTopicWait:
+        timeout = checks.seconds(wait, "timeout", at)
+        if wait.WhichOneof("awaited") == "topic":
+            return NewTopicWait(self._fields.name(wait.topic, "topic", at), timeout)
+        return NewWait(self._fields.name(wait.signal_name, "signal_name", at), timeout)
 
     def _payload(self, message: types_pb2.Payload, field: str, at: str) -> Payload:
         return payload_from_proto(message, self._fields, field, at)

@@ -187,6 +187,7 @@ def step_to_proto(whole: WholeStep) -> runs_pb2.Step:
         seq=step.seq,
         child_run_id=details.child_run_id,
         completion=step.end_event,
+        on_topic=details.after_number is not None,
         maximum_attempts=(details.retry or DEFAULT_RETRY).maximum_attempts if is_activity else 0,
     )
 

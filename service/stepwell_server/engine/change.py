@@ -24,10 +24,21 @@ from stepwell_server.engine import endings
 from stepwell_server.engine.run_change import HIGHEST_PRIORITY
 from stepwell_server.engine.step_change import StepChange
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
-from stepwell_server.model.events import EventType, payload_of, received_signal, unpack_attributes
+from stepwell_server.model.events import (
+    SIGNAL_ORDINAL,
+    TOPIC_EVENT,
+    TOPIC_NAME,
+    EventType,
+    pack_attributes,
+    payload_of,
+    received_signal,
+    unpack_attributes,
+)
+from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.signals import Signal
-from stepwell_server.model.steps import Kind, Scope, Step
+from stepwell_server.model.steps import ClosedStep, Kind, Scope, Step, StepState, is_on_topic
 from stepwell_server.model.tasks import Grant, TaskKind
+from stepwell_server.model.topics import TopicCopy, TopicEvent, TopicPosition, TopicView, TopicWait
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +47,6 @@ if TYPE_CHECKING:
 
     from stepwell_server.model.driven import Side, SideKey
     from stepwell_server.model.events import Event
-    from stepwell_server.model.payloads import Payload
     from stepwell_server.model.run_calls import Published
 
 
@@ -66,6 +76,9 @@ class Change(StepChange):
         "signal_ids",
         "signals",
         "slices",
+        "topic_copies",
+        "topic_positions",
+        "topics",
         "touched_scopes",
         "touched_sides",
     )
@@ -89,7 +102,11 @@ class Change(StepChange):
         self.heartbeats: dict[int, tuple[datetime, Payload]] = {}
         self.published: dict[str, Published] = {}
         self.seen_events: dict[int, Event] = {}
+        self.topics: dict[str, TopicView] = {}
+        self.topic_copies: list[TopicCopy] = []
+        self.topic_positions: dict[str, TopicPosition] = {}
         self._lists += [self.new_signals, self.consumed, self.carried, self.carried_away, self.emptied]
+        self._lists.append(self.topic_copies)
 
     # --- its activities ---------------------------------------------------------------------------------------------
 
@@ -200,6 +217,9 @@ class Change(StepChange):
             for event in self.events
             if event.type == EventType.SIGNAL_RECEIVED
         ]
+        fresh += [
+            received_signal(copy.run_key, copy.number, copy.attributes, copy.event_time) for copy in self.topic_copies
+        ]
         chain_key = self.chain_key
         every = {each.ordinal: replace(each, chain_key=chain_key) for each in (*self.received, *self.carried, *fresh)}
         return [every[ordinal] for ordinal in sorted(every)]
@@ -254,10 +274,82 @@ class Change(StepChange):
 
     def waiting_for(self, signal: str) -> Step | None:
         """The oldest step that waits for that signal, or None."""
-        if signal not in self.known.waits and not self.known.open_steps and self.open.open_steps:
-            raise Missing(waits=[signal])
-        waiting = [step for step in self.steps.values() if step.wait_name == signal and step.kind == Kind.WAIT]
+        waiting = [step for step in self._waiting(signal) if not is_on_topic(step)]
         return min(waiting, key=lambda step: step.ordinal, default=None)
+
+    def _waiting(self, name: str) -> list[Step]:
+        """Open steps that wait for a signal or a topic of that name."""
+        if name not in self.known.waits and not self.known.open_steps and self.open.open_steps:
+            raise Missing(waits=[name])
+        return [step for step in self.steps.values() if step.wait_name == name and step.kind == Kind.WAIT]
+
+    # --- topics -----------------------------------------------------------------------------------------------------
+
+    def waiting_on(self, topic: str) -> list[Step]:
+        """Open steps that wait for an event of that topic, in their order."""
+        return sorted((step for step in self._waiting(topic) if is_on_topic(step)), key=lambda step: step.ordinal)
+
+    def topic(self, name: str) -> tuple[int, TopicEvent | None]:
+        """The last event of a topic, after which come those for a wait that begins; and the one that it gets at once.
+
+        Asks for it if it is not loaded.
+        """
+        view, position = self.topics.get(name), self.topic_positions.get(name)
+        if view is None:
+            raise Missing(topics=[name])
+        had = max(view.had, position.number if position is not None else 0)
+        kept = next((event for event in view.kept if event.number > had), None)
+        if kept is None and not view.is_whole:
+            raise Missing(topics=[name])
+        return max(view.last_number, had), kept
+
+    def load_topic(self, name: str, view: TopicView) -> None:
+        """Takes in how a topic looks; with what is known of it already, it is what follows that."""
+        known = self.topics.get(name)
+        if known is not None:
+            view = replace(known, kept=known.kept + view.kept, is_whole=view.is_whole)
+        self.topics[name] = view
+
+    def copy_topic_event(self, topic: str, event: TopicEvent, ordinal: int) -> int:
+        """Appends what an event of a topic says, for the step that gets it, and answers the new event's number.
+
+        A full history takes it all the same: it ends an open step.
+        """
+        run = self.open
+        number, signal = run.last_event + 1, run.last_signal + 1
+        facts = {TOPIC_NAME: topic, TOPIC_EVENT: str(event.number), SIGNAL_ORDINAL: str(signal)}
+        attributes = pack_attributes(Payload(0, b"", event.metadata), facts=facts)
+        self.topic_copies.append(
+            TopicCopy(run.run_key, number, ordinal, self.now, attributes, run.namespace_id, topic, event.number)
+        )
+        self.run = replace(run, last_event=number, last_signal=signal, version=run.version + 1, update_time=self.now)
+        if event.retain_time is not None:
+            self._note_had(topic, event.number, event.retain_time)
+        return number
+
+    def _note_had(self, topic: str, number: int, expire_time: datetime) -> None:
+        """Notes that an event was had which is kept for later waits: none of this chain gets it again."""
+        known = self.topic_positions.get(topic)
+        if known is not None:
+            number, expire_time = max(number, known.number), max(expire_time, known.expire_time)
+        self._set(self.topic_positions, topic, TopicPosition(self.chain_key, topic, number, expire_time))
+
+    def end_step(
+        self,
+        step: Step,
+        state: StepState,
+        event: int,
+        *,
+        payload: Payload | None = NULL,
+        failure: Failure | None = None,
+        timed_out: bool = False,
+    ) -> ClosedStep:
+        """See `StepChange`. One that waited for a topic does so no more."""
+        if is_on_topic(step) and (step.ordinal in self.loaded_steps or (TopicWait, step.ordinal) in self.sides):
+            self.put_side((TopicWait, step.ordinal), None)
+        return super().end_step(step, state, event, payload=payload, failure=failure, timed_out=timed_out)
+
+    # --- and the rest -----------------------------------------------------------------------------------------------
 
     def heartbeat(self, ordinal: int) -> tuple[datetime, Payload] | None:
         """When an activity last sent details, and which."""

@@ -19,7 +19,7 @@ from stepwell_server.engine.differences import describe
 from stepwell_server.engine.order import Changed, judge
 from stepwell_server.engine.published import publish
 from stepwell_server.engine.recording import record
-from stepwell_server.engine.reported import End, NewChild, NewStep, NewWait, ScopeClaim, identity
+from stepwell_server.engine.reported import End, NewChild, NewStep, NewTopicWait, NewWait, ScopeClaim, identity
 from stepwell_server.engine.run_calls import accepted_before, refuse_unaccepted
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.order import pack_differences
@@ -32,6 +32,7 @@ from stepwell_server.model.steps import (
     Kind,
     Step,
 )
+from stepwell_server.model.topics import kept_name
 
 
 class ProgressAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -68,6 +69,8 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
 
     def wants(self) -> Missing | None:
         signals = [step.body.signal for step in self.steps if isinstance(step.body, NewWait)]
+        topics = [step.body.topic for step in self.steps if isinstance(step.body, NewTopicWait)]
+        signals += map(kept_name, topics)
         scopes = [claim.scope for claim in self.scopes if claim.scope]
         keyed = [identity(step) for step in self.steps if step.key] + accepted_before(self.steps)
         ordinals = [*self.cancels, *self.stops]
@@ -76,7 +79,13 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         ends = self.end is not None
         carried = [self.ref.run_key] if self.end is not None and self.end.successor and self.ref.run_key else []
         return Missing(
-            signals=signals, scopes=scopes, identities=keyed, ordinals=ordinals, open_steps=ends, carried=carried
+            signals=signals,
+            topics=topics,
+            scopes=scopes,
+            identities=keyed,
+            ordinals=ordinals,
+            open_steps=ends,
+            carried=carried,
         )
 
     def decide(self, change: Change) -> ProgressAnswer | Refused:

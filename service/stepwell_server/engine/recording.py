@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine import grants, starts
+from stepwell_server.engine import grants, starts, topic_waits
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.reported import (
@@ -16,10 +16,11 @@ from stepwell_server.engine.reported import (
     NewChild,
     NewStep,
     NewTimer,
+    NewTopicWait,
     NewWait,
     UpdateOutcome,
 )
-from stepwell_server.model.events import EventType
+from stepwell_server.model.events import TOPIC_NAME, EventType
 from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import RunDetails
 from stepwell_server.model.steps import (
@@ -32,6 +33,7 @@ from stepwell_server.model.steps import (
     pack_step_details,
 )
 from stepwell_server.model.tasks import TaskKind
+from stepwell_server.model.topics import TopicWait, kept_name
 
 
 def record(change: Change, new: NewStep) -> int:
@@ -47,6 +49,8 @@ def record(change: Change, new: NewStep) -> int:
         return _open(change, new, wake_time=change.now + timedelta(seconds=body.seconds)).ordinal
     if isinstance(body, NewWait):
         return _record_wait(change, new, body)
+    if isinstance(body, NewTopicWait):
+        return _record_topic_wait(change, new, body)
     if isinstance(body, AcceptedUpdate):
         return _record_acceptance(change, new, body)
     if isinstance(body, UpdateOutcome):
@@ -207,6 +211,33 @@ def _record_wait(change: Change, new: NewStep, body: NewWait) -> int:
         change.take_signal(signal)
         event = change.event(EventType.WAIT_COMPLETED, ordinal=ordinal, facts={"signal_event": str(signal.event)})
         change.end_step(step, StepState.COMPLETED, event, payload=None)
+    return ordinal
+
+
+def _record_topic_wait(change: Change, new: NewStep, body: NewTopicWait) -> int:
+    """A wait for an event. One that is kept for this run, or for all waits, ends it at once."""
+    pending = change.pending_signals(kept_name(body.topic))
+    after, kept = change.topic(body.topic)
+    wake_time = None if body.timeout_seconds is None else change.now + timedelta(seconds=body.timeout_seconds)
+    ordinal = change.open.last_step + 1
+    change.event(EventType.WAIT_STARTED, ordinal=ordinal, facts={TOPIC_NAME: body.topic})
+    step = _open(
+        change,
+        new,
+        wait_name=body.topic,
+        wake_time=wake_time,
+        input_event=pending[0].event if pending else 0,
+        details=StepDetails(after_number=after),
+    )
+    if pending:
+        change.take_signal(pending[0])
+        event = change.event(EventType.WAIT_COMPLETED, ordinal=ordinal, facts={"received_event": str(pending[0].event)})
+        change.end_step(step, StepState.COMPLETED, event, payload=None)
+    elif kept is not None:
+        topic_waits.take(change, step, body.topic, kept)
+    else:
+        wait = TopicWait(change.run_key, ordinal, change.namespace_id, body.topic, after)
+        change.put_side((TopicWait, ordinal), wait)
     return ordinal
 
 

@@ -23,6 +23,13 @@ class NewWait(msgspec.Struct, frozen=True, gc=False):
     timeout_seconds: float | None = None
 
 
+class NewTopicWait(msgspec.Struct, frozen=True, gc=False):
+    """A wait for an event of a topic."""
+
+    topic: str
+    timeout_seconds: float | None = None
+
+
 class NewChild(msgspec.Struct, frozen=True, gc=False):
     """A child to start. `reuse` and `conflict` are those of `starts`."""
 
@@ -59,7 +66,7 @@ class UpdateOutcome(msgspec.Struct, frozen=True, gc=False):
     failure: Failure | None = None
 
 
-Body = Checkpoint | NewActivity | NewTimer | NewWait | NewChild | AcceptedUpdate | UpdateOutcome
+Body = Checkpoint | NewActivity | NewTimer | NewWait | NewTopicWait | NewChild | AcceptedUpdate | UpdateOutcome
 
 
 class NewStep(msgspec.Struct, frozen=True, gc=False):

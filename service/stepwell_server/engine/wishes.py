@@ -32,6 +32,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         others: Iterable[int] = (),
         carried: Iterable[int] = (),
         events: Iterable[int] = (),
+        topics: Iterable[str] = (),
         open_steps: bool = False,
         closed_steps: bool = False,
         received: bool = False,
@@ -48,6 +49,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         self.sides = frozenset(sides)
         self.carried = frozenset(carried)  # runs of whose signals that nobody took a slice is wanted
         self.events = frozenset(events)  # single ones of its history
+        self.topics = frozenset(topics)  # how they look to a wait that begins
         self.others = frozenset(others)  # further runs that the decision ends: locked, with their open steps
         self.open_steps = open_steps
         self.closed_steps = closed_steps

@@ -1,6 +1,7 @@
 """Prunes rows that have done their service.
 
-Those are old batches and answers, heartbeats of ended activities, signals of ended runs, calls for which nobody waits.
+Those are old batches and answers, heartbeats of ended activities, signals of ended runs, calls for which nobody waits,
+events of topics whose time is over.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from stepwell_server.loops.loop import Loop
-from stepwell_server.store import leftovers
+from stepwell_server.store import leftovers, topics
 from stepwell_server.store.leftovers import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from stepwell_server.clock import Clock
     from stepwell_server.loops.connection import SharedConnection
+    from stepwell_server.store.database import Connection
 
 # No watch cursor is older, and no commit stays unsettled for so long.
 BATCH_AGE = timedelta(hours=1)
@@ -53,7 +55,23 @@ class Pruner(Loop):
             + await self._prune_signals()
             + await self._prune_run_calls()
             + await self._prune_requests()
+            + await self._prune_topics()
         )
+
+    async def _prune_topics(self) -> int:
+        return await self._in_slices(topics.prune_events) + await self._in_slices(topics.prune_positions)
+
+    async def _in_slices(self, prune: Callable[[Connection, datetime, int], Awaitable[int]]) -> int:
+        """Prunes what was over by now."""
+        pruned = 0
+        for _ in range(_SLICES):
+            async with self._connection.use() as connection:
+                slice_ = await prune(connection, self._clock.now(), _ROWS)
+            pruned += slice_
+            if slice_ < _ROWS or not self.may_run():
+                break
+            await asyncio.sleep(_BREATH_SECONDS)
+        return pruned
 
     async def _prune_run_calls(self) -> int:
         # Callers wait by the machines' clocks, which a test's clock does not move.

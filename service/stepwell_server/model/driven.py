@@ -7,6 +7,8 @@ from enum import IntEnum
 
 import msgspec
 
+from stepwell_server.model.topics import TopicWait
+
 
 class Cause(IntEnum):
     """What a suspended run was woken by; the proto's `Run.Wake.Cause`."""
@@ -49,7 +51,7 @@ class CallerSeq(msgspec.Struct, frozen=True, gc=False):
     number: int
 
 
-Side = Watcher | RunTask | CallerSeq
+Side = Watcher | RunTask | CallerSeq | TopicWait
 """A small row of a run in a table of its own."""
 SideKey = tuple[type[Side], int]
-"""Which of a run's rows: a watcher's ordinal, a caller's number; 0 for the run's task."""
+"""Which of a run's rows: a watcher's or wait's ordinal, a caller's number; 0 for the run's task."""

@@ -10,6 +10,7 @@ import msgspec
 from stepwell_server.model import filters
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.signals import Signal
+from stepwell_server.model.topics import kept_name
 
 
 class EventType(IntEnum):
@@ -80,8 +81,8 @@ class Origin(IntEnum):
     CALLER = 2
 
 
-SIGNAL_NAME, SIGNAL_ORDINAL = "signal", "ordinal"
-"""The facts that tell of a received signal; they go with it along a chain of runs."""
+SIGNAL_NAME, SIGNAL_ORDINAL, TOPIC_NAME, TOPIC_EVENT = "signal", "ordinal", "topic", "topic_event"
+"""The facts that tell of a received signal, or event of a topic; they go with it along a chain of runs."""
 
 
 class Attributes(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -154,7 +155,8 @@ def payload_of(kind: int, body: bytes | None, attributes: Attributes) -> Payload
 
 
 def received_signal(run_key: int, number: int, attributes: bytes | None, time: datetime, chain_key: int = 0) -> Signal:
-    """The signal of whose coming an event tells, as one that nobody has taken. Its id is not told there."""
+    """The signal, or event of a topic, of whose coming an event tells, as if nobody had taken it; without its id."""
     facts = unpack_attributes(attributes).facts or {}
     name, ordinal = facts.get(SIGNAL_NAME, ""), int(facts.get(SIGNAL_ORDINAL, "0"))
+    name = name or kept_name(facts.get(TOPIC_NAME, ""))
     return Signal(run_key, ordinal, name, number, None, consumed=False, receive_time=time, chain_key=chain_key)

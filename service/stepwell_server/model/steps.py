@@ -79,6 +79,7 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     update_name: str = ""
     place: int = 0
     shielded: bool = False
+    after_number: int | None = None  # waits for a topic: its last event when the wait began
 
 
 class Step(msgspec.Struct, frozen=True, gc=False, tag_field="is", tag="open"):
@@ -217,3 +218,8 @@ def unpack_step_details(packed: bytes | None) -> StepDetails:
 def fingerprint_of(step: Step | ClosedStep) -> bytes:
     """What the code gave to be the same on replay, usually nothing."""
     return b"" if step.details is None else unpack_step_details(step.details).fingerprint
+
+
+def is_on_topic(step: Step | ClosedStep) -> bool:
+    """Whether it is a wait for a topic, not for a signal."""
+    return step.kind == Kind.WAIT and unpack_step_details(step.details).after_number is not None

@@ -17,7 +17,8 @@ from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
-from stepwell_server.store import job_batches, sides
+from stepwell_server.model.topics import TopicCopy, TopicPosition
+from stepwell_server.store import job_batches, sides, topics
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.database import Conflict
 from stepwell_server.store.job_batches import JobWrite
@@ -79,6 +80,8 @@ class Write(msgspec.Struct):
     sides_gone: list[int] = []
     published: list[Published] = []
     requests: list[Recorded] = []
+    topic_copies: list[TopicCopy] = []
+    topic_positions: list[TopicPosition] = []
     mail: list[Mail] = []
     mail_done: list[UUID] = []
     jobs: JobWrite = msgspec.field(default_factory=JobWrite)
@@ -104,6 +107,8 @@ async def write(connection: Connection, batch: Write) -> None:
         await connection.write(EVENTS["insert_events"], columns(batch.events))
     if batch.copies:
         await _all_of(connection, EVENTS["copy_events"], columns(batch.copies), len(batch.copies))
+    if batch.topic_copies or batch.topic_positions:
+        await topics.write(connection, batch.topic_copies, batch.topic_positions)
     await _write_signals(connection, batch)
     await job_batches.write(connection, batch.jobs)
     await _write_tasks_and_mail(connection, batch)
@@ -309,8 +314,9 @@ async def read_kept_signals(connection: Connection, keys: Sequence[int]) -> list
 
 
 async def read_received_signals(connection: Connection, keys: Sequence[int]) -> list[Signal]:
-    """All signals that runs ever got, by their events."""
-    rows = await connection.fetch(EVENTS["read_received_signals"], keys, EventType.SIGNAL_RECEIVED)
+    """All signals that runs ever got, and events of topics, by their own events."""
+    types = [EventType.SIGNAL_RECEIVED, EventType.TOPIC_RECEIVED]
+    rows = await connection.fetch(EVENTS["read_received_signals"], keys, types)
     return [received_signal(row[0], row[1], row[2], row[3]) for row in rows]
 
 

@@ -30,6 +30,7 @@ from stepwell_server.store.schema import (
     RUNS,
     SCHEDULES,
     SESSIONS,
+    TOPIC_EVENTS,
     WORKERS,
 )
 
@@ -200,7 +201,7 @@ async def _delete(connection: AsyncConnection, name: str) -> bool:
     used = [exists(select(literal(1)).where(table.c.namespace_id == namespace_id)) for table in tables]
     if (await connection.execute(select(or_(*used)))).scalar_one():
         raise errors.NamespaceNotEmpty(namespace=name)
-    for table in (WORKERS, NAMESPACES):
+    for table in (WORKERS, TOPIC_EVENTS, NAMESPACES):
         await connection.execute(delete(table).where(table.c.namespace_id == namespace_id))
     return True
 

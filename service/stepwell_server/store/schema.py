@@ -298,6 +298,35 @@ WATCHERS = Table(
     *_times("deadline", nullable=True),
     *_bytes("data", nullable=True),
 )
+TOPIC_EVENTS = Table(
+    "topic_events",
+    METADATA,
+    *_int("namespace_id", key=True),
+    *_text("topic", key=True),
+    *_bigint("number", key=True),
+    *_times("publish_time"),
+    *_times("retain_time", nullable=True),
+    *_flag("is_delivered"),
+    *_smallint("payload_kind"),
+    *_bytes("payload attributes", nullable=True),
+)
+TOPIC_WAITS = Table(
+    "topic_waits",
+    METADATA,
+    *_run_key(),
+    *_int("ordinal", key=True),
+    *_int("namespace_id"),
+    *_text("topic"),
+    *_bigint("after_number"),
+)
+TOPIC_POSITIONS = Table(
+    "topic_positions",
+    METADATA,
+    *_bigint("chain_key", key=True),
+    *_text("topic", key=True),
+    *_bigint("number"),
+    *_times("expire_time"),
+)
 RUN_TASKS = Table(
     "run_tasks",
     METADATA,

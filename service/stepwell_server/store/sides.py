@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server.model.driven import CallerSeq, RunTask, Side, SideKey, Watcher
+from stepwell_server.model.topics import TopicWait
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.statements import load
 
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Connection
 
 SIDES = load("sides")
-_DELETE: dict[type[Side], str] = {Watcher: "delete_watchers"}
+_DELETE: dict[type[Side], str] = {Watcher: "delete_watchers", TopicWait: "delete_topic_waits"}
 _WRITE: dict[type[Side], str] = {
     Watcher: "write_watchers",
     RunTask: "write_run_tasks",
     CallerSeq: "write_caller_seqs",
+    TopicWait: "write_topic_waits",
 }
 
 
@@ -64,7 +66,9 @@ async def write(
 
 
 def _place(row: Side) -> tuple[int, int]:
-    return row.run_key, row.caller_seq if isinstance(row, CallerSeq) else 0
+    if isinstance(row, CallerSeq):
+        return row.run_key, row.caller_seq
+    return row.run_key, row.ordinal if isinstance(row, TopicWait) else 0
 
 
 def _by_kind(keys: Iterable[tuple[int, SideKey]]) -> dict[type[Side], list[tuple[int, int]]]:

@@ -237,7 +237,7 @@ class Batch:
             places = again
 
     async def _fulfil(self, wishes: dict[int, tuple[int | None, Missing]]) -> list[int]:
-        """Loads what decisions want; answers the places of those that want a run which is locked elsewhere."""
+        """Loads what decisions want; answers the places of those that want what is locked elsewhere: a run, a topic."""
         others = {key for _, wants in wishes.values() for key in wants.others}
         gone: set[int] = set()
         if others:
@@ -254,7 +254,13 @@ class Batch:
         missing += [(self.subjects.runs[key], Missing(open_steps=True)) for key in others - gone]
         await self.subjects.load(missing)
         await loading.look_up_names(self._connection, self.subjects.births, names)
-        return [place for place, (_, wants) in wishes.items() if wants.others & gone]
+        busy = [place for place, (_, wants) in wishes.items() if wants.others & gone]
+        return busy + [place for place, (key, wants) in wishes.items() if wants.topics and self._lacks(key, wants)]
+
+    def _lacks(self, key: int | None, wants: Missing) -> bool:
+        """Whether somebody has the lock of a topic that a decision wants to look at."""
+        change = self.subjects.runs.get(key or 0)
+        return change is None or not wants.topics <= change.topics.keys()
 
     def _decide_one(self, place: int, key: int | None) -> Missing | None:
         order, asked = self._entries[place].order, self._entries[place].asked

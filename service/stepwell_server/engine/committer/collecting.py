@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.names import Births
 from stepwell_server.model.runs import unpack_details
+from stepwell_server.model.topics import TopicWait
 from stepwell_server.store import batches
+
+if TYPE_CHECKING:
+    from stepwell_server.model.driven import SideKey
 
 
 def collect(write: batches.Write, change: Change) -> None:
@@ -30,6 +36,9 @@ def collect(write: batches.Write, change: Change) -> None:
     _collect_steps(write, change, key)
     write.events.extend(change.events)
     write.copies.extend(change.copies)
+    write.topic_copies.extend(change.topic_copies)
+    write.topic_positions.extend(change.topic_positions.values())
+    write.sides.extend((key, side, None) for side in change.touched_sides if run is None and _is_over(change, side))
     if run is not None:
         write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
         write.sides.extend((key, side, change.sides[side]) for side in change.touched_sides)
@@ -39,6 +48,11 @@ def collect(write: batches.Write, change: Change) -> None:
     write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
     write.mail.extend(change.mail)
     write.mail_done.extend(change.mail_done)
+
+
+def _is_over(change: Change, side: SideKey) -> bool:
+    """Whether the run, which has ended, left such a row. What it has of other kinds goes with its end."""
+    return side[0] is TopicWait and change.sides[side] is None
 
 
 def _collect_signals(write: batches.Write, change: Change, key: int) -> None:

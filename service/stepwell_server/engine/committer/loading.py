@@ -12,7 +12,8 @@ from stepwell_server.engine.names import GONE, Births, Latest
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.ids import MAIN
 from stepwell_server.model.steps import Step
-from stepwell_server.store import batches, recall, sides
+from stepwell_server.model.topics import stripe_of
+from stepwell_server.store import batches, recall, sides, topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -147,12 +148,11 @@ async def _look(  # noqa: PLR0917 - what a Change is made of
 
 async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Missing]], births: Births) -> None:
     """Loads the parts of runs that decisions want and notes that they are known."""
-    wanted = [
-        (change, missing) for change, missing in wanted if not change.fresh or missing.names or missing.signal_ids
-    ]
+    wanted = [(change, missing) for change, missing in wanted if not change.fresh or _of_others(missing)]
     await _load_steps(connection, wanted)
     await _load_signals(connection, wanted)
     await _load_sides(connection, wanted)
+    await _load_topics(connection, wanted)
     scopes = [(change.run_key, scope) for change, missing in wanted for scope in missing.scopes - change.known.scopes]
     by_key = {change.run_key: change for change, _ in wanted}
     if scopes:
@@ -169,6 +169,11 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
     await look_up_names(connection, births, {name for _, missing in wanted for name in missing.names})
     for change, missing in wanted:
         change.known.add(missing)
+
+
+def _of_others(missing: Missing) -> bool:
+    """Whether what is missing does not belong to the run, so that a new one does not know it either."""
+    return bool(missing.names or missing.signal_ids or missing.topics)
 
 
 async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
@@ -217,6 +222,25 @@ async def _load_sides(connection: Connection, wanted: Sequence[tuple[Change, Mis
     if keys:
         for run_key, key, row in await sides.read(connection, keys):
             by_key[run_key].load_side(key, row)
+
+
+async def _load_topics(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
+    """How topics look to waits that begin, but for those whose lock somebody has: see `topics.hold`."""
+    asked = {(change.run_key, name): change for change, missing in wanted for name in missing.topics}
+    if not asked:
+        return
+    stripes = {place: stripe_of(change.namespace_id, place[1]) for place, change in asked.items()}
+    held = await topics.hold(connection, sorted(set(stripes.values())))
+    asked = {place: change for place, change in asked.items() if stripes[place] in held}
+    looks: list[tuple[int, str, int, int]] = []
+    for (_, name), change in asked.items():
+        known = change.topics.get(name)
+        after = known.kept[-1].number if known is not None and known.kept else 0
+        looks.append((change.namespace_id, name, change.chain_key, after))
+    if looks:
+        views = await topics.read(connection, looks, next(iter(asked.values())).now)
+        for ((_, name), change), view in zip(asked.items(), views, strict=True):
+            change.load_topic(name, view)
 
 
 def _has_more_steps(change: Change) -> bool:

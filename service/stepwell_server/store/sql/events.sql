@@ -29,12 +29,12 @@ FROM unnest($1::bigint[], $2::int[], $3::timestamptz[], $4::bigint[], $5::int[])
     LATERAL (SELECT * FROM events AS o WHERE o.run_key = x.from_key AND o.number = x.from_number OFFSET 0) AS e;
 
 -- name: read_received_signals
--- Which signals came to runs, and when. Walks the run's part of one partition's primary key.
+-- Which signals and events of topics came to runs, and when. Walks the run's part of one partition's primary key.
 SELECT e.run_key, e.number, e.attributes, e.event_time
 FROM unnest($1::bigint[]) AS x (run_key),
     LATERAL (
         SELECT o.run_key, o.number, o.event_time, o.attributes FROM events AS o
-        WHERE o.run_key = x.run_key AND o.type = $2
+        WHERE o.run_key = x.run_key AND o.type = ANY($2::smallint[])
         OFFSET 0
     ) AS e
 ORDER BY e.run_key, e.number;

@@ -67,3 +67,14 @@ SELECT * FROM unnest(
 -- name: delete_caller_seqs
 -- Forgets the numbers of ended runs, which take no more events; their history keeps them. Walks caller_seqs_pkey.
 DELETE FROM caller_seqs WHERE run_key = ANY($1::bigint[]);
+
+-- name: write_topic_waits
+INSERT INTO topic_waits (
+    run_key, ordinal, namespace_id, topic, after_number
+)
+SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[], $4::text[], $5::bigint[]);
+
+-- name: delete_topic_waits
+-- Forgets waits that are over. Walks topic_waits_pkey.
+DELETE FROM topic_waits USING unnest($1::bigint[], $2::bigint[]) AS x (run_key, ordinal)
+WHERE topic_waits.run_key = x.run_key AND topic_waits.ordinal = x.ordinal;

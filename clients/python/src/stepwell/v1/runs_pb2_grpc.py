@@ -291,7 +291,8 @@ class RunServiceServicer(object):
 
     def RewindRun(self, request, context):
         """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
-        taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
+        taken out of the record and done anew. Open steps among them are cancelled; signals that they took are kept again,
+        and so are events of topics.
         Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -103,7 +103,8 @@ class RunServiceStub:
     """
     RewindRun: _grpc.UnaryUnaryMultiCallable[_repairs_pb2.RewindRunRequest, _repairs_pb2.RewindRunResponse]
     """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
-    taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
+    taken out of the record and done anew. Open steps among them are cancelled; signals that they took are kept again,
+    and so are events of topics.
     Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
     """
     RepairRun: _grpc.UnaryUnaryMultiCallable[_repairs_pb2.RepairRunRequest, _repairs_pb2.RepairRunResponse]
@@ -191,7 +192,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     RewindRun: _aio.UnaryUnaryMultiCallable[_repairs_pb2.RewindRunRequest, _repairs_pb2.RewindRunResponse]  # type: ignore[assignment]
     """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
-    taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
+    taken out of the record and done anew. Open steps among them are cancelled; signals that they took are kept again,
+    and so are events of topics.
     Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
     """
     RepairRun: _aio.UnaryUnaryMultiCallable[_repairs_pb2.RepairRunRequest, _repairs_pb2.RepairRunResponse]  # type: ignore[assignment]
@@ -384,7 +386,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_repairs_pb2.RewindRunResponse, _abc.Awaitable[_repairs_pb2.RewindRunResponse]]:
         """Takes a run back to before a step, open or ended: that step and all that was recorded after it, in every branch, is
-        taken out of the record and done anew. Open steps among them are cancelled, and signals that they took are kept again.
+        taken out of the record and done anew. Open steps among them are cancelled; signals that they took are kept again,
+        and so are events of topics.
         Reasons: as of RetryRun, but for STEP_STATE_CONFLICT.
         """
 

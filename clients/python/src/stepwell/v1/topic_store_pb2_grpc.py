@@ -28,7 +28,8 @@ if _version_not_supported:
 class TopicStoreStub(object):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
-    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait. Waits of code runs are not seen
+    here, and what is published by `TopicService` does not reach the runs of engines: each engine gives them events itself.
 
     Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
     another request is REQUEST_ID_REUSED.
@@ -70,7 +71,8 @@ class TopicStoreStub(object):
 class TopicStoreServicer(object):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
-    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait. Waits of code runs are not seen
+    here, and what is published by `TopicService` does not reach the runs of engines: each engine gives them events itself.
 
     Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
     another request is REQUEST_ID_REUSED.
@@ -153,7 +155,8 @@ def add_TopicStoreServicer_to_server(servicer, server):
 class TopicStore(object):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
-    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait. Waits of code runs are not seen
+    here, and what is published by `TopicService` does not reach the runs of engines: each engine gives them events itself.
 
     Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
     another request is REQUEST_ID_REUSED.

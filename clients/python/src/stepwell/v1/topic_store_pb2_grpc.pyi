@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class TopicStoreStub:
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
-    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait. Waits of code runs are not seen
+    here, and what is published by `TopicService` does not reach the runs of engines: each engine gives them events itself.
 
     Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
     another request is REQUEST_ID_REUSED.
@@ -60,7 +61,8 @@ class TopicStoreStub:
 class TopicStoreAsyncStub(TopicStoreStub):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
-    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait. Waits of code runs are not seen
+    here, and what is published by `TopicService` does not reach the runs of engines: each engine gives them events itself.
 
     Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
     another request is REQUEST_ID_REUSED.
@@ -87,7 +89,8 @@ class TopicStoreAsyncStub(TopicStoreStub):
 class TopicStoreServicer(metaclass=_abc_1.ABCMeta):
     """Suspends driven runs until an event of a topic, and wakes those that wait for one.
 
-    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait.
+    A run waits on one topic at most; whatever else makes it go on, or end, ends its wait. Waits of code runs are not seen
+    here, and what is published by `TopicService` does not reach the runs of engines: each engine gives them events itself.
 
     Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
     another request is REQUEST_ID_REUSED.

@@ -604,7 +604,7 @@ class StepRecord(_message.Message):
     completion: _builtins.int
     """The order of ends in the run; greater is later. 0 while open."""
     timed_out: _builtins.bool
-    """WAIT: true if the timeout came before the signal."""
+    """WAIT: true if the timeout came before the signal or the event."""
     child_run_id: _builtins.str
     """CHILD: the child's run id."""
     update_name: _builtins.str
@@ -1341,7 +1341,7 @@ class NewStep(_message.Message):
 
     @_builtins.property
     def wait(self) -> Global___WaitStep:
-        """A wait for a signal."""
+        """A wait for a signal, or for an event of a topic."""
 
     @_builtins.property
     def child(self) -> Global___ChildStep:
@@ -1519,9 +1519,14 @@ class WaitStep(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SIGNAL_NAME_FIELD_NUMBER: _builtins.int
+    TOPIC_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     signal_name: _builtins.str
-    """The signal to wait for."""
+    """The signal to wait for, 1 to 255 bytes. It takes the oldest one that nobody has taken."""
+    topic: _builtins.str
+    """The topic of which it waits for an event, 1 to 255 bytes. An event that is kept for waits like this one, and that
+    the run has not had, ends it at once; else the next one does that is published.
+    """
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
         """How long. Default: for ever."""
@@ -1530,13 +1535,16 @@ class WaitStep(_message.Message):
         self,
         *,
         signal_name: _builtins.str = ...,
+        topic: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["awaited", b"awaited", "signal_name", b"signal_name", "timeout", b"timeout", "topic", b"topic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["signal_name", b"signal_name", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited", b"awaited", "signal_name", b"signal_name", "timeout", b"timeout", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_awaited: _TypeAlias = _typing.Literal["signal_name", "topic"]  # noqa: Y015
+    _WhichOneofArgType_awaited: _TypeAlias = _typing.Literal["awaited", b"awaited"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_awaited) -> _WhichOneofReturnType_awaited | None: ...
 
 Global___WaitStep: _TypeAlias = WaitStep  # noqa: Y015
 
