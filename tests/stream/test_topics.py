@@ -161,7 +161,7 @@ async def test_nothing_crosses_a_namespace(one: Replica) -> None:
         ("namespace", topics_pb2.PublishEventRequest(topic="t", namespace="-")),
         ("topic", topics_pb2.ListTopicEventsRequest()),
         ("topic", topics_pb2.ListTopicWaitsRequest(topic="\n")),
-        ("page_token", topics_pb2.ListTopicWaitsRequest(topic="t", page_token="x")),
+        ("namespace", topics_pb2.ListTopicWaitsRequest(topic="t", namespace="a b")),
     ],
 )
 async def test_what_is_not_right_is_refused_by_name(one: Replica, field: str, request_: Any) -> None:
