@@ -24,6 +24,7 @@ NOT_OK = {
     "RetryRun": "FAILED_PRECONDITION",
     "RetryJob": "FAILED_PRECONDITION",
     "RewindRun": "NOT_FOUND",
+    "RepairRun": "FAILED_PRECONDITION",
 }
 
 

@@ -21,7 +21,7 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from tests.hostile.values import Place, places, sampled
 
-from stepwell.v1 import runs_pb2, types_pb2, workers_pb2
+from stepwell.v1 import repairs_pb2, runs_pb2, types_pb2, workers_pb2
 from stepwell_server.service import Service
 from stepwell_server.settings import Settings
 
@@ -36,6 +36,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "MadeCall": {"kind": types_pb2.STEP_KIND_TIMER, "name": "x"},
     "NewStep": {"name": "x"},
     "OutcomeStep": {"result": types_pb2.Payload(json="1")},
+    "Repair": {"accept": repairs_pb2.Repair.Accept()},
     "StartJobRequest": {"type": "t"},
     "StartRunRequest": {"type": "t"},
     "StepName": {"name": "x"},
@@ -245,6 +246,9 @@ class World:
 
     async def _RewindRun(self, method: Method) -> Any:
         return type(method.new())(step={"name": "x"})
+
+    async def _RepairRun(self, method: Method) -> Any:
+        return type(method.new())(repairs=[SAMPLES["Repair"]])
 
     async def _OpenSession(self, method: Method) -> Any:
         return type(method.new())(hello=self.hello(self._next()))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from tests.loops.rig import rigged
 from tests.loops.test_duties import holding
+from tests.store.plans import explained, scans
 
+from stepwell_server.engine.runs import Steered, TerminateRun
+from stepwell_server.ids import uuid7
 from stepwell_server.loops.pruner import Pruner
-from stepwell_server.store import batches
+from stepwell_server.model.runs import RunRef
+from stepwell_server.store import batches, leftovers
 
 
 async def test_old_batches_go(database_url: str) -> None:
@@ -70,3 +75,49 @@ async def test_answers_go_after_a_day(database_url: str, monkeypatch: Any) -> No
         await rig.sql.executemany(row, [(f"r{place}", b"", time) for place, time in enumerate(times)])
         assert await Pruner(rig.connection, rig.clock, 60.0).run_once() == 10
         assert [each[0] for each in await rig.sql.fetch("SELECT request_id FROM requests")] == ["r10"]
+
+
+async def test_calls_that_nobody_waits_for_go_after_a_minute(database_url: str, monkeypatch: Any) -> None:
+    """Left behind by a replica that was killed. However many there are, they go, some in each round."""
+    monkeypatch.setattr("stepwell_server.loops.pruner._ROWS", 3)
+    async with rigged(database_url) as rig:
+        row = "INSERT INTO run_calls VALUES ($1, 1, 2, 'add', 'u', NULL, $2, NULL)"
+        now = datetime.now(UTC)
+        left = [uuid7(), uuid7()]
+        ends = [now + timedelta(seconds=30), now - timedelta(seconds=30)] + [now - timedelta(seconds=90)] * 5
+        await rig.sql.executemany(row, zip([*left, *(uuid7() for _ in range(5))], ends, strict=True))
+        loop = Pruner(rig.connection, rig.clock, 60.0)
+        assert [await loop.run_once() for _ in range(3)] == [3, 2, 0]
+        assert {each[0] for each in await rig.sql.fetch("SELECT call_id FROM run_calls")} == set(left)
+
+
+async def test_published_values_go_with_their_run(database_url: str, monkeypatch: Any) -> None:
+    """Open runs and ended ones keep them; those of a run that was taken away go, a slice a round."""
+    monkeypatch.setattr("stepwell_server.loops.pruner._ROWS", 2)
+    async with rigged(database_url) as rig:
+        opened, ended, gone = [await rig.start() for _ in range(3)]
+        for key in (ended, gone):
+            await rig.committers.do(Steered, TerminateRun(RunRef(1, "main", key), ""))
+        values = [(key, name) for key in (opened, ended, gone) for name in "abc"]
+        await rig.sql.executemany("INSERT INTO published VALUES ($1, $2, NULL, now())", values)
+        loop = Pruner(rig.connection, rig.clock, 60.0)
+        assert [await loop.run_once() for _ in range(6)] == [0] * 6
+        await rig.sql.execute("DELETE FROM closed_runs WHERE run_key = $1", gone)
+        assert sum([await loop.run_once() for _ in range(6)]) == 3
+        kept = await rig.sql.fetch("SELECT run_key, name FROM published ORDER BY run_key, name")
+        assert [tuple(row) for row in kept] == values[:6]
+
+
+@pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
+async def test_a_slice_of_published_values_reads_no_more_than_itself(database_url: str, is_grown: bool) -> None:
+    async with rigged(database_url) as rig:
+        if is_grown:
+            await rig.sql.execute(
+                "INSERT INTO published SELECT n, 'a', NULL, now() FROM generate_series(1, 50000) AS n"
+            )
+            await rig.sql.execute("ANALYZE published")
+        found = scans(await explained(rig.sql, leftovers.LEFTOVERS["next_published"], 20_000, "", 1_000))
+        assert found == {("published", "published_pkey"): 1_000 if is_grown else 0}
+        plan = await explained(rig.sql, leftovers.LEFTOVERS["prune_published"], 20_000, "", 21_000, "")
+        read = [part for part in plan.parts() if part.node.get("Relation Name") == "published"]
+        assert all(part.rows <= 1_000 for part in read)

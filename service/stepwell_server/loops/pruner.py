@@ -1,7 +1,7 @@
 """Prunes rows that have done their service.
 
 Those are old batches and answers, heartbeats of ended activities, signals of ended runs, calls for which nobody waits,
-events of topics whose time is over.
+events of topics whose time is over, and what was published by runs that are there no more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stepwell_server.loops.loop import Loop
 from stepwell_server.store import leftovers, topics
-from stepwell_server.store.leftovers import Place
+from stepwell_server.store.leftovers import Place, Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,6 +46,7 @@ class Pruner(Loop):
         self._connection = connection
         self._clock = clock
         self._place = Place()
+        self._value = Value()
 
     async def run_once(self) -> int:
         """Answers how many rows went."""
@@ -56,6 +57,7 @@ class Pruner(Loop):
             + await self._prune_run_calls()
             + await self._prune_requests()
             + await self._prune_topics()
+            + await self._prune_published()
         )
 
     async def _prune_topics(self) -> int:
@@ -72,6 +74,13 @@ class Pruner(Loop):
                 break
             await asyncio.sleep(_BREATH_SECONDS)
         return pruned
+
+    async def _prune_published(self) -> int:
+        # A slice a round: what is left of runs that went is little, and may wait its turn.
+        async with self._connection.use() as connection:
+            gone, place = await leftovers.prune_published(connection, self._value, _ROWS)
+        self._value = place or Value()
+        return gone
 
     async def _prune_run_calls(self) -> int:
         # Callers wait by the machines' clocks, which a test's clock does not move.

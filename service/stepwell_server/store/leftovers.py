@@ -38,6 +38,22 @@ async def prune_heartbeats(connection: Connection, after: Place, most: int) -> t
     return len(await connection.fetch(LEFTOVERS["prune_heartbeats"], *after, *end)), end
 
 
+class Value(NamedTuple):
+    """Where a walk over published values stands."""
+
+    run_key: int = -1
+    name: str = ""
+
+
+async def prune_published(connection: Connection, after: Value, most: int) -> tuple[int, Value | None]:
+    """Forgets those of a slice whose run is gone; answers how many, and where the next slice begins."""
+    ends = await connection.fetch(LEFTOVERS["next_published"], *after, most)
+    if not ends:
+        return 0, None
+    end = Value(*ends[0])
+    return len(await connection.fetch(LEFTOVERS["prune_published"], *after, *end)), end
+
+
 async def prune_run_calls(connection: Connection, expired_before: datetime, most: int) -> int:
     """Forgets calls for which nobody waits any more, and whose caller did not do so; answers how many."""
     return len(await connection.fetch(LEFTOVERS["prune_run_calls"], expired_before, most))

@@ -20,6 +20,28 @@ WHERE (h.run_key, h.ordinal) > ($1, $2) AND (h.run_key, h.ordinal) <= ($3, $4)
     AND NOT EXISTS (SELECT FROM jobs AS j WHERE j.job_key = h.run_key AND h.ordinal < 0)
 RETURNING h.run_key;
 
+-- name: next_published
+-- The key at which a slice of published values ends. Walks published_pkey.
+SELECT x.run_key, x.name
+FROM (
+    SELECT p.run_key, p.name
+    FROM published AS p
+    WHERE (p.run_key, p.name) > ($1, $2)
+    ORDER BY p.run_key, p.name
+    LIMIT $3
+) AS x
+ORDER BY x.run_key DESC, x.name DESC
+LIMIT 1;
+
+-- name: prune_published
+-- Forgets, in a slice, what runs have published that are there no more, open or ended. Walks published_pkey, then
+-- runs_pkey and closed_runs_pkey.
+DELETE FROM published AS p
+WHERE (p.run_key, p.name) > ($1, $2) AND (p.run_key, p.name) <= ($3, $4)
+    AND NOT EXISTS (SELECT FROM runs AS r WHERE r.run_key = p.run_key)
+    AND NOT EXISTS (SELECT FROM closed_runs AS c WHERE c.run_key = p.run_key)
+RETURNING p.run_key;
+
 -- name: prune_signals
 -- Forgets signals that ended runs got long ago, whose ids need not be recognised any more. What is not consumed is on
 -- its way to another run. Walks signals_pkey from the oldest run, then runs_pkey.
