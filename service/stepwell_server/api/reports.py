@@ -310,7 +310,7 @@ class ReportReader:
                 child.parent_close_policy, types_pb2.ParentClosePolicy, "parent_close_policy", at
             )
             or 1,
-            timeout_seconds=checks.seconds(child, "run_timeout", at),
+            timeout_seconds=checks.seconds(child, "run_timeout", at) or None,
             retry=run_retry_from_proto(child, self._fields, at),
             reuse=reuse,
             conflict=conflict,

@@ -50,7 +50,7 @@ def end_run(
         details = unpack_details(change.open.details)
         change.update(details=pack_details(replace(details, closing_event=change.open.last_event)))
     for step in steps:
-        cancel_step(change, step, f"run ended: {phase.name}")
+        cancel_step(change, step, f"run ended: {phase.name}", to_child="parent ended")
     run = change.open
     holder = run.session_id
     facts = {"reason": reason} if reason else None
@@ -69,15 +69,18 @@ def terminate_run(change: Change, reason: str) -> None:
     end_run(change, Phase.TERMINATED, failure=failure, reason=reason)
 
 
-def cancel_step(change: Change, step: Step, reason: str) -> None:
-    """Cancels an open step: its task is dropped, its worker told, its child dealt with."""
+def cancel_step(change: Change, step: Step, reason: str, *, to_child: str = "") -> None:
+    """Cancels an open step: its task is dropped, its worker told, its child dealt with.
+
+    `to_child` is what its child is told in place of the reason.
+    """
     if step.session_id is not None:
         change.news.cancels.append((step.session_id, step.ordinal, step.grants, reason))
     if step.kind == Kind.CHILD and step.child_key is not None:
         policy = unpack_step_details(step.details).close_policy
         if policy != ABANDON:
             subject = Subject.CANCEL if policy == REQUEST_CANCEL else Subject.TERMINATE
-            change.post(step.child_key, Letter(subject, reason="parent ended"))
+            change.post(step.child_key, Letter(subject, reason=to_child or f"parent gave it up: {reason}"))
     event = change.event(
         _CANCELLED_EVENT.get(Kind(step.kind), EventType.STEP_CANCELLED), ordinal=step.ordinal, facts={"reason": reason}
     )

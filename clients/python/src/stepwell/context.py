@@ -62,7 +62,7 @@ class Context(Asked):
             type=task.type,
             task_queue=task.task_queue,
             attempt=task.attempt,
-            run_attempt=task.run_attempt,
+            run_attempt=max(1, task.run_attempt),
             create_time=task.run_create_time.ToDatetime(dt.UTC),
             traceparent=task.traceparent,
         )

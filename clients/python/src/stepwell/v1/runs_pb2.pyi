@@ -569,7 +569,7 @@ class StartRunRequest(_message.Message):
 
     @_builtins.property
     def run_timeout(self) -> _duration_pb2.Duration:
-        """The run times out this long after its start. Default: never."""
+        """The run times out this long after its start. Default, and 0: never."""
 
     @_builtins.property
     def start_delay(self) -> _duration_pb2.Duration:

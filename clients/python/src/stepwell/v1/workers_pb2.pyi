@@ -1583,7 +1583,7 @@ class ChildStep(_message.Message):
 
     @_builtins.property
     def run_timeout(self) -> _duration_pb2.Duration:
-        """It times out this long after its start."""
+        """It times out this long after its start. Default, and 0: never."""
 
     @_builtins.property
     def retry(self) -> _types_pb2.RetryPolicy:
