@@ -1,17 +1,20 @@
 """Writes docs/states.md from the tables of legal moves in the service's model; `--check` only compares.
 
-What a state means comes from the protocol's comments, what may follow it from `MOVES`, `BEGUN_ANEW` and `STEP_MOVES`.
+What a state means comes from the protocol's comments, what may follow it from `MOVES`, `BEGUN_ANEW`, `STEP_MOVES` and
+`JOB_MOVES`.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import IntEnum
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from stepwell_server.model.jobs import JOB_ENDED, JOB_MOVES
 from stepwell_server.model.runs import BEGUN_ANEW, MOVES, RETRIED, REWOUND, TERMINAL, Phase
 from stepwell_server.model.steps import ENDED, STEP_MOVES, StepState
 
@@ -57,8 +60,16 @@ A `WAIT` whose time ran out is `COMPLETED`, with `timed_out` set.
 """
 
 RUN_MOVES = {phase: moves | {Phase.PENDING} if phase in BEGUN_ANEW else moves for phase, moves in MOVES.items()}
+JOBS = """\
+## Jobs
+
+A job has the life of an activity, and passes through the same states. Whether it was asked to stop is a flag, as with
+runs. One that is pending says what it waits for: `task_wait` for a worker, else `wake_time` for its time.
+"""
+
 NEVER = "Nothing: it has ended."
 OPENING = {"`RetryRun`": RETRIED, "`RewindRun`": REWOUND}
+JOB_OPENING = {"`RetryJob`": frozenset(state for state in JOB_ENDED if JOB_MOVES[state])}
 SAID_ONCE = "Terminal, as all below."
 
 
@@ -77,48 +88,72 @@ def meanings(enum: str, prefix: str) -> dict[str, str]:
     return found
 
 
-def diagram(moves: Mapping[State, frozenset[State]], ended: frozenset[State], first: Iterable[str]) -> list[str]:
+def diagram(
+    moves: Mapping[State, frozenset[State]],
+    ended: frozenset[State],
+    first: Iterable[str],
+    opening: Mapping[str, Collection[State]] = MappingProxyType({}),
+) -> list[str]:
     """The moves in mermaid; what leads to every end leads to the box around them."""
     lines = ["```mermaid", "stateDiagram-v2", *(f"    [*] --> {name}" for name in first)]
     for state, following in moves.items():
+        if state in ended:
+            continue
         lines += [f"    {state.name} --> {each.name}" for each in sorted(following - ended)]
         if following >= ended:
             lines.append(f"    {state.name} --> ended")
         else:
             lines += [f"    {state.name} --> {each.name}" for each in sorted(following & ended)]
+    lines += [
+        f"    {state.name} --> {each.name}: {verb.strip('`')}"
+        for verb, states in opening.items()
+        for state in sorted(states)
+        for each in sorted(moves[state])
+    ]
     lines += ["    state ended {", *(f"        {each.name}" for each in sorted(ended)), "    }", "```"]
     return lines
 
 
 def table(
-    title: str, moves: Mapping[State, frozenset[State]], ended: frozenset[State], meaning: Callable[[str], str]
+    title: str,
+    moves: Mapping[State, frozenset[State]],
+    ended: frozenset[State],
+    meaning: Callable[[str], str],
+    opening: Mapping[str, Collection[State]],
 ) -> list[str]:
     """A line for each state: what it means, and what may follow."""
     lines = [f"| {title} | what it means | what may follow |", "|---|---|---|"]
     for state, following in moves.items():
+        if state in ended:
+            lines.append(f"| `{state.name}` | {meaning(state.name)} | {after_end(state, opening)} |")
+            continue
         passing = [f"`{each.name}`" for each in sorted(following - ended)]
         endings = ["any end"] if following >= ended else [f"`{each.name}`" for each in sorted(following & ended)]
-        lines.append(f"| `{state.name}` | {meaning(state.name)} | {', '.join(passing + endings) or after_end(state)} |")
+        lines.append(f"| `{state.name}` | {meaning(state.name)} | {', '.join(passing + endings)} |")
     return lines
 
 
-def after_end(state: IntEnum) -> str:
-    """What may follow an end: nothing, or what opens a run again."""
-    verbs = [verb for verb, phases in OPENING.items() if isinstance(state, Phase) and state in phases]
+def after_end(state: State, opening: Mapping[str, Collection[State]]) -> str:
+    """What may follow an end: nothing, or what opens it again."""
+    verbs = [verb for verb, states in opening.items() if state in states]
     return f"Nothing by itself: {' or '.join(verbs)} may open it again." if verbs else NEVER
 
 
 def render() -> str:
     """The whole document."""
     phases, states = meanings("RunPhase", "RUN_PHASE_"), meanings("StepState", "STEP_STATE_")
+    of_jobs = meanings("JobState", "JOB_STATE_")
     parts = [
         INTRODUCTION,
         RUNS,
-        "\n".join(table("phase", RUN_MOVES, TERMINAL, phases.__getitem__)) + "\n",
+        "\n".join(table("phase", RUN_MOVES, TERMINAL, phases.__getitem__, OPENING)) + "\n",
         "\n".join(diagram(RUN_MOVES, TERMINAL, [Phase.PENDING.name])) + "\n",
         STEPS,
-        "\n".join(table("state", STEP_MOVES, ENDED, states.__getitem__)) + "\n",
+        "\n".join(table("state", STEP_MOVES, ENDED, states.__getitem__, {})) + "\n",
         "\n".join(diagram(STEP_MOVES, ENDED, [StepState.PENDING.name, StepState.WAITING.name, "ended"])) + "\n",
+        JOBS,
+        "\n".join(table("state", JOB_MOVES, JOB_ENDED, of_jobs.__getitem__, JOB_OPENING)) + "\n",
+        "\n".join(diagram(JOB_MOVES, JOB_ENDED, [StepState.PENDING.name], JOB_OPENING)) + "\n",
     ]
     return "\n".join(parts)
 

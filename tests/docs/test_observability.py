@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from uuid import uuid4
 
+from msgspec.structs import replace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.metrics import MetricWrapperBase
@@ -47,6 +48,7 @@ def test_each_span_and_attribute_is_told_of() -> None:
     subject = telemetry.Subject(telemetry.new_root(type="wf", run="r"), "", uuid4(), 1, 0, 1, "", "q", 1)
     telemetry.claim_span(subject, worker="w", outcome="claimed")
     telemetry.heartbeat_span(subject, worker="w", outcome="recorded", start_ns=1)
+    telemetry.claim_span(replace(subject, is_job=True), worker="w", outcome="claimed")
     telemetry.session_heartbeat_span(uuid4(), worker="w", outcome="heard")
     telemetry.shut_down_tracing()
     spans = exporter.get_finished_spans()

@@ -16,6 +16,7 @@ from tests.engine.memory_jobs import MemoryJobs
 from tests.engine.memory_topics import MemoryTopics
 
 from stepwell_server.model.events import Event, EventType, received_signal
+from stepwell_server.model.jobs import JOB_ORDINAL
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.requests import Recorded, RequestKey
 from stepwell_server.model.run_calls import Published
@@ -198,6 +199,8 @@ class MemoryStore:
         for value in write.published:
             self.published[value.run_key, value.name] = value
         self.jobs.apply(write.jobs)
+        for key in write.jobs.retried:
+            self.heartbeats.pop((key, JOB_ORDINAL), None)
         self._apply_work(write)
 
     def _apply_runs(self, write: batches.Write) -> None:

@@ -42,6 +42,7 @@ INDEXES = {
     "update_unique_jobs": "unique_jobs_pkey",
     "update_jobs": "jobs_pkey",
     "close_jobs": "jobs_pkey",
+    "delete_job_heartbeats": "heartbeats_pkey",
     "delete_closed_jobs": "closed_jobs_p1_pkey",
     "read_due_jobs": "jobs_wake_idx",
     "next_job_after": "jobs_wake_idx",

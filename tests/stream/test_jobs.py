@@ -109,6 +109,22 @@ async def test_a_failed_attempt_is_tried_again_with_the_details_it_left(one: Rep
         assert (await one.job_end(job_id)).attempt == 2
 
 
+async def test_a_retried_job_knows_nothing_of_what_was_told_before(one: Replica) -> None:
+    """It begins anew, however long ago the last heartbeat of its former life was."""
+    job_id = await one.start_job(retry=ONCE)
+    async with wire(one, capacity=capacity(activities=1)) as stream:
+        task = await stream.task(ACTIVITY)
+        await stream.beat(task, "half")
+        await stream.report(task.ref, fail=FAILURE)
+        assert (await one.job_end(job_id)).state == FAILED
+        await one.jobs.RetryJob(jobs_pb2.RetryJobRequest(job_id=job_id))
+        anew = await stream.task(ACTIVITY)
+        assert (anew.attempt, anew.ref.token) == (1, 2)
+        assert not anew.HasField("heartbeat_details")
+        assert not (await one.job(job_id)).HasField("heartbeat_time")
+        await stream.complete(anew)
+
+
 async def test_a_lost_worker_s_job_goes_to_another_with_its_details(one: Replica) -> None:
     """After the session has expired; what the lost one says afterwards changes nothing."""
     job_id = await one.start_job()

@@ -107,7 +107,8 @@ class Pushes:
             except Exception:  # noqa: BLE001 - a task that can't be told of must not stay with this worker
                 _log.exception("assignment failed", of=len(grants))
                 for grant in grants:
-                    with telemetry.about(grant.origin_id, grant.origin.traceparent):
+                    about = telemetry.about if isinstance(grant, Grant) else telemetry.about_job
+                    with about(grant.origin_id, grant.origin.traceparent):
                         _log.warning("task goes back", worker=session.hello.worker_id)
                     self._take_back(session, grant.key, "assignment failed")
                 return

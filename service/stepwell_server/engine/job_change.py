@@ -141,6 +141,11 @@ class JobChange:
         return StepState(self._any.state)
 
     @property
+    def retries(self) -> int:
+        """How often the job was retried after it had failed."""
+        return self._any.retries
+
+    @property
     def has_changed(self) -> bool:
         """Whether there is anything to write."""
         return self.fresh or (self.job or self.closed_job) is not self.original

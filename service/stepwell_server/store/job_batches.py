@@ -34,6 +34,7 @@ class JobWrite(msgspec.Struct):
     inputs: list[tuple[int, Payload]] = []
     changed: list[Job] = []
     reopened: list[Job] = []
+    retried: list[int] = []  # keys of those that begin anew, also if they ended in this very batch
     closed: list[tuple[ClosedJob, Payload]] = []
 
     @property
@@ -60,6 +61,8 @@ async def write(connection: Connection, batch: JobWrite) -> None:
     if batch.inputs:
         packed = ((key, pack_payload(given)) for key, given in batch.inputs)
         await connection.write(JOBS["insert_job_inputs"], pairs(packed))
+    if batch.retried:
+        await connection.write(JOBS["delete_job_heartbeats"], [sorted(batch.retried)])
     if batch.changed:
         rows = [(job.job_key, *astuple(job)[_CHANGES:]) for job in batch.changed]
         await _all_of(connection, "update_jobs", pairs(rows), len(rows))

@@ -135,6 +135,8 @@ def _collect(jobs: job_batches.JobWrite, change: JobChange) -> None:
         jobs.reopened.append(job or open_job(original, change.now))
     elif job is not None:
         jobs.changed.append(job)
+    if not change.fresh and original is not None and change.retries > original.retries:
+        jobs.retried.append(change.key)
     if change.closed_job is not None:
         jobs.closed.append((change.closed_job, change.result))
 

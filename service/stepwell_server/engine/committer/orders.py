@@ -76,6 +76,6 @@ def about(order: Order, change: AnyChange | None) -> AbstractContextManager[None
         run = change.run or change.closed_run
         return nullcontext() if run is None else telemetry.about(run.run_id, run.traceparent)
     if change is not None:
-        return telemetry.about(change.job_id, change.traceparent)
+        return telemetry.about_job(change.job_id, change.traceparent)
     start = order if isinstance(order, StartJob) else start_of(order)
     return telemetry.about_call(start.new.traceparent) if start is not None else nullcontext()

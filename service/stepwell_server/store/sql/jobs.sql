@@ -169,6 +169,11 @@ written AS (
 )
 SELECT job_key, ordinal, cancel_requested, attempt FROM held;
 
+-- name: delete_job_heartbeats
+-- Forgets what was told of jobs that begin anew. Walks heartbeats_pkey.
+DELETE FROM heartbeats USING unnest($1::bigint[]) AS x (job_key)
+WHERE heartbeats.run_key = x.job_key AND heartbeats.ordinal = -1;
+
 -- name: prune_jobs
 -- Forgets, in a slice, jobs whose retention is over, with all that is known of them; those that were kept the longest
 -- beyond it go first. Walks closed_jobs_expire_idx of each partition, then the primary keys. A job that is just being
