@@ -31,7 +31,7 @@ LOOKS: dict[str, tuple[tuple[Any, ...], dict[tuple[str, str], int]]] = {
         ([0, 1], [1, 1], ["t1", "t2"], [1, 2], [0, 0], "2020-01-01T00:00:00Z", 4),
         {(EVENTS, "topic_events_pkey"): 2 * (1 + 2 * 4), (POSITIONS, "topic_positions_pkey"): 2},
     ),
-    "read_undelivered": ((1_024,), {(EVENTS, "topic_events_number_idx"): 1_024}),
+    "read_undelivered": ((1_024, 100), {(EVENTS, "topic_events_number_idx"): 1_024}),
     "read_waiting": (
         ([0, 1], [1, 1], ["t1", "t2"], [200_000, 200_000], [50_000, 0], [128, 64]),
         {(WAITS, "topic_waits_topic_idx"): 192},

@@ -95,6 +95,17 @@ async def test_a_later_wait_gets_what_is_kept(one: Replica) -> None:
         assert (await code.complete()).status == ACCEPTED
 
 
+async def test_a_large_event_reaches_a_worker_that_waits(one: Replica) -> None:
+    """It is not at hand where it is brought: the worker hears of it with what it carries all the same."""
+    await one.start()
+    async with wire(one, capacity=capacity(runs=1)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        await code.wait(code.wait_on("paid"))
+        await one.publish("paid", "x" * 100_000)
+        (step,) = (await code.advance(lambda news: bool(news.steps))).steps
+        assert len(step.result.json) == 100_002
+
+
 async def test_a_replay_gets_the_same_event(one: Replica) -> None:
     """With what it carries, though the topic has forgotten it."""
     run_id = await one.start()

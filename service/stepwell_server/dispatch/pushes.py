@@ -191,7 +191,8 @@ class Pushes:
         held = session.holds(key, run.grants)
         if held is None:
             return
-        if change.original is not None and held.told_event < change.original.last_event:
+        has_missed = change.original is not None and held.told_event < change.original.last_event
+        if has_missed or any(each.payload is None for each in news.ended):
             self._background.spawn(self.catch_up(session, run.run_key))
             return
         held.told_event = run.last_event

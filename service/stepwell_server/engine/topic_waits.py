@@ -50,4 +50,4 @@ class BringEvents(msgspec.Struct, frozen=True, gc=False):
 def take(change: Change, step: Step, topic: str, event: TopicEvent) -> None:
     """Ends a wait with an event, which the run's history gets a copy of."""
     number = change.copy_topic_event(topic, event, step.ordinal)
-    change.end_step(step, StepState.COMPLETED, number, payload=None)
+    change.end_step(step, StepState.COMPLETED, number, payload=event.payload)

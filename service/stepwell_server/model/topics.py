@@ -11,6 +11,8 @@ from datetime import datetime
 
 import msgspec
 
+from stepwell_server.model.payloads import Payload
+
 _STRIPES = 256
 _KEPT = "\x01"
 
@@ -26,11 +28,15 @@ class TopicWait(msgspec.Struct, frozen=True, gc=False):
 
 
 class TopicEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event as decisions see it: without its payload, which the database copies to each run that gets it."""
+    """An event as decisions see it. The database copies what it carries to each run that gets it.
+
+    `payload` is at hand, for the run's worker, where it is small.
+    """
 
     number: int
     retain_time: datetime | None
     metadata: dict[str, str] | None = None
+    payload: Payload | None = None
 
 
 class TopicView(msgspec.Struct, frozen=True, gc=False):

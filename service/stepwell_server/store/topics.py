@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stepwell_server.model.events import EventType, Origin, unpack_attributes
+from stepwell_server.model.events import EventType, Origin, payload_of, unpack_attributes
 from stepwell_server.model.topics import TopicEvent, TopicView
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.database import Conflict
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 TOPICS = load("topics")
 # Of a topic, for one wait. Who needs more asks again.
 KEPT_AT_ONCE = 4
+# What a thousand events may bring into memory; what is larger is read by who tells a worker of it.
+AT_HAND_BYTES = 16 * 1024
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
@@ -88,8 +90,13 @@ class Place(NamedTuple):
 
 async def read_undelivered(connection: Connection, most: int) -> list[Undelivered]:
     """Events that are on their way, oldest first."""
-    rows = await connection.fetch(TOPICS["read_undelivered"], most)
-    return [Undelivered(row[0], row[1], _event(row[2], row[3], row[4]), row[5]) for row in rows]
+    undelivered: list[Undelivered] = []
+    for row in await connection.fetch(TOPICS["read_undelivered"], most, AT_HAND_BYTES):
+        attributes = unpack_attributes(row[4])
+        at_hand = payload_of(row[6], row[7], attributes) if row[5] <= AT_HAND_BYTES else None
+        event = TopicEvent(row[2], row[3], attributes.metadata, at_hand)
+        undelivered.append(Undelivered(row[0], row[1], event, row[5]))
+    return undelivered
 
 
 async def await_batches(connection: Connection, stripes: Sequence[int]) -> None:

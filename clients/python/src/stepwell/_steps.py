@@ -87,14 +87,23 @@ def sleep(run: RunExecution, seconds: Seconds, name: str, key: str) -> Call[None
 
 
 def wait_signal(run: RunExecution, name: str, timeout: Seconds | None, as_type: object, key: str) -> Call[Any]:
-    """Makes the call of a wait."""
+    """Makes the call of a wait for a signal."""
+    return _wait(run, name, workers_pb2.WaitStep(signal_name=name, timeout=duration(timeout)), as_type, key)
 
+
+def wait_topic(run: RunExecution, topic: str, timeout: Seconds | None, as_type: object, key: str) -> Call[Any]:
+    """Makes the call of a wait for an event. Its name is another than that of a wait for a signal of that name."""
+    step = workers_pb2.WaitStep(topic=topic, timeout=duration(timeout))
+    return _wait(run, f"topic {topic}", step, as_type, key)
+
+
+def _wait(run: RunExecution, name: str, step: workers_pb2.WaitStep, as_type: object, key: str) -> Call[Any]:
     def spell() -> dict[str, Any]:
-        return {"wait": workers_pb2.WaitStep(signal_name=name, timeout=duration(timeout))}
+        return {"wait": step}
 
     value = reader(run, name, as_type, errors.StepFailed)
 
-    def read(record: StepRecord) -> Any:  # noqa: ANN401 - what the signal carries
+    def read(record: StepRecord) -> Any:  # noqa: ANN401 - what the signal or the event carries
         if record.timed_out:
             raise errors.WaitTimeout(name)
         return value(record)

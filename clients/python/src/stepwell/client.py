@@ -19,6 +19,7 @@ from stepwell.options import RunFilter, StartOptions
 from stepwell.policies import CONFLICT, REUSE, duration
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
+from stepwell.topics import Topics
 from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
 from stepwell.v1.history_pb2_grpc import HistoryServiceStub
 from stepwell.v1.namespaces_pb2_grpc import NamespaceServiceStub
@@ -61,6 +62,7 @@ class Client(JobCalls):
         self.signals = Coalescer(self._send_signals, call_timeout)
         self._starts = Coalescer(self._send_starts, call_timeout)
         self.schedules = Schedules(self._channel, self.caller, namespace, converter)
+        self.topics = Topics(self._channel, self.caller, namespace, converter)
 
     @classmethod
     async def connect(

@@ -155,6 +155,23 @@ class Context(Asked):
         """
         return _steps.wait_signal(self._run, name, timeout, as_type, key)
 
+    @overload
+    def wait_topic(self, topic: str, *, timeout: Seconds | None = ..., as_type: type[T], key: str = ...) -> Call[T]: ...
+    @overload
+    def wait_topic(
+        self, topic: str, *, timeout: Seconds | None = ..., as_type: None = ..., key: str = ...
+    ) -> Call[Any]: ...
+    def wait_topic(
+        self, topic: str, *, timeout: Seconds | None = None, as_type: object = None, key: str = ""
+    ) -> Call[Any]:
+        """Waits for an event of a topic and gives what it carries, as `as_type` if told.
+
+        That is the earliest event kept for waits like this one that the run has not had; else the next one published
+        from when the service has recorded the wait. The step's name is `topic` and the topic's. Raises `WaitTimeout`
+        when `timeout` seconds (default: for ever) are over before it came.
+        """
+        return _steps.wait_topic(self._run, topic, timeout, as_type, key)
+
     async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
         """Does several things in parallel, each in a branch of its own, and gives their results in order.
 

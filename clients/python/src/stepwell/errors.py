@@ -168,7 +168,7 @@ class ChildFailed(StepError):
 
 
 class WaitTimeout(StepError):
-    """The time of a wait was over before its signal came."""
+    """The time of a wait was over before its signal, or its event, came."""
 
     noun = "wait"
 

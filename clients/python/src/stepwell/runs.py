@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from stepwell import _tracing, reasons
@@ -13,7 +13,7 @@ from stepwell._rpc import uuid7
 from stepwell.errors import RunFailed, UpdateFailed, UpdateRejected
 from stepwell.policies import duration
 from stepwell.v1 import history_pb2, runs_pb2, types_pb2
-from stepwell.v1.types_pb2 import RunPhase
+from stepwell.v1.types_pb2 import RunPhase, StepState
 
 if TYPE_CHECKING:
     from stepwell._ends import RunEnd
@@ -245,9 +245,13 @@ class RunHandle(Mending, Generic[T_co]):
                         yield event
                 wait.wait.FromMilliseconds(_LOOK_MILLISECONDS)
 
-    async def steps(self) -> AsyncGenerator[runs_pb2.Step, None]:
-        """Reads the run's steps in the order of their creation. Raises `RunNotFound`."""
-        request = runs_pb2.ListRunStepsRequest(**self._name(), page_size=PAGE_SIZE)
+    async def steps(self, *, states: Sequence[str] = ()) -> AsyncGenerator[runs_pb2.Step, None]:
+        """Reads the run's steps in the order of their creation: of `states` such as `waiting`, default all.
+
+        Raises `RunNotFound`.
+        """
+        only = [StepState.Value(f"STEP_STATE_{state.upper()}") for state in states]
+        request = runs_pb2.ListRunStepsRequest(**self._name(), states=only, page_size=PAGE_SIZE)
         while True:
             page = await self._client.caller.call(self._client.run_stub.ListRunSteps, request)
             for step in page.steps:

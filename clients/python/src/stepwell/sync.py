@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
@@ -19,6 +19,7 @@ from stepwell import runs as _runs
 from stepwell._mending import SyncMending
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
 from stepwell._sync_schedules import SyncSchedules
+from stepwell._sync_topics import SyncTopics
 
 if TYPE_CHECKING:
     import grpc
@@ -191,9 +192,12 @@ class RunHandle(SyncMending, Generic[T_co]):
         """Reads the run's events as they are recorded, to its end, and on with the run that continues it."""
         return self._loop.iterate(self._inner.follow(), at_once=1)
 
-    def steps(self) -> Iterator[runs_pb2.Step]:
-        """Reads the run's steps in the order of their creation. Raises `RunNotFound`."""
-        return self._loop.iterate(self._inner.steps())
+    def steps(self, *, states: Sequence[str] = ()) -> Iterator[runs_pb2.Step]:
+        """Reads the run's steps in the order of their creation: of `states` such as `waiting`, default all.
+
+        Raises `RunNotFound`.
+        """
+        return self._loop.iterate(self._inner.steps(states=states))
 
 
 class Client(SyncJobCalls):
@@ -205,6 +209,7 @@ class Client(SyncJobCalls):
         self._loop = loop
         self._inner = inner
         self.schedules = SyncSchedules(loop, inner.schedules)
+        self.topics = SyncTopics(loop, inner.topics)
 
     @classmethod
     def connect(

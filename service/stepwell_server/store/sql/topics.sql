@@ -67,9 +67,10 @@ ON CONFLICT (chain_key, topic) DO UPDATE SET
     expire_time = greatest(topic_positions.expire_time, excluded.expire_time);
 
 -- name: read_undelivered
--- Events that are on their way, oldest first. Walks topic_events_number_idx.
+-- Events that are on their way, oldest first, with what they carry where that is small. Walks topic_events_number_idx.
 SELECT
-    e.namespace_id, e.topic, e.number, e.retain_time, e.attributes, coalesce(octet_length(e.payload), 0) AS size
+    e.namespace_id, e.topic, e.number, e.retain_time, e.attributes, coalesce(octet_length(e.payload), 0) AS size,
+    e.payload_kind, CASE WHEN octet_length(e.payload) <= $2 THEN e.payload END AS payload
 FROM topic_events AS e
 WHERE NOT e.is_delivered
 ORDER BY e.number

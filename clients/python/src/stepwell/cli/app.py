@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import jobs, mends, namespaces, queues, run_asks, runs, schedules, watches, workers
+from stepwell.cli import jobs, mends, namespaces, queues, run_asks, runs, schedules, topics, watches, workers
 from stepwell.cli.session import Session
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ runs.app.add_typer(mends.app)
 app.add_typer(runs.app, name="run")
 app.add_typer(jobs.app, name="job")
 app.add_typer(schedules.app, name="schedule")
+app.add_typer(topics.app, name="topic")
 app.add_typer(queues.app, name="queue")
 app.add_typer(workers.app, name="worker")
 app.add_typer(namespaces.app, name="namespace")

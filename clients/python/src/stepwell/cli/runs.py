@@ -12,6 +12,7 @@ import typer
 
 from stepwell import errors
 from stepwell.cli.attempts import attempt_of, words_of
+from stepwell.cli.awaited import awaited_by
 from stepwell.cli.differences import differences_of, repairs_of
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show, show_list, span_of, time_of, value_of
 from stepwell.cli.session import fail
@@ -143,7 +144,8 @@ def _phase(run: Run) -> str:
 def show_run(context: typer.Context, name: Named, output: OutputOption = Output.TABLE) -> None:
     """Show a run as it is."""
     with context.obj.client() as client:
-        run = handle_of(client, name).describe()
+        handle = handle_of(client, name)
+        run = handle.describe()
         is_waiting = run.HasField("task_wait")
         rows = {
             "run": run.run_id,
@@ -165,6 +167,7 @@ def show_run(context: typer.Context, name: Named, output: OutputOption = Output.
             "continued by": run.continued_run_id,
             "build": run.build_id,
             "held by": run.owner_id,
+            "waits for": awaited_by(handle) if phase_name(run.phase) == "SUSPENDED" and not run.driven else "",
             "waits": f"since {time_of(run.task_wait.ready_time)}: {run.task_wait.details}" if is_waiting else "",
             "input": value_of(run.input),
             "result": value_of(run.result),
