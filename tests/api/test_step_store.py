@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from tests.api.stores import RUNNING, SUSPENDED, Store, create, json, read
+from tests.api.stores import RUNNING, SUSPENDED, Store, at, create, json, read
 from tests.service import Service, refusal, serving
 
 from stepwell.v1 import step_store_pb2, types_pb2
@@ -221,3 +221,26 @@ async def test_rewinding_takes_open_steps_too_and_an_unknown_one_nothing(
     assert (await refusal(store.call("CompleteStep", step_number=begun.number)))[1] == "STEP_NOT_FOUND"
     again = await store.call("BeginStep", run_id=run_id, step_name="b")
     assert (again.outcome, again.step.ordinal) == (EXECUTE, begun.ordinal + 1)
+
+
+async def test_activities_and_timers_are_no_steps_by_name(service: Service, store: Store, run_id: str) -> None:
+    """They are known by their numbers: a step may be called as they are, and its rewind does not take it for them."""
+    activities, timers, runs = (Store(service, noun) for noun in ("activity", "timer", "run"))
+    for seq in (1, 2):
+        await activities.call("CreateActivity", run_id=run_id, seq=seq, type="t")
+        await timers.call("CreateTimer", run_id=run_id, seq=seq, fire_time=at(0))
+    await timers.call("FireDueTimers", now=at(1))
+    for _ in range(2):
+        taken = await activities.call("ClaimActivity", task_queue="default", worker_id="w")
+        await activities.call("CompleteActivity", activity_number=taken.activity.activity_number)
+    for step_name in ("timer", "activity"):
+        assert not (await runs.call("RewindToStep", run_id=run_id, step_name=step_name)).rewound
+        await store.call("SaveStep", run_id=run_id, step_name=step_name, value=json("1"))
+    assert [step_name for step_name, _ in await saved(store, run_id)] == ["timer", "activity"]
+    states = await store.pages("ListStepStates", "entries", run_id=run_id)
+    assert [entry.step_name for entry in states] == ["timer", "activity"]
+    completed = await store.pages("ListCompletedSteps", "steps", run_id=run_id)
+    assert [step.name for step in completed] == ["timer", "activity"]
+    assert (await read(service, run_id)).cursor == 2
+    assert (await runs.call("RewindToStep", run_id=run_id, step_name="activity")).removed_count == 1
+    assert (await timers.call("GetTimer", run_id=run_id, seq=2)).found

@@ -14,8 +14,9 @@ from stepwell_server.api.stores import StoreCalls
 from stepwell_server.engine import driven_steps
 from stepwell_server.engine.driven_steps import StepAnswer, identity_of
 from stepwell_server.ids import pack
+from stepwell_server.model.filters import Comparison, Op
 from stepwell_server.model.payloads import NULL
-from stepwell_server.model.steps import StepState
+from stepwell_server.model.steps import Kind, StepState
 from stepwell_server.store import step_store, steps
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_COMPLETED = steps.StepFilter((int(StepState.COMPLETED),))
+_COMPLETED = steps.StepFilter((int(StepState.COMPLETED),), Comparison("kind", Op.EQUAL, int(Kind.LOCAL)))
 
 
 class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):

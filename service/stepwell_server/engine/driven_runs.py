@@ -28,6 +28,7 @@ from stepwell_server.model.driven import Cause
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import MOVES, TERMINAL, Phase, RunRef
+from stepwell_server.model.steps import Kind
 
 _EVERY_OPEN_STEP = Missing(open_steps=True)
 
@@ -193,7 +194,9 @@ class RewindToStep(msgspec.Struct, frozen=True, gc=False):
         held(change, self.token)
         name = name_of(self.step_name)[0]
         recorded = change.every_step()
-        first = min((step.ordinal for step in recorded if step.name == name), default=0)
+        # Timers and activities have names of their own, which a step may have too.
+        named = (step.ordinal for step in recorded if step.name == name and step.kind == Kind.LOCAL)
+        first = min(named, default=0)
         if not first:
             return Rewound(0)
         after = [step for step in recorded if step.ordinal >= first]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, or_, select
 
 from stepwell_server.model.runs import Phase
-from stepwell_server.model.steps import StepState
+from stepwell_server.model.steps import Kind, StepState
 from stepwell_server.store.runs import OPEN_COLUMNS, SeenRun
 from stepwell_server.store.schema import CLOSED_STEPS, RUN_TASKS, RUNS
 
@@ -64,7 +64,11 @@ async def cursors(database: Database, run_keys: Collection[int]) -> dict[int, in
     """How many distinct names of completed steps runs have, by key; those that have any."""
     query = (
         select(CLOSED_STEPS.c.run_key, func.count(CLOSED_STEPS.c.name.distinct()))
-        .where(CLOSED_STEPS.c.run_key.in_(run_keys), CLOSED_STEPS.c.state == StepState.COMPLETED)
+        .where(
+            CLOSED_STEPS.c.run_key.in_(run_keys),
+            CLOSED_STEPS.c.state == StepState.COMPLETED,
+            CLOSED_STEPS.c.kind == Kind.LOCAL,
+        )
         .group_by(CLOSED_STEPS.c.run_key)
     )
     if not run_keys:

@@ -1,4 +1,7 @@
-"""Reading steps of driven runs: one by its name, those that are done by their ends, and states."""
+"""Reading steps of driven runs: one by its name, those that are done by their ends, and states.
+
+Activities and timers of theirs are known by number, and no steps in this sense.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Table, literal, select, union_all
 
-from stepwell_server.model.steps import ClosedStep, Step, StepState
+from stepwell_server.model.steps import ClosedStep, Kind, Step, StepState
 from stepwell_server.store.schema import CLOSED_STEPS, STEPS
 from stepwell_server.store.steps import CLOSED_COLUMNS, SeenStep, StepPage, WholeStep, open_columns, pick, whole
 
@@ -40,6 +43,7 @@ async def completed(database: Database, run_key: int, *, after: int, most: int, 
         .where(
             CLOSED_STEPS.c.run_key == run_key,
             CLOSED_STEPS.c.state == StepState.COMPLETED,
+            CLOSED_STEPS.c.kind == Kind.LOCAL,
             CLOSED_STEPS.c.end_event > after,
         )
         .order_by(CLOSED_STEPS.c.end_event)
@@ -54,7 +58,7 @@ async def states(database: Database, run_key: int, after: int, most: int) -> lis
     """Ordinals, whole names and states of a run's steps, after an ordinal."""
     parts = [
         select(table.c.ordinal, table.c.name, table.c.key, table.c.state)
-        .where(table.c.run_key == run_key, table.c.ordinal > after)
+        .where(table.c.run_key == run_key, table.c.ordinal > after, table.c.kind == Kind.LOCAL)
         .order_by(table.c.ordinal)
         .limit(most)
         .subquery()
