@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.ends.conftest import Advance, Working
 from tests.mending.kit import QUEUE, described, happened, recorded, stepwell
+from tests.stream.kit import until
 
 from stepwell import ApplicationError, Client, Context, RetryPolicy, RunFailed, activity, sync, workflow
 from stepwell.runs import RunHandle
@@ -230,3 +231,42 @@ async def test_a_schedules_runs_have_its_policy(client: Client) -> None:
     assert (await client.run(started.run_id).describe()).retry == schedule.run.retry
     changed = await client.schedules.update("nightly", retry=AT_ONCE)
     assert (changed.run.retry.initial_interval.seconds, changed.run.type) == (0, "stubborn")
+
+
+async def test_an_update_goes_to_the_next_attempt(client: Client, working: Working, advance: Advance) -> None:
+    """One that was accepted, and was not done when its attempt failed: its caller waits on, and is answered.
+
+    Meanwhile what was last published answers queries.
+    """
+
+    @workflow(name="asked")
+    async def asked(ctx: Context) -> None:
+        attempt, is_done = ctx.info.run_attempt, False
+
+        async def add(number: int) -> list[int]:
+            nonlocal is_done
+            if attempt == 1:
+                await ctx.wait_signal("never")
+            is_done = True
+            return [attempt, number]
+
+        ctx.on_query("attempt", lambda: attempt, publish=True)
+        ctx.on_update("add", add)
+        if attempt == 1:
+            await ctx.wait_signal("fail")
+            raise BrokenError("first")
+        await ctx.wait_until(lambda: is_done)
+
+    handle = await client.start_run(asked, task_queue=QUEUE, retry=HOURLY)
+    async with working(asked):
+        update = asyncio.create_task(handle.update("add", 7))
+        await until(lambda: happened(handle), lambda kinds: "UpdateAccepted" in kinds)
+        await handle.signal("fail")
+        await backing_off(handle)
+        answer = await handle.query("attempt")
+        assert (answer.value, answer.is_live) == (1, False)
+        await advance(HOUR)
+        async with asyncio.timeout(20):
+            assert await update == [2, 7]
+            await handle.result()
+    assert (await happened(handle)).count("UpdateAccepted") == 2
