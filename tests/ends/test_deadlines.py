@@ -186,7 +186,7 @@ async def test_a_run_that_takes_too_long_is_cancelled(one: Replica, advance: Adv
 
 @pytest.mark.parametrize("resident", [0, 10], ids=["given back", "resident"])
 async def test_a_run_that_is_suspended_too_long_is_cancelled(one: Replica, advance: Advance, resident: int) -> None:
-    """At a stretch: what wakes it has it counted anew; wherever it waits."""
+    """At a stretch, wherever it waits: while its code is at work nothing is counted, and then it is anew."""
     run_id = await one.start(**limited(suspend=MINUTE))
     async with wire(one, capacity=capacity(runs=1, resident=resident)) as stream:
         code = Code(stream, await stream.task(RUN))
@@ -200,12 +200,22 @@ async def test_a_run_that_is_suspended_too_long_is_cancelled(one: Replica, advan
             replayed = Code(stream, task)
             replayed.progress(replayed.wait_for("s"))
             code = replayed
+        await advance(2 * MINUTE)
+        await until(lambda: overdue(one), lambda found: found == 0)
         assert (await code.wait(code.wait_for("s"))).status == ACCEPTED
         await advance(MINUTE - 1)
         assert (await one.run(run_id)).phase == SUSPENDED
         await advance(1)
         run = await ended(one, run_id)
         assert (run.phase, run.cancel_request.reason) == (CANCELLED, "maxSuspendDuration")
+
+
+async def overdue(one: Replica) -> int:
+    """How many runs are due to be looked at."""
+    async with one.service.dispatcher.reader.connection() as connection:
+        query = "SELECT count(*) FROM runs WHERE wake_time <= $1"
+        found: int = await connection.raw.fetchval(query, one.service.clock.now())
+        return found
 
 
 async def test_code_at_work_is_not_suspended(one: Replica, advance: Advance) -> None:
