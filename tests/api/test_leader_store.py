@@ -38,13 +38,15 @@ async def test_assay_29_leader_election(store: Store) -> None:
     assert (other.acquired, other.token, other.holder_id) == (False, 0, "a")
 
 
-async def test_a_leader_whose_time_is_over_is_followed_under_a_higher_token(store: Store) -> None:
+@pytest.mark.parametrize("follower", ["a", "b"])
+async def test_a_leader_whose_time_is_over_is_followed_under_a_higher_token(store: Store, follower: str) -> None:
+    """Also by itself: it can not know that nobody led meanwhile."""
     first = await lead(store, "a", 0.05)
     # Its time passes by the clock of the service.
     await asyncio.sleep(0.1)
-    second = await lead(store, "b")
+    second = await lead(store, follower)
     assert (second.acquired, second.token) == (True, first.token + 1)
-    assert not (await lead(store, "a")).acquired
+    assert not (await lead(store, "c")).acquired
 
 
 async def test_one_of_many_leads(service: Service, store: Store, database_url: str) -> None:

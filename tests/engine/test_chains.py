@@ -66,6 +66,20 @@ def test_the_parent_hears_of_the_last_run_of_the_chain() -> None:
     assert world.ended(parent, 1).state == StepState.COMPLETED
 
 
+def test_the_word_of_a_child_whose_step_has_ended_changes_nothing() -> None:
+    """Nobody waited for it any more."""
+    world = World()
+    parent = world.start()
+    code = Code(world, parent)
+    code.send(code.call("c", NewChild("flow", close_policy=3)))
+    code.send(cancels=(1,), waiting=True, resident=True)
+    Code(world, parent + 1).end(End(Phase.COMPLETED, json("3")))
+    events = world.happened(parent)
+    assert world.deliver() == [True]
+    assert world.ended(parent, 1).state == StepState.CANCELLED
+    assert world.happened(parent) == events
+
+
 @pytest.mark.parametrize(
     ("policy", "phase", "reason"), [(1, Phase.TERMINATED, None), (2, None, "parent ended"), (3, None, None)]
 )

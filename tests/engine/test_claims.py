@@ -45,6 +45,17 @@ async def test_claimers_on_two_replicas_never_share_a_task(database_url: str) ->
         await database.check()
 
 
+async def test_a_claim_takes_of_its_own_namespace_and_queue(database_url: str) -> None:
+    async with replica(database_url) as server, look(database_url) as database:
+        insert = "INSERT INTO namespaces (name, create_time) VALUES ('other', now()) RETURNING namespace_id"
+        await server.start(namespace_id=await database.value(insert), namespace="other")
+        await server.start(task_queue="elsewhere")
+        assert await server.claim(10) == []
+        mine = await server.start()
+        (grant,) = await server.claim(10)
+        assert grant.run.run_key == mine.run_key
+
+
 async def test_a_claim_passes_over_tasks_that_another_is_about_to_take(database_url: str) -> None:
     """Somebody else's lock on a task holds up no claim: the next one is taken at once."""
     async with replica(database_url) as server, look(database_url) as other:

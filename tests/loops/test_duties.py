@@ -23,7 +23,8 @@ from stepwell_server.model.mail import Letter, Subject, pack_letter
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.tasks import TaskKind
-from stepwell_server.store import sessions
+from stepwell_server.model.workers import Hello
+from stepwell_server.store import recall, sessions
 from stepwell_server.store.partitions import TABLES
 from stepwell_server.store.timers import Due
 
@@ -204,6 +205,19 @@ async def test_a_session_prolonged_meanwhile_is_left_alone(database_url: str) ->
             assert await sessions.condemn_sessions(connection, [session_id], late) == [session_id]
             extend = sessions.SESSIONS["extend_sessions"]
             assert await connection.fetch(extend, [session_id], late + timedelta(seconds=30)) == []
+
+
+async def test_a_session_whose_time_is_over_is_not_resumed(database_url: str) -> None:
+    """Nor in another namespace; whether its leases have gone back yet is of no account."""
+    async with rigged(database_url) as rig:
+        session_id = await rig.open_session(-1)
+        async with rig.connection.use() as connection:
+            now, told = rig.clock.now(), Hello(worker_id="worker")
+            late = now + timedelta(seconds=30)
+            assert not await recall.resume_session(connection, session_id, 1, told, late, now)
+            before = now - timedelta(seconds=2)
+            assert not await recall.resume_session(connection, session_id, 2, told, late, before)
+            assert await recall.resume_session(connection, session_id, 1, told, late, before)
 
 
 async def test_two_leaders_expire_once(database_url: str) -> None:

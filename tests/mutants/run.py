@@ -142,7 +142,8 @@ def red_tests(where: Path, tests: Sequence[str], workers: int) -> set[str]:
 
 
 def verdict_on(patch: Path, where: Path, red: set[str]) -> Verdict:
-    """Tries a mutant in a copy of the tree, which is as before afterwards."""
+    """Tries a mutant in a copy of the tree, which is as before afterwards. The patch is the copy's, too."""
+    patch = where / patch.relative_to(ROOT)
     tests = tests_of(patch)
     if any(name == test or name.startswith(f"{test}::") for test in tests for name in red):
         return Verdict.RED

@@ -108,6 +108,8 @@ async def test_heartbeats_by_calls(one: Replica) -> None:
     stale = workers_pb2.TaskRef(task_id=task.ref.task_id, token=task.ref.token - 1)
     answer = await caller.beat(beat, workers_pb2.TaskHeartbeat(ref=stale))
     assert [each.lost for each in answer.results] == [False, True]
+    other = await Caller.of(one, "other")
+    assert [each.lost for each in (await other.beat(beat)).results] == [True]
 
 
 async def test_a_session_that_no_call_names_expires_with_what_it_holds(one: Replica) -> None:
