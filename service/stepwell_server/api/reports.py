@@ -17,6 +17,7 @@ from stepwell_server.api.activity_options import (
 )
 from stepwell_server.api.differences import difference_from_proto
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
+from stepwell_server.api.race_steps import require_race_key, winner_from_proto
 from stepwell_server.api.run_starts import policies_from_proto
 from stepwell_server.dispatch.beats import TaskBeat
 from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
@@ -241,6 +242,7 @@ class ReportReader:
         occurrence = checks.integer(step.occurrence, "occurrence", at, at_most=ORDINALS)
         kind, body = self._body(step, at)
         _require_update_scope(body, (scope, name, occurrence, key), at)
+        require_race_key(body, kind, (scope, name, occurrence, key), at)
         return NewStep(scope, name, occurrence, key, step.fingerprint, kind, body)
 
     def _body(self, step: workers_pb2.NewStep, at: str) -> tuple[Kind, Body]:
@@ -270,9 +272,11 @@ class ReportReader:
             failed = step.outcome.HasField("failure")
             failure = failure_from_proto(step.outcome.failure, self._fields, "outcome.failure", at) if failed else None
             return Kind.MARKER, UpdateOutcome(self._payload(step.outcome.result, "outcome.result", at), failure)
+        if which == "race":
+            return Kind.MARKER, winner_from_proto(step.race, at)
         raise InvalidField(
             field=f"{at}kind",
-            problem="is required: local, activity, timer, wait, child, marker, acceptance or outcome",
+            problem="is required: local, activity, timer, wait, child, marker, acceptance, outcome or race",
         )
 
     def _wait(self, wait: workers_pb2.WaitStep, at: str) -> NewWait | NewTopicWait:

@@ -9,6 +9,7 @@ from stepwell.v1 import types_pb2, workers_pb2
 from stepwell_server.api.interceptors.errors import to_status
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
 from stepwell_server.model.jobs import JOB_ORDINAL, Activity, Job
+from stepwell_server.model.races import WINNER
 from stepwell_server.model.run_calls import UPDATES
 from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.steps import NO_TIMEOUTS, ClosedStep, EndedStep, Kind, Step, unpack_step_details
@@ -158,6 +159,8 @@ def _record(step: Step | ClosedStep, payload: Payload | None, failure: Failure |
     elif step.scope == UPDATES:
         details = unpack_step_details(step.details)
         record.update_name, record.place = details.update_name, details.place
+    elif step.kind == Kind.MARKER and step.name == WINNER:
+        record.winner = unpack_step_details(step.details).winner
     return record
 
 

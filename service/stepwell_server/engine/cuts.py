@@ -7,6 +7,8 @@ hash are right, and what stays does not depend on what goes.
 
 An update comes from outside: no branch is around it. It goes with all that it did if it was accepted when the run's own
 line had gone on from a step that goes. When a step of an update goes, so does the update's outcome.
+
+When who won a race goes, its losers go on from where they gave up.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
+from stepwell_server.engine import races
 from stepwell_server.model.run_calls import ACCEPTANCE, OUTCOME, UPDATES
 from stepwell_server.model.steps import ClosedStep, Kind, Step, StepState
 
@@ -61,6 +64,7 @@ class Lines:
         accepted = [step for step in steps if step.scope == UPDATES and step.name == ACCEPTANCE]
         # By the branch of each update: its acceptance.
         self._updates = {f"{UPDATES}/{number}": step for number, step in enumerate(accepted, 1)}
+        self._winners = races.winners(steps)
         self._outcomes = {step.key: step for step in steps if step.scope == UPDATES and step.name == OUTCOME}
 
     def next_own(self, scope: str, ordinal: int) -> int | None:
@@ -81,10 +85,26 @@ class Lines:
             return True
         if self.outcome(step.scope) is not None:
             return True
-        return any(self.next_own(scope, step.ordinal) for scope in (step.scope, *around(step.scope)))
+        return any(self._went_on(scope, step) for scope in (step.scope, *around(step.scope)))
+
+    def _went_on(self, scope: str, step: AnyStep) -> bool:
+        """Whether a branch has own steps after one. That the one's branch won a race is not yet what came of it."""
+        after = self.next_own(scope, step.ordinal)
+        won = self._winners.get(after or 0)
+        if after is not None and won is not None and races.is_within(step.scope, won):
+            after = self.next_own(scope, after)
+        return after is not None
 
     def cut(self, places: Iterable[AnyStep]) -> list[AnyStep]:
         """These steps, and all that may have come of them."""
+        every = list(places)
+        gone = self._cut(every)
+        while more := races.reopened(self.steps, gone):
+            every += more
+            gone = self._cut(every)
+        return gone
+
+    def _cut(self, places: Iterable[AnyStep]) -> list[AnyStep]:
         first: dict[str, int] = {}
         singles: set[int] = set()
         for step in places:

@@ -8,7 +8,7 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine import cuts, endings, starts
+from stepwell_server.engine import cuts, endings, races, starts
 from stepwell_server.engine.cuts import Lines
 from stepwell_server.engine.removing import AnyStep, count_again, forget_news, give_signals_back, take_out
 from stepwell_server.engine.reopening import ended, refuse_driven, reopen
@@ -117,9 +117,10 @@ class RewindRun(msgspec.Struct, frozen=True, gc=False):
         if target is None:
             raise errors.StepNotFound(run_id=change.run_id, step=str(self.step))
         removed = {step.ordinal: step for step in steps if step.ordinal >= target.ordinal}
+        lines = Lines(steps)
+        removed |= {step.ordinal: step for step in lines.cut(races.reopened(steps, removed.values()))}
         facts = {"step": target.name, "ordinal": str(target.ordinal), "reason": self.reason}
         if closed is not None:
-            lines = Lines(steps)
             removed |= {step.ordinal: step for step in lines.cut(cuts.cut_short(lines, _closing_event(closed)))}
             reopen(change, closed, self.ref.namespace)
             facts["phase"] = Phase(closed.phase).name

@@ -19,9 +19,10 @@ from stepwell_server.engine.reported import (
     NewTopicWait,
     NewWait,
     UpdateOutcome,
+    WonRace,
 )
 from stepwell_server.model.events import TOPIC_NAME, EventType
-from stepwell_server.model.payloads import Failure
+from stepwell_server.model.payloads import JSON, Failure, Payload
 from stepwell_server.model.runs import RunDetails
 from stepwell_server.model.steps import (
     NO_STEP_DETAILS,
@@ -55,6 +56,8 @@ def record(change: Change, new: NewStep) -> int:
         return _record_acceptance(change, new, body)
     if isinstance(body, UpdateOutcome):
         return _record_outcome(change, new, body)
+    if isinstance(body, WonRace):
+        return _record_winner(change, new, body)
     return _start_child(change, new, body)
 
 
@@ -133,6 +136,13 @@ def _record_outcome(change: Change, new: NewStep, body: UpdateOutcome) -> int:
     event = change.event(kind, ordinal=ordinal, payload=body.payload, failure=body.failure, facts=facts)
     change.news.updates.append(new.key)
     return _end_at_once(change, new, event, is_failed=body.failure is not None)
+
+
+def _record_winner(change: Change, new: NewStep, body: WonRace) -> int:
+    facts = {"race": new.key, "winner": str(body.winner)}
+    payload = Payload(JSON, str(body.winner).encode())
+    event = change.event(EventType.MARKER_RECORDED, ordinal=change.open.last_step + 1, payload=payload, facts=facts)
+    return _end_at_once(change, new, event, details=StepDetails(winner=body.winner))
 
 
 def _end_at_once(

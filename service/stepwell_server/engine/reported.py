@@ -66,7 +66,15 @@ class UpdateOutcome(msgspec.Struct, frozen=True, gc=False):
     failure: Failure | None = None
 
 
-Body = Checkpoint | NewActivity | NewTimer | NewWait | NewTopicWait | NewChild | AcceptedUpdate | UpdateOutcome
+class WonRace(msgspec.Struct, frozen=True, gc=False):
+    """Which branch won a race: its number."""
+
+    winner: int
+
+
+Body = (
+    Checkpoint | NewActivity | NewTimer | NewWait | NewTopicWait | NewChild | AcceptedUpdate | UpdateOutcome | WonRace
+)
 
 
 class NewStep(msgspec.Struct, frozen=True, gc=False):

@@ -80,6 +80,7 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     place: int = 0
     shielded: bool = False
     after_number: int | None = None  # waits for a topic: its last event when the wait began
+    winner: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, gc=False, tag_field="is", tag="open"):

@@ -1,6 +1,7 @@
 """Client and worker for Stepwell, the durable-workflow service."""
 
-from stepwell._calls import RunCancelled
+from stepwell._calls import RaceLost, RunCancelled
+from stepwell._races import Winner
 from stepwell.activities import ActivityCancelled, ActivityInfo, activity
 from stepwell.client import Client
 from stepwell.context import Context, RunInfo
@@ -43,6 +44,7 @@ __all__ = [
     "JobHandle",
     "JsonConverter",
     "QueryAnswer",
+    "RaceLost",
     "Rename",
     "RetryPolicy",
     "RunCancelled",
@@ -57,6 +59,7 @@ __all__ = [
     "UpdateFailed",
     "UpdateRejected",
     "WaitTimeout",
+    "Winner",
     "Worker",
     "activity",
     "workflow",

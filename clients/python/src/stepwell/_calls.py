@@ -42,6 +42,17 @@ class RunCancelled(asyncio.CancelledError):
         self.reason = reason
 
 
+class RaceLost(RunCancelled):
+    """Another branch of a race has finished first. Raised once in each branch of a loser, as a cancellation is.
+
+    It is a `RunCancelled` so that the same clean-up code serves; the run itself goes on.
+    """
+
+    def __init__(self) -> None:
+        """Has nothing to tell."""
+        super().__init__("another branch was first")
+
+
 class ContinueRun(BaseException):
     """Ends a run so that another one goes on with its work. Raised by `continue_as_new`; not an error."""
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepwell._calls import Call, RunCancelled
-from stepwell._scopes import CANCEL_MARK, key_of
+from stepwell._calls import ENDED, Call, RaceLost, RunCancelled
+from stepwell._scopes import CANCEL_MARK, LOST_MARK, key_of
 from stepwell._updates import Condition
 from stepwell.v1 import types_pb2
 from stepwell.v1.workers_pb2 import MarkerStep
@@ -40,14 +40,23 @@ class Cancellation:
         self.reason = reason
         self._run.wake()
 
-    def meet(self, scope: Scope, place: str) -> None:
-        """Raises the cancellation again where the record has it."""
+    def meet(self, scope: Scope, place: str, given_up: StepRecord | None = None) -> None:
+        """Raises the cancellation, or that a race is lost, again where the record has it.
+
+        `given_up`: the step that the branch waited for. If that is open, the worker before was lost between the two.
+        """
         mark = scope.marks.get(scope.count)
-        if mark is None or mark.name != CANCEL_MARK or mark.result.json.strip('"') != place:
+        if mark is None or mark.name not in {CANCEL_MARK, LOST_MARK} or mark.result.json.strip('"') != place:
             return
         del scope.marks[scope.count]
+        if given_up is not None and given_up.state not in ENDED:
+            self._run.out.cancel_ordinals.append(given_up.ordinal)
+            self._run.wake()
         self._run.record.steps.pop(key_of(mark), None)
-        self._run.out.replay(scope, mark.kind, CANCEL_MARK, "")
+        self._run.out.replay(scope, mark.kind, mark.name, mark.key)
+        if mark.name == LOST_MARK:
+            scope.hear_loss()
+            raise RaceLost
         scope.cancel_seen = True
         raise RunCancelled(self.reason)
 
@@ -58,9 +67,7 @@ class Cancellation:
     def note(self, scope: Scope, place: str) -> RunCancelled:
         """Records that a branch hears of it here, and gives what is to be raised."""
         scope.cancel_seen = True
-        value = types_pb2.Payload(json=f'"{place}"')
-        body = {"marker": MarkerStep(value=value)}
-        self._run.add_step(scope, types_pb2.STEP_KIND_MARKER, CANCEL_MARK, "", body=body)
+        self._run.add_step(scope, types_pb2.STEP_KIND_MARKER, CANCEL_MARK, "", body={"marker": marker_of(place)})
         return RunCancelled(self.reason)
 
     def ended(self, scope: Scope, record: StepRecord) -> bool:
@@ -82,9 +89,19 @@ class Cancellation:
             if isinstance(waiting, Call) and waiting.is_patient:
                 self._run.out.stop(waiting)
                 continue
-            waiting.interrupt(self.note(scope, WAIT if isinstance(waiting, Call) else _until(scope)))
+            waiting.interrupt(self.note(scope, place_of(scope)))
             is_raised = True
         return is_raised
+
+
+def marker_of(place: str) -> MarkerStep:
+    """Spells where a branch hears of something."""
+    return MarkerStep(value=types_pb2.Payload(json=f'"{place}"'))
+
+
+def place_of(scope: Scope) -> str:
+    """Names where a branch waits."""
+    return WAIT if isinstance(scope.waiting, Call) else _until(scope)
 
 
 def _until(scope: Scope) -> str:

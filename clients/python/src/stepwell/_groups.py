@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from stepwell._calls import Call, RunCancelled, current
+from stepwell._calls import Call, RaceLost, RunCancelled, current
 
 if TYPE_CHECKING:
     from stepwell._runs import RunExecution
@@ -25,12 +25,12 @@ class Group:
         "_begin",
         "_errors",
         "_first",
-        "_is_shielded",
         "_left",
         "_limit",
         "_next",
         "_run",
         "_waiter",
+        "is_shielded",
         "results",
         "scope",
         "size",
@@ -47,9 +47,9 @@ class Group:
     ) -> None:
         """Numbers the branches; `begin` gives what the branch at a place does.
 
-        `is_shielded`: a request to cancel the run does not reach them.
+        `is_shielded`: neither a request to cancel the run nor a lost race reaches them.
         """
-        self._is_shielded = is_shielded
+        self.is_shielded = is_shielded
         self._run = run
         self._begin = begin
         self.scope = scope
@@ -63,8 +63,22 @@ class Group:
         self._first = scope.last_branch + 1
         scope.last_branch += size
 
-    async def join(self, limit: int | None) -> list[Any]:
-        """Runs the branches, at most `limit` at a time, and gives their results in order."""
+    async def join(self, limit: int | None, *, return_exceptions: bool = False) -> list[Any]:
+        """Runs the branches, at most `limit` at a time, and gives their results in order.
+
+        `return_exceptions`: what a branch failed with stands in the place of its result.
+        """
+        await self._run_all(limit)
+        errors = self._errors
+        if return_exceptions:
+            for index, error in errors.items():
+                self.results[index] = error
+            errors = {index: error for index, error in errors.items() if not isinstance(error, Exception)}
+        if errors:
+            raise self._worst(errors)
+        return self.results
+
+    async def _run_all(self, limit: int | None) -> None:
         run, scope = self._run, self.scope
         gate = run.updates.arrive(scope)
         if gate is not None:
@@ -73,7 +87,7 @@ class Group:
         scope.group = self
         try:
             self._fill()
-            if self._left:
+            if not self._is_over():
                 self._waiter = future = run.loop.create_future()
                 run.block()
                 try:
@@ -83,16 +97,33 @@ class Group:
                         run.active += 1
         finally:
             scope.group = None
-        if self._errors:
-            raise self._worst()
-        return self.results
 
-    def _worst(self) -> BaseException:
-        for error in self._errors.values():
-            if isinstance(error, RunCancelled):
-                self.scope.cancel_seen = True
-                return error
-        return self._errors[min(self._errors)]
+    def _worst(self, errors: dict[int, BaseException]) -> BaseException:
+        """Gives what all of it fails with: the run's cancellation, else a lost race, else the first in order."""
+        error = errors[min(errors, key=lambda index: (_weight(errors[index]), index))]
+        if isinstance(error, RaceLost):
+            self.scope.hear_loss()
+        elif isinstance(error, RunCancelled):
+            self.scope.cancel_seen = True
+        return error
+
+    def _opened(self, index: int, scope: Scope) -> None:
+        """Prepares a branch that is about to begin."""
+        del index
+        if self.is_shielded:
+            scope.shield()
+
+    def _ended(self, index: int, scope: Scope) -> None:
+        """Takes in that a branch has ended."""
+        del index
+        self.scope.completed = max(self.scope.completed, scope.completed)
+
+    def _is_over(self) -> bool:
+        """Tells whether the code that waits for the branches may go on."""
+        return not self._left
+
+    def _path(self, index: int) -> str:
+        return self.scope.branch_path(self._first + index)
 
     def _fill(self) -> None:
         # A branch that ends at once frees its place while this loop is at it.
@@ -104,8 +135,7 @@ class Group:
     def _start(self, index: int) -> None:
         run = self._run
         scope = run.open_scope(self.scope, self._first + index)
-        if self._is_shielded:
-            scope.shield()
+        self._opened(index, scope)
         try:
             if run.is_dropped:
                 raise asyncio.CancelledError
@@ -152,8 +182,7 @@ class Group:
         self._end_single(index, error)
 
     def _end_single(self, index: int, error: BaseException | None) -> None:
-        path = self.scope.branch_path(self._first + index)
-        scope = self._run.scopes[path]
+        scope = self._run.scopes[self._path(index)]
         self._end(index, scope, error)
         if self._waiter is not None:
             self._fill()
@@ -164,6 +193,16 @@ class Group:
         scope.waiting = None
         self._run.close_scope(scope)
         self._left -= 1
-        if not self._left and self._waiter is not None and not self._waiter.done():
+        self._ended(index, scope)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._waiter is not None and not self._waiter.done() and self._is_over():
             self._run.active += 1
             self._waiter.set_result(None)
+
+
+def _weight(error: BaseException) -> int:
+    if isinstance(error, RaceLost):
+        return 1
+    return 0 if isinstance(error, RunCancelled) else 2

@@ -110,7 +110,8 @@ class Outgoing:
         progress = Progress(
             scopes=states.values(),
             steps=[entry.step for entry in entries],
-            cancel_ordinals=self.cancel_ordinals,
+            # Never before the steps that they came of: a race's winner, say.
+            cancel_ordinals=() if left else self.cancel_ordinals,
             rejections=self.rejections[:MAX_STEPS],
             published=published,
             stop_ordinals=self.stop_ordinals,
@@ -119,7 +120,7 @@ class Outgoing:
         )
         if progress.HasField("complete") or progress.HasField("continue_as_new"):
             self._tell_whole(progress, record)
-        self.cancel_ordinals, self.stop_ordinals = [], []
+        self.cancel_ordinals, self.stop_ordinals = self.cancel_ordinals if left else [], []
         del self.rejections[:MAX_STEPS]
         self.sent = entries
         self.sent_progress = progress

@@ -16,6 +16,7 @@ from stepwell._calls import ENDED, Call, Entry, current
 from stepwell._cancelling import CALL, WAIT, Cancellation
 from stepwell._progress import Outgoing, new_step
 from stepwell._queries import Queries
+from stepwell._races import Races
 from stepwell._scopes import Record, Scope, key_of
 from stepwell._updates import Updates
 from stepwell.v1 import types_pb2
@@ -50,6 +51,7 @@ class RunExecution:
         self._early: dict[StepKey, StepRecord] | None = {} if task.more_steps else None
         self.out = Outgoing()
         self.updates = Updates(self)
+        self.races = Races(self)
         self.queries = Queries(self)
         self.open: dict[StepKey, Call[Any]] = {}
         self.root = Scope("", None)
@@ -126,20 +128,24 @@ class RunExecution:
         step_key = scope.key_for(name, key)
         record = self.record.steps.pop(step_key, None)
         if record is None:
+            if scope.lost is not None:
+                raise self.races.note(scope, CALL)
             if self.cancellation.is_due and not scope.cancel_seen:
                 raise self.cancellation.note(scope, CALL)
             return None
         self.out.replay(scope, kind, name, key)
         if scope.marks:
-            self.cancellation.meet(scope, WAIT)
+            self.cancellation.meet(scope, WAIT, record)
         if record.kind != kind:
             # The service compares orders, will refuse this one and pause the run.
             log.error("run %s: step %s was recorded as another kind of step", self.task.run_id, name)
             self.is_broken = True
             self.wake()
         elif record.state in ENDED:
-            if self.cancellation.ended(scope, record) and scope.count == len(scope.recorded):
-                raise self.cancellation.note(scope, WAIT)
+            heard = self.races.heard_at_end(scope, record) if scope.count == len(scope.recorded) else None
+            if heard is not None:
+                raise heard
+            scope.completed = max(scope.completed, record.completion)
             return record
         if call is not None:
             call.ordinal = record.ordinal
@@ -217,10 +223,15 @@ class RunExecution:
                 del self.open[key]
                 call.is_ended = True
                 scope = call.scope
-                if scope is not None and not call.is_forsaken and self.cancellation.ended(scope, record):
-                    call.interrupt(self.cancellation.note(scope, WAIT))
-                else:
+                if scope is None or call.is_forsaken:
                     call.resolve(record)
+                    continue
+                heard = self.races.heard_at_end(scope, record)
+                if heard is not None:
+                    call.interrupt(heard)
+                    continue
+                scope.completed = max(scope.completed, record.completion)
+                call.resolve(record)
 
     def advance(self, records: Iterable[StepRecord]) -> None:
         """Takes in an Advance: it costs a slot until the run says again that it waits."""
@@ -258,13 +269,8 @@ class RunExecution:
             self.loop.call_soon(self._turn, patience + 1)
             return
         self._is_woken = False
-        if end is None and not self.active:
-            if self.updates.move():
-                return
-            if self.cancellation.raise_where_code_waits():
-                self.wake()
-                return
-            self.queries.ready()
+        if end is None and self._moves():
+            return
         is_quiet = not (self.active or self.busy or self.unrecorded)
         has_news = out.has_steps or self.queries.has_news
         if self.is_leaving and is_quiet and not has_news and end is None:
@@ -278,6 +284,24 @@ class RunExecution:
         progress = out.take(is_quiet=is_quiet, end=end, record=self.record, published=self.queries.take())
         self.is_ended = progress.WhichOneof("end") is not None
         self.host.report(self, progress)
+
+    def _moves(self) -> bool:
+        """Lets code go on that waits for others of the run or for what is asked of it. True if any does."""
+        is_still = not self.active
+        if is_still and self.updates.move():
+            return True
+        if self.races.move(is_still=is_still):
+            self.wake()
+            return True
+        if not is_still:
+            return False
+        if self.updates.accept():
+            return True
+        if self.cancellation.raise_where_code_waits():
+            self.wake()
+            return True
+        self.queries.ready()
+        return False
 
     def _due_end(self) -> dict[str, Any] | None:
         """Gives the run's end, if its time has come: who returns waits for the updates that were accepted."""

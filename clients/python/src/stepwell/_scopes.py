@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 8
 CANCEL_MARK = "__cancelled"
+WINNER, LOST_MARK = "__race", "__lost"
 UPDATES = "0"
 """The scope of acceptances and outcomes of updates; what the n-th one does is in `0/n`."""
 EMPTY_HASH = bytes(8)
@@ -57,10 +58,13 @@ class Scope:
         "cancel_seen",
         "children",
         "closed",
+        "completed",
         "count",
         "group",
+        "has_lost",
         "is_shielded",
         "last_branch",
+        "lost",
         "marks",
         "occurrences",
         "order",
@@ -76,7 +80,10 @@ class Scope:
     )
 
     def __init__(self, path: str, parent: Scope | None) -> None:
-        """Opens the branch. It knows of a cancellation what its parent knows, and is shielded if that one is."""
+        """Opens the branch. It knows of a cancellation what its parent knows, and is shielded if that one is.
+
+        What its parent has yet to hear, that a race is lost, it has to hear too.
+        """
         self.path = path
         self.parent = parent
         self.count = self.told_count = 0
@@ -92,12 +99,21 @@ class Scope:
         self.patches: dict[str, bool] = {}
         self.cancel_seen: bool = parent is not None and parent.cancel_seen
         self.is_shielded: bool = parent is not None and parent.is_shielded
+        self.lost: str | None = parent.lost if parent is not None else None  # the branch that lost, until it hears so
+        self.has_lost = False
+        self.completed = 0  # the latest of the ends that it was answered
         self.closed = False
         self.untils = 0  # how often it waited until something holds
 
     def shield(self) -> None:
-        """Keeps a request to cancel the run from this branch and from those below it."""
+        """Keeps a request to cancel the run, and a lost race, from this branch and from those below it."""
         self.cancel_seen = self.is_shielded = True
+        self.lost = None
+
+    def hear_loss(self) -> None:
+        """Takes note that the branch has heard that it lost."""
+        self.lost = None
+        self.has_lost = True
 
     def branch_path(self, number: int) -> str:
         """Gives the path of a branch of this one. Raises `RuntimeError` when they nest too deep."""

@@ -160,7 +160,7 @@ class Updates:
             self._conditions.remove(condition)
 
     def move(self) -> bool:
-        """Does what may be done while no code of the run is at work. True if some of it may go on."""
+        """Lets code go on that waits for other code of the run. True if any does."""
         if self._begin_recorded():
             return True
         if self._gate is not None:
@@ -169,8 +169,10 @@ class Updates:
             gate.set_result(None)
             return True
         # Each in turn, as if the others were not there: one may undo what the next one waits for.
-        if any(condition.look() for condition in self._conditions):
-            return True
+        return any(condition.look() for condition in self._conditions)
+
+    def accept(self) -> bool:
+        """Looks at the updates that are offered. True if any of them is begun."""
         may_accept = self._run.end is None and not self._recorded and not self._run.is_leaving
         return may_accept and self._begin_offered()
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, cast, overload
 
 from stepwell import _checkpoints, _steps
 from stepwell._asked import Asked
 from stepwell._calls import Call, ContinueRun
-from stepwell._groups import Group
-from stepwell.definitions import definition_of
+from stepwell._parallel import Parallel
 from stepwell.options import ActivityOptions, ChildOptions
 from stepwell.policies import RetryPolicy, Seconds
 from stepwell.v1 import workers_pb2
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from stepwell._runs import RunExecution
 
 T = TypeVar("T")
-I = TypeVar("I")  # noqa: E741 - an item
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +40,12 @@ class RunInfo:
     traceparent: str
 
 
-class Context(Asked):
+class Context(Asked, Parallel):
     """A run, as its code sees it: what is awaited here is recorded.
 
     When the run goes on elsewhere its code runs again from the top, and is answered from the record; so within a branch
-    names must come in the same order each time. Calls in parallel belong into `gather` or `map`, which open branches.
+    names must come in the same order each time. Calls in parallel belong into `gather`, `map` or
+    `race`, which open branches.
     """
 
     __slots__ = ("_run", "info")
@@ -171,44 +170,6 @@ class Context(Asked):
         when `timeout` seconds (default: for ever) are over before it came.
         """
         return _steps.wait_topic(self._run, topic, timeout, as_type, key)
-
-    async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
-        """Does several things in parallel, each in a branch of its own, and gives their results in order.
-
-        Waits for all of them; then raises the failure of the first in order that failed, if any did.
-        """
-        group = Group(self._run, self._run.present_scope(), len(awaitables), awaitables.__getitem__)
-        return await group.join(None)
-
-    @overload
-    async def map(self, fn: Callable[[I], Awaitable[T]], items: Iterable[I], *, limit: int | None = ...) -> list[T]: ...
-    @overload
-    async def map(self, fn: Callable[[I], T], items: Iterable[I], *, limit: int | None = ...) -> list[T]: ...
-    async def map(self, fn: Callable[[I], Any], items: Iterable[I], *, limit: int | None = None) -> list[Any]:
-        """Does one thing for each item, each in a branch of its own, at most `limit` at a time (default: all).
-
-        `fn` is a function with `@activity`, or gives something to await: `lambda item: ctx.activity(...)`, or an async
-        function. Gives the results in order; fails as `gather` does.
-        """
-        if limit is not None and limit < 1:
-            raise ValueError("limit must be at least 1")
-        run = self._run
-        found = definition_of(fn)
-        inputs = list(items)
-        if found is not None and not found.is_workflow:
-            group = Group(run, run.present_scope(), len(inputs), lambda index: self.activity(fn, inputs[index]))
-        else:
-            group = Group(run, run.present_scope(), len(inputs), lambda index: fn(inputs[index]))
-        return await group.join(limit)
-
-    async def shield(self, awaitable: Awaitable[T]) -> T:
-        """Does something, in a branch of its own, that a request to cancel the run leaves alone.
-
-        The service does not ask its activities to stop, and `RunCancelled` is raised after it has ended.
-        """
-        group = Group(self._run, self._run.present_scope(), 1, lambda _: awaitable, is_shielded=True)
-        results: list[T] = await group.join(None)
-        return results[0]
 
     def side_effect(self, name: str, fn: Callable[[], T]) -> T:
         """Calls a quick function without outside effect once (a random number, the time) and records its value.

@@ -587,6 +587,7 @@ class StepRecord(_message.Message):
     WAKE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_NAME_FIELD_NUMBER: _builtins.int
     PLACE_FIELD_NUMBER: _builtins.int
+    WINNER_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     """Its place in the run, from 1."""
     scope: _builtins.str
@@ -611,6 +612,8 @@ class StepRecord(_message.Message):
     """MARKER: set on the acceptance of an update, to the update's name. Its id is the `key`, its input the `result`."""
     place: _builtins.int
     """MARKER: of the acceptance of an update, the `place` that its worker gave."""
+    winner: _builtins.int
+    """MARKER: of a race, the number of the branch that won."""
     @_builtins.property
     def result(self) -> _types_pb2.Payload:
         """What it came to."""
@@ -641,10 +644,11 @@ class StepRecord(_message.Message):
         wake_time: _timestamp_pb2.Timestamp | None = ...,
         update_name: _builtins.str = ...,
         place: _builtins.int = ...,
+        winner: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "result", b"result", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_id", b"child_run_id", "completion", b"completion", "failure", b"failure", "key", b"key", "kind", b"kind", "name", b"name", "occurrence", b"occurrence", "ordinal", b"ordinal", "place", b"place", "result", b"result", "scope", b"scope", "state", b"state", "timed_out", b"timed_out", "update_name", b"update_name", "wake_time", b"wake_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["child_run_id", b"child_run_id", "completion", b"completion", "failure", b"failure", "key", b"key", "kind", b"kind", "name", b"name", "occurrence", b"occurrence", "ordinal", b"ordinal", "place", b"place", "result", b"result", "scope", b"scope", "state", b"state", "timed_out", b"timed_out", "update_name", b"update_name", "wake_time", b"wake_time", "winner", b"winner"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1130,7 +1134,9 @@ class Progress(_message.Message):
 
     @_builtins.property
     def cancel_ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Open steps that nobody waits for any more (losers of a race): cancelled."""
+        """Open steps that nobody waits for any more: cancelled. A race's losers are given up with the progress that records
+        its winner, or later.
+        """
 
     @_builtins.property
     def stop_ordinals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -1317,6 +1323,7 @@ class NewStep(_message.Message):
     MARKER_FIELD_NUMBER: _builtins.int
     ACCEPTANCE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    RACE_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """The branch. A path of branch numbers, at most 8 deep. That of the n-th accepted update is `0/n`."""
     name: _builtins.str
@@ -1359,6 +1366,13 @@ class NewStep(_message.Message):
     def outcome(self) -> Global___OutcomeStep:
         """What an accepted update came to. A MARKER of scope `0`, name `__outcome` and the update's id as key."""
 
+    @_builtins.property
+    def race(self) -> Global___RaceStep:
+        """Which branch won a race. A MARKER of the branch that races, name `__race` and as key the number of the race's first
+        branch. Where a loser heard of it is a `marker` in its own branch, name `__lost` and as key the path of the branch
+        that lost: that branch or one around it.
+        """
+
     def __init__(
         self,
         *,
@@ -1375,12 +1389,13 @@ class NewStep(_message.Message):
         marker: Global___MarkerStep | None = ...,
         acceptance: Global___AcceptanceStep | None = ...,
         outcome: Global___OutcomeStep | None = ...,
+        race: Global___RaceStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "kind", b"kind", "local", b"local", "marker", b"marker", "outcome", b"outcome", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "kind", b"kind", "local", b"local", "marker", b"marker", "outcome", b"outcome", "race", b"race", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "fingerprint", b"fingerprint", "key", b"key", "kind", b"kind", "local", b"local", "marker", b"marker", "name", b"name", "occurrence", b"occurrence", "outcome", b"outcome", "scope", b"scope", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "fingerprint", b"fingerprint", "key", b"key", "kind", b"kind", "local", b"local", "marker", b"marker", "name", b"name", "occurrence", b"occurrence", "outcome", b"outcome", "race", b"race", "scope", b"scope", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["local", "activity", "timer", "wait", "child", "marker", "acceptance", "outcome"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["local", "activity", "timer", "wait", "child", "marker", "acceptance", "outcome", "race"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1633,6 +1648,28 @@ class MarkerStep(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MarkerStep: _TypeAlias = MarkerStep  # noqa: Y015
+
+@_typing.final
+class RaceStep(_message.Message):
+    """Who won a race."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINNER_FIELD_NUMBER: _builtins.int
+    winner: _builtins.int
+    """The number of the branch that won, from the race's first one on."""
+    def __init__(
+        self,
+        *,
+        winner: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["winner", b"winner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RaceStep: _TypeAlias = RaceStep  # noqa: Y015
 
 @_typing.final
 class AcceptanceStep(_message.Message):

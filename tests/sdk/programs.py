@@ -1,0 +1,191 @@
+"""Random programs of calls, branches, races, failures and clean-up, and how they are run, lost and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+from tests.engine.mended import retry, rewind
+from tests.sdk.duet import Duet
+
+from stepwell import Context, RaceLost, RunCancelled, StepError
+
+Node = tuple[Any, ...]
+KINDS = ["activity", "activity", "patient", "timer", "signal", "local", "slow", "fact"]
+CALLS: st.SearchStrategy[Node] = st.tuples(st.just("call"), st.sampled_from(KINDS), st.sampled_from("ab"))
+
+
+def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
+    several = st.lists(inner, min_size=1, max_size=3).map(tuple)
+    return st.one_of(
+        st.tuples(st.sampled_from(["sequence", "gather", "gather all", "race", "race", "race"]), several),
+        st.tuples(st.just("clean"), inner, inner, st.booleans()),
+        st.tuples(st.sampled_from(["catch", "shield"]), inner),
+    )
+
+
+PROGRAMS: st.SearchStrategy[Node] = st.recursive(CALLS, _wider, max_leaves=8)
+
+
+async def perform(ctx: Context, node: Node) -> Any:
+    """Does what a node says. What it answers tells who won each race."""
+    how = node[0]
+    if how == "call":
+        return await _call(ctx, node[1], node[2])
+    if how == "sequence":
+        return [await perform(ctx, each) for each in node[1]]
+    if how == "gather":
+        return await ctx.gather(*(perform(ctx, each) for each in node[1]))
+    if how == "gather all":
+        results = await ctx.gather(*(_branch(ctx, each) for each in node[1]), return_exceptions=True)
+        return [f"{each!r}" if isinstance(each, Exception) else each for each in results]
+    if how == "race":
+        winner = await ctx.race(*(_branch(ctx, each) for each in node[1]))
+        return ["won", winner.place, winner.value]
+    if how == "shield":
+        return await ctx.shield(_branch(ctx, node[1]))
+    try:
+        return await perform(ctx, node[1])
+    except StepError as error:
+        if how == "clean":
+            raise
+        return f"caught {error}"
+    except RunCancelled as error:
+        if how == "catch":
+            raise
+        cleaned = await perform(ctx, node[2])
+        if node[3]:
+            return ["swallowed", isinstance(error, RaceLost), cleaned]
+        raise
+
+
+def _branch(ctx: Context, node: Node) -> Awaitable[Any]:
+    """A branch: a bare call where it can be one."""
+    if node[0] == "call" and node[1] in BARE:
+        return BARE[node[1]](ctx, node[2])
+    return perform(ctx, node)
+
+
+BARE: dict[str, Callable[[Context, str], Awaitable[Any]]] = {
+    "activity": lambda ctx, name: ctx.activity("act", name=name),
+    "patient": lambda ctx, name: ctx.activity("act", name=name, wait_cancelled=True),
+    "timer": lambda ctx, name: ctx.sleep(60, name=name),
+    "signal": lambda ctx, name: ctx.wait_signal(name),
+}
+
+
+async def _call(ctx: Context, kind: str, name: str) -> Any:
+    if kind in BARE:
+        return await BARE[kind](ctx, name)
+    if kind == "fact":
+        return ctx.side_effect(name, lambda: "fact")
+    if kind == "slow":
+        return await ctx.step(name, lambda: "slow")
+
+    async def quick() -> str:
+        return "quick"
+
+    return await ctx.step(name, quick)
+
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+async def live(program: Node, draw: Draw) -> Duet:
+    """Runs a program to its end, whatever happens on the way."""
+    duet = Duet(lambda ctx: perform(ctx, program))
+    await duet.grant()
+    await go_on(duet, draw)
+    return duet
+
+
+async def go_on(duet: Duet, draw: Draw, *, accidents: int = 40, is_over: Callable[[], bool] = lambda: False) -> None:
+    """The same from wherever it stands, until it ends or is over; after so many things nothing goes wrong any more."""
+    left = accidents
+    while not (duet.end or is_over()):
+        left -= 1
+        choices = _choices(duet)
+        assert choices, "nothing can happen any more"
+        if left > 0:
+            choices += ["lose", "lose answer"] if duet.host.reported is not None else ["lose"]
+            if left % 7 == 0 and duet.records():
+                choices.append("rewind")
+            if duet.world.run(duet.key).cancel_time is None and left % 5 == 0:
+                choices.append("cancel")
+        await _act(duet, draw(st.sampled_from(choices)), draw)
+        if duet.has_failed and left > 0 and draw(st.booleans()):
+            await duet.go_back(retry(duet.world, duet.key))
+        duet.check()
+        duet.world.check()
+
+
+def _choices(duet: Duet) -> list[str]:
+    what = {
+        "answer": duet.host.reported is not None,
+        "tell": bool(duet.news),
+        "gate": bool(duet.host.gates),
+        "finish": bool(duet.open_steps()),
+    }
+    return [name for name, is_possible in what.items() if is_possible]
+
+
+async def _act(duet: Duet, what: str, draw: Draw) -> None:
+    if what == "answer":
+        await duet.answer()
+    elif what == "tell":
+        await duet.tell(draw(st.integers(1, 3)))
+    elif what == "gate":
+        await duet.open_gate()
+    elif what == "finish":
+        steps = duet.open_steps()
+        duet.finish(steps[draw(st.integers(0, len(steps) - 1))], fails=draw(st.sampled_from([False, False, True])))
+    elif what == "cancel":
+        await duet.cancel()
+    elif what == "rewind":
+        records = duet.records()
+        await duet.go_back(rewind(duet.world, duet.key, records[draw(st.integers(0, len(records) - 1))].ordinal))
+    else:
+        if what == "lose answer":
+            duet.commit()
+        if not duet.end:
+            await duet.lose()
+
+
+async def replay(duet: Duet, program: Node) -> Any:
+    """The end that the whole record gives, without a new step."""
+    duet.drop()
+    closed = duet.world.closed(duet.key)
+    duet.program = lambda ctx: perform(ctx, program)
+    await duet.execute(closed.grants + 1, cancelled=closed.cancel_time is not None)
+    return duet.host.reported
+
+
+def numbered(node: Node, numbers: Iterator[int]) -> Node:
+    """The same program, each of its calls with a name of its own."""
+    if node[0] == "call":
+        return (*node[:2], f"c{next(numbers)}")
+    return tuple(_over(each, lambda inner: numbered(inner, numbers)) for each in node)
+
+
+def changed(node: Node, name: str, how: str) -> Node:
+    """The same program with one call changed."""
+    if node[0] != "call":
+        return tuple(_over(each, lambda inner: changed(inner, name, how)) for each in node)
+    if node[2] != name:
+        return node
+    if how == "rename":
+        return (*node[:2], "z")
+    if how == "remove":
+        return ("sequence", ())
+    if how == "insert":
+        return ("sequence", (("call", "fact", "z"), node))
+    return ("call", "timer" if node[1] in {"activity", "patient"} else "activity", name)
+
+
+def _over(part: Any, do: Callable[[Node], Node]) -> Any:
+    if not isinstance(part, tuple):
+        return part
+    if part and isinstance(part[0], tuple):
+        return tuple(do(each) for each in part)
+    return do(part) if part else part
