@@ -20,11 +20,13 @@ from stepwell.context import Context
 from stepwell.converter import DataConverter, JsonConverter
 from stepwell.definitions import NO_DEFAULTS, Definition
 from stepwell.v1 import types_pb2, workers_pb2
+from stepwell_server import settings
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.reports import ReportReader
 from stepwell_server.api.tasks import ended_to_proto
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
 from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.mending import RetryRun, RewindRun
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
 from stepwell_server.engine.runs import CancelRun
@@ -33,7 +35,6 @@ from stepwell_server.engine.timers import FireStep
 from stepwell_server.model.events import Event, payload_of, unpack_attributes
 from stepwell_server.model.payloads import JSON, NULL, Failure, Payload
 from stepwell_server.model.steps import ClosedStep, EndedStep, Kind, Step, result_event
-from stepwell_server.settings import Limits
 
 Program = Callable[[Context], Awaitable[Any]]
 
@@ -70,13 +71,13 @@ class Duet:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.world = World()
+        self.world = World(Limits(returns=1000))
         self.key = self.world.start()
         self.news: list[ClosedStep] = []
         self.host = Host()
         self.run: RunExecution | None = None
         self.end = ""
-        self.reader = ReportReader(MAIN, "main", self.world.session, "", Fields(Limits()))
+        self.reader = ReportReader(MAIN, "main", self.world.session, "", Fields(settings.Limits()))
 
     # --- the worker -------------------------------------------------------------------------------------------------
 

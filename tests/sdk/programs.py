@@ -100,10 +100,10 @@ async def live(program: Node, draw: Draw) -> Duet:
     return duet
 
 
-async def go_on(duet: Duet, draw: Draw, *, accidents: int = 40, is_over: Callable[[], bool] = lambda: False) -> None:
+async def go_on(duet: Duet, draw: Draw, *, accidents: int = 40, is_over: Callable[[], bool] | None = None) -> None:
     """The same from wherever it stands, until it ends or is over; after so many things nothing goes wrong any more."""
-    left = accidents
-    while not (duet.end or is_over()):
+    left, may_cancel = accidents, is_over is None
+    while not (duet.end or (is_over is not None and is_over())):
         left -= 1
         choices = _choices(duet)
         assert choices, "nothing can happen any more"
@@ -111,7 +111,7 @@ async def go_on(duet: Duet, draw: Draw, *, accidents: int = 40, is_over: Callabl
             choices += ["lose", "lose answer"] if duet.host.reported is not None else ["lose"]
             if left % 7 == 0 and duet.records():
                 choices.append("rewind")
-            if duet.world.run(duet.key).cancel_time is None and left % 5 == 0:
+            if may_cancel and duet.world.run(duet.key).cancel_time is None and left % 5 == 0:
                 choices.append("cancel")
         await _act(duet, draw(st.sampled_from(choices)), draw)
         if duet.has_failed and left > 0 and draw(st.booleans()):

@@ -63,6 +63,10 @@ def judge(change: Change, progress: ProgressRun) -> Changed | list[Step | Closed
         fresh = by_scope[claim.scope]
         recorded = change.scope(claim.scope)
         after = _after(claim, fresh)
+        if claim.place is not None:
+            # Code that the worker saw stray may wait for what never comes: counts would not tell before it goes on.
+            mismatches.append(Mismatch(claim, fresh, recorded))
+            continue
         if claim.count == recorded.order_count and claim.hash == recorded.order_hash:
             moved += [Scope(change.run_key, claim.scope, *after)] if fresh else []
             continue

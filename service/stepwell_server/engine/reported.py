@@ -93,7 +93,8 @@ class ScopeClaim(msgspec.Struct, frozen=True, gc=False):
     """Where the code says it stands in a branch, before this progress's new steps.
 
     Where its worker saw that the code makes other calls than are recorded, `place` is how many agree before the first
-    that does not, and `made` are the code's calls from there on. They are shown to people; nothing is decided by them.
+    that does not, and `made` are the code's calls from there on, to be shown to people. Then the code has changed,
+    whatever the counts say.
     """
 
     scope: str

@@ -108,10 +108,11 @@ class Parallel:
     async def race(self, *awaitables: Awaitable[Any]) -> Winner[Any]:
         """Does several things in parallel, each in a branch of its own, until the first has finished.
 
-        Gives its place, from 0, and its result: `place, value = await ctx.race(a, b)`. Failing is finishing too: what the
-        first one failed with is raised. Who won is recorded, and is the same in each replay. The others are cancelled:
-        what they wait for is given up, and `RaceLost` is raised in them once. The race waits until their clean-up is
-        done, and until the function of a `step` that they are at has returned; what they come to does not matter.
+        Gives its place, from 0, and its result: `place, value = await ctx.race(a, b)`. Failing is finishing too: what
+        the first one failed with is raised. Who won is recorded, and is the same in each replay. The others are
+        cancelled: what they wait for is given up, and `RaceLost` is raised in them once. The race waits until their
+        clean-up is done, and until the function of a `step` that they are at has returned; what they come to does not
+        matter.
 
         A branch that a cancellation of the run ends has not finished. Raises `ValueError` when there are no branches.
         """

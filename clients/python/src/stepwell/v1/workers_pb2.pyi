@@ -1229,8 +1229,8 @@ class ScopeState(_message.Message):
     """
     @_builtins.property
     def difference(self) -> Global___CallDifference:
-        """Set where the worker sees that the code makes other calls than are recorded. It is shown to people; the service
-        decides by count and hash.
+        """Set where the worker sees that the code makes other calls than are recorded: the run is paused, also where count and
+        hash could not tell yet. The calls are shown to people.
         """
 
     def __init__(
