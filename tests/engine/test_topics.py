@@ -18,8 +18,8 @@ from stepwell_server.engine.timers import FireStep
 from stepwell_server.engine.topic_waits import BringEvents
 from stepwell_server.model.events import EventType, unpack_attributes
 from stepwell_server.model.payloads import Payload
-from stepwell_server.model.runs import Phase
-from stepwell_server.model.steps import result_event
+from stepwell_server.model.runs import Phase, RunDetails
+from stepwell_server.model.steps import RetryPolicy, result_event
 from stepwell_server.model.topics import TopicEvent, stripe_of
 
 WAIT = NewTopicWait("paid")
@@ -224,4 +224,23 @@ def test_a_retried_run_goes_on_waiting_and_keeps_what_it_had(topics: Topics) -> 
     assert topics.results(key, 1, 3) == [b"1", None]
     assert topics.bring(key, first, topics.publish("2"))
     assert topics.results(key, 3) == [b"2"]
+    topics.world.check()
+
+
+def test_a_run_that_begins_anew_gets_its_events_again(topics: Topics) -> None:
+    """Its next attempt is told what the failed one was, first, and then what is new."""
+    key = topics.world.start(details=RunDetails(retry=RetryPolicy(initial_seconds=0)))
+    code = Code(topics.world, key)
+    for text in "12":
+        wait(code)
+        topics.bring(key, topics.publish(text))
+    wait(code)
+    code.end(End(Phase.FAILED))
+    assert not topics.store.waits
+    topics.world.check()
+    topics.store.events.clear()
+    wait(Code(topics.world, key), 3)
+    assert topics.results(key, 4, 5, 6) == [b"1", b"2", None]
+    topics.bring(key, topics.publish("3"))
+    assert topics.results(key, 6) == [b"3"]
     topics.world.check()
