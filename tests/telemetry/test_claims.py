@@ -202,6 +202,18 @@ async def test_continuing_as_new_begins_a_trace_that_links_to_the_one_before(one
     assert (await one.run(task.run_id)).traceparent == where(start)
 
 
+async def test_attempts_of_a_run_are_in_its_trace_and_link_to_the_one_before(one: Replica, spans: Spans) -> None:
+    run_id = await begin(one, retry=types_pb2.RetryPolicy(initial_interval=span(0), maximum_attempts=2))
+    async with wire(one, capacity=capacity(runs=1)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        await code.tell(fail=workers_pb2.FailRun(failure=types_pb2.Failure(message="again")))
+        task = await stream.task(RUN)
+        first, second = await claims(spans, run_id, 2)
+    assert [where(first), where(second)] == [code.task.traceparent, task.traceparent]
+    assert (links(first), links(second)) == ([], [where(first)[36:52]])
+    assert parent(first) == parent(second) == CALLER[36:52]
+
+
 async def test_each_firing_of_a_schedule_begins_a_trace_that_links_to_who_made_it(one: Replica, spans: Spans) -> None:
     spec, run = schedules_pb2.ScheduleSpec(cron="@every 1s"), runs_pb2.StartRunRequest(type="wf", task_queue="q")
     schedule = schedules_pb2.Schedule(
