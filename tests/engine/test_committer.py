@@ -111,6 +111,7 @@ async def test_what_is_aside_counts_for_the_bound(database_url: str) -> None:
         async with other.raw.transaction():
             await other.raw.execute("SELECT * FROM runs WHERE run_key = $1 FOR UPDATE", started.run_key)
             futures = [server.submit(signal(started)) for _ in range(20)]
+            # All have been tried and are aside.
             await asyncio.sleep(0.2)
             # What is just being tried does not wait: a batch of 10.
             with pytest.raises(errors.QueueFull):

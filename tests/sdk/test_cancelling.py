@@ -48,6 +48,7 @@ async def finishes(name: str) -> str:
     """Does not let itself be stopped."""
     began[0].set()
     try:
+        # Work that ends by itself, asked or not, after the run was cancelled.
         await asyncio.sleep(0.3)
     except asyncio.CancelledError:
         told.append(f"{name} was asked")
@@ -57,6 +58,7 @@ async def finishes(name: str) -> str:
 
 @activity
 async def cleans(name: str) -> str:
+    # Long enough for a cancellation that must not reach it.
     await asyncio.sleep(0.1)
     told.append(f"{name} cleaned")
     return name

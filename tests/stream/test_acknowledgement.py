@@ -78,6 +78,7 @@ async def test_any_message_about_a_task_acknowledges_it(one: Replica) -> None:
         beaten, reported = [await stream.task(ACTIVITY, ack=False) for _ in range(2)]
         await stream.beat(beaten)
         await stream.complete(reported)
+        # The time to acknowledge passes, and nothing may come of it.
         for _ in range(3):
             await asyncio.sleep(0.3)
             assert not (await stream.beat(beaten)).lost

@@ -107,6 +107,7 @@ async def test_a_named_task_is_kept_though_its_acknowledgement_was_lost(database
             again = await resumed(one, stream, task.ref)
             assert [ref.task_id for ref in again.welcome.held] == [task.ref.task_id]
             await stream.end()
+            # The time to acknowledge passes on the old stream, and nothing may come of it.
             await asyncio.sleep(1.5)
             assert (await again.complete(task)).status == ACCEPTED
             await again.cut()

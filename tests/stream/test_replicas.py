@@ -133,6 +133,7 @@ async def test_the_replica_that_a_worker_left_takes_nothing_from_it(database_url
             again = await Wire(second, hello(session_id=stream.welcome.session_id, held=[task.ref])).open()
             assert again.welcome.held
             await stream.end()
+            # The time to acknowledge passes on the replica that was left, and nothing may come of it.
             await asyncio.sleep(1.5)
             assert (await again.complete(task)).status == ACCEPTED
             await again.cut()
