@@ -145,8 +145,10 @@ async def test_a_wait_that_is_just_being_recorded_is_waited_for(
         await looked.wait()
         await publish(rig, retain=60)
         bringing = asyncio.create_task(brought(rig))
-        await until(lambda: rig.sql.fetchval(WAITING))
-        go_on.set()
+        try:
+            await until(lambda: rig.sql.fetchval(WAITING))
+        finally:
+            go_on.set()
         key = await waiting
         assert await bringing == [1]
         assert await got(rig, key) == ["1"]
