@@ -60,6 +60,7 @@ WEIGHTS = [
         "deliver": 2,
         "end": 1,
         "mend": 1,
+        "repair": 2,
     }.items()
     for _ in range(weight)
 ]

@@ -39,6 +39,8 @@ from stepwell_server.engine.committer.orders import Order
 from stepwell_server.engine.grants import GrantTask, ReturnTask
 from stepwell_server.engine.mending import RetryRun, RewindRun, StepName
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
+from stepwell_server.engine.repairing import RepairRun
+from stepwell_server.engine.repairs import Chosen, Rename, Skip
 from stepwell_server.engine.reported import End, Successor
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, TerminateRun
 from stepwell_server.engine.signals import Signalled, SignalRun
@@ -78,7 +80,7 @@ class Service(RuleBasedStateMachine):
         if not self.pending:
             return
         orders, self.pending = self.pending, []
-        before = {key: max((s.end_event for s in self.ends_of(key)), default=0) for key in self.world.store.runs}
+        before = {key: {s.end_event for s in self.ends_of(key)} for key in self.world.store.runs}
         answers = self.world.batch(*(order for order, _ in orders))
         assert self.world.last is not None
         changes = self.world.last.subjects.runs
@@ -87,9 +89,9 @@ class Service(RuleBasedStateMachine):
             then(answer)
         for key, change in changes.items():
             self.hear(key, change)
-        for key, latest in before.items():
+        for key, known in before.items():
             fresh = [step.end_event for step in self.ends_of(key) if step.ordinal in changes_of(changes, key)]
-            assert all(event > latest for event in fresh)
+            assert all(event > max(known, default=0) or event in known for event in fresh)
 
     def hear(self, key: int, change: Change) -> None:
         """What goes out to the session that holds the run."""
@@ -167,6 +169,18 @@ class Service(RuleBasedStateMachine):
         else:
             step = StepName(draw(st.integers(1, 6)))
             self.give(RewindRun(self.world.ref(key), step, ""))
+
+    def repair(self, draw: Draw) -> None:
+        """Somebody renames or skips steps of a run that may be paused; such as it then has, its code calls."""
+        if self.world.store.runs:
+            key = draw(st.sampled_from(sorted(self.world.store.runs)))
+            self.mended.add(key)
+            if draw(st.booleans()):
+                self.give(PauseRun(self.world.ref(key), "look"))
+            chosen = [Chosen(StepName(n)) for n in draw(st.lists(st.integers(1, 6), max_size=2, unique=True))]
+            every = [Chosen(None, draw(NAMES))] if draw(st.booleans()) else []
+            repairs = [Rename(each, draw(NAMES)) if draw(st.booleans()) else Skip(each) for each in [*chosen, *every]]
+            self.give(RepairRun(self.world.ref(key), tuple(repairs), ""))
 
     # --- workers ----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from stepwell_server.engine.committer import loading
 from stepwell_server.engine.reported import End, NewWait, Successor
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, ResumeRun, TerminateRun
 from stepwell_server.engine.signals import Signalled, SignalRun
+from stepwell_server.engine.starts import Conflict, NewRun, StartRun
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import Phase, RunRef, unpack_details
@@ -231,4 +232,18 @@ def test_a_wait_of_the_new_run_gets_what_comes_after() -> None:
     signal(world, old + 1, "b", "2")
     assert not isinstance(world.ended(old + 1, 1), Step)
     assert world.run(old + 1).last_signal == 2
+    world.check()
+
+
+@pytest.mark.parametrize("signal_id", ["x", None])
+def test_who_takes_over_and_is_replaced_at_once_keeps_ids_only(signal_id: str | None) -> None:
+    """The run that continues another ends in the batch in which it began: nobody takes its signals any more."""
+    world = World()
+    old = world.start(workflow_id="w")
+    signal(world, old, "a", "1", signal_id)
+    code = Code(world, old)
+    new = NewRun(MAIN, "main", "flow", "q", workflow_id="w")
+    world.batch(code.message(end=ON), StartRun(new, conflict=Conflict.TERMINATE_EXISTING))
+    assert world.closed(old + 1).phase == Phase.TERMINATED
+    assert [each.consumed for each in world.store.signals.values()] == ([True] if signal_id else [])
     world.check()

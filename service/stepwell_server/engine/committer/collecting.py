@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.names import Births
 from stepwell_server.model.runs import unpack_details
+from stepwell_server.model.signals import Signal
 from stepwell_server.model.topics import TopicWait
 from stepwell_server.store import batches
 
@@ -58,13 +61,18 @@ def _is_over(change: Change, side: SideKey) -> bool:
 def _collect_signals(write: batches.Write, change: Change, key: int) -> None:
     """Of a run that has ended only the ids of signals are kept, unless they have yet to go to its successor."""
     keeps_all = change.run is not None or _keeps_signals(change)
-    write.signals.extend(signal for signal in change.new_signals if keeps_all or signal.signal_id is not None)
+    write.signals.extend(change.new_signals if keeps_all else _ids_of(change.new_signals))
+    write.carried.extend(change.carried if keeps_all else _ids_of(change.carried))
     if keeps_all:
         write.consumed.extend((key, signal.ordinal) for signal in change.consumed)
         write.given_back.extend(change.given_back.values())
-    write.carried.extend(change.carried)
     write.carried_away.extend(change.carried_away)
     write.signals_gone.extend(change.emptied)
+
+
+def _ids_of(signals: list[Signal]) -> list[Signal]:
+    """Those by whose ids a repeat is recognised; nobody takes them any more."""
+    return [replace(signal, consumed=True) for signal in signals if signal.signal_id is not None]
 
 
 def _keeps_signals(change: Change) -> bool:
