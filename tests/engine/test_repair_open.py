@@ -6,10 +6,11 @@ import pytest
 from tests.engine.code import COMPLETED, Code, activity, complete, local
 from tests.engine.mended import names_of, replayed, steps_of
 from tests.engine.repaired import do, rename, repair, skip
+from tests.engine.test_topics import Topics
 from tests.engine.world import World
 
 from stepwell_server import errors
-from stepwell_server.engine.reported import NewChild, NewTimer, NewWait
+from stepwell_server.engine.reported import NewChild, NewTimer, NewTopicWait, NewWait
 from stepwell_server.engine.runs import PauseRun, ResumeRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.timers import FireStep
@@ -154,3 +155,21 @@ def test_an_update_begins_again_in_the_wait_that_it_was_in() -> None:
     assert unpack_step_details(world.ended(key, 5).details).place == 2
     assert (world.ended(key, 5).key, world.ended(key, 5).name) == ("u", "__update")
     world.check()
+
+
+def test_an_event_that_a_skipped_step_had_goes_to_a_wait_for_its_topic() -> None:
+    """And to no wait for a signal of that name; the wait that gets it is forgotten by the topic, whatever its name."""
+    topics = Topics()
+    world = topics.world
+    key = world.start()
+    code = Code(world, key)
+    code.send(code.call("t", NewTopicWait("paid")), waiting=True, resident=True)
+    topics.bring(key, topics.publish("1"))
+    code.send(code.call("s", NewWait("paid")), code.call("u", NewTopicWait("paid")), waiting=True, resident=True)
+    pause(world, key)
+    do(world, key, skip("t"), rename("u", "v"))
+    assert topics.results(key, 2, 3) == [None, b"1"]
+    assert not topics.store.waits
+    world.do(ResumeRun(world.ref(key), accept_order=False))
+    replayed(world, key).send(end=COMPLETED)
+    assert world.closed(key).phase == Phase.COMPLETED

@@ -170,6 +170,7 @@ WRONG: list[tuple[tuple[Any, ...], type[errors.Refusal], str]] = [
     ((rename("a", "x"), skip(1)), errors.InvalidField, r"repairs\[1\] means step 1, as repairs\[0\] does"),
     ((skip(6),), errors.InvalidField, "branch 0"),
     ((rename(4, "l"),), errors.InvalidField, "with one key"),
+    ((rename("a", "__cancelled"),), errors.InvalidField, "a mark that workers make"),
 ]
 
 

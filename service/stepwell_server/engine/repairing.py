@@ -29,9 +29,11 @@ from stepwell_server.model.steps import (
     ClosedStep,
     Kind,
     StepState,
+    is_on_topic,
     pack_step_details,
     unpack_step_details,
 )
+from stepwell_server.model.topics import kept_name
 
 if TYPE_CHECKING:
     from stepwell_server.engine.change import Change
@@ -161,15 +163,16 @@ def _moved_updates(steps: list[AnyStep], skipped: list[AnyStep]) -> list[tuple[A
 
 
 def _hand_out_signals(change: Change) -> None:
-    """Signals that are kept again go to steps that wait for them, oldest first."""
+    """Signals, and events of topics, that are kept again go to steps that wait for them, oldest first."""
     for step in sorted(change.every_open_step(), key=lambda each: each.ordinal):
         if step.kind != Kind.WAIT or step.wait_name is None:
             continue
-        kept = change.pending_signals(step.wait_name)
+        on_topic = is_on_topic(step)
+        kept = change.pending_signals(kept_name(step.wait_name) if on_topic else step.wait_name)
         if not kept:
             continue
         signal = kept[0]
         change.take_signal(signal)
-        facts = {"signal_event": str(signal.event)}
+        facts = {"received_event" if on_topic else "signal_event": str(signal.event)}
         event = change.event(EventType.WAIT_COMPLETED, ordinal=step.ordinal, facts=facts)
         change.end_step(replace(step, input_event=signal.event), StepState.COMPLETED, event, payload=None)

@@ -13,8 +13,10 @@ import msgspec
 from msgspec.structs import replace
 
 from stepwell_server import errors
+from stepwell_server.engine.cuts import CANCEL_MARK
 from stepwell_server.engine.mending import StepName
-from stepwell_server.model.run_calls import UPDATES
+from stepwell_server.model.races import LOST, WINNER
+from stepwell_server.model.run_calls import ACCEPTANCE, OUTCOME, UPDATES
 from stepwell_server.model.steps import ClosedStep, Step, fingerprint_of, pack_step_details, unpack_step_details
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 AnyStep = Step | ClosedStep
+RESERVED = frozenset({ACCEPTANCE, OUTCOME, CANCEL_MARK, WINNER, LOST})
+"""Names that mean something to the service, and stay what they are."""
 
 
 class Chosen(msgspec.Struct, frozen=True, gc=False):
@@ -123,6 +127,10 @@ def _check(step: AnyStep, place: int, repair: Rename | Skip, by: dict[int, int])
     if step.ordinal in by:
         raise errors.InvalidField(
             field=f"repairs[{place}]", problem=f"means step {step.ordinal}, as repairs[{by[step.ordinal]}] does"
+        )
+    if isinstance(repair, Rename) and RESERVED & {step.name, repair.name}:
+        raise errors.InvalidField(
+            field=f"repairs[{place}].rename", problem="is about a mark that workers make: skip it, if it is too much"
         )
     if isinstance(repair, Rename) and repair.of(step) == step:
         raise errors.InvalidField(

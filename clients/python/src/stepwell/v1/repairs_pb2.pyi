@@ -422,7 +422,8 @@ class Repair(_message.Message):
     @_typing.final
     class Skip(_message.Message):
         """Takes steps out of the record; history keeps what they were. Open ones are cancelled: an activity's worker is told,
-        a child ends by its policy. Signals that they took are kept again, or go to a step that waits for them.
+        a child ends by its policy. Signals that they took, and events of topics, are kept again, or go to a step that waits
+        for them.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
