@@ -10,10 +10,13 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from sqlalchemy.dialects import postgresql
+from tests.store.plans import Part, scans
 
 from stepwell_server.settings import Settings
 from stepwell_server.store import statements
 from stepwell_server.store.database import Connection, Database
+from stepwell_server.store.jobs import JobFilter, page_query
 
 GROWN = """
 INSERT INTO jobs SELECT
@@ -84,6 +87,47 @@ async def plan_of(connection: Connection, name: str) -> list[dict[str, Any]]:
     given = ", ".join("NULL" for _ in parameters)
     (row,) = await connection.raw.fetch(f"EXPLAIN (FORMAT JSON) EXECUTE looked_at ({given})")
     return list(nodes(json.loads(row[0])[0]["Plan"]))
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+LISTS: dict[str, tuple[JobFilter, set[str]]] = {
+    "by key": (
+        JobFilter(1, unique_key="u"),
+        {"unique_jobs_pkey", "closed_jobs_p1_unique_key_namespace_id_job_key_idx"},
+    ),
+    "failed": (JobFilter(1, states=(5,)), {"closed_jobs_p1_namespace_id_job_key_idx1"}),
+    "cancelled or failed": (JobFilter(1, states=(7, 5)), {"closed_jobs_p1_namespace_id_job_key_idx1"}),
+    "all": (JobFilter(1), {"jobs_pkey", "closed_jobs_p1_pkey"}),
+    "running": (JobFilter(1, states=(2,)), {"jobs_pkey"}),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+async def test_a_page_of_jobs_reads_little_of_what_has_grown(database_url: str, name: str) -> None:
+    """A hundred thousand have completed, a hundred have not, and twenty thousand are open."""
+    raw = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
+    try:
+        await raw.execute(GROWN)
+        await raw.execute(
+            "UPDATE closed_jobs SET state = CASE WHEN job_key % 2000 = 0 THEN 7 ELSE 5 END WHERE job_key % 1000 = 0"
+        )
+        await raw.execute("UPDATE closed_jobs SET unique_key = 'u' WHERE job_key IN (7, 8)")
+        await raw.execute("UPDATE jobs SET unique_key = 'u' WHERE job_key = 100001")
+        await raw.execute("UPDATE jobs SET state = 2 WHERE session_id IS NOT NULL")
+        await raw.execute("INSERT INTO unique_jobs VALUES ('u', 1, 100001, 0)")
+        await raw.execute("VACUUM ANALYZE jobs, closed_jobs, unique_jobs")
+        wanted, indexes = LISTS[name]
+        dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+        query = page_query(wanted, None, 51, 0).compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+        plan = Part(json.loads(await raw.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {query}"))[0]["Plan"])
+        read = scans(plan)
+        assert sum(read.values()) <= 1000
+        assert indexes <= {index for _, index in read}
+        found = await raw.fetch(str(query))
+        assert len(found) == {"by key": 3, "failed": 50}.get(name, 51)
+    finally:
+        await raw.close()
 
 
 def test_every_statement_is_looked_at() -> None:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, cast, null, select, union_all
+from sqlalchemy import ColumnElement, Select, Table, cast, literal_column, null, select, union_all
 
 from stepwell_server import errors
 from stepwell_server.model.jobs import JOB_ENDED, JOB_ORDINAL, JobRef
 from stepwell_server.model.payloads import Failure, Payload, unpack_failure, unpack_payload
-from stepwell_server.store.schema import CLOSED_JOBS, HEARTBEATS, JOB_IDS, JOB_INPUTS, JOBS, TASKS
+from stepwell_server.model.steps import StepState
+from stepwell_server.store.schema import CLOSED_JOBS, HEARTBEATS, JOB_IDS, JOB_INPUTS, JOBS, TASKS, UNIQUE_JOBS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,6 +143,12 @@ async def read(database: Database, ref: JobRef) -> WholeJob:
 
 async def page(database: Database, wanted: JobFilter, before: int | None, most: int, skip: int) -> list[SeenJob]:
     """Jobs that fit, newest first, before a key."""
+    async with database.pool.begin() as connection:
+        return [SeenJob(*row) for row in await connection.execute(page_query(wanted, before, most, skip))]
+
+
+def page_query(wanted: JobFilter, before: int | None, most: int, skip: int) -> Select[Any]:
+    """What `page` asks. By a unique key, and for those that did not complete, it looks at no others."""
     parts = [
         select(*columns)
         .where(*_conditions(table, wanted, before))
@@ -152,9 +159,7 @@ async def page(database: Database, wanted: JobFilter, before: int | None, most: 
         if not wanted.states or any((state in JOB_ENDED) is is_ended for state in wanted.states)
     ]
     merged = union_all(*(select(part) for part in parts)).subquery()
-    query = select(merged).order_by(merged.c.job_key.desc()).limit(most).offset(skip)
-    async with database.pool.begin() as connection:
-        return [SeenJob(*row) for row in await connection.execute(query)]
+    return select(merged).order_by(merged.c.job_key.desc()).limit(most).offset(skip)
 
 
 def _conditions(table: Table, wanted: JobFilter, before: int | None) -> Sequence[ColumnElement[bool]]:
@@ -163,5 +168,17 @@ def _conditions(table: Table, wanted: JobFilter, before: int | None) -> Sequence
         conditions.append(table.c.job_key < before)
     if wanted.states:
         conditions.append(table.c.state.in_(wanted.states))
-    texts = {name: getattr(wanted, name) for name in ("type", "task_queue", "unique_key", "correlation_id")}
+        if table is CLOSED_JOBS and StepState.COMPLETED not in wanted.states:
+            conditions.append(table.c.state > literal_column(str(int(StepState.COMPLETED))))
+    if wanted.unique_key:
+        conditions.append(table.c.unique_key == wanted.unique_key)
+        # An open one is the latest of its key.
+        conditions.append(table.c.unique_key != "" if table is CLOSED_JOBS else table.c.job_key.in_(_latest_of(wanted)))
+    texts = {name: getattr(wanted, name) for name in ("type", "task_queue", "correlation_id")}
     return [*conditions, *(table.c[name] == text for name, text in texts.items() if text)]
+
+
+def _latest_of(wanted: JobFilter) -> Select[tuple[int]]:
+    return select(UNIQUE_JOBS.c.job_key).where(
+        UNIQUE_JOBS.c.unique_key == wanted.unique_key, UNIQUE_JOBS.c.namespace_id == wanted.namespace_id
+    )
