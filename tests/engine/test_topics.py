@@ -7,17 +7,19 @@ from datetime import timedelta
 import pytest
 from tests.engine.code import Code, json, local
 from tests.engine.mended import do, replayed, retry, rewind
+from tests.engine.repaired import do as repair
+from tests.engine.repaired import skip
 from tests.engine.world import MAIN, World
 
 from stepwell_server.engine.committer.batch import HELD
 from stepwell_server.engine.progress import ProgressAnswer
 from stepwell_server.engine.reported import End, NewTopicWait, NewWait, Successor
-from stepwell_server.engine.runs import CancelRun, TerminateRun
+from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, TerminateRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.timers import FireStep
 from stepwell_server.engine.topic_waits import BringEvents
 from stepwell_server.model.events import EventType, unpack_attributes
-from stepwell_server.model.payloads import Payload
+from stepwell_server.model.payloads import Failure, Payload
 from stepwell_server.model.runs import Phase, RunDetails
 from stepwell_server.model.steps import RetryPolicy, result_event
 from stepwell_server.model.topics import TopicEvent, stripe_of
@@ -211,6 +213,40 @@ def test_a_rewound_run_gets_its_events_again_though_they_are_gone(topics: Topics
     assert topics.results(key, 3, 4, 5) == [b"1", b"2", b"3"]
     assert topics.world.happened(key).count(EventType.TOPIC_RECEIVED) == 3
     topics.world.check()
+
+
+def test_what_a_skipped_wait_had_goes_to_the_next(topics: Topics) -> None:
+    """And a signal of the same name that another skipped wait had does not."""
+    world = topics.world
+    key = world.start()
+    code = Code(world, key)
+    code.run("s", NewWait("paid"), waiting=True, resident=True)
+    world.do(SignalRun(world.ref(key), "paid", json('"signal"')))
+    wait(code)
+    topics.bring(key, topics.publish("1"))
+    wait(code)
+    world.do(PauseRun(world.ref(key), "why"))
+    repair(world, key, skip(1), skip(2))
+    assert topics.results(key, 3) == [b"1"]
+    assert [each.name for each in world.store.signals.values() if not each.consumed] == ["paid"]
+    world.check()
+
+
+def test_the_next_attempt_of_a_run_gets_its_events_again(topics: Topics) -> None:
+    """As it gets its signals: in their order, though they are gone."""
+    world = topics.world
+    key = world.start(details=RunDetails(retry=RetryPolicy(initial_seconds=1, maximum_attempts=2)))
+    code = Code(world, key)
+    for text in "12":
+        wait(code)
+        topics.bring(key, topics.publish(text))
+    topics.store.events.clear()
+    code.end(End(Phase.FAILED, failure=Failure("no", "ValueError")))
+    world.advance(1)
+    assert world.do(LookAtRun(world.ref(key)))
+    wait(Code(world, key), 2)
+    assert topics.results(key, 3, 4) == [b"1", b"2"]
+    world.check()
 
 
 def test_a_retried_run_goes_on_waiting_and_keeps_what_it_had(topics: Topics) -> None:
