@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import jobs, mends, namespaces, queues, run_asks, runs, schedules, topics, watches, workers
+from stepwell.cli import jobs, mends, namespaces, queues, run_asks, runs, schedules, steering, topics, watches, workers
 from stepwell.cli.session import Session
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 runs.app.command()(watches.watch)
 runs.app.command()(run_asks.query)
 runs.app.command()(run_asks.update)
+runs.app.add_typer(steering.app)
 runs.app.add_typer(mends.app)
 app.add_typer(runs.app, name="run")
 app.add_typer(jobs.app, name="job")
