@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.mending.conftest import Working
-from tests.mending.kit import QUEUE, ended, happened, paused, recorded, stepwell, suspended
+from tests.mending.kit import QUEUE, described, happened, paused, recorded, stepwell, suspended
 
 from stepwell import Client, Context, Rename, Skip, activity, errors, reasons, sync, workflow
-from stepwell.v1 import repairs_pb2, types_pb2
+from stepwell.cli.differences import repairs_of
+from stepwell.v1 import repairs_pb2, runs_pb2, types_pb2
 
 LOCAL, TIMER = types_pb2.STEP_KIND_LOCAL, types_pb2.STEP_KIND_TIMER
 COMPLETED = types_pb2.RUN_PHASE_COMPLETED
@@ -161,22 +163,49 @@ async def test_the_command_shows_what_fits_and_does_it(client: Client, working: 
     handle = await parked(client, working, release(effects, "a", "b", "c", branches=("x", "x")))
     async with working(release(effects, "a", "B", "c", branches=("x", "x"))):
         await paused(handle)
-    shown = await stepwell(client, "run", "show", handle.run_id)
-    (line,) = (line for line in shown.splitlines() if "--rename" in line)
-    command = line.partition("stepwell ")[2].split()
+    command = await shown_repair(client, handle)
     assert command == ["run", "repair", handle.run_id, "--rename", "2=B"]
     printed = await stepwell(client, *command)
     assert printed.startswith(f"run {handle.run_id} is RUNNING; renamed: 2 b is B")
-    later = release(effects, "a", "B", branches=("z", "z"))
-    async with working(later):
-        await paused(handle)
-    printed = await stepwell(client, "run", "repair", handle.run_id, "--rename", "x=z", "--skip", "c", "-o", "json")
-    assert [step.get("new_name") for step in json.loads(printed)["steps"]] == [None, "z", "z"]
-    before = effects.lines
-    async with working(later):
-        await handle.signal("go")
-        assert (await ended(handle)).phase == COMPLETED
-    assert effects.lines == [*before, "last"]
+    await handle.signal("go")
+    async with working(release(effects, "a", "B", branches=("z", "z"))):
+        # Which branches the worker has told of by then, its threads decide.
+        while (
+            await described(handle, lambda run: run.HasField("pause") or run.HasField("end_time"))
+        ).phase < COMPLETED:
+            await stepwell(client, *await shown_repair(client, handle))
+    assert await handle.result() == ["a done", "b done", "x done", "x done", "last done"]
+    assert [name for _, name, _ in await recorded(handle)] == ["a", "B", "z", "z", "go", "last"]
+
+
+def is_paused_or_over(run: runs_pb2.Run) -> bool:
+    return run.HasField("pause") or run.HasField("end_time")
+
+
+async def shown_repair(client: Client, handle: Any) -> list[str]:
+    """The command that `run show` proposes."""
+    shown = await stepwell(client, "run", "show", handle.run_id)
+    (line,) = (line for line in shown.splitlines() if "if the code means the same by it" in line)
+    return line.partition("stepwell ")[2].split()
+
+
+def test_what_several_branches_need_is_proposed_by_name() -> None:
+    """Unless a name would be taken for a number, or for two names."""
+    call, found = repairs_pb2.OrderDifference.RecordedCall, []
+    for place, name in enumerate(("x", "x", "7", "7", "a=b", "a=b", "one")):
+        step = repairs_pb2.StepName(ordinal=place + 1)
+        rename = repairs_pb2.Repair.Rename(step=step, new_name="z y")
+        skip = repairs_pb2.Repair(skip=repairs_pb2.Repair.Skip(step=step))
+        fitting = skip if name == "x" else repairs_pb2.Repair(rename=rename)
+        found.append(repairs_pb2.OrderDifference(recorded=[call(ordinal=place + 1, name=name)], fitting=[fitting]))
+    first, accepting = repairs_of("r", found).splitlines()
+    assert shlex.split(first.partition(": ")[2])[4:] == [
+        "--skip",
+        "x",
+        *(word for ordinal in range(3, 8) for word in ("--rename", f"{ordinal}=z y")),
+    ]
+    assert accepting.endswith("stepwell run repair r --accept")
+    assert "--rename STEP=NAME" in repairs_of("r", [*found, repairs_pb2.OrderDifference()])
 
 
 async def test_a_repeat_is_answered_again(client: Client, working: Working, effects: Effects) -> None:

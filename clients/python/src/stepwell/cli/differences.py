@@ -10,7 +10,7 @@ from stepwell.v1.types_pb2 import StepKind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from stepwell.v1.repairs_pb2 import OrderDifference, Repair
+    from stepwell.v1.repairs_pb2 import OrderDifference
 
 _WIDTH = 40
 
@@ -26,14 +26,27 @@ def repairs_of(run_id: str, differences: Sequence[OrderDifference]) -> str:
     accepting = f"if the code is mended to fit: {command} --accept"
     if not differences or not all(found.fitting for found in differences):
         return f"{accepting}\nif the record is: {command} --rename STEP=NAME --skip STEP"
-    options = " ".join(_option(repair) for found in differences for repair in found.fitting)
-    return f"if the code means the same by it: {command} {options}\n{accepting}"
+    return f"if the code means the same by it: {command} {' '.join(_options(differences))}\n{accepting}"
 
 
-def _option(repair: Repair) -> str:
-    if repair.WhichOneof("repair") == "skip":
-        return f"--skip {repair.skip.step.ordinal}"
-    return f"--rename {shlex.quote(f'{repair.rename.step.ordinal}={repair.rename.new_name}')}"
+def _options(differences: Sequence[OrderDifference]) -> list[str]:
+    """Gives each repair once: by the step's number, or by its name where several branches need the same."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for found in differences:
+        names = {call.ordinal: call.name for call in found.recorded}
+        for repair in found.fitting:
+            ordinal = (repair.rename if repair.HasField("rename") else repair.skip).step.ordinal
+            numbers.setdefault((names[ordinal], repair.rename.new_name), []).append(ordinal)
+    options: list[str] = []
+    for (name, new_name), ordinals in numbers.items():
+        by_name = len(ordinals) > 1 and not name.isdecimal() and "=" not in name
+        steps = [name] if by_name else [str(ordinal) for ordinal in ordinals]
+        options += [_option(step, new_name) for step in steps]
+    return options
+
+
+def _option(step: str, new_name: str) -> str:
+    return f"--rename {shlex.quote(f'{step}={new_name}')}" if new_name else f"--skip {shlex.quote(step)}"
 
 
 def _lines(found: OrderDifference) -> list[str]:
