@@ -155,6 +155,33 @@ def test_a_timeout_is_told_apart_and_the_event_that_comes_late_reaches_nobody(to
     assert topics.results(key, 2) == [None]
 
 
+def test_an_event_published_before_the_timeout_comes_before_it(topics: Topics) -> None:
+    """However late it is brought: nothing comes of the timeout, which would have been told of what was in time."""
+    topics.publish("0", retain=100)
+    key = topics.world.start()
+    code = Code(topics.world, key)
+    wait(code)
+    code.run("paid", NewTopicWait("paid", timeout_seconds=5), waiting=True, resident=True)
+    event = topics.publish("1")
+    topics.world.advance(6)
+    assert topics.world.do(FireStep(topics.world.ref(key), 2)) is False
+    topics.world.check()
+    assert topics.bring(key, event)
+    assert topics.results(key, 2) == [b"1"]
+    assert not topics.world.ended(key, 2).timed_out
+
+
+def test_a_timeout_waits_while_somebody_looks_at_the_topic(topics: Topics) -> None:
+    key = topics.world.start()
+    Code(topics.world, key).run("paid", NewTopicWait("paid", timeout_seconds=5), waiting=True, resident=True)
+    topics.world.advance(5)
+    fire = FireStep(topics.world.ref(key), 1)
+    topics.store.busy = {stripe_of(MAIN, "paid")}
+    assert topics.world.batch(fire) == [HELD]
+    topics.store.busy = set()
+    assert topics.world.do(fire) is True
+
+
 def test_signals_and_topics_of_one_name_are_two_things(topics: Topics) -> None:
     key = topics.world.start()
     code = Code(topics.world, key)

@@ -15,6 +15,7 @@ from stepwell_server.engine.reported import NewTopicWait
 from stepwell_server.engine.topic_waits import BringEvents
 from stepwell_server.loops import topics as topics_loop
 from stepwell_server.loops.pruner import Pruner
+from stepwell_server.loops.timers import Timers
 from stepwell_server.loops.topics import Topics
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Payload
@@ -170,6 +171,18 @@ async def test_a_wait_that_begins_while_somebody_looks_comes_again(database_url:
             await until(lambda: committer.waiting > 0)
             assert not waiting.done()
         assert await waiting == [1]
+
+
+async def test_a_timeout_does_not_overtake_an_event_that_is_on_its_way(database_url: str) -> None:
+    """What was published in time reaches the wait, though the leader comes to it late."""
+    async with rigged(database_url) as rig:
+        key = await rig.waiting_run(NewTopicWait("paid", timeout_seconds=0.0))
+        other = await rig.waiting_run(NewTopicWait("other", timeout_seconds=0.0))
+        await publish(rig)
+        assert await Timers(rig.connection, rig.committers, rig.clock, 60.0).run_once() == 1
+        assert await rig.events(other, EventType.WAIT_TIMED_OUT) == 1
+        await brought(rig)
+        assert await got(rig, key) == ["1"]
 
 
 async def test_who_publishes_waits_for_who_came_first(database_url: str) -> None:

@@ -294,14 +294,22 @@ class Change(StepChange):
 
         Asks for it if it is not loaded.
         """
-        view, position = self.topics.get(name), self.topic_positions.get(name)
-        if view is None:
-            raise Missing(topics=[name])
+        view, position = self._topic(name), self.topic_positions.get(name)
         had = max(view.had, position.number if position is not None else 0)
         kept = next((event for event in view.kept if event.number > had), None)
         if kept is None and not view.is_whole:
             raise Missing(topics=[name])
         return max(view.last_number, had), kept
+
+    def last_of_topic(self, name: str) -> int:
+        """The number of the last event of a topic that is kept or on its way, 0 for none. Asks for it as `topic`."""
+        return self._topic(name).last_number
+
+    def _topic(self, name: str) -> TopicView:
+        view = self.topics.get(name)
+        if view is None:
+            raise Missing(topics=[name])
+        return view
 
     def load_topic(self, name: str, view: TopicView) -> None:
         """Takes in how a topic looks; with what is known of it already, it is what follows that."""

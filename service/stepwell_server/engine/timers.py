@@ -7,11 +7,12 @@ import msgspec
 from stepwell_server.engine import activities
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.job_change import JobChange
+from stepwell_server.engine.topic_waits import has_event_coming
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.jobs import Activity, JobRef
 from stepwell_server.model.runs import RunRef
-from stepwell_server.model.steps import Kind, Step, StepState
+from stepwell_server.model.steps import Kind, Step, StepState, is_on_topic
 
 
 class FireStep(msgspec.Struct, frozen=True, gc=False):
@@ -33,11 +34,13 @@ class FireStep(msgspec.Struct, frozen=True, gc=False):
             beat = change.heartbeat(step.ordinal) if step.state == StepState.RUNNING else None
             activities.time_out(change, step, beat[0] if beat is not None else None)
         elif isinstance(change, Change) and isinstance(step, Step):
-            _fire(change, step)
+            return _fire(change, step)
         return True
 
 
-def _fire(change: Change, step: Step) -> None:
+def _fire(change: Change, step: Step) -> bool:
+    if is_on_topic(step) and has_event_coming(change, step):
+        return False
     if step.kind == Kind.TIMER:
         event = change.event(EventType.TIMER_FIRED, ordinal=step.ordinal)
         change.end_step(step, StepState.COMPLETED, event)
@@ -46,3 +49,4 @@ def _fire(change: Change, step: Step) -> None:
         event = change.event(EventType.WAIT_TIMED_OUT, ordinal=step.ordinal)
         change.end_step(step, StepState.COMPLETED, event, timed_out=True)
         change.wake()
+    return True

@@ -51,3 +51,9 @@ def take(change: Change, step: Step, topic: str, event: TopicEvent) -> None:
     """Ends a wait with an event, which the run's history gets a copy of."""
     number = change.copy_topic_event(topic, event, step.ordinal)
     change.end_step(step, StepState.COMPLETED, number, payload=event.payload)
+
+
+def has_event_coming(change: Change, step: Step) -> bool:
+    """Whether an event that the wait will get was published: it is on its way, and no timeout comes before it now."""
+    after = unpack_step_details(step.details).after_number or 0
+    return step.wait_name is not None and change.last_of_topic(step.wait_name) > after
