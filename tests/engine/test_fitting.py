@@ -48,3 +48,13 @@ def test_nothing_fits_what_is_not_known() -> None:
     assert fitting(Difference("", None, 0, 6, line, (call("b"),))) == ()
     assert fitting(Difference("", 0, 0, 7, line, ())) == ()
     assert len(fitting(Difference("", 0, 0, 6, line, ()))) == 6
+
+
+def test_what_would_be_refused_is_not_proposed() -> None:
+    """Marks that mean something to the service keep their names, and nothing of updates is repaired."""
+    mark = RecordedCall(1, Kind.MARKER, "m")
+    race = (MadeCall(Kind.MARKER, "__race"),)
+    assert fitting(Difference("", 0, 0, 1, (mark,), race)) == ()
+    assert len(fitting(Difference("", 0, 0, 1, (mark,), (MadeCall(Kind.MARKER, "n"),)))) == 1
+    update = RecordedCall(1, Kind.MARKER, "__update")
+    assert fitting(Difference("0", 0, 0, 1, (update,), ())) == ()

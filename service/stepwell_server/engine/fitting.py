@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from stepwell_server.engine.repairs import RESERVED
+from stepwell_server.model.run_calls import UPDATES
+
 if TYPE_CHECKING:
     from stepwell_server.model.order import Difference, MadeCall, RecordedCall
 
@@ -21,7 +24,7 @@ class Fit(NamedTuple):
 
 def fitting(found: Difference) -> tuple[Fit, ...]:
     """The fewest renames and skips after which the calls that are known agree; none if there are no such."""
-    if found.place is None:
+    if found.place is None or found.scope == UPDATES:
         return ()
     rest = found.recorded[found.place - found.first :]
     if not found.made:
@@ -47,7 +50,8 @@ def _fewest(rest: tuple[RecordedCall, ...], made: tuple[MadeCall, ...]) -> tuple
             if own == (now.kind, now.name):
                 ways += [after] if after is not None else []
             elif own not in code:
-                if after is not None and call.kind == now.kind and (now.kind, now.name) not in recorded:
+                is_free = (now.kind, now.name) not in recorded and not RESERVED & {call.name, now.name}
+                if after is not None and call.kind == now.kind and is_free:
                     ways.append((Fit(call, now.name), *after))
                 # To skip all that is left would always do, and says nothing.
                 skipping = before[place] if call is not rest[-1] else None
