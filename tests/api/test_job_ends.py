@@ -90,6 +90,24 @@ async def test_a_wait_ends_with_the_job_on_either_replica(service: Service, repl
     assert not service.watches._waits
 
 
+async def test_a_wait_goes_on_when_what_has_ended_is_open_again(service: Service) -> None:
+    """The news of an end may come when the job has been retried already: it is the next end that counts."""
+    job_id = await begin(service)
+    grant = await claim(service)
+    waiting = asyncio.create_task(wait(service, job_id))
+    async with asyncio.timeout(TIMEOUT):
+        while not service.watches._waits:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+    (events,) = service.watches._waits.values()
+    for _ in range(3):
+        for event in events:
+            event.set()
+        await asyncio.sleep(0.05)
+    assert not waiting.done()
+    await complete(service, grant)
+    assert (await waiting).ended
+
+
 async def test_a_wait_that_is_over_answers_with_the_job_as_it_is(service: Service) -> None:
     job_id = await begin(service)
     answer = await wait(service, job_id, seconds=0)

@@ -193,7 +193,7 @@ class Watches:
         return await self._wait_for_end(run.run_key, functools.partial(runs.find, self._database, ref), end)
 
     async def wait_for_job(self, ref: JobRef, seconds: float) -> SeenJob:
-        """The job once it has ended, or as it is when the time is over, or as soon as it is retried."""
+        """The job once it has ended, or as it is when the time is over."""
         end = asyncio.get_running_loop().time() + seconds
         async with self._feed():
             job = await jobs.find(self._database, ref)
@@ -206,18 +206,21 @@ class Watches:
         waits = self._waits.setdefault(key, set())
         waits.add(ended)
         try:
-            # It may have ended before it was waited for.
-            seen = await look()
-            if seen.is_closed:
-                return seen
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(end):
-                    await ended.wait()
+            while True:
+                ended.clear()
+                # It may have ended before it was waited for; and what has ended may be open again.
+                seen = await look()
+                if seen.is_closed:
+                    return seen
+                try:
+                    async with asyncio.timeout_at(end):
+                        await ended.wait()
+                except TimeoutError:
+                    return await look()
         finally:
             waits.discard(ended)
             if not waits and self._waits.get(key) is waits:
                 del self._waits[key]
-        return await look()
 
     # --- following a namespace --------------------------------------------------------------------------------------
 
