@@ -98,8 +98,8 @@ class Stage:
         self.processes.append(started)
         return started
 
-    async def worker(self, address: str) -> Process:
-        variables = {"CHAOS_EFFECTS": str(self.effects), "CHAOS_HOLD_SECONDS": self._hold}
+    async def worker(self, address: str, **variables: str) -> Process:
+        variables = {"CHAOS_EFFECTS": str(self.effects), "CHAOS_HOLD_SECONDS": self._hold} | variables
         log = self.folder / f"worker-{len(self.processes)}.log"
         started = await Process.start(log, str(Path(worker.__file__)), address, **variables)
         self.processes.append(started)
@@ -112,10 +112,10 @@ class Stage:
         lines = [json.loads(line) for line in self.effects.read_text().splitlines()]
         return [line for line in lines if kind in (None, line["kind"])]
 
-    async def more(self, count: int) -> None:
+    async def more(self, count: int, seconds: float = 20.0) -> None:
         """Returns once the workers have done so much more."""
         goal = len(self.done()) + count
-        await until(lambda: len(self.done()) >= goal)
+        await until(lambda: len(self.done()) >= goal, seconds)
 
     async def close(self) -> None:
         await asyncio.gather(*(process.end() for process in self.processes))

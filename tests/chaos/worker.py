@@ -13,6 +13,7 @@ from stepwell import Client, Context, RetryPolicy, Worker, activity, workflow
 QUEUE = "chaos"
 EFFECTS = os.environ.get("CHAOS_EFFECTS", "")
 HOLD_SECONDS = float(os.environ.get("CHAOS_HOLD_SECONDS", "0.05"))
+ACTIVITIES = int(os.environ.get("CHAOS_ACTIVITIES", "4"))
 
 
 def note(kind: str, run: str, step: str, attempt: int, moment: str = "done") -> None:
@@ -70,6 +71,12 @@ async def errand(ctx: Context, count: int) -> int:
 
 
 @workflow
+async def broad(ctx: Context, count: int) -> int:
+    """Very many activities, a few hundred at a time."""
+    return sum(await ctx.map(fetch, range(count), limit=400))
+
+
+@workflow
 async def stumbling(ctx: Context, faults: int) -> int:
     """A checkpoint and an activity, and a failure in so many attempts."""
     attempt = ctx.info.run_attempt
@@ -104,9 +111,9 @@ async def main(address: str) -> None:
         worker = Worker(
             client,
             QUEUE,
-            workflows=[errand, single, stumbling],
+            workflows=[errand, broad, single, stumbling],
             activities=[fetch, whoami, chore],
-            max_activities=4,
+            max_activities=ACTIVITIES,
             max_runs=20,
         )
         await worker.run()

@@ -23,6 +23,7 @@ from stepwell_server.engine.reported import (
     NewWait,
     ScopeClaim,
     UpdateOutcome,
+    WonRace,
 )
 from stepwell_server.model.payloads import JSON, NULL, Payload
 from stepwell_server.model.run_calls import ACCEPTANCE, OUTCOME, UPDATES, Rejection
@@ -39,6 +40,7 @@ KIND_OF = {
     NewChild: Kind.CHILD,
     AcceptedUpdate: Kind.MARKER,
     UpdateOutcome: Kind.MARKER,
+    WonRace: Kind.MARKER,
 }
 COMPLETED = End(Phase.COMPLETED)
 

@@ -11,14 +11,22 @@ from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.grants import ReturnTask
-from stepwell_server.engine.reported import Body, End, NewStep, NewTimer
+from stepwell_server.engine.reported import Body, Checkpoint, End, NewStep, NewTimer, WonRace
+from stepwell_server.model.payloads import NULL, Failure
+from stepwell_server.model.races import LOST, WINNER
 from stepwell_server.model.runs import ORDER_CHANGED, Phase
-from stepwell_server.model.steps import ClosedStep, Step
+from stepwell_server.model.steps import ClosedStep, Kind, Step
 
 Call = tuple[str, Body]
 Program = dict[str, list[Call]]
-BODIES: list[Body] = [local(), NewTimer(60)]
-CALLS = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(BODIES)), min_size=1, max_size=4)
+BODIES: list[Body] = [local(), NewTimer(60), Checkpoint(NULL, Failure("no"))]
+# Who won a race, and where a loser heard, are calls like others; their keys are not in the hash.
+MARKS: list[Call] = [(WINNER, WonRace(2)), (LOST, local('"wait"'))]
+CALLS = st.lists(
+    st.one_of(st.tuples(st.sampled_from("abc"), st.sampled_from(BODIES)), st.sampled_from(MARKS)),
+    min_size=1,
+    max_size=4,
+)
 PROGRAMS: st.SearchStrategy[Program] = st.dictionaries(st.sampled_from(["", "1", "2", "2/1"]), CALLS, min_size=1)
 SETTINGS = settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -43,7 +51,9 @@ class Worker:
         """One call in a branch: answered from the record, or new."""
         name, body = self.program[scope][self.places[scope]]
         self.places[scope] += 1
-        step = self.code.call(name, body, scope)
+        is_mark = (name, body) in MARKS
+        key = f"{self.places[scope]}" if is_mark else ""
+        step = self.code.call(name, body, scope, key, kind=Kind.MARKER if is_mark else None)
         if not self.is_recorded(step):
             self.fresh.append(step)
             return
@@ -118,7 +128,7 @@ def changed(program: Program, how: str, data: st.DataObject) -> Program:
     if how == "rename":
         calls[place] = ("z", calls[place][1])
     elif how == "other kind":
-        calls[place] = (calls[place][0], NewTimer(60) if calls[place][1] == local() else local())
+        calls[place] = (calls[place][0], local() if calls[place][1] == NewTimer(60) else NewTimer(60))
     elif how == "insert":
         calls.insert(place, ("z", local()))
     elif how == "remove":

@@ -108,6 +108,7 @@ KINDS = {
     "marker": types_pb2.STEP_KIND_MARKER,
     "acceptance": types_pb2.STEP_KIND_MARKER,
     "outcome": types_pb2.STEP_KIND_MARKER,
+    "race": types_pb2.STEP_KIND_MARKER,
 }
 
 

@@ -124,7 +124,7 @@ class RewindRun(msgspec.Struct, frozen=True, gc=False):
             removed |= {step.ordinal: step for step in lines.cut(cuts.cut_short(lines, _closing_event(closed)))}
             reopen(change, closed, self.ref.namespace)
             facts["phase"] = Phase(closed.phase).name
-        gone = list(removed.values())
+        gone = [removed[ordinal] for ordinal in sorted(removed)]
         scopes = _scopes(steps if closed is not None else gone)
         return _go_on(change, gone, EventType.RUN_REWOUND, facts, scopes=scopes)
 

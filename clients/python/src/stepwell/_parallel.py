@@ -31,7 +31,7 @@ class Parallel:
     @overload
     async def gather(self, *awaitables: Awaitable[T], return_exceptions: Literal[False] = ...) -> list[T]: ...
     @overload
-    async def gather(self, *awaitables: Awaitable[T], return_exceptions: Literal[True]) -> list[T | Exception]: ...
+    async def gather(self, *awaitables: Awaitable[T], return_exceptions: bool) -> list[T | Exception]: ...
     async def gather(self, *awaitables: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
         """Does several things in parallel, each in a branch of its own, and gives their results in order.
 
@@ -67,11 +67,11 @@ class Parallel:
         items: Iterable[I],
         *,
         limit: int | None = ...,
-        return_exceptions: Literal[True],
+        return_exceptions: bool,
     ) -> list[T | Exception]: ...
     @overload
     async def map(
-        self, fn: Callable[[I], T], items: Iterable[I], *, limit: int | None = ..., return_exceptions: Literal[True]
+        self, fn: Callable[[I], T], items: Iterable[I], *, limit: int | None = ..., return_exceptions: bool
     ) -> list[T | Exception]: ...
     async def map(
         self,

@@ -54,7 +54,6 @@ class Outgoing:
         """Takes a new step."""
         self.calls += 1
         self.pending.append(entry)
-        self.scopes[entry.scope.path] = entry.scope
 
     def replay(self, scope: Scope, kind: int, name: str, key: str) -> None:
         """Counts a call that is recorded."""
@@ -100,12 +99,8 @@ class Outgoing:
         for entry in entries:
             entry.scope.told_count = entry.count
             entry.scope.told_order = entry.order
-        # A branch that still has steps to send, or closed in this message, has its say in the next one.
-        self.scopes = {
-            path: scope
-            for path, scope in self.scopes.items()
-            if scope.told_count != scope.count or (scope.closed and not states[path].closed)
-        }
+        # A branch that has returned says so in the next one, if it has steps in this one, or still to send.
+        self.scopes = {path: scope for path, scope in self.scopes.items() if scope.closed and not states[path].closed}
         left = bool(self.pending) or len(self.rejections) > MAX_STEPS
         progress = Progress(
             scopes=states.values(),
