@@ -11,11 +11,13 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from tests.service import refusal
 from tests.stream.code import Code
-from tests.stream.kit import ACCEPTED, RUN, SECONDS, Replica, capacity, error_reason, payload, until
+from tests.stream.kit import ACCEPTED, RUN, SECONDS, Replica, capacity, error_reason, payload, replica, until
 from tests.stream.wire import wire
 
 from stepwell.v1 import namespaces_pb2, runs_pb2, topics_pb2, workers_pb2
+from stepwell_server.store.topic_events import lock_of
 
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 Two = tuple[Replica, Replica]
 
 
@@ -143,6 +145,23 @@ async def test_two_hundred_at_once_are_seen_in_one_order(two: Two) -> None:
         result = await code.tell(*(code.wait_on("paid") for _ in range(201)))
         got = [json.loads(step.result.json) for step in sorted(result.steps, key=lambda step: step.ordinal)]
         assert got == [numbered[number] for number in sorted(numbered)]
+
+
+async def test_publishers_of_one_topic_leave_connections_to_others(database_url: str) -> None:
+    """However many wait for one who froze in the midst: cold calls, and other topics, go on."""
+    async with replica(database_url, pool_connections=2) as one:
+        frozen = await one.service.database.connect()
+        async with frozen.transaction():
+            await frozen.raw.execute("SELECT pg_advisory_xact_lock($1)", lock_of(1, "paid"))
+            waiting = [asyncio.create_task(one.publish("paid", n)) for n in range(6)]
+            await until(lambda: frozen.raw.fetchval(WAITING))
+            async with asyncio.timeout(5):
+                assert (await one.publish("other", 1, retain=60)).number
+                assert len(await events(one, "other")) == 1
+            assert not any(task.done() for task in waiting)
+        numbers = [answer.number for answer in await asyncio.gather(*waiting)]
+        assert len(set(numbers)) == 6
+        await frozen.close()
 
 
 async def test_nothing_crosses_a_namespace(one: Replica) -> None:

@@ -58,6 +58,7 @@ class TopicCalls(topics_pb2_grpc.TopicServiceServicer):
         self._idle_seconds = settings.idle_transaction_seconds
         self._fields = Fields(settings.limits)
         self._published = published
+        self._turns = topic_events.Turns()
 
     async def PublishEvent(
         self, request: topics_pb2.PublishEventRequest, context: Context
@@ -68,7 +69,8 @@ class TopicCalls(topics_pb2_grpc.TopicServiceServicer):
         namespace_id, namespace = await self._space(request)
         asked = asked_of(request, namespace_id, PublishedEvent, self._fields)
         event = NewEvent(namespace_id, namespace, topic, payload, retain or 0.0)
-        made = await topic_events.publish(self._database, event, self._clock.now(), self._idle_seconds, asked)
+        async with self._turns.of(namespace_id, topic):
+            made = await topic_events.publish(self._database, event, self._clock.now(), self._idle_seconds, asked)
         self._published()
         return topics_pb2.PublishEventResponse(number=made.number, publish_time=time_to_proto(made.publish_time))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import msgspec
 from sqlalchemy import func, insert, literal, select, tuple_
@@ -55,6 +57,20 @@ class SeenWait(NamedTuple):
     run_id: UUID
     workflow_id: str
     type: str
+
+
+class Turns:
+    """Who publishes to a topic waits here for those before it: in the database each would keep a connection waiting."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[tuple[int, str], asyncio.Lock] = WeakValueDictionary()
+
+    def of(self, namespace_id: int, topic: str) -> asyncio.Lock:
+        """The lock of a topic, which goes when nobody has it or waits for it."""
+        lock = self._locks.get((namespace_id, topic))
+        if lock is None:
+            lock = self._locks[namespace_id, topic] = asyncio.Lock()
+        return lock
 
 
 async def publish(
