@@ -36,6 +36,8 @@ MUTANT_SECONDS = 300
 # All named tests in a row, before any mutant.
 FIRST_SECONDS = 3600
 _IGNORED = shutil.ignore_patterns("__pycache__", "*.pyc", "node_modules", ".cache")
+# How pytest-timeout begins its word.
+_HUNG = "Timeout (>"
 _BAD = re.compile(r"^(?:FAILED|ERROR) (\S+?)(?:\[| |$)", re.MULTILINE)
 
 
@@ -118,7 +120,7 @@ def run_tests(where: Path, tests: Sequence[str], seconds: float, *options: str) 
         try:
             said, _ = pytest.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            said = _stopped(pytest)
+            return 1, f"{_stopped(pytest)}\n{_HUNG}"
     return pytest.returncode, said
 
 
@@ -155,7 +157,7 @@ def verdict_on(patch: Path, where: Path, red: set[str]) -> Verdict:
         if not apply(patch, where, "--reverse"):
             raise SystemExit(f"{patch.name}: can't be taken back")
     if code == 1:
-        return Verdict.HUNG if "Timeout (>" in said else Verdict.NOTICED
+        return Verdict.HUNG if _HUNG in said else Verdict.NOTICED
     return Verdict.SURVIVED if code == 0 else Verdict.BROKEN
 
 
