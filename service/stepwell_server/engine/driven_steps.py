@@ -193,4 +193,5 @@ def new_step(change: Change, identity: Identity, event: int) -> Step:
         wake_time=None,
         cancel_requested=False,
         details=None,
+        managed=run.managed,
     )

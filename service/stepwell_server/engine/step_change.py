@@ -123,7 +123,7 @@ class StepChange(RunChange):
         if run.open_steps >= self.limits.open_steps:
             raise errors.LimitExceeded(limit="open_steps", value=run.open_steps + 1, maximum=self.limits.open_steps)
         self.remove_step(ended)
-        step = open_step(ended)
+        step = replace(open_step(ended), managed=run.managed)
         self.run = replace(self.open, open_steps=run.open_steps + 1)
         self._set(self._open_by_name, step.identity, step.ordinal)
         self.put_step(step)

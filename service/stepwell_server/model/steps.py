@@ -112,6 +112,8 @@ class Step(msgspec.Struct, frozen=True, gc=False, tag_field="is", tag="open"):
     wake_time: datetime | None
     cancel_requested: bool
     details: bytes | None
+    # what does not:
+    managed: bool = True  # whether the service moves it when its time has come: as its run has it
 
     @property
     def schedule_time(self) -> datetime:

@@ -101,7 +101,10 @@ async def read(database: Database, run_key: int, ordinal: int) -> WholeStep | No
 async def overdue(
     database: Database, namespace_id: int, now: datetime, after: Place | None, most: int
 ) -> list[Overdue]:
-    """RUNNING activities whose first timeout may have passed, after a place. Walks steps_wake_idx, then runs_pkey."""
+    """RUNNING activities whose first timeout may have passed, after a place.
+
+    Walks steps_asked_wake_idx, and for managed runs steps_managed_wake_idx, where little is due; then runs_pkey.
+    """
     place = (STEPS.c.wake_time, STEPS.c.run_key, STEPS.c.ordinal)
     query = (
         open_columns()
@@ -120,8 +123,13 @@ async def overdue(
     if after is not None:
         query = query.where(tuple_(*place) > tuple_(*after))
     async with database.pool.begin() as connection:
-        rows = (await connection.execute(query)).all()
-    return [_overdue(SeenStep(*row[:_OPEN]), *row[_OPEN:]) for row in rows]
+        rows = [
+            row
+            for is_managed in (STEPS.c.managed, ~STEPS.c.managed)
+            for row in await connection.execute(query.where(is_managed))
+        ]
+    found = [_overdue(SeenStep(*row[:_OPEN]), *row[_OPEN:]) for row in rows]
+    return sorted(found, key=lambda each: each.place)[:most]
 
 
 def _overdue(step: SeenStep, token: int, run_id: UUID, workflow_id: str) -> Overdue:

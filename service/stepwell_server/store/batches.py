@@ -37,7 +37,7 @@ RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load
 TASKS, MAIL, BATCHES = load("tasks"), load("mail"), load("batches")
 NAMESPACES, PUBLISHED, REQUESTS = load("namespaces"), load("published"), load("requests")
 _RUN_CHANGES = Run.__struct_fields__.index("phase")
-_STEP_CHANGES = Step.__struct_fields__.index("state")
+_STEP_CHANGES = slice(Step.__struct_fields__.index("state"), Step.__struct_fields__.index("managed"))
 _SPARE_CANDIDATES = 16
 
 Identity = tuple[int, str, str, int, str]
@@ -156,7 +156,7 @@ async def _write_steps(connection: Connection, batch: Write) -> None:
     if batch.new_steps:
         await connection.write(STEPS["insert_steps"], columns(batch.new_steps))
     if batch.changed_steps:
-        rows = [(step.run_key, step.ordinal, *astuple(step)[_STEP_CHANGES:]) for step in batch.changed_steps]
+        rows = [(step.run_key, step.ordinal, *astuple(step)[_STEP_CHANGES]) for step in batch.changed_steps]
         await connection.write(STEPS["update_steps"], pairs(rows))
     if batch.closed_steps:
         await connection.write(STEPS["insert_closed_steps"], columns(batch.closed_steps))

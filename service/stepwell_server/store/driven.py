@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 async def due_runs(
     database: Database, namespace_id: int, now: datetime, but_for: Collection[int], most: int
 ) -> list[int]:
-    """Suspended runs whose time has come, earliest first. Walks runs_wake_idx."""
+    """Suspended runs whose time has come, earliest first. Walks runs_driven_wake_idx."""
     query = (
         select(RUNS.c.run_key)
         .where(

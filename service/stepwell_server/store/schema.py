@@ -191,6 +191,7 @@ STEPS = Table(
     *_times("start_time wake_time", nullable=True),
     *_flag("cancel_requested"),
     *_bytes("details", nullable=True),
+    *_flag("managed"),
 )
 HEARTBEATS = Table(
     "heartbeats",

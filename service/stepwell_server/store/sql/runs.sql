@@ -158,7 +158,7 @@ SELECT * FROM unnest(
 );
 
 -- name: read_due_runs
--- Runs that want to be looked at, earliest first. Walks runs_wake_idx. Locks nothing: the decision looks again.
+-- Runs that want to be looked at, earliest first. Walks runs_managed_wake_idx. Locks nothing: the decision looks again.
 SELECT run_key, namespace_id FROM runs WHERE wake_time <= $1 AND managed ORDER BY wake_time LIMIT $2;
 
 -- name: read_runs_of_sessions

@@ -3,7 +3,8 @@
 SELECT
     s.run_key, s.ordinal, s.scope, s.name, s.occurrence, s.key, s.kind, s.type, s.task_queue, s.priority,
     s.wait_name, s.seq, s.child_key, s.create_time, s.input_event, s.state, s.attempt, s.grants,
-    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details
+    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details,
+    s.managed
 FROM unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal),
     LATERAL (SELECT * FROM steps AS o WHERE o.run_key = x.run_key AND o.ordinal = x.ordinal OFFSET 0) AS s;
 
@@ -12,7 +13,8 @@ FROM unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal),
 SELECT
     s.run_key, s.ordinal, s.scope, s.name, s.occurrence, s.key, s.kind, s.type, s.task_queue, s.priority,
     s.wait_name, s.seq, s.child_key, s.create_time, s.input_event, s.state, s.attempt, s.grants,
-    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details
+    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details,
+    s.managed
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::int[], $5::text[])
     AS x (run_key, scope, name, occurrence, key),
     LATERAL (
@@ -27,7 +29,8 @@ FROM unnest($1::bigint[], $2::text[], $3::text[], $4::int[], $5::text[])
 SELECT
     s.run_key, s.ordinal, s.scope, s.name, s.occurrence, s.key, s.kind, s.type, s.task_queue, s.priority,
     s.wait_name, s.seq, s.child_key, s.create_time, s.input_event, s.state, s.attempt, s.grants,
-    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details
+    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details,
+    s.managed
 FROM unnest($1::bigint[], $2::text[]) AS x (run_key, wait_name),
     LATERAL (SELECT * FROM steps AS o WHERE o.run_key = x.run_key AND o.wait_name = x.wait_name OFFSET 0) AS s;
 
@@ -36,7 +39,8 @@ FROM unnest($1::bigint[], $2::text[]) AS x (run_key, wait_name),
 SELECT
     s.run_key, s.ordinal, s.scope, s.name, s.occurrence, s.key, s.kind, s.type, s.task_queue, s.priority,
     s.wait_name, s.seq, s.child_key, s.create_time, s.input_event, s.state, s.attempt, s.grants,
-    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details
+    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details,
+    s.managed
 FROM unnest($1::bigint[]) AS x (run_key),
     LATERAL (SELECT * FROM steps AS o WHERE o.run_key = x.run_key OFFSET 0) AS s
 ORDER BY s.run_key, s.ordinal;
@@ -79,7 +83,8 @@ FROM unnest($1::bigint[]) AS x (run_key),
 SELECT
     s.run_key, s.ordinal, s.scope, s.name, s.occurrence, s.key, s.kind, s.type, s.task_queue, s.priority,
     s.wait_name, s.seq, s.child_key, s.create_time, s.input_event, s.state, s.attempt, s.grants,
-    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details
+    s.session_id, s.returns, s.owner_id, s.start_time, s.wake_time, s.cancel_requested, s.details,
+    s.managed
 FROM steps AS s
 WHERE s.run_key = $1 AND s.ordinal > $2
 ORDER BY s.ordinal
@@ -111,13 +116,13 @@ LIMIT 100000;
 INSERT INTO steps (
     run_key, ordinal, scope, name, occurrence, key, kind, type, task_queue, priority, wait_name, seq,
     child_key, create_time, input_event, state, attempt, grants, session_id, returns, owner_id, start_time,
-    wake_time, cancel_requested, details
+    wake_time, cancel_requested, details, managed
 )
 SELECT * FROM unnest(
     $1::bigint[], $2::int[], $3::text[], $4::text[], $5::int[], $6::text[], $7::smallint[], $8::text[],
     $9::text[], $10::smallint[], $11::text[], $12::bigint[], $13::bigint[], $14::timestamptz[], $15::int[],
     $16::smallint[], $17::int[], $18::bigint[], $19::uuid[], $20::smallint[], $21::text[], $22::timestamptz[],
-    $23::timestamptz[], $24::boolean[], $25::bytea[]
+    $23::timestamptz[], $24::boolean[], $25::bytea[], $26::boolean[]
 );
 
 -- name: update_steps
@@ -162,12 +167,12 @@ WHERE closed_steps.run_key = x.run_key AND closed_steps.scope = x.scope AND clos
     AND closed_steps.occurrence = x.occurrence AND closed_steps.key = x.key;
 
 -- name: read_due_steps
--- Steps that fire, try again or may have timed out, earliest first. Walks steps_wake_idx, then runs_pkey. Locks
--- nothing: the decision looks again.
+-- Steps that fire, try again or may have timed out, earliest first. Walks steps_managed_wake_idx, then runs_pkey, which
+-- has the last word on who moves the run. Locks nothing: the decision looks again.
 SELECT s.run_key, s.ordinal, r.namespace_id
 FROM steps AS s
 INNER JOIN runs AS r ON r.run_key = s.run_key
-WHERE s.wake_time <= $1 AND r.managed
+WHERE s.wake_time <= $1 AND s.managed AND r.managed
 ORDER BY s.wake_time
 LIMIT $2;
 
