@@ -281,6 +281,7 @@ def test_a_run_that_waits_for_its_next_attempt_is_cancelled_at_once() -> None:
     world.check()
     world.do(retry(world, key))
     assert (world.is_queued(key), attempt_of(world, key)) == (True, 1)
+    assert not unpack_details(world.run(key).details).failure_event
     failed(world, key)
     assert waits(world, key) == 10
 

@@ -55,6 +55,7 @@ def reopen(change: Change, closed: ClosedRun, namespace: str) -> None:
         reopen_time=change.now,
         begin_time=None,
         attempt=1,
+        failure_event=0,
         closing_event=0,
         pause_details="",
         pause_time=None,
