@@ -8,19 +8,21 @@ from typing import Any
 from hypothesis import strategies as st
 from tests.engine.code import activity, local
 
-from stepwell_server.engine.reported import Body, NewChild, NewTimer, NewWait
+from stepwell_server.engine.reported import Body, NewChild, NewTimer, NewTopicWait, NewWait
 from stepwell_server.engine.starts import Conflict
 from stepwell_server.model.events import EventType
 from stepwell_server.model.runs import NO_DETAILS, Phase, RunDetails
 from stepwell_server.model.steps import Kind, RetryPolicy, Timeouts
 
 NAMES = st.sampled_from(["a", "b", "c"])
+TOPICS = st.sampled_from(["a", "b"])
 SCOPES = st.sampled_from(["", "", "1", "2", "2/1"])
 CONFLICTS = st.sampled_from([Conflict.FAIL, Conflict.TERMINATE_EXISTING])
 BODIES: st.SearchStrategy[Body] = st.one_of(
     st.just(local()),
     st.builds(NewTimer, st.sampled_from([0.0, 1.0, 20.0])),
     st.builds(NewWait, NAMES, st.sampled_from([None, 2.0])),
+    st.builds(NewTopicWait, TOPICS, st.sampled_from([None, 2.0])),
     st.builds(
         NewChild,
         st.just("flow"),
@@ -52,6 +54,8 @@ WEIGHTS = [
         "report": 4,
         "tick": 2,
         "signal": 3,
+        "publish": 2,
+        "bring": 3,
         "start": 1,
         "steer": 1,
         "resume": 2,
@@ -80,6 +84,7 @@ ENDING = frozenset(
         EventType.CHILD_FAILED,
         EventType.CHILD_CANCELLED,
         EventType.SIGNAL_RECEIVED,
+        EventType.TOPIC_RECEIVED,
     }
 )
 

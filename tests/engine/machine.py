@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 from msgspec.structs import replace
 from tests.engine.code import Code, json
 from tests.engine.draws import (
@@ -29,7 +29,8 @@ from tests.engine.draws import (
     WEIGHTS,
     Draw,
 )
-from tests.engine.world import MAIN, World
+from tests.engine.machine_topics import TopicLives
+from tests.engine.world import MAIN
 
 from stepwell_server import errors
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
@@ -49,16 +50,15 @@ from stepwell_server.engine.timers import FireStep
 from stepwell_server.model.events import EventType, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure
 from stepwell_server.model.runs import ClosedRun, Phase, Run, unpack_details
-from stepwell_server.model.steps import Kind, StepState, result_event
+from stepwell_server.model.steps import Kind, StepState, is_on_topic, result_event
 from stepwell_server.model.tasks import Grant
 
 
-class Service(RuleBasedStateMachine):
+class Service(TopicLives):
     """See the module."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World()
         self.world.most_carried = 2
         self.accepted: dict[int, list[bytes]] = defaultdict(list)
         self.codes: dict[int, Code] = {}
@@ -357,9 +357,15 @@ class Service(RuleBasedStateMachine):
         """Each that was accepted waits in its chain, or was taken in it; whoever took it got what it carried."""
         store = self.world.store
         found: dict[int, list[bytes]] = defaultdict(list)
-        places = [(key, signal.event) for (key, _), signal in store.signals.items() if not signal.consumed]
+        kept = {key: signal for key, signal in store.signals.items() if signal.name.isprintable()}
+        places = [(key, signal.event) for (key, _), signal in kept.items() if not signal.consumed]
         for (key, _), step in store.closed_steps.items():
-            if step.kind == Kind.WAIT and step.state == StepState.COMPLETED and not step.timed_out:
+            if (
+                step.kind == Kind.WAIT
+                and not is_on_topic(step)
+                and step.state == StepState.COMPLETED
+                and not step.timed_out
+            ):
                 places.append((key, result_event(step)))
         for key, number in places:
             found[self.chain_of(key)].append(self.world.events(key)[number - 1].payload or b"")
@@ -380,6 +386,7 @@ class Service(RuleBasedStateMachine):
                 for step in sorted(self.ends_of(key), key=lambda each: each.end_event)
                 if step.kind == Kind.WAIT
                 and step.wait_name == "a"
+                and not is_on_topic(step)
                 and not step.timed_out
                 and step.state == StepState.COMPLETED
             ]

@@ -244,6 +244,49 @@ async def test_a_large_event_goes_to_few_at_a_time(database_url: str, monkeypatc
         assert all([await got(rig, key) for key in keys])
 
 
+async def test_topics_take_turns(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with many who wait does not hold up one with few, nor do large events small ones."""
+    monkeypatch.setattr(topics_loop, "SLICE", 2)
+    monkeypatch.setattr(topics_loop, "_SLICE_BYTES", 1_500)
+    async with rigged(database_url) as rig:
+        many = [await rig.waiting_run(PAID) for _ in range(5)]
+        few = [await rig.waiting_run(NewTopicWait(name)) for name in ("a", "b")]
+        await publish(rig, f'"{"x" * 1_000}"')
+        for name in ("a", "b"):
+            await publish(rig, f'"{"y" * 1_000}"', topic=name)
+        loop = topics(rig)
+        for _ in range(3):
+            await loop.run_once()
+        assert all([await got(rig, key) for key in few])
+        assert not all([await got(rig, key) for key in many])
+        await brought(rig, loop)
+        assert all([await got(rig, key) for key in many])
+
+
+async def test_a_batch_that_stands_still_holds_up_only_what_is_new(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics_loop, "SLICE", 2)
+    async with rigged(database_url, lock_seconds=0.2) as rig:
+        keys = [await rig.waiting_run(PAID) for _ in range(5)]
+        other = await rig.waiting_run(NewTopicWait("other"))
+        loop = topics(rig)
+        await publish(rig)
+        assert await loop.run_once() == 2
+        async with rig.sql.transaction():
+            await rig.sql.execute(
+                "SELECT pg_advisory_xact_lock_shared(hashtext('stepwell topics ' || current_schema()), $1)",
+                stripe_of(1, "other"),
+            )
+            await publish(rig, topic="other")
+            while await loop.run_once():
+                pass
+            assert all([await got(rig, key) for key in keys])
+            assert await got(rig, other) == []
+        await brought(rig, loop)
+        assert await got(rig, other) == ["1"]
+
+
 async def test_what_nobody_may_get_any_more_goes(database_url: str) -> None:
     """Events whose time is over once all have them; and with them who has had them."""
     async with rigged(database_url) as rig:

@@ -129,6 +129,25 @@ async def test_consecutive_waits_get_consecutive_events(here: Live) -> None:
         assert await handle.result() == [1, 2, 3, 4]
 
 
+async def test_none_is_missed_while_all_come_at_once(database_url: str) -> None:
+    """Runs wait again and again, on two replicas, while events are published at both: each gets all, in one order."""
+    runs, events = 12, 15
+    async with (
+        live(database_url) as one,
+        live(database_url) as other,
+        one.working(workflows=ALL),
+        other.working(workflows=ALL),
+    ):
+        handles = [await side.client.start_run(waits, events) for side in (one, other) for _ in range(runs // 2)]
+
+        async def publish(side: Live, amounts: range) -> dict[int, int]:
+            return {await side.client.topics.publish("paid", Paid(amount), retain=600): amount for amount in amounts}
+
+        numbered = await asyncio.gather(publish(one, range(0, events, 2)), publish(other, range(1, events, 2)))
+        order = [amount for _, amount in sorted([*numbered[0].items(), *numbered[1].items()])]
+        assert await asyncio.gather(*(handle.result() for handle in handles)) == [order] * runs
+
+
 async def test_a_chain_gets_each_event_once(here: Live) -> None:
     for amount in (1, 2, 3):
         await here.client.topics.publish("paid", Paid(amount), retain=60)

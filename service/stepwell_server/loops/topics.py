@@ -18,6 +18,7 @@ from stepwell_server.loops.orders import SLICE, Deferred, submit_all
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.topics import TopicEvent, stripe_of
 from stepwell_server.store import topics
+from stepwell_server.store.database import Conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,7 +96,7 @@ class Topics(Loop):
     async def _go_on(self, steady: float) -> int:
         async with self._connection.use() as connection:
             await self._begin_walks(connection, steady)
-            walks = list(self._walks.items())[:SLICE]
+            walks = self._next()
             places = [self._place(topic, walk, len(walks)) for topic, walk in walks]
             found = await topics.read_waiting(connection, places) if places else []
         orders: dict[tuple[Topic, int], BringEvents] = {}
@@ -112,16 +113,35 @@ class Topics(Loop):
     async def _begin_walks(self, connection: Connection, steady: float) -> None:
         """Begins a walk for each topic that has new events: who waits for them is seen from now on."""
         begun: dict[Topic, list[topics.Undelivered]] = {}
-        most = _EVENTS_AT_ONCE + sum(count for count, _ in self._failed.values())
+        known = [len(walk.events) for walk in self._walks.values()] + [count for count, _ in self._failed.values()]
+        most = _EVENTS_AT_ONCE + sum(known)
         for each in await topics.read_undelivered(connection, most):
             topic = (each.namespace_id, each.topic)
             if topic not in self._walks and steady >= self._failed.get(topic, (0, 0.0))[1]:
                 begun.setdefault(topic, []).append(each)
         if not begun:
             return
-        await topics.await_batches(connection, [stripe_of(*topic) for topic in begun])
+        try:
+            await topics.await_batches(connection, [stripe_of(*topic) for topic in begun])
+        except Conflict:
+            # Somebody stands still in the middle of a batch, and soon loses its locks. Walks under way go on.
+            return
         for topic, events in begun.items():
             self._walks[topic] = Walk(tuple(each.event for each in events), max(each.size for each in events))
+
+    def _next(self) -> list[tuple[Topic, Walk]]:
+        """The walks whose turn it is: those that waited longest, as many as share a slice."""
+        chosen: list[tuple[Topic, Walk]] = []
+        size = 0
+        for topic, walk in self._walks.items():
+            size += walk.size
+            if chosen and (size > _SLICE_BYTES or len(chosen) == SLICE):
+                break
+            chosen.append((topic, walk))
+        for topic, walk in chosen:
+            del self._walks[topic]
+            self._walks[topic] = walk
+        return chosen
 
     def _place(self, topic: Topic, walk: Walk, walks: int) -> topics.Place:
         """Where a walk goes on. All share a slice."""
