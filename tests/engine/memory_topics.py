@@ -12,7 +12,6 @@ from stepwell_server.model.events import Event, EventType, Origin
 from stepwell_server.model.payloads import Payload
 from stepwell_server.model.topics import TopicEvent, TopicPosition, TopicView, TopicWait
 from stepwell_server.store.batches import Write
-from stepwell_server.store.topics import KEPT_AT_ONCE
 
 
 class MemoryTopics:
@@ -23,6 +22,7 @@ class MemoryTopics:
         self.waits: dict[tuple[int, int], TopicWait] = {}
         self.positions: dict[tuple[int, str], TopicPosition] = {}
         self.busy: set[int] = set()
+        self.looks = 0
         self._last = 0
 
     def publish(
@@ -37,8 +37,9 @@ class MemoryTopics:
         return set(stripes) - self.busy
 
     async def read(
-        self, connection: Any, wanted: Sequence[tuple[int, str, int, int]], now: datetime
+        self, connection: Any, wanted: Sequence[tuple[int, str, int, int]], now: datetime, most: int
     ) -> list[TopicView]:
+        self.looks += 1
         views: list[TopicView] = []
         for namespace_id, topic, chain_key, after in wanted:
             events = self.events.get((namespace_id, topic), {})
@@ -48,8 +49,8 @@ class MemoryTopics:
                 event
                 for number, (event, _) in sorted(events.items())
                 if number > max(had, after) and event.retain_time is not None and event.retain_time > now
-            ][:KEPT_AT_ONCE]
-            views.append(TopicView(max(events, default=0), had, tuple(kept), len(kept) < KEPT_AT_ONCE))
+            ][:most]
+            views.append(TopicView(max(events, default=0), had, tuple(kept), len(kept) < most))
         return views
 
     def apply(self, write: Write, histories: dict[int, list[Event]]) -> None:

@@ -127,6 +127,14 @@ def test_one_progress_may_wait_for_many(topics: Topics, count: int) -> None:
     topics.world.check()
 
 
+def test_many_waits_look_at_their_topic_a_few_times(topics: Topics) -> None:
+    """Each look is a round of the whole progress, and of statements."""
+    for number in range(200):
+        topics.publish(str(number), retain=10)
+    assert len(wait(Code(topics.world, topics.world.start()), 201).ended) == 200
+    assert topics.store.looks == 2
+
+
 def test_a_wait_whose_topic_is_being_looked_at_comes_again(topics: Topics) -> None:
     """Nothing of its progress is recorded meanwhile; others of the batch are not held up."""
     keys = [topics.world.start() for _ in range(2)]

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Connection
 
 TOPICS = load("topics")
-# Of a topic, for one wait. Who needs more asks again.
-KEPT_AT_ONCE = 4
 # What a thousand events may bring into memory; what is larger is read by who tells a worker of it.
 AT_HAND_BYTES = 16 * 1024
 
@@ -38,18 +36,20 @@ async def hold(connection: Connection, stripes: Sequence[int]) -> set[int]:
     return {row[0] for row in await connection.fetch(TOPICS["hold_topics"], stripes)}
 
 
-async def read(connection: Connection, wanted: Sequence[tuple[int, str, int, int]], now: datetime) -> list[TopicView]:
-    """How topics look to waits that begin, in the order asked: (namespace, topic, chain, after which number)."""
+async def read(
+    connection: Connection, wanted: Sequence[tuple[int, str, int, int]], now: datetime, most: int
+) -> list[TopicView]:
+    """How topics look to waits that begin, in the order asked: (namespace, topic, chain, after which number).
+
+    Of each, so many events at most.
+    """
     last, had, kept = [0] * len(wanted), [0] * len(wanted), [list[TopicEvent]() for _ in wanted]
     numbered = [(place, *key) for place, key in enumerate(wanted)]
-    for row in await connection.fetch(TOPICS["read_topics"], *pairs(numbered), now, KEPT_AT_ONCE):
+    for row in await connection.fetch(TOPICS["read_topics"], *pairs(numbered), now, most):
         last[row[0]], had[row[0]] = row[1], row[2]
         if row[3] is not None:
             kept[row[0]].append(_event(*row[3:]))
-    return [
-        TopicView(last[place], had[place], tuple(events), len(events) < KEPT_AT_ONCE)
-        for place, events in enumerate(kept)
-    ]
+    return [TopicView(last[place], had[place], tuple(events), len(events) < most) for place, events in enumerate(kept)]
 
 
 async def write(connection: Connection, copies: Sequence[TopicCopy], positions: list[TopicPosition]) -> None:

@@ -29,6 +29,8 @@ MOST_CARRIED, MOST_CARRIED_BYTES = 256, 4 * 1024 * 1024
 Resolved = int | errors.Refusal
 # Of a name. Who needs more asks again.
 SIGNALS_AT_ONCE = 256
+# Of a topic, for one wait. Who needs more asks again, and gets many.
+EVENTS_AT_ONCE, MORE_AT_ONCE = 4, 256
 _NO_ID = UUID(int=0)
 
 
@@ -238,7 +240,8 @@ async def _load_topics(connection: Connection, wanted: Sequence[tuple[Change, Mi
         after = known.kept[-1].number if known is not None and known.kept else 0
         looks.append((change.namespace_id, name, change.chain_key, after))
     if looks:
-        views = await topics.read(connection, looks, next(iter(asked.values())).now)
+        most = MORE_AT_ONCE if any(after for *_, after in looks) else EVENTS_AT_ONCE
+        views = await topics.read(connection, looks, next(iter(asked.values())).now, most)
         for ((_, name), change), view in zip(asked.items(), views, strict=True):
             change.load_topic(name, view)
 
