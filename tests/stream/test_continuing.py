@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from tests.service import refusal
+from tests.stream.asking import accept, told
 from tests.stream.code import Code
 from tests.stream.kit import ACCEPTED, RUN, SECONDS, Replica, capacity, payload, until
 from tests.stream.wire import Wire, wire
@@ -131,3 +132,36 @@ async def test_a_request_to_cancel_goes_along(one: Replica) -> None:
         assert (await Code(stream, task).tell(cancelled=details)).status == ACCEPTED
     run = await until(lambda: one.run(task.run_id), lambda run: run.HasField("end_time"))
     assert (run.phase, run.cancel_request.reason) == (types_pb2.RUN_PHASE_CANCELLED, "enough")
+
+
+async def test_an_update_goes_along_until_a_run_accepts_it(one: Replica) -> None:
+    """Its caller named the first run, which went on as another twice; a repeat by that name finds what came of it."""
+    run_id = await one.start(workflow_id="w")
+    async with wire(one, capacity=capacity(runs=1)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        asked = [asyncio.create_task(one.update(run_id, "u1")), asyncio.create_task(one.update(run_id, "u1"))]
+        await told(code)
+        for _ in range(2):
+            code = Code(stream, await goes_on(stream, code))
+        update = code.task.updates[0] if code.task.updates else await told(code)
+        assert (update.update_id, update.name) == ("u1", "add")
+        assert (await accept(code, update, 3)).status == ACCEPTED
+        for answered in await asyncio.gather(*asked):
+            assert (answered.run_id, answered.result.json) == (code.task.run_id, "3")
+        for known in (run_id, code.task.run_id):
+            again = await one.update(known, "u1")
+            assert (again.run_id, again.result.json) == (code.task.run_id, "3")
+        assert await one.count(code.task.run_id, "UpdateAccepted") == 1
+
+
+async def test_an_accepted_update_stays_with_its_run(one: Replica) -> None:
+    """What its run has recorded is what came of it, though another goes on."""
+    run_id = await one.start(workflow_id="w")
+    async with wire(one, capacity=capacity(runs=1)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        asked = asyncio.create_task(one.update(run_id, "u1"))
+        await accept(code, await told(code), 1)
+        assert (await asked).run_id == run_id
+        assert (await code.tell(continue_as_new=ON, calls=2)).status == ACCEPTED
+        again = await one.update(run_id, "u1")
+        assert (again.run_id, again.result.json) == (run_id, "1")

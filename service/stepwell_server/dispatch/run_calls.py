@@ -6,6 +6,7 @@ meanwhile, and news may get lost: what counts is what is recorded, or answered u
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from datetime import datetime, timedelta
 from enum import Enum, IntEnum, auto
@@ -196,29 +197,43 @@ class RunCalls:
     ) -> Updated:
         """Asks a run's code for a change, and waits until it is recorded that far.
 
+        A run that goes on as another before it has accepted the update takes it along.
         Refuses with RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED, UPDATE_UNDECIDED and
         QUEUE_FULL.
         """
         run = await run_calls.find(self._database, ref)
         update_id = update_id or str(uuid7())
-        call = RunCall(uuid7(), run.run_key, CallKind.UPDATE, name, update_id, given, self._expire_time(seconds))
-        with self._wait(call, seconds) as wait:
-            while True:
-                # Looked up after the run: if that has ended, nothing more will be recorded.
-                recorded = await run_calls.read_update(self._database, run.run_key, update_id)
-                if recorded is not None and _is_done(recorded, name, update_id, stage):
-                    return Updated(run.run_id, update_id, recorded.outcome, None)
-                rejection = await self._answer(wait) if recorded is None else None
-                if rejection is not None:
-                    return Updated(run.run_id, update_id, None, rejection.failure)
-                if run.is_closed:
-                    raise errors.RunTerminal(run_id=run.run_id, phase=Phase(run.phase).name)
-                if recorded is None:
-                    await self._hand_over(run, wait)
-                if not await wait.news():
-                    so_far = "NONE" if recorded is None else "ACCEPTED"
-                    raise errors.UpdateUndecided(run_id=run.run_id, update_id=update_id, stage=so_far)
-                run = await self._again(run)
+        end = asyncio.get_running_loop().time() + seconds
+        while True:
+            left = max(0.0, end - asyncio.get_running_loop().time())
+            call = RunCall(uuid7(), run.run_key, CallKind.UPDATE, name, update_id, given, self._expire_time(left))
+            with self._wait(call, left) as wait:
+                updated = await self._update(run, wait, stage)
+            if isinstance(updated, Updated):
+                return updated
+            run = await run_calls.find(self._database, updated)
+
+    async def _update(self, run: CalledRun, wait: Wait, stage: Stage) -> Updated | RunRef:
+        """What came of an update that waits, or the run that goes on with the work of one that has not accepted it."""
+        name, update_id = wait.call.name, wait.call.update_id
+        while True:
+            # Looked up after the run: if that has ended, nothing more will be recorded.
+            recorded = await run_calls.read_update(self._database, run.run_key, update_id)
+            if recorded is not None and _is_done(recorded, name, update_id, stage):
+                return Updated(run.run_id, update_id, recorded.outcome, None)
+            rejection = await self._answer(wait) if recorded is None else None
+            if rejection is not None:
+                return Updated(run.run_id, update_id, None, rejection.failure)
+            if run.is_closed and recorded is None and run.continued_key:
+                return RunRef(run.namespace_id, "", run.continued_key)
+            if run.is_closed:
+                raise errors.RunTerminal(run_id=run.run_id, phase=Phase(run.phase).name)
+            if recorded is None:
+                await self._hand_over(run, wait)
+            if not await wait.news():
+                so_far = "NONE" if recorded is None else "ACCEPTED"
+                raise errors.UpdateUndecided(run_id=run.run_id, update_id=update_id, stage=so_far)
+            run = await self._again(run)
 
     async def _hand_over(self, run: CalledRun, wait: Wait) -> None:
         """Tells whoever has the run, or leaves the update for who will, and sees to it that somebody does."""

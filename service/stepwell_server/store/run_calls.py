@@ -34,6 +34,7 @@ from stepwell_server.model.run_calls import (
     pack_answer,
     unpack_answer,
 )
+from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.steps import unpack_step_details
 from stepwell_server.store.runs import keys
 from stepwell_server.store.schema import CLOSED_RUNS, CLOSED_STEPS, EVENTS, RUN_CALLS, RUNS
@@ -60,6 +61,7 @@ class CalledRun(NamedTuple):
     queued: bool
     pause_reason: str | None
     is_closed: bool
+    continued_key: int = 0  # of an ended run that goes on as another
 
 
 class RecordedUpdate(NamedTuple):
@@ -70,8 +72,9 @@ class RecordedUpdate(NamedTuple):
 
 
 _OPEN: list[ColumnElement[Any]] = [
-    *(RUNS.c[name] for name in CalledRun._fields[:-1]),
+    *(RUNS.c[name] for name in CalledRun._fields[: CalledRun._fields.index("is_closed")]),
     false().label("is_closed"),
+    cast(null(), RUNS.c.details.type).label("details"),
 ]
 _CLOSED: list[ColumnElement[Any]] = [
     *(CLOSED_RUNS.c[name] for name in CalledRun._fields[: CalledRun._fields.index("session_id")]),
@@ -80,6 +83,7 @@ _CLOSED: list[ColumnElement[Any]] = [
     false().label("queued"),
     cast(null(), RUNS.c.pause_reason.type).label("pause_reason"),
     true().label("is_closed"),
+    CLOSED_RUNS.c.details,
 ]
 _CALL = [RUN_CALLS.c[name] for name in RunCall.__struct_fields__]
 
@@ -92,7 +96,10 @@ async def find(database: Database, ref: RunRef) -> CalledRun:
         select(*_CLOSED).where(CLOSED_RUNS.c.run_key.in_(select(wanted))),
     )
     async with database.pool.begin() as connection:
-        rows = [CalledRun(*row) for row in await connection.execute(found)]
+        rows = [
+            CalledRun(*row[:-1])._replace(continued_key=unpack_details(row[-1]).continued_key)
+            for row in await connection.execute(found)
+        ]
     if len(rows) > 1:
         raise errors.RunAmbiguous(run_id=ref.label)
     if not rows or ref.namespace_id not in (None, rows[0].namespace_id):

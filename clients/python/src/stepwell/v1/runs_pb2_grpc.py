@@ -232,7 +232,8 @@ class RunServiceServicer(object):
     def UpdateRun(self, request, context):
         """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
         hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
-        is given to a worker. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
+        is given to a worker. One that continues as new before it has accepted the update takes it along: the answer names the
+        run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
         UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

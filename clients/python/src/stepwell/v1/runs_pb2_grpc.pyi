@@ -73,7 +73,8 @@ class RunServiceStub:
     UpdateRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.UpdateRunRequest, _runs_pb2.UpdateRunResponse]
     """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
     hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
-    is given to a worker. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
+    is given to a worker. One that continues as new before it has accepted the update takes it along: the answer names the
+    run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
     UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]
@@ -162,7 +163,8 @@ class RunServiceAsyncStub(RunServiceStub):
     UpdateRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.UpdateRunRequest, _runs_pb2.UpdateRunResponse]  # type: ignore[assignment]
     """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
     hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
-    is given to a worker. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
+    is given to a worker. One that continues as new before it has accepted the update takes it along: the answer names the
+    run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
     UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]  # type: ignore[assignment]
@@ -314,7 +316,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_runs_pb2.UpdateRunResponse, _abc.Awaitable[_runs_pb2.UpdateRunResponse]]:
         """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
         hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
-        is given to a worker. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
+        is given to a worker. One that continues as new before it has accepted the update takes it along: the answer names the
+        run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
         UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
         """
 
