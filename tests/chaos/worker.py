@@ -77,6 +77,17 @@ async def broad(ctx: Context, count: int) -> int:
 
 
 @workflow
+async def contest(ctx: Context, count: int) -> list[int]:
+    """Races between work and a time limit that takes about as long; what follows is done for whoever won."""
+    places = []
+    for number in range(count):
+        winner = await ctx.race(ctx.activity(fetch, number), ctx.sleep(HOLD_SECONDS))
+        await ctx.activity(fetch, winner.place, name=f"after {winner.place}")
+        places.append(winner.place)
+    return places
+
+
+@workflow
 async def stumbling(ctx: Context, faults: int) -> int:
     """A checkpoint and an activity, and a failure in so many attempts."""
     attempt = ctx.info.run_attempt
@@ -111,7 +122,7 @@ async def main(address: str) -> None:
         worker = Worker(
             client,
             QUEUE,
-            workflows=[errand, broad, single, stumbling],
+            workflows=[errand, broad, contest, single, stumbling],
             activities=[fetch, whoami, chore],
             max_activities=ACTIVITIES,
             max_runs=20,
