@@ -106,10 +106,6 @@ class Service(TopicLives):
             if change.news.run_cancel:
                 self.cancel_told.add(key)
 
-    def chain_of(self, key: int) -> int:
-        run = self.world.store.runs.get(key) or self.world.store.closed_runs[key]
-        return unpack_details(run.details).first_key or key
-
     def ends_of(self, key: int) -> list[Any]:
         return [step for place, step in self.world.store.closed_steps.items() if place[0] == key]
 
@@ -357,8 +353,8 @@ class Service(TopicLives):
         """Each that was accepted waits in its chain, or was taken in it; whoever took it got what it carried."""
         store = self.world.store
         found: dict[int, list[bytes]] = defaultdict(list)
-        kept = {key: signal for key, signal in store.signals.items() if signal.name.isprintable()}
-        places = [(key, signal.event) for (key, _), signal in kept.items() if not signal.consumed]
+        kept = [signal for signal in store.signals.values() if signal.name.isprintable() and not signal.consumed]
+        places = [(signal.run_key, signal.event) for signal in kept]
         for (key, _), step in store.closed_steps.items():
             if (
                 step.kind == Kind.WAIT

@@ -14,7 +14,7 @@ from tests.stream.code import Code
 from tests.stream.kit import ACCEPTED, RUN, SECONDS, Replica, capacity, error_reason, payload, replica, until
 from tests.stream.wire import wire
 
-from stepwell.v1 import namespaces_pb2, runs_pb2, topics_pb2, workers_pb2
+from stepwell.v1 import namespaces_pb2, runs_pb2, topics_pb2, types_pb2, workers_pb2
 from stepwell_server.store.topic_events import lock_of
 
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -106,6 +106,30 @@ async def test_a_large_event_reaches_a_worker_that_waits(one: Replica) -> None:
         await one.publish("paid", "x" * 100_000)
         (step,) = (await code.advance(lambda news: bool(news.steps))).steps
         assert len(step.result.json) == 100_002
+
+
+async def test_an_event_may_carry_nothing(one: Replica) -> None:
+    await one.start()
+    async with wire(one, capacity=capacity(runs=1)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        await code.wait(code.wait_on("paid"))
+        await one.topics.PublishEvent(topics_pb2.PublishEventRequest(topic="paid"), timeout=SECONDS)
+        (step,) = (await code.advance(lambda news: bool(news.steps))).steps
+        assert (step.state, step.result.WhichOneof("body")) == (types_pb2.STEP_STATE_COMPLETED, None)
+
+
+async def test_a_run_that_was_paused_meanwhile_goes_on_with_its_event(one: Replica) -> None:
+    """The event ends the wait; the code hears of it when somebody resumes the run."""
+    run_id = await one.start()
+    async with wire(one, capacity=capacity(runs=1)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        await code.wait(code.wait_on("paid"))
+        await one.runs.PauseRun(runs_pb2.PauseRunRequest(run_id=run_id, reason="test"), timeout=SECONDS)
+        await one.publish("paid", 1)
+        await one.eventually(run_id, "TopicReceived")
+        await one.runs.ResumeRun(runs_pb2.ResumeRunRequest(run_id=run_id), timeout=SECONDS)
+        task = await stream.next("assigns", lambda each: each.ref.token > code.task.ref.token)
+        assert [step.result.json for step in task.steps] == ["1"]
 
 
 async def test_a_replay_gets_the_same_event(one: Replica) -> None:

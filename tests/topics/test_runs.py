@@ -71,6 +71,12 @@ async def brittle(ctx: Context) -> int:
     return got.amount
 
 
+@workflow
+async def racing(ctx: Context) -> Any:
+    won = await ctx.race(ctx.wait_topic("b"), ctx.wait_topic("a"))
+    return won.value
+
+
 repaired: list[bool] = []
 ALL = [waits, impatient, careful, chain, wide, brittle]
 
@@ -162,6 +168,15 @@ async def test_branches_get_what_each_waits_for(here: Live) -> None:
         await here.client.topics.publish("paid", Paid(1))
         await here.client.topics.publish("other", Paid(2))
         assert await handle.result() == [1, 1, 2]
+
+
+async def test_the_loser_of_a_race_waits_no_more(here: Live) -> None:
+    async with here.working(workflows=[*ALL, racing]):
+        handle = await here.client.start_run(racing)
+        await waiting(here, "a", 1)
+        await here.client.topics.publish("a", "first")
+        assert await handle.result() == "first"
+        assert [wait async for wait in here.client.topics.waits("b")] == []
 
 
 async def test_cancellation_ends_a_wait(here: Live) -> None:
