@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from stepwell import Context, RaceLost, RunCancelled, StepError
 Node = tuple[Any, ...]
 KINDS = ["activity", "activity", "patient", "timer", "signal", "local", "slow", "fact"]
 CALLS: st.SearchStrategy[Node] = st.tuples(st.just("call"), st.sampled_from(KINDS), st.sampled_from("ab"))
+LEAVES: st.SearchStrategy[Node] = st.one_of(CALLS, CALLS, CALLS, st.sampled_from([("nothing",), ("raise",)]))
 
 
 def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
@@ -21,11 +23,12 @@ def _wider(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     return st.one_of(
         st.tuples(st.sampled_from(["sequence", "gather", "gather all", "race", "race", "race"]), several),
         st.tuples(st.just("clean"), inner, inner, st.booleans()),
-        st.tuples(st.sampled_from(["catch", "shield"]), inner),
+        st.tuples(st.sampled_from(["catch", "shield", "lag", "limit"]), inner),
+        st.tuples(st.just("map"), several, st.integers(1, 2)),
     )
 
 
-PROGRAMS: st.SearchStrategy[Node] = st.recursive(CALLS, _wider, max_leaves=8)
+PROGRAMS: st.SearchStrategy[Node] = st.recursive(LEAVES, _wider, max_leaves=8)
 
 
 async def perform(ctx: Context, node: Node) -> Any:
@@ -33,21 +36,45 @@ async def perform(ctx: Context, node: Node) -> Any:
     how = node[0]
     if how == "call":
         return await _call(ctx, node[1], node[2])
+    if how == "nothing":
+        return "nothing"
+    if how == "raise":
+        raise ValueError("raised")
+    if how in {"catch", "clean"}:
+        return await _guarded(ctx, node)
     if how == "sequence":
         return [await perform(ctx, each) for each in node[1]]
-    if how == "gather":
-        return await ctx.gather(*(perform(ctx, each) for each in node[1]))
-    if how == "gather all":
-        results = await ctx.gather(*(_branch(ctx, each) for each in node[1]), return_exceptions=True)
-        return [f"{each!r}" if isinstance(each, Exception) else each for each in results]
+    if how == "lag":
+        # Code that takes longer than its siblings are held up for, without a call.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        return await perform(ctx, node[1])
+    return await _together(ctx, node)
+
+
+async def _together(ctx: Context, node: Node) -> Any:
+    how = node[0]
+    if how == "map":
+        return await ctx.map(lambda each: _branch(ctx, each), node[1], limit=node[2])
+    if how == "shield":
+        return await ctx.shield(_branch(ctx, node[1]))
+    if how == "limit":
+        # A condition that never holds, and what goes on without it.
+        return (await ctx.race(ctx.wait_until(lambda: False), perform(ctx, node[1]))).value
     if how == "race":
         winner = await ctx.race(*(_branch(ctx, each) for each in node[1]))
         return ["won", winner.place, winner.value]
-    if how == "shield":
-        return await ctx.shield(_branch(ctx, node[1]))
+    if how == "gather":
+        return await ctx.gather(*(perform(ctx, each) for each in node[1]))
+    results = await ctx.gather(*(_branch(ctx, each) for each in node[1]), return_exceptions=True)
+    return [f"{each!r}" if isinstance(each, Exception) else each for each in results]
+
+
+async def _guarded(ctx: Context, node: Node) -> Any:
+    how = node[0]
     try:
         return await perform(ctx, node[1])
-    except StepError as error:
+    except (StepError, ValueError) as error:
         if how == "clean":
             raise
         return f"caught {error}"

@@ -48,6 +48,12 @@ class Cancellation:
         mark = scope.marks.get(scope.count)
         if mark is None or mark.name not in {CANCEL_MARK, LOST_MARK} or mark.result.json.strip('"') != place:
             return
+        if mark.name == LOST_MARK and scope.lost is None:
+            if scope.strayed is None:
+                scope.strayed = (scope.count, [])
+                self._run.out.note(scope)
+                self._run.stray(f"branch {scope.path} has lost a race, and is in none")
+            return
         del scope.marks[scope.count]
         if given_up is not None and given_up.state not in ENDED:
             self._run.out.cancel_ordinals.append(given_up.ordinal)

@@ -145,16 +145,16 @@ class Group:
                 run.spawn(self._follow(index, awaitable, scope))
                 return
             call = awaitable
-            call.group = self
-            call.index = index
             record = run.make(call, scope)
         except BaseException as error:  # noqa: BLE001 - it is the branch's outcome
             self._end(index, scope, error)
             return
-        scope.waiting = call
         if record is not None:
-            call.group = None
             self.read_child(index, call, record)
+            return
+        scope.waiting = call
+        call.group = self
+        call.index = index
 
     async def _follow(self, index: int, awaitable: Awaitable[Any], scope: Scope) -> None:
         current.set((self._run, scope))

@@ -80,6 +80,8 @@ class Race(Group):
         if record is not None:
             self._run.recall(self.scope, _MARKER, WINNER, self._key, None)
             self.winner = record.winner - self._first
+            if self.winner >= self.size:
+                self._run.miss(self.scope, record.winner)
 
     def _opened(self, index: int, scope: Scope) -> None:
         if self.winner is not None and index != self.winner and scope.lost is None:
@@ -89,7 +91,8 @@ class Race(Group):
         self._ranks[index] = scope.completed
 
     def _is_over(self) -> bool:
-        return not self._left and (self.winner is not None or not self._finished())
+        # The code may have lost the branch that won: then it does not go on.
+        return not self._left and (not self._finished() if self.winner is None else self.winner < self.size)
 
     def _finished(self) -> list[int]:
         return [index for index in self._ranks if not isinstance(self._errors.get(index), RunCancelled)]

@@ -103,7 +103,7 @@ class RunExecution:
 
     def make(self, call: Call[Any], scope: Scope) -> StepRecord | None:
         """Makes a call: gives its step if that has ended, else lets `call.resolve` hear of it."""
-        if call.ordinal or call.waiter is not None:
+        if call.scope is not None:
             raise RuntimeError(f"{call.name}: a call can be awaited once; call it again for another one")
         call.scope = scope
         found = self.recall(scope, call.kind, call.name, call.key, call)
@@ -137,10 +137,7 @@ class RunExecution:
         if scope.marks:
             self.cancellation.meet(scope, WAIT, record)
         if record.kind != kind:
-            # The service compares orders, will refuse this one and pause the run.
-            log.error("run %s: step %s was recorded as another kind of step", self.task.run_id, name)
-            self.is_broken = True
-            self.wake()
+            self.stray(f"step {name} was recorded as another kind of step")
         elif record.state in ENDED:
             heard = self.races.heard_at_end(scope, record) if scope.count == len(scope.recorded) else None
             if heard is not None:
@@ -151,6 +148,19 @@ class RunExecution:
             call.ordinal = record.ordinal
             self.open[step_key] = call
         return None
+
+    def stray(self, problem: str) -> None:
+        """Takes note that the code has left the record. The service compares, and will pause the run."""
+        log.error("run %s: %s", self.task.run_id, problem)
+        self.is_broken = True
+        self.wake()
+
+    def miss(self, parent: Scope, number: int) -> None:
+        """Tells of a recorded branch that the code has no more, and needs to go on."""
+        scope = self.record.open(Scope(parent.branch_path(number), parent))
+        scope.strayed, scope.closed = (0, []), True
+        self.out.note(scope)
+        self.stray(f"branch {scope.path} won a race, and is not there")
 
     def add_step(
         self,
