@@ -20,6 +20,8 @@ from stepwell_server.model.payloads import Failure
 from stepwell_server.store import leftovers
 
 JOBS = 24
+# How many statements wait for somebody else's lock.
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
 async def failed(server: Replica, unique_key: str, **fields: float) -> StartedJob:
@@ -103,6 +105,23 @@ async def test_a_job_forgotten_while_it_is_retried(database_url: str, forgets_fi
                 assert await bearer(database, f"u{place}") is None
         await check(database)
         await connection.close()
+
+
+async def test_a_retry_that_comes_behind_retention_finds_nothing(database_url: str) -> None:
+    """It has read the job, and waits for its row, when that goes. A job without a key has nothing else to meet at."""
+    async with replica(database_url) as one, look(database_url) as database, look(database_url) as other:
+        old = await failed(one, "")
+        async with database.raw.transaction():
+            for table in ("closed_jobs", "job_ids"):
+                await database.raw.execute(f"DELETE FROM {table}")  # noqa: S608 - ours
+            retried = one.submit(RetryJob(ref(old)))
+            async with asyncio.timeout(10):
+                while not await other.value(WAITING):  # noqa: ASYNC110 - another process does it
+                    await asyncio.sleep(0.01)
+        with pytest.raises(errors.JobNotFound):
+            await retried
+        assert await database.value("SELECT count(*) FROM jobs") == 0
+        await check(database)
 
 
 # --- several committers -----------------------------------------------------------------------------------------------
