@@ -189,12 +189,12 @@ class MemoryStore:
         self._apply_steps(write)
         for event in write.events:
             self.events[event.run_key].append(event)
+        self.topics.apply(write, self.events)
         for copy in write.copies:
             told = self.events[copy.from_key][copy.from_number - 1]
             own = {"run_key": copy.run_key, "number": copy.number, "event_time": copy.event_time, "step_ordinal": 0}
             self.events[copy.run_key].append(replace(told, **own))
             self.events[copy.run_key].sort(key=lambda event: event.number)
-        self.topics.apply(write, self.events)
         self._apply_signals(write)
         for value in write.published:
             self.published[value.run_key, value.name] = value

@@ -231,6 +231,21 @@ def test_the_next_run_of_a_chain_has_had_what_the_one_before_had(topics: Topics)
     topics.world.check()
 
 
+def test_a_signal_that_comes_with_an_event_goes_on_with_the_next_run(topics: Topics) -> None:
+    """All in one batch: the run takes the event, gets the signal, and continues as new."""
+    topics.publish("1", retain=10)
+    world, key = topics.world, topics.world.start()
+    code = Code(world, key)
+    waits = code.message(code.call("paid", WAIT), resident=True)
+    signal = SignalRun(world.ref(key), "go", json('"signal"'))
+    world.batch(waits, signal, code.message(end=End(Phase.COMPLETED, successor=Successor(json("1")))))
+    (successor,) = world.store.runs
+    (kept,) = [each for each in world.store.signals.values() if not each.consumed]
+    assert (kept.run_key, kept.name) == (successor, "go")
+    assert world.events(successor)[kept.event - 1].payload == b'"signal"'
+    assert topics.results(key, 1) == [b"1"]
+
+
 def test_a_rewound_run_gets_its_events_again_though_they_are_gone(topics: Topics) -> None:
     """In their order, before newer ones; and history shows them once."""
     key = topics.world.start()

@@ -105,10 +105,11 @@ async def write(connection: Connection, batch: Write) -> None:
     await _write_steps(connection, batch)
     if batch.events:
         await connection.write(EVENTS["insert_events"], columns(batch.events))
-    if batch.copies:
-        await _all_of(connection, EVENTS["copy_events"], columns(batch.copies), len(batch.copies))
     if batch.topic_copies or batch.topic_positions:
         await topics.write(connection, batch.topic_copies, batch.topic_positions)
+    # What came in this very batch may go on with a run's successor.
+    if batch.copies:
+        await _all_of(connection, EVENTS["copy_events"], columns(batch.copies), len(batch.copies))
     await _write_signals(connection, batch)
     await job_batches.write(connection, batch.jobs)
     await _write_tasks_and_mail(connection, batch)
