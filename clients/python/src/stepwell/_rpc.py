@@ -109,6 +109,18 @@ def uuid7() -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def start_ids(given: str | None, request_id: str) -> tuple[str, str]:
+    """The ids of what is started, empty where the service makes it from the request's, and of the request.
+
+    A start whose caller named no request makes its own id, so that a repeat after a lost answer finds what it made.
+    """
+    own = uuid_of(given) if given else ""
+    if request_id:
+        return own, request_id
+    own = own or uuid7()
+    return own, own
+
+
 def uuid_of(text: str) -> str:
     """Gives a UUID as the service spells it. Raises `ValueError` for other text."""
     return str(uuid.UUID(text))

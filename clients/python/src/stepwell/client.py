@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
 from stepwell._ends import RunEnd, RunEnds
-from stepwell._rpc import Caller, open_channel, uuid7, uuid_of
+from stepwell._rpc import Caller, open_channel, start_ids, uuid7, uuid_of
 from stepwell._watch import Watcher, ends
 from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
 from stepwell.jobs import JobCalls
-from stepwell.options import RunFilter, StartOptions
+from stepwell.options import RunFilter, StartOptions, run_fields
 from stepwell.policies import CONFLICT, REUSE, duration
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
@@ -144,26 +144,16 @@ class Client(JobCalls):
         first made. Raises `WorkflowIdInUse`, `RunExists`, `NamespaceNotFound`, `InvalidField`, `RequestIdReused`.
         """
         kind, hint = type_and_hint(workflow, "workflow")
-        run_id = uuid_of(options["run_id"]) if options.get("run_id") else ""
-        request_id = options.get("request_id", "")
-        if not request_id:
-            request_id = run_id = run_id or uuid7()
-        policy, retry = options.get("cancellation_policy"), options.get("retry")
+        run_id, request_id = start_ids(options.get("run_id"), options.get("request_id", ""))
         request = runs_pb2.StartRunRequest(
             type=kind,
-            task_queue=options.get("task_queue", ""),
-            workflow_id=options.get("workflow_id", ""),
             run_id=run_id,
             input=self.converter.to_payload(input),
             reuse_policy=REUSE[options.get("reuse", "allow")],
             conflict_policy=CONFLICT[options.get("conflict", "fail")],
-            priority=options.get("priority"),
-            run_timeout=duration(options.get("run_timeout")),
             start_delay=duration(options.get("start_delay")),
-            correlation_id=options.get("correlation_id", ""),
-            cancellation_policy=None if policy is None else policy.to_proto(),
-            retry=None if retry is None else retry.to_proto(),
             request_id=request_id,
+            **run_fields(options),
         )
         wait = self.watcher.expect(run_id) if run_id else None
         started = await self._starts.submit(request, _tracing.current_traceparent())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
 from stepwell._ends import JobEnds
-from stepwell._rpc import Caller, uuid7, uuid_of
+from stepwell._rpc import Caller, start_ids, uuid7, uuid_of
 from stepwell._watch import Watcher, ends
 from stepwell.definitions import defaults_of, type_and_hint
 from stepwell.errors import JobFailed
@@ -54,10 +54,7 @@ class JobStart:
     ) -> JobStart:
         """Spells a start: as its options say, else as the activity's decorator does."""
         kind, hint = type_and_hint(activity, "activity")
-        job_id = uuid_of(options["job_id"]) if options.get("job_id") else ""
-        request_id = options.get("request_id", "")
-        if not request_id:
-            request_id = job_id = job_id or uuid7()
+        job_id, request_id = start_ids(options.get("job_id"), options.get("request_id", ""))
         request = jobs_pb2.StartJobRequest(
             type=kind,
             unique_key=options.get("unique_key", ""),

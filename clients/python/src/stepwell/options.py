@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
-from stepwell.policies import CancellationPolicy, RetryPolicy, Seconds
+from stepwell.policies import CancellationPolicy, RetryPolicy, Seconds, duration
 
 
-class StartOptions(TypedDict, total=False):
+class RunOptions(TypedDict, total=False):
+    """What any run may be given, whatever starts it; as in `StartOptions`."""
+
+    workflow_id: str
+    task_queue: str
+    priority: int
+    run_timeout: Seconds
+    correlation_id: str
+    cancellation_policy: CancellationPolicy
+    retry: RetryPolicy
+
+
+def run_fields(options: RunOptions) -> dict[str, Any]:
+    """Spells them as fields of a start's request."""
+    policy, retry = options.get("cancellation_policy"), options.get("retry")
+    return {
+        "task_queue": options.get("task_queue", ""),
+        "workflow_id": options.get("workflow_id", ""),
+        "priority": options.get("priority"),
+        "run_timeout": duration(options.get("run_timeout")),
+        "correlation_id": options.get("correlation_id", ""),
+        "cancellation_policy": None if policy is None else policy.to_proto(),
+        "retry": None if retry is None else retry.to_proto(),
+    }
+
+
+class StartOptions(RunOptions, total=False):
     """How a run is started.
 
     `workflow_id`: the caller's name for it, unique among open runs. `run_id`: a UUID; made here by default.
@@ -19,18 +45,11 @@ class StartOptions(TypedDict, total=False):
     anew, as itself and with nothing recorded, when its code fails; default not. `run_timeout` is for all attempts.
     """
 
-    workflow_id: str
     run_id: str
-    task_queue: str
     request_id: str
     reuse: Literal["allow", "allow_if_failed", "reject"]
     conflict: Literal["fail", "use_existing", "terminate_existing"]
-    priority: int
-    run_timeout: Seconds
     start_delay: Seconds
-    correlation_id: str
-    cancellation_policy: CancellationPolicy
-    retry: RetryPolicy
 
 
 class RunFilter(TypedDict, total=False):

@@ -11,7 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell._rpc import uuid7
 from stepwell.definitions import type_and_hint
-from stepwell.policies import CancellationPolicy, RetryPolicy, Seconds, duration
+from stepwell.options import RunOptions, run_fields
+from stepwell.policies import Seconds, duration
 from stepwell.runs import PAGE_SIZE
 from stepwell.v1 import runs_pb2, schedules_pb2
 from stepwell.v1.schedules_pb2_grpc import ScheduleServiceStub
@@ -40,7 +41,7 @@ class When(TypedDict, total=False):
     end_time: dt.datetime
 
 
-class ScheduleOptions(When, total=False):
+class ScheduleOptions(When, RunOptions, total=False):
     """How a schedule is made.
 
     `overlap`: what happens while its latest run is open, default `skip`. `catchup_window`: how many seconds old a time
@@ -51,13 +52,6 @@ class ScheduleOptions(When, total=False):
     overlap: Overlap
     catchup_window: Seconds
     paused: bool
-    workflow_id: str
-    task_queue: str
-    priority: int
-    run_timeout: Seconds
-    correlation_id: str
-    cancellation_policy: CancellationPolicy
-    retry: RetryPolicy
 
 
 class Schedules:
@@ -184,16 +178,7 @@ class Schedules:
             if given is not None:
                 getattr(message, field).CopyFrom(given)
         schedule.overlap_policy = _overlap(options.get("overlap", "skip"))
-        policy, retry = options.get("cancellation_policy"), options.get("retry")
-        run = runs_pb2.StartRunRequest(
-            task_queue=options.get("task_queue", ""),
-            workflow_id=options.get("workflow_id", ""),
-            priority=options.get("priority"),
-            run_timeout=duration(options.get("run_timeout")),
-            correlation_id=options.get("correlation_id", ""),
-            cancellation_policy=None if policy is None else policy.to_proto(),
-            retry=None if retry is None else retry.to_proto(),
-        )
+        run = runs_pb2.StartRunRequest(**run_fields(options))
         if workflow is not None:
             run.type, _ = type_and_hint(workflow, "workflow")
             run.input.CopyFrom(self._converter.to_payload(value))
