@@ -154,6 +154,11 @@ class Duet:
         self.run.advance([self.record(step) for step in told])
         await settle()
 
+    async def go_on(self) -> None:
+        """All that is known is decided and told, until the run ends or waits."""
+        while not self.end and (self.host.reported is not None or self.news):
+            await (self.answer() if self.host.reported is not None else self.tell(9))
+
     async def open_gate(self) -> None:
         """The function of a local step returns."""
         self.host.gates.pop(0).set_result(None)
@@ -171,6 +176,10 @@ class Duet:
 
     def open_steps(self) -> list[Step]:
         return [step for step in steps_of(self.world, self.key) if isinstance(step, Step)]
+
+    def named(self, name: str) -> Step:
+        """The open step of that name."""
+        return next(step for step in self.open_steps() if step.name == name)
 
     def finish(self, step: Step, *, fails: bool = False) -> None:
         """What an open step waits for comes."""

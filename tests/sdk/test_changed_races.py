@@ -14,16 +14,10 @@ from stepwell_server.engine.runs import ResumeRun
 from stepwell_server.model.runs import ORDER_CHANGED, Phase
 
 
-async def go_on(duet: Duet) -> None:
-    """Until the run ends or waits."""
-    while not duet.end and (duet.host.reported is not None or duet.news):
-        await (duet.answer() if duet.host.reported is not None else duet.tell(9))
-
-
 async def finish(duet: Duet, name: str) -> None:
     """What the open step of that name waits for comes, and the code goes on."""
-    duet.finish(next(step for step in duet.open_steps() if step.name == name))
-    await go_on(duet)
+    duet.finish(duet.named(name))
+    await duet.go_on()
 
 
 async def race(ctx: Context) -> Any:
@@ -85,13 +79,13 @@ def test_a_changed_race_pauses_its_run(before: Program, winner: str, after: Prog
     async def scenario() -> None:
         duet = Duet(before)
         await duet.grant()
-        await go_on(duet)
+        await duet.go_on()
         if winner:
             await finish(duet, winner)
         duet.program = after
         await duet.lose()
         with pytest.raises(errors.StepOrderChanged):
-            await go_on(duet)
+            await duet.go_on()
         assert duet.world.run(duet.key).pause_reason == ORDER_CHANGED
         duet.program = before
         await go_back(duet)
@@ -107,7 +101,7 @@ async def go_back(duet: Duet) -> None:
     duet.drop()
     duet.world.do(ResumeRun(duet.world.ref(duet.key), accept_order=True))
     await duet.grant()
-    await go_on(duet)
+    await duet.go_on()
 
 
 def test_a_call_that_stands_in_two_branches_is_refused() -> None:
@@ -120,7 +114,7 @@ def test_a_call_that_stands_in_two_branches_is_refused() -> None:
     async def scenario() -> None:
         duet = Duet(twice)
         await duet.grant()
-        await go_on(duet)
+        await duet.go_on()
         await finish(duet, "work")
         assert duet.run is not None
         assert duet.run.end is not None

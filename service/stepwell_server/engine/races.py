@@ -42,13 +42,16 @@ def winners(steps: Iterable[AnyStep]) -> dict[int, str]:
 def reopened(steps: Sequence[AnyStep], gone: Iterable[AnyStep]) -> list[AnyStep]:
     """Where losers of races whose winners go begin anew, as far as that does not go yet.
 
-    That is the call that a branch gave up when it heard of its loss, or else the mark of that.
+    That is the call that a branch gave up when it heard of its loss, or else the mark of that; or a call that was given
+    up for it and whose branch has yet to hear so.
     """
     going = {step.ordinal: step for step in gone}
     first: dict[str, int] = {}  # of the races that go, by the branch that races: what goes in it, goes to its end
+    since: dict[str, int] = {}
     for step in going.values():
-        if _is_mark(step, WINNER):
+        if _is_mark(step, WINNER) and isinstance(step, ClosedStep):
             first[step.scope] = min(int(step.key), first.get(step.scope, int(step.key)))
+            since[step.scope] = min(step.end_event, since.get(step.scope, step.end_event))
     if not first:
         return []
     last: dict[str, AnyStep] = {}
@@ -61,4 +64,18 @@ def reopened(steps: Sequence[AnyStep], gone: Iterable[AnyStep]) -> list[AnyStep]
                 place = before if before is not None and before.state == StepState.CANCELLED else step
                 places += [place] if place.ordinal not in going else []
         last[step.scope] = step
+    unheard = (step for step in last.values() if step.state == StepState.CANCELLED and step.ordinal not in going)
+    places += [
+        step
+        for step in unheard
+        if isinstance(step, ClosedStep)
+        and any(_number(step.scope, racing) >= first[racing] and step.end_event > since[racing] for racing in first)
+    ]
     return places
+
+
+def _number(scope: str, racing: str) -> int:
+    """Which branch of the one that races another is in; 0 if in none."""
+    if not racing:
+        return int(scope.partition("/")[0] or 0)
+    return int(scope[len(racing) + 1 :].partition("/")[0] or 0) if is_within(scope, racing) else 0

@@ -7,6 +7,7 @@ heard is a marker in its own branch, as with a cancellation, and in each branch 
 from __future__ import annotations
 
 import logging
+import math
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from stepwell._calls import Call, RaceLost, RunCancelled
@@ -43,12 +44,13 @@ class Race(Group):
     one whose last answer was recorded first wins, so that it does not matter how late the worker heard of them.
     """
 
-    __slots__ = ("_ranks", "winner")
+    __slots__ = ("_ranks", "_since", "winner")
 
     def __init__(self, run: RunExecution, scope: Scope, size: int, begin: Callable[[int], Awaitable[Any]]) -> None:
         """Numbers the branches."""
         super().__init__(run, scope, size, begin)
         self.winner: int | None = None
+        self._since = math.inf
         self._ranks: dict[int, int] = {}
 
     async def first(self) -> Winner[Any]:
@@ -79,13 +81,13 @@ class Race(Group):
         record = self._run.record.steps.get(self.scope.key_for(WINNER, self._key))
         if record is not None:
             self._run.recall(self.scope, _MARKER, WINNER, self._key, None)
-            self.winner = record.winner - self._first
+            self.winner, self._since = record.winner - self._first, record.completion
             if self.winner >= self.size:
                 self._run.miss(self.scope, record.winner)
 
     def _opened(self, index: int, scope: Scope) -> None:
         if self.winner is not None and index != self.winner and scope.lost is None:
-            scope.lost = scope.path
+            scope.lost, scope.lost_since = scope.path, self._since
 
     def _ended(self, index: int, scope: Scope) -> None:
         self._ranks[index] = scope.completed
@@ -118,7 +120,7 @@ def _lose(scope: Scope, path: str) -> None:
     if scope.has_lost:
         return
     if scope.lost is None:
-        scope.lost = path
+        scope.lost, scope.lost_since = path, math.inf
     if scope.group is None or not scope.group.is_shielded:
         for child in scope.children:
             _lose(child, path)
@@ -158,9 +160,13 @@ class Races:
                 is_raised = True
         return is_raised
 
-    def heard_at_end(self, scope: Scope, record: StepRecord) -> RunCancelled | None:
-        """Gives what a branch hears in place of the end of a step that was cancelled, if it has yet to hear of it."""
-        if scope.lost is not None and record.state == types_pb2.STEP_STATE_CANCELLED:
+    def heard_at_end(self, scope: Scope, record: StepRecord, *, is_new: bool) -> RunCancelled | None:
+        """Gives what a branch hears in place of the end of a step that was cancelled, if it has yet to hear of it.
+
+        Of a step that is on record, only if that was cancelled since the race was won: else the code got past it.
+        """
+        is_news = is_new or record.completion > scope.lost_since
+        if scope.lost is not None and is_news and record.state == types_pb2.STEP_STATE_CANCELLED:
             return self.note(scope)
         cancellation = self._run.cancellation
         return cancellation.note(scope, WAIT) if cancellation.ended(scope, record) else None

@@ -139,7 +139,8 @@ class RunExecution:
         if record.kind != kind:
             self.stray(f"step {name} was recorded as another kind of step")
         elif record.state in ENDED:
-            heard = self.races.heard_at_end(scope, record) if scope.count == len(scope.recorded) else None
+            is_last = scope.count == len(scope.recorded)
+            heard = self.races.heard_at_end(scope, record, is_new=False) if is_last else None
             if heard is not None:
                 raise heard
             scope.completed = max(scope.completed, record.completion)
@@ -236,7 +237,7 @@ class RunExecution:
                 if scope is None or call.is_forsaken:
                     call.resolve(record)
                     continue
-                heard = self.races.heard_at_end(scope, record)
+                heard = self.races.heard_at_end(scope, record, is_new=True)
                 if heard is not None:
                     call.interrupt(heard)
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from typing import TYPE_CHECKING
 
 from stepwell.v1 import types_pb2
@@ -51,6 +52,7 @@ class Scope:
     """One branch: how many calls its code made, which of them the service was told of, and what it waits for.
 
     `count` and `order` cover all calls, `told_count` and `told_order` those before the steps that are not sent yet.
+    `lost_since` is the `completion` of the winner that is on record; one that is not comes after all that is.
     `recorded` are the branch's calls as the record has them; `strayed` the code's from the first other one on.
     """
 
@@ -65,6 +67,7 @@ class Scope:
         "is_shielded",
         "last_branch",
         "lost",
+        "lost_since",
         "marks",
         "occurrences",
         "order",
@@ -100,6 +103,7 @@ class Scope:
         self.cancel_seen: bool = parent is not None and parent.cancel_seen
         self.is_shielded: bool = parent is not None and parent.is_shielded
         self.lost: str | None = parent.lost if parent is not None else None  # the branch that lost, until it hears so
+        self.lost_since: float = parent.lost_since if parent is not None else math.inf
         self.has_lost = False
         self.completed = 0  # the latest of the ends that it was answered
         self.closed = False
