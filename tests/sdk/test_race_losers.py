@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.engine.mended import rewind
+from tests.engine.mended import rewind, steps_of
 from tests.sdk.duet import Duet, state_name
 
 from stepwell import Context, RaceLost
@@ -32,7 +32,7 @@ async def begun() -> Duet:
 
 
 def record(duet: Duet) -> list[tuple[str, str, str]]:
-    return [(step.scope, step.name, state_name(step)) for step in duet.records()]
+    return [(step.scope, step.name, state_name(step)) for step in steps_of(duet.world, duet.key)]
 
 
 def test_a_loser_that_had_ended_before_hears_nothing_in_a_replay() -> None:
