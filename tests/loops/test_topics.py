@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
 from tests.loops.rig import Rig, rigged, until
 
 from stepwell_server import errors
@@ -189,8 +188,7 @@ async def test_who_publishes_waits_for_who_came_first(database_url: str) -> None
     """So that numbers are seen in their order: no later event is there before an earlier one."""
     async with rigged(database_url) as rig, rigged(database_url) as other:
         async with other.database.pool.begin() as connection:
-            lock = topic_events.lock_of(1, "paid")
-            await connection.execute(select(func.pg_advisory_xact_lock(lock)))
+            await connection.execute(topic_events.turn_of(1, "paid"))
             publishing = asyncio.create_task(publish(rig))
             await until(lambda: rig.sql.fetchval(WAITING))
             assert await publish(other, topic="other")

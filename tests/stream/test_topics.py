@@ -15,7 +15,7 @@ from tests.stream.kit import ACCEPTED, RUN, SECONDS, Replica, capacity, error_re
 from tests.stream.wire import wire
 
 from stepwell.v1 import namespaces_pb2, runs_pb2, topics_pb2, types_pb2, workers_pb2
-from stepwell_server.store.topic_events import lock_of
+from stepwell_server.store.topic_events import turn_of
 
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 Two = tuple[Replica, Replica]
@@ -176,7 +176,8 @@ async def test_publishers_of_one_topic_leave_connections_to_others(database_url:
     async with replica(database_url, pool_connections=2) as one:
         frozen = await one.service.database.connect()
         async with frozen.transaction():
-            await frozen.raw.execute("SELECT pg_advisory_xact_lock($1)", lock_of(1, "paid"))
+            turn = turn_of(1, "paid").compile(compile_kwargs={"literal_binds": True})
+            await frozen.raw.execute(str(turn))
             waiting = [asyncio.create_task(one.publish("paid", n)) for n in range(6)]
             await until(lambda: frozen.raw.fetchval(WAITING))
             async with asyncio.timeout(5):

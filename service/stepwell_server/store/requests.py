@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server import errors
 from stepwell_server.model.requests import Asked, Recorded, answer_of, record
 from stepwell_server.store.schema import REQUESTS
+from stepwell_server.store.turns import take_turn
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,9 +26,7 @@ async def recall(connection: AsyncConnection, asked: Asked | None) -> object | N
     """
     if asked is None:
         return None
-    text = f"{asked.request_id}\0{asked.namespace_id}\0{asked.method}".encode()
-    lock = int.from_bytes(blake2b(text, digest_size=8, person=b"stepwell-request").digest(), signed=True)
-    await connection.execute(select(func.pg_advisory_xact_lock(lock)))
+    await connection.execute(take_turn("request", asked.namespace_id, asked.method, asked.request_id))
     names = ("request_id", "namespace_id", "method")
     query = select(REQUESTS).where(*(REQUESTS.c[name] == getattr(asked, name) for name in names))
     found = (await connection.execute(query)).one_or_none()

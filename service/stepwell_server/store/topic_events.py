@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -16,8 +15,11 @@ from stepwell_server.model.events import pack_attributes, payload_of, unpack_att
 from stepwell_server.model.payloads import Payload
 from stepwell_server.store import namespaces, requests
 from stepwell_server.store.schema import RUNS, TOPIC_EVENTS, TOPIC_WAITS
+from stepwell_server.store.turns import take_turn
 
 if TYPE_CHECKING:
+    from sqlalchemy import Select
+
     from stepwell_server.model.requests import Asked
     from stepwell_server.store.database import Database
 
@@ -85,7 +87,7 @@ async def publish(
         known = await requests.recall(connection, asked)
         if isinstance(known, PublishedEvent):
             return known
-        await connection.execute(select(func.pg_advisory_xact_lock(lock_of(new.namespace_id, new.topic))))
+        await connection.execute(turn_of(new.namespace_id, new.topic))
         row = {
             "namespace_id": new.namespace_id,
             "topic": new.topic,
@@ -158,6 +160,6 @@ async def list_waits(
         return [SeenWait(*row) for row in await connection.execute(query)]
 
 
-def lock_of(namespace_id: int, topic: str) -> int:
-    text = f"{namespace_id}\0{topic}".encode()
-    return int.from_bytes(blake2b(text, digest_size=8, person=b"stepwell-topic").digest(), signed=True)
+def turn_of(namespace_id: int, topic: str) -> Select[tuple[object]]:
+    """A query that returns when nobody else publishes to the topic."""
+    return take_turn("topic", namespace_id, topic)
