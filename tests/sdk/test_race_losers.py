@@ -1,4 +1,4 @@
-"""Losers of races whose activities end cancelled: for the race's sake, or by themselves before it was decided."""
+"""Who loses a race, and what it hears: of ends that nobody saw, and of activities that end cancelled."""
 
 from __future__ import annotations
 
@@ -98,5 +98,35 @@ def test_what_was_stopped_for_a_race_is_done_anew_with_it() -> None:
             ("1", "undo", "PENDING"),
         ]
         assert duet.records()[1].ordinal > 2
+
+    asyncio.run(scenario())
+
+
+def test_who_ended_first_wins_however_long_its_replay_takes() -> None:
+    """Both ended while no worker had the run; the code of the first takes many turns to get there."""
+
+    async def scenario() -> None:
+        async def call(ctx: Context, name: str) -> Any:
+            return await ctx.activity("act", name=name)
+
+        async def long(ctx: Context) -> None:
+            for _ in range(8):
+                await ctx.gather(call(ctx, "a"), call(ctx, "b"))
+
+        async def uneven(ctx: Context) -> int:
+            return (await ctx.race(ctx.wait_signal("go"), long(ctx))).place
+
+        duet = Duet(uneven)
+        await duet.grant()
+        await duet.go_on()
+        for _ in range(7):
+            duet.finish(duet.named("a"))
+            duet.finish(duet.named("b"))
+            await duet.go_on()
+        for name in ("a", "b", "go"):
+            duet.finish(duet.named(name))
+        await duet.lose()
+        await duet.go_on()
+        assert [step.winner for step in duet.records() if step.name == "__race"] == [2]
 
     asyncio.run(scenario())

@@ -33,6 +33,8 @@ log = logging.getLogger("stepwell.worker")
 
 # How often code that is still active is given another turn before its siblings' steps go out without it.
 _PATIENCE = 6
+# The same for each step of a record that is replayed.
+_REPLAY_TURNS = 4
 
 
 class RunExecution:
@@ -62,6 +64,8 @@ class RunExecution:
         self.cancellation = Cancellation(self, task)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_woken = False
+        # A replay is given time to come to where all branches wait: what ended first may be what is replayed longest.
+        self._patience = _PATIENCE + _REPLAY_TURNS * len(self.record.steps)
         self.last_ordinal = task.steps[-1].ordinal if task.steps else 0
         del task.steps[:]
 
@@ -216,6 +220,7 @@ class RunExecution:
     def load(self, records: Iterable[StepRecord]) -> None:
         """Takes in the recorded steps that the task had no room for, as they were when they were read."""
         self.record.extend(records)
+        self._patience = _PATIENCE + _REPLAY_TURNS * len(self.record.steps)
         early, self._early = self._early, None
         self.feed((early or {}).values())
 
@@ -276,10 +281,10 @@ class RunExecution:
             self._is_woken = False
             return
         end = self._due_end()
-        if self.active and patience < _PATIENCE and end is None:
+        if self.active and patience < self._patience and end is None:
             self.loop.call_soon(self._turn, patience + 1)
             return
-        self._is_woken = False
+        self._is_woken, self._patience = False, _PATIENCE
         if end is None and self._moves():
             return
         is_quiet = not (self.active or self.busy or self.unrecorded)
