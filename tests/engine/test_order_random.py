@@ -22,12 +22,14 @@ Program = dict[str, list[Call]]
 BODIES: list[Body] = [local(), NewTimer(60), Checkpoint(NULL, Failure("no"))]
 # Who won a race, and where a loser heard, are calls like others; their keys are not in the hash.
 MARKS: list[Call] = [(WINNER, WonRace(2)), (LOST, local('"wait"'))]
-CALLS = st.lists(
-    st.one_of(st.tuples(st.sampled_from("abc"), st.sampled_from(BODIES)), st.sampled_from(MARKS)),
-    min_size=1,
-    max_size=4,
-)
-PROGRAMS: st.SearchStrategy[Program] = st.dictionaries(st.sampled_from(["", "1", "2", "2/1"]), CALLS, min_size=1)
+NAMED = st.tuples(st.sampled_from("abc"), st.sampled_from(BODIES))
+
+
+def programs_of(call: st.SearchStrategy[Call]) -> st.SearchStrategy[Program]:
+    return st.dictionaries(st.sampled_from(["", "1", "2", "2/1"]), st.lists(call, min_size=1, max_size=4), min_size=1)
+
+
+PROGRAMS = programs_of(st.one_of(NAMED, st.sampled_from(MARKS)))
 SETTINGS = settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from tests.engine.mended import steps_of
 from tests.engine.repaired import ACCEPT, do, rename, skip
-from tests.engine.test_order_random import PROGRAMS, SETTINGS, Program, Worker, execute, lose, run_through
+from tests.engine.test_order_random import NAMED, SETTINGS, Program, Worker, execute, lose, programs_of, run_through
 from tests.engine.world import World
 
 from stepwell_server import errors
@@ -19,6 +19,7 @@ from stepwell_server.model.runs import ORDER_CHANGED, Phase
 from stepwell_server.model.steps import ClosedStep, Kind, Step
 
 AnyStep = Step | ClosedStep
+PROGRAMS = programs_of(NAMED)
 NEW_NAMES = st.sampled_from(["a", "b", "c", "z"])
 
 
