@@ -140,12 +140,13 @@ class StepError(StepwellError):
     """A step of a run did not succeed. `step_name` is its name, `failure` says why."""
 
     noun: ClassVar[str] = "step"
+    verb: ClassVar[str] = "failed"
 
     def __init__(self, step_name: str, failure: Failure | None) -> None:
         """Keeps the facts."""
         kind = failure.type if failure is not None else ""
         why = f": {kind}: {failure.message}" if failure is not None and (kind or failure.message) else ""
-        super().__init__(f"{self.noun} {step_name} failed{why}", metadata={"step_name": step_name, "type": kind})
+        super().__init__(f"{self.noun} {step_name} {self.verb}{why}", metadata={"step_name": step_name, "type": kind})
         self.step_name = step_name
         self.failure = failure
         self.type = kind
@@ -171,6 +172,7 @@ class WaitTimeout(StepError):
     """The time of a wait was over before its signal, or its event, came."""
 
     noun = "wait"
+    verb = "timed out"
 
     def __init__(self, step_name: str) -> None:
         """Keeps the name."""

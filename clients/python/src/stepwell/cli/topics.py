@@ -10,7 +10,7 @@ from stepwell.cli.output import Output, OutputOption, say, show_list, time_of, v
 from stepwell.cli.runs import Input, value_from
 
 app = typer.Typer(help="Topics.", no_args_is_help=True)
-Topic = Annotated[str, typer.Argument(help="The topic's name.")]
+Topic = Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name.")]
 
 
 @app.command()
