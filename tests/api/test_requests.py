@@ -25,6 +25,10 @@ from tests.service import Service, refusal, serving
 from stepwell.v1 import jobs_pb2, types_pb2
 from stepwell_server.model.payloads import Failure
 
+SAME_KEY = """
+INSERT INTO requests SELECT 'r', namespace_id, method, body_hash, answer, request_time FROM requests
+"""
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 REUSED = ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
 
 
@@ -107,6 +111,28 @@ async def test_of_many_repeats_at_once_one_changes_something(service: Service) -
             answers = {answer.number for answer in await asyncio.gather(*repeats)}
             assert answers == {2}
             assert await history(service, run_id) == ["RunStarted", "Paid"]
+
+
+async def test_one_id_for_two_runs_on_two_replicas_is_reused(service: Service) -> None:
+    """Neither batch sees what the other records: the second learns of it at the record's key, and decides once more."""
+    before, one, two = [await create(service) for _ in range(3)]
+    await call(service, "AppendEvent", run_id=before, type="Paid", request_id="before")
+    async with serving(service.settings.database_url or "") as other:
+        database = await service.database.connect()
+        transaction = database.raw.transaction()
+        await transaction.start()
+        await database.raw.execute(SAME_KEY)
+        calls = [
+            asyncio.create_task(call(replica, "AppendEvent", run_id=run_id, type="Paid", request_id="r"))
+            for replica, run_id in ((service, one), (other, two))
+        ]
+        while await database.raw.fetchval(WAITING) < 2:
+            assert not any(task.done() for task in calls)
+        await transaction.rollback()
+        ends = await asyncio.gather(*(refusal(task) for task in calls), return_exceptions=True)
+        await database.close()
+    assert ends.count(REUSED) == 1
+    assert sorted(map(len, [await history(service, one), await history(service, two)])) == [1, 2]
 
 
 async def test_of_many_creations_at_once_one_makes_a_namespace(service: Service) -> None:
