@@ -97,9 +97,9 @@ async def test_a_run_that_nobody_holds_becomes_due_and_is_assigned_with_its_upda
         code = await holding(stream)
         await stream.next("revokes")
         asked = [asyncio.create_task(one.update(run_id, f"u{number}")) for number in range(2)]
-        await until(lambda: rows(one), lambda found: found == 2)
         task = await stream.task(RUN)
         seen = {update.update_id for update in task.updates}
+        assert seen
         again = Code(stream, task)
         again.count, again.hash = code.count, code.hash
         if len(seen) < 2:

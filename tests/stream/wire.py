@@ -37,6 +37,7 @@ class Wire:
         self._living: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         self._correlation = 0
+        self._completes: dict[int, str] = {}
         self._pings = 0
 
     async def open(self, *, is_lively: bool = True) -> Wire:
@@ -82,6 +83,9 @@ class Wire:
         for field, value in message.ListFields():
             items = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
             self.got.setdefault(field.name, []).extend(items)
+        # What is answered makes room for what is assigned in the same message, or before the test gets its turn.
+        for result in message.results:
+            self.working.pop(self._completes.pop(result.correlation, ""), None)
         for task in message.assigns:
             self.working[task.ref.task_id] = task
         for revoke in message.revokes:
@@ -113,9 +117,8 @@ class Wire:
         return await self.result(await self.send(ref, **outcome))
 
     async def complete(self, task: Task, value: Any = None) -> ReportResult:
-        result = await self.report(task.ref, complete=workers_pb2.CompleteActivity(result=payload(value)))
-        self.working.pop(task.ref.task_id, None)
-        return result
+        self._completes[self._correlation + 1] = task.ref.task_id
+        return await self.report(task.ref, complete=workers_pb2.CompleteActivity(result=payload(value)))
 
     async def beat(self, task: Task, value: Any = None) -> workers_pb2.TaskHeartbeatResult:
         details = payload(value) if value is not None else None
