@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import measures
@@ -102,44 +102,58 @@ class Survey:
         found = await in_flight([each for each in self.handles.values() if each.run_id in heard])
         return {key: owner for key, owner in found.items() if owner != self.killed}
 
-    async def until(self, share: float) -> dict[tuple[str, int], str]:
-        """Waits until so much is done and somebody has several activities in flight; answers all that are."""
+    async def reach(self, share: float) -> None:
+        """Waits until so much is done."""
         while self.measured() < share * self.files:  # noqa: ASYNC110 - a file tells nobody that it grows
             await asyncio.sleep(0.05)
-        while True:
-            found = await self.in_flight()
-            if max(Counter(found.values()).values(), default=0) >= IN_FLIGHT:
-                return found
-            if self.measured() >= self.files:
-                raise RuntimeError("everything was measured before there was something to interrupt")
+        if self.measured() >= self.files:
+            raise RuntimeError("everything was measured before there was something to interrupt")
+
+    @contextlib.asynccontextmanager
+    async def frozen(self) -> AsyncIterator[dict[tuple[str, int], str]]:
+        """Nobody works meanwhile, so that what is in flight is so still when something is killed."""
+        self.stage.freeze_workers()
+        try:
+            # What the workers had sent before is recorded by the second look.
+            await self.in_flight()
+            yield await self.in_flight()
+        finally:
+            self.stage.thaw_workers()
 
     async def disturb(self) -> None:
         """Kills a worker at a third, and the service a little later, each while it is busy."""
         while not self.killed:
-            await self.interrupt(Counter((await self.until(1 / 3)).values()).most_common(1)[0][0])
+            await self.reach(1 / 3)
+            async with self.frozen() as flying:
+                self.kill_worker(flying)
         self.stage.start_worker()
-        self.resumed = len(await self.until(0.45))
-        self.stage.kill_server()
-        self.progress.console.print(f"[red]kill -9[/] the service: at least {self.resumed} activities in flight")
+        while not self.resumed:
+            await self.reach(0.45)
+            async with self.frozen() as flying:
+                self.kill_server(flying)
         self.stage.start_server()
         await (await connect(self.stage.address)).close()
         self.progress.console.print("[green]restarted[/] the service; its Postgres was adopted")
 
-    async def interrupt(self, busiest: str) -> None:
-        """Kills a worker in the middle of an activity: it is frozen first, and let go on if it has none."""
-        victim = next(each for each in self.stage.workers if f"/{each.pid}/" in busiest)
-        victim.send_signal(signal.SIGSTOP)
-        # What the frozen worker had sent before is recorded by the second look.
-        await self.in_flight()
-        held = {key for key, owner in (await self.in_flight()).items() if owner == busiest}
-        begun = held & {(line["run"], line["step"]) for line in read_effects(self.stage.effects)}
-        if len(held) < IN_FLIGHT or not begun:
-            victim.send_signal(signal.SIGCONT)
+    def kill_worker(self, flying: dict[tuple[str, int], str]) -> None:
+        """Kills the busiest worker if it has several activities, and is in the middle of one."""
+        busiest, count = Counter(flying.values()).most_common(1)[0] if flying else ("", 0)
+        performed = {(line["run"], line["step"]) for line in read_effects(self.stage.effects)}
+        begun = sum(owner == busiest for key, owner in flying.items() if key in performed)
+        if count < IN_FLIGHT or not begun:
             return
-        self.stage.kill_worker(victim)
+        self.stage.kill_worker(next(each for each in self.stage.workers if f"/{each.pid}/" in busiest))
         self.killed = busiest
-        told = f"{len(held)} activities in flight, {len(begun)} of them begun"
+        told = f"{count} activities in flight, {begun} of them begun"
         self.progress.console.print(f"[red]kill -9[/] worker {busiest}: {told}; replaced")
+
+    def kill_server(self, flying: dict[tuple[str, int], str]) -> None:
+        """Kills the service if several activities are in flight."""
+        if len(flying) < IN_FLIGHT:
+            return
+        self.resumed = len(flying)
+        self.stage.kill_server()
+        self.progress.console.print(f"[red]kill -9[/] the service: at least {self.resumed} activities in flight")
 
     async def watch(self) -> None:
         """Keeps the view going."""

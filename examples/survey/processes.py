@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 TERMS = {
     "STEPWELL_SESSION_SECONDS": "5",
     "STEPWELL_HEARTBEAT_SECONDS": "1.5",
-    "STEPWELL_ACK_SECONDS": "2",
+    "STEPWELL_ACK_SECONDS": "4",
     "OTEL_TRACES_EXPORTER": "console",
     "STEPWELL_LOG_LEVEL": "warning",
 }
@@ -65,6 +65,16 @@ class Stage:
         worker.send_signal(signal.SIGKILL)
         worker.wait()
         self.workers.remove(worker)
+
+    def freeze_workers(self) -> None:
+        """Stops the workers where they are."""
+        for worker in self.workers:
+            worker.send_signal(signal.SIGSTOP)
+
+    def thaw_workers(self) -> None:
+        """Lets those go on that are left."""
+        for worker in self.workers:
+            worker.send_signal(signal.SIGCONT)
 
     def kill_server(self) -> None:
         """Kills the service. Its Postgres goes on, and is adopted by the next one."""
