@@ -25,6 +25,27 @@ class Recorded:
 
 
 @dataclass(slots=True)
+class Kills:
+    """What was killed, and when, in seconds since 1970."""
+
+    worker: str = ""
+    service: float = 0.0
+
+
+@dataclass(slots=True)
+class Lost:
+    """An attempt that came to nothing, as the record has it: whose it was, and when it was given up."""
+
+    worker: str
+    time: float
+
+    def is_of(self, line: dict[str, Any], kills: Kills) -> bool:
+        """Tells whether it is the attempt that left this effect, and a kill took it: its worker's, or the service's."""
+        was_under_way = line["time"] <= kills.service <= self.time
+        return f"/{line['pid']}/" in self.worker and (self.worker == kills.worker or was_under_way)
+
+
+@dataclass(slots=True)
 class Verdict:
     """What was found: figures, and what is wrong."""
 
@@ -43,7 +64,7 @@ def plain_totals(names: Iterable[str]) -> dict[str, dict[str, int]]:
 
 
 def judge(
-    reports: dict[str, Report], recorded: list[Recorded], effects: Path, plain: dict[str, dict[str, int]], killed: str
+    reports: dict[str, Report], recorded: list[Recorded], effects: Path, plain: dict[str, dict[str, int]], kills: Kills
 ) -> Verdict:
     """Holds everything against everything."""
     verdict = Verdict()
@@ -51,9 +72,9 @@ def judge(
     for name, report in reports.items():
         verdict.expect(holds=report.total == plain[name], otherwise=f"{name}: {report.total}, but {plain[name]}")
     _judge_record(recorded, plain, verdict)
-    _judge_effects(recorded, effects, verdict)
     lost = _interruptions(recorded)
-    of_killed = sum(killed in worker for workers in lost.values() for worker in workers)
+    _judge_effects(recorded, read_effects(effects), lost, kills, verdict)
+    of_killed = sum(each.worker == kills.worker for found in lost.values() for each in found)
     verdict.expect(holds=of_killed > 0, otherwise="the killed worker was interrupted in nothing")
     return verdict
 
@@ -83,13 +104,14 @@ def _judge_record(recorded: list[Recorded], plain: dict[str, dict[str, int]], ve
     }
 
 
-def _interruptions(recorded: list[Recorded]) -> dict[tuple[str, int], list[str]]:
-    """Which workers lost which activities."""
-    found: dict[tuple[str, int], list[str]] = defaultdict(list)
+def _interruptions(recorded: list[Recorded]) -> dict[tuple[str, int], list[Lost]]:
+    """Who lost which activities."""
+    found: dict[tuple[str, int], list[Lost]] = defaultdict(list)
     for each in recorded:
         for event in each.events:
             if event.type in ("ActivityInterrupted", "ActivityReturned"):
-                found[each.run.run_id, event.step_ordinal].append(event.attributes["worker"])
+                lost = Lost(event.attributes["worker"], event.time.ToNanoseconds() / 1e9)
+                found[each.run.run_id, event.step_ordinal].append(lost)
     return found
 
 
@@ -98,21 +120,28 @@ def read_effects(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _judge_effects(recorded: list[Recorded], effects: Path, verdict: Verdict) -> None:
-    """Each file at least once in the world outside; more often only where the record tells of an interruption."""
-    lines = read_effects(effects)
-    by_step = Counter((line["run"], line["step"]) for line in lines)
-    lost = _interruptions(recorded)
+def _judge_effects(
+    recorded: list[Recorded],
+    lines: list[dict[str, Any]],
+    lost: dict[tuple[str, int], list[Lost]],
+    kills: Kills,
+    verdict: Verdict,
+) -> None:
+    """Each file at least once in the world outside; more often only where a kill interrupted what went before."""
+    left: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        left[line["run"], line["step"]].append(line)
     again = 0
     for each in recorded:
         for step in each.steps:
             if step.kind != types_pb2.STEP_KIND_ACTIVITY:
                 continue
             key = (each.run.run_id, step.ordinal)
-            count, explained = by_step[key], 1 + len(lost.get(key, []))
-            again += count > 1
-            verdict.expect(holds=count >= 1, otherwise=f"{step.name} of run {key[0]} left no effect")
-            verdict.expect(holds=count <= explained, otherwise=f"step {key} was performed {count} times unexplained")
+            verdict.expect(holds=bool(left[key]), otherwise=f"{step.name} of run {key[0]} left no effect")
+            for line in left[key][:-1]:
+                again += 1
+                explained = any(found.is_of(line, kills) for found in lost[key])
+                verdict.expect(holds=explained, otherwise=f"step {key} was performed again, and no kill explains it")
     verdict.expect(holds=again > 0, otherwise="no activity that had begun was interrupted")
     verdict.figures["effects"] = len(lines)
     verdict.figures["activities performed again"] = again

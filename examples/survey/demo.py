@@ -1,7 +1,7 @@
 """Surveys the standard library with durable runs, and kills a worker and the service meanwhile.
 
 Exit code 0 only if every run ended, the totals equal those of a plain computation, each file was recorded exactly once
-and left its effect at least once, and every second effect is explained by a kill.
+and left its effect at least once, and every second effect is explained by a kill of its worker or of the service.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from pathlib import Path
 
 import measures
-from checks import Recorded, Verdict, judge, plain_totals, read_effects
+from checks import Kills, Recorded, Verdict, judge, plain_totals, read_effects
 from processes import Stage
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,21 +26,24 @@ from traces import tree_of
 from worker import LARGE, QUEUE, Report, survey
 
 from stepwell import Client, RunHandle, StepwellError
-from stepwell.v1 import types_pb2
 
 WORKERS = 3
 IN_FLIGHT = 3
-HEARD = 32
-_RUNNING = types_pb2.STEP_STATE_RUNNING
+HEARD = 16
+# Seconds; far less than a worker has to acknowledge a task.
+FROZEN = 1.0
+STARTED = 60.0
 console = Console()
 
 
-async def connect(address: str) -> Client:
-    """Waits for the service."""
-    while True:
-        try:
-            return await Client.connect(address, connect_timeout=2)
-        except (StepwellError, OSError, TimeoutError):
+async def connect(stage: Stage) -> Client:
+    """Waits for the service. Raises `RuntimeError` when it has ended, `TimeoutError` when it takes too long."""
+    async with asyncio.timeout(STARTED):
+        while True:
+            if stage.server is None or stage.server.poll() is not None:
+                raise RuntimeError(f"the service has ended: see {stage.log}")
+            with contextlib.suppress(StepwellError, OSError, TimeoutError):
+                return await Client.connect(stage.address, connect_timeout=2)
             await asyncio.sleep(0.1)
 
 
@@ -49,10 +52,9 @@ async def in_flight(handles: list[RunHandle[Report]]) -> dict[tuple[str, int], s
     found: dict[tuple[str, int], str] = {}
 
     async def look(handle: RunHandle[Report]) -> None:
-        with contextlib.suppress(StepwellError):
-            async for step in handle.steps():
-                if step.state == _RUNNING and step.owner_id:
-                    found[handle.run_id, step.ordinal] = step.owner_id
+        async for step in handle.steps(states=["running"]):
+            if step.owner_id:
+                found[handle.run_id, step.ordinal] = step.owner_id
 
     await asyncio.gather(*(look(handle) for handle in handles))
     return found
@@ -67,7 +69,7 @@ class Survey:
         self.progress = progress
         self.handles: dict[str, RunHandle[Report]] = {}
         self.reports: dict[str, Report] = {}
-        self.killed = ""
+        self.kills = Kills()
         self.resumed = 0
         self.sizes = {name: len(measures.sources(name)) for name in measures.names()}
         self.files = sum(self.sizes.values())
@@ -100,7 +102,7 @@ class Survey:
         """What is under way in the runs heard of last; not what the killed worker left behind."""
         heard = {line["run"] for line in read_effects(self.stage.effects)[-HEARD:]}
         found = await in_flight([each for each in self.handles.values() if each.run_id in heard])
-        return {key: owner for key, owner in found.items() if owner != self.killed}
+        return {key: owner for key, owner in found.items() if owner != self.kills.worker}
 
     async def reach(self, share: float) -> None:
         """Waits until so much is done."""
@@ -109,51 +111,54 @@ class Survey:
         if self.measured() >= self.files:
             raise RuntimeError("everything was measured before there was something to interrupt")
 
-    @contextlib.asynccontextmanager
-    async def frozen(self) -> AsyncIterator[dict[tuple[str, int], str]]:
-        """Nobody works meanwhile, so that what is in flight is so still when something is killed."""
+    async def interrupt(self, kill: Callable[[dict[tuple[str, int], str]], bool]) -> bool:
+        """Kills while nobody works, so that what is in flight is so still. A look that takes too long kills nothing."""
         self.stage.freeze_workers()
         try:
-            # What the workers had sent before is recorded by the second look.
-            await self.in_flight()
-            yield await self.in_flight()
+            async with asyncio.timeout(FROZEN):
+                # What the workers had sent before is recorded by the second look.
+                await self.in_flight()
+                return kill(await self.in_flight())
+        except TimeoutError:
+            return False
         finally:
             self.stage.thaw_workers()
 
     async def disturb(self) -> None:
         """Kills a worker at a third, and the service a little later, each while it is busy."""
-        while not self.killed:
+        await self.reach(1 / 3)
+        while not await self.interrupt(self.kill_worker):
             await self.reach(1 / 3)
-            async with self.frozen() as flying:
-                self.kill_worker(flying)
         self.stage.start_worker()
-        while not self.resumed:
+        await self.reach(0.45)
+        while not await self.interrupt(self.kill_server):
             await self.reach(0.45)
-            async with self.frozen() as flying:
-                self.kill_server(flying)
         self.stage.start_server()
-        await (await connect(self.stage.address)).close()
+        await (await connect(self.stage)).close()
         self.progress.console.print("[green]restarted[/] the service; its Postgres was adopted")
 
-    def kill_worker(self, flying: dict[tuple[str, int], str]) -> None:
+    def kill_worker(self, flying: dict[tuple[str, int], str]) -> bool:
         """Kills the busiest worker if it has several activities, and is in the middle of one."""
         busiest, count = Counter(flying.values()).most_common(1)[0] if flying else ("", 0)
         performed = {(line["run"], line["step"]) for line in read_effects(self.stage.effects)}
         begun = sum(owner == busiest for key, owner in flying.items() if key in performed)
         if count < IN_FLIGHT or not begun:
-            return
+            return False
         self.stage.kill_worker(next(each for each in self.stage.workers if f"/{each.pid}/" in busiest))
-        self.killed = busiest
+        self.kills.worker = busiest
         told = f"{count} activities in flight, {begun} of them begun"
         self.progress.console.print(f"[red]kill -9[/] worker {busiest}: {told}; replaced")
+        return True
 
-    def kill_server(self, flying: dict[tuple[str, int], str]) -> None:
+    def kill_server(self, flying: dict[tuple[str, int], str]) -> bool:
         """Kills the service if several activities are in flight."""
         if len(flying) < IN_FLIGHT:
-            return
+            return False
         self.resumed = len(flying)
+        self.kills.service = time.time()
         self.stage.kill_server()
         self.progress.console.print(f"[red]kill -9[/] the service: at least {self.resumed} activities in flight")
+        return True
 
     async def watch(self) -> None:
         """Keeps the view going."""
@@ -193,7 +198,7 @@ async def perform(stage: Stage) -> int:
     """The whole demo; answers the exit code."""
     began = time.monotonic()
     stage.start_server()
-    client = await connect(stage.address)
+    client = await connect(stage)
     for _ in range(WORKERS):
         stage.start_worker()
     columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -208,7 +213,7 @@ async def perform(stage: Stage) -> int:
         watching.cancel()
     plain = await asyncio.to_thread(plain_totals, measures.names())
     recorded = await survey_.recorded()
-    verdict = judge(survey_.reports, recorded, stage.effects, plain, survey_.killed)
+    verdict = judge(survey_.reports, recorded, stage.effects, plain, survey_.kills)
     verdict.figures["in flight when the service was killed"] = survey_.resumed
     verdict.expect(holds=survey_.resumed > 0, otherwise="killing the service interrupted nothing")
     show(survey_.reports, verdict)

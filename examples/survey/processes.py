@@ -14,9 +14,9 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Short terms, so that a killed worker's tasks come back in seconds; in production they are 30, 10 and 5.
 TERMS = {
-    "STEPWELL_SESSION_SECONDS": "5",
-    "STEPWELL_HEARTBEAT_SECONDS": "1.5",
-    "STEPWELL_ACK_SECONDS": "4",
+    "STEPWELL_SESSION_SECONDS": "9",
+    "STEPWELL_HEARTBEAT_SECONDS": "2",
+    "STEPWELL_ACK_SECONDS": "8",
     "OTEL_TRACES_EXPORTER": "console",
     "STEPWELL_LOG_LEVEL": "warning",
 }

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 
 import measures
@@ -30,7 +31,8 @@ class Report:
 def note_effect(path: str) -> None:
     """Leaves a trace in the world outside: a line of the effects file, in one write, whatever becomes of the record."""
     info = activity.info()
-    line = {"file": path, "run": info.run_id, "step": info.step_ordinal, "attempt": info.attempt, "pid": os.getpid()}
+    line = {"file": path, "run": info.run_id, "step": info.step_ordinal, "attempt": info.attempt}
+    line |= {"pid": os.getpid(), "time": time.time()}
     handle = os.open(EFFECTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(handle, (json.dumps(line) + "\n").encode())

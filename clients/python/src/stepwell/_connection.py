@@ -28,6 +28,8 @@ log = logging.getLogger("stepwell.worker")
 # Seconds.
 BACKOFF_FIRST, BACKOFF_MAX = 0.2, 30.0
 _MOST_DOUBLINGS = 16
+# A session that is still held is sought several times before it ends.
+_TRIES_A_SESSION = 4
 
 # What no second attempt can mend.
 _FATAL = (
@@ -79,6 +81,7 @@ class Connection:
         self._listener = listener
         self._stream: Stream | None = None
         self._attempt = 0
+        self._backoff_max = BACKOFF_MAX
         self._is_draining = self._is_closing = False
         self._leave_stream = asyncio.Event()
         self._leaving: asyncio.TimerHandle | None = None
@@ -154,6 +157,7 @@ class Connection:
             self._listener.resumed({ref.task_id for ref in welcome.held})
             self._outbox.resume()
         self._hello.session_id = welcome.session_id
+        self._backoff_max = welcome.session_ttl.ToTimedelta().total_seconds() / _TRIES_A_SESSION or BACKOFF_MAX
         self._outbox.max_items = welcome.max_items or 256
         if self._is_draining:
             self.drain()
@@ -161,6 +165,7 @@ class Connection:
 
     def _forget_session(self) -> None:
         self._hello.session_id = ""
+        self._backoff_max = BACKOFF_MAX
         self._outbox.clear()
         self._listener.session_lost()
 
@@ -182,7 +187,7 @@ class Connection:
             return
         if isinstance(error, _FATAL):
             raise error
-        delay = random.uniform(0, min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self._attempt, _MOST_DOUBLINGS)))
+        delay = random.uniform(0, min(self._backoff_max, BACKOFF_FIRST * 2 ** min(self._attempt, _MOST_DOUBLINGS)))
         self._attempt += 1
         if self._is_closing:
             return
