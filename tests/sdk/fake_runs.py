@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import uuid
 from collections import defaultdict, deque
@@ -31,7 +32,7 @@ FAILED = types_pb2.STEP_STATE_FAILED
 
 
 # Servicers are abstract; what the double does not offer is answered UNIMPLEMENTED.
-class FakeRuns(RunServiceServicer):
+class FakeRuns(RunServiceServicer, abc.ABC):
     def __init__(self) -> None:
         self.runs: dict[str, FakeRun] = {}
         self.activities: dict[str, FakeActivity] = {}
@@ -59,8 +60,8 @@ class FakeRuns(RunServiceServicer):
         self.ready.append(item)
         asyncio.get_running_loop().call_soon(self._dispatch)
 
-    def _dispatch(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _dispatch(self) -> None: ...
 
     # Calls
 
