@@ -1,0 +1,201 @@
+"""What each RPC needs: the role that may call it, whether it writes, and where its request names a namespace.
+
+One row for each method of each service, held against the descriptors by a test: an RPC without a row, a row without an
+RPC, and a `namespace` in a request that its row does not name each fail the build.
+
+To add one: READS for what only looks, WRITES for what changes something, WORKS for what a worker's stream and its unary
+twins need, RULES for what is a matter of the whole deployment. A request that names namespaces deeper down than in its
+own field `namespace` says where: `WRITES.at("namespace", "requests.namespace")`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from stepwell_server.model.api_keys import Role
+
+NAMESPACE = "namespace"
+
+
+class Access(NamedTuple):
+    """What a call needs. Of a namespace that is left out within an item, the request's own one is meant."""
+
+    role: Role
+    writes: bool
+    namespaces: tuple[str, ...] = (NAMESPACE,)
+
+    def at(self, *namespaces: str) -> Access:
+        """The same where the request names its namespaces otherwise; nowhere if none is given."""
+        return self._replace(namespaces=namespaces)
+
+
+READS = Access(Role.READER, writes=False)
+WRITES = Access(Role.WRITER, writes=True)
+WORKS = Access(Role.WORKER, writes=True)
+RULES = Access(Role.ADMIN, writes=True)
+
+_STARTS = WRITES.at("namespace", "requests.namespace")
+_SCHEDULES = WRITES.at("namespace", "schedule.run.namespace")
+
+TABLE: dict[str, dict[str, Access]] = {
+    "ActivityStore": {
+        "CreateActivity": WRITES,
+        "GetActivity": READS,
+        "ClaimActivity": WRITES,
+        "RequeueActivityForRetry": WRITES,
+        "CompleteActivity": WRITES,
+        "HeartbeatActivity": WRITES,
+        "ListTimedOutActivities": READS,
+        "CancelPendingActivities": WRITES,
+    },
+    "ClockService": {
+        "GetClock": READS.at(),
+        "AdvanceClock": RULES.at(),
+    },
+    "EventStore": {
+        "AppendEvent": WRITES,
+        "ReadEvents": READS,
+        "CountEvents": READS,
+    },
+    "HistoryService": {
+        "ListEvents": READS,
+    },
+    "JobService": {
+        "StartJob": WRITES,
+        "BatchStartJobs": _STARTS,
+        "GetJob": READS,
+        "ListJobs": READS,
+        "WaitJob": READS,
+        "WatchJobs": READS,
+        "CancelJob": WRITES,
+        "RetryJob": WRITES,
+    },
+    "LeaderStore": {
+        "AcquireLeadership": WRITES,
+    },
+    "NamespaceService": {
+        "CreateNamespace": RULES,
+        "GetNamespace": READS,
+        "ListNamespaces": READS.at(),
+        "DeleteNamespace": RULES,
+        "GetNamespaceStats": READS,
+    },
+    "RunService": {
+        "StartRun": WRITES,
+        "BatchStartRuns": _STARTS,
+        "SignalWithStartRun": WRITES.at("namespace", "start.namespace"),
+        "GetRun": READS,
+        "ListRuns": READS,
+        "WaitRun": READS,
+        "WatchRuns": READS,
+        "SignalRun": WRITES,
+        "BatchSignalRuns": _STARTS,
+        "QueryRun": READS,
+        "UpdateRun": WRITES,
+        "CancelRun": WRITES,
+        "TerminateRun": WRITES,
+        "PauseRun": WRITES,
+        "ResumeRun": WRITES,
+        "PinRun": WRITES,
+        "RetryRun": WRITES,
+        "RewindRun": WRITES,
+        "RepairRun": WRITES,
+        "ListRunSteps": READS,
+    },
+    "RunStore": {
+        "CreateRun": WRITES,
+        "ReadRun": READS,
+        "ClaimRun": WRITES,
+        "RenewRunLease": WRITES,
+        "ReleaseRun": WRITES,
+        "SetRunPhase": WRITES,
+        "MarkRunRunning": WRITES,
+        "MarkRunCompleted": WRITES,
+        "MarkRunFailed": WRITES,
+        "ResumeRunWith": WRITES,
+        "SuspendRun": WRITES,
+        "CancelDrivenRun": WRITES,
+        "RewindToStep": WRITES,
+        "TakeDueRuns": WRITES,
+        "ListRunnableRuns": READS,
+        "ListDrivenRuns": READS,
+        "ListChildRuns": READS,
+        "MarkRunDispatchable": WRITES,
+        "ClaimRunTask": WRITES,
+        "ReleaseRunTask": WRITES,
+        "ReleaseStaleRunTasks": WRITES,
+    },
+    "ScheduleService": {
+        "CreateSchedule": _SCHEDULES,
+        "GetSchedule": READS,
+        "ListSchedules": READS,
+        "UpdateSchedule": _SCHEDULES,
+        "DeleteSchedule": WRITES,
+        "PauseSchedule": WRITES,
+        "ResumeSchedule": WRITES,
+        "TriggerSchedule": WRITES,
+        "BackfillSchedule": WRITES,
+        "PreviewSchedule": READS,
+        "RecordScheduleRun": WRITES,
+    },
+    "SignalStore": {
+        "SendSignal": WRITES,
+        "ConsumeSignals": WRITES,
+    },
+    "StepStore": {
+        "BeginStep": WRITES,
+        "ScheduleStep": WRITES,
+        "CompleteStep": WRITES,
+        "FailStep": WRITES,
+        "GetStep": READS,
+        "ListCompletedSteps": READS,
+        "ListStepStates": READS,
+        "SaveStep": WRITES,
+        "ReadStep": READS,
+        "ListSteps": READS,
+    },
+    "TaskQueueService": {
+        "ListTaskQueues": READS,
+        "GetTaskQueue": READS,
+    },
+    "TimerStore": {
+        "CreateTimer": WRITES,
+        "GetTimer": READS,
+        "FireDueTimers": WRITES,
+        "CancelPendingTimers": WRITES,
+    },
+    "TopicService": {
+        "PublishEvent": WRITES,
+        "ListTopicEvents": READS,
+        "ListTopicWaits": READS,
+    },
+    "TopicStore": {
+        "RegisterWatcher": WRITES,
+        "SuspendOnTopic": WRITES,
+        "ResolveWatchers": WRITES,
+        "ListWatchers": READS,
+        "ListRunsWaitingOn": READS,
+    },
+    "WorkerService": {
+        "Connect": WORKS.at("hello.namespace"),
+        "OpenSession": WORKS.at("hello.namespace"),
+        "CloseSession": WORKS,
+        "ClaimTasks": WORKS,
+        "ReportTasks": WORKS,
+        "HeartbeatTasks": WORKS,
+        "ListTaskSteps": WORKS._replace(writes=False),
+        "ListWorkers": READS,
+    },
+    "WorkerStore": {
+        "RegisterWorker": WRITES,
+        "HeartbeatWorker": WRITES,
+        "ListRegisteredWorkers": READS,
+        "RemoveDeadWorkers": WRITES,
+    },
+}
+
+
+def access_of(method: str) -> Access | None:
+    """The row of a method as gRPC names it, `/stepwell.v1.RunService/StartRun`; None if there is none."""
+    service, _, name = method.removeprefix("/stepwell.v1.").partition("/")
+    return TABLE.get(service, {}).get(name)
