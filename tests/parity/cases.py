@@ -1,21 +1,29 @@
-"""Executable cases: each calls an RPC that answers a method of a mirrored store, and asserts what came back.
+"""Executable cases: each calls what answers a method of a mirrored store, and asserts what came back.
 
-A case is a function with the mark `@answers(trait, "method")`. That it really makes such a call is seen at the channel.
+A case is a function with the mark `@answers(trait, "method", ...)`. It calls the store's class (`engine.store`), or an
+RPC by its name (`engine.call`). That it really makes such calls is seen at the channel; that it asserts what came back
+is seen by `test_hollow`, which runs it again with answers that say nothing.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import grpc.aio
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from tests.service import TIMEOUT
 
+from stepwell.stores._connection import Store
 from stepwell.v1 import mirrors_pb2
+
+S = TypeVar("S", bound=Store)
 
 DESCRIBED = FileDescriptorSet.FromString(files("stepwell.v1").joinpath("descriptors.binpb").read_bytes())
 _OWN = [file for file in DESCRIBED.file if file.package == "stepwell.v1"]
@@ -32,36 +40,112 @@ for _file in _OWN:
         for _method in _service.method:
             for _mirror in _method.options.Extensions[mirrors_pb2.mirrors]:
                 MIRRORED.setdefault((_mirror.trait, _mirror.method), set()).add(_method.name)
-CASES: dict[tuple[int, str], str] = {}
-"""The case of each method, by its trait and name."""
+CASES: dict[tuple[int, str], list[Case]] = {}
+"""The cases of each method, by its trait and name."""
+_speaking: ContextVar[str] = ContextVar("speaking", default="")
+"""The method of a store's class that is being called, with its repository, or nothing."""
+_LOCAL = (("grpc.use_local_subchannel_pool", 1),)
+
+
+@dataclass(frozen=True)
+class Hollow:
+    """A method whose answers say nothing; what it asks for is done all the same, or not even that."""
+
+    trait: int
+    method: str
+    done: bool
 
 
 class Recorder(grpc.aio.UnaryUnaryClientInterceptor):
-    """Remembers what was called."""
+    """Remembers what was called, and by which method of a class; makes answers hollow if it is told to."""
 
     def __init__(self) -> None:
-        self.called: set[str] = set()
+        self.called: set[tuple[str, str]] = set()
+        self.hollow: Hollow | None = None
+        self.by_class = False
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         method = client_call_details.method
-        self.called.add((method if isinstance(method, str) else method.decode()).rsplit("/", 1)[-1])
-        return await continuation(client_call_details, request)
+        rpc = (method if isinstance(method, str) else method.decode()).rsplit("/", 1)[-1]
+        self.called.add((_speaking.get(), rpc))
+        hollow = self.hollow
+        if hollow is None or not self._speaks(hollow.trait, hollow.method, _speaking.get(), rpc):
+            return await continuation(client_call_details, request)
+        if hollow.done:
+            await (await continuation(client_call_details, request))
+        return _message(rpc, "Response")()
+
+    def heard(self, trait: int, method: str) -> bool:
+        """Whether the method was called: by its class, or, if no class is in play, by an RPC of its own."""
+        return any(self._speaks(trait, method, speaking, rpc) for speaking, rpc in self.called)
+
+    def _speaks(self, trait: int, method: str, speaking: str, rpc: str) -> bool:
+        return rpc in MIRRORED[trait, method] and speaking == (method if self.by_class else "")
+
+
+class Speaking:
+    """A store, or a repository of one, whose calls are known by the method that makes them."""
+
+    def __init__(self, store: Store, repository: str = "") -> None:
+        self._store = store
+        self._repository = repository
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._store, name)
+        if isinstance(value, Store):
+            return Speaking(value, f"{name}.")
+        if not inspect.iscoroutinefunction(value):
+            return value
+
+        @functools.wraps(value)
+        async def called(*args: Any, **kwargs: Any) -> Any:
+            before = _speaking.set(f"{self._repository}{name}")
+            try:
+                return await value(*args, **kwargs)
+            finally:
+                _speaking.reset(before)
+
+        return called
 
 
 class Engine:
-    """An outside engine that keeps what it has in a namespace of its own."""
+    """An outside engine that keeps what it has in a namespace of its own, on two replicas."""
 
-    def __init__(self, channel: grpc.aio.Channel, namespace: str, recorder: Recorder) -> None:
+    def __init__(self, addresses: tuple[str, ...], namespace: str, recorder: Recorder) -> None:
         self.namespace = namespace
         self.recorder = recorder
-        self._channel = channel
+        self._addresses = addresses
+        self._channels: list[grpc.aio.Channel] = []
+        self._channel = self._open(addresses[0])
+
+    def _open(self, address: str) -> grpc.aio.Channel:
+        channel = grpc.aio.insecure_channel(address, options=_LOCAL, interceptors=[self.recorder])
+        self._channels.append(channel)
+        return channel
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    def store(self, kind: type[S], **options: Any) -> S:
+        """A store's class in the engine's namespace, unless another is given."""
+        return self._speaking(kind, self._channel, options)
+
+    def stores(self, kind: type[S], count: int, **options: Any) -> list[S]:
+        """As many of them, each over a connection of its own, to both replicas in turn."""
+        turns = [self._addresses[number % len(self._addresses)] for number in range(count)]
+        return [self._speaking(kind, self._open(address), options) for address in turns]
+
+    def _speaking(self, kind: type[S], channel: grpc.aio.Channel, options: dict[str, Any]) -> S:
+        self.recorder.by_class = True
+        return cast("S", Speaking(kind(channel, **{"namespace": self.namespace, **options})))
 
     async def call(self, method: str, **fields: Any) -> Any:
         """Calls an RPC by its name, in the engine's namespace unless another is given."""
-        module, service = _SERVICES[method]
-        request = getattr(importlib.import_module(f"{module}_pb2"), f"{method}Request")
+        request = _message(method, "Request")
         if "namespace" in request.DESCRIPTOR.fields_by_name:
             fields.setdefault("namespace", self.namespace)
+        module, service = _SERVICES[method]
         stub: Any = getattr(importlib.import_module(f"{module}_pb2_grpc"), f"{service}Stub")(self._channel)
         return await getattr(stub, method)(request(**fields), timeout=TIMEOUT)
 
@@ -87,20 +171,25 @@ class Engine:
         return str((await self.call("CreateRun", workflow_id=workflow_id, **given)).run_id)
 
 
+def _message(rpc: str, kind: str) -> Any:
+    return getattr(importlib.import_module(f"{_SERVICES[rpc][0]}_pb2"), f"{rpc}{kind}")
+
+
 Case = Callable[[Engine], Awaitable[None]]
 
 
-def answers(trait: mirrors_pb2.Trait.ValueType, method: str) -> Callable[[Case], Case]:
-    """Marks the case of a method."""
+def answers(trait: mirrors_pb2.Trait.ValueType, *methods: str) -> Callable[[Case], Case]:
+    """Marks a case of one or more methods: it calls each, and asserts what came back."""
 
     def mark(case: Case) -> Case:
         @functools.wraps(case)
         async def carried_out(engine: Engine) -> None:
             await case(engine)
-            assert engine.recorder.called & MIRRORED[trait, method], f"no call that answers {method}"
+            missed = [method for method in methods if not engine.recorder.heard(trait, method)]
+            assert not missed, f"no call that answers {missed}"
 
-        assert (trait, method) not in CASES, method
-        CASES[trait, method] = case.__name__
+        for method in methods:
+            CASES.setdefault((trait, method), []).append(carried_out)
         return carried_out
 
     return mark

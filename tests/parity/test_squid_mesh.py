@@ -1,87 +1,106 @@
-"""SquidMesh's `StepRunStore`, a case for each method."""
+"""SquidMesh's `StepRunStore`: its contract cases by name, and what they do not reach of its methods."""
 
 from __future__ import annotations
 
-from tests.api.stores import json
+import asyncio
+
+import pytest
 from tests.parity.cases import Engine, answers
 
-from stepwell.v1 import mirrors_pb2, step_store_pb2, types_pb2
+from stepwell import reasons
+from stepwell.stores.squid_mesh import StepRunStore
+from stepwell.v1 import mirrors_pb2
 
 TRAIT = mirrors_pb2.TRAIT_SQUID_MESH_STEP_RUN_STORE
-Begun, Scheduled = step_store_pb2.BeginStepResponse, step_store_pb2.ScheduleStepResponse
+UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
+
+
+# --- C.4, StepRunStore ------------------------------------------------------------------------------------------------
 
 
 @answers(TRAIT, "begin_step")
-async def test_begin_step(engine: Engine) -> None:
+async def test_four_concurrent_begin_step_execute_once(engine: Engine) -> None:
+    """Over four connections and two replicas."""
     run_id = await engine.create()
-    first = await engine.call("BeginStep", run_id=run_id, step_name="s", input=json("1"))
-    assert (first.outcome, first.step.state, first.step.input.json) == (
-        Begun.OUTCOME_EXECUTE,
-        types_pb2.STEP_STATE_RUNNING,
-        "1",
+    begun = await asyncio.gather(
+        *(store.begin_step(run_id, "s", {"n": n}) for n, store in enumerate(engine.stores(StepRunStore, 4)))
     )
-    again = await engine.call("BeginStep", run_id=run_id, step_name="s", input=json("2"))
-    assert (again.outcome, again.step) == (Begun.OUTCOME_SKIP, first.step)
+    assert sorted(outcome for _, outcome in begun) == ["execute", "skip", "skip", "skip"]
+    (step,) = {each.id for each, _ in begun}
+    (executed,) = (each for each, outcome in begun if outcome == "execute")
+    assert (executed.id, executed.run_id, executed.status) == (step, run_id, "running")
 
 
-@answers(TRAIT, "schedule_step")
-async def test_schedule_step(engine: Engine) -> None:
+@answers(TRAIT, "schedule_step", "begin_step")
+async def test_schedule_then_begin_keeps_id_and_input(engine: Engine) -> None:
+    store, run_id = engine.store(StepRunStore), await engine.create()
+    scheduled, outcome = await store.schedule_step(run_id, "s", {"n": 1})
+    assert (outcome, scheduled.status, scheduled.step, scheduled.run_id) == ("schedule", "pending", "s", run_id)
+    assert await store.schedule_step(run_id, "s", {"n": 2}) == (scheduled, "skip")
+    begun, begins = await store.begin_step(run_id, "s", {"n": 3})
+    assert (begins, begun.id, begun.status, begun.input) == ("execute", scheduled.id, "running", {"n": 1})
+    assert begun.updated_at > scheduled.updated_at
+    assert await store.begin_step(run_id, "s", {"n": 4}) == (begun, "skip")
+
+
+@answers(TRAIT, "complete_step", "get_step_run")
+async def test_stale_complete_and_fail_are_refused(engine: Engine) -> None:
+    """Once it is completed, by whichever replica."""
+    store, other = engine.stores(StepRunStore, 2)
     run_id = await engine.create()
-    first = await engine.call("ScheduleStep", run_id=run_id, step_name="s", input=json("1"))
-    assert (first.outcome, first.step.state) == (Scheduled.OUTCOME_SCHEDULE, types_pb2.STEP_STATE_PENDING)
-    again = await engine.call("ScheduleStep", run_id=run_id, step_name="s")
-    assert (again.outcome, again.step) == (Scheduled.OUTCOME_SKIP, first.step)
+    assert await store.get_step_run(run_id, "s") is None
+    begun, _ = await store.begin_step(run_id, "s", {})
+    done = await store.complete_step(begun.id, {"ok": True})
+    assert (done.id, done.run_id, done.status, done.output) == (begun.id, run_id, "completed", {"ok": True})
+    for late in (other.fail_step, store.complete_step):
+        with pytest.raises(reasons.StepStateConflict) as refused:
+            await late(begun.id, {"message": "no"})
+        assert refused.value.metadata["state"] == "COMPLETED"
+    assert await other.get_step_run(run_id, "s") == done
 
 
-@answers(TRAIT, "complete_step")
-async def test_complete_step(engine: Engine) -> None:
+# --- C.2 --------------------------------------------------------------------------------------------------------------
+
+
+@answers(TRAIT, "fail_step", "begin_step")
+async def test_a_failed_step_begins_again_with_the_new_input(engine: Engine) -> None:
+    """And of many who try, one gets it."""
+    stores, run_id = engine.stores(StepRunStore, 4), await engine.create()
+    first, _ = await stores[0].begin_step(run_id, "s", {"n": 1})
+    failed = await stores[0].fail_step(first.id, {"message": "boom", "code": 7})
+    assert (failed.id, failed.run_id, failed.status) == (first.id, run_id, "failed")
+    assert failed.last_error == {"message": "boom", "code": 7}
+    begun = await asyncio.gather(*(store.begin_step(run_id, "s", {"n": 2}) for store in stores))
+    assert sorted(outcome for _, outcome in begun) == ["execute", "skip", "skip", "skip"]
+    again = begun[0][0]
+    assert (again.id, again.input, again.last_error, again.status) == (first.id, {"n": 2}, None, "running")
+
+
+async def test_what_is_not_there(engine: Engine) -> None:
+    store, run_id = engine.store(StepRunStore), await engine.create()
+    step, _ = await store.begin_step(run_id, "s", {})
+    with pytest.raises(reasons.StepNotFound):
+        await store.complete_step(str(int(step.id) + 1), {})
+    with pytest.raises(reasons.RunNotFound):
+        await store.begin_step(UNKNOWN, "s", {})
+    assert await store.step_statuses(UNKNOWN) == {}
+    assert await store.completed_steps(UNKNOWN) == []
+    assert await store.get_step_run(UNKNOWN, "s") is None
+
+
+async def two_done(engine: Engine, store: StepRunStore) -> str:
+    """A run whose second step was completed before its first, without an output, and whose third is at work."""
     run_id = await engine.create()
-    begun = await engine.call("BeginStep", run_id=run_id, step_name="s")
-    done = await engine.call("CompleteStep", step_number=begun.step.number, result=json("1"))
-    assert (done.step.state, done.step.result.json) == (types_pb2.STEP_STATE_COMPLETED, "1")
-
-
-@answers(TRAIT, "fail_step")
-async def test_fail_step(engine: Engine) -> None:
-    run_id = await engine.create()
-    begun = await engine.call("BeginStep", run_id=run_id, step_name="s")
-    failed = await engine.call("FailStep", step_number=begun.step.number, failure={"message": "boom"})
-    assert (failed.step.state, failed.step.failure.message) == (types_pb2.STEP_STATE_FAILED, "boom")
-
-
-@answers(TRAIT, "get_step_run")
-async def test_get_step_run(engine: Engine) -> None:
-    run_id = await engine.create()
-    assert not (await engine.call("GetStep", run_id=run_id, step_name="s")).found
-    begun = await engine.call("BeginStep", run_id=run_id, step_name="s")
-    found = await engine.call("GetStep", run_id=run_id, step_name="s")
-    assert (found.found, found.step) == (True, begun.step)
-
-
-async def two_done(engine: Engine) -> str:
-    """A run whose second step was completed before its first, and whose third is at work."""
-    run_id = await engine.create()
-    steps = [(await engine.call("BeginStep", run_id=run_id, step_name=name)).step for name in ("a", "b", "c")]
-    for step in (steps[1], steps[0]):
-        await engine.call("CompleteStep", step_number=step.number, result=json(f'"{step.name}"'))
+    first, second, _ = [(await store.begin_step(run_id, name, {}))[0] for name in "abc"]
+    await store.complete_step(second.id, {})
+    await store.complete_step(first.id, {"done": "a"})
     return run_id
 
 
-@answers(TRAIT, "completed_steps")
-async def test_completed_steps(engine: Engine) -> None:
-    """In the order of their completion."""
-    steps = await engine.pages("ListCompletedSteps", "steps", run_id=await two_done(engine), page_size=1)
-    assert [step.name for step in steps] == ["b", "a"]
-
-
-@answers(TRAIT, "completed_outputs")
-async def test_completed_outputs(engine: Engine) -> None:
-    steps = await engine.pages("ListCompletedSteps", "steps", run_id=await two_done(engine))
-    assert {step.name: step.result.json for step in steps} == {"a": '"a"', "b": '"b"'}
-
-
-@answers(TRAIT, "step_statuses")
-async def test_step_statuses(engine: Engine) -> None:
-    entries = await engine.pages("ListStepStates", "entries", run_id=await two_done(engine))
-    done, running = types_pb2.STEP_STATE_COMPLETED, types_pb2.STEP_STATE_RUNNING
-    assert {entry.step_name: entry.state for entry in entries} == {"a": done, "b": done, "c": running}
+@answers(TRAIT, "completed_steps", "completed_outputs", "step_statuses")
+async def test_completed_steps_are_in_the_order_of_their_completion(engine: Engine) -> None:
+    store = engine.store(StepRunStore)
+    run_id = await two_done(engine, store)
+    assert await store.completed_steps(run_id) == ["b", "a"]
+    assert await store.completed_outputs(run_id) == [{}, {"done": "a"}]
+    assert await store.step_statuses(run_id) == {"a": "completed", "b": "completed", "c": "running"}

@@ -62,7 +62,8 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
         ref, ordinal = await self._numbered(request, request.step_number, "step_number")
         payload = payload_from_proto(request.result, self._fields, "result")
         command = driven_steps.EndStep(ref, ordinal, payload, None, request.token)
-        return step_store_pb2.CompleteStepResponse(step=await self._shown(await self._do(StepAnswer, command, request)))
+        answer = await self._do(StepAnswer, command, request)
+        return step_store_pb2.CompleteStepResponse(step=await self._shown(answer), run_id=str(answer.run_id))
 
     async def FailStep(
         self, request: step_store_pb2.FailStepRequest, context: Context
@@ -70,7 +71,8 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
         ref, ordinal = await self._numbered(request, request.step_number, "step_number")
         failure = failure_from_proto(request.failure, self._fields, "failure")
         command = driven_steps.EndStep(ref, ordinal, NULL, failure, request.token)
-        return step_store_pb2.FailStepResponse(step=await self._shown(await self._do(StepAnswer, command, request)))
+        answer = await self._do(StepAnswer, command, request)
+        return step_store_pb2.FailStepResponse(step=await self._shown(answer), run_id=str(answer.run_id))
 
     async def SaveStep(
         self, request: step_store_pb2.SaveStepRequest, context: Context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import msgspec
 from msgspec.structs import replace
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 
 
 class StepAnswer(msgspec.Struct, frozen=True, gc=False):
-    """A step as it is now, and whether the call made it so."""
+    """A step as it is now, and whether the call made it so; `run_id` where a number alone named it."""
 
     step: Step | ClosedStep
     done: bool
+    run_id: UUID | None = None
 
 
 def name_of(step_name: str) -> tuple[str, str]:
@@ -125,7 +127,8 @@ class EndStep(msgspec.Struct, frozen=True, gc=False):
             failure=self.failure,
         )
         state = StepState.FAILED if failed else StepState.COMPLETED
-        return StepAnswer(change.end_step(step, state, event, payload=self.payload, failure=self.failure), done=True)
+        ended = change.end_step(step, state, event, payload=self.payload, failure=self.failure)
+        return StepAnswer(ended, done=True, run_id=change.open.run_id)
 
 
 class SaveStep(msgspec.Struct, frozen=True, gc=False):

@@ -1,0 +1,48 @@
+"""Each case once more for each of its methods, with answers that say nothing: one that does not notice proves nothing.
+
+Once what is asked for is done and its answer is emptied: what came back must have been asserted. Once it is not even
+done: then a case of a method that gives nothing back must have looked at what it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from pathlib import Path
+
+import pytest
+from tests.parity.cases import CASES, Case, Engine, Hollow
+from tests.parity.classes import is_silent
+from tests.parity.conftest import Engines
+
+from stepwell.v1 import mirrors_pb2
+
+for _file in sorted(Path(__file__).parent.glob("test_*.py")):
+    if _file.stem not in {"test_hollow", "test_mirrors"}:
+        importlib.import_module(f"tests.parity.{_file.stem}")
+
+SECONDS = 20
+EACH = [
+    (mirrors_pb2.Trait.ValueType(trait), method, case) for (trait, method), cases in CASES.items() for case in cases
+]
+
+
+def name(each: tuple[mirrors_pb2.Trait.ValueType, str, Case]) -> str:
+    trait, method, case = each
+    return f"{mirrors_pb2.Trait.Name(trait)}-{method}-{case.__name__}"
+
+
+async def notices(case: Case, engine: Engine) -> bool:
+    try:
+        async with asyncio.timeout(SECONDS):
+            await case(engine)
+    except (Exception, pytest.fail.Exception):  # noqa: BLE001 - however it fails
+        return True
+    return False
+
+
+@pytest.mark.parametrize("each", EACH, ids=name)
+async def test_a_hollow_answer_is_noticed(engines: Engines, each: tuple[int, str, Case]) -> None:
+    trait, method, case = each
+    for done in (False,) if is_silent(trait, method) else (False, True):
+        assert await notices(case, await engines(Hollow(trait, method, done))), f"done={done}"
