@@ -87,7 +87,7 @@ class Stage:
         self.database_url = database_url
         self.effects = folder / "effects.jsonl"
         self.processes: list[Process] = []
-        self._hold = str(hold_seconds)
+        self._hold = hold_seconds
 
     async def server(self, port: int, url: str | None = None, **terms: str) -> Process:
         """A replica."""
@@ -99,7 +99,7 @@ class Stage:
         return started
 
     async def worker(self, address: str, **variables: str) -> Process:
-        variables = {"CHAOS_EFFECTS": str(self.effects), "CHAOS_HOLD_SECONDS": self._hold} | variables
+        variables = {"CHAOS_EFFECTS": str(self.effects), "CHAOS_HOLD_SECONDS": str(self._hold)} | variables
         log = self.folder / f"worker-{len(self.processes)}.log"
         started = await Process.start(log, str(Path(worker.__file__)), address, **variables)
         self.processes.append(started)
@@ -116,6 +116,17 @@ class Stage:
         """Returns once the workers have done so much more."""
         goal = len(self.done()) + count
         await until(lambda: len(self.done()) >= goal, seconds)
+
+    def caught(self, process: Process) -> bool:
+        """Stops a worker. One that is not in the middle of its latest effect, beyond doubt, is let go again."""
+        process.send(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        stopped = time.time()
+        latest = max((line["time"] for line in self.done() if line["pid"] == process.pid), default=0.0)
+        if stopped - latest < self._hold:
+            return True
+        process.send(signal.SIGCONT)
+        return False
 
     async def close(self) -> None:
         await asyncio.gather(*(process.end() for process in self.processes))

@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from tests.chaos import worker
 from tests.chaos.job_invariants import check_jobs
-from tests.chaos.kit import Process, Proxy, Stage, connected, free_port, results, stage, until
+from tests.chaos.kit import Proxy, Stage, connected, free_port, results, stage, until
 
 from stepwell import Client, JobHandle
 from stepwell.v1 import jobs_pb2, jobs_pb2_grpc, types_pb2
@@ -38,11 +38,6 @@ async def came_to_their_squares(handles: Sequence[JobHandle[int]]) -> None:
     assert await results(handles) == [number * number for number in range(len(handles))]
 
 
-def is_latest(scene: Stage, process: Process) -> bool:
-    """Whether the latest trace is this worker's: it is at something."""
-    return bool(scene.done()[-1]["pid"] == process.pid)
-
-
 async def killed_in_mid_work(scene: Stage, kills: int) -> None:
     port = free_port()
     address = f"127.0.0.1:{port}"
@@ -53,7 +48,7 @@ async def killed_in_mid_work(scene: Stage, kills: int) -> None:
         for _ in range(kills):
             victim = workers.pop(0)
             await scene.more(10)
-            await until(functools.partial(is_latest, scene, victim))
+            await until(functools.partial(scene.caught, victim))
             await victim.kill()
             workers.append(await scene.worker(address))
         await came_to_their_squares(handles)

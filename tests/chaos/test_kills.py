@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 from tests.chaos import worker
 from tests.chaos.invariants import check
-from tests.chaos.kit import Process, Proxy, Stage, connected, free_port, results, stage, start_errands, until
+from tests.chaos.kit import Proxy, Stage, connected, free_port, results, stage, start_errands, until
 
 from stepwell.v1 import runs_pb2, runs_pb2_grpc, types_pb2
 
@@ -38,16 +38,11 @@ async def killed_in_mid_step(scene: Stage, kills: int) -> None:
         for _ in range(kills):
             victim = workers.pop(0)
             await scene.more(15)
-            await until(functools.partial(_is_latest, scene, victim))
+            await until(functools.partial(scene.caught, victim))
             await victim.kill()
             workers.append(await scene.worker(address))
         seen = await judged(scene, handles)
     assert seen["activity interrupted"] + seen["run interrupted"] > 0
-
-
-def _is_latest(scene: Stage, process: Process) -> bool:
-    """Whether the latest trace is this worker's: it is at something."""
-    return bool(scene.done()[-1]["pid"] == process.pid)
 
 
 async def test_workers_killed_in_mid_step(scene: Stage) -> None:
