@@ -79,11 +79,12 @@ class RunSets(StoreCalls):
             where=read_filter(request.filter, LISTED, self._fields.limits),
         )
         found = await run_lists.page(self._database, wanted, order, page.after, page.fetch, page.skip)
-        shown = found[: page.size]
+        listed = await self._listed(found[: page.size], space.namespace, payloads=request.payloads)
         total, more = await counted_runs(self._database, wanted) if request.count_total else (0, False)
+        has_more = len(found) > len(listed)
         return run_store_pb2.ListDrivenRunsResponse(
-            runs=await self._with_cursors(shown, space.namespace),
-            next_page_token=page.token(run_lists.place_of(shown[-1], order)) if len(found) > page.size else "",
+            runs=listed,
+            next_page_token=page.token(run_lists.place_of(found[len(listed) - 1], order)) if has_more else "",
             total_size=total,
             more_than_total_size=more,
         )
@@ -97,9 +98,8 @@ class RunSets(StoreCalls):
             return run_store_pb2.ListChildRunsResponse()
         wanted = RunFilter(parent.namespace_id, parent_run_id=parent.run_id)
         found = await run_lists.page(self._database, wanted, (), page.after, page.fetch, 0)
-        shown = found[: page.size]
-        token = page.token((shown[-1].run_key,)) if len(found) > page.size else ""
-        listed = await self._with_cursors(shown, space.namespace)
+        listed = await self._listed(found[: page.size], space.namespace, payloads=request.payloads)
+        token = page.token((found[len(listed) - 1].run_key,)) if len(found) > len(listed) else ""
         return run_store_pb2.ListChildRunsResponse(runs=listed, next_page_token=token)
 
     async def MarkRunDispatchable(

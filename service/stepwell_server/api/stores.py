@@ -12,11 +12,11 @@ from stepwell_server.api.fields import Fields, time
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_starts import size_of
-from stepwell_server.api.run_values import RunRefs, each, run_to_proto, whole_run_to_proto
+from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, each, run_to_proto, whole_run_to_proto
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import unpack
 from stepwell_server.model.runs import RunRef
-from stepwell_server.store import driven, runs
+from stepwell_server.store import driven, runs, whole_runs
 
 if TYPE_CHECKING:
     import asyncio
@@ -153,8 +153,11 @@ class StoreCalls:
         whole = await runs.read(self._database, ref)
         return whole_run_to_proto(whole, await self._namespaces.name_of(whole.run.namespace_id))
 
-    async def _with_cursors(self, shown: Sequence[runs.SeenRun], namespace: str) -> list[runs_pb2.Run]:
-        """Runs without their payloads, with their cursors."""
+    async def _listed(self, shown: Sequence[runs.SeenRun], namespace: str, *, payloads: bool) -> list[runs_pb2.Run]:
+        """Runs with their cursors; with their payloads only as many as fit a message."""
+        if payloads:
+            wholes = await whole_runs.fitting(self._database, shown, self._fields.limits.message_bytes - MESSAGE_MARGIN)
+            return [whole_run_to_proto(whole, namespace) for whole in wholes]
         cursors = await driven.cursors(self._database, [run.run_key for run in shown])
         rendered = [run_to_proto(run, namespace) for run in shown]
         for run, message in zip(shown, rendered, strict=True):

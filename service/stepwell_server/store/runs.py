@@ -21,11 +21,16 @@ from stepwell_server.model.steps import StepState
 from stepwell_server.store.schema import CLOSED_RUNS, CLOSED_STEPS, EVENTS, RUN_IDS, RUNS, TASKS, WORKFLOW_IDS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from stepwell_server.store.database import Database
 
 _INPUT_EVENT = 1
+
+ToldEvent = tuple[Any, ...]
+"""The kind of an event's payload, its body, and the event's packed attributes."""
 
 
 class SeenRun(msgspec.Struct, frozen=True, gc=False):
@@ -144,23 +149,35 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
     """The run that is meant, with its payloads."""
     async with database.pool.begin() as connection:
         run = await find_in(connection, ref)
-        details = NO_DETAILS if run.is_closed else unpack_details(run.details)
-        left = (details.suspension_event, details.wake_event, details.pause_event)
-        failed = unpack_details(run.details).failure_event
-        numbers = {_INPUT_EVENT, run.end_event or _INPUT_EVENT, *filter(None, (*left, failed))}
         columns = (EVENTS.c.number, EVENTS.c.payload_kind, EVENTS.c.payload, EVENTS.c.attributes)
-        told = select(*columns).where(EVENTS.c.run_key == run.run_key, EVENTS.c.number.in_(numbers))
-        events = {number: row for number, *row in await connection.execute(told)}
+        told = select(*columns).where(EVENTS.c.run_key == run.run_key, EVENTS.c.number.in_(telling_events(run)))
+        events = {number: tuple(row) for number, *row in await connection.execute(told)}
         steps = select(func.count(CLOSED_STEPS.c.name.distinct())).where(
             CLOSED_STEPS.c.run_key == run.run_key, CLOSED_STEPS.c.state == StepState.COMPLETED
         )
         cursor = (await connection.execute(steps)).scalar_one()
         ready_time = await _ready_time(connection, run)
+    return whole_of(run, events, cursor, ready_time)
+
+
+def telling_events(run: SeenRun) -> set[int]:
+    """The numbers of the events that hold a run's payloads."""
+    details = unpack_details(run.details)
+    left = () if run.is_closed else (details.suspension_event, details.wake_event, details.pause_event)
+    return {_INPUT_EVENT, run.end_event or _INPUT_EVENT, *filter(None, (*left, details.failure_event))}
+
+
+def whole_of(
+    run: SeenRun, events: Mapping[int, ToldEvent], cursor: int, ready_time: datetime | None = None
+) -> WholeRun:
+    """A run with what its telling events hold: of each kind, body and attributes."""
+    details = NO_DETAILS if run.is_closed else unpack_details(run.details)
+    left = (details.suspension_event, details.wake_event, details.pause_event)
     given, _ = _told(events.get(_INPUT_EVENT))
-    last_failure = _told(events.get(failed))[1].failure
+    last_failure = _told(events.get(unpack_details(run.details).failure_event))[1].failure
     if not run.is_closed:
-        suspension, wake = (_told(events[number])[0] if number else None for number in left[:2])
-        differences = unpack_differences(_told(events[left[2]])[0]) if left[2] else ()
+        suspension, wake = (_told(events.get(number))[0] if number else None for number in left[:2])
+        differences = unpack_differences(_told(events.get(left[2]))[0]) if left[2] else ()
         failure, last_failure = (last_failure, None) if run.driven else (None, last_failure)
         return WholeRun(run, given, None, failure, cursor, suspension, wake, differences, ready_time, last_failure)
     result, said = _told(events.get(run.end_event))
@@ -187,7 +204,7 @@ def keys(ref: RunRef) -> Select[tuple[int]]:
     return query if ref.namespace_id is None else query.where(table.c.namespace_id == ref.namespace_id)
 
 
-def _told(row: list[Any] | None) -> tuple[Payload, Attributes]:
+def _told(row: ToldEvent | None) -> tuple[Payload, Attributes]:
     if row is None:
         return NULL, Attributes()
     kind, body, packed = row

@@ -1174,6 +1174,7 @@ class ListDrivenRunsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     COUNT_TOTAL_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -1192,6 +1193,8 @@ class ListDrivenRunsRequest(_message.Message):
     """Fields to sort by: as in `ListRuns`. Default: newest first."""
     count_total: _builtins.bool
     """True to have `total_size` counted."""
+    payloads: _builtins.bool
+    """True to have the runs with their payloads, as in answers about a single run. A page is shorter where they are large."""
     @_builtins.property
     def phases(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.RunPhase.ValueType]:
         """Only these phases. Empty: all."""
@@ -1209,10 +1212,11 @@ class ListDrivenRunsRequest(_message.Message):
         filter: _builtins.str = ...,
         order_by: _builtins.str = ...,
         count_total: _builtins.bool = ...,
+        payloads: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_total", b"count_total", "filter", b"filter", "namespace", b"namespace", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_total", b"count_total", "filter", b"filter", "namespace", b"namespace", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "payloads", b"payloads", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1236,7 +1240,7 @@ class ListDrivenRunsResponse(_message.Message):
     """True if there are more than `total_size`."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[_runs_pb2.Run]:
-        """Without their payloads, with their cursors."""
+        """With their cursors; with their payloads if that was asked for."""
 
     def __init__(
         self,
@@ -1265,6 +1269,7 @@ class ListChildRunsRequest(_message.Message):
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -1275,6 +1280,8 @@ class ListChildRunsRequest(_message.Message):
     """How many at most. Default 50, at most 1,000."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
+    payloads: _builtins.bool
+    """True to have the runs with their payloads, as in answers about a single run. A page is shorter where they are large."""
     def __init__(
         self,
         *,
@@ -1283,10 +1290,11 @@ class ListChildRunsRequest(_message.Message):
         workflow_id: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        payloads: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "payloads", b"payloads", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1304,7 +1312,7 @@ class ListChildRunsResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[_runs_pb2.Run]:
-        """Without their payloads, with their cursors."""
+        """With their cursors; with their payloads if that was asked for."""
 
     def __init__(
         self,
