@@ -16,6 +16,7 @@ from stepwell.v1 import (
     history_pb2_grpc,
     jobs_pb2_grpc,
     namespaces_pb2_grpc,
+    retention_pb2_grpc,
     runs_pb2,
     runs_pb2_grpc,
     schedules_pb2_grpc,
@@ -23,6 +24,7 @@ from stepwell.v1 import (
 from stepwell_server.api.history import History
 from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.namespaces import NamespaceCalls
+from stepwell_server.api.retention import RetentionCalls
 from stepwell_server.api.runs import Runs
 from stepwell_server.api.schedules import ScheduleCalls
 from stepwell_server.api.server import build_server
@@ -87,6 +89,7 @@ class Service:
             ),
             Jobs(self.committers, self.database, self.namespaces, crews, self.watches, settings),
             History(self.database, self.namespaces, settings),
+            RetentionCalls(self.committers, self.database, self.namespaces, self.clock, settings),
             ScheduleCalls(self.committers, self.database, self.namespaces, self.clock, settings),
             NamespaceCalls(self.namespaces, self.clock, settings),
             *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),
@@ -122,6 +125,10 @@ class Service:
     @property
     def schedules(self) -> Any:
         return schedules_pb2_grpc.ScheduleServiceStub(self.channel)  # type: ignore[arg-type]
+
+    @property
+    def retention(self) -> Any:
+        return retention_pb2_grpc.RetentionServiceStub(self.channel)  # type: ignore[arg-type]
 
     @property
     def namespace_calls(self) -> Any:

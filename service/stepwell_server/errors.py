@@ -322,6 +322,13 @@ class RunBusy(Aborted):
     retry_seconds: float | None = 0.05
 
 
+class RunNotEnded(FailedPrecondition):
+    """Run {run_id} is open ({phase}), and only what has ended is removed: end it first, or say `force`."""
+
+    run_id: UUID | str
+    phase: str
+
+
 class JobNotFound(NotFound):
     """Job {job_id} does not exist in namespace {namespace}."""
 

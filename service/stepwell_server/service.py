@@ -23,6 +23,7 @@ from stepwell_server.api.history import History
 from stepwell_server.api.interceptors.around import AroundCalls, Context
 from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.namespaces import NamespaceCalls
+from stepwell_server.api.retention import RetentionCalls
 from stepwell_server.api.runs import Runs
 from stepwell_server.api.schedules import ScheduleCalls
 from stepwell_server.api.server import Server, build_server
@@ -210,6 +211,7 @@ class Service:
             ),
             Jobs(self.committers, self.database, namespaces, self.crews, self.watches, settings),
             History(self.database, namespaces, settings),
+            RetentionCalls(self.committers, self.database, namespaces, self.clock, settings),
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),

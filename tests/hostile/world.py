@@ -279,7 +279,7 @@ class World:
         await self.do("TerminateRun", run_id=run_id)
         return type(method.new())(run_id=run_id)
 
-    _WaitRun = _ended
+    _WaitRun = _DeleteRun = _ended
 
     async def _batch(self, method: Method) -> Any:
         item = {"type": "t"} if method.name != "BatchSignalRuns" else {"run_id": await self._run(), "signal_name": "s"}

@@ -52,6 +52,7 @@ REPEATED_WITHOUT_ID = {
     "ClaimTasks": "a task whose claimer did not hear of it goes back when the session expires",
     "ReportTasks": "each report is recognised by its token and by what is recorded",
     "HeartbeatTasks": "says what shall be",
+    "CleanUpRuns": "says what shall be",
     "AdvanceClock": "moves a clock of tests, whose caller sees what it shows",
 }
 READS = ("Get", "List", "Read", "Count", "Wait", "Watch", "Preview", "Query", "Connect")

@@ -92,7 +92,7 @@ async def _parts(
         by_name = named(columns)
         conditions = [*_conditions(table, wanted, parent_key)]
         if wanted.where is not None:
-            conditions.append(where(wanted.where, _filterable(by_name)))
+            conditions.append(where(wanted.where, filterable(by_name)))
         if place is not None:
             conditions.append(after(order, _sortable(by_name), _NEWEST_FIRST, place))
         query = select(*columns).where(*conditions).order_by(*sorting(order, _sortable(by_name), _NEWEST_FIRST))
@@ -100,7 +100,8 @@ async def _parts(
     return parts
 
 
-def _filterable(columns: Columns) -> Columns:
+def filterable(columns: Columns) -> Columns:
+    """A list's columns by the names of the fields that filters know."""
     return {
         **columns,
         "event_count": columns["last_event"],

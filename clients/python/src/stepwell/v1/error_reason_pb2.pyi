@@ -313,6 +313,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         "01890a5d-ac96-774b-bcce-b302099a8057", "scope": "2/1", "recorded": "after 3 calls LOCAL bill", "got":
         "LOCAL charge"}}
     """
+    ERROR_REASON_RUN_NOT_ENDED: _ErrorReason.ValueType  # 80
+    """The run is open, and only what has ended is removed. End it first, or say `force`. FAILED_PRECONDITION.
+
+        {"reason": "RUN_NOT_ENDED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -609,5 +615,11 @@ changed. Another repair fits, or, if the code was mended too, `accept` beside it
     {"reason": "REPAIR_DISAGREES", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "scope": "2/1", "recorded": "after 3 calls LOCAL bill", "got":
     "LOCAL charge"}}
+"""
+ERROR_REASON_RUN_NOT_ENDED: ErrorReason.ValueType  # 80
+"""The run is open, and only what has ended is removed. End it first, or say `force`. FAILED_PRECONDITION.
+
+    {"reason": "RUN_NOT_ENDED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
