@@ -177,7 +177,7 @@ def test_wildcards_of_like_are_text() -> None:
 def test_every_field_has_a_column() -> None:
     """What a list says that it filters and sorts by, it does."""
     for columns in (OPEN_COLUMNS, CLOSED_COLUMNS):
-        filterable, sortable = run_lists._filterable(named(columns)), run_lists._sortable(named(columns))
+        filterable, sortable = run_lists.filterable(named(columns)), run_lists._sortable(named(columns))
         assert set(runs.LISTED) <= set(filterable)
         assert {name for name, field in runs.LISTED.items() if field.is_sortable} <= set(sortable)
 

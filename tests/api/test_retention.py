@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tests.engine.replica import look
 from tests.service import TIMEOUT, Service, refusal, serving
 
-from stepwell.v1 import namespaces_pb2, retention_pb2
+from stepwell.v1 import namespaces_pb2, retention_pb2, types_pb2
 
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"
 
@@ -76,9 +76,9 @@ async def test_a_repeat_of_a_deletion_deletes_no_other_run(service: Service) -> 
     assert await delete(service, **once)
     run_id = await service.begin(workflow_id="w")
     assert await delete(service, **once)
-    assert (await service.get(run_id)).run_id == run_id
+    assert (await service.get(run_id)).phase == types_pb2.RUN_PHASE_PENDING
     other = delete(service, workflow_id="v", request_id="once")
-    assert await refusal(other) == ("FAILED_PRECONDITION", "REQUEST_ID_REUSED")
+    assert await refusal(other) == ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
 
 
 async def test_a_deletion_keeps_to_its_namespace(service: Service) -> None:

@@ -208,7 +208,6 @@ UNANSWERED: dict[int, dict[str, str]] = {
     },
     mirrors_pb2.TRAIT_FLOW_RUN_STORE: {
         "AnnotateDispatchAsync": "dispatch ledger",
-        "CleanupAsync": "retention",
         "CompleteRunAsync": "run detail",
         "ConfigureRunAsync": "run control",
         "FindRunIdByIdempotencyKeyAsync": "idempotency keys",
@@ -262,7 +261,6 @@ UNANSWERED: dict[int, dict[str, str]] = {
         "instances.updateStatus": "instances",
         "instances.updateOutput": "instances",
         "instances.updateTokens": "instances",
-        "instances.delete": "retention",
         "instances.countByStatus": "statistics",
         "instances.getStaleRunningInstances": "instances",
         "userTaskInstances.getById": "user tasks",

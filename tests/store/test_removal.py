@@ -1,4 +1,4 @@
-"""Removing ended runs: all that is theirs goes, nothing of others does, and who opens a run again wins wholly or not."""
+"""Removing ended runs: all that is theirs goes, nothing of others does, and whoever opens one again wins wholly."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def left_of(database: Look, keys: Collection[int]) -> dict[str, int]:
 
 
 async def clean(one: Replica, wanted: Wanted = LATER, most: int = 1_000) -> int:
-    return (await removal.clean_up(one.database, wanted, 0, most)).count
+    return (await removal.clean_up(one.database, wanted, 0, most)).runs
 
 
 @asynccontextmanager
@@ -122,7 +122,7 @@ async def test_a_name_that_another_run_bears_stays(database_url: str) -> None:
 async def test_a_retry_that_comes_second_finds_no_run(database_url: str) -> None:
     """It waits for the removal, and then does not go on with half a record."""
     async with replica(database_url) as one, look(database_url) as database:
-        started = await failed(one, workflow_id="w")
+        started = await failed(one)
         async with removing(one, started.run_key) as (_, ended):
             assert len(ended) == 1
             retried = one.submit(RetryRun(ref(started), (), ""))
@@ -199,11 +199,11 @@ async def test_a_walk_goes_on_where_it_stopped(database_url: str) -> None:
         keys = [(await failed(one)).run_key for _ in range(5)]
         kept = await one.start()
         first = await removal.clean_up(one.database, LATER, 0, 2)
-        assert (first.count, first.after) == (2, keys[1])
+        assert (first.runs, first.after) == (2, keys[1])
         second = await removal.clean_up(one.database, LATER, keys[1], 2)
-        assert (second.count, second.after) == (2, keys[3])
+        assert (second.runs, second.after) == (2, keys[3])
         last = await removal.clean_up(one.database, LATER, keys[3], 2)
-        assert (last.count, last.after) == (1, None)
+        assert (last.runs, last.after) == (1, None)
         assert await database.value("SELECT array_agg(run_key) FROM run_ids") == [kept.run_key]
 
 

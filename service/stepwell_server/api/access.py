@@ -80,6 +80,10 @@ TABLE: dict[str, dict[str, Access]] = {
         "DeleteNamespace": RULES,
         "GetNamespaceStats": READS,
     },
+    "RetentionService": {
+        "DeleteRun": WRITES,
+        "CleanUpRuns": WRITES,
+    },
     "RunService": {
         "StartRun": WRITES,
         "BatchStartRuns": _STARTS,

@@ -79,7 +79,7 @@ class RetentionCalls(retention_pb2_grpc.RetentionServiceServicer):
         wanted = removal.Wanted(await self._namespaces.id_of(namespace), cutoff, where)
         cleaned = await removal.clean_up(self._database, wanted, page.after or 0, most, is_dry=request.dry_run)
         token = page.token(cleaned.after) if cleaned.after is not None else ""
-        return retention_pb2.CleanUpRunsResponse(count=cleaned.count, next_page_token=token)
+        return retention_pb2.CleanUpRunsResponse(count=cleaned.runs, next_page_token=token)
 
 
 def required_time(request: Any, field: str) -> datetime:  # noqa: ANN401 - any request with that field

@@ -82,7 +82,7 @@ class Candidate(NamedTuple):
 class Cleaned(NamedTuple):
     """How many runs went, and after which key to go on; None if there are no more."""
 
-    count: int
+    runs: int
     after: int | None
 
 

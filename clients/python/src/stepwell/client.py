@@ -17,6 +17,7 @@ from stepwell.definitions import type_and_hint
 from stepwell.jobs import JobCalls
 from stepwell.options import RunFilter, StartOptions, run_fields
 from stepwell.policies import CONFLICT, REUSE, duration
+from stepwell.retention import Retention
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
 from stepwell.topics import Topics
@@ -63,6 +64,7 @@ class Client(JobCalls):
         self._starts = Coalescer(self._send_starts, call_timeout)
         self.schedules = Schedules(self._channel, self.caller, namespace, converter)
         self.topics = Topics(self._channel, self.caller, namespace, converter)
+        self.retention = Retention(self._channel, self.caller, namespace)
 
     @classmethod
     async def connect(

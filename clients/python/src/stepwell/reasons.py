@@ -69,6 +69,10 @@ class RunTerminal(errors.FailedPrecondition):
     """The run has ended."""
 
 
+class RunNotEnded(errors.FailedPrecondition):
+    """The run is open, and only what has ended is removed."""
+
+
 class RunNotDriven(errors.FailedPrecondition):
     """The run is no driven run: its workers and the service move it."""
 

@@ -18,6 +18,7 @@ from stepwell import client as _client
 from stepwell import runs as _runs
 from stepwell._mending import SyncMending
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
+from stepwell._sync_retention import SyncRetention
 from stepwell._sync_schedules import SyncSchedules
 from stepwell._sync_topics import SyncTopics
 
@@ -210,6 +211,7 @@ class Client(SyncJobCalls):
         self._inner = inner
         self.schedules = SyncSchedules(loop, inner.schedules)
         self.topics = SyncTopics(loop, inner.topics)
+        self.retention = SyncRetention(loop, inner.retention)
 
     @classmethod
     def connect(

@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from stepwell.cli import jobs, mends, namespaces, queues, run_asks, runs, schedules, steering, topics, watches, workers
+from stepwell.cli import (
+    jobs,
+    mends,
+    namespaces,
+    queues,
+    retention,
+    run_asks,
+    runs,
+    schedules,
+    steering,
+    topics,
+    watches,
+    workers,
+)
 from stepwell.cli.session import Session
 
 app = typer.Typer(
@@ -19,6 +32,7 @@ app = typer.Typer(
 runs.app.command()(watches.watch)
 runs.app.command()(run_asks.query)
 runs.app.command()(run_asks.update)
+runs.app.command("delete")(retention.delete_run)
 runs.app.add_typer(steering.app)
 runs.app.add_typer(mends.app)
 app.add_typer(runs.app, name="run")
@@ -28,6 +42,7 @@ app.add_typer(topics.app, name="topic")
 app.add_typer(queues.app, name="queue")
 app.add_typer(workers.app, name="worker")
 app.add_typer(namespaces.app, name="namespace")
+app.add_typer(retention.app, name="retention")
 
 
 @app.callback()

@@ -1,0 +1,39 @@
+"""What of the stores removes runs: FlowOrchestrator's clean-up, Vyuh's deletion of an instance."""
+
+from __future__ import annotations
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from tests.parity.cases import Engine, answers
+
+from stepwell.v1 import mirrors_pb2
+
+FLOW, VYUH = mirrors_pb2.TRAIT_FLOW_RUN_STORE, mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE
+
+
+async def ended(engine: Engine, workflow_id: str) -> str:
+    run_id = await engine.create(workflow_id)
+    await engine.call("SaveStep", run_id=run_id, step_name="s")
+    await engine.call("AppendEvent", run_id=run_id, type="e")
+    await engine.call("MarkRunCompleted", run_id=run_id)
+    return run_id
+
+
+@answers(FLOW, "CleanupAsync")
+async def test_clean_up(engine: Engine) -> None:
+    """Strictly older than the cutoff, with all that is theirs; what runs is never touched."""
+    first, second, running = await ended(engine, "a"), await ended(engine, "b"), await engine.create("c")
+    end = (await engine.call("ReadRun", run_id=second)).run.end_time
+    cleaned = await engine.call("CleanUpRuns", cutoff=end)
+    assert (cleaned.count, cleaned.next_page_token) == (1, "")
+    assert not (await engine.call("ReadRun", run_id=first)).found
+    assert (await engine.call("CountEvents", run_id=first)).count == 0
+    assert (await engine.call("CleanUpRuns", cutoff=Timestamp(seconds=end.seconds + 1))).count == 1
+    assert (await engine.call("ReadRun", run_id=running)).found
+
+
+@answers(VYUH, "instances.delete")
+async def test_delete_an_instance(engine: Engine) -> None:
+    await ended(engine, "i")
+    assert (await engine.call("DeleteRun", workflow_id="i")).deleted
+    assert not (await engine.call("DeleteRun", workflow_id="i")).deleted
+    assert not (await engine.call("ReadRun", workflow_id="i")).found

@@ -1,0 +1,69 @@
+"""What the client and the command remove, against a whole service."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from tests.sdk.test_cli_live import stepwell
+from tests.stream.kit import Replica, replica
+
+from stepwell import Client, reasons
+from stepwell.sync import Client as SyncClient
+
+
+@pytest_asyncio.fixture
+async def one(database_url: str) -> Any:
+    async with replica(database_url) as made:
+        yield made
+
+
+async def test_runs_are_deleted_one_by_one_and_by_a_time(one: Replica) -> None:
+    async with await Client.connect(one.service.address) as client:
+        handles = [await client.start_run("t", workflow_id=f"w{n}", task_queue="held") for n in range(4)]
+        with pytest.raises(reasons.RunNotEnded):
+            await client.retention.delete(workflow_id="w0")
+        assert await client.retention.delete(workflow_id="w0", force=True)
+        assert not await client.retention.delete(handles[0].run_id)
+        for handle in handles[1:3]:
+            await handle.terminate()
+        later = datetime.now(UTC) + timedelta(hours=1)
+        only = 'workflow_id = "w*"'
+        assert [count async for count in client.retention.clean_up(later, dry_run=True, filter=only)] == [2]
+        assert [count async for count in client.retention.clean_up(later, filter=only)] == [2]
+        assert [run.workflow_id async for run in client.list_runs()] == ["w3"]
+        with pytest.raises(ValueError, match="needs a zone"):
+            await anext(client.retention.clean_up(datetime.now()))  # noqa: DTZ005 - refused for that
+
+
+async def test_programs_without_asyncio(one: Replica) -> None:
+    import asyncio  # noqa: PLC0415 - for the thread alone
+
+    def work() -> tuple[bool, list[int]]:
+        with SyncClient.connect(one.service.address) as client:
+            client.start_run("t", workflow_id="a", task_queue="held").terminate()
+            client.start_run("t", workflow_id="b", task_queue="held").terminate()
+            deleted = client.retention.delete(workflow_id="a")
+            return deleted, list(client.retention.clean_up(datetime.now(UTC) + timedelta(hours=1)))
+
+    assert await asyncio.to_thread(work) == (True, [1])
+
+
+async def test_the_command(one: Replica) -> None:
+    run_id = await one.start(workflow_id="w")
+    code, _, err = await stepwell(one, "run", "delete", run_id)
+    assert (code, "end it first" in err) == (1, True)
+    code, out, _ = await stepwell(one, "run", "delete", "w", "--force", "-o", "json")
+    assert (code, json.loads(out)) == (0, {"run": "w", "deleted": True})
+    _, out, _ = await stepwell(one, "run", "delete", "w")
+    assert out == "there is no run w\n"
+    await one.start()
+    for before, count in (("30d", 0), ("0s", 0), ("2999-01-01T00:00:00Z", 0)):
+        code, out, _ = await stepwell(one, "retention", "cleanup", "--before", before, "-o", "json")
+        assert (code, json.loads(out)["count"]) == (0, count)
+    for wrong in ("yesterday", "2026-01-01T00:00:00", "d", "1e400d"):
+        code, _, err = await stepwell(one, "retention", "cleanup", "--before", wrong)
+        assert (code, err.startswith("error: ")) == (1, True), wrong
