@@ -22,6 +22,10 @@ for _file in sorted(Path(__file__).parent.glob("test_*.py")):
         importlib.import_module(f"tests.parity.{_file.stem}")
 
 SECONDS = 20
+ECHOED = {
+    (mirrors_pb2.TRAIT_STEM_WORKFLOW_STORE, "createRun"): "gives back the id that its request has",
+}
+"""Methods whose answer is not the service's, each with the reason: only what they did can be asserted."""
 EACH = [
     (mirrors_pb2.Trait.ValueType(trait), method, case) for (trait, method), cases in CASES.items() for case in cases
 ]
@@ -44,5 +48,5 @@ async def notices(case: Case, engine: Engine) -> bool:
 @pytest.mark.parametrize("each", EACH, ids=name)
 async def test_a_hollow_answer_is_noticed(engines: Engines, each: tuple[int, str, Case]) -> None:
     trait, method, case = each
-    for done in (False,) if is_silent(trait, method) else (False, True):
+    for done in (False,) if is_silent(trait, method) or (trait, method) in ECHOED else (False, True):
         assert await notices(case, await engines(Hollow(trait, method, done))), f"done={done}"
