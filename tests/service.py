@@ -13,6 +13,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 
 from stepwell.v1 import (
+    definitions_pb2_grpc,
     history_pb2_grpc,
     jobs_pb2_grpc,
     namespaces_pb2_grpc,
@@ -21,6 +22,7 @@ from stepwell.v1 import (
     runs_pb2_grpc,
     schedules_pb2_grpc,
 )
+from stepwell_server.api.definitions import DefinitionCalls
 from stepwell_server.api.history import History
 from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.namespaces import NamespaceCalls
@@ -91,6 +93,7 @@ class Service:
             History(self.database, self.namespaces, settings),
             RetentionCalls(self.committers, self.database, self.namespaces, self.clock, settings),
             ScheduleCalls(self.committers, self.database, self.namespaces, self.clock, settings),
+            DefinitionCalls(self.database, self.namespaces, self.clock, settings),
             NamespaceCalls(self.namespaces, self.clock, settings),
             *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),
         )
@@ -129,6 +132,10 @@ class Service:
     @property
     def retention(self) -> Any:
         return retention_pb2_grpc.RetentionServiceStub(self.channel)  # type: ignore[arg-type]
+
+    @property
+    def definitions(self) -> Any:
+        return definitions_pb2_grpc.DefinitionServiceStub(self.channel)  # type: ignore[arg-type]
 
     @property
     def namespace_calls(self) -> Any:

@@ -420,6 +420,36 @@ class ScheduleNotFound(NotFound):
     name: str
 
 
+class DefinitionNotFound(NotFound):
+    """Definition {definition} does not exist in namespace {namespace}."""
+
+    namespace: str
+    definition: str
+
+
+class DefinitionExists(AlreadyExists):
+    """Definition {definition} has a version {version} already in namespace {namespace}, or another has its id."""
+
+    namespace: str
+    definition: str
+    version: int
+
+
+class DefinitionInUse(FailedPrecondition):
+    """Version {version} of definition {definition} is followed by a run."""
+
+    definition: str
+    version: int
+
+
+class DefinitionChanged(FailedPrecondition):
+    """Definition {definition_id} was changed meanwhile: it has revision {revision}, not {expected}."""
+
+    definition_id: UUID | str
+    revision: int
+    expected: int
+
+
 class EventSeqExists(AlreadyExists):
     """Event {caller_seq} of run {run_id} exists already."""
 

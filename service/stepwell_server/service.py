@@ -19,6 +19,7 @@ import structlog
 
 from stepwell_server import errors
 from stepwell_server.api.clock import ClockCalls
+from stepwell_server.api.definitions import DefinitionCalls
 from stepwell_server.api.history import History
 from stepwell_server.api.interceptors.around import AroundCalls, Context
 from stepwell_server.api.jobs import Jobs
@@ -213,6 +214,7 @@ class Service:
             History(self.database, namespaces, settings),
             RetentionCalls(self.committers, self.database, namespaces, self.clock, settings),
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
+            DefinitionCalls(self.database, namespaces, self.clock, settings),
             TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
             TaskQueues(self.database, namespaces, self.crews, self.dispatcher, self.clock, settings),

@@ -9,7 +9,7 @@ from typing import Any
 from tests.api.stores import COMPLETED, Store, at, json, span
 from tests.service import TIMEOUT, Holder, Service
 
-from stepwell.v1 import jobs_pb2, namespaces_pb2, repairs_pb2, runs_pb2, schedules_pb2
+from stepwell.v1 import definitions_pb2, jobs_pb2, namespaces_pb2, repairs_pb2, runs_pb2, schedules_pb2
 from stepwell_server.engine.reported import NewStep, NewTimer
 from stepwell_server.model.steps import Kind
 
@@ -25,6 +25,8 @@ async def call(service: Service, method: str, **fields: Any) -> Any:
         stub, messages = service.namespace_calls, namespaces_pb2
     elif hasattr(jobs_pb2, f"{method}Request"):
         stub, messages = service.jobs, jobs_pb2
+    elif hasattr(definitions_pb2, f"{method}Request"):
+        stub, messages = service.definitions, definitions_pb2
     elif hasattr(schedules_pb2, f"{method}Request"):
         stub, messages = service.schedules, schedules_pb2
     elif hasattr(repairs_pb2, f"{method}Request"):
@@ -151,6 +153,21 @@ async def fired(service: Service, run_id: str) -> Fields:
     return {**await schedule(service, run_id), "last_time": at(0)}
 
 
+async def definition(service: Service, run_id: str) -> Fields:
+    await call(service, "CreateDefinition", definition={"code": "order"})
+    return {"code": "order"}
+
+
+async def inactive_definition(service: Service, run_id: str) -> Fields:
+    await call(service, "CreateDefinition", definition={"code": "order", "active": False})
+    return {"code": "order"}
+
+
+async def changed_definition(service: Service, run_id: str) -> Fields:
+    await definition(service, run_id)
+    return {"definition": {"code": "order", "name": "n"}, "update_mask": {"paths": ["name"]}}
+
+
 async def namespace(service: Service, run_id: str) -> Fields:
     await call(service, "CreateNamespace", namespace="ns")
     return {"namespace": "ns"}
@@ -202,11 +219,16 @@ METHODS: dict[str, Prepare] = {
     "ResumeSchedule": paused_schedule,
     "BackfillSchedule": backfilled,
     "RecordScheduleRun": fired,
+    "CreateDefinition": given(definition={"code": "order"}),
+    "UpdateDefinition": changed_definition,
+    "DeleteDefinition": definition,
+    "ActivateDefinition": inactive_definition,
+    "DeactivateDefinition": definition,
     "CreateNamespace": nothing,
     "DeleteNamespace": namespace,
 }
 NO_DATA = {"MarkRunRunning"}
-OF_SCHEDULES = {method for method in METHODS if method.endswith(("Schedule", "ScheduleRun"))}
+OF_NO_RUN = {method for method in METHODS if method.endswith(("Schedule", "ScheduleRun", "Definition"))}
 REASONED = ("CancelRun", "TerminateRun", "PauseRun", "CancelDrivenRun", "RetryRun", "RewindRun", "PauseSchedule")
 OTHER: dict[str, Fields] = {
     "CreateNamespace": {"namespace": "other"},
@@ -218,6 +240,9 @@ OTHER: dict[str, Fields] = {
     "PinRun": {"build_id": "other"},
     "CreateSchedule": {"schedule": {**SCHEDULE, "name": "other"}},
     "UpdateSchedule": {"schedule": {**SCHEDULE, "overlap_policy": 3}},
+    "CreateDefinition": {"definition": {"code": "other"}},
+    "UpdateDefinition": {"expected_revision": 1},
+    **{method: {"code": "other"} for method in ("DeleteDefinition", "ActivateDefinition", "DeactivateDefinition")},
     "BackfillSchedule": {"end_time": at(3_600)},
     "RecordScheduleRun": {"workflow_id": "other"},
     **{method: {"name": "other"} for method in ("DeleteSchedule", "ResumeSchedule")},

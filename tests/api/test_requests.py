@@ -10,7 +10,7 @@ import pytest_asyncio
 from tests.api.repeated_calls import (
     METHODS,
     NO_DATA,
-    OF_SCHEDULES,
+    OF_NO_RUN,
     OTHER,
     call,
     history,
@@ -45,7 +45,7 @@ async def test_a_repeat_is_answered_as_the_first_was(service: Service, method: s
     fields = await METHODS[method](service, run_id)
     if method in NO_DATA:
         fields.pop("data")
-    if method in OF_SCHEDULES:
+    if method in OF_NO_RUN:
         fields.pop("run_id", None)
     run_id = fields.get("run_id", run_id)
     first = await call(service, method, request_id="r", **fields)

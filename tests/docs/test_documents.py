@@ -62,7 +62,20 @@ async def test_the_readme_is_true(database_url: str, empty_database_url: str, gr
         assert await document.carry_out() > 5
 
 
-@pytest.mark.parametrize("name", ["lists", "queues", "asking", "branches", "jobs", "changing", "topics", "retention"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lists",
+        "queues",
+        "asking",
+        "branches",
+        "jobs",
+        "changing",
+        "topics",
+        "retention",
+        "definitions",
+    ],
+)
 async def test_the_pages_for_users_are_true(name: str, database_url: str, grpcurl: Path, tmp_path: Path) -> None:
     async with serving(database_url) as service:
         programs = [grpcurl, Path(sys.executable).parent]

@@ -233,6 +233,26 @@ class World:
         schedule = {"name": await self._schedule(), "spec": SPEC, "run": {"type": "t"}}
         return type(method.new())(schedule=schedule, update_mask={"paths": ["spec", "run", "catchup_window"]})
 
+    async def _definition(self) -> str:
+        return str((await self.do("CreateDefinition", definition={"code": self._next()})).definition.definition_id)
+
+    async def _CreateDefinition(self, method: Method) -> Any:
+        return type(method.new())(definition={"code": self._next()})
+
+    async def _UpdateDefinition(self, method: Method) -> Any:
+        definition = {"definition_id": await self._definition()}
+        return type(method.new())(definition=definition, update_mask={"paths": ["body", "name"]})
+
+    async def _of_definition(self, method: Method) -> Any:
+        return type(method.new())(definition_id=await self._definition())
+
+    _GetDefinition = _DeleteDefinition = _ActivateDefinition = _DeactivateDefinition = _of_definition
+
+    async def _of_code(self, method: Method) -> Any:
+        return type(method.new())(code="c")
+
+    _ListDefinitionVersions = _GetDefinitionCode = _of_code
+
     async def _CreateNamespace(self, method: Method) -> Any:
         return type(method.new())(namespace=self._next())
 

@@ -55,7 +55,7 @@ REPEATED_WITHOUT_ID = {
     "CleanUpRuns": "says what shall be",
     "AdvanceClock": "moves a clock of tests, whose caller sees what it shows",
 }
-READS = ("Get", "List", "Read", "Count", "Wait", "Watch", "Preview", "Query", "Connect")
+READS = ("Get", "List", "Read", "Count", "Wait", "Watch", "Preview", "Query", "Search", "Connect")
 
 
 def elements(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:

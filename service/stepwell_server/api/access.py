@@ -52,6 +52,18 @@ TABLE: dict[str, dict[str, Access]] = {
         "GetClock": READS.at(),
         "AdvanceClock": RULES.at(),
     },
+    "DefinitionService": {
+        "CreateDefinition": WRITES,
+        "GetDefinition": READS,
+        "ListDefinitions": READS,
+        "ListDefinitionVersions": READS,
+        "SearchDefinitions": READS,
+        "UpdateDefinition": WRITES,
+        "DeleteDefinition": WRITES,
+        "ActivateDefinition": WRITES,
+        "DeactivateDefinition": WRITES,
+        "GetDefinitionCode": READS,
+    },
     "EventStore": {
         "AppendEvent": WRITES,
         "ReadEvents": READS,

@@ -25,6 +25,7 @@ from stepwell_server.store.filters import after, named, sorting, where
 from stepwell_server.store.schema import (
     CLOSED_JOBS,
     CLOSED_RUNS,
+    DEFINITIONS,
     JOBS,
     NAMESPACES,
     RUNS,
@@ -197,7 +198,7 @@ async def _delete(connection: AsyncConnection, name: str) -> bool:
     namespace_id = (await connection.execute(locked)).scalar_one_or_none()
     if namespace_id is None:
         return False
-    tables = (RUNS, CLOSED_RUNS, JOBS, CLOSED_JOBS, SCHEDULES)
+    tables = (RUNS, CLOSED_RUNS, JOBS, CLOSED_JOBS, SCHEDULES, DEFINITIONS)
     used = [exists(select(literal(1)).where(table.c.namespace_id == namespace_id)) for table in tables]
     if (await connection.execute(select(or_(*used)))).scalar_one():
         raise errors.NamespaceNotEmpty(namespace=name)

@@ -29,6 +29,7 @@ from stepwell_server.store.schema import (
     EVENTS,
     HEARTBEATS,
     PUBLISHED,
+    RUN_DEFINITIONS,
     RUN_IDS,
     RUNS,
     SCOPES,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.requests import Asked
     from stepwell_server.store.database import Database
 
-TABLES: tuple[Table, ...] = (CALLER_SEQS, SCOPES, SIGNALS, HEARTBEATS, PUBLISHED, CLOSED_STEPS, EVENTS)
+TABLES: tuple[Table, ...] = (CALLER_SEQS, SCOPES, SIGNALS, HEARTBEATS, PUBLISHED, RUN_DEFINITIONS, CLOSED_STEPS, EVENTS)
 """What of an ended run goes with it, by its key. Whoever adds a table with a `run_key` adds it here, or to LEFT."""
 LEFT: dict[str, str] = {
     "closed_runs": "the run's row, which is the lock, goes after these",

@@ -438,3 +438,18 @@ SCHEDULE_FIRINGS = Table(
     *_times("nominal_time", key=True),
     *_smallint("overlap_policy"),
 )
+DEFINITIONS = Table(
+    "definitions",
+    METADATA,
+    *_bigint("definition_key", key=True),
+    *_int("namespace_id"),
+    *_uuid("definition_id"),
+    *_text("code"),
+    *_int("version"),
+    *_text("name description"),
+    *_flag("active"),
+    *_bigint("revision"),
+    *_times("create_time update_time"),
+    *_bytes("metadata body", nullable=True),
+)
+RUN_DEFINITIONS = Table("run_definitions", METADATA, *_run_key(), *_bigint("definition_key"))

@@ -28,6 +28,7 @@ from stepwell.v1.runs_pb2_grpc import RunServiceStub
 from stepwell.v1.task_queues_pb2_grpc import TaskQueueServiceStub
 from stepwell.v1.types_pb2 import RunPhase
 from stepwell.v1.workers_pb2_grpc import WorkerServiceStub
+from stepwell.workflow_definitions import Definitions
 
 if TYPE_CHECKING:
     import grpc
@@ -65,6 +66,7 @@ class Client(JobCalls):
         self.schedules = Schedules(self._channel, self.caller, namespace, converter)
         self.topics = Topics(self._channel, self.caller, namespace, converter)
         self.retention = Retention(self._channel, self.caller, namespace)
+        self.definitions = Definitions(self._channel, self.caller, namespace, converter)
 
     @classmethod
     async def connect(

@@ -129,6 +129,22 @@ class ScheduleNotFound(errors.NotFound):
     """The schedule does not exist in the namespace."""
 
 
+class DefinitionNotFound(errors.NotFound):
+    """The definition, or that version of it, does not exist in the namespace."""
+
+
+class DefinitionExists(errors.AlreadyExists):
+    """The code has that version already, or another definition has that id."""
+
+
+class DefinitionInUse(errors.FailedPrecondition):
+    """A run follows the definition, so that it can't be deleted."""
+
+
+class DefinitionChanged(errors.FailedPrecondition):
+    """Another call changed the definition since its revision was read; `metadata["revision"]` is the present one."""
+
+
 class EventSeqExists(errors.AlreadyExists):
     """The run has an event of that number of the caller's."""
 

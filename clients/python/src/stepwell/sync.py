@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, 
 from stepwell import client as _client
 from stepwell import runs as _runs
 from stepwell._mending import SyncMending
+from stepwell._sync_definitions import SyncDefinitions
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
 from stepwell._sync_retention import SyncRetention
 from stepwell._sync_schedules import SyncSchedules
@@ -212,6 +213,7 @@ class Client(SyncJobCalls):
         self.schedules = SyncSchedules(loop, inner.schedules)
         self.topics = SyncTopics(loop, inner.topics)
         self.retention = SyncRetention(loop, inner.retention)
+        self.definitions = SyncDefinitions(loop, inner.definitions)
 
     @classmethod
     def connect(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stepwell.cli import (
+    definitions,
     jobs,
     mends,
     namespaces,
@@ -39,6 +40,7 @@ app.add_typer(runs.app, name="run")
 app.add_typer(jobs.app, name="job")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(topics.app, name="topic")
+app.add_typer(definitions.app, name="definition")
 app.add_typer(queues.app, name="queue")
 app.add_typer(workers.app, name="worker")
 app.add_typer(namespaces.app, name="namespace")

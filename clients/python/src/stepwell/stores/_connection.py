@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 Response = TypeVar("Response")
+Part = TypeVar("Part", bound="Store")
 
 _LARGEST_PAGE = 1000
 _JSON = JsonConverter()
@@ -38,7 +39,7 @@ class Store:
         """Uses a channel that somebody else opened. `call_timeout`: the seconds that a call is repeated for."""
         self.namespace = namespace
         self.channel = channel
-        self._caller = Caller(api_key, call_timeout)
+        self.caller = Caller(api_key, call_timeout)
 
     @classmethod
     def connect(
@@ -53,6 +54,12 @@ class Store:
         """Opens a channel. `credentials` turn TLS on. The first call finds out whether anybody answers."""
         channel = open_channel(address, credentials)
         return cls(channel, namespace=namespace, api_key=api_key, call_timeout=call_timeout)
+
+    def part(self, kind: type[Part]) -> Part:
+        """A repository that shares this store's channel, and calls as it does."""
+        made = kind(self.channel, namespace=self.namespace)
+        made.caller = self.caller
+        return made
 
     async def close_channel(self) -> None:
         """Closes the channel, also for those who share it."""
@@ -74,7 +81,7 @@ class Store:
         given: Any = request
         if "request_id" in names and not given.request_id:
             given.request_id = uuid7()
-        return await self._caller.call(method, request)
+        return await self.caller.call(method, request)
 
     async def every(self, method: Callable[..., Awaitable[Any]], request: Message, field: str) -> list[Any]:
         """All entries of a list, from as many pages as it has."""

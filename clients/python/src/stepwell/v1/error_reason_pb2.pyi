@@ -319,6 +319,30 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "RUN_NOT_ENDED", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING"}}
     """
+    ERROR_REASON_DEFINITION_NOT_FOUND: _ErrorReason.ValueType  # 70
+    """The definition does not exist in the namespace, or that version of it does not. NOT_FOUND.
+
+        {"reason": "DEFINITION_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"namespace": "main", "definition":
+        "order 3"}}
+    """
+    ERROR_REASON_DEFINITION_EXISTS: _ErrorReason.ValueType  # 71
+    """The code has that version already, or another definition has that id. ALREADY_EXISTS.
+
+        {"reason": "DEFINITION_EXISTS", "domain": "stepwell.dev", "metadata": {"namespace": "main", "definition":
+        "order", "version": "3"}}
+    """
+    ERROR_REASON_DEFINITION_IN_USE: _ErrorReason.ValueType  # 72
+    """A run follows the definition, open or ended and still kept, so that it can't be deleted. FAILED_PRECONDITION.
+
+        {"reason": "DEFINITION_IN_USE", "domain": "stepwell.dev", "metadata": {"definition": "order",
+        "version": "3"}}
+    """
+    ERROR_REASON_DEFINITION_CHANGED: _ErrorReason.ValueType  # 73
+    """Another call changed the definition since its `revision` was read. Read it again. FAILED_PRECONDITION.
+
+        {"reason": "DEFINITION_CHANGED", "domain": "stepwell.dev", "metadata": {"definition_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "revision": "7", "expected": "6"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -621,5 +645,29 @@ ERROR_REASON_RUN_NOT_ENDED: ErrorReason.ValueType  # 80
 
     {"reason": "RUN_NOT_ENDED", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING"}}
+"""
+ERROR_REASON_DEFINITION_NOT_FOUND: ErrorReason.ValueType  # 70
+"""The definition does not exist in the namespace, or that version of it does not. NOT_FOUND.
+
+    {"reason": "DEFINITION_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"namespace": "main", "definition":
+    "order 3"}}
+"""
+ERROR_REASON_DEFINITION_EXISTS: ErrorReason.ValueType  # 71
+"""The code has that version already, or another definition has that id. ALREADY_EXISTS.
+
+    {"reason": "DEFINITION_EXISTS", "domain": "stepwell.dev", "metadata": {"namespace": "main", "definition":
+    "order", "version": "3"}}
+"""
+ERROR_REASON_DEFINITION_IN_USE: ErrorReason.ValueType  # 72
+"""A run follows the definition, open or ended and still kept, so that it can't be deleted. FAILED_PRECONDITION.
+
+    {"reason": "DEFINITION_IN_USE", "domain": "stepwell.dev", "metadata": {"definition": "order",
+    "version": "3"}}
+"""
+ERROR_REASON_DEFINITION_CHANGED: ErrorReason.ValueType  # 73
+"""Another call changed the definition since its `revision` was read. Read it again. FAILED_PRECONDITION.
+
+    {"reason": "DEFINITION_CHANGED", "domain": "stepwell.dev", "metadata": {"definition_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "revision": "7", "expected": "6"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

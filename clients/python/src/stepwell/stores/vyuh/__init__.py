@@ -1,0 +1,12 @@
+"""Vyuh's `WorkflowStorage`, over Stepwell's public API.
+
+from stepwell.stores.vyuh import WorkflowStorage
+
+async with WorkflowStorage.connect("127.0.0.1:7233") as storage:
+    await storage.workflows.create(workflow)
+"""
+
+from stepwell.stores.vyuh.storage import WorkflowStorage
+from stepwell.stores.vyuh.workflows import RawWorkflow, WorkflowRepository
+
+__all__ = ["RawWorkflow", "WorkflowRepository", "WorkflowStorage"]

@@ -1,0 +1,41 @@
+"""Vyuh's `WorkflowStorage`: what holds its repositories together."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import grpc
+
+from stepwell.stores._connection import Store
+from stepwell.stores.vyuh.workflows import WorkflowRepository
+
+
+class WorkflowStorage(Store):
+    """The repositories over one channel, in one namespace."""
+
+    @cached_property
+    def workflows(self) -> WorkflowRepository:
+        """The definitions."""
+        return self.part(WorkflowRepository)
+
+    async def initialize(self) -> None:
+        """Waits until the service can be reached; it has its schema before it answers."""
+        await self.channel.channel_ready()
+
+    async def dispose(self) -> None:
+        """Closes the channel. What is stored stays, also that of `Store`s which share the channel."""
+        await self.close_channel()
+
+    async def healthCheck(self) -> bool:
+        """Whether the standard health service says that it serves; never raises."""
+        check: Any = self.channel.unary_unary("/grpc.health.v1.Health/Check")
+        try:
+            return bool(await check(b"", timeout=_HEALTH_SECONDS) == _SERVING)
+        except grpc.RpcError:
+            return False
+
+
+_HEALTH_SECONDS = 5.0
+# A HealthCheckResponse of that status, spelt out: its stubs are no part of the client.
+_SERVING = b"\x08\x01"
