@@ -31,6 +31,7 @@ from stepwell_server.api.runs import Runs
 from stepwell_server.api.schedules import ScheduleCalls
 from stepwell_server.api.server import build_server
 from stepwell_server.api.store_servicers import store_servicers
+from stepwell_server.api.user_tasks import UserTasks
 from stepwell_server.clock import SystemClock
 from stepwell_server.dispatch.dispatcher import Dispatcher
 from stepwell_server.dispatch.watches import Watches
@@ -95,6 +96,7 @@ class Service:
             ScheduleCalls(self.committers, self.database, self.namespaces, self.clock, settings),
             DefinitionCalls(self.database, self.namespaces, self.clock, settings),
             NamespaceCalls(self.namespaces, self.clock, settings),
+            UserTasks(self.committers, self.database, self.namespaces, self.clock, settings),
             *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),
         )
         self.server = build_server(settings, servicers)

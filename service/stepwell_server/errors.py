@@ -507,6 +507,41 @@ class SessionExpired(FailedPrecondition):
     session_id: UUID | str
 
 
+class UserTaskNotFound(NotFound):
+    """User task {task_id} does not exist."""
+
+    task_id: UUID | str
+
+
+class UserTaskExists(AlreadyExists):
+    """User task {task_id} exists already."""
+
+    task_id: UUID | str
+
+
+class UserTaskStateConflict(FailedPrecondition):
+    """User task {task_id} is {status} (claimed by {claimed_by!r}), which does not allow this."""
+
+    task_id: UUID | str
+    status: str
+    claimed_by: str
+
+
+class UserTaskAssignedElsewhere(PermissionDenied):
+    """User task {task_id} is assigned to {assigned_user_id}, and nobody else may claim it."""
+
+    task_id: UUID | str
+    assigned_user_id: str
+
+
+class UserTaskVersionConflict(Aborted):
+    """User task {task_id} has version {version} by now, not {expected_version}: read it again."""
+
+    task_id: UUID | str
+    version: int
+    expected_version: int
+
+
 class LimitExceeded(ResourceExhausted):
     """Limit {limit} is {maximum}, and this would be {value}."""
 

@@ -31,6 +31,7 @@ from stepwell_server.api.server import Server, build_server
 from stepwell_server.api.store_servicers import store_servicers
 from stepwell_server.api.task_queues import TaskQueues
 from stepwell_server.api.topics import TopicCalls
+from stepwell_server.api.user_tasks import UserTasks
 from stepwell_server.api.workers import WorkerServicer
 from stepwell_server.clock import SystemClock, TestClock
 from stepwell_server.dispatch.dispatcher import Dispatcher
@@ -216,6 +217,7 @@ class Service:
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             DefinitionCalls(self.database, namespaces, self.clock, settings),
             TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
+            UserTasks(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
             TaskQueues(self.database, namespaces, self.crews, self.dispatcher, self.clock, settings),
             *store_servicers(self.committers, self.database, namespaces, self.clock, settings),

@@ -58,6 +58,7 @@ NAMED = {
     "task_queue": "q",
     "seq": 1,
     "phase": types_pb2.RUN_PHASE_RUNNING,
+    "user_id": "u",
 }
 TIMES = {"fire_time", "schedule_time", "wake_time", "last_time", "cutoff", "start_time"}
 LENGTHS = {"ttl", "lease_duration", "timeout", "by"}
@@ -185,6 +186,10 @@ class World:
         claimed = await self.do("ClaimTasks", session_id=session_id, task_queue=queue)
         return session_id, claimed.tasks[0].ref
 
+    async def _user_task(self) -> str:
+        run_id = await self._driven_run()
+        return str((await self.do("CreateUserTask", run_id=run_id, step_name="s")).user_task.task_id)
+
     async def _schedule(self) -> str:
         name = self._next()
         await self.do("CreateSchedule", schedule={"name": name, "spec": SPEC, "run": {"type": "t"}})
@@ -215,6 +220,20 @@ class World:
         return type(method.new())(step_number=begun.step.number)
 
     _CompleteStep = _FailStep = _of_step
+
+    async def _of_user_task(self, method: Method) -> Any:
+        request = type(method.new())(task_id=await self._user_task())
+        if method.name == "CompleteUserTask":
+            await self.do("ClaimUserTask", task_id=request.task_id, user_id="u")
+        if method.name == "UpdateUserTask":
+            request.update_mask.paths.extend(["title", "assigned_role_id", "priority", "due_time", "input"])
+        return request
+
+    _GetUserTask = _ClaimUserTask = _UnclaimUserTask = _UpdateUserTask = _CompleteUserTask = _of_user_task
+    _CancelUserTask = _DeleteUserTask = _of_user_task
+
+    async def _CreateUserTask(self, method: Method) -> Any:
+        return type(method.new())(run_id=await self._driven_run())
 
     async def _of_schedule(self, method: Method) -> Any:
         fields: dict[str, Any] = {"name": await self._schedule()}

@@ -18,6 +18,7 @@ from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
 from stepwell_server.model.topics import TopicPosition, TopicWait
+from stepwell_server.model.user_tasks import UserTask
 from stepwell_server.model.workers import RegisteredWorker, Session
 from stepwell_server.store import schema, statements
 from stepwell_server.store.namespaces import NamespaceRow
@@ -50,6 +51,7 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("watchers", Watcher),
     ("topic_waits", TopicWait),
     ("topic_positions", TopicPosition),
+    ("user_tasks", UserTask),
     ("run_tasks", RunTask),
     ("caller_seqs", CallerSeq),
     ("schedules", Schedule),

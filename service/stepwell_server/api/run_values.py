@@ -188,6 +188,7 @@ def step_to_proto(whole: WholeStep) -> runs_pb2.Step:
         child_run_id=details.child_run_id,
         completion=step.end_event,
         on_topic=details.after_number is not None,
+        user_task_id=details.user_task_id,
         maximum_attempts=(details.retry or DEFAULT_RETRY).maximum_attempts if is_activity else 0,
     )
 

@@ -15,14 +15,14 @@ signals, heartbeats and whatever else stands in a table of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import replace
 
 from stepwell_server import errors
 from stepwell_server.engine import endings
 from stepwell_server.engine.run_change import HIGHEST_PRIORITY
-from stepwell_server.engine.step_change import StepChange
+from stepwell_server.engine.step_change import AnyStep, StepChange
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.model.events import (
     SIGNAL_ORDINAL,
@@ -39,6 +39,7 @@ from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Kind, Scope, Step, StepState, is_on_topic
 from stepwell_server.model.tasks import Grant, TaskKind
 from stepwell_server.model.topics import TopicCopy, TopicEvent, TopicPosition, TopicView, TopicWait
+from stepwell_server.model.user_tasks import TaskStatus, UserTask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -352,10 +353,39 @@ class Change(StepChange):
         failure: Failure | None = None,
         timed_out: bool = False,
     ) -> ClosedStep:
-        """See `StepChange`. One that waited for a topic does so no more."""
+        """See `StepChange`. One that waited for a topic does so no more; a task for people goes with it."""
         if is_on_topic(step) and (step.ordinal in self.loaded_steps or (TopicWait, step.ordinal) in self.sides):
             self.put_side((TopicWait, step.ordinal), None)
+        if step.kind == Kind.USER_TASK:
+            self._end_user_task(step.ordinal)
         return super().end_step(step, state, event, payload=payload, failure=failure, timed_out=timed_out)
+
+    # --- tasks for people -------------------------------------------------------------------------------------------
+
+    def user_task(self, ordinal: int) -> UserTask | None:
+        """The task of that step, or None. Asks for it if it is not loaded."""
+        row = self.side((UserTask, ordinal))
+        return row if isinstance(row, UserTask) else None
+
+    def put_user_task(self, task: UserTask, **fields: Any) -> UserTask:  # noqa: ANN401 - columns of user_tasks
+        """Changes a task, and notes that it changed."""
+        changed = replace(task, update_time=self.now, version=task.version + 1, **fields)
+        self.put_side((UserTask, task.ordinal), changed)
+        return changed
+
+    def _end_user_task(self, ordinal: int) -> None:
+        """Nobody needs it any more, unless it was completed. It was loaded with its step."""
+        row = self.sides.get((UserTask, ordinal))
+        if isinstance(row, UserTask) and row.is_active:
+            self.put_user_task(row, status=TaskStatus.CANCELLED)
+
+    def replace_steps(self, steps: list[tuple[AnyStep, AnyStep]]) -> None:
+        """See `StepChange`. A task for people is found by its step's name."""
+        super().replace_steps(steps)
+        for _, after in steps:
+            row = self.sides.get((UserTask, after.ordinal))
+            if isinstance(row, UserTask) and row.step_name != after.name:
+                self.put_user_task(row, step_name=after.name)
 
     # --- and the rest -----------------------------------------------------------------------------------------------
 

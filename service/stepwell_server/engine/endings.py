@@ -31,6 +31,7 @@ _CANCELLED_EVENT = {
     Kind.TIMER: EventType.TIMER_CANCELLED,
     Kind.WAIT: EventType.WAIT_CANCELLED,
     Kind.CHILD: EventType.CHILD_CANCELLED,
+    Kind.USER_TASK: EventType.USER_TASK_CANCELLED,
 }
 
 

@@ -40,5 +40,7 @@ ALWAYS_KEPT = frozenset(
         EventType.CHILD_COMPLETED,
         EventType.CHILD_FAILED,
         EventType.CHILD_CANCELLED,
+        EventType.USER_TASK_COMPLETED,
+        EventType.USER_TASK_CANCELLED,
     }
 )

@@ -137,17 +137,34 @@ class Births(Register["Change", RunId]):
     def __init__(self, changes: dict[int, Change], next_key: Callable[[], int]) -> None:
         super().__init__(changes, next_key)
         self._others: list[Change] = []
+        self.user_tasks: dict[Id, bool] = {}  # ids of tasks for people, and whether they are given
+        self._given: list[Id] = []
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
         super().begin()
         self._others.clear()
+        self._given.clear()
 
     def undo(self) -> None:
         """Takes back all since `begin`."""
         for change in self._others:
             change.undo()
+        for given in self._given:
+            self.user_tasks[given] = False
+        self._given.clear()
         super().undo()
+
+    def give_user_task(self, namespace_id: int, task_id: UUID) -> bool:
+        """Gives an id to a task for people; false if another has it. Asks for it if it was not looked up."""
+        wanted = (namespace_id, task_id)
+        if wanted not in self.user_tasks:
+            raise Missing(user_tasks=[wanted])
+        if self.user_tasks[wanted]:
+            return False
+        self.user_tasks[wanted] = True
+        self._given.append(wanted)
+        return True
 
     def is_at_hand(self, run_key: int) -> bool:
         """Whether a run is locked by this batch, and all that is open of it is loaded."""

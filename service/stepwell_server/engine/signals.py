@@ -47,21 +47,26 @@ class SignalRun(msgspec.Struct, frozen=True, gc=False):
         run = change.run
         if run is None:
             raise errors.SignalRefused(run_id=change.run_id, signal=self.name, phase=change.phase.name)
-        ordinal = run.last_signal + 1
-        step = change.waiting_for(self.name)
-        event = change.event(
-            EventType.SIGNAL_RECEIVED,
-            ordinal=step.ordinal if step is not None else 0,
-            payload=self.payload,
-            facts={SIGNAL_NAME: self.name, SIGNAL_ORDINAL: str(ordinal)},
-        )
-        signal = Signal(
-            run.run_key, ordinal, self.name, event, self.signal_id, step is not None, change.now, change.chain_key
-        )
-        if step is None:
-            change.add_signal(signal)
-        else:
-            change.note_taken_signal(signal)
-            change.end_step(step, StepState.COMPLETED, event, payload=self.payload)
-            endings.wake(change)
+        ordinal = deliver(change, self.name, self.payload, self.signal_id)
         return Signalled(run.run_id, pack(run.run_key, ordinal), recorded=True)
+
+
+def deliver(change: Change, name: str, payload: Payload, signal_id: str | None = None) -> int:
+    """Records a signal of an open run, and gives it to the oldest step that waits for it. Answers its ordinal."""
+    run = change.open
+    ordinal = run.last_signal + 1
+    step = change.waiting_for(name)
+    event = change.event(
+        EventType.SIGNAL_RECEIVED,
+        ordinal=step.ordinal if step is not None else 0,
+        payload=payload,
+        facts={SIGNAL_NAME: name, SIGNAL_ORDINAL: str(ordinal)},
+    )
+    signal = Signal(run.run_key, ordinal, name, event, signal_id, step is not None, change.now, change.chain_key)
+    if step is None:
+        change.add_signal(signal)
+    else:
+        change.note_taken_signal(signal)
+        change.end_step(step, StepState.COMPLETED, event, payload=payload)
+        endings.wake(change)
+    return ordinal

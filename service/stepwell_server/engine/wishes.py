@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from uuid import UUID
 
     from stepwell_server.model.driven import SideKey
 
@@ -33,6 +34,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         carried: Iterable[int] = (),
         events: Iterable[int] = (),
         topics: Iterable[str] = (),
+        user_tasks: Iterable[tuple[int, UUID]] = (),
         open_steps: bool = False,
         closed_steps: bool = False,
         received: bool = False,
@@ -50,6 +52,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         self.carried = frozenset(carried)  # runs of whose signals that nobody took a slice is wanted
         self.events = frozenset(events)  # single ones of its history
         self.topics = frozenset(topics)  # how they look to a wait that begins
+        self.user_tasks = frozenset(user_tasks)  # whether these ids are given, each in its namespace
         self.others = frozenset(others)  # further runs that the decision ends: locked, with their open steps
         self.open_steps = open_steps
         self.closed_steps = closed_steps

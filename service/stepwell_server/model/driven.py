@@ -8,6 +8,7 @@ from enum import IntEnum
 import msgspec
 
 from stepwell_server.model.topics import TopicWait
+from stepwell_server.model.user_tasks import UserTask
 
 
 class Cause(IntEnum):
@@ -51,7 +52,7 @@ class CallerSeq(msgspec.Struct, frozen=True, gc=False):
     number: int
 
 
-Side = Watcher | RunTask | CallerSeq | TopicWait
+Side = Watcher | RunTask | CallerSeq | TopicWait | UserTask
 """A small row of a run in a table of its own."""
 SideKey = tuple[type[Side], int]
-"""Which of a run's rows: a watcher's or wait's ordinal, a caller's number; 0 for the run's task."""
+"""Which of a run's rows: a watcher's, wait's or user task's ordinal, a caller's number; 0 for the run's task."""

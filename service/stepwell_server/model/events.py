@@ -67,6 +67,10 @@ class EventType(IntEnum):
     UPDATE_ACCEPTED = 71
     UPDATE_COMPLETED = 72
     UPDATE_FAILED = 73
+    USER_TASK_CREATED = 84
+    USER_TASK_CHANGED = 85
+    USER_TASK_COMPLETED = 86
+    USER_TASK_CANCELLED = 87
 
     @property
     def label(self) -> str:

@@ -81,6 +81,7 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     shielded: bool = False
     after_number: int | None = None  # waits for a topic: its last event when the wait began
     winner: int = 0
+    user_task_id: str = ""
 
 
 class Step(msgspec.Struct, frozen=True, gc=False, tag_field="is", tag="open"):

@@ -90,7 +90,7 @@ class Write(msgspec.Struct):
     def is_empty(self) -> bool:
         """Whether the batch has changed nothing that anybody must hear of."""
         runs = self.events or self.changed_runs or self.mail_done or self.tasks_gone
-        return self.jobs.is_empty and not (runs or self.requests)
+        return self.jobs.is_empty and not (runs or self.requests or self.sides)
 
 
 async def write(connection: Connection, batch: Write) -> None:

@@ -34,6 +34,7 @@ from stepwell_server.store.schema import (
     RUNS,
     SCOPES,
     SIGNALS,
+    USER_TASKS,
     WORKFLOW_IDS,
 )
 
@@ -43,7 +44,17 @@ if TYPE_CHECKING:
     from stepwell_server.model.requests import Asked
     from stepwell_server.store.database import Database
 
-TABLES: tuple[Table, ...] = (CALLER_SEQS, SCOPES, SIGNALS, HEARTBEATS, PUBLISHED, RUN_DEFINITIONS, CLOSED_STEPS, EVENTS)
+TABLES: tuple[Table, ...] = (
+    CALLER_SEQS,
+    SCOPES,
+    SIGNALS,
+    HEARTBEATS,
+    PUBLISHED,
+    RUN_DEFINITIONS,
+    USER_TASKS,
+    CLOSED_STEPS,
+    EVENTS,
+)
 """What of an ended run goes with it, by its key. Whoever adds a table with a `run_key` adds it here, or to LEFT."""
 LEFT: dict[str, str] = {
     "closed_runs": "the run's row, which is the lock, goes after these",

@@ -328,6 +328,27 @@ TOPIC_POSITIONS = Table(
     *_bigint("number"),
     *_times("expire_time"),
 )
+USER_TASKS = Table(
+    "user_tasks",
+    METADATA,
+    *_run_key(),
+    *_int("ordinal", key=True),
+    *_int("namespace_id"),
+    *_uuid("task_id run_id"),
+    *_text("workflow_id step_name title description schema_type"),
+    *_text("assigned_role_id assigned_user_id assigned_group_id"),
+    *_smallint("priority"),
+    *_times("due_time"),
+    *_text("signal_name"),
+    *_smallint("status"),
+    *_times("create_time update_time"),
+    *_text("claimed_by"),
+    *_times("claim_time", nullable=True),
+    *_text("completed_by"),
+    *_times("complete_time", nullable=True),
+    *_bigint("version"),
+    *_int("input_event output_event"),
+)
 RUN_TASKS = Table(
     "run_tasks",
     METADATA,

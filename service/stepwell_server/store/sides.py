@@ -1,4 +1,4 @@
-"""The small rows that runs have in tables of their own: what they wait for, their tasks, their callers' numbers."""
+"""The small rows that runs have in tables of their own: waits, their tasks and people's, their callers' numbers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ from typing import TYPE_CHECKING
 
 from stepwell_server.model.driven import CallerSeq, RunTask, Side, SideKey, Watcher
 from stepwell_server.model.topics import TopicWait
+from stepwell_server.model.user_tasks import UserTask
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from uuid import UUID
 
     from stepwell_server.store.database import Connection
 
 SIDES = load("sides")
-_DELETE: dict[type[Side], str] = {Watcher: "delete_watchers", TopicWait: "delete_topic_waits"}
+_DELETE: dict[type[Side], str] = {
+    Watcher: "delete_watchers",
+    TopicWait: "delete_topic_waits",
+    UserTask: "delete_user_tasks",
+}
 _WRITE: dict[type[Side], str] = {
     Watcher: "write_watchers",
     RunTask: "write_run_tasks",
     CallerSeq: "write_caller_seqs",
     TopicWait: "write_topic_waits",
+    UserTask: "write_user_tasks",
 }
 
 
@@ -40,7 +47,17 @@ async def read(connection: Connection, wanted: Sequence[tuple[int, SideKey]]) ->
         for row in await connection.fetch(SIDES["read_caller_seqs"], *pairs(seqs)):
             seq = CallerSeq(*row)
             found.append((seq.run_key, (CallerSeq, seq.caller_seq), seq))
+    if user_tasks := asked.get(UserTask):
+        for row in await connection.fetch(SIDES["read_user_tasks"], *pairs(user_tasks)):
+            user_task = UserTask(*row)
+            found.append((user_task.run_key, (UserTask, user_task.ordinal), user_task))
     return found
+
+
+async def find_user_tasks(connection: Connection, wanted: Sequence[tuple[int, UUID]]) -> set[tuple[int, UUID]]:
+    """Which of these ids, each with its namespace, are given to user tasks."""
+    ids = [(task_id, namespace_id) for namespace_id, task_id in wanted]
+    return {(row[1], row[0]) for row in await connection.fetch(SIDES["find_user_tasks"], *pairs(ids))}
 
 
 async def write(
@@ -68,7 +85,7 @@ async def write(
 def _place(row: Side) -> tuple[int, int]:
     if isinstance(row, CallerSeq):
         return row.run_key, row.caller_seq
-    return row.run_key, row.ordinal if isinstance(row, TopicWait) else 0
+    return row.run_key, row.ordinal if isinstance(row, TopicWait | UserTask) else 0
 
 
 def _by_kind(keys: Iterable[tuple[int, SideKey]]) -> dict[type[Side], list[tuple[int, int]]]:

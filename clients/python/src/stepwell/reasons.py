@@ -109,6 +109,26 @@ class StepStateConflict(errors.FailedPrecondition):
     """The step's state does not allow this."""
 
 
+class UserTaskNotFound(errors.NotFound):
+    """The user task does not exist in the namespace."""
+
+
+class UserTaskExists(errors.AlreadyExists):
+    """A user task has that id already."""
+
+
+class UserTaskStateConflict(errors.FailedPrecondition):
+    """What the user task is, or who has it, does not allow this. `metadata` holds `status` and `claimed_by`."""
+
+
+class UserTaskAssignedElsewhere(errors.PermissionDenied):
+    """The user task is assigned to another user, and nobody else may claim it."""
+
+
+class UserTaskVersionConflict(errors.Aborted):
+    """The user task has changed since it was read."""
+
+
 class RunNotPaused(errors.FailedPrecondition):
     """The run is not paused; its record is mended only while it is."""
 

@@ -312,7 +312,8 @@ class Batch:
         """What is to be written, or None if nothing has changed."""
         write = batches.Write(uuid7(), committer, position, self._now)
         for change in self.subjects.runs.values():
-            if change.run is not change.original or change.fresh or change.is_reopened or change.mail_done:
+            is_changed = change.run is not change.original or change.fresh or change.is_reopened
+            if is_changed or change.mail_done or change.touched_sides:
                 collect(write, change)
         collect_names(write, self.subjects.births)
         self.subjects.jobs.collect(write)

@@ -11,6 +11,7 @@ from stepwell_server.engine.names import Births
 from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.topics import TopicWait
+from stepwell_server.model.user_tasks import UserTask
 from stepwell_server.store import batches
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def collect(write: batches.Write, change: Change) -> None:
     write.copies.extend(change.copies)
     write.topic_copies.extend(change.topic_copies)
     write.topic_positions.extend(change.topic_positions.values())
-    write.sides.extend((key, side, None) for side in change.touched_sides if run is None and _is_over(change, side))
+    sides = (side for side in change.touched_sides if run is not None or _outlives(change, side))
+    write.sides.extend((key, side, change.sides[side]) for side in sides)
     if run is not None:
         write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
-        write.sides.extend((key, side, change.sides[side]) for side in change.touched_sides)
     _collect_signals(write, change, key)
     write.published.extend(change.published.values())
     write.tasks.extend(change.tasks.values())
@@ -53,9 +54,9 @@ def collect(write: batches.Write, change: Change) -> None:
     write.mail_done.extend(change.mail_done)
 
 
-def _is_over(change: Change, side: SideKey) -> bool:
-    """Whether the run, which has ended, left such a row. What it has of other kinds goes with its end."""
-    return side[0] is TopicWait and change.sides[side] is None
+def _outlives(change: Change, side: SideKey) -> bool:
+    """Whether such a row of a run that has ended is written, or taken away. What it has of other kinds goes with it."""
+    return side[0] is UserTask or (side[0] is TopicWait and change.sides[side] is None)
 
 
 def _collect_signals(write: batches.Write, change: Change, key: int) -> None:

@@ -11,8 +11,9 @@ from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import GONE, Births, Latest
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.ids import MAIN
-from stepwell_server.model.steps import Step
+from stepwell_server.model.steps import Kind, Step
 from stepwell_server.model.topics import stripe_of
+from stepwell_server.model.user_tasks import UserTask
 from stepwell_server.store import batches, recall, sides, topics
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stepwell_server.engine.starts import StartRun
+    from stepwell_server.model.driven import SideKey
     from stepwell_server.model.runs import RunRef
     from stepwell_server.model.signals import Signal
     from stepwell_server.store.database import Connection, Row
@@ -169,20 +171,31 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
         for key, ordinal, time, details in await batches.read_heartbeats(connection, beats):
             by_key[key].heartbeats[ordinal] = (time, details)
     await look_up_names(connection, births, {name for _, missing in wanted for name in missing.names})
+    await _look_up_user_tasks(connection, births, {each for _, missing in wanted for each in missing.user_tasks})
     for change, missing in wanted:
         change.known.add(missing)
 
 
 def _of_others(missing: Missing) -> bool:
     """Whether what is missing does not belong to the run, so that a new one does not know it either."""
-    return bool(missing.names or missing.signal_ids or missing.topics)
+    return bool(missing.names or missing.signal_ids or missing.topics or missing.user_tasks)
+
+
+async def _look_up_user_tasks(connection: Connection, births: Births, wanted: Iterable[tuple[int, UUID]]) -> None:
+    """Finds out which ids are given to tasks for people."""
+    asked = [each for each in wanted if each not in births.user_tasks]
+    if asked:
+        given = await sides.find_user_tasks(connection, asked)
+        births.user_tasks.update({each: each in given for each in asked})
 
 
 async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
     by_key = {change.run_key: change for change, _ in wanted}
     every = {change.run_key for change, missing in wanted if missing.open_steps and _has_more_steps(change)}
+    opened: list[Step] = []
     if every:
-        for step in await batches.read_open_steps(connection, sorted(every)):
+        opened = await batches.read_open_steps(connection, sorted(every))
+        for step in opened:
             by_key[step.run_key].load_step(step)
     ordinals = [
         (change.run_key, ordinal)
@@ -201,12 +214,14 @@ async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Mis
     for each in found:
         if isinstance(each, Step):
             by_key[each.run_key].load_step(each)
+            opened.append(each)
         else:
             by_key[each.run_key].load_closed_step(each)
     ended = {change.run_key for change, missing in wanted if missing.closed_steps and not change.known.closed_steps}
     if ended:
         for closed in await batches.read_all_closed_steps(connection, sorted(ended)):
             by_key[closed.run_key].load_closed_step(closed)
+    await _load_user_tasks(connection, by_key, opened)
     waits = [
         (change.run_key, name)
         for change, missing in wanted
@@ -216,6 +231,16 @@ async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Mis
     if waits:
         for step in await batches.read_steps_waiting(connection, waits):
             by_key[step.run_key].load_step(step)
+
+
+async def _load_user_tasks(connection: Connection, by_key: dict[int, Change], steps: Iterable[Step]) -> None:
+    """The rows of open steps that are tasks for people, which go with whatever becomes of the step."""
+    keys: list[tuple[int, SideKey]] = [
+        (step.run_key, (UserTask, step.ordinal)) for step in steps if step.kind == Kind.USER_TASK
+    ]
+    if keys:
+        for run_key, key, row in await sides.read(connection, keys):
+            by_key[run_key].load_side(key, row)
 
 
 async def _load_sides(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:

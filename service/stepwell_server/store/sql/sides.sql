@@ -78,3 +78,48 @@ SELECT * FROM unnest($1::bigint[], $2::int[], $3::int[], $4::text[], $5::bigint[
 -- Forgets waits that are over. Walks topic_waits_pkey.
 DELETE FROM topic_waits USING unnest($1::bigint[], $2::bigint[]) AS x (run_key, ordinal)
 WHERE topic_waits.run_key = x.run_key AND topic_waits.ordinal = x.ordinal;
+
+-- name: read_user_tasks
+-- Tasks for people. Walks user_tasks_pkey.
+SELECT
+    t.run_key, t.ordinal, t.namespace_id, t.task_id, t.run_id, t.workflow_id, t.step_name, t.title, t.description,
+    t.schema_type, t.assigned_role_id, t.assigned_user_id, t.assigned_group_id, t.priority, t.due_time, t.signal_name,
+    t.status, t.create_time, t.update_time, t.claimed_by, t.claim_time, t.completed_by, t.complete_time, t.version,
+    t.input_event, t.output_event
+FROM unnest($1::bigint[], $2::bigint[]) AS x (run_key, ordinal),
+    LATERAL (SELECT * FROM user_tasks AS o WHERE o.run_key = x.run_key AND o.ordinal = x.ordinal OFFSET 0) AS t;
+
+-- name: find_user_tasks
+-- Which of these ids are given to tasks. Walks user_tasks_task_id_key; `+ 0` keeps an empty table's plan from lists' ones.
+SELECT x.task_id, x.namespace_id
+FROM unnest($1::uuid[], $2::int[]) AS x (task_id, namespace_id),
+    LATERAL (
+        SELECT 1 FROM user_tasks AS o WHERE o.task_id = x.task_id AND o.namespace_id + 0 = x.namespace_id OFFSET 0
+    ) AS t;
+
+-- name: write_user_tasks
+-- Makes tasks, and changes them. Walks user_tasks_pkey.
+INSERT INTO user_tasks (
+    run_key, ordinal, namespace_id, task_id, run_id, workflow_id, step_name, title, description, schema_type,
+    assigned_role_id, assigned_user_id, assigned_group_id, priority, due_time, signal_name, status, create_time,
+    update_time, claimed_by, claim_time, completed_by, complete_time, version, input_event, output_event
+)
+SELECT * FROM unnest(
+    $1::bigint[], $2::int[], $3::int[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::text[], $9::text[],
+    $10::text[], $11::text[], $12::text[], $13::text[], $14::smallint[], $15::timestamptz[], $16::text[],
+    $17::smallint[], $18::timestamptz[], $19::timestamptz[], $20::text[], $21::timestamptz[], $22::text[],
+    $23::timestamptz[], $24::bigint[], $25::int[], $26::int[]
+)
+ON CONFLICT (run_key, ordinal) DO UPDATE SET
+    step_name = excluded.step_name, title = excluded.title, description = excluded.description,
+    schema_type = excluded.schema_type, assigned_role_id = excluded.assigned_role_id,
+    assigned_user_id = excluded.assigned_user_id, assigned_group_id = excluded.assigned_group_id,
+    priority = excluded.priority, due_time = excluded.due_time, signal_name = excluded.signal_name,
+    status = excluded.status, update_time = excluded.update_time, claimed_by = excluded.claimed_by,
+    claim_time = excluded.claim_time, completed_by = excluded.completed_by, complete_time = excluded.complete_time,
+    version = excluded.version, input_event = excluded.input_event, output_event = excluded.output_event;
+
+-- name: delete_user_tasks
+-- Forgets tasks. Walks user_tasks_pkey.
+DELETE FROM user_tasks USING unnest($1::bigint[], $2::bigint[]) AS x (run_key, ordinal)
+WHERE user_tasks.run_key = x.run_key AND user_tasks.ordinal = x.ordinal;

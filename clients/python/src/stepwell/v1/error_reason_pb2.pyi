@@ -343,6 +343,36 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "DEFINITION_CHANGED", "domain": "stepwell.dev", "metadata": {"definition_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "revision": "7", "expected": "6"}}
     """
+    ERROR_REASON_USER_TASK_NOT_FOUND: _ErrorReason.ValueType  # 75
+    """The user task does not exist in the namespace. NOT_FOUND.
+
+        {"reason": "USER_TASK_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"task_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
+    ERROR_REASON_USER_TASK_EXISTS: _ErrorReason.ValueType  # 76
+    """A user task has that id already. ALREADY_EXISTS.
+
+        {"reason": "USER_TASK_EXISTS", "domain": "stepwell.dev", "metadata": {"task_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
+    ERROR_REASON_USER_TASK_STATE_CONFLICT: _ErrorReason.ValueType  # 77
+    """What the user task is, or who has it, does not allow this. FAILED_PRECONDITION.
+
+        {"reason": "USER_TASK_STATE_CONFLICT", "domain": "stepwell.dev", "metadata": {"task_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "status": "CLAIMED", "claimed_by": "ann"}}
+    """
+    ERROR_REASON_USER_TASK_ASSIGNED_ELSEWHERE: _ErrorReason.ValueType  # 78
+    """The user task is assigned to another user, and nobody else may claim it. PERMISSION_DENIED.
+
+        {"reason": "USER_TASK_ASSIGNED_ELSEWHERE", "domain": "stepwell.dev", "metadata": {"task_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "assigned_user_id": "ann"}}
+    """
+    ERROR_REASON_USER_TASK_VERSION_CONFLICT: _ErrorReason.ValueType  # 79
+    """The user task has changed since the caller read it: read it again. ABORTED.
+
+        {"reason": "USER_TASK_VERSION_CONFLICT", "domain": "stepwell.dev", "metadata": {"task_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "version": "3", "expected_version": "2"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -669,5 +699,35 @@ ERROR_REASON_DEFINITION_CHANGED: ErrorReason.ValueType  # 73
 
     {"reason": "DEFINITION_CHANGED", "domain": "stepwell.dev", "metadata": {"definition_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "revision": "7", "expected": "6"}}
+"""
+ERROR_REASON_USER_TASK_NOT_FOUND: ErrorReason.ValueType  # 75
+"""The user task does not exist in the namespace. NOT_FOUND.
+
+    {"reason": "USER_TASK_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"task_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_USER_TASK_EXISTS: ErrorReason.ValueType  # 76
+"""A user task has that id already. ALREADY_EXISTS.
+
+    {"reason": "USER_TASK_EXISTS", "domain": "stepwell.dev", "metadata": {"task_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_USER_TASK_STATE_CONFLICT: ErrorReason.ValueType  # 77
+"""What the user task is, or who has it, does not allow this. FAILED_PRECONDITION.
+
+    {"reason": "USER_TASK_STATE_CONFLICT", "domain": "stepwell.dev", "metadata": {"task_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "status": "CLAIMED", "claimed_by": "ann"}}
+"""
+ERROR_REASON_USER_TASK_ASSIGNED_ELSEWHERE: ErrorReason.ValueType  # 78
+"""The user task is assigned to another user, and nobody else may claim it. PERMISSION_DENIED.
+
+    {"reason": "USER_TASK_ASSIGNED_ELSEWHERE", "domain": "stepwell.dev", "metadata": {"task_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "assigned_user_id": "ann"}}
+"""
+ERROR_REASON_USER_TASK_VERSION_CONFLICT: ErrorReason.ValueType  # 79
+"""The user task has changed since the caller read it: read it again. ABORTED.
+
+    {"reason": "USER_TASK_VERSION_CONFLICT", "domain": "stepwell.dev", "metadata": {"task_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "version": "3", "expected_version": "2"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1917,6 +1917,7 @@ class Step(_message.Message):
     COMPLETION_FIELD_NUMBER: _builtins.int
     MAXIMUM_ATTEMPTS_FIELD_NUMBER: _builtins.int
     ON_TOPIC_FIELD_NUMBER: _builtins.int
+    USER_TASK_ID_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     """Its place in the run, counted from 1 in the order of creation."""
     scope: _builtins.str
@@ -1953,6 +1954,8 @@ class Step(_message.Message):
     """How many attempts it may have. 0: no limit."""
     on_topic: _builtins.bool
     """WAIT: true if `wait_name` is a topic, false if it is a signal."""
+    user_task_id: _builtins.str
+    """USER_TASK: the id of the task for a person."""
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """What it was given."""
@@ -2019,10 +2022,11 @@ class Step(_message.Message):
         completion: _builtins.int = ...,
         maximum_attempts: _builtins.int = ...,
         on_topic: _builtins.bool = ...,
+        user_task_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "input", b"input", "result", b"result", "start_time", b"start_time", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "child_run_id", b"child_run_id", "completion", b"completion", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "input", b"input", "key", b"key", "kind", b"kind", "maximum_attempts", b"maximum_attempts", "name", b"name", "number", b"number", "occurrence", b"occurrence", "on_topic", b"on_topic", "ordinal", b"ordinal", "owner_id", b"owner_id", "result", b"result", "scope", b"scope", "seq", b"seq", "start_time", b"start_time", "state", b"state", "task_queue", b"task_queue", "type", b"type", "wait_name", b"wait_name", "wake_time", b"wake_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "child_run_id", b"child_run_id", "completion", b"completion", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "input", b"input", "key", b"key", "kind", b"kind", "maximum_attempts", b"maximum_attempts", "name", b"name", "number", b"number", "occurrence", b"occurrence", "on_topic", b"on_topic", "ordinal", b"ordinal", "owner_id", b"owner_id", "result", b"result", "scope", b"scope", "seq", b"seq", "start_time", b"start_time", "state", b"state", "task_queue", b"task_queue", "type", b"type", "user_task_id", b"user_task_id", "wait_name", b"wait_name", "wake_time", b"wake_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
