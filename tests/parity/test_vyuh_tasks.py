@@ -11,26 +11,18 @@ import pytest
 from tests.parity.cases import Engine, answers
 
 from stepwell import reasons
-from stepwell.stores._connection import Store
-from stepwell.stores.vyuh.user_task_instances import (
+from stepwell.stores.vyuh import (
     TaskStatus,
     UserTaskInstance,
     UserTaskInstanceRepository,
     UserTaskPriority,
+    WorkflowStorage,
 )
 from stepwell.v1 import mirrors_pb2
 
 TRAIT = mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE
 T = "userTaskInstances."
 DUE = dt.datetime(2031, 1, 1, tzinfo=dt.UTC)
-
-
-class Storage(Store):
-    """Where the repository is found."""
-
-    @property
-    def userTaskInstances(self) -> UserTaskInstanceRepository:
-        return UserTaskInstanceRepository(self.channel, namespace=self.namespace)
 
 
 def task(node: str = "approve", **fields: object) -> UserTaskInstance:
@@ -41,7 +33,7 @@ def task(node: str = "approve", **fields: object) -> UserTaskInstance:
 async def made(engine: Engine, *tasks: UserTaskInstance) -> tuple[UserTaskInstanceRepository, list[UserTaskInstance]]:
     """The repository, with these tasks of a run `w`."""
     await engine.create("w")
-    store = engine.store(Storage).userTaskInstances
+    store = engine.store(WorkflowStorage).userTaskInstances
     return store, [await store.create(each) for each in tasks]
 
 
@@ -94,7 +86,7 @@ async def test_pending_lists_exclude_claimed_and_completed(engine: Engine) -> No
 async def test_two_concurrent_claims_have_one_winner(engine: Engine) -> None:
     """Over two connections, to two replicas."""
     _, (given,) = await made(engine, task())
-    stores = [each.userTaskInstances for each in engine.stores(Storage, 2)]
+    stores = [each.userTaskInstances for each in engine.stores(WorkflowStorage, 2)]
     claims = [each.claim(given.id, user) for each, user in zip(stores, ("ann", "bob"), strict=True)]
     came = await asyncio.gather(*claims, return_exceptions=True)
     (won,) = (each for each in came if isinstance(each, UserTaskInstance))

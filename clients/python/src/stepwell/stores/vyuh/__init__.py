@@ -7,6 +7,20 @@ async with WorkflowStorage.connect("127.0.0.1:7233") as storage:
 """
 
 from stepwell.stores.vyuh.storage import WorkflowStorage
+from stepwell.stores.vyuh.user_task_instances import (
+    TaskStatus,
+    UserTaskInstance,
+    UserTaskInstanceRepository,
+    UserTaskPriority,
+)
 from stepwell.stores.vyuh.workflows import RawWorkflow, WorkflowRepository
 
-__all__ = ["RawWorkflow", "WorkflowRepository", "WorkflowStorage"]
+__all__ = [
+    "RawWorkflow",
+    "TaskStatus",
+    "UserTaskInstance",
+    "UserTaskInstanceRepository",
+    "UserTaskPriority",
+    "WorkflowRepository",
+    "WorkflowStorage",
+]

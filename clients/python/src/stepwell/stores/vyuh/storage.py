@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from stepwell.stores._connection import Store
+from stepwell.stores.vyuh.user_task_instances import UserTaskInstanceRepository
 from stepwell.stores.vyuh.workflows import WorkflowRepository
 
 
@@ -18,6 +19,11 @@ class WorkflowStorage(Store):
     def workflows(self) -> WorkflowRepository:
         """The definitions."""
         return self.part(WorkflowRepository)
+
+    @cached_property
+    def userTaskInstances(self) -> UserTaskInstanceRepository:
+        """What people are asked to do."""
+        return self.part(UserTaskInstanceRepository)
 
     async def initialize(self) -> None:
         """Waits until the service can be reached; it has its schema before it answers."""
