@@ -21,6 +21,7 @@ from stepwell.v1 import (
     runs_pb2,
     runs_pb2_grpc,
     schedules_pb2_grpc,
+    transactions_pb2_grpc,
 )
 from stepwell_server.api.definitions import DefinitionCalls
 from stepwell_server.api.history import History
@@ -31,6 +32,7 @@ from stepwell_server.api.runs import Runs
 from stepwell_server.api.schedules import ScheduleCalls
 from stepwell_server.api.server import build_server
 from stepwell_server.api.store_servicers import store_servicers
+from stepwell_server.api.transactions import Transactions
 from stepwell_server.api.user_tasks import UserTasks
 from stepwell_server.clock import SystemClock
 from stepwell_server.dispatch.dispatcher import Dispatcher
@@ -80,7 +82,7 @@ class Service:
         # It has no streams, and answers for runs that nobody holds.
         self.dispatcher = Dispatcher(self.database, settings, self.clock, self.clock)
         crews = Crews(self.database, self.clock)
-        servicers = (
+        servicers: tuple[object, ...] = (
             Runs(
                 self.committers,
                 self.database,
@@ -99,6 +101,7 @@ class Service:
             UserTasks(self.committers, self.database, self.namespaces, self.clock, settings),
             *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),
         )
+        servicers = (*servicers, Transactions(self.committers, self.namespaces, settings, servicers))
         self.server = build_server(settings, servicers)
         self.channel: grpc.aio.Channel | None = None
 
@@ -122,6 +125,10 @@ class Service:
     @property
     def jobs(self) -> Any:
         return jobs_pb2_grpc.JobServiceStub(self.channel)  # type: ignore[arg-type]
+
+    @property
+    def transactions(self) -> Any:
+        return transactions_pb2_grpc.TransactionServiceStub(self.channel)  # type: ignore[arg-type]
 
     @property
     def history(self) -> Any:

@@ -56,6 +56,8 @@ class Refusal(Exception):  # noqa: N818 - an ordinary answer, and every subclass
     template: ClassVar[str] = ""
     fields: ClassVar[tuple[str, ...]] = ()
     _defaults: ClassVar[dict[str, object]] = {}
+    # The part of a request that was refused, if it has several; see `placed`.
+    at = ""
 
     def __init_subclass__(cls, code: Code | None = None) -> None:
         """Turns the declaration into a reason, a template and a constructor."""
@@ -71,12 +73,14 @@ class Refusal(Exception):  # noqa: N818 - an ordinary answer, and every subclass
     @property
     def message(self) -> str:
         """What is wrong, for a person."""
-        return self.template.format_map(self.__dict__)
+        told = self.template.format_map(self.__dict__)
+        return f"{self.at}: {told}" if self.at else told
 
     @property
     def metadata(self) -> dict[str, str]:
         """The facts, for a program."""
-        return {name: str(getattr(self, name)) for name in self.fields if name not in _DETAILS}
+        facts = {name: str(getattr(self, name)) for name in self.fields if name not in _DETAILS}
+        return {**facts, "at": self.at} if self.at else facts
 
     def __str__(self) -> str:
         """The message."""
@@ -194,6 +198,16 @@ class InvalidFields(InvalidArgument):
 
     def field_violations(self) -> tuple[tuple[str, str], ...]:
         return self.violations
+
+
+def placed(refusal: Refusal, at: str) -> Refusal:
+    """The refusal of one part of a request, which names that part; of a field, by its path."""
+    if isinstance(refusal, InvalidField):
+        return InvalidField(field=f"{at}.{refusal.field}", problem=refusal.problem)
+    if isinstance(refusal, InvalidFields):
+        return InvalidFields(violations=tuple((f"{at}.{field}", problem) for field, problem in refusal.violations))
+    refusal.at = at
+    return refusal
 
 
 class PageTokenInvalid(InvalidArgument):
@@ -327,6 +341,21 @@ class RunNotEnded(FailedPrecondition):
 
     run_id: UUID | str
     phase: str
+
+
+class RunVersionChanged(FailedPrecondition):
+    """Run {run_id} has version {current}, not {expected}: somebody has changed it since."""
+
+    run_id: UUID | str
+    expected: int
+    current: int
+
+
+class WritesBusy(Aborted):
+    """What the {count} writes are about is being changed by others."""
+
+    count: int
+    retry_seconds: float | None = 0.05
 
 
 class JobNotFound(NotFound):

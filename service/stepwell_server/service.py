@@ -31,6 +31,7 @@ from stepwell_server.api.server import Server, build_server
 from stepwell_server.api.store_servicers import store_servicers
 from stepwell_server.api.task_queues import TaskQueues
 from stepwell_server.api.topics import TopicCalls
+from stepwell_server.api.transactions import Transactions
 from stepwell_server.api.user_tasks import UserTasks
 from stepwell_server.api.workers import WorkerServicer
 from stepwell_server.clock import SystemClock, TestClock
@@ -199,6 +200,12 @@ class Service:
             session.outbox.close()
 
     def _servicers(self) -> Iterable[object]:
+        settings, namespaces = self.settings, self.namespaces
+        servicers = self._single_servicers()
+        return (*servicers, Transactions(self.committers, namespaces, settings, servicers))
+
+    def _single_servicers(self) -> Sequence[object]:
+        """All but those whose calls are made of theirs."""
         settings, namespaces = self.settings, self.namespaces
         return (
             NamespaceCalls(namespaces, self.clock, settings),

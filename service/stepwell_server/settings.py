@@ -61,6 +61,8 @@ class Limits(BaseModel):
     """Items that a list may be asked to skip."""
     topic_retain_seconds: Seconds = 30 * 86_400.0
     """How long an event of a topic may be kept for waits that begin later."""
+    commit_writes: Count = 100
+    """Writes of one commit."""
     set_runs: Count = 256
     """Runs that one set command may change."""
 

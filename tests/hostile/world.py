@@ -308,6 +308,9 @@ class World:
         session_id = (await self.do("OpenSession", hello=self.hello(queue))).welcome.session_id
         return type(method.new())(session_id=session_id, task_queue=queue)
 
+    async def _Commit(self, method: Method) -> Any:
+        return type(method.new())(writes=[{"append_event": {"run_id": await self._driven_run(), "type": "Paid"}}])
+
     async def _RewindToStep(self, method: Method) -> Any:
         run_id = await self._driven_run()
         await self.do("SaveStep", run_id=run_id, step_name="s", value=types_pb2.Payload(json="1"))

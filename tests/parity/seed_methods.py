@@ -262,7 +262,6 @@ UNANSWERED: dict[int, dict[str, str]] = {
         "events.getSummary": "events",
         "events.deleteByWorkflowInstanceId": "events",
         "events.pruneOlderThan": "events",
-        "transaction": "transactions",
         "getStats": "statistics",
     },
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from stepwell_server.api.transactions import write_methods
 from stepwell_server.model.api_keys import Role
 
 NAMESPACE = "namespace"
@@ -191,6 +192,10 @@ TABLE: dict[str, dict[str, Access]] = {
         "ResolveWatchers": WRITES,
         "ListWatchers": READS,
         "ListRunsWaitingOn": READS,
+    },
+    "TransactionService": {
+        # Each write may name the namespace of the whole, and no other.
+        "Commit": WRITES.at("namespace", *(f"writes.{name}.namespace" for name in write_methods())),
     },
     "UserTaskService": {
         "CreateUserTask": WRITES,

@@ -166,6 +166,12 @@ class RunChange:
         return unpack_details((self.run or self._closed_run).details).first_key or self.run_key
 
     @property
+    def stored_version(self) -> int:
+        """The run's version before the batch; 0 if that has made it."""
+        before = None if self.fresh else self.original or self.stored_end
+        return before.version if before is not None else 0
+
+    @property
     def namespace_id(self) -> int:
         """The run's namespace, open or closed."""
         return (self.run or self._closed_run).namespace_id

@@ -241,6 +241,11 @@ async def lock_runs(connection: Connection, keys: Iterable[int]) -> list[Run]:
     return [Run(*row) for row in await connection.fetch(RUNS["lock_runs"], sorted(keys))]
 
 
+async def await_runs(connection: Connection, keys: Sequence[int]) -> None:
+    """Locks open runs in the order of their keys, and waits for those that are locked elsewhere."""
+    await connection.fetch(RUNS["await_runs"], keys)
+
+
 async def open_keys(connection: Connection, keys: Sequence[int]) -> set[int]:
     """Which of the runs are open, locked or not."""
     return {row["run_key"] for row in await connection.fetch(RUNS["read_runs"], keys)}

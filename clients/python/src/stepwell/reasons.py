@@ -93,6 +93,14 @@ class RunPaused(errors.FailedPrecondition):
     """The run is paused."""
 
 
+class RunVersionChanged(errors.FailedPrecondition):
+    """The run has another version than the caller has seen: somebody has changed it since."""
+
+
+class WritesBusy(errors.Aborted):
+    """What the writes of a commit are about is being changed by others."""
+
+
 class RunBusy(errors.Aborted):
     """Somebody else is changing the run."""
 

@@ -16,6 +16,7 @@ from stepwell_server.engine.committer.orders import (
     AnyRef,
     Birth,
     Order,
+    Writes,
     about,
     absent,
     is_of_job,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
     from datetime import datetime
 
+    from stepwell_server.engine.commands import Command
     from stepwell_server.model.tasks import Task
     from stepwell_server.store.database import Connection
 
@@ -56,6 +58,9 @@ HELD, ANOTHERS = _NotHere(), _NotHere()
 
 class Batch:
     """See the module."""
+
+    # Whether a command that wants more holds up all later ones, and not only those of its run.
+    _is_in_turn = False
 
     def __init__(  # noqa: PLR0917 - a batch is made in one place
         self,
@@ -81,8 +86,7 @@ class Batch:
 
     async def prepare(self) -> None:
         """Loads, decides, and matches fresh tasks with waiting workers."""
-        places = await self._load()
-        await self._decide(places)
+        await self._decide(await self._load())
         self._grants.match()
 
     @property
@@ -197,7 +201,7 @@ class Batch:
         for place in places:
             entry = self._entries[place]
             change = self.subjects.of(entry.order, entry.key)
-            if change is None or isinstance(entry.order, AnyClaim | StartJob):
+            if change is None or isinstance(entry.order, AnyClaim | StartJob | Writes):
                 continue
             wants = entry.order.wants()
             if wants is not None:
@@ -222,7 +226,7 @@ class Batch:
                 if key in late:
                     self.answers[place] = HELD
                     continue
-                if key not in stalled:
+                if key not in stalled and not (self._is_in_turn and again):
                     wants = self._decide_one(place, key)
                     if wants is None:
                         continue
@@ -281,7 +285,7 @@ class Batch:
             elif change is not None:
                 answer = cast("Any", order).decide(change)  # a run or a job, as its reference says
             else:
-                raise absent(order.ref)
+                raise absent(cast("Command", order).ref)
         except (errors.Refusal, Missing) as told:
             subjects.undo(change)
             if isinstance(told, Missing):

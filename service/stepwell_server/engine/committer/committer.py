@@ -14,7 +14,7 @@ import structlog
 from stepwell_server import errors, telemetry
 from stepwell_server.engine.activity_claims import ClaimedActivity, ReturnActivity
 from stepwell_server.engine.committer.batch import ANOTHERS, HELD, Batch
-from stepwell_server.engine.committer.orders import Order, busy, label_of
+from stepwell_server.engine.committer.orders import Order, Writes, busy, label_of
 from stepwell_server.engine.committer.waiting import Entry, Waiting
 from stepwell_server.engine.grants import return_of
 from stepwell_server.engine.jobs import StartJob
@@ -42,13 +42,14 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("stepwell.committer")
 _MAIL_SIZE = 256
-_MOST_CONFLICTS = 5
 SETTLE_SECONDS = 30.0
 _FIRST_PAUSE = 0.05
 
 
 class Committer:
     """One committer with one connection of its own; see the package."""
+
+    _most_conflicts = 5
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,
@@ -67,6 +68,8 @@ class Committer:
         self._listener = listener
         self._place = place
         self._of_run = of_run
+        self._batch_commands = settings.committer_batch_commands
+        self._key_step = settings.committers
         self._limits = Limits(settings.limits.open_steps, settings.limits.run_events, settings.max_returns)
         self._waiting = Waiting(settings.committer_queue_commands, settings.committer_queue_bytes)
         self._connection: Connection | None = None
@@ -133,7 +136,7 @@ class Committer:
     async def _run(self) -> None:
         settings = self._settings
         while True:
-            entries = self._waiting.take(settings.committer_batch_commands, settings.committer_batch_bytes)
+            entries = self._waiting.take(self._batch_commands, settings.committer_batch_bytes)
             if not entries:
                 if self._stopping and not self._waiting:
                     return
@@ -154,7 +157,7 @@ class Committer:
                 await self._attempt(entries)
             except Conflict as conflict:
                 conflicts += 1
-                if conflicts > _MOST_CONFLICTS:
+                if conflicts > self._most_conflicts:
                     await self._halve(entries, conflict)
                     return
                 await asyncio.sleep(random.uniform(0, 0.002) * 2**conflicts)
@@ -188,16 +191,7 @@ class Committer:
         connection = await self._connected(entries)
         await self._have_number(connection)
         await self._have_keys(connection, sum(_births(entry.order) for entry in entries))
-        batch = Batch(
-            connection,
-            entries,
-            self._clock.now(),
-            self._limits,
-            self._capacity,
-            self._next_key,
-            self._waiting.aside,
-            self._is_anothers,
-        )
+        batch = self._batch(connection, entries)
         write: batches.Write | None = None
         began = time.monotonic()
         try:
@@ -218,6 +212,18 @@ class Committer:
         telemetry.metrics.commit_seconds.observe(time.monotonic() - began)
         telemetry.metrics.commit_batch_commands.observe(len(entries))
         self._finish(entries, batch)
+
+    def _batch(self, connection: Connection, entries: Sequence[Entry]) -> Batch:
+        return Batch(
+            connection,
+            entries,
+            self._clock.now(),
+            self._limits,
+            self._capacity,
+            self._next_key,
+            self._waiting.aside,
+            self._is_anothers,
+        )
 
     def _finish(self, entries: list[Entry], batch: Batch) -> None:
         """After the commit: those who hold workers hear first, then each caller is answered."""
@@ -339,8 +345,7 @@ class Committer:
         """
         while self._spare_keys < count:
             block = await batches.take_run_keys(connection)
-            members = self._settings.committers
-            taken = block[(self._place - block.start) % members :: members]
+            taken = block[(self._place - block.start) % self._key_step :: self._key_step]
             self._keys = iter([*self._keys, *taken])
             self._spare_keys += len(taken)
 
@@ -351,6 +356,8 @@ class Committer:
 
 def _births(order: Order) -> int:
     """How many runs or jobs a command may start."""
+    if isinstance(order, Writes):
+        return sum(map(_births, order.orders))
     if isinstance(order, StartRun | SignalWithStartRun | StartJob):
         return 1
     if isinstance(order, ProgressRun):

@@ -1,8 +1,10 @@
-"""What a committer takes in: commands of a run or of a job, starts, and claims of tasks."""
+"""What a committer takes in: commands of a run or of a job, starts, claims of tasks, and several of them at once."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+
+import msgspec
 
 from stepwell_server import errors, telemetry
 from stepwell_server.engine.change import Change
@@ -17,11 +19,26 @@ from stepwell_server.model.runs import RunRef
 Birth = StartRun | SignalWithStartRun
 AnyClaim = Claim | ActivityClaim
 AnyRef = RunRef | JobRef
-Order = Command | JobCommand | Birth | StartJob | AnyClaim
+Single = Command | JobCommand | Birth | StartJob | AnyClaim
+
+
+class Writes(msgspec.Struct, frozen=True):
+    """Commands that are written together, or not at all. Answered with a tuple of their answers.
+
+    A refusal names the label of the command that was refused.
+    """
+
+    orders: tuple[Single, ...]
+    labels: tuple[str, ...]
+
+
+Order = Single | Writes
 
 
 def label_of(order: Order) -> str:
     """How the caller named the run or the job that a command is about."""
+    if isinstance(order, Writes):
+        return ", ".join(filter(None, map(label_of, order.orders)))
     if isinstance(order, StartJob):
         return order.new.unique_key or str(order.new.job_id)
     start, ref = start_of(order), ref_of(order)
@@ -32,6 +49,8 @@ def label_of(order: Order) -> str:
 
 def busy(order: Order) -> errors.Refusal:
     """Somebody else is changing what a command is about."""
+    if isinstance(order, Writes):
+        return errors.WritesBusy(count=len(order.orders))
     if isinstance(order, StartJob) or is_of_job(order):
         return errors.JobBusy(job_id=label_of(order))
     return errors.RunBusy(run_id=label_of(order))
@@ -45,7 +64,7 @@ def absent(ref: AnyRef) -> errors.Refusal:
 
 
 def ref_of(order: Order) -> AnyRef | None:
-    return None if isinstance(order, Birth | StartJob | AnyClaim) else order.ref
+    return None if isinstance(order, Birth | StartJob | AnyClaim | Writes) else order.ref
 
 
 def is_of_job(order: Order) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stepwell_server.engine.committer.committer import Committer
 from stepwell_server.engine.committer.orders import AnyClaim, ref_of, start_of
+from stepwell_server.engine.committer.sets import SetCommitter
 from stepwell_server.engine.jobs import StartJob
 from stepwell_server.model.runs import RunRef
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from stepwell_server.clock import Clock
-    from stepwell_server.engine.committer.orders import Order
+    from stepwell_server.engine.committer.orders import Order, Writes
     from stepwell_server.engine.committer.protocols import Capacity, Listener
     from stepwell_server.model.requests import Asked
     from stepwell_server.settings import Settings
@@ -44,6 +45,7 @@ class Committers:
             Committer(database, clock, settings, capacity, listener, place, self._of_run)
             for place in range(settings.committers)
         ]
+        self._sets = SetCommitter(database, clock, settings, capacity, listener, self._of_run)
         # Ids that starts under way have given, which lead elsewhere than their workflow ids or unique keys.
         self._starting: dict[UUID, int] = {}
 
@@ -53,7 +55,7 @@ class Committers:
 
     async def stop(self) -> None:
         """Lets each finish what waits."""
-        await asyncio.gather(*(member.stop() for member in self.members))
+        await asyncio.gather(*(member.stop() for member in (*self.members, self._sets)))
 
     def submit(
         self, order: Order, size: int = 0, seconds: float = 30.0, asked: Asked | None = None
@@ -76,6 +78,15 @@ class Committers:
         if not isinstance(answer, kind):
             raise TypeError(f"{type(order).__name__} was answered with {type(answer).__name__}")
         return answer
+
+    async def commit(
+        self, writes: Writes, size: int = 0, seconds: float = 30.0, asked: Asked | None = None
+    ) -> tuple[object, ...]:
+        """Writes a set of commands, all or none, and answers what each came to."""
+        answers = await self._sets.submit(writes, size, seconds, asked)
+        if not isinstance(answers, tuple):
+            raise TypeError(f"a set was answered with {type(answers).__name__}")
+        return answers
 
     def post(self, orders: list[Order]) -> None:
         """Queues mail; see `Committer.post`."""

@@ -45,6 +45,13 @@ SELECT
 FROM unnest($1::bigint[]) AS x (run_key),
     LATERAL (SELECT * FROM runs AS o WHERE o.run_key = x.run_key OFFSET 0 FOR NO KEY UPDATE SKIP LOCKED) AS r;
 
+-- name: await_runs
+-- Locks open runs in the order of the keys given, and waits for each. Only who holds nothing else may ask. Walks
+-- runs_pkey.
+SELECT r.run_key
+FROM unnest($1::bigint[]) AS x (run_key),
+    LATERAL (SELECT o.run_key FROM runs AS o WHERE o.run_key = x.run_key OFFSET 0 FOR NO KEY UPDATE) AS r;
+
 -- name: read_runs
 -- Open runs by key, not locked. Walks runs_pkey.
 SELECT

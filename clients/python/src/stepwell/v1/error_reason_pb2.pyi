@@ -373,6 +373,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "USER_TASK_VERSION_CONFLICT", "domain": "stepwell.dev", "metadata": {"task_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "version": "3", "expected_version": "2"}}
     """
+    ERROR_REASON_RUN_VERSION_CHANGED: _ErrorReason.ValueType  # 100
+    """The run is not as its caller has seen it: it has another version. Nothing was written. Read it again.
+    FAILED_PRECONDITION.
+
+        {"reason": "RUN_VERSION_CHANGED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "expected": "7", "current": "9"}}
+    """
+    ERROR_REASON_WRITES_BUSY: _ErrorReason.ValueType  # 101
+    """Others keep changing what the writes of a commit are about. Nothing was written. Repeat the call after `RetryInfo`.
+    ABORTED.
+
+        {"reason": "WRITES_BUSY", "domain": "stepwell.dev", "metadata": {"count": "3"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -729,5 +742,18 @@ ERROR_REASON_USER_TASK_VERSION_CONFLICT: ErrorReason.ValueType  # 79
 
     {"reason": "USER_TASK_VERSION_CONFLICT", "domain": "stepwell.dev", "metadata": {"task_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "version": "3", "expected_version": "2"}}
+"""
+ERROR_REASON_RUN_VERSION_CHANGED: ErrorReason.ValueType  # 100
+"""The run is not as its caller has seen it: it has another version. Nothing was written. Read it again.
+FAILED_PRECONDITION.
+
+    {"reason": "RUN_VERSION_CHANGED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "expected": "7", "current": "9"}}
+"""
+ERROR_REASON_WRITES_BUSY: ErrorReason.ValueType  # 101
+"""Others keep changing what the writes of a commit are about. Nothing was written. Repeat the call after `RetryInfo`.
+ABORTED.
+
+    {"reason": "WRITES_BUSY", "domain": "stepwell.dev", "metadata": {"count": "3"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
