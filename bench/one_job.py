@@ -85,6 +85,7 @@ async def measure(folder: Path, jobs: int, callers: int) -> dict[str, float]:
         baseline = ["-N", "-M", "prepared", "-c", "8", "-j", "2", "-T", "5"]
         base_before = pgbench(postgres, *baseline)
         environment = os.environ | {"STEPWELL_DATABASE_URL": postgres.url, "STEPWELL_LOG_LEVEL": "warning"}
+        environment["STEPWELL_REQUIRE_KEYS"] = "false"
         serve = [str(Path(sys.executable).with_name("stepwell-server")), "serve", "--port", str(port)]
         service, worker = start(serve, environment), start([sys.executable, "-m", "bench.one_job", "--work", str(port)])
         try:

@@ -24,6 +24,9 @@ from stepwell_server.store import migrations
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+# Servers within the tests ask for no API key, as `dev` does not; tests of keys say so.
+os.environ["STEPWELL_REQUIRE_KEYS"] = "false"
+
 
 @pytest.fixture(scope="session")
 def session_dir() -> Iterator[Path]:

@@ -253,6 +253,64 @@ class NamespaceNotEmpty(FailedPrecondition):
     namespace: str
 
 
+class ApiKeyMissing(Unauthenticated):
+    """The call came without a key: send `authorization: Bearer` and a key."""
+
+
+class ApiKeyMalformed(Unauthenticated):
+    """What the call came with is no key: send `authorization: Bearer` and a key."""
+
+
+class ApiKeyUnknown(Unauthenticated):
+    """Nobody has such a key."""
+
+
+class ApiKeyRevoked(Unauthenticated):
+    """The key was revoked."""
+
+
+class ApiKeyExpired(Unauthenticated):
+    """The key's time is over."""
+
+
+class RoleDenied(PermissionDenied):
+    """A key of role {role} may not call {method}, which is for {needed}."""
+
+    method: str
+    role: str
+    needed: str
+
+
+class NamespaceDenied(PermissionDenied):
+    """The key is for namespace {namespace} alone, and field {field} names another."""
+
+    namespace: str
+    field: str
+
+
+class ApiKeyNotFound(NotFound):
+    """API key {key_id} does not exist."""
+
+    key_id: UUID | str
+
+
+class ApiKeyAmbiguous(FailedPrecondition):
+    """Several keys have the prefix {prefix}, name the one that is meant: {key_ids}."""
+
+    prefix: str
+    key_ids: str
+
+
+class ApiKeyExists(AlreadyExists):
+    """The hash of the key with the prefix {prefix} was imported before."""
+
+    prefix: str
+
+
+class ApiKeysNotRequired(FailedPrecondition):
+    """The server asks nobody for a key: make keys by `stepwell-server keys create`."""
+
+
 class RunNotFound(NotFound):
     """Run {run_id} does not exist in namespace {namespace}."""
 

@@ -7,14 +7,17 @@ import importlib
 import os
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from stepwell_server.embedded import EmbeddedPostgres
+from stepwell_server.model.api_keys import Role, make_key
 from stepwell_server.service import Service
-from stepwell_server.store import migrations
+from stepwell_server.store import api_keys, migrations
+from stepwell_server.store.database import Database
 from stepwell_server.telemetry import serve_metrics
 
 if TYPE_CHECKING:
@@ -51,8 +54,8 @@ async def serve(settings: Settings, announce: Callable[[Service], None] | None =
     await _serve(settings, Signals(), announce)
 
 
-async def dev(settings: Settings, announce: Callable[[str, Path], None]) -> None:
-    """Starts a Postgres, migrates, and serves until a signal comes."""
+async def dev(settings: Settings, announce: Callable[[str, Path, str], None]) -> None:
+    """Starts a Postgres, migrates, and serves until a signal comes. Announces the first API key, if it made one."""
     signals = Signals()
     folder = settings.dev_data_dir
     async with EmbeddedPostgres(folder) as postgres:
@@ -60,11 +63,27 @@ async def dev(settings: Settings, announce: Callable[[str, Path], None]) -> None
         signals.last_acts.append(lambda: os.kill(postgres.pid, signal.SIGINT))
         await migrations.migrate(postgres.url, schema=settings.database_schema)
         own = settings.model_copy(update={"database_url": postgres.url, "pool_url": None})
-        await _serve(own, signals, lambda service: announce(service.address, folder))
+        key = await _first_key(own) if own.require_keys else ""
+        await _serve(own, signals, lambda service: announce(service.address, folder, key))
+
+
+async def _first_key(settings: Settings) -> str:
+    """An admin's key, made before anybody can call; empty if there are keys already."""
+    database = Database(settings)
+    try:
+        if await api_keys.has_own(database):
+            return ""
+        key, secret = make_key(Role.ADMIN, "dev", None, datetime.now(UTC))
+        await api_keys.create(database, key, "")
+    finally:
+        await database.close()
+    return secret
 
 
 async def _serve(settings: Settings, signals: Signals, announce: Callable[[Service], None] | None) -> None:
     service = Service(settings)
+    if not settings.require_keys:
+        _log.warning("open to everybody", advice="nobody is asked for an API key")
     stop_metrics = _metrics(settings)
     await service.start()
     _log.info("listening", address=service.address)

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from stepwell_server import errors
+from stepwell_server.api.api_keys import ApiKeys
 from stepwell_server.api.clock import ClockCalls
 from stepwell_server.api.definitions import DefinitionCalls
 from stepwell_server.api.history import History
+from stepwell_server.api.interceptors.access import AccessControl
 from stepwell_server.api.interceptors.around import AroundCalls, Context
 from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.namespaces import NamespaceCalls
@@ -35,11 +37,13 @@ from stepwell_server.api.transactions import Transactions
 from stepwell_server.api.user_tasks import UserTasks
 from stepwell_server.api.workers import WorkerServicer
 from stepwell_server.clock import SystemClock, TestClock
+from stepwell_server.dispatch.api_keys import KnownKeys
 from stepwell_server.dispatch.dispatcher import Dispatcher
 from stepwell_server.dispatch.traces import Traces
 from stepwell_server.dispatch.watches import Watches
 from stepwell_server.engine.committer import Committers, Listener
 from stepwell_server.loops.alignment import Alignment
+from stepwell_server.loops.api_keys import KeyWatch
 from stepwell_server.loops.backlog import Backlog
 from stepwell_server.loops.connection import SharedConnection
 from stepwell_server.loops.deadlines import Deadlines
@@ -93,6 +97,8 @@ class Service:
         self.alignment = Alignment(self.database, self._connection, self.real_clock, settings.clock_align_seconds)
         self.readiness = Readiness(settings, self._tell)
         self._gate = Gate(self.readiness)
+        self.keys = KnownKeys(self.database, self.clock, settings.key_seconds)
+        self.key_watch = KeyWatch(self.keys, settings.key_seconds)
         self._server: Server | None = None
         self._has_begun = False
         self._ready = asyncio.Event()
@@ -161,7 +167,7 @@ class Service:
     async def start(self) -> None:
         """Binds the port, and becomes ready in the background. Raises StartError if the port is in use."""
         try:
-            self._server = build_server(self.settings, self._servicers(), [self._gate])
+            self._server = build_server(self.settings, self._servicers(), self._interceptors())
         except RuntimeError as error:
             await self.database.close()
             where = f"{self.settings.host}:{self.settings.port}"
@@ -178,6 +184,7 @@ class Service:
         await self.readiness.stop()
         if self._server is not None:
             await self._server.stop(self._drain)
+        await self.key_watch.stop()
         await self.leader.stop()
         await self.alignment.stop()
         if self._has_begun:
@@ -199,6 +206,11 @@ class Service:
         for session in list(sessions.values()):
             session.outbox.close()
 
+    def _interceptors(self) -> Sequence[Gate | AccessControl]:
+        if not self.settings.require_keys:
+            return [self._gate]
+        return [self._gate, AccessControl(self.keys, open_reflection=self.settings.open_reflection)]
+
     def _servicers(self) -> Iterable[object]:
         settings, namespaces = self.settings, self.namespaces
         servicers = self._single_servicers()
@@ -209,6 +221,7 @@ class Service:
         settings, namespaces = self.settings, self.namespaces
         return (
             NamespaceCalls(namespaces, self.clock, settings),
+            ApiKeys(self.database, namespaces, self.clock, settings, self._key_changed),
             Runs(
                 self.committers,
                 self.database,
@@ -238,6 +251,11 @@ class Service:
         self.schedules.wake()
         self.job_timers.wake()
 
+    def _key_changed(self) -> None:
+        """Here it holds no more from now on; elsewhere within seconds."""
+        self.keys.forget()
+        self.key_watch.wake()
+
     # --- readiness --------------------------------------------------------------------------------------------------
 
     async def _tell(self, is_ready: bool) -> None:  # noqa: FBT001 - what is told
@@ -266,6 +284,8 @@ class Service:
         self.hints.subscribe(self.alarms.hinted)
         self.hints.subscribe(self.topic_news.hinted)
         self.hints.start()
+        if self.settings.require_keys:
+            self.key_watch.start()
         await self.dispatcher.start(self.committers, self.hints)
         self._has_begun = True
 

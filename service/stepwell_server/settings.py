@@ -109,6 +109,12 @@ class Settings(BaseSettings):
     """Address on which Prometheus metrics are served."""
     metrics_port: Port | None = None
     """Port of the metrics; none serves none."""
+    require_keys: bool = True
+    """Whether callers must show an API key. `dev` asks for none unless this is set."""
+    key_seconds: Seconds = 5.0
+    """For how long what is known of an API key counts: a key that is revoked is taken no longer than that."""
+    open_reflection: bool = False
+    """Whether reflection answers without a key, where calls need one. Health always does."""
     shutdown_seconds: Seconds = 30.0
     """Time that running calls and streams get to end at shutdown."""
 

@@ -20,6 +20,7 @@ from tests.chaos import worker
 from stepwell import Client, JobHandle, RunHandle, StepwellError
 
 TERMS = {
+    "REQUIRE_KEYS": "false",
     "SESSION_SECONDS": "3",
     "HEARTBEAT_SECONDS": "0.5",
     "ACK_SECONDS": "1",

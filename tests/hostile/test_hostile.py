@@ -20,6 +20,8 @@ SERVICES = sorted({method.service for method in UNARY}, key=lambda name: (name =
 AT_ONCE = 12
 # What cannot succeed in a test's world, with the answer to a good request.
 NOT_OK = {
+    "CreateApiKey": "FAILED_PRECONDITION",
+    "GetApiKey": "NOT_FOUND",
     "QueryRun": "NOT_FOUND",
     "RetryRun": "FAILED_PRECONDITION",
     "RetryJob": "FAILED_PRECONDITION",

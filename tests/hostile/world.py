@@ -272,6 +272,21 @@ class World:
 
     _ListDefinitionVersions = _GetDefinitionCode = _of_code
 
+    async def _GetApiKey(self, method: Method) -> Any:
+        return type(method.new())(key_id="01890a5d-ac96-774b-bcce-b302099a8057")
+
+    async def _CreateApiKey(self, method: Method) -> Any:
+        return type(method.new())(role=1)
+
+    async def _RevokeApiKey(self, method: Method) -> Any:
+        return type(method.new())(prefix=self._next())
+
+    async def _ImportApiKey(self, method: Method) -> Any:
+        return type(method.new())(key_hash=self._next(), prefix="p")
+
+    async def _ValidateApiKey(self, method: Method) -> Any:
+        return type(method.new())(key_hash="h")
+
     async def _CreateNamespace(self, method: Method) -> Any:
         return type(method.new())(namespace=self._next())
 

@@ -53,9 +53,11 @@ REPEATED_WITHOUT_ID = {
     "ReportTasks": "each report is recognised by its token and by what is recorded",
     "HeartbeatTasks": "says what shall be",
     "CleanUpRuns": "says what shall be",
+    "RevokeApiKey": "says what shall be",
+    "ImportApiKey": "a hash is imported once",
     "AdvanceClock": "moves a clock of tests, whose caller sees what it shows",
 }
-READS = ("Get", "List", "Read", "Count", "Wait", "Watch", "Preview", "Query", "Search", "Connect")
+READS = ("Get", "List", "Read", "Count", "Wait", "Watch", "Preview", "Query", "Search", "Validate", "Connect")
 
 
 def elements(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -51,8 +51,9 @@ class Program:
 
 @asynccontextmanager
 async def program(*arguments: str, **variables: str) -> AsyncIterator[Program]:
-    """Starts it with these STEPWELL_* variables, and none of ours."""
+    """Starts it with these STEPWELL_* variables, and none of ours; nobody needs a key unless they say so."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STEPWELL_", "OTEL_"))}
+    variables = {"REQUIRE_KEYS": "false", **variables}
     environment |= {f"STEPWELL_{name}": value for name, value in variables.items()}
     process = await asyncio.create_subprocess_exec(
         sys.executable,

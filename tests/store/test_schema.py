@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from sqlalchemy.dialects import postgresql
 
+from stepwell_server.model.api_keys import ApiKey
 from stepwell_server.model.driven import CallerSeq, RunTask, Watcher
 from stepwell_server.model.events import Event
 from stepwell_server.model.jobs import ClosedJob, Job, JobId
@@ -58,6 +59,7 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("schedule_firings", Waiting),
     ("job_ids", JobId),
     ("jobs", Job),
+    ("api_keys", ApiKey),
 ]
 COLUMNS = """
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, coalesce(i.indisprimary, FALSE)

@@ -34,6 +34,7 @@ READS = Access(Role.READER, writes=False)
 WRITES = Access(Role.WRITER, writes=True)
 WORKS = Access(Role.WORKER, writes=True)
 RULES = Access(Role.ADMIN, writes=True)
+LOOKS_AT_ALL = Access(Role.ADMIN, writes=False)
 
 _STARTS = WRITES.at("namespace", "requests.namespace")
 _SCHEDULES = WRITES.at("namespace", "schedule.run.namespace")
@@ -48,6 +49,14 @@ TABLE: dict[str, dict[str, Access]] = {
         "HeartbeatActivity": WRITES,
         "ListTimedOutActivities": READS,
         "CancelPendingActivities": WRITES,
+    },
+    "ApiKeyService": {
+        "CreateApiKey": RULES,
+        "GetApiKey": LOOKS_AT_ALL.at(),
+        "ListApiKeys": LOOKS_AT_ALL.at(),
+        "RevokeApiKey": RULES.at(),
+        "ImportApiKey": RULES.at(),
+        "ValidateApiKey": LOOKS_AT_ALL.at(),
     },
     "ClockService": {
         "GetClock": READS.at(),

@@ -9,6 +9,7 @@ import grpc.aio
 from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, types_pb2
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.filters import position_of, read_filter, read_order
+from stepwell_server.api.interceptors.access import caller
 from stepwell_server.api.page import read_page
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_values import time_to_proto
@@ -50,7 +51,10 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
     ) -> namespaces_pb2.ListNamespacesResponse:
         wanted, order = read_filter(request.filter, LISTED, self._fields.limits), read_order(request.order_by, LISTED)
         page = read_page(request, position_of(order, LISTED, str), self._fields.limits)
-        found = await self._namespaces.page(wanted, order, page.after, page.fetch)
+        whose = caller()
+        found = await self._namespaces.page(
+            wanted, order, page.after, page.fetch, only=whose.namespace if whose is not None else None
+        )
         shown = found[: page.size]
         token = page.token(place_of(shown[-1], order)) if len(found) > page.size else ""
         listed = [namespace_to_proto(row) for row in shown]

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import msgspec
 
+from stepwell_server.ids import uuid7
 from stepwell_server.model import filters
 
 _MARK = "swk_"
@@ -97,3 +98,22 @@ def prefix_of(secret: str) -> str:
 def hash_of(secret: str) -> str:
     """What is kept of a key."""
     return sha256(secret.encode()).hexdigest()
+
+
+def make_key(
+    role: int, label: str, namespace_id: int | None, now: datetime, expire_time: datetime | None = None
+) -> tuple[ApiKey, str]:
+    """Makes a key: what is kept of it, and the key itself. `namespace_id` is None for all namespaces."""
+    secret = new_secret()
+    key = ApiKey(
+        uuid7(),
+        prefix_of(secret),
+        hash_of(secret),
+        label,
+        role,
+        namespace_id,
+        is_imported=False,
+        create_time=now,
+        expire_time=expire_time,
+    )
+    return key, secret

@@ -23,6 +23,7 @@ from stepwell_server.model.orders import Order, SortKey
 from stepwell_server.store import requests
 from stepwell_server.store.filters import after, named, sorting, where
 from stepwell_server.store.schema import (
+    API_KEYS,
     CLOSED_JOBS,
     CLOSED_RUNS,
     DEFINITIONS,
@@ -133,11 +134,19 @@ class Namespaces:
         return self._note(row)
 
     async def page(
-        self, wanted: Filter | None, order: Order, place: tuple[Any, ...] | None, most: int
+        self,
+        wanted: Filter | None,
+        order: Order,
+        place: tuple[Any, ...] | None,
+        most: int,
+        *,
+        only: str | None = None,
     ) -> list[NamespaceRow]:
-        """Namespaces that fit, after a place in that order, by name among equals."""
+        """Namespaces that fit, after a place in that order, by name among equals; `only` that one, if given."""
         columns = named(NAMESPACES.c)
         query = select(NAMESPACES).order_by(*sorting(order, columns, _BY_NAME)).limit(most)
+        if only is not None:
+            query = query.where(NAMESPACES.c.name == only)
         if wanted is not None:
             query = query.where(where(wanted, columns))
         if place is not None:
@@ -202,7 +211,7 @@ async def _delete(connection: AsyncConnection, name: str) -> bool:
     used = [exists(select(literal(1)).where(table.c.namespace_id == namespace_id)) for table in tables]
     if (await connection.execute(select(or_(*used)))).scalar_one():
         raise errors.NamespaceNotEmpty(namespace=name)
-    for table in (WORKERS, TOPIC_EVENTS, NAMESPACES):
+    for table in (WORKERS, TOPIC_EVENTS, API_KEYS, NAMESPACES):
         await connection.execute(delete(table).where(table.c.namespace_id == namespace_id))
     return True
 

@@ -123,6 +123,17 @@ NAMESPACES = Table(
     *_text("name"),
     *_times("create_time"),
 )
+API_KEYS = Table(
+    "api_keys",
+    METADATA,
+    *_uuid("key_id", key=True),
+    *_text("prefix key_hash label"),
+    *_smallint("role"),
+    *_int("namespace_id", nullable=True),
+    *_flag("is_imported"),
+    *_times("create_time"),
+    *_times("expire_time revoke_time use_time", nullable=True),
+)
 RUN_IDS = Table(
     "run_ids",
     METADATA,

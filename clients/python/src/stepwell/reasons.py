@@ -45,6 +45,50 @@ class NamespaceNotEmpty(errors.FailedPrecondition):
     """The namespace still has runs."""
 
 
+class ApiKeyMissing(errors.Unauthenticated):
+    """The call came without a key, which the service asks for."""
+
+
+class ApiKeyMalformed(errors.Unauthenticated):
+    """What the call came with is no key."""
+
+
+class ApiKeyUnknown(errors.Unauthenticated):
+    """Nobody has such a key."""
+
+
+class ApiKeyRevoked(errors.Unauthenticated):
+    """The key was revoked."""
+
+
+class ApiKeyExpired(errors.Unauthenticated):
+    """The key's time is over."""
+
+
+class RoleDenied(errors.PermissionDenied):
+    """The key's role does not allow the call."""
+
+
+class NamespaceDenied(errors.PermissionDenied):
+    """The key is for another namespace."""
+
+
+class ApiKeyNotFound(errors.NotFound):
+    """The key does not exist."""
+
+
+class ApiKeyAmbiguous(errors.FailedPrecondition):
+    """Several keys have the prefix."""
+
+
+class ApiKeyExists(errors.AlreadyExists):
+    """The hash was imported before."""
+
+
+class ApiKeysNotRequired(errors.FailedPrecondition):
+    """The service asks nobody for a key, and makes none by a call."""
+
+
 class RunNotFound(errors.NotFound):
     """The run does not exist in the namespace."""
 

@@ -21,7 +21,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Any]"
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
-_MAKERS: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
+MAKERS: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
     (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
     (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
@@ -57,7 +57,7 @@ class AroundCalls(grpc.aio.ServerInterceptor):
         return known[1]
 
     def _wrap(self, method: str, handler: Handler) -> Handler:
-        kind, make = _MAKERS[handler.request_streaming, handler.response_streaming]
+        kind, make = MAKERS[handler.request_streaming, handler.response_streaming]
         behavior: Behavior = getattr(handler, kind)
         wrap = self._generator if inspect.isasyncgenfunction(behavior) else self._coroutine
         return make(

@@ -69,6 +69,65 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "NAMESPACE_NOT_EMPTY", "domain": "stepwell.dev", "metadata": {"namespace": "billing"}}
     """
+    ERROR_REASON_API_KEY_MISSING: _ErrorReason.ValueType  # 95
+    """The call came without a key, which this server asks for. UNAUTHENTICATED.
+
+        {"reason": "API_KEY_MISSING", "domain": "stepwell.dev", "metadata": {}}
+    """
+    ERROR_REASON_API_KEY_MALFORMED: _ErrorReason.ValueType  # 96
+    """What the call came with is no key: `authorization` must be `Bearer ` and a key. UNAUTHENTICATED.
+
+        {"reason": "API_KEY_MALFORMED", "domain": "stepwell.dev", "metadata": {}}
+    """
+    ERROR_REASON_API_KEY_UNKNOWN: _ErrorReason.ValueType  # 97
+    """Nobody has such a key. UNAUTHENTICATED.
+
+        {"reason": "API_KEY_UNKNOWN", "domain": "stepwell.dev", "metadata": {}}
+    """
+    ERROR_REASON_API_KEY_REVOKED: _ErrorReason.ValueType  # 98
+    """The key was revoked; a stream is ended with it, too. UNAUTHENTICATED.
+
+        {"reason": "API_KEY_REVOKED", "domain": "stepwell.dev", "metadata": {}}
+    """
+    ERROR_REASON_API_KEY_EXPIRED: _ErrorReason.ValueType  # 99
+    """The key's time is over; a stream is ended with it, too. UNAUTHENTICATED.
+
+        {"reason": "API_KEY_EXPIRED", "domain": "stepwell.dev", "metadata": {}}
+    """
+    ERROR_REASON_ROLE_DENIED: _ErrorReason.ValueType  # 110
+    """The key's role does not allow the call. PERMISSION_DENIED.
+
+        {"reason": "ROLE_DENIED", "domain": "stepwell.dev", "metadata": {"method": "StartRun", "role": "READER",
+        "needed": "WRITER"}}
+    """
+    ERROR_REASON_NAMESPACE_DENIED: _ErrorReason.ValueType  # 111
+    """The request names another namespace than the one that the key is for. PERMISSION_DENIED.
+
+        {"reason": "NAMESPACE_DENIED", "domain": "stepwell.dev", "metadata": {"namespace": "team-a", "field":
+        "namespace"}}
+    """
+    ERROR_REASON_API_KEY_NOT_FOUND: _ErrorReason.ValueType  # 112
+    """The key does not exist. NOT_FOUND.
+
+        {"reason": "API_KEY_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"key_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057"}}
+    """
+    ERROR_REASON_API_KEY_AMBIGUOUS: _ErrorReason.ValueType  # 113
+    """Several keys have the prefix: name the one that is meant by its id. FAILED_PRECONDITION.
+
+        {"reason": "API_KEY_AMBIGUOUS", "domain": "stepwell.dev", "metadata": {"prefix": "swk_5f0c9a1e", "key_ids":
+        "01890a5d-ac96-774b-bcce-b302099a8057, 01890a5d-ac96-774b-bcce-b302099a8058"}}
+    """
+    ERROR_REASON_API_KEY_EXISTS: _ErrorReason.ValueType  # 114
+    """The hash was imported before. ALREADY_EXISTS.
+
+        {"reason": "API_KEY_EXISTS", "domain": "stepwell.dev", "metadata": {"prefix": "assay_0a1b2c3d..."}}
+    """
+    ERROR_REASON_API_KEYS_NOT_REQUIRED: _ErrorReason.ValueType  # 115
+    """The server asks nobody for a key, so that nobody may make one by a call. FAILED_PRECONDITION.
+
+        {"reason": "API_KEYS_NOT_REQUIRED", "domain": "stepwell.dev", "metadata": {}}
+    """
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 10
     """The run does not exist in the namespace. NOT_FOUND.
 
@@ -438,6 +497,65 @@ ERROR_REASON_NAMESPACE_NOT_EMPTY: ErrorReason.ValueType  # 8
 """The namespace still has runs or jobs. FAILED_PRECONDITION.
 
     {"reason": "NAMESPACE_NOT_EMPTY", "domain": "stepwell.dev", "metadata": {"namespace": "billing"}}
+"""
+ERROR_REASON_API_KEY_MISSING: ErrorReason.ValueType  # 95
+"""The call came without a key, which this server asks for. UNAUTHENTICATED.
+
+    {"reason": "API_KEY_MISSING", "domain": "stepwell.dev", "metadata": {}}
+"""
+ERROR_REASON_API_KEY_MALFORMED: ErrorReason.ValueType  # 96
+"""What the call came with is no key: `authorization` must be `Bearer ` and a key. UNAUTHENTICATED.
+
+    {"reason": "API_KEY_MALFORMED", "domain": "stepwell.dev", "metadata": {}}
+"""
+ERROR_REASON_API_KEY_UNKNOWN: ErrorReason.ValueType  # 97
+"""Nobody has such a key. UNAUTHENTICATED.
+
+    {"reason": "API_KEY_UNKNOWN", "domain": "stepwell.dev", "metadata": {}}
+"""
+ERROR_REASON_API_KEY_REVOKED: ErrorReason.ValueType  # 98
+"""The key was revoked; a stream is ended with it, too. UNAUTHENTICATED.
+
+    {"reason": "API_KEY_REVOKED", "domain": "stepwell.dev", "metadata": {}}
+"""
+ERROR_REASON_API_KEY_EXPIRED: ErrorReason.ValueType  # 99
+"""The key's time is over; a stream is ended with it, too. UNAUTHENTICATED.
+
+    {"reason": "API_KEY_EXPIRED", "domain": "stepwell.dev", "metadata": {}}
+"""
+ERROR_REASON_ROLE_DENIED: ErrorReason.ValueType  # 110
+"""The key's role does not allow the call. PERMISSION_DENIED.
+
+    {"reason": "ROLE_DENIED", "domain": "stepwell.dev", "metadata": {"method": "StartRun", "role": "READER",
+    "needed": "WRITER"}}
+"""
+ERROR_REASON_NAMESPACE_DENIED: ErrorReason.ValueType  # 111
+"""The request names another namespace than the one that the key is for. PERMISSION_DENIED.
+
+    {"reason": "NAMESPACE_DENIED", "domain": "stepwell.dev", "metadata": {"namespace": "team-a", "field":
+    "namespace"}}
+"""
+ERROR_REASON_API_KEY_NOT_FOUND: ErrorReason.ValueType  # 112
+"""The key does not exist. NOT_FOUND.
+
+    {"reason": "API_KEY_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"key_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057"}}
+"""
+ERROR_REASON_API_KEY_AMBIGUOUS: ErrorReason.ValueType  # 113
+"""Several keys have the prefix: name the one that is meant by its id. FAILED_PRECONDITION.
+
+    {"reason": "API_KEY_AMBIGUOUS", "domain": "stepwell.dev", "metadata": {"prefix": "swk_5f0c9a1e", "key_ids":
+    "01890a5d-ac96-774b-bcce-b302099a8057, 01890a5d-ac96-774b-bcce-b302099a8058"}}
+"""
+ERROR_REASON_API_KEY_EXISTS: ErrorReason.ValueType  # 114
+"""The hash was imported before. ALREADY_EXISTS.
+
+    {"reason": "API_KEY_EXISTS", "domain": "stepwell.dev", "metadata": {"prefix": "assay_0a1b2c3d..."}}
+"""
+ERROR_REASON_API_KEYS_NOT_REQUIRED: ErrorReason.ValueType  # 115
+"""The server asks nobody for a key, so that nobody may make one by a call. FAILED_PRECONDITION.
+
+    {"reason": "API_KEYS_NOT_REQUIRED", "domain": "stepwell.dev", "metadata": {}}
 """
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 10
 """The run does not exist in the namespace. NOT_FOUND.
