@@ -16,7 +16,7 @@ from stepwell_server.model.steps import Kind
 
 async def call(service: Service, method: str, **fields: Any) -> Any:
     """Any call of the test's services, by its method's name."""
-    for noun in ("run", "step", "activity", "event", "signal", "timer", "topic"):
+    for noun in ("run", "step", "activity", "event", "signal", "timer", "topic", "run_control"):
         messages = importlib.import_module(f"stepwell.v1.{noun}_store_pb2")
         if hasattr(messages, f"{method}Request"):
             return await Store(service, noun).call(method, **fields)
@@ -205,6 +205,9 @@ METHODS: dict[str, Prepare] = {
     "CancelPendingTimers": waiting_timer,
     "RegisterWatcher": given(step_name="s", topic="t"),
     "SuspendOnTopic": given(step_name="s", topic="t"),
+    "ConfigureRun": given(trigger_key="manual"),
+    "RequestRunCancel": given(reason="r"),
+    "MarkRunTimedOut": given(reason="r"),
     "CancelRun": given(reason="r"),
     "TerminateRun": given(reason="r"),
     "PauseRun": given(reason="r"),
@@ -229,7 +232,17 @@ METHODS: dict[str, Prepare] = {
 }
 NO_DATA = {"MarkRunRunning"}
 OF_NO_RUN = {method for method in METHODS if method.endswith(("Schedule", "ScheduleRun", "Definition"))}
-REASONED = ("CancelRun", "TerminateRun", "PauseRun", "CancelDrivenRun", "RetryRun", "RewindRun", "PauseSchedule")
+REASONED = (
+    "CancelRun",
+    "TerminateRun",
+    "PauseRun",
+    "CancelDrivenRun",
+    "RequestRunCancel",
+    "MarkRunTimedOut",
+    "RetryRun",
+    "RewindRun",
+    "PauseSchedule",
+)
 OTHER: dict[str, Fields] = {
     "CreateNamespace": {"namespace": "other"},
     "DeleteNamespace": {"namespace": "other"},
@@ -238,6 +251,7 @@ OTHER: dict[str, Fields] = {
     "ClaimRun": {"owner_id": "b"},
     "ReleaseRunTask": {"worker_id": "b"},
     "PinRun": {"build_id": "other"},
+    "ConfigureRun": {"trigger_key": "other"},
     "CreateSchedule": {"schedule": {**SCHEDULE, "name": "other"}},
     "UpdateSchedule": {"schedule": {**SCHEDULE, "overlap_policy": 3}},
     "CreateDefinition": {"definition": {"code": "other"}},

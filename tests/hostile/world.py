@@ -56,6 +56,8 @@ NAMED = {
     "update_name": "u",
     "topic": "t",
     "task_queue": "q",
+    "trigger_key": "manual",
+    "idempotency_key": "k",
     "seq": 1,
     "phase": types_pb2.RUN_PHASE_RUNNING,
     "user_id": "u",
@@ -141,7 +143,7 @@ class World:
         if "run_id" in fields and method.name not in ("StartRun", "CreateRun") and not request.run_id:
             kind = self._driven_run if method.service.endswith("Store") else self._run
             request.run_id = await kind()
-        if "job_id" in fields and method.name != "StartJob":
+        if "job_id" in fields and method.service == "JobService" and method.name != "StartJob":
             request.job_id = (await self.do("StartJob", type="t", task_queue="held")).job_id
         if "session_id" in fields and not request.session_id:
             request.session_id = await self._session()
@@ -337,6 +339,9 @@ class World:
         return type(method.new())(run_id=run_id)
 
     _WaitRun = _DeleteRun = _ended
+
+    async def _AnnotateDispatch(self, method: Method) -> Any:
+        return type(method.new())(job_id="j")
 
     async def _batch(self, method: Method) -> Any:
         item = {"type": "t"} if method.name != "BatchSignalRuns" else {"run_id": await self._run(), "signal_name": "s"}

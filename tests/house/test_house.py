@@ -42,6 +42,7 @@ REPEATED_WITHOUT_ID = {
     "RemoveDeadWorkers": "says what shall be",
     "TakeDueRuns": "what was handed out is due again when its lease is over",
     "ResolveWatchers": "what was woken shows the event; a repeat wakes others, as another event would",
+    "TakeUnclaimedDispatches": "what was given out is unclaimed again when its time is over",
     "FireDueTimers": "what was fired stands in its run's history",
     "BatchStartRuns": "each of its requests has one",
     "BatchStartJobs": "each of its requests has one",

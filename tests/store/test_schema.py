@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy.dialects import postgresql
 
 from stepwell_server.model.api_keys import ApiKey
-from stepwell_server.model.driven import CallerSeq, RunTask, Watcher
+from stepwell_server.model.dispatches import Dispatch, IdempotencyKey
+from stepwell_server.model.driven import CallerSeq, RunOrigin, RunTask, Watcher
 from stepwell_server.model.events import Event
 from stepwell_server.model.jobs import ClosedJob, Job, JobId
 from stepwell_server.model.mail import Mail
@@ -55,6 +56,9 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("user_tasks", UserTask),
     ("run_tasks", RunTask),
     ("caller_seqs", CallerSeq),
+    ("run_origins", RunOrigin),
+    ("dispatches", Dispatch),
+    ("idempotency_keys", IdempotencyKey),
     ("schedules", Schedule),
     ("schedule_firings", Waiting),
     ("job_ids", JobId),

@@ -74,6 +74,13 @@ TABLE: dict[str, dict[str, Access]] = {
         "DeactivateDefinition": WRITES,
         "GetDefinitionCode": READS,
     },
+    "DispatchStore": {
+        "RecordDispatch": WRITES,
+        "AnnotateDispatch": WRITES,
+        "ReleaseDispatch": WRITES,
+        "ListDispatchedSteps": READS,
+        "TakeUnclaimedDispatches": WRITES,
+    },
     "EventStore": {
         "AppendEvent": WRITES,
         "ReadEvents": READS,
@@ -105,6 +112,14 @@ TABLE: dict[str, dict[str, Access]] = {
     "RetentionService": {
         "DeleteRun": WRITES,
         "CleanUpRuns": WRITES,
+    },
+    "RunControlStore": {
+        "RegisterIdempotencyKey": WRITES,
+        "GetRunByIdempotencyKey": READS,
+        "ConfigureRun": WRITES,
+        "GetRunControl": READS,
+        "RequestRunCancel": WRITES,
+        "MarkRunTimedOut": WRITES,
     },
     "RunService": {
         "StartRun": WRITES,
@@ -146,6 +161,8 @@ TABLE: dict[str, dict[str, Access]] = {
         "ListRunnableRuns": READS,
         "ListDrivenRuns": READS,
         "ListChildRuns": READS,
+        "ListDerivedRuns": READS,
+        "RerunRun": WRITES,
         "MarkRunDispatchable": WRITES,
         "ClaimRunTask": WRITES,
         "ReleaseRunTask": WRITES,

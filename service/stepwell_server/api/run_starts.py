@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.runs import RunRef
 
 Metadata = Iterable[tuple[str, str | bytes]]
-Started = TypeVar("Started", runs_pb2.StartRunRequest, run_store_pb2.CreateRunRequest)
+Started = TypeVar("Started", runs_pb2.StartRunRequest, run_store_pb2.CreateRunRequest, run_store_pb2.RerunRunRequest)
 DEFAULT_QUEUE, DEFAULT_PRIORITY, HIGHEST_PRIORITY = "default", 4, 9
 _OVERHEAD = 512
 

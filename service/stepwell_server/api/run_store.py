@@ -11,6 +11,7 @@ from stepwell_server import telemetry
 from stepwell_server.api.fields import optional_uuid, seconds, time
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
+from stepwell_server.api.run_derived import DerivedRuns, origin_from_proto
 from stepwell_server.api.run_starts import DEFAULT_QUEUE, content_hash, policy_from_proto, size_of
 from stepwell_server.api.run_store_sets import RunSets
 from stepwell_server.api.run_values import time_to_proto
@@ -18,7 +19,7 @@ from stepwell_server.engine import claims, driven_runs
 from stepwell_server.engine.driven import Moved
 from stepwell_server.engine.starts import NewRun, Reuse, Started, StartRun
 from stepwell_server.errors import InvalidField
-from stepwell_server.ids import run_id_for_request
+from stepwell_server.ids import run_id_for_request, uuid7
 from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import Phase, RunDetails, RunRef
 from stepwell_server.store import runs
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 _SHORTEST_LEASE = 0.001
 
 
-class RunStoreCalls(RunSets, run_store_pb2_grpc.RunStoreServicer):
+class RunStoreCalls(DerivedRuns, RunSets, run_store_pb2_grpc.RunStoreServicer):
     """Driven runs, one at a time."""
 
     async def CreateRun(
@@ -166,6 +167,8 @@ class RunStoreCalls(RunSets, run_store_pb2_grpc.RunStoreServicer):
             raise InvalidField(field="initial_phase", problem="must be PENDING or RUNNING")
         request_id = fields.text(request.request_id, "request_id")
         run_id = optional_uuid(request.run_id, "run_id")
+        source_run_id = optional_uuid(request.source_run_id, "source_run_id")
+        origin = origin_from_proto(request, space, source_run_id, fields)
         if run_id is None and request_id:
             run_id = run_id_for_request(space.namespace, request_id)
         workflow_type = fields.name(request.type, "type")
@@ -177,7 +180,7 @@ class RunStoreCalls(RunSets, run_store_pb2_grpc.RunStoreServicer):
             namespace=space.namespace,
             type=workflow_type,
             task_queue=fields.text(request.task_queue, "task_queue") or DEFAULT_QUEUE,
-            run_id=run_id,
+            run_id=run_id or (uuid7() if request.origin.idempotency_key else None),
             workflow_id=fields.text(request.workflow_id, "workflow_id"),
             input=payload_from_proto(request.input, fields, "input"),
             correlation_id=fields.text(request.correlation_id, "correlation_id"),
@@ -188,7 +191,12 @@ class RunStoreCalls(RunSets, run_store_pb2_grpc.RunStoreServicer):
             managed=request.managed,
             phase=phase,
             parent_key=parent.run_key if parent is not None else None,
-            details=RunDetails(parent_run_id=str(parent.run_id) if parent is not None else "", **policy),
+            details=RunDetails(
+                parent_run_id=str(parent.run_id) if parent is not None else "",
+                source_run_id=str(source_run_id or ""),
+                **policy,
+            ),
+            origin=origin,
         )
         request_hash = content_hash(request, space.namespace) if request_id else None
         return StartRun(new, reuse=Reuse.REJECT, request_id=request_id, request_hash=request_hash)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server.api.activity_store import ActivityStoreCalls
+from stepwell_server.api.dispatch_store import DispatchStoreCalls
 from stepwell_server.api.event_store import EventStoreCalls
 from stepwell_server.api.leader_store import LeaderStoreCalls
+from stepwell_server.api.run_control_store import RunControlStoreCalls
 from stepwell_server.api.run_store import RunStoreCalls
 from stepwell_server.api.signal_store import SignalStoreCalls
 from stepwell_server.api.step_store import StepStoreCalls
@@ -37,5 +39,7 @@ def store_servicers(
         TimerStoreCalls,
         WorkerStoreCalls,
         LeaderStoreCalls,
+        DispatchStoreCalls,
+        RunControlStoreCalls,
     )
     return [kind(committers, database, namespaces, clock, settings) for kind in kinds]

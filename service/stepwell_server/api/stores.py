@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 import grpc.aio
 from google.protobuf.message import Message
 
+from stepwell.v1 import runs_pb2
 from stepwell_server import errors
 from stepwell_server.api.fields import Fields, time
 from stepwell_server.api.interceptors.deadlines import remaining
@@ -16,18 +17,18 @@ from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, each, run_to
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import unpack
 from stepwell_server.model.runs import RunRef
-from stepwell_server.store import driven, runs, whole_runs
+from stepwell_server.store import driven, run_origins, runs, whole_runs
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable, Collection, Sequence
     from datetime import datetime
 
-    from stepwell.v1 import runs_pb2
     from stepwell_server.api.run_values import NamesRun
     from stepwell_server.clock import Clock
     from stepwell_server.engine.commands import Command
     from stepwell_server.engine.committer import Committers
+    from stepwell_server.model.driven import RunOrigin
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Database
     from stepwell_server.store.namespaces import Namespaces
@@ -151,18 +152,37 @@ class StoreCalls:
     async def _whole(self, ref: RunRef) -> runs_pb2.Run:
         """A run with its payloads."""
         whole = await runs.read(self._database, ref)
-        return whole_run_to_proto(whole, await self._namespaces.name_of(whole.run.namespace_id))
+        shown = whole_run_to_proto(whole, await self._namespaces.name_of(whole.run.namespace_id))
+        await self._show_origins([whole.run], [shown])
+        return shown
 
     async def _listed(self, shown: Sequence[runs.SeenRun], namespace: str, *, payloads: bool) -> list[runs_pb2.Run]:
         """Runs with their cursors; with their payloads only as many as fit a message."""
         if payloads:
             wholes = await whole_runs.fitting(self._database, shown, self._fields.limits.message_bytes - MESSAGE_MARGIN)
-            return [whole_run_to_proto(whole, namespace) for whole in wholes]
+            told = [whole_run_to_proto(whole, namespace) for whole in wholes]
+            await self._show_origins(shown[: len(told)], told)
+            return told
         cursors = await driven.cursors(self._database, [run.run_key for run in shown])
         rendered = [run_to_proto(run, namespace) for run in shown]
         for run, message in zip(shown, rendered, strict=True):
             message.cursor = cursors.get(run.run_key, 0)
+        await self._show_origins(shown, rendered)
         return rendered
+
+    async def _show_origins(self, seen: Sequence[runs.SeenRun], shown: Sequence[runs_pb2.Run]) -> None:
+        """Adds to driven runs what set them off."""
+        origins = await run_origins.read(self._database, [run.run_key for run in seen if run.driven])
+        for run, message in zip(seen, shown, strict=True):
+            if (origin := origins.get(run.run_key)) is not None:
+                message.origin.CopyFrom(origin_to_proto(origin))
+
+
+def origin_to_proto(origin: RunOrigin) -> runs_pb2.Run.Origin:
+    """Renders what set a run off."""
+    return runs_pb2.Run.Origin(
+        title=origin.title, trigger_key=origin.trigger_key, idempotency_key=origin.idempotency_key
+    )
 
 
 def within(space: RunRef, run_key: int) -> RunRef:

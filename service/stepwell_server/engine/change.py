@@ -65,6 +65,7 @@ class Change(StepChange):
         "carried",
         "carried_away",
         "consumed",
+        "dispatches",
         "emptied",
         "given_back",
         "heartbeats",
@@ -88,6 +89,7 @@ class Change(StepChange):
         super()._begin_empty()
         self.sides: dict[SideKey, Side | None] = {}
         self.touched_sides: dict[SideKey, None] = {}
+        self.dispatches: dict[str, bool] = {}  # by the step's name: True if it is released, else it is claimed
         self.scopes: dict[str, Scope] = {}
         self.touched_scopes: dict[str, None] = {}
         self.signals: dict[str, list[Signal]] = {}
@@ -416,6 +418,14 @@ class Change(StepChange):
         """Changes such a row, or with None takes it away."""
         self._set(self.sides, key, row)
         self._set(self.touched_sides, key, None)
+
+    def claim_dispatch(self, step_name: str) -> None:
+        """Somebody is at a step: if it was dispatched, that has arrived."""
+        self._set(self.dispatches, step_name, False)  # noqa: FBT003 - a value of the map
+
+    def release_dispatch(self, step_name: str) -> None:
+        """A step is to be done again: it may be dispatched again."""
+        self._set(self.dispatches, step_name, True)  # noqa: FBT003
 
     def load_side(self, key: SideKey, row: Side) -> None:
         """Takes in such a row as stored, unless this batch has already changed it."""

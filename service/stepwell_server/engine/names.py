@@ -8,6 +8,7 @@ import msgspec
 
 from stepwell_server import errors
 from stepwell_server.engine.wishes import Missing
+from stepwell_server.model.dispatches import IdempotencyKey
 from stepwell_server.model.jobs import JobId
 from stepwell_server.model.runs import Phase, RunId
 from stepwell_server.model.steps import StepState
@@ -132,19 +133,23 @@ class Register(Generic[AnyBearer, AnyId]):
 
 
 class Births(Register["Change", RunId]):
-    """Run ids and workflow ids."""
+    """Run ids, workflow ids and idempotency keys."""
 
     def __init__(self, changes: dict[int, Change], next_key: Callable[[], int]) -> None:
         super().__init__(changes, next_key)
         self._others: list[Change] = []
         self.user_tasks: dict[Id, bool] = {}  # ids of tasks for people, and whether they are given
         self._given: list[Id] = []
+        self.keyed: dict[tuple[int, str, str, str], UUID | None] = {}
+        self.new_keys: list[IdempotencyKey] = []
+        self._keys_mark = 0
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
         super().begin()
         self._others.clear()
         self._given.clear()
+        self._keys_mark = len(self.new_keys)
 
     def undo(self) -> None:
         """Takes back all since `begin`."""
@@ -153,6 +158,9 @@ class Births(Register["Change", RunId]):
         for given in self._given:
             self.user_tasks[given] = False
         self._given.clear()
+        for key in self.new_keys[self._keys_mark :]:
+            self.keyed[key.place] = None
+        del self.new_keys[self._keys_mark :]
         super().undo()
 
     def give_user_task(self, namespace_id: int, task_id: UUID) -> bool:
@@ -165,6 +173,14 @@ class Births(Register["Change", RunId]):
         self.user_tasks[wanted] = True
         self._given.append(wanted)
         return True
+
+    def register(self, key: IdempotencyKey) -> UUID:
+        """Registers a key for a run, unless it is registered; answers whose it is. It was looked up for every start."""
+        found = self.keyed[key.place]
+        if found is None:
+            found = self.keyed[key.place] = key.run_id
+            self.new_keys.append(key)
+        return found
 
     def is_at_hand(self, run_key: int) -> bool:
         """Whether a run is locked by this batch, and all that is open of it is loaded."""

@@ -60,6 +60,8 @@ def reopen(change: Change, closed: ClosedRun, namespace: str) -> None:
         pause_details="",
         pause_time=None,
         pause_event=0,
+        deadline=None,
+        timed_out_time=None,
     )
     change.update(deadline=deadline, details=pack_details(details))
     change.update(wake_time=starts.next_look(change))

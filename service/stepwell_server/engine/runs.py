@@ -15,7 +15,7 @@ from stepwell_server.engine.starts import begins_later, counts_from, next_look
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
-from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunRef, pack_details, unpack_details
+from stepwell_server.model.runs import ORDER_CHANGED, Phase, RunRef, deadline_of, pack_details, unpack_details
 from stepwell_server.model.steps import Kind, unpack_step_details
 
 
@@ -154,7 +154,8 @@ class LookAtRun(msgspec.Struct, frozen=True, gc=False):
         run = change.run
         if run is None or run.wake_time is None or run.wake_time > change.now:
             return False
-        if run.deadline is not None and run.deadline <= change.now:
+        deadline = deadline_of(run)
+        if deadline is not None and deadline <= change.now:
             failure = Failure("the run's deadline passed", "Timeout", non_retryable=True)
             endings.end_run(change, Phase.TIMED_OUT, failure=failure)
             return True

@@ -15,6 +15,8 @@ from stepwell_server.engine.change import Change
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
+from stepwell_server.model.dispatches import IdempotencyKey, folded
+from stepwell_server.model.driven import RunOrigin
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Payload
 from stepwell_server.model.runs import (
@@ -24,6 +26,7 @@ from stepwell_server.model.runs import (
     Phase,
     Run,
     RunDetails,
+    deadline_of,
     pack_details,
     unpack_details,
 )
@@ -92,6 +95,15 @@ class NewRun(msgspec.Struct, frozen=True, gc=False):
     parent_key: int | None = None
     parent_ordinal: int = 0
     details: RunDetails = NO_DETAILS
+    origin: RunOrigin | None = None  # its key is not yet known
+
+    @property
+    def key_place(self) -> tuple[int, str, str, str] | None:
+        """Where its idempotency key is registered, if it has one."""
+        origin = self.origin
+        if origin is None or not origin.idempotency_key:
+            return None
+        return (self.namespace_id, self.type, folded(origin.trigger_key), folded(origin.idempotency_key))
 
 
 class Started(msgspec.Struct, frozen=True, gc=False):
@@ -128,7 +140,7 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
 
     def decide(self, births: Births, now: datetime, limits: Limits) -> Started:
         """Refuses with RUN_EXISTS, WORKFLOW_ID_IN_USE or REQUEST_ID_REUSED."""
-        found = self._repeat_of(births) or self._namesake(births)
+        found = self._repeat_of(births) or self._keyed(births, now) or self._namesake(births)
         if found is not None:
             return found
         key = self.open_key(births)
@@ -151,6 +163,14 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
         if known.request_hash != self.request_hash:
             raise errors.RequestIdReused(method="StartRun", request_id=self.request_id)
         return Started(known.run_id, known.run_key, started=False)
+
+    def _keyed(self, births: Births, now: datetime) -> Started | None:
+        """The run of its idempotency key, if that is another's; else the key is this run's."""
+        new, place = self.new, self.new.key_place
+        if place is None or new.run_id is None:
+            return None
+        run_id = births.register(IdempotencyKey(*place, new.run_id, now))
+        return Started(run_id, 0, started=False) if run_id != new.run_id else None
 
     def _namesake(self, births: Births) -> Started | None:
         new = self.new
@@ -218,6 +238,8 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
     )
     change = Change(now=now, namespace=new.namespace, limits=limits, run=run, fresh=True, births=births)
     change.event(EventType.RUN_STARTED, payload=new.input)
+    if new.origin is not None:
+        change.put_side((RunOrigin, 0), msgspec.structs.replace(new.origin, run_key=run.run_key))
     if run.managed:
         change.update(wake_time=next_look(change))
     if run.queued:
@@ -233,7 +255,8 @@ def counts_from(run: Run | ClosedRun) -> datetime:
 
 def span_of(run: Run | ClosedRun) -> float | None:
     """How many seconds a run may take; None is without a limit."""
-    return None if run.deadline is None else (run.deadline - counts_from(run)).total_seconds()
+    deadline = deadline_of(run)
+    return None if deadline is None else (deadline - counts_from(run)).total_seconds()
 
 
 def is_unbegun(run: Run) -> bool:
@@ -252,7 +275,7 @@ def begins_later(change: Change) -> bool:
 
 def latest_end(run: Run, details: RunDetails) -> datetime | None:
     """When the run will have ended, whatever it does: at its deadline, or when it has taken too long for its policy."""
-    times = [run.deadline]
+    times = [details.deadline or run.deadline]
     if details.maximum_run_seconds is not None:
         times.append(counts_from(run) + timedelta(seconds=details.maximum_run_seconds))
     return min((time for time in times if time is not None), default=None)

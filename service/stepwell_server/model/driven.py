@@ -1,9 +1,10 @@
-"""What a driven run has beside its steps: its wait on a topic, its task. Field order is column order."""
+"""What a driven run has beside its steps: its wait on a topic, its task, its origin. Field order is column order."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from enum import IntEnum
+from uuid import UUID
 
 import msgspec
 
@@ -52,7 +53,18 @@ class CallerSeq(msgspec.Struct, frozen=True, gc=False):
     number: int
 
 
-Side = Watcher | RunTask | CallerSeq | TopicWait | UserTask
+class RunOrigin(msgspec.Struct, frozen=True, gc=False):
+    """A row of `run_origins`: what set a run off, as its engine said. It stays when the run has ended."""
+
+    run_key: int
+    namespace_id: int
+    title: str = ""
+    trigger_key: str = ""
+    idempotency_key: str = ""
+    source_run_id: UUID | None = None
+
+
+Side = Watcher | RunTask | CallerSeq | TopicWait | UserTask | RunOrigin
 """A small row of a run in a table of its own."""
 SideKey = tuple[type[Side], int]
-"""Which of a run's rows: a watcher's, wait's or user task's ordinal, a caller's number; 0 for the run's task."""
+"""Which of a run's rows: a watcher's, wait's or user task's ordinal, a caller's number; 0 for its task and origin."""

@@ -85,6 +85,8 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     wake_step: str = ""
     wake_topic: str = ""
     woken_time: datetime | None = None
+    deadline: datetime | None = None  # set by its engine, in the place of the row's
+    timed_out_time: datetime | None = None  # when its engine noted that its time was over
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -165,6 +167,11 @@ class ClosedRun(msgspec.Struct, frozen=True, gc=False):
     end_time: datetime
     end_event: int
     details: bytes | None
+
+
+def deadline_of(run: Run | ClosedRun) -> datetime | None:
+    """When a run times out: as it was started, or as its engine has set it since."""
+    return run.deadline if run.details is None else unpack_details(run.details).deadline or run.deadline
 
 
 class RunRef(msgspec.Struct, frozen=True, gc=False):

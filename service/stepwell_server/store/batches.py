@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import astuple
 
+from stepwell_server.model.dispatches import IdempotencyKey
 from stepwell_server.model.driven import Side, SideKey
 from stepwell_server.model.events import EventType, received_signal
 from stepwell_server.model.mail import Mail
@@ -18,9 +19,10 @@ from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
 from stepwell_server.model.topics import TopicCopy, TopicPosition
-from stepwell_server.store import job_batches, sides, topics
+from stepwell_server.store import dispatches, job_batches, sides, topics
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.database import Conflict
+from stepwell_server.store.dispatches import StepOfRun
 from stepwell_server.store.job_batches import JobWrite
 from stepwell_server.store.statements import load
 
@@ -78,6 +80,9 @@ class Write(msgspec.Struct):
     removed_steps: list[Identity] = []
     sides: list[tuple[int, SideKey, Side | None]] = []
     sides_gone: list[int] = []
+    idempotency_keys: list[IdempotencyKey] = []
+    dispatches_claimed: list[tuple[StepOfRun, datetime]] = []
+    dispatches_released: list[StepOfRun] = []
     published: list[Published] = []
     requests: list[Recorded] = []
     topic_copies: list[TopicCopy] = []
@@ -115,6 +120,8 @@ async def write(connection: Connection, batch: Write) -> None:
     await _write_tasks_and_mail(connection, batch)
     if batch.sides or batch.sides_gone:
         await sides.write(connection, batch.sides, batch.sides_gone)
+    if batch.dispatches_claimed or batch.dispatches_released:
+        await dispatches.note(connection, batch.dispatches_claimed, batch.dispatches_released)
     if batch.published:
         await connection.write(PUBLISHED["write_published"], columns(batch.published))
 
@@ -123,6 +130,8 @@ async def _write_runs(connection: Connection, batch: Write) -> None:
     if batch.run_ids:
         batch.run_ids.sort(key=lambda entry: (entry.run_id.int, entry.namespace_id))
         await connection.write(RUNS["insert_run_ids"], columns(batch.run_ids))
+    if batch.idempotency_keys:
+        await dispatches.insert_keys(connection, batch.idempotency_keys)
     if batch.names:
         await connection.write(RUNS["insert_workflow_ids"], pairs(sorted(batch.names)))
     if batch.renamed:

@@ -27,6 +27,8 @@ from stepwell_server.store.schema import (
     CLOSED_JOBS,
     CLOSED_RUNS,
     DEFINITIONS,
+    DISPATCHES,
+    IDEMPOTENCY_KEYS,
     JOBS,
     NAMESPACES,
     RUNS,
@@ -211,7 +213,7 @@ async def _delete(connection: AsyncConnection, name: str) -> bool:
     used = [exists(select(literal(1)).where(table.c.namespace_id == namespace_id)) for table in tables]
     if (await connection.execute(select(or_(*used)))).scalar_one():
         raise errors.NamespaceNotEmpty(namespace=name)
-    for table in (WORKERS, TOPIC_EVENTS, API_KEYS, NAMESPACES):
+    for table in (WORKERS, TOPIC_EVENTS, API_KEYS, DISPATCHES, IDEMPOTENCY_KEYS, NAMESPACES):
         await connection.execute(delete(table).where(table.c.namespace_id == namespace_id))
     return True
 

@@ -26,11 +26,14 @@ from stepwell_server.store.schema import (
     CALLER_SEQS,
     CLOSED_RUNS,
     CLOSED_STEPS,
+    DISPATCHES,
     EVENTS,
     HEARTBEATS,
+    IDEMPOTENCY_KEYS,
     PUBLISHED,
     RUN_DEFINITIONS,
     RUN_IDS,
+    RUN_ORIGINS,
     RUNS,
     SCOPES,
     SIGNALS,
@@ -51,6 +54,7 @@ TABLES: tuple[Table, ...] = (
     HEARTBEATS,
     PUBLISHED,
     RUN_DEFINITIONS,
+    RUN_ORIGINS,
     USER_TASKS,
     CLOSED_STEPS,
     EVENTS,
@@ -70,6 +74,8 @@ LEFT: dict[str, str] = {
     "run_calls": "goes a minute after its caller has left",
 }
 """The other tables with a `run_key`, each with the reason that a removal leaves it alone."""
+LEDGERS: tuple[Table, ...] = (DISPATCHES, IDEMPOTENCY_KEYS)
+"""What goes with it by its id: such rows may be there without a run."""
 RUNS_AT_ONCE, EVENTS_AT_ONCE = 100, 20_000
 """Of one transaction; the latter may be more only where a single run has more."""
 _LOOKED_AT = 5_000
@@ -201,6 +207,8 @@ async def take(connection: AsyncConnection, ended: Sequence[ClosedRun]) -> None:
         named_here = tuple_(WORKFLOW_IDS.c.workflow_id, WORKFLOW_IDS.c.namespace_id).in_(names)
         await connection.execute(delete(WORKFLOW_IDS).where(named_here, _is_of(WORKFLOW_IDS, keys)))
     ids = [(run.run_id, run.namespace_id) for run in ended]
+    for table in LEDGERS:
+        await connection.execute(delete(table).where(tuple_(table.c.run_id, table.c.namespace_id).in_(ids)))
     given = tuple_(RUN_IDS.c.run_id, RUN_IDS.c.namespace_id).in_(ids)
     await connection.execute(delete(RUN_IDS).where(given, _is_of(RUN_IDS, keys)))
 

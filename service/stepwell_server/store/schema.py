@@ -371,6 +371,32 @@ RUN_TASKS = Table(
     *_text("owner_id", nullable=True),
     *_times("claim_time", nullable=True),
 )
+RUN_ORIGINS = Table(
+    "run_origins",
+    METADATA,
+    *_run_key(),
+    *_int("namespace_id"),
+    *_text("title trigger_key idempotency_key"),
+    *_uuid("source_run_id", nullable=True),
+)
+DISPATCHES = Table(
+    "dispatches",
+    METADATA,
+    *_int("namespace_id", key=True),
+    *_uuid("run_id", key=True),
+    *_text("step_name", key=True),
+    *_times("dispatch_time"),
+    *_text("job_id"),
+    *_times("claim_time", nullable=True),
+)
+IDEMPOTENCY_KEYS = Table(
+    "idempotency_keys",
+    METADATA,
+    *_int("namespace_id", key=True),
+    *_text("type trigger_key idempotency_key", key=True),
+    *_uuid("run_id"),
+    *_times("register_time"),
+)
 RUN_CALLS = Table(
     "run_calls",
     METADATA,

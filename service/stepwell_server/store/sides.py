@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepwell_server.model.driven import CallerSeq, RunTask, Side, SideKey, Watcher
+from stepwell_server.model.driven import CallerSeq, RunOrigin, RunTask, Side, SideKey, Watcher
 from stepwell_server.model.topics import TopicWait
 from stepwell_server.model.user_tasks import UserTask
 from stepwell_server.store.columns import columns, pairs
@@ -28,6 +28,7 @@ _WRITE: dict[type[Side], str] = {
     CallerSeq: "write_caller_seqs",
     TopicWait: "write_topic_waits",
     UserTask: "write_user_tasks",
+    RunOrigin: "write_run_origins",
 }
 
 
@@ -51,6 +52,10 @@ async def read(connection: Connection, wanted: Sequence[tuple[int, SideKey]]) ->
         for row in await connection.fetch(SIDES["read_user_tasks"], *pairs(user_tasks)):
             user_task = UserTask(*row)
             found.append((user_task.run_key, (UserTask, user_task.ordinal), user_task))
+    if origins := asked.get(RunOrigin):
+        for row in await connection.fetch(SIDES["read_run_origins"], [key for key, _ in origins]):
+            origin = RunOrigin(*row)
+            found.append((origin.run_key, (RunOrigin, 0), origin))
     return found
 
 

@@ -8,11 +8,13 @@ from msgspec.structs import replace
 
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.names import Births
+from stepwell_server.model.driven import RunOrigin
 from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.topics import TopicWait
 from stepwell_server.model.user_tasks import UserTask
 from stepwell_server.store import batches
+from stepwell_server.store.dispatches import StepOfRun
 
 if TYPE_CHECKING:
     from stepwell_server.model.driven import SideKey
@@ -38,6 +40,7 @@ def collect(write: batches.Write, change: Change) -> None:
             if change.closed_run.driven:
                 write.sides_gone.append(key)
     _collect_steps(write, change, key)
+    _collect_dispatches(write, change)
     write.events.extend(change.events)
     write.copies.extend(change.copies)
     write.topic_copies.extend(change.topic_copies)
@@ -56,7 +59,17 @@ def collect(write: batches.Write, change: Change) -> None:
 
 def _outlives(change: Change, side: SideKey) -> bool:
     """Whether such a row of a run that has ended is written, or taken away. What it has of other kinds goes with it."""
-    return side[0] is UserTask or (side[0] is TopicWait and change.sides[side] is None)
+    return side[0] in {UserTask, RunOrigin} or (side[0] is TopicWait and change.sides[side] is None)
+
+
+def _collect_dispatches(write: batches.Write, change: Change) -> None:
+    """What became of the dispatches of its steps."""
+    for step_name, is_released in change.dispatches.items():
+        step = StepOfRun(change.namespace_id, change.run_id, step_name)
+        if is_released:
+            write.dispatches_released.append(step)
+        else:
+            write.dispatches_claimed.append((step, change.now))
 
 
 def _collect_signals(write: batches.Write, change: Change, key: int) -> None:
@@ -89,6 +102,7 @@ def collect_names(write: batches.Write, births: Births) -> None:
         else:
             write.renamed.append((workflow_id, namespace_id, found, key))
     write.run_ids.extend(births.new_ids)
+    write.idempotency_keys.extend(births.new_keys)
 
 
 def _collect_steps(write: batches.Write, change: Change, key: int) -> None:

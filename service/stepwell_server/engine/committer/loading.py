@@ -14,7 +14,7 @@ from stepwell_server.ids import MAIN
 from stepwell_server.model.steps import Kind, Step
 from stepwell_server.model.topics import stripe_of
 from stepwell_server.model.user_tasks import UserTask
-from stepwell_server.store import batches, recall, sides, topics
+from stepwell_server.store import batches, dispatches, recall, sides, topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,11 +47,19 @@ async def look_up_starts(connection: Connection, births: Births, starts: Sequenc
             names[start.new.namespace_id, start.new.workflow_id] = None
     # Names first: both are committed together, so that a run whose name is found is found by its id, too.
     await look_up_names(connection, births, names)
+    await look_up_keys(connection, births, starts)
     if ids:
         wanted = list(ids)
         for (run_id, namespace_id), found in zip(wanted, await batches.find_run_ids(connection, wanted), strict=True):
             if namespace_id is not None:
                 births.ids[namespace_id, run_id] = found[0] if found else None
+
+
+async def look_up_keys(connection: Connection, births: Births, starts: Sequence[StartRun]) -> None:
+    """Finds out for which runs the idempotency keys that starts give are registered."""
+    wanted = list(dict.fromkeys(place for start in starts if (place := start.new.key_place) is not None))
+    if wanted:
+        births.keyed |= zip(wanted, await dispatches.find_keys(connection, wanted), strict=True)
 
 
 async def absent_namespaces(connection: Connection, spaces: Iterable[tuple[int, str]]) -> dict[int, bool]:

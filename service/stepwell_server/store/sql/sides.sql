@@ -123,3 +123,21 @@ ON CONFLICT (run_key, ordinal) DO UPDATE SET
 -- Forgets tasks. Walks user_tasks_pkey.
 DELETE FROM user_tasks USING unnest($1::bigint[], $2::bigint[]) AS x (run_key, ordinal)
 WHERE user_tasks.run_key = x.run_key AND user_tasks.ordinal = x.ordinal;
+
+-- name: read_run_origins
+-- What set driven runs off. Walks run_origins_pkey.
+SELECT
+    r.run_key, r.namespace_id, r.title, r.trigger_key, r.idempotency_key, r.source_run_id
+FROM unnest($1::bigint[]) AS x (run_key),
+    LATERAL (SELECT * FROM run_origins AS o WHERE o.run_key = x.run_key OFFSET 0) AS r;
+
+-- name: write_run_origins
+-- Notes what set driven runs off. Walks run_origins_pkey.
+INSERT INTO run_origins (
+    run_key, namespace_id, title, trigger_key, idempotency_key, source_run_id
+)
+SELECT * FROM unnest(
+    $1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::uuid[]
+)
+ON CONFLICT (run_key) DO UPDATE SET
+    title = excluded.title, trigger_key = excluded.trigger_key, idempotency_key = excluded.idempotency_key;

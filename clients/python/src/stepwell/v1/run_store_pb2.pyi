@@ -42,6 +42,8 @@ class CreateRunRequest(_message.Message):
     MANAGED_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_RUN_ID_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -64,6 +66,8 @@ class CreateRunRequest(_message.Message):
     """The caller's id for what belongs together."""
     request_id: _builtins.str
     """Makes a repeat safe: a repeat with the same content finds the run. At most 255 bytes."""
+    source_run_id: _builtins.str
+    """The run that it is a re-run of. It need not be there any more."""
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """What it is started with: stem's params."""
@@ -75,6 +79,10 @@ class CreateRunRequest(_message.Message):
     @_builtins.property
     def cancellation_policy(self) -> _types_pb2.CancellationPolicy:
         """Limits after which it is to be cancelled: by the service if it is managed, else by its engine."""
+
+    @_builtins.property
+    def origin(self) -> _runs_pb2.Run.Origin:
+        """What set it off and what it is called, if its engine wants that kept."""
 
     def __init__(
         self,
@@ -93,10 +101,12 @@ class CreateRunRequest(_message.Message):
         managed: _builtins.bool = ...,
         correlation_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        source_run_id: _builtins.str = ...,
+        origin: _runs_pb2.Run.Origin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "input", b"input", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "input", b"input", "origin", b"origin", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "correlation_id", b"correlation_id", "initial_phase", b"initial_phase", "input", b"input", "managed", b"managed", "namespace", b"namespace", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "request_id", b"request_id", "run_id", b"run_id", "task_queue", b"task_queue", "ttl", b"ttl", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "correlation_id", b"correlation_id", "initial_phase", b"initial_phase", "input", b"input", "managed", b"managed", "namespace", b"namespace", "origin", b"origin", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "request_id", b"request_id", "run_id", b"run_id", "source_run_id", b"source_run_id", "task_queue", b"task_queue", "ttl", b"ttl", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -111,9 +121,9 @@ class CreateRunResponse(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """The run's id."""
+    """The run's id; of one that was there, if it was not created."""
     created: _builtins.bool
-    """False if this was a repeat."""
+    """False if this was a repeat, or if the idempotency key is another run's."""
     def __init__(
         self,
         *,
@@ -1327,6 +1337,148 @@ class ListChildRunsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListChildRunsResponse: _TypeAlias = ListChildRunsResponse  # noqa: Y015
+
+@_typing.final
+class ListDerivedRunsRequest(_message.Message):
+    """From which run those to list were created."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, a UUID. Required."""
+    page_size: _builtins.int
+    """How many at most. Default 50, at most 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    payloads: _builtins.bool
+    """True to have the runs with their payloads, as in answers about a single run. A page is shorter where they are large."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        payloads: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "payloads", b"payloads", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDerivedRunsRequest: _TypeAlias = ListDerivedRunsRequest  # noqa: Y015
+
+@_typing.final
+class ListDerivedRunsResponse(_message.Message):
+    """A page of runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[_runs_pb2.Run]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[_runs_pb2.Run] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDerivedRunsResponse: _TypeAlias = ListDerivedRunsResponse  # noqa: Y015
+
+@_typing.final
+class RerunRunRequest(_message.Message):
+    """Which run to create again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    NEW_RUN_ID_FIELD_NUMBER: _builtins.int
+    NEW_WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    INITIAL_PHASE_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    new_run_id: _builtins.str
+    """The new run's id, a UUID of the caller's. Made by the service if empty."""
+    new_workflow_id: _builtins.str
+    """The new run's text id, if it is to have one."""
+    initial_phase: _types_pb2.RunPhase.ValueType
+    """PENDING (default) or RUNNING."""
+    correlation_id: _builtins.str
+    """The caller's id for what belongs together. Default: the old run's."""
+    request_id: _builtins.str
+    """Makes a repeat safe: a repeat with the same content finds the run. At most 255 bytes."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        new_run_id: _builtins.str = ...,
+        new_workflow_id: _builtins.str = ...,
+        initial_phase: _types_pb2.RunPhase.ValueType = ...,
+        correlation_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "initial_phase", b"initial_phase", "namespace", b"namespace", "new_run_id", b"new_run_id", "new_workflow_id", b"new_workflow_id", "request_id", b"request_id", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerunRunRequest: _TypeAlias = RerunRunRequest  # noqa: Y015
+
+@_typing.final
+class RerunRunResponse(_message.Message):
+    """The new run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The new run's id."""
+    created: _builtins.bool
+    """False if this was a repeat."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        created: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerunRunResponse: _TypeAlias = RerunRunResponse  # noqa: Y015
 
 @_typing.final
 class MarkRunDispatchableRequest(_message.Message):

@@ -129,6 +129,16 @@ class RunStoreStub(object):
                 request_serializer=stepwell_dot_v1_dot_run__store__pb2.ListChildRunsRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_run__store__pb2.ListChildRunsResponse.FromString,
                 _registered_method=True)
+        self.ListDerivedRuns = channel.unary_unary(
+                '/stepwell.v1.RunStore/ListDerivedRuns',
+                request_serializer=stepwell_dot_v1_dot_run__store__pb2.ListDerivedRunsRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_run__store__pb2.ListDerivedRunsResponse.FromString,
+                _registered_method=True)
+        self.RerunRun = channel.unary_unary(
+                '/stepwell.v1.RunStore/RerunRun',
+                request_serializer=stepwell_dot_v1_dot_run__store__pb2.RerunRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_run__store__pb2.RerunRunResponse.FromString,
+                _registered_method=True)
         self.MarkRunDispatchable = channel.unary_unary(
                 '/stepwell.v1.RunStore/MarkRunDispatchable',
                 request_serializer=stepwell_dot_v1_dot_run__store__pb2.MarkRunDispatchableRequest.SerializeToString,
@@ -165,7 +175,8 @@ class RunStoreServicer(object):
     """
 
     def CreateRun(self, request, context):
-        """Creates a driven run. Its `workflow_id` is never used again. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
+        """Creates a driven run. Its `workflow_id` is never used again. With an idempotency key that is registered already it
+        answers with that run, and creates none. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
         NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, INVALID_FIELD, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -294,6 +305,22 @@ class RunStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDerivedRuns(self, request, context):
+        """Lists the runs that were created from a run, as re-runs of it, newest first. An unknown run has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RerunRun(self, request, context):
+        """Creates a run as another one was: of its type, with its input, trigger and title, and as managed as that was; but for
+        its idempotency key, its deadline and its parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND,
+        RUN_NOT_DRIVEN, RUN_EXISTS, REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MarkRunDispatchable(self, request, context):
         """Notes that a worker should look at the run. Also while one does: then it is handed out again when that one is
         done. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL.
@@ -410,6 +437,16 @@ def add_RunStoreServicer_to_server(servicer, server):
                     servicer.ListChildRuns,
                     request_deserializer=stepwell_dot_v1_dot_run__store__pb2.ListChildRunsRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_run__store__pb2.ListChildRunsResponse.SerializeToString,
+            ),
+            'ListDerivedRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDerivedRuns,
+                    request_deserializer=stepwell_dot_v1_dot_run__store__pb2.ListDerivedRunsRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_run__store__pb2.ListDerivedRunsResponse.SerializeToString,
+            ),
+            'RerunRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RerunRun,
+                    request_deserializer=stepwell_dot_v1_dot_run__store__pb2.RerunRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_run__store__pb2.RerunRunResponse.SerializeToString,
             ),
             'MarkRunDispatchable': grpc.unary_unary_rpc_method_handler(
                     servicer.MarkRunDispatchable,
@@ -901,6 +938,60 @@ class RunStore(object):
             '/stepwell.v1.RunStore/ListChildRuns',
             stepwell_dot_v1_dot_run__store__pb2.ListChildRunsRequest.SerializeToString,
             stepwell_dot_v1_dot_run__store__pb2.ListChildRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDerivedRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunStore/ListDerivedRuns',
+            stepwell_dot_v1_dot_run__store__pb2.ListDerivedRunsRequest.SerializeToString,
+            stepwell_dot_v1_dot_run__store__pb2.ListDerivedRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RerunRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunStore/RerunRun',
+            stepwell_dot_v1_dot_run__store__pb2.RerunRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_run__store__pb2.RerunRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,7 +44,8 @@ class RunStoreStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RunStoreAsyncStub: ...
     CreateRun: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.CreateRunRequest, _run_store_pb2.CreateRunResponse]
-    """Creates a driven run. Its `workflow_id` is never used again. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
+    """Creates a driven run. Its `workflow_id` is never used again. With an idempotency key that is registered already it
+    answers with that run, and creates none. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
     NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     ReadRun: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ReadRunRequest, _run_store_pb2.ReadRunResponse]
@@ -98,6 +99,13 @@ class RunStoreStub:
     """Lists driven runs, newest first unless asked for otherwise."""
     ListChildRuns: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ListChildRunsRequest, _run_store_pb2.ListChildRunsResponse]
     """Lists the children of a run, newest first. An unknown run has none."""
+    ListDerivedRuns: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ListDerivedRunsRequest, _run_store_pb2.ListDerivedRunsResponse]
+    """Lists the runs that were created from a run, as re-runs of it, newest first. An unknown run has none."""
+    RerunRun: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.RerunRunRequest, _run_store_pb2.RerunRunResponse]
+    """Creates a run as another one was: of its type, with its input, trigger and title, and as managed as that was; but for
+    its idempotency key, its deadline and its parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND,
+    RUN_NOT_DRIVEN, RUN_EXISTS, REQUEST_ID_REUSED.
+    """
     MarkRunDispatchable: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.MarkRunDispatchableRequest, _run_store_pb2.MarkRunDispatchableResponse]
     """Notes that a worker should look at the run. Also while one does: then it is handed out again when that one is
     done. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL.
@@ -125,7 +133,8 @@ class RunStoreAsyncStub(RunStoreStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_run_store_pb2.CreateRunRequest, _run_store_pb2.CreateRunResponse]  # type: ignore[assignment]
-    """Creates a driven run. Its `workflow_id` is never used again. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
+    """Creates a driven run. Its `workflow_id` is never used again. With an idempotency key that is registered already it
+    answers with that run, and creates none. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
     NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     ReadRun: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ReadRunRequest, _run_store_pb2.ReadRunResponse]  # type: ignore[assignment]
@@ -179,6 +188,13 @@ class RunStoreAsyncStub(RunStoreStub):
     """Lists driven runs, newest first unless asked for otherwise."""
     ListChildRuns: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ListChildRunsRequest, _run_store_pb2.ListChildRunsResponse]  # type: ignore[assignment]
     """Lists the children of a run, newest first. An unknown run has none."""
+    ListDerivedRuns: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ListDerivedRunsRequest, _run_store_pb2.ListDerivedRunsResponse]  # type: ignore[assignment]
+    """Lists the runs that were created from a run, as re-runs of it, newest first. An unknown run has none."""
+    RerunRun: _aio.UnaryUnaryMultiCallable[_run_store_pb2.RerunRunRequest, _run_store_pb2.RerunRunResponse]  # type: ignore[assignment]
+    """Creates a run as another one was: of its type, with its input, trigger and title, and as managed as that was; but for
+    its idempotency key, its deadline and its parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND,
+    RUN_NOT_DRIVEN, RUN_EXISTS, REQUEST_ID_REUSED.
+    """
     MarkRunDispatchable: _aio.UnaryUnaryMultiCallable[_run_store_pb2.MarkRunDispatchableRequest, _run_store_pb2.MarkRunDispatchableResponse]  # type: ignore[assignment]
     """Notes that a worker should look at the run. Also while one does: then it is handed out again when that one is
     done. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL.
@@ -209,7 +225,8 @@ class RunStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _run_store_pb2.CreateRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_store_pb2.CreateRunResponse, _abc.Awaitable[_run_store_pb2.CreateRunResponse]]:
-        """Creates a driven run. Its `workflow_id` is never used again. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
+        """Creates a driven run. Its `workflow_id` is never used again. With an idempotency key that is registered already it
+        answers with that run, and creates none. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
         NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, INVALID_FIELD, REQUEST_ID_REUSED.
         """
 
@@ -359,6 +376,25 @@ class RunStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_store_pb2.ListChildRunsResponse, _abc.Awaitable[_run_store_pb2.ListChildRunsResponse]]:
         """Lists the children of a run, newest first. An unknown run has none."""
+
+    @_abc_1.abstractmethod
+    def ListDerivedRuns(
+        self,
+        request: _run_store_pb2.ListDerivedRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_store_pb2.ListDerivedRunsResponse, _abc.Awaitable[_run_store_pb2.ListDerivedRunsResponse]]:
+        """Lists the runs that were created from a run, as re-runs of it, newest first. An unknown run has none."""
+
+    @_abc_1.abstractmethod
+    def RerunRun(
+        self,
+        request: _run_store_pb2.RerunRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_store_pb2.RerunRunResponse, _abc.Awaitable[_run_store_pb2.RerunRunResponse]]:
+        """Creates a run as another one was: of its type, with its input, trigger and title, and as managed as that was; but for
+        its idempotency key, its deadline and its parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND,
+        RUN_NOT_DRIVEN, RUN_EXISTS, REQUEST_ID_REUSED.
+        """
 
     @_abc_1.abstractmethod
     def MarkRunDispatchable(

@@ -115,6 +115,34 @@ class Run(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class Origin(_message.Message):
+        """What set a driven run off, and what it is called."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        TITLE_FIELD_NUMBER: _builtins.int
+        TRIGGER_KEY_FIELD_NUMBER: _builtins.int
+        IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+        title: _builtins.str
+        """The workflow's name for people at that time."""
+        trigger_key: _builtins.str
+        """What set it off, such as `manual`."""
+        idempotency_key: _builtins.str
+        """The key under which a repeat of that finds this run. Needs `trigger_key`."""
+        def __init__(
+            self,
+            *,
+            title: _builtins.str = ...,
+            trigger_key: _builtins.str = ...,
+            idempotency_key: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["idempotency_key", b"idempotency_key", "title", b"title", "trigger_key", b"trigger_key"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Wake(_message.Message):
         """What woke a suspended driven run."""
 
@@ -346,6 +374,8 @@ class Run(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     BEGIN_TIME_FIELD_NUMBER: _builtins.int
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    TIMED_OUT_TIME_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace it lives in."""
     run_id: _builtins.str
@@ -468,6 +498,14 @@ class Run(_message.Message):
     def last_failure(self) -> _types_pb2.Failure:
         """Why the attempt before failed, if it began anew. Only in answers about a single run."""
 
+    @_builtins.property
+    def origin(self) -> Global___Run.Origin:
+        """What set a driven run off, as its engine said."""
+
+    @_builtins.property
+    def timed_out_time(self) -> _timestamp_pb2.Timestamp:
+        """When its engine noted that a driven run's time was over."""
+
     def __init__(
         self,
         *,
@@ -513,10 +551,12 @@ class Run(_message.Message):
         retry: _types_pb2.RetryPolicy | None = ...,
         begin_time: _timestamp_pb2.Timestamp | None = ...,
         last_failure: _types_pb2.Failure | None = ...,
+        origin: Global___Run.Origin | None = ...,
+        timed_out_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "origin", b"origin", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "retry", b"retry", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "retry", b"retry", "run_id", b"run_id", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

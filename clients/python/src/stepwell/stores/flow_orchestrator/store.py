@@ -1,0 +1,11 @@
+"""FlowOrchestrator's `PostgreSqlFlowRunStore`, as one class."""
+
+from __future__ import annotations
+
+from stepwell.stores.flow_orchestrator.controls import Controls
+from stepwell.stores.flow_orchestrator.dispatches import Dispatches
+from stepwell.stores.flow_orchestrator.runs import Runs
+
+
+class FlowRunStore(Runs, Controls, Dispatches):
+    """Answers like `FlowOrchestrator.PostgreSQL.PostgreSqlFlowRunStore`."""
