@@ -22,6 +22,7 @@ from stepwell_server.engine.reported import (
     NewTopicWait,
     NewWait,
     ScopeClaim,
+    SetAttributes,
     UpdateOutcome,
     WonRace,
 )
@@ -41,6 +42,7 @@ KIND_OF = {
     AcceptedUpdate: Kind.MARKER,
     UpdateOutcome: Kind.MARKER,
     WonRace: Kind.MARKER,
+    SetAttributes: Kind.MARKER,
 }
 COMPLETED = End(Phase.COMPLETED)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from msgspec.structs import replace
+from tests.engine.memory_attributes import MemoryAttributes
 from tests.engine.memory_jobs import MemoryJobs
 from tests.engine.memory_topics import MemoryTopics
 
@@ -58,6 +59,7 @@ class MemoryStore:
         self.locked: set[int] = set()
         self.jobs = MemoryJobs(self.locked)
         self.topics = MemoryTopics()
+        self.attributes = MemoryAttributes()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -198,6 +200,7 @@ class MemoryStore:
         self._apply_signals(write)
         for value in write.published:
             self.published[value.run_key, value.name] = value
+        self.attributes.apply(write)
         self.jobs.apply(write.jobs)
         for key in write.jobs.retried:
             self.heartbeats.pop((key, JOB_ORDINAL), None)

@@ -134,6 +134,7 @@ class World:
             patch.object(loading, "batches", self.store),
             patch.object(loading, "recall", self.store),
             patch.object(loading, "topics", self.store.topics),
+            patch.object(loading, "search_attributes", self.store.attributes),
             patch.object(loading, "MOST_CARRIED", self.most_carried),
             patch.object(granting, "batches", self.store),
             patch.object(claiming, "batches", self.store),

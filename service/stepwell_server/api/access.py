@@ -138,6 +138,7 @@ TABLE: dict[str, dict[str, Access]] = {
         "PauseRun": WRITES,
         "ResumeRun": WRITES,
         "PinRun": WRITES,
+        "UpsertSearchAttributes": WRITES,
         "RetryRun": WRITES,
         "RewindRun": WRITES,
         "RepairRun": WRITES,

@@ -6,6 +6,8 @@
     op         = "=" | "!=" | "<" | "<=" | ">" | ">=" | ":"
     value      = word | text in quotes, which a `*` at the end makes a prefix | "*" after ":", for whatever is set
 
+A field may be a search attribute, `attribute.` and its name: see `attribute_filters`.
+
 The fields are a closed list's, each with its kind; values are typed here, so that no text of a caller's goes further
 than into a bound parameter.
 """
@@ -18,9 +20,23 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, NoReturn
 from uuid import UUID
 
+from stepwell_server.api import attribute_filters
+from stepwell_server.api.search_attributes import NAME, TEXT_BYTES
 from stepwell_server.errors import InvalidField
-from stepwell_server.model.filters import Comparison, Every, Fields, Filter, Kind, Not, Op, Some
+from stepwell_server.model.filters import (
+    ANY_ATTRIBUTE,
+    AttributeComparison,
+    Comparison,
+    Every,
+    Fields,
+    Filter,
+    Kind,
+    Not,
+    Op,
+    Some,
+)
 from stepwell_server.model.orders import Order, SortKey
+from stepwell_server.model.search_attributes import AttributeKind
 from stepwell_server.settings import Limits
 
 _CHARACTERS, _DEPTH, _COMPARISONS, _SORT_KEYS = 4_096, 16, 64, 4
@@ -163,8 +179,12 @@ class _Reader:
         name = self._token
         if name.kind != "word" or name.text in _KEYWORDS:
             self._expected("a field, NOT or an opening parenthesis")
-        if name.text not in self._fields:
+        if name.text.startswith(attribute_filters.PREFIX) and ANY_ATTRIBUTE in self._fields:
+            attribute = self._attribute(name)
+        elif name.text not in self._fields:
             self._refuse(name.place, f"{name.text[:64]!r} is no field of this list, but {', '.join(self._fields)}")
+        else:
+            attribute = ""
         self._take()
         mark = self._token
         if mark.kind != "op":
@@ -177,7 +197,13 @@ class _Reader:
         self._comparisons += 1
         if self._comparisons > _COMPARISONS:
             self._refuse(name.place, f"there are more than {_COMPARISONS} comparisons")
-        return self._typed(name.text, mark, value)
+        return self._of_attribute(attribute, mark, value) if attribute else self._typed(name.text, mark, value)
+
+    def _attribute(self, name: _Token) -> str:
+        attribute = name.text.removeprefix(attribute_filters.PREFIX)
+        if not NAME.fullmatch(attribute):
+            self._refuse(name.place, "behind `attribute.` stand 1 to 64 letters, digits, '_', '-' and '.'")
+        return attribute
 
     # --- values -----------------------------------------------------------------------------------------------------
 
@@ -205,10 +231,31 @@ class _Reader:
             self._refuse(value.place, f"expected one of {', '.join(members)}")
         return Comparison(name, op, bool(members[member]) if kind is Kind.FLAG else members[member])
 
-    def _of_text(self, name: str, op: Op, value: _Token) -> Filter:
+    def _of_attribute(self, name: str, mark: _Token, value: _Token) -> Filter:
+        op, plain = Op(mark.text), self._short(value, TEXT_BYTES)
+        if op is Op.HAS:
+            if value.text != "*":
+                self._refuse(value.place, f"expected *: {attribute_filters.PREFIX}{name}:* holds where it is set")
+            return AttributeComparison(name, Op.SET)
+        if op in _EQUALITY and _is_prefix(value):
+            begins = AttributeComparison(name, Op.PREFIX, ((AttributeKind.TEXT, plain[:-1]),))
+            return begins if op is Op.EQUAL else Not(begins)
+        quoted = value.kind == "text"
+        try:
+            time = _parsed_time(plain) if quoted else None
+            return attribute_filters.compared(name, op, plain, time, quoted=quoted)
+        except attribute_filters.NotCompared as expected:
+            self._refuse(value.place, f"expected {expected}")
+
+    def _short(self, value: _Token, most: int) -> str:
+        """The text of a value, if it is of no more bytes and without control characters."""
         plain = self._plain(value)
-        if _CONTROL.search(plain) or len(plain.encode(errors="replace")) > self._limits.id_bytes:
-            self._refuse(value.place, f"expected at most {self._limits.id_bytes} bytes without control characters")
+        if _CONTROL.search(plain) or len(plain.encode(errors="replace")) > most:
+            self._refuse(value.place, f"expected at most {most} bytes without control characters")
+        return plain
+
+    def _of_text(self, name: str, op: Op, value: _Token) -> Filter:
+        plain = self._short(value, self._limits.id_bytes)
         if op is Op.HAS or not _is_prefix(value):
             return Comparison(name, op, plain)
         begins = Comparison(name, Op.PREFIX, plain[:-1])

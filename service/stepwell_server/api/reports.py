@@ -19,6 +19,7 @@ from stepwell_server.api.differences import difference_from_proto
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.api.race_steps import require_race_key, winner_from_proto
 from stepwell_server.api.run_starts import policies_from_proto
+from stepwell_server.api.search_attributes import attributes_from_proto
 from stepwell_server.dispatch.beats import TaskBeat
 from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, NewActivity
@@ -35,6 +36,7 @@ from stepwell_server.engine.reported import (
     NewTopicWait,
     NewWait,
     ScopeClaim,
+    SetAttributes,
     Successor,
     UpdateOutcome,
 )
@@ -274,10 +276,19 @@ class ReportReader:
             return Kind.MARKER, UpdateOutcome(self._payload(step.outcome.result, "outcome.result", at), failure)
         if which == "race":
             return Kind.MARKER, winner_from_proto(step.race, at)
+        if which == "search_attributes":
+            return Kind.MARKER, self._attributes(step.search_attributes, f"{at}search_attributes.")
         raise InvalidField(
             field=f"{at}kind",
-            problem="is required: local, activity, timer, wait, child, marker, acceptance, outcome or race",
+            problem="is required: local, activity, timer, wait, child, marker, acceptance, outcome, race or "
+            "search_attributes",
         )
+
+    def _attributes(self, step: workers_pb2.SearchAttributesStep, at: str) -> SetAttributes:
+        patch = attributes_from_proto(step.attributes, self._fields, "attributes", at)
+        if not patch:
+            raise InvalidField(field=f"{at}attributes", problem="is required: name at least one attribute")
+        return SetAttributes(patch)
 
     def _wait(self, wait: workers_pb2.WaitStep, at: str) -> NewWait | NewTopicWait:
         timeout = checks.seconds(wait, "timeout", at)

@@ -11,6 +11,7 @@ from stepwell_server import telemetry
 from stepwell_server.api.activity_options import run_retry_from_proto
 from stepwell_server.api.fields import integer, optional_uuid, seconds
 from stepwell_server.api.payloads import payload_from_proto
+from stepwell_server.api.search_attributes import attributes_from_proto
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.starts import Conflict, NewRun, Reuse, StartRun
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.api.fields import Fields
     from stepwell_server.model.runs import RunRef
+    from stepwell_server.model.search_attributes import AttributeValue
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Started = TypeVar("Started", runs_pb2.StartRunRequest, run_store_pb2.CreateRunRequest, run_store_pb2.RerunRunRequest)
@@ -62,10 +64,17 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
         details=RunDetails(
             **policy_from_proto(request.cancellation_policy, at), retry=run_retry_from_proto(request, fields, at)
         ),
+        search_attributes=first_attributes(request, fields, at),
     )
     reuse, conflict = policies_from_proto(request, fields, at)
     request_hash = content_hash(request, namespace) if request_id else None
     return StartRun(new, reuse, conflict, request_id, request_hash)
+
+
+def first_attributes(request: Started, fields: Fields, at: str = "") -> dict[str, AttributeValue]:
+    """Reads the search attributes that a run begins with."""
+    given = request.search_attributes
+    return attributes_from_proto(given, fields, "search_attributes", at) if given else {}
 
 
 def policies_from_proto(

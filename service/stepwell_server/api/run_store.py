@@ -12,7 +12,7 @@ from stepwell_server.api.fields import optional_uuid, seconds, time
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.api.run_derived import DerivedRuns, origin_from_proto
-from stepwell_server.api.run_starts import DEFAULT_QUEUE, content_hash, policy_from_proto, size_of
+from stepwell_server.api.run_starts import DEFAULT_QUEUE, content_hash, first_attributes, policy_from_proto, size_of
 from stepwell_server.api.run_store_sets import RunSets
 from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.engine import claims, driven_runs
@@ -197,6 +197,7 @@ class RunStoreCalls(DerivedRuns, RunSets, run_store_pb2_grpc.RunStoreServicer):
                 **policy,
             ),
             origin=origin,
+            search_attributes=first_attributes(request, fields),
         )
         request_hash = content_hash(request, space.namespace) if request_id else None
         return StartRun(new, reuse=Reuse.REJECT, request_id=request_id, request_hash=request_hash)

@@ -13,6 +13,7 @@ from stepwell_server.api.activity_options import retry_to_proto
 from stepwell_server.api.differences import difference_to_proto
 from stepwell_server.api.fields import optional_uuid
 from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_to_proto
+from stepwell_server.api.search_attributes import attributes_to_proto
 from stepwell_server.api.task_waits import task_wait_to_proto
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import pack
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from stepwell_server.api.fields import Fields
+    from stepwell_server.model.search_attributes import Values
     from stepwell_server.model.workers import Crew
     from stepwell_server.store.namespaces import Namespaces
     from stepwell_server.store.runs import SeenRun, WholeRun
@@ -91,7 +93,7 @@ def time_to_proto(time: datetime | None) -> Timestamp | None:
     return stamp
 
 
-def run_to_proto(run: SeenRun, namespace: str) -> runs_pb2.Run:
+def run_to_proto(run: SeenRun, namespace: str, attributes: Values | None = None) -> runs_pb2.Run:
     """Renders a run without its payloads."""
     details = unpack_details(run.details)
     return runs_pb2.Run(
@@ -131,12 +133,13 @@ def run_to_proto(run: SeenRun, namespace: str) -> runs_pb2.Run:
         attempt=details.attempt,
         retry=retry_to_proto(details.retry),
         begin_time=time_to_proto(details.begin_time) if run.phase == Phase.PENDING else None,
+        search_attributes=attributes_to_proto(attributes or {}),
     )
 
 
 def whole_run_to_proto(whole: WholeRun, namespace: str, crew: Crew | None = None) -> runs_pb2.Run:
     """Renders a run with its payloads; if its task waits, with what that waits for."""
-    run = run_to_proto(whole.run, namespace)
+    run = run_to_proto(whole.run, namespace, whole.search_attributes)
     if crew is not None and whole.ready_time is not None:
         seen = whole.run
         wait = task_wait_to_proto(TaskKind.RUN, seen.type, seen.task_queue, seen.build_id, whole.ready_time, crew)

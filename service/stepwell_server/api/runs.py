@@ -1,6 +1,7 @@
 """RunService: starting and steering runs.
 
-Reading is in `runs_read`, asking in `run_asks`, mending in `run_mends` and `run_repairs`.
+Reading is in `runs_read`, asking in `run_asks`, mending in `run_mends` and `run_repairs`, attributes in
+`run_attributes`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.interceptors.errors import as_refusal, to_status
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_asks import RunAsks
+from stepwell_server.api.run_attributes import RunAttributes
 from stepwell_server.api.run_mends import RunMends
 from stepwell_server.api.run_repairs import RunRepairs
 from stepwell_server.api.run_starts import (
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Runs(RunReads, RunAsks, RunMends, RunRepairs, runs_pb2_grpc.RunServiceServicer):
+class Runs(RunReads, RunAsks, RunMends, RunRepairs, RunAttributes, runs_pb2_grpc.RunServiceServicer):
     """Starts, reads and steers runs."""
 
     def __init__(  # noqa: PLR0917 - made in one place

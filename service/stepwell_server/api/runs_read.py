@@ -17,7 +17,7 @@ from stepwell_server.api.run_values import MESSAGE_MARGIN, run_to_proto, step_to
 from stepwell_server.model.runs import LISTED as LISTED_RUNS
 from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.steps import LISTED as LISTED_STEPS
-from stepwell_server.store import run_lists, runs, steps
+from stepwell_server.store import run_lists, runs, search_attributes, steps
 from stepwell_server.store.run_lists import RunFilter
 from stepwell_server.store.watches import End
 
@@ -69,8 +69,9 @@ class RunReads:
         shown = found[: page.size]
         token = page.token(run_lists.place_of(shown[-1], order)) if len(found) > page.size else ""
         total, more = await counted_runs(self._database, wanted) if request.count_total else (0, False)
+        attributes = await search_attributes.of_runs(self._database, shown)
         return runs_pb2.ListRunsResponse(
-            runs=[run_to_proto(run, namespace) for run in shown],
+            runs=[run_to_proto(run, namespace, attributes.get(run.run_key)) for run in shown],
             next_page_token=token,
             total_size=total,
             more_than_total_size=more,

@@ -10,6 +10,7 @@ from stepwell_server.api.fields import seconds, time
 from stepwell_server.api.payloads import duration_to_proto, payload_to_proto
 from stepwell_server.api.run_starts import Metadata, start_from_proto
 from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.api.search_attributes import attributes_to_proto
 from stepwell_server.engine import schedules as engine
 from stepwell_server.engine.cron import BadTimes, check
 from stepwell_server.errors import InvalidField
@@ -162,4 +163,5 @@ def _run_to_proto(run: NewRun, *, with_input: bool) -> runs_pb2.StartRunRequest:
         correlation_id=run.correlation_id,
         cancellation_policy=policy if policy.ByteSize() else None,
         retry=retry_to_proto(run.details.retry),
+        search_attributes=attributes_to_proto(run.search_attributes),
     )

@@ -17,7 +17,7 @@ from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, each, run_to
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import unpack
 from stepwell_server.model.runs import RunRef
-from stepwell_server.store import driven, run_origins, runs, whole_runs
+from stepwell_server.store import driven, run_origins, runs, search_attributes, whole_runs
 
 if TYPE_CHECKING:
     import asyncio
@@ -164,7 +164,8 @@ class StoreCalls:
             await self._show_origins(shown[: len(told)], told)
             return told
         cursors = await driven.cursors(self._database, [run.run_key for run in shown])
-        rendered = [run_to_proto(run, namespace) for run in shown]
+        attributes = await search_attributes.of_runs(self._database, shown)
+        rendered = [run_to_proto(run, namespace, attributes.get(run.run_key)) for run in shown]
         for run, message in zip(shown, rendered, strict=True):
             message.cursor = cursors.get(run.run_key, 0)
         await self._show_origins(shown, rendered)

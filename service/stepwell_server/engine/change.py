@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.driven import Side, SideKey
     from stepwell_server.model.events import Event
     from stepwell_server.model.run_calls import Published
+    from stepwell_server.model.search_attributes import AttributeValue
 
 
 class Slice(NamedTuple):
@@ -73,6 +74,7 @@ class Change(StepChange):
         "published",
         "received",
         "scopes",
+        "search_attributes",
         "seen_events",
         "sides",
         "signal_ids",
@@ -81,6 +83,7 @@ class Change(StepChange):
         "topic_copies",
         "topic_positions",
         "topics",
+        "touched_attributes",
         "touched_scopes",
         "touched_sides",
     )
@@ -104,6 +107,8 @@ class Change(StepChange):
         self.received: list[Signal] = []
         self.heartbeats: dict[int, tuple[datetime, Payload]] = {}
         self.published: dict[str, Published] = {}
+        self.search_attributes: dict[str, AttributeValue] = {}
+        self.touched_attributes: dict[str, None] = {}
         self.seen_events: dict[int, Event] = {}
         self.topics: dict[str, TopicView] = {}
         self.topic_copies: list[TopicCopy] = []
@@ -407,6 +412,26 @@ class Change(StepChange):
     def publish(self, value: Published) -> None:
         """Puts a value in the place of the one of its name."""
         self._set(self.published, value.name, value)
+
+    def every_search_attribute(self) -> dict[str, AttributeValue]:
+        """All search attributes of the run, open or ended. Asks for them if they are not loaded."""
+        if not self.known.search_attributes:
+            raise Missing(search_attributes=True)
+        return self.search_attributes
+
+    def set_search_attribute(self, name: str, value: AttributeValue | None) -> None:
+        """Puts a search attribute in the place of the one of its name, or with None takes it away."""
+        if value is None:
+            self._pop(self.search_attributes, name)
+        else:
+            self._set(self.search_attributes, name, value)
+        self._set(self.touched_attributes, name, None)
+
+    def load_search_attributes(self, stored: dict[str, AttributeValue]) -> None:
+        """Takes in the search attributes of the run as stored."""
+        if not self.known.search_attributes:
+            self.search_attributes = stored
+            self.known.search_attributes = True
 
     def side(self, key: SideKey) -> Side | None:
         """A small row of the run in a table of its own, or None. Asks for it if it is not loaded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from stepwell_server.engine import attempts, carrying, endings, starts
+from stepwell_server.engine import attempts, carrying, endings, search_attributes, starts
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.reported import End
 from stepwell_server.ids import uuid7
@@ -43,6 +43,7 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
             parent_key=run.parent_key,
             parent_ordinal=run.parent_ordinal,
             details=_handed_on(run, carried_from=run.run_key if left.has_more else 0),
+            search_attributes=search_attributes.handed_on(change),
         ),
         births,
         change.now,

@@ -13,6 +13,8 @@ class Limits(NamedTuple):
     open_steps: int = 20_000
     events: int = 100_000
     returns: int = 10
+    search_attributes: int = 32
+    search_attribute_bytes: int = 8 * 1024
 
 
 # Events that a run at its limit still records, because without them what is under way could not end: one for each

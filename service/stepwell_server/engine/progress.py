@@ -19,7 +19,16 @@ from stepwell_server.engine.differences import describe
 from stepwell_server.engine.order import Changed, judge
 from stepwell_server.engine.published import publish
 from stepwell_server.engine.recording import record
-from stepwell_server.engine.reported import End, NewChild, NewStep, NewTopicWait, NewWait, ScopeClaim, identity
+from stepwell_server.engine.reported import (
+    End,
+    NewChild,
+    NewStep,
+    NewTopicWait,
+    NewWait,
+    ScopeClaim,
+    SetAttributes,
+    identity,
+)
 from stepwell_server.engine.run_calls import accepted_before, refuse_unaccepted
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.order import pack_differences
@@ -74,7 +83,8 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         scopes = [claim.scope for claim in self.scopes if claim.scope]
         keyed = [identity(step) for step in self.steps if step.key] + accepted_before(self.steps)
         ordinals = [*self.cancels, *self.stops]
-        if not signals and not scopes and not keyed and not ordinals and self.end is None:
+        attributes = any(isinstance(step.body, SetAttributes) for step in self.steps)
+        if not (signals or scopes or keyed or ordinals or attributes) and self.end is None:
             return None
         ends = self.end is not None
         carried = [self.ref.run_key] if self.end is not None and self.end.successor and self.ref.run_key else []
@@ -86,6 +96,7 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
             ordinals=ordinals,
             open_steps=ends,
             carried=carried,
+            search_attributes=attributes,
         )
 
     def decide(self, change: Change) -> ProgressAnswer | Refused:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine import grants, starts, topic_waits
+from stepwell_server.engine import grants, search_attributes, starts, topic_waits
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.reported import (
@@ -18,6 +18,7 @@ from stepwell_server.engine.reported import (
     NewTimer,
     NewTopicWait,
     NewWait,
+    SetAttributes,
     UpdateOutcome,
     WonRace,
 )
@@ -58,6 +59,8 @@ def record(change: Change, new: NewStep) -> int:
         return _record_outcome(change, new, body)
     if isinstance(body, WonRace):
         return _record_winner(change, new, body)
+    if isinstance(body, SetAttributes):
+        return _record_attributes(change, new, body)
     return _start_child(change, new, body)
 
 
@@ -143,6 +146,20 @@ def _record_winner(change: Change, new: NewStep, body: WonRace) -> int:
     payload = Payload(JSON, str(body.winner).encode())
     event = change.event(EventType.MARKER_RECORDED, ordinal=change.open.last_step + 1, payload=payload, facts=facts)
     return _end_at_once(change, new, event, details=StepDetails(winner=body.winner))
+
+
+def _record_attributes(change: Change, new: NewStep, body: SetAttributes) -> int:
+    """Sets search attributes. More than a run may have fails the step and not the run, which goes on without them."""
+    before = dict(change.every_search_attribute())
+    merged = search_attributes.merge(before, body.patch, keeps_absent=False)
+    refusal = search_attributes.excess(merged, change.limits)
+    failure = None if refusal is None else Failure(str(refusal), refusal.reason, non_retryable=True)
+    if failure is None:
+        search_attributes.put(change, before, merged)
+    ordinal = change.open.last_step + 1
+    payload = search_attributes.payload_of(body.patch)
+    event = change.event(EventType.SEARCH_ATTRIBUTES_SET, ordinal=ordinal, payload=payload, failure=failure)
+    return _end_at_once(change, new, event, is_failed=failure is not None)
 
 
 def _end_at_once(

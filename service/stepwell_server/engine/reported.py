@@ -7,6 +7,7 @@ import msgspec
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.model.order import MadeCall
 from stepwell_server.model.payloads import NULL, Failure, Payload
+from stepwell_server.model.search_attributes import AttributeValue
 from stepwell_server.model.steps import RetryPolicy
 
 
@@ -72,8 +73,23 @@ class WonRace(msgspec.Struct, frozen=True, gc=False):
     winner: int
 
 
+class SetAttributes(msgspec.Struct, frozen=True, gc=False):
+    """Search attributes that the code gives its run; one that is absent takes its name away."""
+
+    patch: dict[str, AttributeValue]
+
+
 Body = (
-    Checkpoint | NewActivity | NewTimer | NewWait | NewTopicWait | NewChild | AcceptedUpdate | UpdateOutcome | WonRace
+    Checkpoint
+    | NewActivity
+    | NewTimer
+    | NewWait
+    | NewTopicWait
+    | NewChild
+    | AcceptedUpdate
+    | UpdateOutcome
+    | WonRace
+    | SetAttributes
 )
 
 

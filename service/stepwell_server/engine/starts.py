@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine import endings
+from stepwell_server.engine import endings, search_attributes
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.wishes import Missing
@@ -30,6 +30,7 @@ from stepwell_server.model.runs import (
     pack_details,
     unpack_details,
 )
+from stepwell_server.model.search_attributes import AttributeValue
 from stepwell_server.model.tasks import TaskKind
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class NewRun(msgspec.Struct, frozen=True, gc=False):
     parent_ordinal: int = 0
     details: RunDetails = NO_DETAILS
     origin: RunOrigin | None = None  # its key is not yet known
+    search_attributes: dict[str, AttributeValue] = {}
 
     @property
     def key_place(self) -> tuple[int, str, str, str] | None:
@@ -240,6 +242,7 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
     change.event(EventType.RUN_STARTED, payload=new.input)
     if new.origin is not None:
         change.put_side((RunOrigin, 0), msgspec.structs.replace(new.origin, run_key=run.run_key))
+    search_attributes.give(change, new.search_attributes)
     if run.managed:
         change.update(wake_time=next_look(change))
     if run.queued:

@@ -38,6 +38,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         open_steps: bool = False,
         closed_steps: bool = False,
         received: bool = False,
+        search_attributes: bool = False,
     ) -> None:
         super().__init__("more of the run is needed")
         self.ordinals = frozenset(ordinals)
@@ -57,6 +58,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         self.open_steps = open_steps
         self.closed_steps = closed_steps
         self.received = received
+        self.search_attributes = search_attributes
 
 
 class Known:
@@ -71,6 +73,7 @@ class Known:
         "ordinals",
         "received",
         "scopes",
+        "search_attributes",
         "sides",
         "signal_ids",
         "signals",
@@ -90,6 +93,7 @@ class Known:
         self.open_steps = everything
         self.closed_steps = everything
         self.received = everything
+        self.search_attributes = everything  # noted by who loads them
 
     def add(self, loaded: Missing) -> None:
         """Notes what was loaded."""

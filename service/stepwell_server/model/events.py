@@ -71,6 +71,7 @@ class EventType(IntEnum):
     USER_TASK_CHANGED = 85
     USER_TASK_COMPLETED = 86
     USER_TASK_CANCELLED = 87
+    SEARCH_ATTRIBUTES_SET = 90
 
     @property
     def label(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from enum import Enum, IntEnum, auto
 from uuid import UUID
 
@@ -23,6 +24,7 @@ class Kind(Enum):
     MEMBER = auto()
     FLAG = auto()
     TEXTS = auto()
+    ATTRIBUTE = auto()  # a search attribute: the field's name goes on with the attribute's
 
 
 class Op(Enum):
@@ -56,6 +58,17 @@ class Comparison(msgspec.Struct, frozen=True):
     value: str | UUID | int | datetime | bool | None = None
 
 
+class AttributeComparison(msgspec.Struct, frozen=True):
+    """One search attribute against one value, as which it may be understood in more than one way: kinds with values.
+
+    For SET there is none. INTEGER and NUMBER are one kind: NUMBER. What is not set fits no comparison but UNEQUAL.
+    """
+
+    name: str
+    op: Op
+    values: tuple[tuple[int, str | Decimal | datetime], ...] = ()
+
+
 class Every(msgspec.Struct, frozen=True):
     """All parts fit."""
 
@@ -74,13 +87,15 @@ class Not(msgspec.Struct, frozen=True):
     part: Filter
 
 
-Filter = Comparison | Every | Some | Not
+Filter = Comparison | AttributeComparison | Every | Some | Not
 Fields = Mapping[str, Field]
 
 TEXT, SORTED_TEXT = Field(Kind.TEXT), Field(Kind.TEXT, is_sortable=True)
 NUMBER, SORTED_NUMBER = Field(Kind.NUMBER), Field(Kind.NUMBER, is_sortable=True)
 TIME, SORTED_TIME = Field(Kind.TIME), Field(Kind.TIME, is_sortable=True)
 ID, FLAG, TEXTS = Field(Kind.UUID), Field(Kind.FLAG), Field(Kind.TEXTS)
+ATTRIBUTE, ANY_ATTRIBUTE = Field(Kind.ATTRIBUTE), "attribute.*"
+"""Search attributes, and how a list's fields name them; in a filter the attribute's name stands for the star."""
 
 
 def member_of(enum: type[IntEnum], prefix: str, *, is_sortable: bool = False) -> Field:

@@ -70,6 +70,7 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     # Of code runs: the names of published values, and whether calls were ever left in `run_calls`.
     published: tuple[str, ...] = ()
     called: bool = False
+    attributed: bool = False  # whether it ever got search attributes while it was open
     # Of runs whose record was mended.
     removed_steps: int = 0  # how many of the ordinals given are in the record no more
     reopen_time: datetime | None = None
@@ -230,6 +231,7 @@ LISTED: filters.Fields = {
     "update_time": filters.SORTED_TIME,
     "end_time": filters.SORTED_TIME,
     "deadline": filters.TIME,
+    filters.ANY_ATTRIBUTE: filters.ATTRIBUTE,
 }
 """By what lists of runs are filtered and sorted."""
 _encoder = msgspec.msgpack.Encoder()

@@ -15,11 +15,12 @@ from stepwell_server.model.payloads import Payload, unpack_payload
 from stepwell_server.model.requests import Recorded, RequestKey
 from stepwell_server.model.run_calls import Published
 from stepwell_server.model.runs import ClosedRun, Run, RunId
+from stepwell_server.model.search_attributes import SearchAttribute
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
 from stepwell_server.model.topics import TopicCopy, TopicPosition
-from stepwell_server.store import dispatches, job_batches, sides, topics
+from stepwell_server.store import dispatches, job_batches, search_attributes, sides, topics
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.database import Conflict
 from stepwell_server.store.dispatches import StepOfRun
@@ -84,6 +85,8 @@ class Write(msgspec.Struct):
     dispatches_claimed: list[tuple[StepOfRun, datetime]] = []
     dispatches_released: list[StepOfRun] = []
     published: list[Published] = []
+    search_attributes: list[SearchAttribute] = []
+    search_attributes_gone: list[tuple[int, str]] = []
     requests: list[Recorded] = []
     topic_copies: list[TopicCopy] = []
     topic_positions: list[TopicPosition] = []
@@ -95,7 +98,8 @@ class Write(msgspec.Struct):
     def is_empty(self) -> bool:
         """Whether the batch has changed nothing that anybody must hear of."""
         runs = self.events or self.changed_runs or self.mail_done or self.tasks_gone
-        return self.jobs.is_empty and not (runs or self.requests or self.sides)
+        attributes = self.search_attributes or self.search_attributes_gone
+        return self.jobs.is_empty and not (runs or attributes or self.requests or self.sides)
 
 
 async def write(connection: Connection, batch: Write) -> None:
@@ -124,6 +128,8 @@ async def write(connection: Connection, batch: Write) -> None:
         await dispatches.note(connection, batch.dispatches_claimed, batch.dispatches_released)
     if batch.published:
         await connection.write(PUBLISHED["write_published"], columns(batch.published))
+    if batch.search_attributes or batch.search_attributes_gone:
+        await search_attributes.write(connection, batch.search_attributes, batch.search_attributes_gone)
 
 
 async def _write_runs(connection: Connection, batch: Write) -> None:

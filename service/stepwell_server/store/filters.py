@@ -9,13 +9,15 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, and_, func, literal, not_, or_
 
-from stepwell_server.model.filters import Comparison, Every, Filter, Not, Op, Some
+from stepwell_server.model.filters import AttributeComparison, Comparison, Every, Filter, Not, Op, Some
 from stepwell_server.model.orders import Order, SortKey
 
 Columns = Mapping[str, ColumnElement[Any]]
+Attributes = Callable[[AttributeComparison], ColumnElement[bool]]
+"""How a list finds what has a search attribute: a condition that is never null."""
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 """Where in an order a time stands that has not come."""
-_RANGES: dict[Op, Callable[[Any, Any], Any]] = {Op.LESS: lt, Op.AT_MOST: le, Op.GREATER: gt, Op.AT_LEAST: ge}
+RANGES: dict[Op, Callable[[Any, Any], Any]] = {Op.LESS: lt, Op.AT_MOST: le, Op.GREATER: gt, Op.AT_LEAST: ge}
 
 
 def named(columns: Iterable[ColumnElement[Any]]) -> dict[str, ColumnElement[Any]]:
@@ -23,14 +25,20 @@ def named(columns: Iterable[ColumnElement[Any]]) -> dict[str, ColumnElement[Any]
     return {str(getattr(column, "name", "")): column for column in columns}
 
 
-def where(wanted: Filter, columns: Columns) -> ColumnElement[bool]:
+def _no_attributes(wanted: AttributeComparison) -> ColumnElement[bool]:
+    raise TypeError(f"this list has no search attributes: {wanted.name}")
+
+
+def where(wanted: Filter, columns: Columns, attributes: Attributes = _no_attributes) -> ColumnElement[bool]:
     """The filter as a condition that is true or false, and never null, so that NOT means the opposite."""
     if isinstance(wanted, Every):
-        return and_(*(where(part, columns) for part in wanted.parts))
+        return and_(*(where(part, columns, attributes) for part in wanted.parts))
     if isinstance(wanted, Some):
-        return or_(*(where(part, columns) for part in wanted.parts))
+        return or_(*(where(part, columns, attributes) for part in wanted.parts))
     if isinstance(wanted, Not):
-        return not_(where(wanted.part, columns))
+        return not_(where(wanted.part, columns, attributes))
+    if isinstance(wanted, AttributeComparison):
+        return attributes(wanted)
     return func.coalesce(_compared(wanted, columns[wanted.field]), False)
 
 
@@ -47,7 +55,7 @@ def _compared(wanted: Comparison, column: ColumnElement[Any]) -> ColumnElement[b
         return column.startswith(wanted.value, autoescape=True)
     if wanted.op is Op.HAS:
         return literal(wanted.value) == func.any(column)
-    compared: ColumnElement[bool] = _RANGES[wanted.op](column, value)
+    compared: ColumnElement[bool] = RANGES[wanted.op](column, value)
     return compared
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import ARRAY, BigInteger, ColumnElement, Table, and_, any_, cast
 from stepwell_server.model.filters import Filter
 from stepwell_server.model.runs import ClosedRun, unpack_details
 from stepwell_server.store import requests
+from stepwell_server.store.attribute_filters import having
 from stepwell_server.store.filters import named, where
 from stepwell_server.store.run_lists import filterable
 from stepwell_server.store.runs import CLOSED_COLUMNS
@@ -36,6 +37,7 @@ from stepwell_server.store.schema import (
     RUN_ORIGINS,
     RUNS,
     SCOPES,
+    SEARCH_ATTRIBUTES,
     SIGNALS,
     USER_TASKS,
     WORKFLOW_IDS,
@@ -56,6 +58,7 @@ TABLES: tuple[Table, ...] = (
     RUN_DEFINITIONS,
     RUN_ORIGINS,
     USER_TASKS,
+    SEARCH_ATTRIBUTES,
     CLOSED_STEPS,
     EVENTS,
 )
@@ -179,7 +182,8 @@ async def _choose(database: Database, wanted: Wanted, after: int, most: int) -> 
 def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
     conditions = [CLOSED_RUNS.c.namespace_id == wanted.namespace_id, CLOSED_RUNS.c.end_time < wanted.ended_before]
     if wanted.where is not None:
-        conditions.append(where(wanted.where, filterable(named(CLOSED_COLUMNS))))
+        attributes = having(wanted.namespace_id, CLOSED_RUNS.c.run_key)
+        conditions.append(where(wanted.where, filterable(named(CLOSED_COLUMNS)), attributes))
     return conditions
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Table, func, literal, select, union_all
 from stepwell_server.model.filters import Filter
 from stepwell_server.model.orders import Order, SortKey
 from stepwell_server.model.runs import TERMINAL, Phase, RunRef
+from stepwell_server.store.attribute_filters import having
 from stepwell_server.store.filters import NEVER, Columns, after, named, sorting, where
 from stepwell_server.store.runs import CLOSED_COLUMNS, OPEN_COLUMNS, SeenRun, keys
 from stepwell_server.store.schema import CLOSED_RUNS, RUNS
@@ -92,7 +93,9 @@ async def _parts(
         by_name = named(columns)
         conditions = [*_conditions(table, wanted, parent_key)]
         if wanted.where is not None:
-            conditions.append(where(wanted.where, filterable(by_name)))
+            before = place[-1] if place is not None and not order else None
+            attributes = having(wanted.namespace_id, table.c.run_key, before)
+            conditions.append(where(wanted.where, filterable(by_name), attributes))
         if place is not None:
             conditions.append(after(order, _sortable(by_name), _NEWEST_FIRST, place))
         query = select(*columns).where(*conditions).order_by(*sorting(order, _sortable(by_name), _NEWEST_FIRST))

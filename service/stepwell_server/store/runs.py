@@ -17,7 +17,9 @@ from stepwell_server.model.events import Attributes, payload_of, unpack_attribut
 from stepwell_server.model.order import Difference, unpack_differences
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import NO_DETAILS, Phase, RunRef, unpack_details
+from stepwell_server.model.search_attributes import AttributeValue
 from stepwell_server.model.steps import StepState
+from stepwell_server.store import search_attributes
 from stepwell_server.store.schema import CLOSED_RUNS, CLOSED_STEPS, EVENTS, RUN_IDS, RUNS, TASKS, WORKFLOW_IDS
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class WholeRun(msgspec.Struct, frozen=True, gc=False):
     differences: tuple[Difference, ...] = ()
     ready_time: datetime | None = None
     last_failure: Failure | None = None
+    search_attributes: dict[str, AttributeValue] = {}
 
 
 _COMMON = SeenRun.__struct_fields__[: SeenRun.__struct_fields__.index("owner_id")]
@@ -157,7 +160,8 @@ async def read(database: Database, ref: RunRef) -> WholeRun:
         )
         cursor = (await connection.execute(steps)).scalar_one()
         ready_time = await _ready_time(connection, run)
-    return whole_of(run, events, cursor, ready_time)
+        attributes = (await search_attributes.of_runs_in(connection, [run])).get(run.run_key, {})
+    return whole_of(run, events, cursor, attributes, ready_time)
 
 
 def telling_events(run: SeenRun) -> set[int]:
@@ -168,7 +172,11 @@ def telling_events(run: SeenRun) -> set[int]:
 
 
 def whole_of(
-    run: SeenRun, events: Mapping[int, ToldEvent], cursor: int, ready_time: datetime | None = None
+    run: SeenRun,
+    events: Mapping[int, ToldEvent],
+    cursor: int,
+    attributes: dict[str, AttributeValue],
+    ready_time: datetime | None = None,
 ) -> WholeRun:
     """A run with what its telling events hold: of each kind, body and attributes."""
     details = NO_DETAILS if run.is_closed else unpack_details(run.details)
@@ -179,10 +187,11 @@ def whole_of(
         suspension, wake = (_told(events.get(number))[0] if number else None for number in left[:2])
         differences = unpack_differences(_told(events.get(left[2]))[0]) if left[2] else ()
         failure, last_failure = (last_failure, None) if run.driven else (None, last_failure)
-        return WholeRun(run, given, None, failure, cursor, suspension, wake, differences, ready_time, last_failure)
+        waiting = (suspension, wake, differences, ready_time)
+        return WholeRun(run, given, None, failure, cursor, *waiting, last_failure, attributes)
     result, said = _told(events.get(run.end_event))
     returned, last_failure = result if run.phase == Phase.COMPLETED else None, None if run.driven else last_failure
-    return WholeRun(run, given, returned, said.failure, cursor, last_failure=last_failure)
+    return WholeRun(run, given, returned, said.failure, cursor, last_failure=last_failure, search_attributes=attributes)
 
 
 async def _ready_time(connection: AsyncConnection, run: SeenRun) -> datetime | None:

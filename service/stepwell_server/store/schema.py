@@ -13,6 +13,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     SmallInteger,
     Table,
     Text,
@@ -415,6 +416,17 @@ PUBLISHED = Table(
     *_text("name", key=True),
     *_bytes("payload", nullable=True),
     *_times("publish_time"),
+)
+SEARCH_ATTRIBUTES = Table(
+    "search_attributes",
+    METADATA,
+    *_run_key(),
+    *_text("name", key=True),
+    *_int("namespace_id"),
+    *_smallint("kind"),
+    *_text("text_value", nullable=True),
+    *_columns(Numeric, "number_value", nullable=True),
+    *_times("time_value", nullable=True),
 )
 JOB_IDS = Table(
     "job_ids",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, Select, cast, column, func, select
 
-from stepwell_server.store import driven
+from stepwell_server.store import driven, search_attributes
 from stepwell_server.store.runs import SeenRun, ToldEvent, WholeRun, telling_events, whole_of
 from stepwell_server.store.schema import EVENTS
 
@@ -33,8 +33,13 @@ async def fitting(database: Database, runs: Sequence[SeenRun], most_bytes: int) 
         events: dict[int, dict[int, ToldEvent]] = {run.run_key: {} for run in shown}
         for run_key, number, *row in await connection.execute(told):
             events[run_key][number] = tuple(row)
+        attributes = await search_attributes.of_runs_in(connection, shown)
     cursors = await driven.cursors(database, [run.run_key for run in shown])
-    return [whole_of(run, events[run.run_key], cursors.get(run.run_key, 0)) for run in shown]
+    return [
+        whole_of(run, events[key], cursors.get(key, 0), attributes.get(key, {}))
+        for run in shown
+        for key in (run.run_key,)
+    ]
 
 
 def _places(runs: Sequence[SeenRun]) -> Places:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, cast, overload
 
-from stepwell import _checkpoints, _steps
+from stepwell import _attributes, _checkpoints, _steps
 from stepwell._asked import Asked
 from stepwell._calls import Call, ContinueRun
 from stepwell._parallel import Parallel
 from stepwell.options import ActivityOptions, ChildOptions
 from stepwell.policies import RetryPolicy, Seconds
+from stepwell.search_attributes import Value
 from stepwell.v1 import workers_pb2
 
 if TYPE_CHECKING:
@@ -177,6 +178,14 @@ class Context(Asked, Parallel):
         The value travels with the next Progress; a checkpoint's function runs only after that is recorded.
         """
         return cast("T", _checkpoints.side_effect(self._run, name, fn))
+
+    def set_attributes(self, values: Mapping[str, Value] | None = None, /, **named: Value) -> None:
+        """Merges search attributes into the run's: text, numbers, flags, times; `None` takes a name away.
+
+        They travel with the next Progress, as a step: a replay does not set them again. Where the run would have too
+        many (32 names, 8 KiB) the step is recorded as failed, nothing is set, and the code goes on.
+        """
+        _attributes.set_attributes(self._run, {**(values or {}), **named})
 
     def patched(self, name: str) -> bool:
         """Tells whether this branch shall take the new way: true unless it had gone past here before the patch."""

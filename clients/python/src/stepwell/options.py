@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from stepwell.policies import CancellationPolicy, RetryPolicy, Seconds, duration
+from stepwell.search_attributes import Value, spelled
 
 
 class RunOptions(TypedDict, total=False):
@@ -18,6 +19,7 @@ class RunOptions(TypedDict, total=False):
     correlation_id: str
     cancellation_policy: CancellationPolicy
     retry: RetryPolicy
+    search_attributes: Mapping[str, Value]
 
 
 def run_fields(options: RunOptions) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def run_fields(options: RunOptions) -> dict[str, Any]:
         "correlation_id": options.get("correlation_id", ""),
         "cancellation_policy": None if policy is None else policy.to_proto(),
         "retry": None if retry is None else retry.to_proto(),
+        "search_attributes": spelled(options.get("search_attributes", {})),
     }
 
 
@@ -43,6 +46,7 @@ class StartOptions(RunOptions, total=False):
     when one is open, default `fail`; `terminate_existing` ends it and takes its place. `priority`: 0 to 9, higher goes
     first, default 4. `run_timeout` and `start_delay` in seconds: default no limit, and at once. `retry`: begins the run
     anew, as itself and with nothing recorded, when its code fails; default not. `run_timeout` is for all attempts.
+    `search_attributes`: what the run is found by, by name: text, numbers, flags and times.
     """
 
     run_id: str

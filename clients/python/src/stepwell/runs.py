@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from stepwell import _tracing, reasons
+from stepwell._attributes import Attributes
 from stepwell._mending import Mending
 from stepwell._rpc import uuid7
 from stepwell.errors import RunFailed, UpdateFailed, UpdateRejected
@@ -42,7 +43,7 @@ class QueryAnswer:
     publish_time: dt.datetime | None
 
 
-class RunHandle(Mending, Generic[T_co]):
+class RunHandle(Mending, Attributes, Generic[T_co]):
     """A run of this client's namespace, by `run_id` or by `workflow_id` (then its open run is meant, else the latest).
 
     `started` tells, after a start, whether this start made the run or found it.

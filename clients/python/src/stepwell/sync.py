@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, 
 
 from stepwell import client as _client
 from stepwell import runs as _runs
+from stepwell._attributes import SyncAttributes
 from stepwell._mending import SyncMending
 from stepwell._sync_definitions import SyncDefinitions
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
@@ -92,7 +93,7 @@ class Loop:
         self._loop.close()
 
 
-class RunHandle(SyncMending, Generic[T_co]):
+class RunHandle(SyncMending, SyncAttributes, Generic[T_co]):
     """A run, as `stepwell.RunHandle`, whose calls return when they are done."""
 
     def __init__(self, loop: Loop, inner: _runs.RunHandle[T_co]) -> None:
@@ -106,6 +107,10 @@ class RunHandle(SyncMending, Generic[T_co]):
 
     @property
     def _mending(self) -> _runs.RunHandle[T_co]:
+        return self._inner
+
+    @property
+    def _attributed(self) -> _runs.RunHandle[T_co]:
         return self._inner
 
     @property

@@ -259,12 +259,16 @@ class Batch:
         await self.subjects.load(missing)
         await loading.look_up_names(self._connection, self.subjects.births, names)
         busy = [place for place, (_, wants) in wishes.items() if wants.others & gone]
-        return busy + [place for place, (key, wants) in wishes.items() if wants.topics and self._lacks(key, wants)]
+        return busy + [place for place, (key, wants) in wishes.items() if self._lacks(key, wants)]
 
     def _lacks(self, key: int | None, wants: Missing) -> bool:
-        """Whether somebody has the lock of a topic that a decision wants to look at."""
+        """Whether somebody has the lock of what a decision wants to look at: a topic, or an ended run's attributes."""
+        if not wants.topics and not wants.search_attributes:
+            return False
         change = self.subjects.runs.get(key or 0)
-        return change is None or not wants.topics <= change.topics.keys()
+        if change is None or not wants.topics <= change.topics.keys():
+            return True
+        return wants.search_attributes and not change.known.search_attributes
 
     def _decide_one(self, place: int, key: int | None) -> Missing | None:
         order, asked = self._entries[place].order, self._entries[place].asked
@@ -317,7 +321,7 @@ class Batch:
         write = batches.Write(uuid7(), committer, position, self._now)
         for change in self.subjects.runs.values():
             is_changed = change.run is not change.original or change.fresh or change.is_reopened
-            if is_changed or change.mail_done or change.touched_sides:
+            if is_changed or change.mail_done or change.touched_sides or change.touched_attributes:
                 collect(write, change)
         collect_names(write, self.subjects.births)
         self.subjects.jobs.collect(write)

@@ -10,6 +10,7 @@ from stepwell_server.engine.change import Change
 from stepwell_server.engine.names import Births
 from stepwell_server.model.driven import RunOrigin
 from stepwell_server.model.runs import unpack_details
+from stepwell_server.model.search_attributes import rows
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.topics import TopicWait
 from stepwell_server.model.user_tasks import UserTask
@@ -51,6 +52,7 @@ def collect(write: batches.Write, change: Change) -> None:
         write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
     _collect_signals(write, change, key)
     write.published.extend(change.published.values())
+    _collect_search_attributes(write, change, key)
     write.tasks.extend(change.tasks.values())
     write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
     write.mail.extend(change.mail)
@@ -70,6 +72,14 @@ def _collect_dispatches(write: batches.Write, change: Change) -> None:
             write.dispatches_released.append(step)
         else:
             write.dispatches_claimed.append((step, change.now))
+
+
+def _collect_search_attributes(write: batches.Write, change: Change, key: int) -> None:
+    present = change.search_attributes
+    changed = {name: present[name] for name in change.touched_attributes if name in present}
+    write.search_attributes.extend(rows(key, change.namespace_id, changed))
+    if not change.fresh:
+        write.search_attributes_gone.extend((key, name) for name in change.touched_attributes if name not in present)
 
 
 def _collect_signals(write: batches.Write, change: Change, key: int) -> None:

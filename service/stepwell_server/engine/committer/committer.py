@@ -70,7 +70,14 @@ class Committer:
         self._of_run = of_run
         self._batch_commands = settings.committer_batch_commands
         self._key_step = settings.committers
-        self._limits = Limits(settings.limits.open_steps, settings.limits.run_events, settings.max_returns)
+        limits = settings.limits
+        self._limits = Limits(
+            limits.open_steps,
+            limits.run_events,
+            settings.max_returns,
+            limits.search_attributes,
+            limits.search_attribute_bytes,
+        )
         self._waiting = Waiting(settings.committer_queue_commands, settings.committer_queue_bytes)
         self._connection: Connection | None = None
         self._keys: Iterator[int] = iter(())

@@ -14,7 +14,7 @@ from stepwell_server.ids import MAIN
 from stepwell_server.model.steps import Kind, Step
 from stepwell_server.model.topics import stripe_of
 from stepwell_server.model.user_tasks import UserTask
-from stepwell_server.store import batches, dispatches, recall, sides, topics
+from stepwell_server.store import batches, dispatches, recall, search_attributes, sides, topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stepwell_server.engine.starts import StartRun
     from stepwell_server.model.driven import SideKey
     from stepwell_server.model.runs import RunRef
+    from stepwell_server.model.search_attributes import AttributeValue
     from stepwell_server.model.signals import Signal
     from stepwell_server.store.database import Connection, Row
 
@@ -165,6 +166,7 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
     await _load_signals(connection, wanted)
     await _load_sides(connection, wanted)
     await _load_topics(connection, wanted)
+    await _load_search_attributes(connection, wanted)
     scopes = [(change.run_key, scope) for change, missing in wanted for scope in missing.scopes - change.known.scopes]
     by_key = {change.run_key: change for change, _ in wanted}
     if scopes:
@@ -277,6 +279,25 @@ async def _load_topics(connection: Connection, wanted: Sequence[tuple[Change, Mi
         views = await topics.read(connection, looks, next(iter(asked.values())).now, most)
         for ((_, name), change), view in zip(asked.items(), views, strict=True):
             change.load_topic(name, view)
+
+
+async def _load_search_attributes(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
+    """The attributes of runs, but for those of ended ones whose rows are locked elsewhere: a batch locks them here."""
+    asked = {
+        change.run_key: change
+        for change, missing in wanted
+        if missing.search_attributes and not change.known.search_attributes
+    }
+    if not asked:
+        return
+    ended = sorted(key for key, change in asked.items() if change.original is None)
+    held = await search_attributes.hold_closed(connection, ended) if ended else set()
+    keys = [key for key in sorted(asked) if key in held or asked[key].original is not None]
+    found: dict[int, dict[str, AttributeValue]] = {key: {} for key in keys}
+    for row in await search_attributes.read(connection, keys) if keys else ():
+        found[row.run_key][row.name] = row.value
+    for key, values in found.items():
+        asked[key].load_search_attributes(values)
 
 
 def _has_more_steps(change: Change) -> bool:

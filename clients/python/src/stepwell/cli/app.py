@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stepwell.cli import (
+    attributes,
     definitions,
     jobs,
     mends,
@@ -34,6 +35,7 @@ runs.app.command()(watches.watch)
 runs.app.command()(run_asks.query)
 runs.app.command()(run_asks.update)
 runs.app.command("delete")(retention.delete_run)
+runs.app.command()(attributes.attributes)
 runs.app.add_typer(steering.app)
 runs.app.add_typer(mends.app)
 app.add_typer(runs.app, name="run")

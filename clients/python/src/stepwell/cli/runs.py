@@ -12,12 +12,14 @@ import typer
 
 from stepwell import errors
 from stepwell.cli.attempts import attempt_of, words_of
+from stepwell.cli.attribute_values import in_a_line, pairs_from
 from stepwell.cli.awaited import awaited_by
 from stepwell.cli.differences import differences_of, repairs_of
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show, show_list, span_of, time_of, value_of
 from stepwell.cli.session import fail
 from stepwell.policies import CONFLICT, RetryPolicy
 from stepwell.runs import phase_name
+from stepwell.search_attributes import values_of
 from stepwell.v1.types_pb2 import StepKind, StepState
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def start(
     run_id: Annotated[str, typer.Option(help="Its id, a UUID. Default: a new one.")] = "",
     task_queue: Annotated[str, typer.Option(help="Where its tasks wait.")] = "default",
     conflict: Annotated[str, typer.Option(help=f"When the workflow id is in use: {', '.join(CONFLICT)}.")] = "fail",
+    attribute: Annotated[list[str] | None, typer.Option(help="NAME=VALUE to find it by. May be repeated.")] = None,
     attempts: Annotated[int, typer.Option(help="How often to try at most; 0 is no limit.", min=0)] = 1,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")] = False,
     output: OutputOption = Output.TABLE,
@@ -79,6 +82,7 @@ def start(
         "run_id": run_id,
         "task_queue": task_queue,
         "conflict": cast("Literal['fail', 'use_existing', 'terminate_existing']", conflict),
+        "search_attributes": pairs_from(attribute or ()),
     }
     if attempts != 1:
         options["retry"] = RetryPolicy(maximum_attempts=attempts)
@@ -105,7 +109,8 @@ def list_runs(
     task_queue: Annotated[str, typer.Option(help="Only this task queue.")] = "",
     parent: Annotated[str, typer.Option(help="Only children of this run.")] = "",
     where: Annotated[
-        str, typer.Option("--filter", help="Only runs that fit, such as 'phase = FAILED AND type = survey'.")
+        str,
+        typer.Option("--filter", "--where", help="Only runs that fit: 'phase = FAILED AND attribute.env = prod'."),
     ] = "",
     order_by: Annotated[str, typer.Option(help="Fields to sort by, such as 'end_time desc'.")] = "",
     limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 50,
@@ -165,6 +170,7 @@ def show_run(context: typer.Context, name: Named, output: OutputOption = Output.
             "deadline": time_of(run.deadline),
             "parent": run.parent_run_id,
             "continued by": run.continued_run_id,
+            "attributes": in_a_line(values_of(run.search_attributes)),
             "build": run.build_id,
             "held by": run.owner_id,
             "waits for": awaited_by(handle) if phase_name(run.phase) == "SUSPENDED" and not run.driven else "",

@@ -10,6 +10,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from stepwell.v1 import runs_pb2 as _runs_pb2
+from stepwell.v1 import search_attributes_pb2 as _search_attributes_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -28,6 +29,27 @@ class CreateRunRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class SearchAttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _search_attributes_pb2.SearchAttribute: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _search_attributes_pb2.SearchAttribute | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
@@ -44,6 +66,7 @@ class CreateRunRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SOURCE_RUN_ID_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -84,6 +107,10 @@ class CreateRunRequest(_message.Message):
     def origin(self) -> _runs_pb2.Run.Origin:
         """What set it off and what it is called, if its engine wants that kept."""
 
+    @_builtins.property
+    def search_attributes(self) -> _containers.MessageMap[_builtins.str, _search_attributes_pb2.SearchAttribute]:
+        """What the run is found by, by name."""
+
     def __init__(
         self,
         *,
@@ -103,10 +130,11 @@ class CreateRunRequest(_message.Message):
         request_id: _builtins.str = ...,
         source_run_id: _builtins.str = ...,
         origin: _runs_pb2.Run.Origin | None = ...,
+        search_attributes: _abc.Mapping[_builtins.str, _search_attributes_pb2.SearchAttribute] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "input", b"input", "origin", b"origin", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "correlation_id", b"correlation_id", "initial_phase", b"initial_phase", "input", b"input", "managed", b"managed", "namespace", b"namespace", "origin", b"origin", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "request_id", b"request_id", "run_id", b"run_id", "source_run_id", b"source_run_id", "task_queue", b"task_queue", "ttl", b"ttl", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "correlation_id", b"correlation_id", "initial_phase", b"initial_phase", "input", b"input", "managed", b"managed", "namespace", b"namespace", "origin", b"origin", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "request_id", b"request_id", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "task_queue", b"task_queue", "ttl", b"ttl", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,6 +5,7 @@ import warnings
 
 from stepwell.v1 import repairs_pb2 as stepwell_dot_v1_dot_repairs__pb2
 from stepwell.v1 import runs_pb2 as stepwell_dot_v1_dot_runs__pb2
+from stepwell.v1 import search_attributes_pb2 as stepwell_dot_v1_dot_search__attributes__pb2
 
 GRPC_GENERATED_VERSION = '1.72.1'
 GRPC_VERSION = grpc.__version__
@@ -136,6 +137,11 @@ class RunServiceStub(object):
                 '/stepwell.v1.RunService/RepairRun',
                 request_serializer=stepwell_dot_v1_dot_repairs__pb2.RepairRunRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_repairs__pb2.RepairRunResponse.FromString,
+                _registered_method=True)
+        self.UpsertSearchAttributes = channel.unary_unary(
+                '/stepwell.v1.RunService/UpsertSearchAttributes',
+                request_serializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesResponse.FromString,
                 _registered_method=True)
         self.ListRunSteps = channel.unary_unary(
                 '/stepwell.v1.RunService/ListRunSteps',
@@ -312,6 +318,15 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpsertSearchAttributes(self, request, context):
+        """Merges a patch into a run's search attributes, name by name: of two that come together neither is lost. Also of a run
+        that has ended; one that goes on as a new run has handed them on. Never wakes a run. Reasons: RUN_NOT_FOUND,
+        INVALID_FIELD, LIMIT_EXCEEDED (the run would have too many), RUN_BUSY, REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRunSteps(self, request, context):
         """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND.
         """
@@ -416,6 +431,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.RepairRun,
                     request_deserializer=stepwell_dot_v1_dot_repairs__pb2.RepairRunRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_repairs__pb2.RepairRunResponse.SerializeToString,
+            ),
+            'UpsertSearchAttributes': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpsertSearchAttributes,
+                    request_deserializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesResponse.SerializeToString,
             ),
             'ListRunSteps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRunSteps,
@@ -943,6 +963,33 @@ class RunService(object):
             '/stepwell.v1.RunService/RepairRun',
             stepwell_dot_v1_dot_repairs__pb2.RepairRunRequest.SerializeToString,
             stepwell_dot_v1_dot_repairs__pb2.RepairRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpsertSearchAttributes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunService/UpsertSearchAttributes',
+            stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesRequest.SerializeToString,
+            stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesResponse.FromString,
             options,
             channel_credentials,
             insecure,

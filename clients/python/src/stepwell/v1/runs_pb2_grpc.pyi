@@ -7,6 +7,7 @@ from collections import abc as _abc
 from grpc import aio as _aio
 from stepwell.v1 import repairs_pb2 as _repairs_pb2
 from stepwell.v1 import runs_pb2 as _runs_pb2
+from stepwell.v1 import search_attributes_pb2 as _search_attributes_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -116,6 +117,11 @@ class RunServiceStub:
     INVALID_FIELD (two repairs mean one step, or nothing would change), REPAIR_DISAGREES, LIMIT_EXCEEDED (its history is
     full), REQUEST_ID_REUSED.
     """
+    UpsertSearchAttributes: _grpc.UnaryUnaryMultiCallable[_search_attributes_pb2.UpsertSearchAttributesRequest, _search_attributes_pb2.UpsertSearchAttributesResponse]
+    """Merges a patch into a run's search attributes, name by name: of two that come together neither is lost. Also of a run
+    that has ended; one that goes on as a new run has handed them on. Never wakes a run. Reasons: RUN_NOT_FOUND,
+    INVALID_FIELD, LIMIT_EXCEEDED (the run would have too many), RUN_BUSY, REQUEST_ID_REUSED.
+    """
     ListRunSteps: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
 
@@ -205,6 +211,11 @@ class RunServiceAsyncStub(RunServiceStub):
     RUN_NOT_PAUSED, RUN_PAUSED (for another reason than its order, so that there is nothing to accept), STEP_NOT_FOUND,
     INVALID_FIELD (two repairs mean one step, or nothing would change), REPAIR_DISAGREES, LIMIT_EXCEEDED (its history is
     full), REQUEST_ID_REUSED.
+    """
+    UpsertSearchAttributes: _aio.UnaryUnaryMultiCallable[_search_attributes_pb2.UpsertSearchAttributesRequest, _search_attributes_pb2.UpsertSearchAttributesResponse]  # type: ignore[assignment]
+    """Merges a patch into a run's search attributes, name by name: of two that come together neither is lost. Also of a run
+    that has ended; one that goes on as a new run has handed them on. Never wakes a run. Reasons: RUN_NOT_FOUND,
+    INVALID_FIELD, LIMIT_EXCEEDED (the run would have too many), RUN_BUSY, REQUEST_ID_REUSED.
     """
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]  # type: ignore[assignment]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
@@ -406,6 +417,17 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         RUN_NOT_PAUSED, RUN_PAUSED (for another reason than its order, so that there is nothing to accept), STEP_NOT_FOUND,
         INVALID_FIELD (two repairs mean one step, or nothing would change), REPAIR_DISAGREES, LIMIT_EXCEEDED (its history is
         full), REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def UpsertSearchAttributes(
+        self,
+        request: _search_attributes_pb2.UpsertSearchAttributesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_search_attributes_pb2.UpsertSearchAttributesResponse, _abc.Awaitable[_search_attributes_pb2.UpsertSearchAttributesResponse]]:
+        """Merges a patch into a run's search attributes, name by name: of two that come together neither is lost. Also of a run
+        that has ended; one that goes on as a new run has handed them on. Never wakes a run. Reasons: RUN_NOT_FOUND,
+        INVALID_FIELD, LIMIT_EXCEEDED (the run would have too many), RUN_BUSY, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from stepwell.v1 import runs_pb2 as _runs_pb2
+from stepwell.v1 import search_attributes_pb2 as _search_attributes_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -1324,6 +1325,7 @@ class NewStep(_message.Message):
     ACCEPTANCE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     RACE_FIELD_NUMBER: _builtins.int
+    SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """The branch. A path of branch numbers, at most 8 deep. That of the n-th accepted update is `0/n`."""
     name: _builtins.str
@@ -1373,6 +1375,10 @@ class NewStep(_message.Message):
         that lost: that branch or one around it.
         """
 
+    @_builtins.property
+    def search_attributes(self) -> Global___SearchAttributesStep:
+        """Search attributes for the run. A MARKER: a replay does not set them again."""
+
     def __init__(
         self,
         *,
@@ -1390,16 +1396,64 @@ class NewStep(_message.Message):
         acceptance: Global___AcceptanceStep | None = ...,
         outcome: Global___OutcomeStep | None = ...,
         race: Global___RaceStep | None = ...,
+        search_attributes: Global___SearchAttributesStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "kind", b"kind", "local", b"local", "marker", b"marker", "outcome", b"outcome", "race", b"race", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "kind", b"kind", "local", b"local", "marker", b"marker", "outcome", b"outcome", "race", b"race", "search_attributes", b"search_attributes", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "fingerprint", b"fingerprint", "key", b"key", "kind", b"kind", "local", b"local", "marker", b"marker", "name", b"name", "occurrence", b"occurrence", "outcome", b"outcome", "race", b"race", "scope", b"scope", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "fingerprint", b"fingerprint", "key", b"key", "kind", b"kind", "local", b"local", "marker", b"marker", "name", b"name", "occurrence", b"occurrence", "outcome", b"outcome", "race", b"race", "scope", b"scope", "search_attributes", b"search_attributes", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["local", "activity", "timer", "wait", "child", "marker", "acceptance", "outcome", "race"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["local", "activity", "timer", "wait", "child", "marker", "acceptance", "outcome", "race", "search_attributes"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___NewStep: _TypeAlias = NewStep  # noqa: Y015
+
+@_typing.final
+class SearchAttributesStep(_message.Message):
+    """Search attributes that the code gives its run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _search_attributes_pb2.SearchAttribute: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _search_attributes_pb2.SearchAttribute | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attributes(self) -> _containers.MessageMap[_builtins.str, _search_attributes_pb2.SearchAttribute]:
+        """Values by name, merged into what the run has; one that is not set takes its name away. 1 to 32. Where the run would
+        have too many, the step is recorded as failed, nothing is set, and the run goes on.
+        """
+
+    def __init__(
+        self,
+        *,
+        attributes: _abc.Mapping[_builtins.str, _search_attributes_pb2.SearchAttribute] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchAttributesStep: _TypeAlias = SearchAttributesStep  # noqa: Y015
 
 @_typing.final
 class LocalStep(_message.Message):
