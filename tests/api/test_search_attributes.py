@@ -6,7 +6,11 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from uuid import UUID
 
+import asyncpg
+import grpc
+import grpc.aio
 import pytest
 import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -134,6 +138,23 @@ async def test_patches_from_two_replicas_lose_nothing(database_url: str, service
         assert all("32" in str(each) for each in refused)
         written = {name for each in answers if not isinstance(each, BaseException) for name in each.attributes}
         assert set(found) == written
+
+
+async def test_an_ended_run_changes_under_one_hand_at_a_time(database_url: str, service: Service) -> None:
+    """While somebody has its row, a patch waits aside, as one of an open run does."""
+    run_id = await service.begin()
+    await service.end(run_id)
+    other = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
+    try:
+        async with other.transaction():
+            await other.execute("SELECT FROM closed_runs WHERE run_id = $1 FOR NO KEY UPDATE", UUID(run_id))
+            request = search_attributes_pb2.UpsertSearchAttributesRequest(run_id=run_id, attributes=GIVEN[1])
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await service.runs.UpsertSearchAttributes(request, timeout=0.5)
+            assert refused.value.code() in {grpc.StatusCode.ABORTED, grpc.StatusCode.DEADLINE_EXCEEDED}
+    finally:
+        await other.close()
+    assert (await upsert(service, run_id, {"n": {"integer": 1}})).changed
 
 
 FITS: dict[str, Callable[[dict[str, Any]], bool]] = {

@@ -72,6 +72,7 @@ async def test_the_readme_is_true(database_url: str, empty_database_url: str, gr
         "jobs",
         "changing",
         "topics",
+        "finding",
         "retention",
         "definitions",
         "transactions",

@@ -17,7 +17,9 @@ from importlib.resources import files
 from typing import Any, TypeVar, cast
 
 import grpc.aio
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message_factory import GetMessageClass
 from tests.service import TIMEOUT
 
 from stepwell.stores._connection import Store
@@ -172,7 +174,9 @@ class Engine:
 
 
 def _message(rpc: str, kind: str) -> Any:
-    return getattr(importlib.import_module(f"{_SERVICES[rpc][0]}_pb2"), f"{rpc}{kind}")
+    importlib.import_module(f"{_SERVICES[rpc][0]}_pb2")
+    pool: Any = descriptor_pool.Default()
+    return GetMessageClass(pool.FindMessageTypeByName(f"stepwell.v1.{rpc}{kind}"))
 
 
 Case = Callable[[Engine], Awaitable[None]]
