@@ -74,14 +74,6 @@ def _collect_dispatches(write: batches.Write, change: Change) -> None:
             write.dispatches_claimed.append((step, change.now))
 
 
-def _collect_search_attributes(write: batches.Write, change: Change, key: int) -> None:
-    present = change.search_attributes
-    changed = {name: present[name] for name in change.touched_attributes if name in present}
-    write.search_attributes.extend(rows(key, change.namespace_id, changed))
-    if not change.fresh:
-        write.search_attributes_gone.extend((key, name) for name in change.touched_attributes if name not in present)
-
-
 def _collect_signals(write: batches.Write, change: Change, key: int) -> None:
     """Of a run that has ended only the ids of signals are kept, unless they have yet to go to its successor."""
     keeps_all = change.run is not None or _keeps_signals(change)
@@ -92,6 +84,14 @@ def _collect_signals(write: batches.Write, change: Change, key: int) -> None:
         write.given_back.extend(change.given_back.values())
     write.carried_away.extend(change.carried_away)
     write.signals_gone.extend(change.emptied)
+
+
+def _collect_search_attributes(write: batches.Write, change: Change, key: int) -> None:
+    present = change.search_attributes
+    changed = {name: present[name] for name in change.touched_attributes if name in present}
+    write.search_attributes.extend(rows(key, change.namespace_id, changed))
+    if not change.fresh:
+        write.search_attributes_gone.extend((key, name) for name in change.touched_attributes if name not in present)
 
 
 def _ids_of(signals: list[Signal]) -> list[Signal]:
