@@ -71,7 +71,9 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
     return StartRun(new, reuse, conflict, request_id, request_hash)
 
 
-def first_attributes(request: Started, fields: Fields, at: str = "") -> dict[str, AttributeValue]:
+def first_attributes(
+    request: runs_pb2.StartRunRequest | run_store_pb2.CreateRunRequest, fields: Fields, at: str = ""
+) -> dict[str, AttributeValue]:
     """Reads the search attributes that a run begins with."""
     given = request.search_attributes
     return attributes_from_proto(given, fields, "search_attributes", at) if given else {}
