@@ -1,309 +1,232 @@
-"""assay's `WorkflowStore`, a case for each method that is answered, second part: work, time and workers."""
+"""assay's `WorkflowStore`: its store contract (D1) by name, third part: timers, signals, schedules and workers."""
 
 from __future__ import annotations
 
+import asyncio
+import time
+from dataclasses import replace
 from typing import Any
 
-from google.protobuf.field_mask_pb2 import FieldMask
-from tests.api.stores import at, json, span
-from tests.parity.cases import Engine, answers, schedule
+import pytest
+from tests.parity.cases import Engine, answers
+from tests.parity.test_assay import TRAIT, created
+from tests.parity.test_assay_activities import claimed, found, scheduled
 
-from stepwell.v1 import mirrors_pb2, types_pb2
-
-TRAIT = mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE
-ACTIVITY_PENDING, ACTIVITY_RUNNING, ACTIVITY_COMPLETED, ACTIVITY_FAILED, ACTIVITY_CANCELLED = (
-    types_pb2.STEP_STATE_PENDING,
-    types_pb2.STEP_STATE_RUNNING,
-    types_pb2.STEP_STATE_COMPLETED,
-    types_pb2.STEP_STATE_FAILED,
-    types_pb2.STEP_STATE_CANCELLED,
+from stepwell import reasons
+from stepwell.stores.assay import (
+    SchedulePatch,
+    WorkflowSchedule,
+    WorkflowSignal,
+    WorkflowStore,
+    WorkflowTimer,
+    WorkflowWorker,
 )
 
-
-async def activity(engine: Engine, seq: int = 1, **fields: Any) -> Any:
-    given = {"workflow_id": "w", "type": "send", "task_queue": "q", "schedule_time": at(0), **fields}
-    return (await engine.call("CreateActivity", seq=seq, **given)).activity
+NIGHTLY = "0 0 8 1 1 *"
 
 
-async def claim(engine: Engine, worker_id: str = "w1") -> Any:
-    return await engine.call("ClaimActivity", task_queue="q", worker_id=worker_id, now=at(0))
+def schedule(engine: Engine, name: str = "s", **fields: Any) -> WorkflowSchedule:
+    given = {"namespace": engine.namespace, "workflow_type": "t", "cron_expr": NIGHTLY, **fields}
+    return WorkflowSchedule(name=name, **given)
 
 
-async def found(engine: Engine, number: int) -> Any:
-    return (await engine.call("GetActivity", namespace="-", activity_number=number)).activity
-
-
-# --- activities -------------------------------------------------------------------------------------------------------
-
-
-@answers(TRAIT, "create_activity")
-async def test_create_activity(engine: Engine) -> None:
-    await engine.create()
-    asked = {"workflow_id": "w", "seq": 1, "type": "send", "task_queue": "q", "retry": {"maximum_attempts": 3}}
-    first = await engine.call("CreateActivity", input=json("1"), heartbeat_timeout=span(30), **asked)
-    assert (first.created, first.activity.activity_number > 0, first.activity.state) == (True, True, ACTIVITY_PENDING)
-    assert (first.activity.attempt, first.activity.retry.maximum_attempts) == (1, 3)
-    again = await engine.call("CreateActivity", **asked)
-    assert (again.created, again.activity) == (False, first.activity)
-
-
-@answers(TRAIT, "get_activity")
-async def test_get_activity(engine: Engine) -> None:
-    await engine.create()
-    made = await activity(engine, input=json("1"))
-    answer = await engine.call("GetActivity", namespace="-", activity_number=made.activity_number)
-    assert (answer.found, answer.activity, answer.activity.input.json) == (True, made, "1")
-    assert not (await engine.call("GetActivity", namespace="-", activity_number=made.activity_number + 1)).found
-
-
-@answers(TRAIT, "get_activity_by_workflow_seq")
-async def test_get_activity_by_workflow_seq(engine: Engine) -> None:
-    await engine.create()
-    made = await activity(engine, 7)
-    answer = await engine.call("GetActivity", workflow_id="w", seq=7)
-    assert (answer.found, answer.activity) == (True, made)
-    assert not (await engine.call("GetActivity", workflow_id="w", seq=8)).found
-
-
-@answers(TRAIT, "claim_activity")
-async def test_claim_activity(engine: Engine) -> None:
-    await engine.create()
-    made = await activity(engine)
-    first, second = await claim(engine, "w1"), await claim(engine, "w2")
-    assert (first.claimed, second.claimed) == (True, False)
-    assert (first.activity.activity_number, first.activity.state) == (made.activity_number, ACTIVITY_RUNNING)
-    assert (first.activity.owner_id, first.activity.start_time) == ("w1", at(0))
-
-
-@answers(TRAIT, "requeue_activity_for_retry")
-async def test_requeue_activity_for_retry(engine: Engine) -> None:
-    await engine.create()
-    number = (await activity(engine)).activity_number
-    await claim(engine)
-    await engine.call("CompleteActivity", activity_number=number, failure={"message": "boom"})
-    asked = {"namespace": "-", "activity_number": number, "attempt": 2, "schedule_time": at(2)}
-    waiting = (await engine.call("RequeueActivityForRetry", **asked)).activity
-    assert (waiting.state, waiting.attempt, waiting.owner_id) == (ACTIVITY_PENDING, 2, "")
-    assert (waiting.schedule_time, waiting.HasField("failure")) == (at(2), False)
-    assert not (await claim(engine)).claimed
-
-
-@answers(TRAIT, "complete_activity")
-async def test_complete_activity(engine: Engine) -> None:
-    await engine.create()
-    numbers = [(await activity(engine, seq)).activity_number for seq in (1, 2)]
-    await claim(engine)
-    await claim(engine)
-    done = await engine.call("CompleteActivity", namespace="-", activity_number=numbers[0], result=json("1"))
-    failed = await engine.call("CompleteActivity", activity_number=numbers[1], failure={"message": "boom"})
-    assert (done.activity.state, done.activity.result.json) == (ACTIVITY_COMPLETED, "1")
-    assert (failed.activity.state, failed.activity.failure.message) == (ACTIVITY_FAILED, "boom")
-
-
-@answers(TRAIT, "heartbeat_activity")
-async def test_heartbeat_activity(engine: Engine) -> None:
-    await engine.create()
-    number = (await activity(engine)).activity_number
-    await claim(engine)
-    asked = {"namespace": "-", "activity_number": number}
-    beat = await engine.call("HeartbeatActivity", details=json("0.5"), now=at(5), **asked)
-    assert (beat.recorded, beat.cancel_requested) == (True, False)
-    assert ((await found(engine, number)).heartbeat_time, (await found(engine, number)).heartbeat_details.json) == (
-        at(5),
-        "0.5",
-    )
-    await engine.call("CancelPendingActivities", workflow_id="w")
-    assert (await engine.call("HeartbeatActivity", **asked)).cancel_requested
-
-
-@answers(TRAIT, "get_timed_out_activities")
-async def test_get_timed_out_activities(engine: Engine) -> None:
-    await engine.create()
-    number = (await activity(engine, heartbeat_timeout=span(30))).activity_number
-    await claim(engine)
-    await engine.call("HeartbeatActivity", activity_number=number, now=at(10))
-    (late,) = await engine.pages("ListTimedOutActivities", "activities", now=at(70))
-    assert (late.activity.activity_number, late.timeout_kind) == (number, types_pb2.TIMEOUT_KIND_HEARTBEAT)
-    assert await engine.pages("ListTimedOutActivities", "activities", now=at(11)) == []
-
-
-@answers(TRAIT, "cancel_pending_activities")
-async def test_cancel_pending_activities(engine: Engine) -> None:
-    await engine.create()
-    numbers = [(await activity(engine, seq)).activity_number for seq in (1, 2, 3)]
-    running = (await claim(engine)).activity.activity_number
-    assert (await engine.call("CancelPendingActivities", workflow_id="w")).cancelled_count == 2
-    states = {number: (await found(engine, number)).state for number in numbers}
-    assert states == {number: ACTIVITY_RUNNING if number == running else ACTIVITY_CANCELLED for number in numbers}
+def worker(engine: Engine, name: str, **fields: Any) -> WorkflowWorker:
+    return WorkflowWorker(**{"id": f"{engine.namespace}-{name}", "namespace": engine.namespace, **fields})
 
 
 # --- timers and signals -----------------------------------------------------------------------------------------------
 
 
-@answers(TRAIT, "create_timer")
-async def test_create_timer(engine: Engine) -> None:
-    await engine.create()
-    first = await engine.call("CreateTimer", workflow_id="w", seq=1, fire_time=at(5))
-    again = await engine.call("CreateTimer", workflow_id="w", seq=1, fire_time=at(9))
-    assert (first.created, first.timer.timer_number > 0, first.timer.fire_time) == (True, True, at(5))
-    assert (again.created, again.timer) == (False, first.timer)
+@answers(TRAIT, "create_timer", "fire_due_timers", "get_timer_by_workflow_seq")
+async def test_timer_create_and_fire(engine: Engine) -> None:
+    """Once over many callers on two replicas."""
+    stores = engine.stores(WorkflowStore, 4)
+    workflow_id = await created(engine, stores[0])
+    number = await stores[0].create_timer(WorkflowTimer(workflow_id=workflow_id, seq=1, fire_at=1000.0))
+    await stores[0].create_timer(WorkflowTimer(workflow_id=workflow_id, seq=2, fire_at=4e9))
+    assert number > 0
+    timer = await stores[0].get_timer_by_workflow_seq(workflow_id, 1)
+    assert timer == WorkflowTimer(workflow_id=workflow_id, seq=1, fire_at=1000.0, fired=False, id=number)
+    fired = await asyncio.gather(*(store.fire_due_timers(2000.0) for store in stores))
+    assert [each for some in fired for each in some] == [replace(timer, fired=True)]
+    assert await stores[0].get_timer_by_workflow_seq(workflow_id, 1) == replace(timer, fired=True)
+    assert await stores[0].fire_due_timers(2000.0) == []
+    assert await stores[0].get_timer_by_workflow_seq(workflow_id, 3) is None
 
 
-@answers(TRAIT, "get_timer_by_workflow_seq")
-async def test_get_timer_by_workflow_seq(engine: Engine) -> None:
-    await engine.create()
-    made = await engine.call("CreateTimer", workflow_id="w", seq=1, fire_time=at(5))
-    answer = await engine.call("GetTimer", workflow_id="w", seq=1)
-    assert (answer.found, answer.timer) == (True, made.timer)
-    assert not (await engine.call("GetTimer", workflow_id="w", seq=2)).found
-
-
-@answers(TRAIT, "fire_due_timers")
-async def test_fire_due_timers(engine: Engine) -> None:
-    await engine.create()
-    for seq in (1, 2):
-        await engine.call("CreateTimer", workflow_id="w", seq=seq, fire_time=at(seq))
-    (timer,) = (await engine.call("FireDueTimers", now=at(1))).timers
-    assert (timer.workflow_id, timer.seq, timer.state) == ("w", 1, types_pb2.STEP_STATE_COMPLETED)
-    assert list((await engine.call("FireDueTimers", now=at(1))).timers) == []
+@answers(TRAIT, "create_timer", "get_timer_by_workflow_seq")
+async def test_timer_idempotent_on_seq(engine: Engine) -> None:
+    store = engine.store(WorkflowStore)
+    workflow_id = await created(engine, store)
+    timers = [WorkflowTimer(workflow_id=workflow_id, seq=1, fire_at=at) for at in (1000.0, 9000.0)]
+    first, second = [await store.create_timer(timer) for timer in timers]
+    assert (first, first > 0) == (second, True)
+    timer = await store.get_timer_by_workflow_seq(workflow_id, 1)
+    assert timer is not None
+    assert timer.fire_at == 1000.0
+    assert len(await store.fire_due_timers(10_000.0)) == 1
 
 
 @answers(TRAIT, "cancel_pending_timers")
-async def test_cancel_pending_timers(engine: Engine) -> None:
-    await engine.create()
+async def test_cancelled_timers_do_not_fire(engine: Engine) -> None:
+    store = engine.store(WorkflowStore)
+    workflow_id = await created(engine, store)
     for seq in (1, 2):
-        await engine.call("CreateTimer", workflow_id="w", seq=seq, fire_time=at(0))
-    assert (await engine.call("CancelPendingTimers", workflow_id="w")).cancelled_count == 2
-    assert list((await engine.call("FireDueTimers", now=at(1))).timers) == []
+        await store.create_timer(WorkflowTimer(workflow_id=workflow_id, seq=seq, fire_at=1000.0))
+    assert await store.cancel_pending_timers(workflow_id) == 2
+    assert await store.fire_due_timers(2000.0) == []
+    timer = await store.get_timer_by_workflow_seq(workflow_id, 1)
+    assert timer is not None
+    assert timer.fired
 
 
-@answers(TRAIT, "send_signal")
-async def test_send_signal(engine: Engine) -> None:
-    await engine.create()
-    sent = [await engine.call("SendSignal", workflow_id="w", signal_name="s", payload=json(str(n))) for n in range(2)]
-    assert all(each.recorded for each in sent)
-    assert len({each.signal_number for each in sent}) == 2
-
-
-@answers(TRAIT, "consume_signals")
-async def test_consume_signals(engine: Engine) -> None:
-    await engine.create()
-    for name, number in (("s", 1), ("other", 2), ("s", 3)):
-        await engine.call("SendSignal", workflow_id="w", signal_name=name, payload=json(str(number)))
-    taken = await engine.call("ConsumeSignals", workflow_id="w", signal_name="s")
-    assert [(each.signal_name, each.payload.json) for each in taken.signals] == [("s", "1"), ("s", "3")]
-    assert list((await engine.call("ConsumeSignals", workflow_id="w", signal_name="s")).signals) == []
+@answers(TRAIT, "send_signal", "consume_signals")
+async def test_signal_send_and_consume(engine: Engine) -> None:
+    """Each once over two replicas, in the order of their arrival."""
+    store, other = engine.stores(WorkflowStore, 2)
+    workflow_id = await created(engine, store)
+    names = ("go", "go", "other")
+    ids = [
+        await store.send_signal(WorkflowSignal(workflow_id=workflow_id, name=name, payload=f'{{"n":  {n}}}'))
+        for n, name in enumerate(names)
+    ]
+    assert (len(set(ids)), all(each > 0 for each in ids)) == (3, True)
+    taken = await asyncio.gather(store.consume_signals(workflow_id, "go"), other.consume_signals(workflow_id, "go"))
+    assert [(each.id, each.payload, each.consumed) for some in taken for each in some] == [
+        (ids[0], '{"n":  0}', True),
+        (ids[1], '{"n":  1}', True),
+    ]
+    assert await store.consume_signals(workflow_id, "go") == []
+    assert [each.id for each in await store.consume_signals(workflow_id, "other")] == [ids[2]]
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------
 
 
-@answers(TRAIT, "create_schedule")
-async def test_create_schedule(engine: Engine) -> None:
-    made = (await engine.call("CreateSchedule", schedule=schedule("s"))).schedule
-    assert (made.name, made.paused, made.HasField("next_time")) == ("s", False, True)
-
-
-@answers(TRAIT, "get_schedule")
-async def test_get_schedule(engine: Engine) -> None:
-    made = (await engine.call("CreateSchedule", schedule=schedule("s"))).schedule
-    assert (await engine.call("GetSchedule", name="s")).schedule == made
-
-
-@answers(TRAIT, "list_schedules")
-async def test_list_schedules(engine: Engine) -> None:
-    for name in "ba":
-        await engine.call("CreateSchedule", schedule=schedule(name))
-    assert [each.name for each in await engine.pages("ListSchedules", "schedules", page_size=1)] == ["a", "b"]
+@answers(
+    TRAIT,
+    "create_schedule",
+    "get_schedule",
+    "list_schedules",
+    "update_schedule",
+    "set_schedule_paused",
+    "delete_schedule",
+)
+async def test_schedule_crud(engine: Engine) -> None:
+    store, space = engine.store(WorkflowStore), engine.namespace
+    given = schedule(engine, input='{"a":  1}', task_queue="q", timezone="Europe/Berlin")
+    await store.create_schedule(given)
+    stored = await store.get_schedule(space, "s")
+    assert stored is not None
+    assert replace(stored, next_run_at=None, created_at=0.0) == given
+    assert await store.list_schedules(space) == [stored]
+    patched = await store.update_schedule(space, "s", SchedulePatch(cron_expr="0 0 9 1 1 *"))
+    assert patched is not None
+    assert (patched.cron_expr, patched.input, patched.timezone) == ("0 0 9 1 1 *", given.input, given.timezone)
+    assert patched.next_run_at != stored.next_run_at
+    assert await store.update_schedule(space, "s", SchedulePatch()) == patched
+    paused = await store.set_schedule_paused(space, "s", True)
+    assert paused is not None
+    assert paused.paused
+    assert await store.get_schedule(space, "s") == paused
+    resumed = await store.set_schedule_paused(space, "s", False)
+    assert resumed is not None
+    assert (resumed.paused, resumed.next_run_at) == (False, patched.next_run_at)
+    assert [await store.delete_schedule(space, "s") for _ in range(2)] == [True, False]
+    assert await store.get_schedule(space, "s") is None
+    assert await store.update_schedule(space, "s", SchedulePatch(timezone="UTC")) is None
+    assert await store.set_schedule_paused(space, "s", True) is None
 
 
 @answers(TRAIT, "update_schedule_last_run")
-async def test_update_schedule_last_run(engine: Engine) -> None:
-    await engine.call("CreateSchedule", schedule=schedule("s"))
-    await engine.call("RecordScheduleRun", name="s", last_time=at(0), next_time=at(3.2e9), workflow_id="s-1")
-    stored = (await engine.call("GetSchedule", name="s")).schedule
-    assert (stored.last_time, stored.next_time, stored.last_workflow_id) == (at(0), at(3.2e9), "s-1")
+async def test_schedule_last_run_update(engine: Engine) -> None:
+    store = engine.store(WorkflowStore)
+    await store.create_schedule(schedule(engine))
+    await store.update_schedule_last_run(engine.namespace, "s", 1000.0, 3.2e9, "s-1000")
+    stored = await store.get_schedule(engine.namespace, "s")
+    assert stored is not None
+    assert (stored.last_run_at, stored.next_run_at, stored.last_workflow_id) == (1000.0, 3.2e9, "s-1000")
 
 
-@answers(TRAIT, "delete_schedule")
-async def test_delete_schedule(engine: Engine) -> None:
-    await engine.call("CreateSchedule", schedule=schedule("s"))
-    assert [(await engine.call("DeleteSchedule", name="s")).deleted for _ in range(2)] == [True, False]
+@answers(TRAIT, "create_schedule", "get_schedule")
+async def test_schedule_does_not_fire_at_registration(engine: Engine) -> None:
+    """Its first time is the next one that it names; five fields are understood like six."""
+    store = engine.store(WorkflowStore)
+    for name, cron in (("six", NIGHTLY), ("five", "0 8 1 1 *")):
+        await store.create_schedule(schedule(engine, name, cron_expr=cron))
+    stored = [await store.get_schedule(engine.namespace, name) for name in ("six", "five")]
+    first, second = (each for each in stored if each is not None)
+    assert (first.last_run_at, first.last_workflow_id) == (None, None)
+    assert first.next_run_at is not None
+    assert time.time() < first.next_run_at == second.next_run_at
+    assert await store.list_workflows(engine.namespace) == []
 
 
-@answers(TRAIT, "update_schedule")
-async def test_update_schedule(engine: Engine) -> None:
-    await engine.call("CreateSchedule", schedule=schedule("s"))
-    patched = await engine.call(
-        "UpdateSchedule", schedule=schedule("s", cron="0 9 1 1 *"), update_mask=FieldMask(paths=["spec.cron"])
-    )
-    assert (patched.schedule.spec.cron, patched.schedule.run.type) == ("0 9 1 1 *", "t")
+async def test_a_schedule_that_cannot_fire_is_refused(engine: Engine) -> None:
+    """Assay takes it, and it never fires."""
+    store = engine.store(WorkflowStore)
+    for fields in ({"cron_expr": "61 * * * *"}, {"timezone": "Mars/Olympus"}):
+        with pytest.raises(reasons.InvalidField):
+            await store.create_schedule(schedule(engine, **fields))
 
 
-@answers(TRAIT, "set_schedule_paused")
-async def test_set_schedule_paused(engine: Engine) -> None:
-    await engine.call("CreateSchedule", schedule=schedule("s"))
-    assert (await engine.call("PauseSchedule", name="s")).schedule.paused
-    assert (await engine.call("GetSchedule", name="s")).schedule.paused
-    assert not (await engine.call("ResumeSchedule", name="s")).schedule.paused
+# --- workers and queues -----------------------------------------------------------------------------------------------
 
 
-# --- queues, workers and leadership -----------------------------------------------------------------------------------
-
-
-@answers(TRAIT, "get_queue_stats")
-async def test_get_queue_stats(engine: Engine) -> None:
-    await engine.create()
-    for seq, queue in enumerate(("alpha", "alpha", "beta", "beta")):
-        await activity(engine, seq, task_queue=queue)
-    await engine.call("ClaimActivity", task_queue="beta", worker_id="b", now=at(0))
-    for worker_id, queue in (("a1", "alpha"), ("a2", "alpha"), ("b", "beta"), ("c", "idle")):
-        await engine.call("RegisterWorker", worker_id=worker_id, task_queue=queue)
-    queues = await engine.pages("ListTaskQueues", "task_queues", page_size=1)
-    stats = [(each.task_queue, each.waiting_activities.count, each.running_activity_count) for each in queues]
-    assert stats == [("alpha", 2, 0), ("beta", 1, 1), ("idle", 0, 0)]
-    assert [each.worker_count for each in queues] == [2, 1, 1]
-
-
-@answers(TRAIT, "register_worker")
-async def test_register_worker(engine: Engine) -> None:
-    asked = {"worker_id": "a", "identity": "h", "task_queue": "q", "activity_types": ["send"]}
-    first = await engine.call("RegisterWorker", max_concurrent_activities=20, **asked)
-    assert (first.created, first.worker.task_queue, first.worker.max_concurrent_activities) == (True, "q", 20)
-    assert not (await engine.call("RegisterWorker", **asked)).created
-
-
-@answers(TRAIT, "heartbeat_worker")
-async def test_heartbeat_worker(engine: Engine) -> None:
-    """By its id alone."""
-    worker_id = f"a-{engine.namespace}"
-    await engine.call("RegisterWorker", worker_id=worker_id, now=at(0))
-    assert (await engine.call("HeartbeatWorker", namespace="-", worker_id=worker_id, now=at(100))).known
-    (worker,) = await engine.pages("ListRegisteredWorkers", "workers")
-    assert worker.heartbeat_time == at(100)
-    assert not (await engine.call("HeartbeatWorker", namespace="-", worker_id="unknown")).known
-
-
-@answers(TRAIT, "list_workers")
-async def test_list_workers(engine: Engine) -> None:
-    for place, worker_id in enumerate("ba"):
-        await engine.call("RegisterWorker", worker_id=worker_id, now=at(place))
-    listed = await engine.pages("ListRegisteredWorkers", "workers", page_size=1)
-    assert [worker.worker_id for worker in listed] == ["b", "a"]
+@answers(TRAIT, "register_worker", "heartbeat_worker", "list_workers")
+async def test_worker_register_heartbeat_list(engine: Engine) -> None:
+    store, space = engine.store(WorkflowStore), engine.namespace
+    first = worker(engine, "a", identity="host", task_queue="q", activities='["send"]', last_heartbeat=1000.0)
+    await store.register_worker(first)
+    await store.register_worker(worker(engine, "b", last_heartbeat=1001.0))
+    await store.heartbeat_worker(first.id, 1100.0)
+    listed = await store.list_workers(space)
+    assert [each.id for each in listed] == [first.id, f"{space}-b"]
+    assert listed[0] == replace(first, last_heartbeat=1100.0, registered_at=1000.0)
+    await store.register_worker(first)
+    assert len(await store.list_workers(space)) == 2
+    await store.heartbeat_worker("unknown", 1.0)
 
 
 @answers(TRAIT, "remove_dead_workers")
-async def test_remove_dead_workers(engine: Engine) -> None:
-    for worker_id in ("alive", "dead"):
-        await engine.call("RegisterWorker", worker_id=worker_id, now=at(0))
-    await engine.call("HeartbeatWorker", worker_id="alive", now=at(200))
-    assert list((await engine.call("RemoveDeadWorkers", cutoff=at(100))).worker_ids) == ["dead"]
-    assert [worker.worker_id for worker in await engine.pages("ListRegisteredWorkers", "workers")] == ["alive"]
+async def test_worker_remove_dead(engine: Engine) -> None:
+    """By one of many callers; what it had goes back."""
+    stores = engine.stores(WorkflowStore, 4)
+    store, space = stores[0], engine.namespace
+    for name in ("alive", "dead"):
+        await store.register_worker(worker(engine, name, last_heartbeat=1000.0))
+    number = await scheduled(store, await created(engine, store))
+    await claimed(store, f"{space}-dead")
+    await store.heartbeat_worker(f"{space}-alive", 1200.0)
+    removed = await asyncio.gather(*(each.remove_dead_workers(1100.0) for each in stores))
+    assert [worker_id for some in removed for worker_id in some] == [f"{space}-dead"]
+    assert [each.id for each in await store.list_workers(space)] == [f"{space}-alive"]
+    assert (await found(store, number)).status == "PENDING"
+
+
+@answers(TRAIT, "get_queue_stats")
+async def test_queue_stats(engine: Engine) -> None:
+    store = engine.store(WorkflowStore)
+    workflow_id = await created(engine, store)
+    for seq, queue in enumerate(("alpha", "alpha", "beta")):
+        await scheduled(store, workflow_id, seq, task_queue=queue)
+    for name, queue in (("a1", "alpha"), ("a2", "alpha"), ("b", "beta")):
+        await store.register_worker(worker(engine, name, task_queue=queue))
+    stats = await store.get_queue_stats(engine.namespace)
+    assert [(each.queue, each.pending_activities, each.running_activities, each.workers) for each in stats] == [
+        ("alpha", 2, 0, 2),
+        ("beta", 1, 0, 1),
+    ]
+    assert await store.claim_activity("beta", "b") is not None
+    beta = (await store.get_queue_stats(engine.namespace))[1]
+    assert (beta.pending_activities, beta.running_activities) == (0, 1)
 
 
 @answers(TRAIT, "try_acquire_scheduler_lock")
-async def test_try_acquire_scheduler_lock(engine: Engine) -> None:
-    asked = {"leadership": "scheduler", "ttl": span(60)}
-    assert (await engine.call("AcquireLeadership", holder_id="a", **asked)).acquired
-    other = await engine.call("AcquireLeadership", holder_id="b", **asked)
-    assert (other.acquired, other.holder_id) == (False, "a")
+async def test_leader_election(engine: Engine) -> None:
+    """The same process stays leader, whichever replica it asks; nobody else becomes it meanwhile."""
+    store, other = engine.stores(WorkflowStore, 2)
+    assert await store.try_acquire_scheduler_lock()
+    assert await other.try_acquire_scheduler_lock()
+    asked = {"leadership": "scheduler", "holder_id": "another", "ttl": {"seconds": 60}}
+    assert not (await engine.call("AcquireLeadership", **asked)).acquired

@@ -191,11 +191,7 @@ class RunStoreCalls(DerivedRuns, RunSets, run_store_pb2_grpc.RunStoreServicer):
             managed=request.managed,
             phase=phase,
             parent_key=parent.run_key if parent is not None else None,
-            details=RunDetails(
-                parent_run_id=str(parent.run_id) if parent is not None else "",
-                source_run_id=str(source_run_id or ""),
-                **policy,
-            ),
+            details=RunDetails(source_run_id=str(source_run_id or ""), **_parentage(parent), **policy),
             origin=origin,
             search_attributes=first_attributes(request, fields),
         )
@@ -214,3 +210,9 @@ class RunStoreCalls(DerivedRuns, RunSets, run_store_pb2_grpc.RunStoreServicer):
 
 def _phase(answer: Moved) -> types_pb2.RunPhase.ValueType:
     return types_pb2.RunPhase.ValueType(answer.phase)
+
+
+def _parentage(parent: runs.SeenRun | None) -> dict[str, Any]:
+    if parent is None:
+        return {}
+    return {"parent_run_id": str(parent.run_id), "parent_workflow_id": parent.workflow_id}

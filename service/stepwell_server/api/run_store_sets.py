@@ -92,13 +92,13 @@ class RunSets(StoreCalls):
     async def ListChildRuns(
         self, request: run_store_pb2.ListChildRunsRequest, context: Context
     ) -> run_store_pb2.ListChildRunsResponse:
-        space, page = await self._space(request), read_page(request, tuple[int], self._fields.limits)
-        parent = await self._seek(request)
+        page, parent = read_page(request, tuple[int], self._fields.limits), await self._seek(request)
         if parent is None:
             return run_store_pb2.ListChildRunsResponse()
         wanted = RunFilter(parent.namespace_id, parent_run_id=parent.run_id)
         found = await run_lists.page(self._database, wanted, (), page.after, page.fetch, 0)
-        listed = await self._listed(found[: page.size], space.namespace, payloads=request.payloads)
+        namespace = await self._namespaces.name_of(parent.namespace_id)
+        listed = await self._listed(found[: page.size], namespace, payloads=request.payloads)
         token = page.token((found[len(listed) - 1].run_key,)) if len(found) > len(listed) else ""
         return run_store_pb2.ListChildRunsResponse(runs=listed, next_page_token=token)
 

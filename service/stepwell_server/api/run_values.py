@@ -111,6 +111,7 @@ def run_to_proto(run: SeenRun, namespace: str, attributes: Values | None = None)
         deadline=time_to_proto(details.deadline or run.deadline),
         timed_out_time=time_to_proto(details.timed_out_time),
         parent_run_id=details.parent_run_id,
+        parent_workflow_id=details.parent_workflow_id,
         source_run_id=details.source_run_id,
         continued_run_id=details.continued_run_id,
         correlation_id=run.correlation_id,

@@ -15,7 +15,7 @@ from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.page import read_page
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_starts import Metadata, size_of
-from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.api.run_values import MESSAGE_MARGIN, time_to_proto
 from stepwell_server.api.schedule_values import (
     check_times,
     overlap_from_proto,
@@ -87,10 +87,19 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
         page = read_page(request, str, self._fields.limits)
         found = await store.page(self._database, namespace_id, page.after or "", page.fetch)
-        shown = found[: page.size]
-        token = page.token(shown[-1].name) if len(found) > page.size else ""
-        listed = [schedule_to_proto(schedule, with_input=False) for schedule in shown]
+        shown = self._fitting(found[: page.size]) if request.payloads else found[: page.size]
+        token = page.token(shown[-1].name) if len(found) > len(shown) else ""
+        listed = [schedule_to_proto(schedule, with_input=request.payloads) for schedule in shown]
         return schedules_pb2.ListSchedulesResponse(schedules=listed, next_page_token=token)
+
+    def _fitting(self, schedules: Sequence[Schedule]) -> Sequence[Schedule]:
+        """The first of them, as many as fit a message with their runs' input, but at least one."""
+        left = self._fields.limits.message_bytes - MESSAGE_MARGIN
+        for place, schedule in enumerate(schedules):
+            left -= len(schedule.run)
+            if left < 0 and place:
+                return schedules[:place]
+        return schedules
 
     async def UpdateSchedule(
         self, request: schedules_pb2.UpdateScheduleRequest, context: Context

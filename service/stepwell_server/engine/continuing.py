@@ -75,6 +75,7 @@ def _handed_on(run: Run, carried_from: int) -> RunDetails:
         retry=details.retry,
         source_run_id=str(run.run_id),
         parent_run_id=details.parent_run_id,
+        parent_workflow_id=details.parent_workflow_id,
         first_key=details.first_key or run.run_key,
         carried_from=carried_from,
     )

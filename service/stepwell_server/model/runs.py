@@ -65,6 +65,7 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     carried_from: int = 0  # the run whose signals are yet to come to it; until then it does not begin
     keeps_signals: bool = False  # of an ended run, whose signals have yet to go to the one that continues it
     parent_run_id: str = ""
+    parent_workflow_id: str = ""
     failure_message: str = ""
     pause_event: int = 0  # holds the differences of a run whose order changed
     # Of code runs: the names of published values, and whether calls were ever left in `run_calls`.

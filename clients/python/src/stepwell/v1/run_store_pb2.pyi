@@ -1309,7 +1309,7 @@ class ListChildRunsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
-    """Default `main`."""
+    """Default `main`. `-` looks in every namespace."""
     run_id: _builtins.str
     """The run's id, or empty."""
     workflow_id: _builtins.str
