@@ -35,6 +35,7 @@ REPEATED_WITHOUT_ID = {
     "HeartbeatActivity": "says what shall be",
     "HeartbeatWorker": "says what shall be",
     "RegisterWorker": "says what shall be",
+    "CreateSnapshot": "says what shall be",
     "AcquireLeadership": "its holder takes it again at will",
     "ClaimRunTask": "a task whose claimer did not hear of it is stale, and released as such",
     "ClaimActivity": "an activity whose claimer did not hear of it times out",

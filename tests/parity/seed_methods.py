@@ -198,8 +198,6 @@ UNANSWERED: dict[int, dict[str, str]] = {
     mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE: {
         "list_archivable_workflows": "retention",
         "mark_archived_and_purge": "retention",
-        "create_snapshot": "snapshots",
-        "get_latest_snapshot": "snapshots",
     },
     mirrors_pb2.TRAIT_FLOW_RUN_STORE: {
         "GetActiveRunsAsync": "run lists",

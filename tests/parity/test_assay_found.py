@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.api.stores import json
 from tests.parity.cases import Engine, answers
 from tests.service import refusal
 
@@ -52,3 +53,21 @@ async def test_search_attributes_filter_list(engine: Engine, wanted: str, count:
     for name, env in (("w1", "prod"), ("w2", "prod"), ("w3", "staging")):
         await engine.create(name, search_attributes=texts(env=env))
     assert len(await engine.pages("ListDrivenRuns", "runs", filter=wanted, page_size=1)) == count
+
+
+@answers(TRAIT, "create_snapshot")
+@answers(TRAIT, "get_latest_snapshot")
+async def test_snapshot_create_and_get_latest(engine: Engine) -> None:
+    """The greatest number, not the newest; one of the same number is replaced."""
+    await engine.create()
+    assert not (await engine.call("GetSnapshot", workflow_id="w")).found
+    created = [
+        (await engine.call("CreateSnapshot", workflow_id="w", event_seq=seq, state=json(f'{{"n":{seq}}}'))).created
+        for seq in (1, 5, 3)
+    ]
+    assert created == [True, True, True]
+    latest = await engine.call("GetSnapshot", workflow_id="w")
+    assert (latest.found, latest.snapshot.event_seq, latest.snapshot.state.json) == (True, 5, '{"n":5}')
+    assert not (await engine.call("CreateSnapshot", workflow_id="w", event_seq=5, state=json("6"))).created
+    assert (await engine.call("GetSnapshot", workflow_id="w")).snapshot.state.json == "6"
+    assert (await refusal(engine.call("CreateSnapshot", workflow_id="unknown")))[1] == "RUN_NOT_FOUND"

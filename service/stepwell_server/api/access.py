@@ -186,6 +186,11 @@ TABLE: dict[str, dict[str, Access]] = {
         "SendSignal": WRITES,
         "ConsumeSignals": WRITES,
     },
+    "SnapshotStore": {
+        "CreateSnapshot": WRITES,
+        "GetSnapshot": READS,
+        "ListSnapshots": READS,
+    },
     "StepStore": {
         "BeginStep": WRITES,
         "ScheduleStep": WRITES,

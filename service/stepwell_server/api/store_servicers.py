@@ -11,6 +11,7 @@ from stepwell_server.api.leader_store import LeaderStoreCalls
 from stepwell_server.api.run_control_store import RunControlStoreCalls
 from stepwell_server.api.run_store import RunStoreCalls
 from stepwell_server.api.signal_store import SignalStoreCalls
+from stepwell_server.api.snapshot_store import SnapshotStoreCalls
 from stepwell_server.api.step_store import StepStoreCalls
 from stepwell_server.api.timer_store import TimerStoreCalls
 from stepwell_server.api.topic_store import TopicStoreCalls
@@ -38,6 +39,7 @@ def store_servicers(
         TopicStoreCalls,
         TimerStoreCalls,
         WorkerStoreCalls,
+        SnapshotStoreCalls,
         LeaderStoreCalls,
         DispatchStoreCalls,
         RunControlStoreCalls,

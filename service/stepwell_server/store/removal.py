@@ -39,6 +39,7 @@ from stepwell_server.store.schema import (
     SCOPES,
     SEARCH_ATTRIBUTES,
     SIGNALS,
+    SNAPSHOTS,
     USER_TASKS,
     WORKFLOW_IDS,
 )
@@ -59,6 +60,7 @@ TABLES: tuple[Table, ...] = (
     RUN_ORIGINS,
     USER_TASKS,
     SEARCH_ATTRIBUTES,
+    SNAPSHOTS,
     CLOSED_STEPS,
     EVENTS,
 )

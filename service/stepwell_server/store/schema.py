@@ -428,6 +428,14 @@ SEARCH_ATTRIBUTES = Table(
     *_columns(Numeric, "number_value", nullable=True),
     *_times("time_value", nullable=True),
 )
+SNAPSHOTS = Table(
+    "snapshots",
+    METADATA,
+    *_run_key(),
+    *_int("event_seq", key=True),
+    *_bytes("state", nullable=True),
+    *_times("create_time"),
+)
 JOB_IDS = Table(
     "job_ids",
     METADATA,
