@@ -21,6 +21,7 @@ from stepwell_server import errors
 from stepwell_server.api.api_keys import ApiKeys
 from stepwell_server.api.clock import ClockCalls
 from stepwell_server.api.definitions import DefinitionCalls
+from stepwell_server.api.explanations import Explanations
 from stepwell_server.api.history import History
 from stepwell_server.api.interceptors.access import AccessControl
 from stepwell_server.api.interceptors.around import AroundCalls, Context
@@ -239,6 +240,7 @@ class Service:
             TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
             UserTasks(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
+            Explanations(self.database, namespaces, self.crews, self.clock, settings),
             TaskQueues(self.database, namespaces, self.crews, self.dispatcher, self.clock, settings),
             *store_servicers(self.committers, self.database, namespaces, self.clock, settings),
             *([ClockCalls(self.clock, self._look_at_all)] if isinstance(self.clock, TestClock) else []),

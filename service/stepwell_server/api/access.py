@@ -86,6 +86,10 @@ TABLE: dict[str, dict[str, Access]] = {
         "ReadEvents": READS,
         "CountEvents": READS,
     },
+    "ExplanationService": {
+        "ExplainRun": READS,
+        "ExplainJob": READS,
+    },
     "HistoryService": {
         "ListEvents": READS,
     },

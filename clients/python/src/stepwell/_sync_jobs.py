@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from stepwell import jobs as _jobs
     from stepwell.options import JobFilter, JobOptions
     from stepwell.sync import Loop
-    from stepwell.v1 import jobs_pb2
+    from stepwell.v1 import explanations_pb2, jobs_pb2
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -61,6 +61,10 @@ class JobHandle(Generic[T_co]):
     def describe(self) -> jobs_pb2.Job:
         """Reads the job as it is now. Raises `JobNotFound`."""
         return self._loop.call(self._inner.describe())
+
+    def explain(self) -> list[explanations_pb2.Explanation]:
+        """Tells why the job does not move, and what to do about it. Raises `JobNotFound`."""
+        return self._loop.call(self._inner.explain())
 
 
 class SyncJobCalls:

@@ -14,7 +14,7 @@ from stepwell.definitions import defaults_of, type_and_hint
 from stepwell.errors import JobFailed
 from stepwell.policies import JOB_CONFLICT, JOB_REUSE, duration
 from stepwell.runs import PAGE_SIZE
-from stepwell.v1 import jobs_pb2
+from stepwell.v1 import explanations_pb2, jobs_pb2
 from stepwell.v1.jobs_pb2 import JobState
 from stepwell.v1.jobs_pb2_grpc import JobServiceStub
 
@@ -139,6 +139,11 @@ class JobHandle(Generic[T_co]):
         """Reads the job as it is now. Raises `JobNotFound`."""
         request = jobs_pb2.GetJobRequest(**self._name())
         return (await self._client.caller.call(self._client.job_stub.GetJob, request)).job
+
+    async def explain(self) -> list[explanations_pb2.Explanation]:
+        """Tells why the job does not move, and what to do about it. Raises `JobNotFound`."""
+        request = explanations_pb2.ExplainJobRequest(**self._name())
+        return list((await self._client.caller.call(self._client.explanation_stub.ExplainJob, request)).explanations)
 
     def _name(self) -> dict[str, Any]:
         return {"namespace": self._client.namespace, "job_id": self.job_id}

@@ -13,7 +13,7 @@ from stepwell._mending import Mending
 from stepwell._rpc import uuid7
 from stepwell.errors import RunFailed, UpdateFailed, UpdateRejected
 from stepwell.policies import duration
-from stepwell.v1 import history_pb2, runs_pb2, types_pb2
+from stepwell.v1 import explanations_pb2, history_pb2, runs_pb2, types_pb2
 from stepwell.v1.types_pb2 import RunPhase, StepState
 
 if TYPE_CHECKING:
@@ -212,6 +212,14 @@ class RunHandle(Mending, Attributes, Generic[T_co]):
         """Reads the run as it is now. Raises `RunNotFound`."""
         request = runs_pb2.GetRunRequest(**self._name())
         return (await self._client.caller.call(self._client.run_stub.GetRun, request)).run
+
+    async def explain(self) -> list[explanations_pb2.Explanation]:
+        """Tells why the run does not move: what it waits for, and what to do about it. Raises `RunNotFound`.
+
+        Of very many open steps only the first 100 are explained.
+        """
+        request = explanations_pb2.ExplainRunRequest(**self._name())
+        return list((await self._client.caller.call(self._client.explanation_stub.ExplainRun, request)).explanations)
 
     async def history(self) -> AsyncGenerator[history_pb2.Event, None]:
         """Reads the run's events by number: `async for event in handle.history()`. Raises `RunNotFound`."""

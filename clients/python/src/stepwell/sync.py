@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from stepwell.converter import Codec, DataConverter
     from stepwell.options import RunFilter, StartOptions
-    from stepwell.v1 import history_pb2, namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
+    from stepwell.v1 import explanations_pb2, history_pb2, namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
 
 __all__ = ["Client", "JobHandle", "Loop", "RunHandle"]
 
@@ -190,6 +190,10 @@ class RunHandle(SyncMending, SyncAttributes, Generic[T_co]):
     def describe(self) -> runs_pb2.Run:
         """Reads the run as it is now. Raises `RunNotFound`."""
         return self._loop.call(self._inner.describe())
+
+    def explain(self) -> list[explanations_pb2.Explanation]:
+        """Tells why the run does not move, and what to do about it. Raises `RunNotFound`."""
+        return self._loop.call(self._inner.explain())
 
     def history(self) -> Iterator[history_pb2.Event]:
         """Reads the run's events by number. Raises `RunNotFound`."""

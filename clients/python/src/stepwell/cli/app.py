@@ -9,6 +9,7 @@ import typer
 from stepwell.cli import (
     attributes,
     definitions,
+    explanations,
     jobs,
     mends,
     namespaces,
@@ -36,6 +37,8 @@ runs.app.command()(run_asks.query)
 runs.app.command()(run_asks.update)
 runs.app.command("delete")(retention.delete_run)
 runs.app.command()(attributes.attributes)
+runs.app.command("explain")(explanations.explain_run)
+jobs.app.command("explain")(explanations.explain_job)
 runs.app.add_typer(steering.app)
 runs.app.add_typer(mends.app)
 app.add_typer(runs.app, name="run")

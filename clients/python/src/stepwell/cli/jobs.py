@@ -28,7 +28,8 @@ States = Annotated[list[str] | None, typer.Option(help="Only these states, such 
 _STATES = [state_name(each) for each in JobState.values() if each]
 
 
-def _handle_of(client: Client, job_id: str) -> JobHandle[Any]:
+def handle_of(client: Client, job_id: str) -> JobHandle[Any]:
+    """Gives the job of that id."""
     try:
         return client.job(job_id)
     except ValueError:
@@ -114,7 +115,7 @@ def list_jobs(
 def show_job(context: typer.Context, name: Named, output: OutputOption = Output.TABLE) -> None:
     """Show a job as it is."""
     with context.obj.client() as client:
-        job = _handle_of(client, name).describe()
+        job = handle_of(client, name).describe()
         is_waiting = job.HasField("task_wait")
         rows = {
             "job": job.job_id,
@@ -153,7 +154,7 @@ def _words_of(failure: Failure) -> str:
 def cancel(context: typer.Context, name: Named, reason: Reason = "", output: OutputOption = Output.TABLE) -> None:
     """Ask a job to stop: a worker that is at it is told."""
     with context.obj.client() as client:
-        accepted = _handle_of(client, name).cancel(reason)
+        accepted = handle_of(client, name).cancel(reason)
         text = "cancellation was asked for" if accepted else "the job has ended, or was asked before"
         say(text, {"job_id": name, "accepted": accepted}, output)
 
@@ -162,7 +163,7 @@ def cancel(context: typer.Context, name: Named, reason: Reason = "", output: Out
 def retry(context: typer.Context, name: Named, output: OutputOption = Output.TABLE) -> None:
     """Begin a job anew that has failed."""
     with context.obj.client() as client:
-        _handle_of(client, name).retry()
+        handle_of(client, name).retry()
         say("the job begins anew", {"job_id": name, "retried": True}, output)
 
 
@@ -170,7 +171,7 @@ def retry(context: typer.Context, name: Named, output: OutputOption = Output.TAB
 def wait(context: typer.Context, name: Named, timeout: Timeout = None, output: OutputOption = Output.TABLE) -> None:
     """Wait for a job's end, and print its result. Exits with 1 unless it completed, with 2 when the time is over."""
     with context.obj.client() as client:
-        _print_result(_handle_of(client, name), timeout, output)
+        _print_result(handle_of(client, name), timeout, output)
 
 
 def _print_result(handle: JobHandle[Any], timeout: float | None, output: Output) -> None:

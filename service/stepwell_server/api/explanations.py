@@ -1,0 +1,78 @@
+"""ExplanationService: why a run or a job does not move."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from stepwell.v1 import explanations_pb2, explanations_pb2_grpc
+from stepwell_server.api.explanation_values import Around, explain_job, explain_run
+from stepwell_server.api.fields import Fields, uuid
+from stepwell_server.api.job_values import whole_job_to_proto
+from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, step_to_proto, whole_run_to_proto
+from stepwell_server.model.jobs import JobRef
+from stepwell_server.model.steps import ENDED, StepState
+from stepwell_server.store import explanations, jobs, runs, steps, task_queues
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from stepwell_server.clock import Clock
+    from stepwell_server.settings import Settings
+    from stepwell_server.store.crews import Crews
+    from stepwell_server.store.database import Database
+    from stepwell_server.store.namespaces import Namespaces
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+_MOST_STEPS = 100
+_OPEN = tuple(state for state in StepState if state not in ENDED)
+
+
+class Explanations(explanations_pb2_grpc.ExplanationServiceServicer):
+    """Reads, and changes nothing."""
+
+    def __init__(
+        self, database: Database, namespaces: Namespaces, crews: Crews, clock: Clock, settings: Settings
+    ) -> None:
+        self._database = database
+        self._namespaces = namespaces
+        self._crews = crews
+        self._clock = clock
+        self._fields = Fields(settings.limits)
+        self._refs = RunRefs(self._fields, namespaces)
+
+    async def ExplainRun(
+        self, request: explanations_pb2.ExplainRunRequest, context: Context
+    ) -> explanations_pb2.ExplainRunResponse:
+        ref = await self._refs.read(request)
+        whole = await runs.read(self._database, ref)
+        key, namespace_id = whole.run.run_key, whole.run.namespace_id
+        wanted = steps.StepFilter(_OPEN)
+        most_bytes = self._fields.limits.message_bytes - MESSAGE_MARGIN
+        page = await steps.page(self._database, key, wanted, None, _MOST_STEPS, most_bytes)
+        shown = [step_to_proto(step) for step in page.steps]
+        ready = await explanations.queued(self._database, key, [0, *(step.ordinal for step in shown)])
+        queues = {whole.run.task_queue, *(step.task_queue for step in shown if step.ordinal in ready)} if ready else ()
+        run = whole_run_to_proto(whole, ref.namespace)
+        return explanations_pb2.ExplainRunResponse(
+            run_id=run.run_id,
+            explanations=explain_run(run, shown, ready, await self._around(namespace_id, queues)),
+            more_steps=page.has_more,
+        )
+
+    async def ExplainJob(
+        self, request: explanations_pb2.ExplainJobRequest, context: Context
+    ) -> explanations_pb2.ExplainJobResponse:
+        namespace = self._fields.namespace(request.namespace)
+        namespace_id = await self._namespaces.id_of(namespace)
+        whole = await jobs.read(self._database, JobRef(namespace_id, namespace, job_id=uuid(request.job_id, "job_id")))
+        queues = [whole.job.task_queue] if whole.ready_time is not None else []
+        around = await self._around(namespace_id, queues)
+        found = explain_job(whole_job_to_proto(whole, namespace), whole.ready_time, around)
+        return explanations_pb2.ExplainJobResponse(explanations=found)
+
+    async def _around(self, namespace_id: int, queues: Iterable[str]) -> Around:
+        waiting = await task_queues.backlogs(self._database, namespace_id, sorted(queues))
+        return Around(await self._crews.of(namespace_id), waiting, self._clock.now())
