@@ -14,7 +14,7 @@ from tests.sdk.test_cli_live import stepwell
 
 from stepwell import Context, RetryPolicy, activity, reasons, workflow
 from stepwell.sync import Client as SyncClient
-from stepwell.v1 import run_store_pb2, run_store_pb2_grpc
+from stepwell.v1 import run_store_pb2, run_store_pb2_grpc, types_pb2
 from stepwell.v1.explanations_pb2 import Explanation
 
 ENTERED = asyncio.Event()
@@ -136,16 +136,18 @@ async def test_jobs(one: Live) -> None:
 
 
 async def test_driven_runs_are_their_engines(one: Live) -> None:
-    store = run_store_pb2_grpc.RunStoreStub(one.server.service.channel)
-    made = await store.CreateRun(run_store_pb2.CreateRunRequest(type="t", initial_phase="RUN_PHASE_RUNNING"))
+    store: Any = run_store_pb2_grpc.RunStoreStub(one.client._channel)
+    made = await store.CreateRun(run_store_pb2.CreateRunRequest(type="t", initial_phase=types_pb2.RUN_PHASE_RUNNING))
     handle: Any = one.client.run(made.run_id)
     assert [code_of(each) for each in await handle.explain()] == ["DRIVEN"]
     await store.ClaimRun(run_store_pb2.ClaimRunRequest(run_id=made.run_id, owner_id="engine 1"))
     held, _ = await explained(handle, ["HELD", "DRIVEN"])
     assert held.owner_id == "engine 1"
-    await store.SuspendRun(run_store_pb2.SuspendRunRequest(run_id=made.run_id, step_name="review"))
+    suspend = run_store_pb2.SuspendRunRequest(run_id=made.run_id, step_name="review")
+    suspend.wake_time.FromJsonString("2100-01-01T00:00:00Z")
+    await store.SuspendRun(suspend)
     suspended, _ = await explained(handle, ["SUSPENDED", "DRIVEN"])
-    assert suspended.step_name == "review"
+    assert (suspended.step_name, suspended.until) == ("review", suspend.wake_time)
 
 
 async def test_the_command_and_programs_without_asyncio(one: Live) -> None:

@@ -22,7 +22,6 @@ from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
 from stepwell.topics import Topics
 from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
-from stepwell.v1.explanations_pb2_grpc import ExplanationServiceStub
 from stepwell.v1.history_pb2_grpc import HistoryServiceStub
 from stepwell.v1.namespaces_pb2_grpc import NamespaceServiceStub
 from stepwell.v1.runs_pb2_grpc import RunServiceStub
@@ -57,7 +56,6 @@ class Client(JobCalls):
         super().__init__(self._channel, Caller(api_key, call_timeout), namespace, converter, call_timeout)
         self.run_stub = RunServiceStub(self._channel)
         self.history_stub = HistoryServiceStub(self._channel)
-        self.explanation_stub = ExplanationServiceStub(self._channel)
         self.namespace_stub = NamespaceServiceStub(self._channel)
         self.worker_stub = WorkerServiceStub(self._channel)
         self.task_queue_stub = TaskQueueServiceStub(self._channel)

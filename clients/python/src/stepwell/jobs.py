@@ -15,6 +15,7 @@ from stepwell.errors import JobFailed
 from stepwell.policies import JOB_CONFLICT, JOB_REUSE, duration
 from stepwell.runs import PAGE_SIZE
 from stepwell.v1 import explanations_pb2, jobs_pb2
+from stepwell.v1.explanations_pb2_grpc import ExplanationServiceStub
 from stepwell.v1.jobs_pb2 import JobState
 from stepwell.v1.jobs_pb2_grpc import JobServiceStub
 
@@ -160,6 +161,7 @@ class JobCalls:
         self.converter = converter
         self.caller = caller
         self.job_stub = JobServiceStub(channel)
+        self.explanation_stub = ExplanationServiceStub(channel)
         self._job_ends = JobEnds(self.job_stub, caller, namespace)
         self.job_watcher = Watcher(self._job_ends)
         self._job_starts = Coalescer(self._send_job_starts, call_timeout)
