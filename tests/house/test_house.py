@@ -59,7 +59,20 @@ REPEATED_WITHOUT_ID = {
     "ImportApiKey": "a hash is imported once",
     "AdvanceClock": "moves a clock of tests, whose caller sees what it shows",
 }
-READS = ("Explain", "Get", "List", "Read", "Count", "Wait", "Watch", "Preview", "Query", "Search", "Validate", "Connect")
+READS = (
+    "Explain",
+    "Get",
+    "List",
+    "Read",
+    "Count",
+    "Wait",
+    "Watch",
+    "Preview",
+    "Query",
+    "Search",
+    "Validate",
+    "Connect",
+)
 
 
 def elements(file: FileDescriptorProto) -> Iterator[tuple[str, tuple[int, ...]]]:
