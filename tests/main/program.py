@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 Line = dict[str, Any]
+# Said of a variable that shall not be there.
+UNSET = "unset"
 
 
 class Program:
@@ -54,7 +56,7 @@ async def program(*arguments: str, **variables: str) -> AsyncIterator[Program]:
     """Starts it with these STEPWELL_* variables, and none of ours; nobody needs a key unless they say so."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("STEPWELL_", "OTEL_"))}
     variables = {"REQUIRE_KEYS": "false", **variables}
-    environment |= {f"STEPWELL_{name}": value for name, value in variables.items()}
+    environment |= {f"STEPWELL_{name}": value for name, value in variables.items() if value != UNSET}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

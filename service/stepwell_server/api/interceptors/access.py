@@ -89,7 +89,7 @@ class _Guard:
         # What there is to call is told to any key.
         is_free = method.startswith(_REFLECTION)
         self._roles = frozenset(role for role in Role if is_free or row.role in GRANTS[role])
-        self._checks = [_check_at(place, row) for place in row.namespaces]
+        self._checks = [_check_at(place, row, is_reading=is_reading) for place in row.namespaces]
         self._is_reading = is_reading
 
     def unary(self, behavior: Behavior) -> Behavior:
@@ -136,7 +136,9 @@ class _Guard:
 
     def _authorise(self, found: Caller, request: Any) -> None:  # noqa: ANN401 - any generated message, or None
         if found.role not in self._roles:
-            raise errors.RoleDenied(method=self._name, role=Role(found.role).name, needed=self._needed.name)
+            # A newer replica may know roles that this one does not.
+            role = Role(found.role).name if found.role in GRANTS else str(found.role)
+            raise errors.RoleDenied(method=self._name, role=role, needed=self._needed.name)
         if found.namespace is not None and request is not None:
             for check in self._checks:
                 check(request, found.namespace)
@@ -170,18 +172,26 @@ def _secret_of(context: Context) -> str:
     return secret
 
 
-def _check_at(place: str, row: Access) -> Check:
-    """A check of one place. What is left out there means the request's own namespace, or else `main`."""
+def _check_at(place: str, row: Access, *, is_reading: bool) -> Check:
+    """A check of one place. What is left out there means the request's own namespace, or else `main`.
+
+    So does a whole message that is left out, but on a stream, which says it once.
+    """
     *above, field = place.split(".")
     otherwise = "" if above and NAMESPACE in row.namespaces else MAIN
+    if_absent = "" if is_reading else otherwise
 
     def check(message: Any, namespace: str) -> None:  # noqa: ANN401 - any generated message
+        named = if_absent
         for holder in _holders(message, above):
-            named: str = getattr(holder, field) or otherwise
+            named = getattr(holder, field) or otherwise
             if named == _ANY:
                 setattr(holder, field, namespace)
             elif named not in (namespace, ""):
                 raise errors.NamespaceDenied(namespace=namespace, field=place)
+            named = ""
+        if named not in (namespace, ""):
+            raise errors.NamespaceDenied(namespace=namespace, field=place)
 
     return check
 
