@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from os import urandom
+from os import environ, urandom
 from typing import TypeVar
 
 import grpc
@@ -65,9 +65,10 @@ class Caller:
     __slots__ = ("_timeout", "metadata")
 
     def __init__(self, api_key: str | None, timeout: float) -> None:
-        """Keeps the credentials, and the seconds that a call may take in all."""
+        """Keeps the key, by default that of the environment, and the seconds that a call may take in all."""
         self.metadata: tuple[tuple[str, str], ...] = ()
-        if api_key is not None:
+        api_key = environ.get("STEPWELL_API_KEY") if api_key is None else api_key
+        if api_key:
             self.metadata = (("authorization", f"Bearer {api_key}"),)
         self._timeout = timeout
 

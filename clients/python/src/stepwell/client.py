@@ -12,6 +12,7 @@ from stepwell._batches import Coalescer
 from stepwell._ends import RunEnd, RunEnds
 from stepwell._rpc import Caller, open_channel, start_ids, uuid7, uuid_of
 from stepwell._watch import Watcher, ends
+from stepwell.api_keys import ApiKeys
 from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
 from stepwell.jobs import JobCalls
@@ -64,6 +65,7 @@ class Client(JobCalls):
         self.signals = Coalescer(self._send_signals, call_timeout)
         self._starts = Coalescer(self._send_starts, call_timeout)
         self.schedules = Schedules(self._channel, self.caller, namespace, converter)
+        self.api_keys = ApiKeys(self._channel, self.caller)
         self.topics = Topics(self._channel, self.caller, namespace, converter)
         self.retention = Retention(self._channel, self.caller, namespace)
         self.definitions = Definitions(self._channel, self.caller, namespace, converter)
@@ -83,6 +85,7 @@ class Client(JobCalls):
     ) -> Self:
         """Connects to the service.
 
+        `api_key` is what to prove oneself with (default: the variable STEPWELL_API_KEY, if it is set).
         `credentials` turn TLS on (default: plain text). `converter` makes payloads of values (default: JSON), `codec`
         changes their bytes (default: not). `connect_timeout` is how many seconds to wait for the service, 0 for not at
         all; `call_timeout` how many seconds a call is repeated while the service is away. Raises `Unavailable`.

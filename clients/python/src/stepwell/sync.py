@@ -18,6 +18,7 @@ from stepwell import client as _client
 from stepwell import runs as _runs
 from stepwell._attributes import SyncAttributes
 from stepwell._mending import SyncMending
+from stepwell._sync_api_keys import SyncApiKeys
 from stepwell._sync_definitions import SyncDefinitions
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
 from stepwell._sync_retention import SyncRetention
@@ -220,6 +221,7 @@ class Client(SyncJobCalls):
         self._loop = loop
         self._inner = inner
         self.schedules = SyncSchedules(loop, inner.schedules)
+        self.api_keys = SyncApiKeys(loop, inner.api_keys)
         self.topics = SyncTopics(loop, inner.topics)
         self.retention = SyncRetention(loop, inner.retention)
         self.definitions = SyncDefinitions(loop, inner.definitions)

@@ -11,6 +11,7 @@ from stepwell.cli import (
     definitions,
     explanations,
     jobs,
+    keys,
     mends,
     namespaces,
     queues,
@@ -44,6 +45,7 @@ runs.app.add_typer(mends.app)
 app.add_typer(runs.app, name="run")
 app.add_typer(jobs.app, name="job")
 app.add_typer(schedules.app, name="schedule")
+app.add_typer(keys.app, name="key", no_args_is_help=True)
 app.add_typer(topics.app, name="topic")
 app.add_typer(definitions.app, name="definition")
 app.add_typer(queues.app, name="queue")

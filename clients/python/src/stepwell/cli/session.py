@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ADVICE: dict[type[errors.StepwellError], str] = {
+    reasons.ApiKeyRevoked: "ask for another key",
+    reasons.ApiKeyExpired: "ask for another key",
+    reasons.NamespaceDenied: "the key is for another namespace: give that by --namespace, or another key",
     errors.Unauthenticated: "give a key by --api-key or STEPWELL_API_KEY",
     errors.PermissionDenied: "this key may not; ask for one that may",
     errors.Unimplemented: "the service is older than this command, or does not offer this yet",
+    reasons.ApiKeyAmbiguous: "name it by its id: `stepwell key list -o json`",
+    reasons.ApiKeysNotRequired: "make it where the database is: `stepwell-server keys create`",
     reasons.NamespaceNotFound: "see `stepwell namespace list`, or make it by `stepwell namespace create`",
     reasons.NamespaceNotEmpty: "end and remove its runs first: `stepwell run list`",
     reasons.RunNotFound: "see `stepwell run list`; --namespace names another namespace",
