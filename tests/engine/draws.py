@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from tests.engine.code import activity, local
 
-from stepwell_server.engine.reported import Body, NewChild, NewTimer, NewTopicWait, NewWait
+from stepwell_server.engine.reported import Body, NewChild, NewTimer, NewTopicWait, NewUserTask, NewWait
 from stepwell_server.engine.starts import Conflict
 from stepwell_server.model.events import EventType
 from stepwell_server.model.runs import NO_DETAILS, Phase, RunDetails
@@ -23,6 +23,7 @@ BODIES: st.SearchStrategy[Body] = st.one_of(
     st.builds(NewTimer, st.sampled_from([0.0, 1.0, 20.0])),
     st.builds(NewWait, NAMES, st.sampled_from([None, 2.0])),
     st.builds(NewTopicWait, TOPICS, st.sampled_from([None, 2.0])),
+    st.builds(NewUserTask, timeout_seconds=st.sampled_from([None, 2.0])),
     st.builds(
         NewChild,
         st.just("flow"),
@@ -56,6 +57,7 @@ WEIGHTS = [
         "signal": 3,
         "publish": 2,
         "bring": 3,
+        "person": 2,
         "start": 1,
         "steer": 1,
         "resume": 2,
@@ -85,6 +87,8 @@ ENDING = frozenset(
         EventType.CHILD_CANCELLED,
         EventType.SIGNAL_RECEIVED,
         EventType.TOPIC_RECEIVED,
+        EventType.USER_TASK_COMPLETED,
+        EventType.USER_TASK_CANCELLED,
     }
 )
 
@@ -95,4 +99,5 @@ BY_KIND: dict[Kind, Body] = {
     Kind.TIMER: NewTimer(1),
     Kind.WAIT: NewWait("a"),
     Kind.CHILD: NewChild("flow"),
+    Kind.USER_TASK: NewUserTask(),
 }

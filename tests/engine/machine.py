@@ -29,7 +29,7 @@ from tests.engine.draws import (
     WEIGHTS,
     Draw,
 )
-from tests.engine.machine_topics import TopicLives
+from tests.engine.machine_people import PersonLives
 from tests.engine.world import MAIN
 
 from stepwell_server import errors
@@ -54,7 +54,7 @@ from stepwell_server.model.steps import Kind, StepState, is_on_topic, result_eve
 from stepwell_server.model.tasks import Grant
 
 
-class Service(TopicLives):
+class Service(PersonLives):
     """See the module."""
 
     def __init__(self) -> None:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from tests.engine.memory_attributes import MemoryAttributes
 from tests.engine.memory_jobs import MemoryJobs
 from tests.engine.memory_topics import MemoryTopics
+from tests.engine.memory_user_tasks import MemoryUserTasks
 
 from stepwell_server.model.events import Event, EventType, received_signal
 from stepwell_server.model.jobs import JOB_ORDINAL
@@ -60,6 +61,7 @@ class MemoryStore:
         self.jobs = MemoryJobs(self.locked)
         self.topics = MemoryTopics()
         self.attributes = MemoryAttributes()
+        self.user_tasks = MemoryUserTasks()
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -192,6 +194,7 @@ class MemoryStore:
         for event in write.events:
             self.events[event.run_key].append(event)
         self.topics.apply(write, self.events)
+        self.user_tasks.apply(write)
         for copy in write.copies:
             told = self.events[copy.from_key][copy.from_number - 1]
             own = {"run_key": copy.run_key, "number": copy.number, "event_time": copy.event_time, "step_ordinal": 0}

@@ -36,7 +36,7 @@ from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job, JobRef
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.requests import Asked
 from stepwell_server.model.runs import ClosedRun, Run, RunRef, unpack_details
-from stepwell_server.model.steps import ClosedStep, Step, StepState, is_on_topic, unpack_step_details
+from stepwell_server.model.steps import ClosedStep, Kind, Step, StepState, is_on_topic, unpack_step_details
 from stepwell_server.model.tasks import Grant, JobGrant, TaskKind
 from stepwell_server.store.batches import Write
 
@@ -135,6 +135,7 @@ class World:
             patch.object(loading, "recall", self.store),
             patch.object(loading, "topics", self.store.topics),
             patch.object(loading, "search_attributes", self.store.attributes),
+            patch.object(loading, "sides", self.store.user_tasks),
             patch.object(loading, "MOST_CARRIED", self.most_carried),
             patch.object(granting, "batches", self.store),
             patch.object(claiming, "batches", self.store),
@@ -302,6 +303,8 @@ class World:
             if is_on_topic(step)
         }
         assert {place: (row.topic, row.after_number) for place, row in store.topics.waits.items()} == waiting
+        asked = {place for place, step in store.steps.items() if step.kind == Kind.USER_TASK}
+        assert {place for place, row in store.user_tasks.rows.items() if row.is_active} == asked
         self._check_jobs()
         for key, ordinal in store.tasks:
             if ordinal > 0:

@@ -21,7 +21,7 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from tests.hostile.values import Place, places, sampled
 
-from stepwell.v1 import repairs_pb2, runs_pb2, types_pb2, workers_pb2
+from stepwell.v1 import repairs_pb2, runs_pb2, types_pb2, user_tasks_pb2, workers_pb2
 from stepwell_server.service import Service
 from stepwell_server.settings import Settings
 
@@ -41,6 +41,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "StartRunRequest": {"type": "t"},
     "StepName": {"name": "x"},
     "TimerStep": {"duration": Duration(seconds=1)},
+    "UserTaskStep": {"spec": user_tasks_pb2.UserTaskSpec(title="t")},
     "WaitStep": {"signal_name": "s"},
 }
 NAMED = {

@@ -105,6 +105,7 @@ KINDS = {
     "timer": types_pb2.STEP_KIND_TIMER,
     "wait": types_pb2.STEP_KIND_WAIT,
     "child": types_pb2.STEP_KIND_CHILD,
+    "user_task": types_pb2.STEP_KIND_USER_TASK,
     "marker": types_pb2.STEP_KIND_MARKER,
     "acceptance": types_pb2.STEP_KIND_MARKER,
     "outcome": types_pb2.STEP_KIND_MARKER,

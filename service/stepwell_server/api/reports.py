@@ -20,6 +20,7 @@ from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.api.race_steps import require_race_key, winner_from_proto
 from stepwell_server.api.run_starts import policies_from_proto
 from stepwell_server.api.search_attributes import attributes_from_proto
+from stepwell_server.api.user_task_values import step_from_proto
 from stepwell_server.dispatch.beats import TaskBeat
 from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, NewActivity
@@ -264,6 +265,8 @@ class ReportReader:
             return Kind.WAIT, self._wait(step.wait, f"{at}wait.")
         if which == "child":
             return Kind.CHILD, self._child(step.child, f"{at}child.")
+        if which == "user_task":
+            return Kind.USER_TASK, step_from_proto(step.user_task, self._fields, f"{at}user_task.")
         if which == "acceptance":
             name = self._fields.name(step.acceptance.update_name, "update_name", f"{at}acceptance.")
             place = checks.integer(step.acceptance.place, "place", f"{at}acceptance.", at_most=_MOST_PLACE)
@@ -280,7 +283,7 @@ class ReportReader:
             return Kind.MARKER, self._attributes(step.search_attributes, f"{at}search_attributes.")
         raise InvalidField(
             field=f"{at}kind",
-            problem="is required: local, activity, timer, wait, child, marker, acceptance, outcome, race or "
+            problem="is required: local, activity, timer, wait, child, user_task, marker, acceptance, outcome, race or "
             "search_attributes",
         )
 

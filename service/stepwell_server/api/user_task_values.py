@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell.v1 import types_pb2, user_tasks_pb2
-from stepwell_server.api.fields import time
-from stepwell_server.api.payloads import payload_to_proto
+from stepwell_server.api.fields import seconds, time
+from stepwell_server.api.payloads import payload_from_proto, payload_to_proto
 from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.engine.reported import NewUserTask
 from stepwell_server.errors import InvalidField
 from stepwell_server.model.user_tasks import NEVER_DUE, SPEC_FIELDS, TaskPriority, TaskSpec, TaskStatus
 
 if TYPE_CHECKING:
     from google.protobuf.field_mask_pb2 import FieldMask
 
+    from stepwell.v1 import workers_pb2
     from stepwell_server.api.fields import Fields
     from stepwell_server.store.user_tasks import WholeTask
 
@@ -34,6 +36,21 @@ def spec_from_proto(spec: user_tasks_pb2.UserTaskSpec, fields: Fields, at: str =
         priority=priority or TaskPriority.NORMAL,
         due_time=time(spec, "due_time", at) or NEVER_DUE,
         signal_name=fields.text(spec.signal_name, "signal_name", at),
+    )
+
+
+def step_from_proto(step: workers_pb2.UserTaskStep, fields: Fields, at: str) -> NewUserTask:
+    """Reads the task that a run's code asks for."""
+    spec, here = spec_from_proto(step.spec, fields, f"{at}spec."), f"{at}spec."
+    if spec.signal_name:
+        raise InvalidField(field=f"{here}signal_name", problem="is for driven runs: the code goes on with the output")
+    if step.HasField("due_after") and step.spec.HasField("due_time"):
+        raise InvalidField(field=f"{at}due_after", problem="stands in place of spec.due_time: give one of them")
+    return NewUserTask(
+        spec,
+        payload_from_proto(step.spec.input, fields, "input", here),
+        seconds(step, "due_after", at),
+        seconds(step, "timeout", at),
     )
 
 

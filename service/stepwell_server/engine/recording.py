@@ -17,11 +17,14 @@ from stepwell_server.engine.reported import (
     NewStep,
     NewTimer,
     NewTopicWait,
+    NewUserTask,
     NewWait,
     SetAttributes,
     UpdateOutcome,
     WonRace,
 )
+from stepwell_server.engine.user_tasks import new_task
+from stepwell_server.ids import uuid7
 from stepwell_server.model.events import TOPIC_NAME, EventType
 from stepwell_server.model.payloads import JSON, Failure, Payload
 from stepwell_server.model.runs import RunDetails
@@ -36,6 +39,7 @@ from stepwell_server.model.steps import (
 )
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.topics import TopicWait, kept_name
+from stepwell_server.model.user_tasks import UserTask
 
 
 def record(change: Change, new: NewStep) -> int:
@@ -53,6 +57,8 @@ def record(change: Change, new: NewStep) -> int:
         return _record_wait(change, new, body)
     if isinstance(body, NewTopicWait):
         return _record_topic_wait(change, new, body)
+    if isinstance(body, NewUserTask):
+        return _record_user_task(change, new, body)
     if isinstance(body, AcceptedUpdate):
         return _record_acceptance(change, new, body)
     if isinstance(body, UpdateOutcome):
@@ -265,6 +271,25 @@ def _record_topic_wait(change: Change, new: NewStep, body: NewTopicWait) -> int:
     else:
         wait = TopicWait(change.run_key, ordinal, change.namespace_id, body.topic, after)
         change.put_side((TopicWait, ordinal), wait)
+    return ordinal
+
+
+def _record_user_task(change: Change, new: NewStep, body: NewUserTask) -> int:
+    """A task for a person, which its own timeout ends, or whoever completes it."""
+    ordinal, task_id = change.open.last_step + 1, uuid7()
+    facts = {"task_id": str(task_id)}
+    event = change.event(EventType.USER_TASK_CREATED, ordinal=ordinal, payload=body.input, facts=facts)
+    spec = body.spec
+    if body.due_seconds is not None:
+        spec = msgspec.structs.replace(spec, due_time=change.now + timedelta(seconds=body.due_seconds))
+    step = _open(
+        change,
+        new,
+        wake_time=None if body.timeout_seconds is None else change.now + timedelta(seconds=body.timeout_seconds),
+        input_event=event,
+        details=StepDetails(user_task_id=str(task_id)),
+    )
+    change.put_side((UserTask, ordinal), new_task(change, step, task_id, spec))
     return ordinal
 
 

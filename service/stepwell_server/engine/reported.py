@@ -9,6 +9,7 @@ from stepwell_server.model.order import MadeCall
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.search_attributes import AttributeValue
 from stepwell_server.model.steps import RetryPolicy
+from stepwell_server.model.user_tasks import TaskSpec
 
 
 class NewTimer(msgspec.Struct, frozen=True, gc=False):
@@ -79,6 +80,15 @@ class SetAttributes(msgspec.Struct, frozen=True, gc=False):
     patch: dict[str, AttributeValue]
 
 
+class NewUserTask(msgspec.Struct, frozen=True, gc=False):
+    """A task for a person, due after a time if that is given."""
+
+    spec: TaskSpec = TaskSpec()
+    input: Payload = NULL
+    due_seconds: float | None = None
+    timeout_seconds: float | None = None
+
+
 Body = (
     Checkpoint
     | NewActivity
@@ -86,6 +96,7 @@ Body = (
     | NewWait
     | NewTopicWait
     | NewChild
+    | NewUserTask
     | AcceptedUpdate
     | UpdateOutcome
     | WonRace

@@ -49,4 +49,8 @@ def _fire(change: Change, step: Step) -> bool:
         event = change.event(EventType.WAIT_TIMED_OUT, ordinal=step.ordinal)
         change.end_step(step, StepState.COMPLETED, event, timed_out=True)
         change.wake()
+    elif step.kind == Kind.USER_TASK:
+        event = change.event(EventType.USER_TASK_CANCELLED, ordinal=step.ordinal, facts={"reason": "timed out"})
+        change.end_step(step, StepState.COMPLETED, event, timed_out=True)
+        change.wake()
     return True

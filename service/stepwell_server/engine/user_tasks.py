@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 from uuid import UUID
 
 import msgspec
@@ -21,9 +21,6 @@ from stepwell_server.model.runs import RunRef
 from stepwell_server.model.steps import Kind, Step, StepDetails, StepState, pack_step_details
 from stepwell_server.model.user_tasks import TaskSpec, TaskStatus, UserTask
 
-if TYPE_CHECKING:
-    from datetime import datetime
-
 CANCELLED = "UserTaskCancelled"
 """The type of the failure with which a code run's step ends when somebody cancels its task."""
 _ASSIGNED = frozenset({"assigned_role_id", "assigned_user_id", "assigned_group_id"})
@@ -36,7 +33,7 @@ class TaskAnswer(msgspec.Struct, frozen=True, gc=False):
     done: bool
 
 
-def new_task(change: Change, step: Step, task_id: UUID, spec: TaskSpec, create_time: datetime) -> UserTask:
+def new_task(change: Change, step: Step, task_id: UUID, spec: TaskSpec) -> UserTask:
     """The row of a task whose step this is."""
     run = change.open
     fields = {name: getattr(spec, name) for name in TaskSpec.__struct_fields__}
@@ -51,8 +48,8 @@ def new_task(change: Change, step: Step, task_id: UUID, spec: TaskSpec, create_t
         step_name=step.name,
         **fields,
         status=TaskStatus.PENDING,
-        create_time=create_time,
-        update_time=create_time,
+        create_time=change.now,
+        update_time=change.now,
         claimed_by="",
         claim_time=None,
         completed_by="",
@@ -96,7 +93,7 @@ class CreateUserTask(msgspec.Struct, frozen=True, gc=False):
             details=pack_step_details(StepDetails(user_task_id=str(task_id))),
         )
         change.add_step(step)
-        task = new_task(change, step, task_id, self.spec, change.now)
+        task = new_task(change, step, task_id, self.spec)
         change.put_side((UserTask, step.ordinal), task)
         return TaskAnswer(task, done=True)
 

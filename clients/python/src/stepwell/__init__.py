@@ -19,6 +19,7 @@ from stepwell.errors import (
     StepwellError,
     UpdateFailed,
     UpdateRejected,
+    UserTaskCancelled,
     WaitTimeout,
 )
 from stepwell.jobs import JobHandle
@@ -58,6 +59,7 @@ __all__ = [
     "StepwellError",
     "UpdateFailed",
     "UpdateRejected",
+    "UserTaskCancelled",
     "WaitTimeout",
     "Winner",
     "Worker",

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from stepwell import errors
 from stepwell._calls import Call
 from stepwell.definitions import defaults_of, type_and_hint
 from stepwell.policies import CONFLICT, PARENT_CLOSE, REUSE, Seconds, duration
+from stepwell.user_tasks import spell
 from stepwell.v1 import types_pb2, workers_pb2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stepwell._runs import RunExecution
-    from stepwell.options import ActivityOptions, ChildOptions
+    from stepwell.options import ActivityOptions, ChildOptions, UserTaskOptions
     from stepwell.v1.workers_pb2 import StepRecord
 
 _COMPLETED = types_pb2.STEP_STATE_COMPLETED
@@ -97,18 +99,45 @@ def wait_topic(run: RunExecution, topic: str, timeout: Seconds | None, as_type: 
     return _wait(run, f"topic {topic}", step, as_type, key)
 
 
+def user_task(  # noqa: PLR0917 - made in one place
+    run: RunExecution,
+    name: str,
+    given: object,
+    due: dt.datetime | Seconds | None,
+    timeout: Seconds | None,
+    as_type: object,
+    key: str,
+    options: UserTaskOptions,
+) -> Call[Any]:
+    """Makes the call of a task for a person."""
+
+    def spell_step() -> dict[str, Any]:
+        at, after = (due, None) if isinstance(due, dt.datetime) else (None, due)
+        spec = spell(options, at)
+        spec.input.CopyFrom(run.converter.to_payload(given))
+        return {"user_task": workers_pb2.UserTaskStep(spec=spec, due_after=duration(after), timeout=duration(timeout))}
+
+    read = _in_time(name, reader(run, name, as_type, errors.UserTaskCancelled))
+    return Call(run, kind=types_pb2.STEP_KIND_USER_TASK, name=name, key=key, spell=spell_step, read=read)
+
+
 def _wait(run: RunExecution, name: str, step: workers_pb2.WaitStep, as_type: object, key: str) -> Call[Any]:
-    def spell() -> dict[str, Any]:
+    def spell_step() -> dict[str, Any]:
         return {"wait": step}
 
-    value = reader(run, name, as_type, errors.StepFailed)
+    read = _in_time(name, reader(run, name, as_type, errors.StepFailed))
+    return Call(run, kind=types_pb2.STEP_KIND_WAIT, name=name, key=key, spell=spell_step, read=read)
 
-    def read(record: StepRecord) -> Any:  # noqa: ANN401 - what the signal or the event carries
+
+def _in_time(name: str, value: Callable[[StepRecord], Any]) -> Callable[[StepRecord], Any]:
+    """Reads what was waited for, or raises that the time was over."""
+
+    def read(record: StepRecord) -> Any:  # noqa: ANN401 - what the signal, the event or the person brings
         if record.timed_out:
             raise errors.WaitTimeout(name)
         return value(record)
 
-    return Call(run, kind=types_pb2.STEP_KIND_WAIT, name=name, key=key, spell=spell, read=read)
+    return read
 
 
 def reader(run: RunExecution, name: str, hint: object, error: type[errors.StepError]) -> Callable[[StepRecord], Any]:

@@ -22,6 +22,7 @@ from stepwell.retention import Retention
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
 from stepwell.topics import Topics
+from stepwell.user_tasks import UserTasks
 from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
 from stepwell.v1.history_pb2_grpc import HistoryServiceStub
 from stepwell.v1.namespaces_pb2_grpc import NamespaceServiceStub
@@ -67,6 +68,7 @@ class Client(JobCalls):
         self.schedules = Schedules(self._channel, self.caller, namespace, converter)
         self.api_keys = ApiKeys(self._channel, self.caller)
         self.topics = Topics(self._channel, self.caller, namespace, converter)
+        self.user_tasks = UserTasks(self._channel, self.caller, namespace, converter)
         self.retention = Retention(self._channel, self.caller, namespace)
         self.definitions = Definitions(self._channel, self.caller, namespace, converter)
 

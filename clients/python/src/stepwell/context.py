@@ -11,7 +11,7 @@ from stepwell import _attributes, _checkpoints, _steps
 from stepwell._asked import Asked
 from stepwell._calls import Call, ContinueRun
 from stepwell._parallel import Parallel
-from stepwell.options import ActivityOptions, ChildOptions
+from stepwell.options import ActivityOptions, ChildOptions, UserTaskOptions
 from stepwell.policies import RetryPolicy, Seconds
 from stepwell.search_attributes import Value
 from stepwell.v1 import workers_pb2
@@ -171,6 +171,49 @@ class Context(Asked, Parallel):
         when `timeout` seconds (default: for ever) are over before it came.
         """
         return _steps.wait_topic(self._run, topic, timeout, as_type, key)
+
+    @overload
+    def user_task(
+        self,
+        name: str,
+        input: object = ...,
+        *,
+        due: dt.datetime | Seconds | None = ...,
+        timeout: Seconds | None = ...,
+        as_type: type[T],
+        key: str = ...,
+        **options: Unpack[UserTaskOptions],
+    ) -> Call[T]: ...
+    @overload
+    def user_task(
+        self,
+        name: str,
+        input: object = ...,
+        *,
+        due: dt.datetime | Seconds | None = ...,
+        timeout: Seconds | None = ...,
+        as_type: None = ...,
+        key: str = ...,
+        **options: Unpack[UserTaskOptions],
+    ) -> Call[Any]: ...
+    def user_task(
+        self,
+        name: str,
+        input: object = None,  # noqa: A002
+        *,
+        due: dt.datetime | Seconds | None = None,
+        timeout: Seconds | None = None,
+        as_type: object = None,
+        key: str = "",
+        **options: Unpack[UserTaskOptions],
+    ) -> Call[Any]:
+        """Asks somebody to do something, and gives what they come to, as `as_type` if told.
+
+        People find it by `role`, `user` or `group`. `due`: a time, or seconds from when the service records it; for
+        people only. Raises `WaitTimeout` when `timeout` seconds (default: for ever) are over, and `UserTaskCancelled`
+        when somebody cancels the task.
+        """
+        return _steps.user_task(self._run, name, input, due, timeout, as_type, key, options)
 
     def side_effect(self, name: str, fn: Callable[[], T]) -> T:
         """Calls a quick function without outside effect once (a random number, the time) and records its value.

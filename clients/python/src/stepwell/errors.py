@@ -11,7 +11,7 @@ class for its canonical code. A reason that this version does not know is raised
       UpdateError             an update came to no result
         UpdateRejected, UpdateFailed
       StepError               a step did not succeed (seen by a workflow)
-        StepFailed, ActivityFailed, ChildFailed, WaitTimeout
+        StepFailed, ActivityFailed, ChildFailed, WaitTimeout, UserTaskCancelled
       ConversionError         a value and a payload do not fit
       ApplicationError        raised by activities and steps that want a say in what follows
 """
@@ -177,6 +177,13 @@ class WaitTimeout(StepError):
     def __init__(self, step_name: str) -> None:
         """Keeps the name."""
         super().__init__(step_name, None)
+
+
+class UserTaskCancelled(StepError):
+    """Somebody cancelled the task for a person that the code waited for. `failure` says why."""
+
+    noun = "user task"
+    verb = "was cancelled"
 
 
 class ServiceError(StepwellError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
@@ -151,3 +152,50 @@ class ChildOptions(StepOptions, total=False):
     run_timeout: Seconds
     retry: RetryPolicy
     task_queue: str
+
+
+class UserTaskOptions(TypedDict, total=False):
+    """What a task asks for, and of whom; what is absent is empty.
+
+    `title` (default the step's name) and `description` are for people, `schema_type` names the form that shows it.
+    `role`, `user` and `group` say who may do it; only `user` claims a task that names one. `priority`: default
+    `normal`.
+    """
+
+    title: str
+    description: str
+    schema_type: str
+    role: str
+    user: str
+    group: str
+    priority: Literal["low", "normal", "high", "urgent"]
+
+
+class DrivenTaskOptions(UserTaskOptions, total=False):
+    """The same of a driven run's task, or of one that is changed.
+
+    `due`: when it should be done, for people; nothing happens by itself. `signal_name`: the signal that its run gets
+    with the output, default none.
+    """
+
+    due: dt.datetime
+    signal_name: str
+
+
+class UserTaskFilter(TypedDict, total=False):
+    """Which tasks to list, and how; what is absent does not matter. `statuses` are names such as `PENDING`.
+
+    `query`: a part of title, description or step name, in whatever case. `filter` and `order_by` as docs/lists.md has
+    them; default the newest first.
+    """
+
+    statuses: Sequence[str]
+    run_id: str
+    workflow_id: str
+    step_name: str
+    role: str
+    user: str
+    group: str
+    query: str
+    filter: str
+    order_by: str

@@ -24,6 +24,7 @@ from stepwell._sync_jobs import JobHandle, SyncJobCalls
 from stepwell._sync_retention import SyncRetention
 from stepwell._sync_schedules import SyncSchedules
 from stepwell._sync_topics import SyncTopics
+from stepwell._sync_user_tasks import SyncUserTasks
 
 if TYPE_CHECKING:
     import grpc
@@ -223,6 +224,7 @@ class Client(SyncJobCalls):
         self.schedules = SyncSchedules(loop, inner.schedules)
         self.api_keys = SyncApiKeys(loop, inner.api_keys)
         self.topics = SyncTopics(loop, inner.topics)
+        self.user_tasks = SyncUserTasks(loop, inner.user_tasks)
         self.retention = SyncRetention(loop, inner.retention)
         self.definitions = SyncDefinitions(loop, inner.definitions)
 

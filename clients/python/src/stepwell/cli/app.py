@@ -21,6 +21,7 @@ from stepwell.cli import (
     schedules,
     steering,
     topics,
+    user_tasks,
     watches,
     workers,
 )
@@ -47,6 +48,7 @@ app.add_typer(jobs.app, name="job")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(keys.app, name="key", no_args_is_help=True)
 app.add_typer(topics.app, name="topic")
+app.add_typer(user_tasks.app, name="task")
 app.add_typer(definitions.app, name="definition")
 app.add_typer(queues.app, name="queue")
 app.add_typer(workers.app, name="worker")

@@ -25,8 +25,9 @@ def awaited_by(handle: RunHandle[Any]) -> str:
 
 def _words(step: Step) -> str:
     what = step.wait_name or step.type or step.name
-    kind = StepKind.Name(step.kind).removeprefix("STEP_KIND_").lower()
+    kind = StepKind.Name(step.kind).removeprefix("STEP_KIND_").lower().replace("_", " ")
     if step.wait_name:
         kind = "topic" if step.on_topic else "signal"
+    what = f"{what} ({step.user_task_id})" if step.user_task_id else what
     until = f" until {time_of(step.wake_time)}" if step.HasField("wake_time") else ""
     return f"{kind} {what}{until}"

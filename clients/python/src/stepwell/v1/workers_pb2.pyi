@@ -14,6 +14,7 @@ from google.rpc import status_pb2 as _status_pb2
 from stepwell.v1 import runs_pb2 as _runs_pb2
 from stepwell.v1 import search_attributes_pb2 as _search_attributes_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
+from stepwell.v1 import user_tasks_pb2 as _user_tasks_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1326,6 +1327,7 @@ class NewStep(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     RACE_FIELD_NUMBER: _builtins.int
     SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    USER_TASK_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
     """The branch. A path of branch numbers, at most 8 deep. That of the n-th accepted update is `0/n`."""
     name: _builtins.str
@@ -1379,6 +1381,10 @@ class NewStep(_message.Message):
     def search_attributes(self) -> Global___SearchAttributesStep:
         """Search attributes for the run. A MARKER: a replay does not set them again."""
 
+    @_builtins.property
+    def user_task(self) -> Global___UserTaskStep:
+        """A task for a person."""
+
     def __init__(
         self,
         *,
@@ -1397,12 +1403,13 @@ class NewStep(_message.Message):
         outcome: Global___OutcomeStep | None = ...,
         race: Global___RaceStep | None = ...,
         search_attributes: Global___SearchAttributesStep | None = ...,
+        user_task: Global___UserTaskStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "kind", b"kind", "local", b"local", "marker", b"marker", "outcome", b"outcome", "race", b"race", "search_attributes", b"search_attributes", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "kind", b"kind", "local", b"local", "marker", b"marker", "outcome", b"outcome", "race", b"race", "search_attributes", b"search_attributes", "timer", b"timer", "user_task", b"user_task", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "fingerprint", b"fingerprint", "key", b"key", "kind", b"kind", "local", b"local", "marker", b"marker", "name", b"name", "occurrence", b"occurrence", "outcome", b"outcome", "race", b"race", "scope", b"scope", "search_attributes", b"search_attributes", "timer", b"timer", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acceptance", b"acceptance", "activity", b"activity", "child", b"child", "fingerprint", b"fingerprint", "key", b"key", "kind", b"kind", "local", b"local", "marker", b"marker", "name", b"name", "occurrence", b"occurrence", "outcome", b"outcome", "race", b"race", "scope", b"scope", "search_attributes", b"search_attributes", "timer", b"timer", "user_task", b"user_task", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["local", "activity", "timer", "wait", "child", "marker", "acceptance", "outcome", "race", "search_attributes"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["local", "activity", "timer", "wait", "child", "marker", "acceptance", "outcome", "race", "search_attributes", "user_task"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1678,6 +1685,45 @@ class ChildStep(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChildStep: _TypeAlias = ChildStep  # noqa: Y015
+
+@_typing.final
+class UserTaskStep(_message.Message):
+    """A task for a person, and the wait for its output: see `UserTaskService`. The service gives it an id. The step ends
+    COMPLETED with the output; COMPLETED and `timed_out` when its time was over, and FAILED with a failure of type
+    `UserTaskCancelled` when somebody cancelled the task.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPEC_FIELD_NUMBER: _builtins.int
+    DUE_AFTER_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def spec(self) -> _user_tasks_pb2.UserTaskSpec:
+        """What is asked for. `signal_name` is for driven runs."""
+
+    @_builtins.property
+    def due_after(self) -> _duration_pb2.Duration:
+        """When it should be done, from when the service records it, in place of `spec.due_time`. Nothing happens by itself."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long the run waits for it; then it is cancelled. Default: for ever."""
+
+    def __init__(
+        self,
+        *,
+        spec: _user_tasks_pb2.UserTaskSpec | None = ...,
+        due_after: _duration_pb2.Duration | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_after", b"due_after", "spec", b"spec", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_after", b"due_after", "spec", b"spec", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UserTaskStep: _TypeAlias = UserTaskStep  # noqa: Y015
 
 @_typing.final
 class MarkerStep(_message.Message):

@@ -1,0 +1,38 @@
+"""Tasks for people of the store in memory: what batches ask of `store.sides` about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from stepwell_server.model.driven import Side, SideKey
+from stepwell_server.model.user_tasks import UserTask
+from stepwell_server.store.batches import Write
+
+
+class MemoryUserTasks:
+    """See the module. `looks` counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[int, int], UserTask] = {}
+        self.looks = 0
+
+    async def read(self, connection: Any, wanted: Sequence[tuple[int, SideKey]]) -> list[tuple[int, SideKey, Side]]:
+        self.looks += 1
+        places = [(run_key, ordinal) for run_key, (kind, ordinal) in wanted if kind is UserTask]
+        return [(place[0], (UserTask, place[1]), self.rows[place]) for place in places if place in self.rows]
+
+    async def find_user_tasks(self, connection: Any, wanted: Sequence[tuple[int, UUID]]) -> set[tuple[int, UUID]]:
+        return {(row.namespace_id, row.task_id) for row in self.rows.values()} & set(wanted)
+
+    def apply(self, write: Write) -> None:
+        for run_key, (kind, ordinal), row in write.sides:
+            if kind is UserTask and isinstance(row, UserTask):
+                before = self.rows.get((run_key, ordinal))
+                assert before is None or (before.version < row.version and before.is_active)
+                self.rows[run_key, ordinal] = row
+            elif kind is UserTask:
+                del self.rows[run_key, ordinal]
+        ids = [(row.namespace_id, row.task_id) for row in self.rows.values()]
+        assert len(ids) == len(set(ids))
