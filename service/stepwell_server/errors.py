@@ -416,6 +416,34 @@ class WritesBusy(Aborted):
     retry_seconds: float | None = 0.05
 
 
+class RunPurged(FailedPrecondition):
+    """The history of run {run_id} is here no more (archive: {archive_uri}), so that it can't be opened again."""
+
+    run_id: UUID | str
+    archive_uri: str
+
+
+class ArchiveNotSet(FailedPrecondition):
+    """Namespace {namespace} has no archive: set its archive_url."""
+
+    namespace: str
+
+
+class ArchivesNotSupported(FailedPrecondition):
+    """Nothing can be archived to {url} by this server: {advice}."""
+
+    url: object
+    advice: str
+
+
+class ArchiveUnavailable(Unavailable):
+    """The archive at {url} can't be written to: {problem}."""
+
+    url: object
+    problem: str
+    retry_seconds: float | None = 5.0
+
+
 class JobNotFound(NotFound):
     """Job {job_id} does not exist in namespace {namespace}."""
 

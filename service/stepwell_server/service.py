@@ -54,7 +54,7 @@ from stepwell_server.loops.mail import MailDelivery
 from stepwell_server.loops.partitions import Partitions
 from stepwell_server.loops.pruner import Pruner
 from stepwell_server.loops.readiness import Readiness
-from stepwell_server.loops.retention import JobRetention
+from stepwell_server.loops.retention import JobRetention, RunRetention
 from stepwell_server.loops.schedules import Schedules
 from stepwell_server.loops.timers import Alarms, JobTimers, Timers
 from stepwell_server.loops.topics import TopicNews, Topics
@@ -135,6 +135,15 @@ class Service:
             Partitions(connection, settings.retention_poll_seconds, leads),
             Pruner(connection, self.clock, settings.retention_poll_seconds, leads),
             JobRetention(connection, self.clock, settings.retention_poll_seconds, leads),
+            RunRetention(
+                self.database,
+                self.namespaces,
+                connection,
+                self.clock,
+                settings.retention_poll_seconds,
+                settings.archive_folder,
+                leads,
+            ),
             *self._gauges(),
         ]
 

@@ -171,6 +171,8 @@ class Settings(BaseSettings):
     """How often the leader counts what waits, for the metrics; not at all where none are served."""
     job_retention_seconds: Annotated[float, Field(ge=0)] = 7 * 86_400.0
     """How long a job is kept after its end, unless it was started with a retention of its own."""
+    archive_folder: Path | None = None
+    """The folder of the server in which archives may be written by `file:///` URLs; none: no such URL is taken."""
     retention_poll_seconds: Seconds = 60.0
     """How often the leader deletes what is past its retention and makes partitions ahead."""
 

@@ -46,7 +46,7 @@ class Namespaces(namespaces_pb2_grpc.NamespaceServiceServicer):
     async def ListNamespaces(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    CreateNamespace = DeleteNamespace = GetNamespaceStats = ListNamespaces
+    CreateNamespace = UpdateNamespace = DeleteNamespace = GetNamespaceStats = ListNamespaces
 
 
 @asynccontextmanager

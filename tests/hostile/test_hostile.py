@@ -22,6 +22,7 @@ AT_ONCE = 12
 NOT_OK = {
     "CreateApiKey": "FAILED_PRECONDITION",
     "GetApiKey": "NOT_FOUND",
+    "ArchiveRuns": "FAILED_PRECONDITION",
     "QueryRun": "NOT_FOUND",
     "RetryRun": "FAILED_PRECONDITION",
     "RetryJob": "FAILED_PRECONDITION",

@@ -60,6 +60,7 @@ NAMED = {
     "trigger_key": "manual",
     "idempotency_key": "k",
     "seq": 1,
+    "archive_uri": "s3://bucket/x",
     "phase": types_pb2.RUN_PHASE_RUNNING,
     "user_id": "u",
 }
@@ -293,6 +294,10 @@ class World:
     async def _CreateNamespace(self, method: Method) -> Any:
         return type(method.new())(namespace=self._next())
 
+    async def _UpdateNamespace(self, method: Method) -> Any:
+        fields = {"retention": Duration(seconds=86_400 * 365), "update_mask": {"paths": ["retention", "archive_url"]}}
+        return type(method.new())(**fields)
+
     async def _DeleteNamespace(self, method: Method) -> Any:
         name = self._next()
         await self.do("CreateNamespace", namespace=name)
@@ -339,7 +344,7 @@ class World:
         await self.do("TerminateRun", run_id=run_id)
         return type(method.new())(run_id=run_id)
 
-    _WaitRun = _DeleteRun = _ended
+    _WaitRun = _DeleteRun = _MarkRunArchived = _ended
 
     async def _AnnotateDispatch(self, method: Method) -> Any:
         return type(method.new())(job_id="j")

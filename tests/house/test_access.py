@@ -23,7 +23,7 @@ METHODS = {
 }
 ROWS = {(service, method): row for service, methods in TABLE.items() for method, row in methods.items()}
 # What only looks begins with one of these.
-READS = ("Get", "List", "Read", "Count", "Wait", "Watch", "Preview", "Query", "Search", "Validate", "Explain")
+READS = ("Get", "List", "Read", "Count", "Wait", "Watch", "Preview", "Query", "Search", "Validate", "Explain", "Export")
 
 
 def _pool() -> Any:

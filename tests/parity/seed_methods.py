@@ -195,10 +195,7 @@ METHODS: dict[int, tuple[str, ...]] = {
 }
 
 UNANSWERED: dict[int, dict[str, str]] = {
-    mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE: {
-        "list_archivable_workflows": "retention",
-        "mark_archived_and_purge": "retention",
-    },
+    mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE: {},
     mirrors_pb2.TRAIT_FLOW_RUN_STORE: {
         "GetActiveRunsAsync": "run lists",
         "GetClaimedStepKeysAsync": "step claims",

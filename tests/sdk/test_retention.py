@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,49 @@ async def test_runs_are_deleted_one_by_one_and_by_a_time(one: Replica) -> None:
             await anext(client.retention.clean_up(datetime.now()))  # noqa: DTZ005 - refused for that
 
 
+async def test_runs_are_exported_archived_and_marked(one: Replica) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    async with await Client.connect(one.service.address) as client:
+        handles = [await client.start_run("t", workflow_id=f"w{n}", task_queue="held") for n in range(2)]
+        for handle in handles:
+            await handle.terminate()
+        told = json.loads(b"".join([part async for part in client.retention.export(workflow_id="w0")]))
+        assert told["run"]["run_id"] == handles[0].run_id
+        with pytest.raises(reasons.RunNotFound):
+            await anext(client.retention.export(workflow_id="none"))
+        assert [run.workflow_id async for run in client.retention.archivable(later)] == ["w0", "w1"]
+        assert await client.retention.mark_archived(workflow_id="w0", archive_uri="here", archive_time=later)
+        assert [run.workflow_id async for run in client.retention.archivable(later)] == ["w1"]
+        with pytest.raises(reasons.ArchiveNotSet):
+            await anext(client.retention.archive(later))
+        with pytest.raises(reasons.ArchivesNotSupported):
+            await client.update_namespace("main", archive_url="file:///somewhere")
+        changed = await client.update_namespace("main", retention=timedelta(days=1), archive_url="s3://bucket")
+        assert (changed.retention.seconds, changed.archive_url) == (86_400, "s3://bucket")
+        assert [count async for count in client.retention.archive(later, dry_run=True)] == [1]
+        changed = await client.update_namespace("main", retention="forever")
+        assert (changed.HasField("retention"), changed.archive_url) == (False, "s3://bucket")
+
+
+async def test_a_namespace_and_a_run_by_command(one: Replica, tmp_path: Path) -> None:
+    code, out, _ = await stepwell(one, "namespace", "update", "main", "--retention", "30d", "-o", "json")
+    assert (code, json.loads(out)["retention"]) == (0, "2592000s")
+    _, out, _ = await stepwell(one, "namespace", "update", "main", "--retention", "forever", "--archive", "gs://bucket")
+    assert out.split() == ["namespace", "main", "retention", "for", "ever", "archive", "gs://bucket"]
+    for wrong in ([], ["--retention", "soon"], ["--archive", "http://x"]):
+        code, _, err = await stepwell(one, "namespace", "update", "main", *wrong)
+        assert (code, err.startswith("error: ")) == (1, True), wrong
+    run_id = await one.start(workflow_id="w")
+    code, out, _ = await stepwell(one, "run", "export", "w")
+    assert (code, json.loads(out)["run"]["run_id"]) == (0, run_id)
+    await stepwell(one, "run", "export", run_id, "--to", str(tmp_path / "run.json"))
+    assert (tmp_path / "run.json").read_text() == out
+    code, _, err = await stepwell(one, "run", "export", "w", "--to", str(tmp_path / "no/run.json"))
+    assert (code, "cannot be written" in err) == (1, True)
+    code, out, _ = await stepwell(one, "retention", "archive", "--before", "0s", "--dry-run")
+    assert (code, out) == (0, "0 runs would be archived\n")
+
+
 async def test_programs_without_asyncio(one: Replica) -> None:
     import asyncio  # noqa: PLC0415 - for the thread alone
 
@@ -46,6 +90,8 @@ async def test_programs_without_asyncio(one: Replica) -> None:
         with SyncClient.connect(one.service.address) as client:
             client.start_run("t", workflow_id="a", task_queue="held").terminate()
             client.start_run("t", workflow_id="b", task_queue="held").terminate()
+            assert b"RunTerminated" in b"".join(client.retention.export(workflow_id="b"))
+            assert client.update_namespace("main", retention=60).retention.seconds == 60
             deleted = client.retention.delete(workflow_id="a")
             return deleted, list(client.retention.clean_up(datetime.now(UTC) + timedelta(hours=1)))
 

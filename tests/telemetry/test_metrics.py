@@ -20,7 +20,7 @@ from tests.stream.kit import ACTIVITY, RUN, SECONDS, Replica, capacity, hello, u
 from tests.stream.wire import Wire
 from tests.telemetry.test_counting import served
 
-from stepwell.v1 import runs_pb2, types_pb2
+from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, runs_pb2, types_pb2
 from stepwell.v1.workers_pb2 import FailActivity
 from stepwell_server.loops.backlog import Backlog
 from stepwell_server.telemetry import metrics
@@ -77,10 +77,12 @@ async def lived(replica: Replica) -> None:
     driven = (await store.call("CreateRun", type="t", initial_phase=types_pb2.RUN_PHASE_RUNNING)).run_id
     token = (await store.call("ClaimRun", run_id=driven, owner_id="e", lease_duration=span(30))).token
     await store.call("RenewRunLease", run_id=driven, owner_id="e", token=token, lease_duration=span(30))
+    kept = namespaces_pb2.UpdateNamespaceRequest(retention=span(1), update_mask={"paths": ["retention"]})  # type: ignore[arg-type]
+    await namespaces_pb2_grpc.NamespaceServiceStub(replica.channel).UpdateNamespace(kept, timeout=SECONDS)
 
 
 async def test_every_metric_is_fed(tmp_path: Path, database_url: str) -> None:
-    settings = {"METRICS_PORT": "0", "BACKLOG_POLL_SECONDS": "0.1"}
+    settings = {"METRICS_PORT": "0", "BACKLOG_POLL_SECONDS": "0.1", "RETENTION_POLL_SECONDS": "0.2"}
     async with served(tmp_path, database_url, free_port(), {}, **settings) as (_, replica):
         address = await address_of(tmp_path / "server.log")
         await lived(replica)

@@ -108,6 +108,7 @@ TABLE: dict[str, dict[str, Access]] = {
     },
     "NamespaceService": {
         "CreateNamespace": RULES,
+        "UpdateNamespace": RULES,
         "GetNamespace": READS,
         "ListNamespaces": READS.at(),
         "DeleteNamespace": RULES,
@@ -116,6 +117,10 @@ TABLE: dict[str, dict[str, Access]] = {
     "RetentionService": {
         "DeleteRun": WRITES,
         "CleanUpRuns": WRITES,
+        "ListArchivableRuns": READS,
+        "ArchiveRuns": WRITES,
+        "MarkRunArchived": WRITES,
+        "ExportRun": READS,
     },
     "RunControlStore": {
         "RegisterIdempotencyKey": WRITES,

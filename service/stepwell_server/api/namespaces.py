@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, types_pb2
-from stepwell_server.api.fields import Fields
+from stepwell_server.api.fields import Fields, seconds
 from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.interceptors.access import caller
 from stepwell_server.api.page import read_page
+from stepwell_server.api.payloads import duration_to_proto
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.errors import InvalidField
+from stepwell_server.model.archive_urls import ArchiveUrl, read_archive_url
+from stepwell_server.store import object_stores
 from stepwell_server.store.namespaces import LISTED, NamespaceRow, place_of
 
 if TYPE_CHECKING:
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
+_CHANGEABLE = {"retention", "archive_url"}
+
 
 class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
     """Creates, lists and deletes namespaces."""
@@ -30,6 +36,7 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
         self._namespaces = namespaces
         self._clock = clock
         self._fields = Fields(settings.limits)
+        self._folder = settings.archive_folder
 
     async def CreateNamespace(
         self, request: namespaces_pb2.CreateNamespaceRequest, context: Context
@@ -60,6 +67,30 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
         listed = [namespace_to_proto(row) for row in shown]
         return namespaces_pb2.ListNamespacesResponse(namespaces=listed, next_page_token=token)
 
+    async def UpdateNamespace(
+        self, request: namespaces_pb2.UpdateNamespaceRequest, context: Context
+    ) -> namespaces_pb2.UpdateNamespaceResponse:
+        asked = asked_of(request, None, NamespaceRow, self._fields)
+        name = self._fields.namespace(request.namespace)
+        changed = await self._namespaces.update(name, self._changes(request), self._clock.now(), asked)
+        return namespaces_pb2.UpdateNamespaceResponse(namespace=namespace_to_proto(changed))
+
+    def _changes(self, request: namespaces_pb2.UpdateNamespaceRequest) -> dict[str, float | str | None]:
+        """The columns that change, with their new values."""
+        paths = set(request.update_mask.paths)
+        if not paths or not paths <= _CHANGEABLE:
+            problem = f"names {sorted(paths - _CHANGEABLE)}" if paths else "is required"
+            raise InvalidField(field="update_mask", problem=f"{problem}: name some of {', '.join(sorted(_CHANGEABLE))}")
+        changes: dict[str, float | str | None] = {}
+        if "retention" in paths:
+            changes["retention_seconds"] = seconds(request, "retention", at_least=1.0)
+        if "archive_url" in paths:
+            url = archive_url_from_text(request.archive_url)
+            if url is not None:
+                object_stores.check(url, self._folder)
+            changes["archive_url"] = "" if url is None else str(url)
+        return changes
+
     async def DeleteNamespace(
         self, request: namespaces_pb2.DeleteNamespaceRequest, context: Context
     ) -> namespaces_pb2.DeleteNamespaceResponse:
@@ -86,4 +117,17 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
 
 def namespace_to_proto(row: NamespaceRow) -> namespaces_pb2.Namespace:
     """Renders a namespace."""
-    return namespaces_pb2.Namespace(name=row.name, create_time=time_to_proto(row.create_time))
+    return namespaces_pb2.Namespace(
+        name=row.name,
+        create_time=time_to_proto(row.create_time),
+        retention=duration_to_proto(row.retention_seconds),
+        archive_url=row.archive_url,
+    )
+
+
+def archive_url_from_text(text: str) -> ArchiveUrl | None:
+    """Reads where to archive; None for nowhere."""
+    try:
+        return read_archive_url(text) if text else None
+    except ValueError as error:
+        raise InvalidField(field="archive_url", problem=str(error)) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc.aio
 
@@ -13,15 +15,14 @@ from stepwell_server.api.filters import read_filter
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.page import read_page
 from stepwell_server.api.requests import asked_of
-from stepwell_server.api.run_values import RunRefs
+from stepwell_server.api.run_values import RunRefs, run_to_proto
 from stepwell_server.engine.runs import Steered, TerminateRun
 from stepwell_server.errors import InvalidField
 from stepwell_server.model.runs import LISTED, Phase, RunRef
-from stepwell_server.store import removal, runs
+from stepwell_server.store import archives, removal, runs
+from stepwell_server.store.bundles import bundle
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from stepwell_server.clock import Clock
     from stepwell_server.engine.committer import Committers
     from stepwell_server.settings import Settings
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
     from stepwell_server.store.namespaces import Namespaces
 
     Context = grpc.aio.ServicerContext[Any, Any]
+
+_URI_BYTES = 2_048
+_PART_BYTES = 1024 * 1024
+
+
+class _Place(NamedTuple):
+    """Where a list of runs by their end stands."""
+
+    end_time: datetime
+    run_key: int
 
 
 class RetentionCalls(retention_pb2_grpc.RetentionServiceServicer):
@@ -43,6 +54,7 @@ class RetentionCalls(retention_pb2_grpc.RetentionServiceServicer):
         self._clock = clock
         self._fields = Fields(settings.limits)
         self._refs = RunRefs(self._fields, namespaces)
+        self._folder = settings.archive_folder
 
     async def DeleteRun(
         self, request: retention_pb2.DeleteRunRequest, context: Context
@@ -71,15 +83,77 @@ class RetentionCalls(retention_pb2_grpc.RetentionServiceServicer):
     async def CleanUpRuns(
         self, request: retention_pb2.CleanUpRunsRequest, context: Context
     ) -> retention_pb2.CleanUpRunsResponse:
-        cutoff = required_time(request, "cutoff")
-        where = read_filter(request.filter, LISTED, self._fields.limits)
-        namespace = self._fields.namespace(request.namespace)
-        page = read_page(request, int, self._fields.limits)
+        wanted, page = await self._wanted(request), read_page(request, int, self._fields.limits)
         most = page.size if request.page_size else self._fields.limits.page_items_maximum
-        wanted = removal.Wanted(await self._namespaces.id_of(namespace), cutoff, where)
         cleaned = await removal.clean_up(self._database, wanted, page.after or 0, most, is_dry=request.dry_run)
         token = page.token(cleaned.after) if cleaned.after is not None else ""
         return retention_pb2.CleanUpRunsResponse(count=cleaned.runs, next_page_token=token)
+
+    async def ListArchivableRuns(
+        self, request: retention_pb2.ListArchivableRunsRequest, context: Context
+    ) -> retention_pb2.ListArchivableRunsResponse:
+        wanted, page = await self._wanted(request), read_page(request, _Place, self._fields.limits)
+        found = await archives.archivable(self._database, wanted, page.after, page.fetch)
+        shown = found[: page.size]
+        namespace = self._fields.namespace(request.namespace)
+        last = shown[-1] if len(found) > page.size else None
+        token = page.token(_Place(last.end_time, last.run_key)) if last is not None and last.end_time else ""
+        listed = [run_to_proto(run, namespace) for run in shown]
+        return retention_pb2.ListArchivableRunsResponse(runs=listed, next_page_token=token)
+
+    async def ArchiveRuns(
+        self, request: retention_pb2.ArchiveRunsRequest, context: Context
+    ) -> retention_pb2.ArchiveRunsResponse:
+        wanted, page = await self._wanted(request), read_page(request, int, self._fields.limits)
+        namespace = await self._namespaces.get(self._fields.namespace(request.namespace))
+        archive = archives.archive_of(namespace, self._folder)
+        if archive is None:
+            raise errors.ArchiveNotSet(namespace=namespace.name)
+        archived = await archives.archive_runs(
+            self._database, archive, wanted, page.after or 0, page.size, self._clock.now(), is_dry=request.dry_run
+        )
+        token = page.token(archived.after) if archived.after is not None else ""
+        return retention_pb2.ArchiveRunsResponse(count=archived.runs, next_page_token=token)
+
+    async def MarkRunArchived(
+        self, request: retention_pb2.MarkRunArchivedRequest, context: Context
+    ) -> retention_pb2.MarkRunArchivedResponse:
+        uri = _uri(self._fields, request.archive_uri)
+        at, now = time(request, "archive_time"), self._clock.now()
+        ref = await self._refs.read(request)
+        asked = asked_of(request, ref.namespace_id, bool, self._fields)
+        known = await removal.recall(self._database, asked)
+        if known is None:
+            key = await self._ended(ref, force=False)
+            known = await archives.mark_archived(self._database, key, uri, at or now, asked, now)
+        if known is None:
+            raise errors.RunBusy(run_id=ref.label)
+        return retention_pb2.MarkRunArchivedResponse(archived=known)
+
+    async def ExportRun(
+        self, request: retention_pb2.ExportRunRequest, context: Context
+    ) -> AsyncIterator[retention_pb2.ExportRunResponse]:
+        run = await runs.find(self._database, await self._refs.read(request))
+        namespace = await self._namespaces.name_of(run.namespace_id)
+        async for part in bundle(self._database, run, namespace):
+            for start in range(0, len(part), _PART_BYTES):
+                yield retention_pb2.ExportRunResponse(data=part[start : start + _PART_BYTES])
+
+    async def _wanted(self, request: Any) -> removal.Wanted:  # noqa: ANN401 - any request about runs by their end
+        cutoff = required_time(request, "cutoff")
+        where = read_filter(request.filter, LISTED, self._fields.limits)
+        namespace = self._fields.namespace(request.namespace)
+        return removal.Wanted(await self._namespaces.id_of(namespace), cutoff, where)
+
+
+def _uri(fields: Fields, value: str) -> str:
+    if not value:
+        raise InvalidField(field="archive_uri", problem="is required: where the run was archived to")
+    if len(value.encode()) > _URI_BYTES:
+        raise InvalidField(field="archive_uri", problem=f"is longer than {_URI_BYTES} bytes")
+    if "\n" in value:
+        raise InvalidField(field="archive_uri", problem="holds a new line: leave it out")
+    return fields.remark(value, "archive_uri")
 
 
 def required_time(request: Any, field: str) -> datetime:  # noqa: ANN401 - any request with that field

@@ -135,6 +135,8 @@ def run_to_proto(run: SeenRun, namespace: str, attributes: Values | None = None)
         retry=retry_to_proto(details.retry),
         begin_time=time_to_proto(details.begin_time) if run.phase == Phase.PENDING else None,
         search_attributes=attributes_to_proto(attributes or {}),
+        archive_time=time_to_proto(details.archive_time),
+        archive_uri=details.archive_uri,
     )
 
 

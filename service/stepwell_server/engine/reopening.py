@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 def ended(change: Change, phases: AbstractSet[Phase], wanted: str) -> ClosedRun:
     """The ended run, if it may be opened again.
 
-    Refuses with RUN_DRIVEN, RUN_CONTINUED, or RUN_PHASE_CONFLICT if its phase is none of these.
+    Refuses with RUN_DRIVEN, RUN_CONTINUED, RUN_PURGED, or RUN_PHASE_CONFLICT if its phase is none of these.
     """
     closed = change.closed_run
     if closed is None or change.run is not None or change.phase not in phases:
         raise errors.RunPhaseConflict(run_id=change.run_id, phase=change.phase.name, wanted=wanted)
     refuse_driven(change)
-    continued = unpack_details(closed.details).continued_run_id
+    details = unpack_details(closed.details)
+    if details.is_purged:
+        raise errors.RunPurged(run_id=closed.run_id, archive_uri=details.archive_uri)
+    continued = details.continued_run_id
     if continued:
         raise errors.RunContinued(run_id=closed.run_id, continued_run_id=continued)
     return closed

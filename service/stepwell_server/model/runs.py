@@ -78,6 +78,10 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     # Of runs that have ended: the last event before their open steps were cancelled.
     closing_event: int = 0
     failure_event: int = 0  # why the last attempt failed, after which the run goes on
+    # Of ended runs whose history is here no more.
+    is_purged: bool = False
+    archive_time: datetime | None = None
+    archive_uri: str = ""
     # Of driven runs; the events hold the payloads, so that the row stays small.
     active_step: str = ""
     resume_time: datetime | None = None

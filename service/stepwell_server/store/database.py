@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from datetime import datetime
 
     from stepwell_server.settings import Settings
@@ -170,6 +171,19 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, asyncpg.PostgresError):
         return Rejected(_said(error))
     return error
+
+
+@contextlib.contextmanager
+def in_our_words() -> Iterator[None]:
+    """What goes wrong in the pool, in the words of this module; for who has no interceptor to tell it."""
+    try:
+        yield
+    except DBAPIError as error:
+        cause = getattr(error.orig, "__cause__", None)
+        told = translated(cause if isinstance(cause, Exception) else error)
+        raise (Lost(str(told)) if error.connection_invalidated else told) from error
+    except OSError as error:
+        raise Lost(str(error)) from error
 
 
 def _said(error: Exception) -> str:

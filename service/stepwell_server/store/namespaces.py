@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, Table, delete, exists, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, Table, delete, exists, func, literal, or_, select, union_all, update
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server import errors
@@ -59,6 +59,8 @@ class NamespaceRow(msgspec.Struct, frozen=True, gc=False):
     namespace_id: int
     name: str
     create_time: datetime
+    retention_seconds: float | None = None
+    archive_url: str = ""
 
 
 LISTED: Fields = {"name": SORTED_TEXT, "create_time": SORTED_TIME}
@@ -153,6 +155,28 @@ class Namespaces:
             query = query.where(where(wanted, columns))
         if place is not None:
             query = query.where(after(order, columns, _BY_NAME, place))
+        async with self._pool.begin() as connection:
+            return [NamespaceRow(*row) for row in await connection.execute(query)]
+
+    async def update(
+        self, name: str, changes: dict[str, float | str | None], now: datetime, asked: Asked | None = None
+    ) -> NamespaceRow:
+        """Changes columns of a namespace. Refuses with NAMESPACE_NOT_FOUND, REQUEST_ID_REUSED."""
+        statement = update(NAMESPACES).where(NAMESPACES.c.name == name).values(changes).returning(*NAMESPACES.c)
+        async with self._pool.begin() as connection:
+            known = await requests.recall(connection, asked)
+            if isinstance(known, NamespaceRow):
+                return known
+            changed = (await connection.execute(statement)).one_or_none()
+            if changed is None:
+                raise errors.NamespaceNotFound(namespace=name)
+            row = NamespaceRow(*changed)
+            await requests.note(connection, asked, row, now)
+        return self._note(row)
+
+    async def kept_for_a_time(self) -> list[NamespaceRow]:
+        """The namespaces whose runs have a retention."""
+        query = select(NAMESPACES).where(NAMESPACES.c.retention_seconds.is_not(None)).order_by(NAMESPACES.c.name)
         async with self._pool.begin() as connection:
             return [NamespaceRow(*row) for row in await connection.execute(query)]
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 PARTITIONS = load("partitions")
 JOB_TABLES = ("closed_jobs", "job_inputs")
-TABLES = ("closed_runs", "closed_steps", "events", *JOB_TABLES)
+RUN_TABLES = ("closed_runs", "closed_steps", "events")
+TABLES = (*RUN_TABLES, *JOB_TABLES)
 RUN_KEYS = 10_000_000
 _NUMBER = re.compile(r"_p(\d+)$")
 # Attaching locks the default partition, and whoever comes meanwhile waits behind us.

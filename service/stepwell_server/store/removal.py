@@ -65,6 +65,8 @@ TABLES: tuple[Table, ...] = (
     EVENTS,
 )
 """What of an ended run goes with it, by its key. Whoever adds a table with a `run_key` adds it here, or to LEFT."""
+DESCRIBING: frozenset[Table] = frozenset({RUN_DEFINITIONS, RUN_ORIGINS, SEARCH_ATTRIBUTES})
+"""Those of them that tell what the run is: they stay with its row when its history is archived."""
 LEFT: dict[str, str] = {
     "closed_runs": "the run's row, which is the lock, goes after these",
     "run_ids": "goes after these",
@@ -111,13 +113,13 @@ class Cleaned(NamedTuple):
 
 async def clean_up(database: Database, wanted: Wanted, after: int, most: int, *, is_dry: bool = False) -> Cleaned:
     """Removes the first runs after a key that fit, so many at most; with `is_dry` only counts them."""
-    found, last = await _choose(database, wanted, after, most)
+    found, last = await choose(database, wanted, after, most)
     if is_dry:
         return Cleaned(len(found), last)
     count = 0
     for portion in portions(found):
         async with database.pool.begin() as connection:
-            ended = await lock(connection, portion, *_conditions(wanted))
+            ended = await lock(connection, portion, *conditions(wanted))
             await take(connection, ended)
         count += len(ended)
     return Cleaned(count, last)
@@ -161,12 +163,14 @@ def portions(found: Sequence[Candidate]) -> Iterator[list[int]]:
         yield portion
 
 
-async def _choose(database: Database, wanted: Wanted, after: int, most: int) -> tuple[list[Candidate], int | None]:
+async def choose(
+    database: Database, wanted: Wanted, after: int, most: int, *more: ColumnElement[bool]
+) -> tuple[list[Candidate], int | None]:
     """The first runs after a key that fit, and after which key to go on. Looks at a bounded number of them.
 
     Walks closed_runs_namespace_idx.
     """
-    fits = and_(*_conditions(wanted)).label("fits")
+    fits = and_(*conditions(wanted), *more).label("fits")
     query = (
         select(CLOSED_RUNS.c.run_key, CLOSED_RUNS.c.last_event, fits)
         .where(CLOSED_RUNS.c.namespace_id == wanted.namespace_id, CLOSED_RUNS.c.run_key > after)
@@ -181,21 +185,22 @@ async def _choose(database: Database, wanted: Wanted, after: int, most: int) -> 
     return found, rows[-1].run_key if len(rows) == _LOOKED_AT else None
 
 
-def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
-    conditions = [CLOSED_RUNS.c.namespace_id == wanted.namespace_id, CLOSED_RUNS.c.end_time < wanted.ended_before]
+def conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+    """What holds of the runs that are meant."""
+    fit = [CLOSED_RUNS.c.namespace_id == wanted.namespace_id, CLOSED_RUNS.c.end_time < wanted.ended_before]
     if wanted.where is not None:
         attributes = having(wanted.namespace_id, CLOSED_RUNS.c.run_key)
-        conditions.append(where(wanted.where, filterable(named(CLOSED_COLUMNS)), attributes))
-    return conditions
+        fit.append(where(wanted.where, filterable(named(CLOSED_COLUMNS)), attributes))
+    return fit
 
 
-async def lock(connection: AsyncConnection, keys: Collection[int], *conditions: ColumnElement[bool]) -> list[ClosedRun]:
+async def lock(connection: AsyncConnection, keys: Collection[int], *fit: ColumnElement[bool]) -> list[ClosedRun]:
     """Those of the runs that have ended, fit, and are nobody else's; they stay so until the transaction ends.
 
     Walks closed_runs_pkey of the partitions that hold them, then workflow_ids_pkey.
     """
     await connection.execute(select(func.set_config("lock_timeout", str(_LOCK_MILLISECONDS), True)))  # noqa: FBT003
-    query = select(CLOSED_RUNS).where(_is_of(CLOSED_RUNS, keys), *conditions).order_by(CLOSED_RUNS.c.run_key)
+    query = select(CLOSED_RUNS).where(_is_of(CLOSED_RUNS, keys), *fit).order_by(CLOSED_RUNS.c.run_key)
     rows = await connection.execute(query.with_for_update(skip_locked=True))
     ended = [ClosedRun(*row) for row in rows]
     left = await _still_needed(connection, ended) | await _names_held(connection, ended)
@@ -207,7 +212,8 @@ async def take(connection: AsyncConnection, ended: Sequence[ClosedRun]) -> None:
     if not ended:
         return
     keys = [run.run_key for run in ended]
-    await take_belongings(connection, keys)
+    for table in TABLES:
+        await connection.execute(delete(table).where(_is_of(table, keys)))
     await connection.execute(delete(CLOSED_RUNS).where(_is_of(CLOSED_RUNS, keys)))
     if names := _names(ended):
         named_here = tuple_(WORKFLOW_IDS.c.workflow_id, WORKFLOW_IDS.c.namespace_id).in_(names)
@@ -219,10 +225,11 @@ async def take(connection: AsyncConnection, ended: Sequence[ClosedRun]) -> None:
     await connection.execute(delete(RUN_IDS).where(given, _is_of(RUN_IDS, keys)))
 
 
-async def take_belongings(connection: AsyncConnection, keys: Collection[int]) -> None:
-    """Removes what runs have beside their rows, ids and names."""
+async def purge(connection: AsyncConnection, keys: Collection[int]) -> None:
+    """Removes what runs that are locked have beside their rows, ids and names, and what tells what they are."""
     for table in TABLES:
-        await connection.execute(delete(table).where(_is_of(table, keys)))
+        if table not in DESCRIBING:
+            await connection.execute(delete(table).where(_is_of(table, keys)))
 
 
 async def _still_needed(connection: AsyncConnection, ended: Sequence[ClosedRun]) -> set[int]:

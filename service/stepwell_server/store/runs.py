@@ -190,7 +190,9 @@ def whole_of(
         waiting = (suspension, wake, differences, ready_time)
         return WholeRun(run, given, None, failure, cursor, *waiting, last_failure, attributes)
     result, said = _told(events.get(run.end_event))
-    returned, last_failure = result if run.phase == Phase.COMPLETED else None, None if run.driven else last_failure
+    # Of a run that was archived nobody knows here what it came to.
+    returned = result if run.phase == Phase.COMPLETED and run.end_event in events else None
+    last_failure = None if run.driven else last_failure
     return WholeRun(run, given, returned, said.failure, cursor, last_failure=last_failure, search_attributes=attributes)
 
 

@@ -123,6 +123,8 @@ NAMESPACES = Table(
     Column("namespace_id", Integer, primary_key=True),
     *_text("name"),
     *_times("create_time"),
+    Column("retention_seconds", Double, nullable=True),
+    *_text("archive_url"),
 )
 API_KEYS = Table(
     "api_keys",

@@ -76,6 +76,12 @@ heartbeats = Counter(
 leases_lost = Counter(
     "stepwell_leases_lost", "Leases that ended without their holder's consent.", ("reason",), registry=registry
 )
+retained_runs = Counter(
+    "stepwell_retained_runs",
+    "Ended runs whose retention was over, by what became of them; told by the leader.",
+    ("outcome",),
+    registry=registry,
+)
 leader = Gauge("stepwell_leader", "1 while this replica is the leader.", registry=registry)
 refusals = Counter("stepwell_refusals", "Calls and items refused, by reason.", ("reason",), registry=registry)
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from stepwell.retention import Retention
     from stepwell.sync import Loop
+    from stepwell.v1.runs_pb2 import Run
 
 
 class SyncRetention:
@@ -40,3 +41,48 @@ class SyncRetention:
         `InvalidField`, `NamespaceNotFound`.
         """
         return self._loop.iterate(self._inner.clean_up(ended_before, filter=filter, dry_run=dry_run), at_once=1)
+
+    def archivable(
+        self,
+        ended_before: datetime,
+        *,
+        filter: str = "",  # noqa: A002 - the protocol's word
+    ) -> Iterator[Run]:
+        """Lists runs that ended before a time and were not archived, those that ended first going first.
+
+        `filter` is as in `list_runs` (default: all). Raises `InvalidField`, `NamespaceNotFound`.
+        """
+        return self._loop.iterate(self._inner.archivable(ended_before, filter=filter))
+
+    def archive(
+        self,
+        ended_before: datetime,
+        *,
+        filter: str = "",  # noqa: A002 - the protocol's word
+        dry_run: bool = False,
+    ) -> Iterator[int]:
+        """Archives runs that ended before a time, a part at a time, and gives how many were with each.
+
+        Each is written to the namespace's `archive_url`, and then its history is deleted. `filter` is as in `list_runs`
+        (default: all); with `dry_run` nothing is written. Raises `ArchiveNotSet`, `ArchiveUnavailable`, `InvalidField`.
+        """
+        return self._loop.iterate(self._inner.archive(ended_before, filter=filter, dry_run=dry_run), at_once=1)
+
+    def mark_archived(
+        self, run_id: str = "", *, workflow_id: str = "", archive_uri: str, archive_time: datetime | None = None
+    ) -> bool:
+        """Notes where a run that has ended was archived, and deletes its history. False if there is no such run.
+
+        `archive_time` is now unless given. Raises `RunNotEnded`, `RunBusy`, `InvalidField`.
+        """
+        marking = self._inner.mark_archived(
+            run_id, workflow_id=workflow_id, archive_uri=archive_uri, archive_time=archive_time
+        )
+        return self._loop.call(marking)
+
+    def export(self, run_id: str = "", *, workflow_id: str = "") -> Iterator[bytes]:
+        """Gives a run as the JSON document that an archive holds, in parts to be put one behind the other.
+
+        Raises `RunNotFound`. What breaks off in the middle is not taken up: begin again.
+        """
+        return self._loop.iterate(self._inner.export(run_id, workflow_id=workflow_id), at_once=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
@@ -17,7 +17,7 @@ from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
 from stepwell.jobs import JobCalls
 from stepwell.options import RunFilter, StartOptions, run_fields
-from stepwell.policies import CONFLICT, REUSE, duration
+from stepwell.policies import CONFLICT, REUSE, Seconds, duration
 from stepwell.retention import Retention
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
@@ -271,6 +271,23 @@ class Client(JobCalls):
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def update_namespace(
+        self, name: str, *, retention: Seconds | Literal["forever"] | None = None, archive_url: str | None = None
+    ) -> namespaces_pb2.Namespace:
+        """Changes for how many seconds ended runs are kept, and where they are archived ("": nowhere).
+
+        What is not given stays. Raises `NamespaceNotFound`, `InvalidField`, `ArchivesNotSupported`.
+        """
+        request = namespaces_pb2.UpdateNamespaceRequest(namespace=name, request_id=uuid7())
+        if retention is not None:
+            request.update_mask.paths.append("retention")
+        if retention is not None and retention != "forever":
+            request.MergeFrom(namespaces_pb2.UpdateNamespaceRequest(retention=duration(retention)))
+        if archive_url is not None:
+            request.update_mask.paths.append("archive_url")
+            request.archive_url = archive_url
+        return (await self.caller.call(self.namespace_stub.UpdateNamespace, request)).namespace
 
     async def delete_namespace(self, name: str) -> bool:
         """Deletes an empty namespace. False if there was none, or if it is `main`. Raises `NamespaceNotEmpty`."""

@@ -117,6 +117,22 @@ class RunNotEnded(errors.FailedPrecondition):
     """The run is open, and only what has ended is removed."""
 
 
+class RunPurged(errors.FailedPrecondition):
+    """The run's history was archived or pruned: `metadata["archive_uri"]`."""
+
+
+class ArchiveNotSet(errors.FailedPrecondition):
+    """The namespace has no archive."""
+
+
+class ArchivesNotSupported(errors.FailedPrecondition):
+    """The server can't archive there."""
+
+
+class ArchiveUnavailable(errors.Unavailable):
+    """The object store can't be reached, or refuses the server."""
+
+
 class RunNotDriven(errors.FailedPrecondition):
     """The run is no driven run: its workers and the service move it."""
 

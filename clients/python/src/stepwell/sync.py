@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from stepwell.converter import Codec, DataConverter
     from stepwell.options import RunFilter, StartOptions
+    from stepwell.policies import Seconds
     from stepwell.v1 import explanations_pb2, history_pb2, namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
 
 __all__ = ["Client", "JobHandle", "Loop", "RunHandle"]
@@ -325,6 +326,15 @@ class Client(SyncJobCalls):
     def list_namespaces(self) -> Iterator[namespaces_pb2.Namespace]:
         """Lists all namespaces by name."""
         return self._loop.iterate(self._inner.list_namespaces())
+
+    def update_namespace(
+        self, name: str, *, retention: Seconds | Literal["forever"] | None = None, archive_url: str | None = None
+    ) -> namespaces_pb2.Namespace:
+        """Changes for how many seconds ended runs are kept, and where they are archived ("": nowhere).
+
+        What is not given stays. Raises `NamespaceNotFound`, `InvalidField`, `ArchivesNotSupported`.
+        """
+        return self._loop.call(self._inner.update_namespace(name, retention=retention, archive_url=archive_url))
 
     def delete_namespace(self, name: str) -> bool:
         """Deletes an empty namespace. False if there was none, or if it is `main`. Raises `NamespaceNotEmpty`."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import sys
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,12 +50,8 @@ def delete_run(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Delete a run that has ended, with its history."""
-    try:
-        named = {"run_id": str(uuid.UUID(name))}
-    except ValueError:
-        named = {"workflow_id": name}
     with context.obj.client() as client:
-        deleted = client.retention.delete(force=force, **named)
+        deleted = client.retention.delete(force=force, **_named(name))
         text = f"run {name} was deleted" if deleted else f"there is no run {name}"
         say(text, {"run": name, "deleted": deleted}, output)
 
@@ -72,6 +71,56 @@ def clean_up(
         count = counted(client.retention.clean_up(cutoff, filter=where, dry_run=dry_run), "runs")
         verb = "would be deleted" if dry_run else "were deleted"
         say(f"{count} runs {verb}", {"count": count, "dry_run": dry_run}, output)
+
+
+@app.command()
+def archive(
+    context: typer.Context,
+    *,
+    before: Before,
+    where: Where = "",
+    dry_run: DryRun = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Archive runs that ended before a time, and delete their histories."""
+    cutoff = time_before(before)
+    with context.obj.client() as client:
+        count = counted(client.retention.archive(cutoff, filter=where, dry_run=dry_run), "runs")
+        verb = "would be archived" if dry_run else "were archived"
+        say(f"{count} runs {verb}", {"count": count, "dry_run": dry_run}, output)
+
+
+def export_run(
+    context: typer.Context,
+    name: Named,
+    *,
+    to: Annotated[Path | None, typer.Option(help="The file to write. Default: standard output.")] = None,
+) -> None:
+    """Write a run with its history as the JSON document that an archive holds."""
+    with context.obj.client() as client:
+        parts = client.retention.export(**_named(name))
+        try:
+            with to.open("wb") if to is not None else contextlib.nullcontext(sys.stdout.buffer) as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+        except OSError as error:
+            fail(f"{to or 'the output'} cannot be written: {error.strerror}")
+
+
+def _named(name: str) -> dict[str, str]:
+    try:
+        return {"run_id": str(uuid.UUID(name))}
+    except ValueError:
+        return {"workflow_id": name}
+
+
+def seconds_of(text: str) -> float:
+    """Gives the length of time that an option names, such as `30d`."""
+    try:
+        return float(text[:-1]) * _UNITS[text[-1:]]
+    except (ValueError, KeyError):
+        fail(f"{text} is no length of time", "such as 30d, 12h, 90m, 45s")
 
 
 def counted(parts: Iterable[int], what: str) -> int:

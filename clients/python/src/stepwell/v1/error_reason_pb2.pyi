@@ -378,6 +378,29 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "RUN_NOT_ENDED", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING"}}
     """
+    ERROR_REASON_RUN_PURGED: _ErrorReason.ValueType  # 81
+    """The run's history was archived or pruned, so that it can't be opened again. FAILED_PRECONDITION.
+
+        {"reason": "RUN_PURGED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "archive_uri": "s3://bucket/main/17.json"}}
+    """
+    ERROR_REASON_ARCHIVE_NOT_SET: _ErrorReason.ValueType  # 82
+    """The namespace has no `archive_url`. FAILED_PRECONDITION.
+
+        {"reason": "ARCHIVE_NOT_SET", "domain": "stepwell.dev", "metadata": {"namespace": "main"}}
+    """
+    ERROR_REASON_ARCHIVES_NOT_SUPPORTED: _ErrorReason.ValueType  # 83
+    """The server can't archive there; `advice` says what it lacks. FAILED_PRECONDITION.
+
+        {"reason": "ARCHIVES_NOT_SUPPORTED", "domain": "stepwell.dev", "metadata": {"url": "s3://bucket", "advice":
+        "S3 needs the extra: pip install 'stepwell-server[archive]'"}}
+    """
+    ERROR_REASON_ARCHIVE_UNAVAILABLE: _ErrorReason.ValueType  # 84
+    """The object store can't be reached, or refuses the server. Repeat the call after `RetryInfo`. UNAVAILABLE.
+
+        {"reason": "ARCHIVE_UNAVAILABLE", "domain": "stepwell.dev", "metadata": {"url": "s3://bucket", "problem":
+        "connection refused"}}
+    """
     ERROR_REASON_DEFINITION_NOT_FOUND: _ErrorReason.ValueType  # 70
     """The definition does not exist in the namespace, or that version of it does not. NOT_FOUND.
 
@@ -806,6 +829,29 @@ ERROR_REASON_RUN_NOT_ENDED: ErrorReason.ValueType  # 80
 
     {"reason": "RUN_NOT_ENDED", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING"}}
+"""
+ERROR_REASON_RUN_PURGED: ErrorReason.ValueType  # 81
+"""The run's history was archived or pruned, so that it can't be opened again. FAILED_PRECONDITION.
+
+    {"reason": "RUN_PURGED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "archive_uri": "s3://bucket/main/17.json"}}
+"""
+ERROR_REASON_ARCHIVE_NOT_SET: ErrorReason.ValueType  # 82
+"""The namespace has no `archive_url`. FAILED_PRECONDITION.
+
+    {"reason": "ARCHIVE_NOT_SET", "domain": "stepwell.dev", "metadata": {"namespace": "main"}}
+"""
+ERROR_REASON_ARCHIVES_NOT_SUPPORTED: ErrorReason.ValueType  # 83
+"""The server can't archive there; `advice` says what it lacks. FAILED_PRECONDITION.
+
+    {"reason": "ARCHIVES_NOT_SUPPORTED", "domain": "stepwell.dev", "metadata": {"url": "s3://bucket", "advice":
+    "S3 needs the extra: pip install 'stepwell-server[archive]'"}}
+"""
+ERROR_REASON_ARCHIVE_UNAVAILABLE: ErrorReason.ValueType  # 84
+"""The object store can't be reached, or refuses the server. Repeat the call after `RetryInfo`. UNAVAILABLE.
+
+    {"reason": "ARCHIVE_UNAVAILABLE", "domain": "stepwell.dev", "metadata": {"url": "s3://bucket", "problem":
+    "connection refused"}}
 """
 ERROR_REASON_DEFINITION_NOT_FOUND: ErrorReason.ValueType  # 70
 """The definition does not exist in the namespace, or that version of it does not. NOT_FOUND.

@@ -53,6 +53,11 @@ class NamespaceServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_namespaces__pb2.ListNamespacesRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_namespaces__pb2.ListNamespacesResponse.FromString,
                 _registered_method=True)
+        self.UpdateNamespace = channel.unary_unary(
+                '/stepwell.v1.NamespaceService/UpdateNamespace',
+                request_serializer=stepwell_dot_v1_dot_namespaces__pb2.UpdateNamespaceRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_namespaces__pb2.UpdateNamespaceResponse.FromString,
+                _registered_method=True)
         self.DeleteNamespace = channel.unary_unary(
                 '/stepwell.v1.NamespaceService/DeleteNamespace',
                 request_serializer=stepwell_dot_v1_dot_namespaces__pb2.DeleteNamespaceRequest.SerializeToString,
@@ -93,6 +98,14 @@ class NamespaceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateNamespace(self, request, context):
+        """Changes for how long ended runs of a namespace are kept, and where they are archived. Reasons: NAMESPACE_NOT_FOUND,
+        INVALID_FIELD, ARCHIVES_NOT_SUPPORTED, REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteNamespace(self, request, context):
         """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`. Nothing comes into it any
         more on any replica; one made anew under the same name may be refused for some seconds by replicas that knew the old.
@@ -126,6 +139,11 @@ def add_NamespaceServiceServicer_to_server(servicer, server):
                     servicer.ListNamespaces,
                     request_deserializer=stepwell_dot_v1_dot_namespaces__pb2.ListNamespacesRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_namespaces__pb2.ListNamespacesResponse.SerializeToString,
+            ),
+            'UpdateNamespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateNamespace,
+                    request_deserializer=stepwell_dot_v1_dot_namespaces__pb2.UpdateNamespaceRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_namespaces__pb2.UpdateNamespaceResponse.SerializeToString,
             ),
             'DeleteNamespace': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteNamespace,
@@ -223,6 +241,33 @@ class NamespaceService(object):
             '/stepwell.v1.NamespaceService/ListNamespaces',
             stepwell_dot_v1_dot_namespaces__pb2.ListNamespacesRequest.SerializeToString,
             stepwell_dot_v1_dot_namespaces__pb2.ListNamespacesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateNamespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.NamespaceService/UpdateNamespace',
+            stepwell_dot_v1_dot_namespaces__pb2.UpdateNamespaceRequest.SerializeToString,
+            stepwell_dot_v1_dot_namespaces__pb2.UpdateNamespaceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class NamespaceServiceStub:
     """Reads one namespace. Reasons: NAMESPACE_NOT_FOUND."""
     ListNamespaces: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.ListNamespacesRequest, _namespaces_pb2.ListNamespacesResponse]
     """Lists namespaces, by name unless asked for otherwise."""
+    UpdateNamespace: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.UpdateNamespaceRequest, _namespaces_pb2.UpdateNamespaceResponse]
+    """Changes for how long ended runs of a namespace are kept, and where they are archived. Reasons: NAMESPACE_NOT_FOUND,
+    INVALID_FIELD, ARCHIVES_NOT_SUPPORTED, REQUEST_ID_REUSED.
+    """
     DeleteNamespace: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.DeleteNamespaceRequest, _namespaces_pb2.DeleteNamespaceResponse]
     """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`. Nothing comes into it any
     more on any replica; one made anew under the same name may be refused for some seconds by replicas that knew the old.
@@ -66,6 +70,10 @@ class NamespaceServiceAsyncStub(NamespaceServiceStub):
     """Reads one namespace. Reasons: NAMESPACE_NOT_FOUND."""
     ListNamespaces: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.ListNamespacesRequest, _namespaces_pb2.ListNamespacesResponse]  # type: ignore[assignment]
     """Lists namespaces, by name unless asked for otherwise."""
+    UpdateNamespace: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.UpdateNamespaceRequest, _namespaces_pb2.UpdateNamespaceResponse]  # type: ignore[assignment]
+    """Changes for how long ended runs of a namespace are kept, and where they are archived. Reasons: NAMESPACE_NOT_FOUND,
+    INVALID_FIELD, ARCHIVES_NOT_SUPPORTED, REQUEST_ID_REUSED.
+    """
     DeleteNamespace: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.DeleteNamespaceRequest, _namespaces_pb2.DeleteNamespaceResponse]  # type: ignore[assignment]
     """Deletes an empty namespace. A missing one and `main` are answered with `deleted: false`. Nothing comes into it any
     more on any replica; one made anew under the same name may be refused for some seconds by replicas that knew the old.
@@ -104,6 +112,16 @@ class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_namespaces_pb2.ListNamespacesResponse, _abc.Awaitable[_namespaces_pb2.ListNamespacesResponse]]:
         """Lists namespaces, by name unless asked for otherwise."""
+
+    @_abc_1.abstractmethod
+    def UpdateNamespace(
+        self,
+        request: _namespaces_pb2.UpdateNamespaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_namespaces_pb2.UpdateNamespaceResponse, _abc.Awaitable[_namespaces_pb2.UpdateNamespaceResponse]]:
+        """Changes for how long ended runs of a namespace are kept, and where they are archived. Reasons: NAMESPACE_NOT_FOUND,
+        INVALID_FIELD, ARCHIVES_NOT_SUPPORTED, REQUEST_ID_REUSED.
+        """
 
     @_abc_1.abstractmethod
     def DeleteNamespace(

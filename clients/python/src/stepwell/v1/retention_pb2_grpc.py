@@ -49,6 +49,26 @@ class RetentionServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_retention__pb2.CleanUpRunsRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_retention__pb2.CleanUpRunsResponse.FromString,
                 _registered_method=True)
+        self.ListArchivableRuns = channel.unary_unary(
+                '/stepwell.v1.RetentionService/ListArchivableRuns',
+                request_serializer=stepwell_dot_v1_dot_retention__pb2.ListArchivableRunsRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_retention__pb2.ListArchivableRunsResponse.FromString,
+                _registered_method=True)
+        self.ArchiveRuns = channel.unary_unary(
+                '/stepwell.v1.RetentionService/ArchiveRuns',
+                request_serializer=stepwell_dot_v1_dot_retention__pb2.ArchiveRunsRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_retention__pb2.ArchiveRunsResponse.FromString,
+                _registered_method=True)
+        self.MarkRunArchived = channel.unary_unary(
+                '/stepwell.v1.RetentionService/MarkRunArchived',
+                request_serializer=stepwell_dot_v1_dot_retention__pb2.MarkRunArchivedRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_retention__pb2.MarkRunArchivedResponse.FromString,
+                _registered_method=True)
+        self.ExportRun = channel.unary_stream(
+                '/stepwell.v1.RetentionService/ExportRun',
+                request_serializer=stepwell_dot_v1_dot_retention__pb2.ExportRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_retention__pb2.ExportRunResponse.FromString,
+                _registered_method=True)
 
 
 class RetentionServiceServicer(object):
@@ -75,6 +95,43 @@ class RetentionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListArchivableRuns(self, request, context):
+        """Lists runs that ended before a time and have their history here still, those that ended first going first. Sorts all
+        that fit. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveRuns(self, request, context):
+        """Archives runs that ended before a time, a bounded number at a time: each is written to the namespace's `archive_url`
+        as one JSON document, `<namespace>/<run_id>.json`, and then its history, its steps, its payloads and its signals are
+        deleted. The run stays, with `archive_time` and `archive_uri`; it can't be retried or rewound any more. A call that was
+        cut short is repeated: what was written and not deleted yet is written to the same place again. To archive all that
+        fit, call it again with `next_page_token` until that is empty. Reasons: ARCHIVE_NOT_SET, ARCHIVE_UNAVAILABLE,
+        ARCHIVES_NOT_SUPPORTED, NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MarkRunArchived(self, request, context):
+        """Notes where the caller has archived a run that has ended, and deletes what `ArchiveRuns` would. One that was archived
+        before gets the new place and time. Reasons: RUN_NOT_ENDED, RUN_AMBIGUOUS, RUN_BUSY, REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportRun(self, request, context):
+        """Gives a run as the JSON document that an archive holds, in parts to be put one behind the other: a history may be many
+        times as large as a message. An open run is shown as it is found, which is no snapshot. Reasons: RUN_NOT_FOUND,
+        RUN_AMBIGUOUS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetentionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -87,6 +144,26 @@ def add_RetentionServiceServicer_to_server(servicer, server):
                     servicer.CleanUpRuns,
                     request_deserializer=stepwell_dot_v1_dot_retention__pb2.CleanUpRunsRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_retention__pb2.CleanUpRunsResponse.SerializeToString,
+            ),
+            'ListArchivableRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListArchivableRuns,
+                    request_deserializer=stepwell_dot_v1_dot_retention__pb2.ListArchivableRunsRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_retention__pb2.ListArchivableRunsResponse.SerializeToString,
+            ),
+            'ArchiveRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveRuns,
+                    request_deserializer=stepwell_dot_v1_dot_retention__pb2.ArchiveRunsRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_retention__pb2.ArchiveRunsResponse.SerializeToString,
+            ),
+            'MarkRunArchived': grpc.unary_unary_rpc_method_handler(
+                    servicer.MarkRunArchived,
+                    request_deserializer=stepwell_dot_v1_dot_retention__pb2.MarkRunArchivedRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_retention__pb2.MarkRunArchivedResponse.SerializeToString,
+            ),
+            'ExportRun': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportRun,
+                    request_deserializer=stepwell_dot_v1_dot_retention__pb2.ExportRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_retention__pb2.ExportRunResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -148,6 +225,114 @@ class RetentionService(object):
             '/stepwell.v1.RetentionService/CleanUpRuns',
             stepwell_dot_v1_dot_retention__pb2.CleanUpRunsRequest.SerializeToString,
             stepwell_dot_v1_dot_retention__pb2.CleanUpRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListArchivableRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RetentionService/ListArchivableRuns',
+            stepwell_dot_v1_dot_retention__pb2.ListArchivableRunsRequest.SerializeToString,
+            stepwell_dot_v1_dot_retention__pb2.ListArchivableRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RetentionService/ArchiveRuns',
+            stepwell_dot_v1_dot_retention__pb2.ArchiveRunsRequest.SerializeToString,
+            stepwell_dot_v1_dot_retention__pb2.ArchiveRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MarkRunArchived(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RetentionService/MarkRunArchived',
+            stepwell_dot_v1_dot_retention__pb2.MarkRunArchivedRequest.SerializeToString,
+            stepwell_dot_v1_dot_retention__pb2.MarkRunArchivedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/stepwell.v1.RetentionService/ExportRun',
+            stepwell_dot_v1_dot_retention__pb2.ExportRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_retention__pb2.ExportRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,27 @@ class RetentionServiceStub:
     `next_page_token` until that is empty. What a call that was cut short has deleted is gone, the rest is untouched.
     Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
     """
+    ListArchivableRuns: _grpc.UnaryUnaryMultiCallable[_retention_pb2.ListArchivableRunsRequest, _retention_pb2.ListArchivableRunsResponse]
+    """Lists runs that ended before a time and have their history here still, those that ended first going first. Sorts all
+    that fit. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+    """
+    ArchiveRuns: _grpc.UnaryUnaryMultiCallable[_retention_pb2.ArchiveRunsRequest, _retention_pb2.ArchiveRunsResponse]
+    """Archives runs that ended before a time, a bounded number at a time: each is written to the namespace's `archive_url`
+    as one JSON document, `<namespace>/<run_id>.json`, and then its history, its steps, its payloads and its signals are
+    deleted. The run stays, with `archive_time` and `archive_uri`; it can't be retried or rewound any more. A call that was
+    cut short is repeated: what was written and not deleted yet is written to the same place again. To archive all that
+    fit, call it again with `next_page_token` until that is empty. Reasons: ARCHIVE_NOT_SET, ARCHIVE_UNAVAILABLE,
+    ARCHIVES_NOT_SUPPORTED, NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+    """
+    MarkRunArchived: _grpc.UnaryUnaryMultiCallable[_retention_pb2.MarkRunArchivedRequest, _retention_pb2.MarkRunArchivedResponse]
+    """Notes where the caller has archived a run that has ended, and deletes what `ArchiveRuns` would. One that was archived
+    before gets the new place and time. Reasons: RUN_NOT_ENDED, RUN_AMBIGUOUS, RUN_BUSY, REQUEST_ID_REUSED.
+    """
+    ExportRun: _grpc.UnaryStreamMultiCallable[_retention_pb2.ExportRunRequest, _retention_pb2.ExportRunResponse]
+    """Gives a run as the JSON document that an archive holds, in parts to be put one behind the other: a history may be many
+    times as large as a message. An open run is shown as it is found, which is no snapshot. Reasons: RUN_NOT_FOUND,
+    RUN_AMBIGUOUS.
+    """
 
 @_typing.type_check_only
 class RetentionServiceAsyncStub(RetentionServiceStub):
@@ -62,6 +83,27 @@ class RetentionServiceAsyncStub(RetentionServiceStub):
     """Deletes runs that ended before a time, a bounded number at a time. To delete all of them, call it again with
     `next_page_token` until that is empty. What a call that was cut short has deleted is gone, the rest is untouched.
     Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+    """
+    ListArchivableRuns: _aio.UnaryUnaryMultiCallable[_retention_pb2.ListArchivableRunsRequest, _retention_pb2.ListArchivableRunsResponse]  # type: ignore[assignment]
+    """Lists runs that ended before a time and have their history here still, those that ended first going first. Sorts all
+    that fit. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+    """
+    ArchiveRuns: _aio.UnaryUnaryMultiCallable[_retention_pb2.ArchiveRunsRequest, _retention_pb2.ArchiveRunsResponse]  # type: ignore[assignment]
+    """Archives runs that ended before a time, a bounded number at a time: each is written to the namespace's `archive_url`
+    as one JSON document, `<namespace>/<run_id>.json`, and then its history, its steps, its payloads and its signals are
+    deleted. The run stays, with `archive_time` and `archive_uri`; it can't be retried or rewound any more. A call that was
+    cut short is repeated: what was written and not deleted yet is written to the same place again. To archive all that
+    fit, call it again with `next_page_token` until that is empty. Reasons: ARCHIVE_NOT_SET, ARCHIVE_UNAVAILABLE,
+    ARCHIVES_NOT_SUPPORTED, NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+    """
+    MarkRunArchived: _aio.UnaryUnaryMultiCallable[_retention_pb2.MarkRunArchivedRequest, _retention_pb2.MarkRunArchivedResponse]  # type: ignore[assignment]
+    """Notes where the caller has archived a run that has ended, and deletes what `ArchiveRuns` would. One that was archived
+    before gets the new place and time. Reasons: RUN_NOT_ENDED, RUN_AMBIGUOUS, RUN_BUSY, REQUEST_ID_REUSED.
+    """
+    ExportRun: _aio.UnaryStreamMultiCallable[_retention_pb2.ExportRunRequest, _retention_pb2.ExportRunResponse]  # type: ignore[assignment]
+    """Gives a run as the JSON document that an archive holds, in parts to be put one behind the other: a history may be many
+    times as large as a message. An open run is shown as it is found, which is no snapshot. Reasons: RUN_NOT_FOUND,
+    RUN_AMBIGUOUS.
     """
 
 class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +131,51 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes runs that ended before a time, a bounded number at a time. To delete all of them, call it again with
         `next_page_token` until that is empty. What a call that was cut short has deleted is gone, the rest is untouched.
         Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ListArchivableRuns(
+        self,
+        request: _retention_pb2.ListArchivableRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retention_pb2.ListArchivableRunsResponse, _abc.Awaitable[_retention_pb2.ListArchivableRunsResponse]]:
+        """Lists runs that ended before a time and have their history here still, those that ended first going first. Sorts all
+        that fit. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def ArchiveRuns(
+        self,
+        request: _retention_pb2.ArchiveRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retention_pb2.ArchiveRunsResponse, _abc.Awaitable[_retention_pb2.ArchiveRunsResponse]]:
+        """Archives runs that ended before a time, a bounded number at a time: each is written to the namespace's `archive_url`
+        as one JSON document, `<namespace>/<run_id>.json`, and then its history, its steps, its payloads and its signals are
+        deleted. The run stays, with `archive_time` and `archive_uri`; it can't be retried or rewound any more. A call that was
+        cut short is repeated: what was written and not deleted yet is written to the same place again. To archive all that
+        fit, call it again with `next_page_token` until that is empty. Reasons: ARCHIVE_NOT_SET, ARCHIVE_UNAVAILABLE,
+        ARCHIVES_NOT_SUPPORTED, NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+        """
+
+    @_abc_1.abstractmethod
+    def MarkRunArchived(
+        self,
+        request: _retention_pb2.MarkRunArchivedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retention_pb2.MarkRunArchivedResponse, _abc.Awaitable[_retention_pb2.MarkRunArchivedResponse]]:
+        """Notes where the caller has archived a run that has ended, and deletes what `ArchiveRuns` would. One that was archived
+        before gets the new place and time. Reasons: RUN_NOT_ENDED, RUN_AMBIGUOUS, RUN_BUSY, REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportRun(
+        self,
+        request: _retention_pb2.ExportRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_retention_pb2.ExportRunResponse], _abc.AsyncIterator[_retention_pb2.ExportRunResponse]]:
+        """Gives a run as the JSON document that an archive holds, in parts to be put one behind the other: a history may be many
+        times as large as a message. An open run is shown as it is found, which is no snapshot. Reasons: RUN_NOT_FOUND,
+        RUN_AMBIGUOUS.
         """
 
 def add_RetentionServiceServicer_to_server(servicer: RetentionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

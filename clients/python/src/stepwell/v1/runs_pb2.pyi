@@ -398,6 +398,8 @@ class Run(_message.Message):
     LAST_FAILURE_FIELD_NUMBER: _builtins.int
     SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     PARENT_WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
+    ARCHIVE_URI_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     TIMED_OUT_TIME_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
@@ -448,6 +450,8 @@ class Run(_message.Message):
     """Which attempt it is in, or ended in, from 1: see `StartRunRequest.retry`. A retry by `RetryRun` counts from 1 again."""
     parent_workflow_id: _builtins.str
     """The workflow id of the run that started it as a child, if that has one."""
+    archive_uri: _builtins.str
+    """Where it was archived to. Empty, with `archive_time`: nowhere, its history was pruned."""
     @_builtins.property
     def pause(self) -> Global___Run.Pause:
         """Set while the run is paused."""
@@ -529,6 +533,10 @@ class Run(_message.Message):
         """Its search attributes, by name."""
 
     @_builtins.property
+    def archive_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was archived. Its steps, history and payloads are here no more."""
+
+    @_builtins.property
     def origin(self) -> Global___Run.Origin:
         """What set a driven run off, as its engine said."""
 
@@ -583,12 +591,14 @@ class Run(_message.Message):
         last_failure: _types_pb2.Failure | None = ...,
         search_attributes: _abc.Mapping[_builtins.str, _search_attributes_pb2.SearchAttribute] | None = ...,
         parent_workflow_id: _builtins.str = ...,
+        archive_time: _timestamp_pb2.Timestamp | None = ...,
+        archive_uri: _builtins.str = ...,
         origin: Global___Run.Origin | None = ...,
         timed_out_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "origin", b"origin", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "origin", b"origin", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "archive_time", b"archive_time", "archive_uri", b"archive_uri", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
