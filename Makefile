@@ -50,9 +50,10 @@ ends: setup ## Make environments of the oldest and the newest versions that the 
 	@$(PY) tools/ends.py
 
 .PHONY: generate
-generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, and docs/states.md
+generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, docs/states.md and docs/parity.md
 	$(GENERATE)/bin/python tools/generate.py
 	$(PY) tools/states.py
+	$(PY) tools/parity.py
 
 .PHONY: format
 format: setup ## Format the code and fix what can be fixed
@@ -78,6 +79,7 @@ check: setup ## Format, lint, types, import contracts, proto lint
 verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol breaks nobody
 	$(GENERATE)/bin/python tools/verify.py
 	$(PY) tools/states.py --check
+	$(PY) tools/parity.py --check
 	$(PY) tools/buf.py breaking
 
 .PHONY: test

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import grpc.aio
@@ -46,6 +47,7 @@ CASES: dict[tuple[int, str], list[Case]] = {}
 """The cases of each method, by its trait and name."""
 _speaking: ContextVar[str] = ContextVar("speaking", default="")
 """The method of a store's class that is being called, with its repository, or nothing."""
+_NO_CASES = {"test_hollow", "test_listed", "test_mirrors"}
 _LOCAL = (("grpc.use_local_subchannel_pool", 1),)
 
 
@@ -197,6 +199,13 @@ def answers(trait: mirrors_pb2.Trait.ValueType, *methods: str) -> Callable[[Case
         return carried_out
 
     return mark
+
+
+def import_cases() -> None:
+    """Fills `CASES`: every module of cases is imported."""
+    for file in sorted(Path(__file__).parent.glob("test_*.py")):
+        if file.stem not in _NO_CASES:
+            importlib.import_module(f"tests.parity.{file.stem}")
 
 
 def schedule(name: str, **spec: Any) -> dict[str, Any]:

@@ -7,19 +7,15 @@ done: then a case of a method that gives nothing back must have looked at what i
 from __future__ import annotations
 
 import asyncio
-import importlib
-from pathlib import Path
 
 import pytest
-from tests.parity.cases import CASES, Case, Engine, Hollow
+from tests.parity.cases import CASES, Case, Engine, Hollow, import_cases
 from tests.parity.classes import is_silent
 from tests.parity.conftest import Engines
 
 from stepwell.v1 import mirrors_pb2
 
-for _file in sorted(Path(__file__).parent.glob("test_*.py")):
-    if _file.stem not in {"test_hollow", "test_mirrors"}:
-        importlib.import_module(f"tests.parity.{_file.stem}")
+import_cases()
 
 SECONDS = 20
 ECHOED = {

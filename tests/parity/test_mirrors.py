@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-
 import pytest
-from tests.parity.cases import CASES, MIRRORED
+from tests.parity.cases import CASES, MIRRORED, import_cases
+from tests.parity.classes import found
 from tests.parity.seed_methods import CLIENTS_OWN, CONSTRUCTORS, METHODS, UNANSWERED
 
 from stepwell.v1 import mirrors_pb2
@@ -68,7 +66,12 @@ def test_a_method_has_one_answer() -> None:
 @pytest.mark.parametrize("trait", METHODS, ids=mirrors_pb2.Trait.Name)
 def test_every_answered_method_has_a_case(trait: int) -> None:
     """Which calls it, and says what came back."""
-    for file in Path(__file__).parent.glob("test_*.py"):
-        if file.stem not in {"test_hollow", "test_mirrors"}:
-            importlib.import_module(f"tests.parity.{file.stem}")
+    import_cases()
     assert {method for other, method in CASES if other == trait} == answered(trait)
+
+
+@pytest.mark.parametrize("trait", METHODS, ids=mirrors_pb2.Trait.Name)
+def test_every_answered_method_is_in_its_class(trait: int) -> None:
+    """Under its own name; what is a client's own, too."""
+    names = answered(trait) | set(CLIENTS_OWN.get(trait, {}))
+    assert [name for name in METHODS[trait] if name in names and found(trait, name) is None] == []
