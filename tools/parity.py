@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.parity.cases import CASES, MIRRORED, import_cases  # noqa: E402 - found by the line above
-from tests.parity.classes import place  # noqa: E402
+from tests.parity.cases import CASES, MIRRORED, Case, import_cases  # noqa: E402 - found by the line above
+from tests.parity.classes import found, place  # noqa: E402
 from tests.parity.listed_cases import BEYOND, STORES  # noqa: E402
 from tests.parity.seed_methods import CLIENTS_OWN, CONSTRUCTORS, METHODS, UNANSWERED  # noqa: E402
 
@@ -63,13 +63,14 @@ def method_rows(trait: int) -> list[str]:
         else:
             rpcs = ", ".join(f"`{rpc}`" for rpc in sorted(MIRRORED[trait, method]))
             module, name, _ = place(trait, method)
-            cases = sorted(
-                {f"`{case.__module__.rpartition('.')[2]}`: `{case.__name__}`" for case in CASES[trait, method]}
-            )
-            rows.append(
-                f"| `{method}` | {rpcs} | `{module.removeprefix('stepwell.stores.')}.{name}` | {', '.join(cases)} |"
-            )
+            shown = f"`{module.removeprefix('stepwell.stores.')}.{name}`" if found(trait, method) else "to come"
+            cases = ", ".join(sorted({f"`{_file(case)}::{case.__name__}`" for case in CASES[trait, method]}))
+            rows.append(f"| `{method}` | {rpcs} | {shown} | {cases} |")
     return rows
+
+
+def _file(case: Case) -> str:
+    return f"{case.__module__.rpartition('.')[2]}.py"
 
 
 def disposed(fate: str) -> str:

@@ -2,72 +2,86 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import json
 
 import pytest
-from tests.api.stores import json
 from tests.parity.cases import Engine, answers
-from tests.service import refusal
+from tests.parity.test_assay import TRAIT, created, read
 
-from stepwell.v1 import mirrors_pb2
-
-TRAIT = mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE
-
-
-def texts(**values: str) -> dict[str, Any]:
-    return {name: {"text": value} for name, value in values.items()}
+from stepwell import reasons
+from stepwell.stores.assay import WorkflowStore
 
 
-async def shown(engine: Engine, workflow_id: str = "w") -> dict[str, str]:
-    run = (await engine.call("ReadRun", workflow_id=workflow_id)).run
-    return {name: value.text for name, value in run.search_attributes.items()}
+async def attributes(store: WorkflowStore, workflow_id: str) -> object:
+    return json.loads((await read(store, workflow_id)).search_attributes or "null")
 
 
 @answers(TRAIT, "upsert_search_attributes")
 async def test_search_attrs_upsert(engine: Engine) -> None:
-    """Merged name by name; by the id alone, whatever the namespace; an unknown one is told."""
-    workflow_id = f"w-{engine.namespace}"
-    await engine.create(workflow_id, search_attributes=texts(env="prod", tenant="acme"))
-    patch = texts(env="staging", region="eu-west")
-    answer = await engine.call("UpsertSearchAttributes", namespace="-", workflow_id=workflow_id, attributes=patch)
-    expected = {"env": "staging", "tenant": "acme", "region": "eu-west"}
-    assert {name: value.text for name, value in answer.attributes.items()} == expected
-    assert await shown(engine, workflow_id) == expected
-    unknown = engine.call("UpsertSearchAttributes", workflow_id="unknown", attributes=patch)
-    assert (await refusal(unknown))[1] == "RUN_NOT_FOUND"
+    """Merged name by name; by the id alone; an unknown one is told."""
+    store = engine.store(WorkflowStore)
+    workflow_id = await created(engine, store)
+    assert await attributes(store, workflow_id) is None
+    await store.upsert_search_attributes(workflow_id, '{"env": "prod", "tenant": "acme"}')
+    await store.upsert_search_attributes(workflow_id, '{"env": "staging", "region": "eu-west"}')
+    assert await attributes(store, workflow_id) == {"env": "staging", "tenant": "acme", "region": "eu-west"}
+    with pytest.raises(reasons.RunNotFound):
+        await store.upsert_search_attributes("unknown", '{"env": "prod"}')
+
+
+@answers(TRAIT, "upsert_search_attributes")
+async def test_concurrent_patches_lose_nothing(engine: Engine) -> None:
+    """Over two replicas; assay loses some."""
+    stores = engine.stores(WorkflowStore, 8)
+    workflow_id = await created(engine, stores[0])
+    patches = [json.dumps({f"a{number}": number}) for number in range(len(stores))]
+    await asyncio.gather(
+        *(store.upsert_search_attributes(workflow_id, patch) for store, patch in zip(stores, patches, strict=True))
+    )
+    assert await attributes(stores[0], workflow_id) == {f"a{number}": number for number in range(len(stores))}
 
 
 async def test_search_attrs_keep_nulls(engine: Engine) -> None:
     """The store keeps a name whose value is null; it fits no filter."""
-    await engine.create(search_attributes=texts(env="prod"))
-    await engine.call("UpsertSearchAttributes", workflow_id="w", attributes={"env": {}}, keep_absent=True)
-    assert await shown(engine) == {"env": ""}
-    assert not (await engine.call("ListDrivenRuns", filter="attribute.env:* OR attribute.env = null")).runs
+    store = engine.store(WorkflowStore)
+    workflow_id = await created(engine, store, search_attributes='{"env": "prod"}')
+    await store.upsert_search_attributes(workflow_id, '{"env": null}')
+    assert await attributes(store, workflow_id) == {"env": None}
+    assert await store.list_workflows(engine.namespace, search_attrs_filter='{"env": null}') == []
 
 
-@pytest.mark.parametrize(
-    ("wanted", "count"),
-    [("", 3), ("attribute.env = prod", 2), ("attribute.env = staging", 1), ("attribute.env = x", 0)],
-)
-async def test_search_attributes_filter_list(engine: Engine, wanted: str, count: int) -> None:
-    for name, env in (("w1", "prod"), ("w2", "prod"), ("w3", "staging")):
-        await engine.create(name, search_attributes=texts(env=env))
-    assert len(await engine.pages("ListDrivenRuns", "runs", filter=wanted, page_size=1)) == count
+@answers(TRAIT, "list_workflows")
+async def test_search_attributes_filter_list(engine: Engine) -> None:
+    store = engine.store(WorkflowStore)
+    for name, given in (("1", {"env": "prod", "n": 0.5}), ("2", {"env": "prod"}), ("3", {"env": "staging"})):
+        await created(engine, store, name, search_attributes=json.dumps(given))
+    for wanted, count in (
+        (None, 3),
+        ('{"env": "prod"}', 2),
+        ('{"env": "prod", "n": 0.5}', 1),
+        ('{"env": "x\\" OR \\""}', 0),
+    ):
+        found = await store.list_workflows(engine.namespace, search_attrs_filter=wanted)
+        assert len(found) == count, wanted
+    with pytest.raises(ValueError, match="Expecting value"):
+        await store.list_workflows(engine.namespace, search_attrs_filter="no JSON")
 
 
-@answers(TRAIT, "create_snapshot")
-@answers(TRAIT, "get_latest_snapshot")
+@answers(TRAIT, "create_snapshot", "get_latest_snapshot")
 async def test_snapshot_create_and_get_latest(engine: Engine) -> None:
     """The greatest number, not the newest; one of the same number is replaced."""
-    await engine.create()
-    assert not (await engine.call("GetSnapshot", workflow_id="w")).found
-    created = [
-        (await engine.call("CreateSnapshot", workflow_id="w", event_seq=seq, state=json(f'{{"n":{seq}}}'))).created
-        for seq in (1, 5, 3)
-    ]
-    assert created == [True, True, True]
-    latest = await engine.call("GetSnapshot", workflow_id="w")
-    assert (latest.found, latest.snapshot.event_seq, latest.snapshot.state.json) == (True, 5, '{"n":5}')
-    assert not (await engine.call("CreateSnapshot", workflow_id="w", event_seq=5, state=json("6"))).created
-    assert (await engine.call("GetSnapshot", workflow_id="w")).snapshot.state.json == "6"
-    assert (await refusal(engine.call("CreateSnapshot", workflow_id="unknown")))[1] == "RUN_NOT_FOUND"
+    store = engine.store(WorkflowStore)
+    workflow_id = await created(engine, store)
+    assert await store.get_latest_snapshot(workflow_id) is None
+    for seq in (1, 5, 3):
+        await store.create_snapshot(workflow_id, seq, f'{{"n":  {seq}}}')
+    latest = await store.get_latest_snapshot(workflow_id)
+    assert latest is not None
+    assert (latest.workflow_id, latest.event_seq, latest.state_json) == (workflow_id, 5, '{"n":  5}')
+    await store.create_snapshot(workflow_id, 5, "6")
+    replaced = await store.get_latest_snapshot(workflow_id)
+    assert replaced is not None
+    assert (replaced.event_seq, replaced.state_json) == (5, "6")
+    with pytest.raises(reasons.RunNotFound):
+        await store.create_snapshot("unknown", 1, "1")

@@ -6,6 +6,7 @@ letter.
 
 from stepwell.stores.assay.records import (
     ActivityStatus,
+    ApiKeyRecord,
     NamespaceRecord,
     NamespaceStats,
     OverlapPolicy,
@@ -16,6 +17,7 @@ from stepwell.stores.assay.records import (
     WorkflowRecord,
     WorkflowSchedule,
     WorkflowSignal,
+    WorkflowSnapshot,
     WorkflowStatus,
     WorkflowTimer,
     WorkflowWorker,
@@ -24,6 +26,7 @@ from stepwell.stores.assay.store import WorkflowStore
 
 __all__ = [
     "ActivityStatus",
+    "ApiKeyRecord",
     "NamespaceRecord",
     "NamespaceStats",
     "OverlapPolicy",
@@ -34,6 +37,7 @@ __all__ = [
     "WorkflowRecord",
     "WorkflowSchedule",
     "WorkflowSignal",
+    "WorkflowSnapshot",
     "WorkflowStatus",
     "WorkflowStore",
     "WorkflowTimer",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from stepwell.search_attributes import values_of
 from stepwell.stores._connection import seconds_of
 from stepwell.v1.activity_store_pb2 import Activity
 from stepwell.v1.history_pb2 import Event
@@ -83,6 +84,7 @@ class WorkflowRecord:
     error: str | None = None
     parent_id: str | None = None
     claimed_by: str | None = None
+    search_attributes: str | None = None
     created_at: float = 0.0
     updated_at: float = 0.0
     completed_at: float | None = None
@@ -197,6 +199,25 @@ class WorkflowWorker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowSnapshot:
+    """A state of a workflow, as its worker told it."""
+
+    workflow_id: str
+    event_seq: int
+    state_json: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKeyRecord:
+    """What is shown of a key."""
+
+    prefix: str
+    label: str | None
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceRecord:
     """A namespace."""
 
@@ -252,6 +273,7 @@ def workflow_record(run: Run) -> WorkflowRecord:
         error=run.failure.message if run.HasField("failure") else None,
         parent_id=run.parent_workflow_id or None,
         claimed_by=run.owner_id or None,
+        search_attributes=json.dumps(values_of(run.search_attributes)) if run.search_attributes else None,
         created_at=seconds_of(run, "create_time") or 0.0,
         updated_at=seconds_of(run, "update_time") or 0.0,
         completed_at=seconds_of(run, "end_time"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+from stepwell.search_attributes import spelled
 from stepwell.stores._connection import Store, span, stamp
 from stepwell.stores.assay.records import (
     PHASES,
@@ -84,6 +87,7 @@ class Workflows(Store):
             initial_phase=PHASES[workflow.status][0],
             parent_workflow_id=workflow.parent_id or "",
             correlation_id=workflow.run_id,
+            search_attributes=spelled(json.loads(workflow.search_attributes or "{}")),
         )
         await self.call(RunStoreStub(self.channel).CreateRun, request)
 
@@ -93,19 +97,24 @@ class Workflows(Store):
         answer = await self.call(RunStoreStub(self.channel).ReadRun, request)
         return workflow_record(answer.run) if answer.found else None
 
-    async def list_workflows(
+    async def list_workflows(  # noqa: PLR0917 - the store's own arguments
         self,
         namespace: str,
         status: WorkflowStatus | None = None,
         workflow_type: str | None = None,
+        search_attrs_filter: str | None = None,
         limit: int = 50,
         offset: int = 0,
     ) -> list[WorkflowRecord]:
-        """Workflows that fit, newest first."""
+        """Workflows that fit, newest first. The filter is a JSON object of search attributes.
+
+        Differs: what is no JSON object is refused with `ValueError`; assay answers all workflows.
+        """
         request = runs.ListDrivenRunsRequest(
             namespace=namespace,
             phases=PHASES[status] if status is not None else (),
             type=workflow_type or "",
+            filter=_filter(search_attrs_filter),
             payloads=True,
         )
         stub = RunStoreStub(self.channel)
@@ -202,3 +211,9 @@ class Workflows(Store):
 
 
 _MOST = 256
+
+
+def _filter(attributes: str | None) -> str:
+    """The filter of lists that a JSON object of search attributes stands for."""
+    wanted = dict(json.loads(attributes or "{}"))
+    return " AND ".join(f"attribute.{name} = {json.dumps(value)}" for name, value in wanted.items())
