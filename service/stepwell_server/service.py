@@ -19,6 +19,7 @@ import structlog
 
 from stepwell_server import errors
 from stepwell_server.api.api_keys import ApiKeys
+from stepwell_server.api.bulk import Bulk
 from stepwell_server.api.clock import ClockCalls
 from stepwell_server.api.definitions import DefinitionCalls
 from stepwell_server.api.explanations import Explanations
@@ -241,6 +242,7 @@ class Service:
                 self.dispatcher.run_calls,
                 settings,
             ),
+            Bulk(self.committers, self.database, namespaces, settings),
             Jobs(self.committers, self.database, namespaces, self.crews, self.watches, settings),
             History(self.database, namespaces, settings),
             RetentionCalls(self.committers, self.database, namespaces, self.clock, settings),

@@ -58,6 +58,9 @@ TABLE: dict[str, dict[str, Access]] = {
         "ImportApiKey": RULES.at(),
         "ValidateApiKey": LOOKS_AT_ALL.at(),
     },
+    "BulkService": {
+        "ApplyToRuns": WRITES,
+    },
     "ClockService": {
         "GetClock": READS.at(),
         "AdvanceClock": RULES.at(),

@@ -13,6 +13,7 @@ from stepwell._ends import RunEnd, RunEnds
 from stepwell._rpc import Caller, open_channel, start_ids, uuid7, uuid_of
 from stepwell._watch import Watcher, ends
 from stepwell.api_keys import ApiKeys
+from stepwell.bulk import Bulk
 from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
 from stepwell.jobs import JobCalls
@@ -69,6 +70,7 @@ class Client(JobCalls):
         self.api_keys = ApiKeys(self._channel, self.caller)
         self.topics = Topics(self._channel, self.caller, namespace, converter)
         self.user_tasks = UserTasks(self._channel, self.caller, namespace, converter)
+        self.bulk = Bulk(self._channel, self.caller, namespace, converter)
         self.retention = Retention(self._channel, self.caller, namespace)
         self.definitions = Definitions(self._channel, self.caller, namespace, converter)
 

@@ -19,6 +19,7 @@ from stepwell import runs as _runs
 from stepwell._attributes import SyncAttributes
 from stepwell._mending import SyncMending
 from stepwell._sync_api_keys import SyncApiKeys
+from stepwell._sync_bulk import SyncBulk
 from stepwell._sync_definitions import SyncDefinitions
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
 from stepwell._sync_retention import SyncRetention
@@ -226,6 +227,7 @@ class Client(SyncJobCalls):
         self.api_keys = SyncApiKeys(loop, inner.api_keys)
         self.topics = SyncTopics(loop, inner.topics)
         self.user_tasks = SyncUserTasks(loop, inner.user_tasks)
+        self.bulk = SyncBulk(loop, inner.bulk)
         self.retention = SyncRetention(loop, inner.retention)
         self.definitions = SyncDefinitions(loop, inner.definitions)
 

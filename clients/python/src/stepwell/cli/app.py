@@ -8,6 +8,7 @@ import typer
 
 from stepwell.cli import (
     attributes,
+    bulk,
     definitions,
     explanations,
     jobs,
@@ -45,6 +46,7 @@ runs.app.command("export")(retention.export_run)
 runs.app.add_typer(steering.app)
 runs.app.add_typer(mends.app)
 app.add_typer(runs.app, name="run")
+app.add_typer(bulk.app, name="bulk")
 app.add_typer(jobs.app, name="job")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(keys.app, name="key", no_args_is_help=True)
