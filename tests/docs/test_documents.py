@@ -85,6 +85,14 @@ async def test_the_pages_for_users_are_true(name: str, database_url: str, grpcur
         assert await document.carry_out() >= 5
 
 
+async def test_the_page_about_keys_is_true(database_url: str, grpcurl: Path, tmp_path: Path) -> None:
+    settings = Settings(database_url=database_url, port=0, shutdown_seconds=2.0, require_keys=True)
+    async with Service(settings) as service:
+        replaced = {ADDRESS: service.address, OWN_DATABASE: database_url}
+        document = Document(DOCS / "security.md", tmp_path, replaced, [grpcurl, Path(sys.executable).parent])
+        assert await document.carry_out() > 5
+
+
 def test_the_worker_in_the_readme_is_short() -> None:
     (worker, *_) = (block for block in blocks(ROOT / "README.md") if block.language == "python")
     assert len([line for line in worker.text.splitlines() if line.strip()]) <= 20
