@@ -32,6 +32,7 @@ PAGED_OTHERWISE = {"ListTaskStepsRequest": "goes on by ordinal, as a replay does
 # Writes without a request id, each with the reason that a repeat does no harm.
 REPEATED_WITHOUT_ID = {
     "RenewRunLease": "says what shall be, under its token",
+    "RenewRunTask": "says what shall be",
     "HeartbeatActivity": "says what shall be",
     "HeartbeatWorker": "says what shall be",
     "RegisterWorker": "says what shall be",

@@ -179,6 +179,7 @@ TABLE: dict[str, dict[str, Access]] = {
         "MarkRunDispatchable": WRITES,
         "ClaimRunTask": WRITES,
         "ReleaseRunTask": WRITES,
+        "RenewRunTask": WRITES,
         "ReleaseStaleRunTasks": WRITES,
     },
     "ScheduleService": {

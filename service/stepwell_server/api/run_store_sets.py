@@ -131,6 +131,13 @@ class RunSets(StoreCalls):
         command = run_tasks.ReleaseRunTask(await self._refs.read(request), worker_id)
         return run_store_pb2.ReleaseRunTaskResponse(released=await self._do(bool, command, request))
 
+    async def RenewRunTask(
+        self, request: run_store_pb2.RenewRunTaskRequest, context: Context
+    ) -> run_store_pb2.RenewRunTaskResponse:
+        worker_id = self._fields.name(request.worker_id, "worker_id")
+        command = run_tasks.RenewRunTask(await self._refs.read(request), worker_id)
+        return run_store_pb2.RenewRunTaskResponse(renewed=await self._do(bool, command, request))
+
     async def ReleaseStaleRunTasks(
         self, request: run_store_pb2.ReleaseStaleRunTasksRequest, context: Context
     ) -> run_store_pb2.ReleaseStaleRunTasksResponse:

@@ -71,6 +71,23 @@ class ReleaseRunTask(msgspec.Struct, frozen=True, gc=False):
         return True
 
 
+class RenewRunTask(msgspec.Struct, frozen=True, gc=False):
+    """The worker that has a task is still at it. Answers False if that one has it not."""
+
+    ref: RunRef
+    worker_id: str
+
+    def wants(self) -> Missing:
+        return _WANTS
+
+    def decide(self, change: Change) -> bool:
+        task = _task(change)
+        if task is None or task.owner_id != self.worker_id:
+            return False
+        _put(change, replace(task, claim_time=change.now))
+        return True
+
+
 class ReleaseStaleRunTask(msgspec.Struct, frozen=True, gc=False):
     """Takes a task back that was claimed before a time, and makes it dispatchable."""
 

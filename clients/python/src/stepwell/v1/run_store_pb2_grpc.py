@@ -154,6 +154,11 @@ class RunStoreStub(object):
                 request_serializer=stepwell_dot_v1_dot_run__store__pb2.ReleaseRunTaskRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_run__store__pb2.ReleaseRunTaskResponse.FromString,
                 _registered_method=True)
+        self.RenewRunTask = channel.unary_unary(
+                '/stepwell.v1.RunStore/RenewRunTask',
+                request_serializer=stepwell_dot_v1_dot_run__store__pb2.RenewRunTaskRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_run__store__pb2.RenewRunTaskResponse.FromString,
+                _registered_method=True)
         self.ReleaseStaleRunTasks = channel.unary_unary(
                 '/stepwell.v1.RunStore/ReleaseStaleRunTasks',
                 request_serializer=stepwell_dot_v1_dot_run__store__pb2.ReleaseStaleRunTasksRequest.SerializeToString,
@@ -343,6 +348,14 @@ class RunStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewRunTask(self, request, context):
+        """Notes that a worker is still at a task that it has claimed: `ReleaseStaleRunTasks` counts from now on.
+        Reasons: RUN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReleaseStaleRunTasks(self, request, context):
         """Takes tasks back from workers that have had them for longer than `timeout`; they are dispatchable again.
         """
@@ -462,6 +475,11 @@ def add_RunStoreServicer_to_server(servicer, server):
                     servicer.ReleaseRunTask,
                     request_deserializer=stepwell_dot_v1_dot_run__store__pb2.ReleaseRunTaskRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_run__store__pb2.ReleaseRunTaskResponse.SerializeToString,
+            ),
+            'RenewRunTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewRunTask,
+                    request_deserializer=stepwell_dot_v1_dot_run__store__pb2.RenewRunTaskRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_run__store__pb2.RenewRunTaskResponse.SerializeToString,
             ),
             'ReleaseStaleRunTasks': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseStaleRunTasks,
@@ -1073,6 +1091,33 @@ class RunStore(object):
             '/stepwell.v1.RunStore/ReleaseRunTask',
             stepwell_dot_v1_dot_run__store__pb2.ReleaseRunTaskRequest.SerializeToString,
             stepwell_dot_v1_dot_run__store__pb2.ReleaseRunTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewRunTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunStore/RenewRunTask',
+            stepwell_dot_v1_dot_run__store__pb2.RenewRunTaskRequest.SerializeToString,
+            stepwell_dot_v1_dot_run__store__pb2.RenewRunTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -114,6 +114,10 @@ class RunStoreStub:
     """Gives a worker of the engine the dispatchable run of a queue that has waited longest. Each to one worker."""
     ReleaseRunTask: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ReleaseRunTaskRequest, _run_store_pb2.ReleaseRunTaskResponse]
     """Gives a claimed task back; that of another worker stays. Reasons: RUN_NOT_FOUND."""
+    RenewRunTask: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.RenewRunTaskRequest, _run_store_pb2.RenewRunTaskResponse]
+    """Notes that a worker is still at a task that it has claimed: `ReleaseStaleRunTasks` counts from now on.
+    Reasons: RUN_NOT_FOUND.
+    """
     ReleaseStaleRunTasks: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ReleaseStaleRunTasksRequest, _run_store_pb2.ReleaseStaleRunTasksResponse]
     """Takes tasks back from workers that have had them for longer than `timeout`; they are dispatchable again."""
 
@@ -203,6 +207,10 @@ class RunStoreAsyncStub(RunStoreStub):
     """Gives a worker of the engine the dispatchable run of a queue that has waited longest. Each to one worker."""
     ReleaseRunTask: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ReleaseRunTaskRequest, _run_store_pb2.ReleaseRunTaskResponse]  # type: ignore[assignment]
     """Gives a claimed task back; that of another worker stays. Reasons: RUN_NOT_FOUND."""
+    RenewRunTask: _aio.UnaryUnaryMultiCallable[_run_store_pb2.RenewRunTaskRequest, _run_store_pb2.RenewRunTaskResponse]  # type: ignore[assignment]
+    """Notes that a worker is still at a task that it has claimed: `ReleaseStaleRunTasks` counts from now on.
+    Reasons: RUN_NOT_FOUND.
+    """
     ReleaseStaleRunTasks: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ReleaseStaleRunTasksRequest, _run_store_pb2.ReleaseStaleRunTasksResponse]  # type: ignore[assignment]
     """Takes tasks back from workers that have had them for longer than `timeout`; they are dispatchable again."""
 
@@ -421,6 +429,16 @@ class RunStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_store_pb2.ReleaseRunTaskResponse, _abc.Awaitable[_run_store_pb2.ReleaseRunTaskResponse]]:
         """Gives a claimed task back; that of another worker stays. Reasons: RUN_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def RenewRunTask(
+        self,
+        request: _run_store_pb2.RenewRunTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_store_pb2.RenewRunTaskResponse, _abc.Awaitable[_run_store_pb2.RenewRunTaskResponse]]:
+        """Notes that a worker is still at a task that it has claimed: `ReleaseStaleRunTasks` counts from now on.
+        Reasons: RUN_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseStaleRunTasks(
