@@ -18,7 +18,7 @@ from tests.engine.replica import look
 from tests.service import TIMEOUT, Service, refusal, serving
 
 from stepwell.v1 import history_pb2, namespaces_pb2, repairs_pb2, retention_pb2, runs_pb2
-from stepwell_server.store import archives, object_stores
+from stepwell_server.store import archives, batches, object_stores
 
 
 @pytest_asyncio.fixture
@@ -201,6 +201,24 @@ async def test_a_retry_that_has_read_the_run_before_it_was_archived(service: Ser
                 while not await database.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
     assert await refusal(retried) == ("FAILED_PRECONDITION", "RUN_PURGED")
+
+
+async def test_a_retry_that_was_decided_before_and_is_written_after(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is archived between the two, and not opened again without its history."""
+    (run_id,) = await ended(service)
+    write = batches.write
+    marked: list[bool] = []
+
+    async def late(*args: Any) -> None:
+        if not marked:
+            marked.append(await mark(service, run_id=run_id, archive_uri="x"))
+        await write(*args)
+
+    monkeypatch.setattr(batches, "write", late)
+    assert await refusal(service.runs.RetryRun(retry(run_id), timeout=TIMEOUT)) == ("FAILED_PRECONDITION", "RUN_PURGED")
+    assert marked == [True]
 
 
 async def test_what_is_opened_again_while_it_is_written_stays(

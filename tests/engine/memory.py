@@ -217,7 +217,7 @@ class MemoryStore:
         for name, namespace_id, turn, key in write.renamed:
             assert self.names[name, namespace_id][1] == turn
             self.names[name, namespace_id] = (key, turn + 1)
-        for key in write.reopened_runs:
+        for key, _ in write.reopened_runs:
             del self.closed_runs[key]
         for run in write.new_runs:
             _insert(self.runs, run.run_key, run)

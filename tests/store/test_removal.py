@@ -20,9 +20,10 @@ from stepwell_server.engine.mending import Mended, RetryRun
 from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.starts import Started
+from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import JSON, NULL, Payload
 from stepwell_server.model.runs import RunDetails, pack_details
-from stepwell_server.store import removal, schema
+from stepwell_server.store import batches, removal, schema
 from stepwell_server.store.removal import Candidate, Wanted
 
 KEYED = {table.name for table in schema.METADATA.tables.values() if "run_key" in table.columns}
@@ -145,6 +146,29 @@ async def test_a_removal_that_comes_second_leaves_the_run(database_url: str) -> 
         assert await removal.remove_one(one.database, started.run_key, None, datetime.now(UTC)) is None
         await reopening.rollback()
         assert await left_of(database, [started.run_key]) == before
+
+
+async def test_a_run_that_was_opened_and_ended_meanwhile_is_looked_at_again(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the decision to open it and the write another replica has done so, and the run has ended again."""
+    async with replica(database_url) as one, replica(database_url) as other, look(database_url) as database:
+        started = await failed(one)
+        write = batches.write
+        done: list[bool] = []
+
+        async def late(*args: Any) -> None:
+            if not done:
+                done.append(True)
+                await other.do(RetryRun(ref(started), (), ""))
+                await other.do(TerminateRun(ref(started), ""))
+            await write(*args)
+
+        monkeypatch.setattr(batches, "write", late)
+        await one.do(RetryRun(ref(started), (), ""))
+        kinds = [row[0] for row in await database.rows("SELECT type FROM events ORDER BY number")]
+        assert kinds.count(EventType.RUN_RETRIED) == 2
+        await database.check()
 
 
 async def test_of_a_retry_and_a_removal_one_wins_wholly(database_url: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, and_, delete, exists, insert, literal, or_, select
+from sqlalchemy import ColumnElement, and_, exists, literal, or_, select, update
 
 from stepwell_server.model.archive_urls import ArchiveUrl, read_archive_url
 from stepwell_server.model.runs import RunRef, pack_details, unpack_details
@@ -119,11 +119,9 @@ async def _purge(
     if not ended:
         return 0
     await removal.purge(connection, [run.run_key for run in ended])
-    # Out and in again: who has just read the row to open the run finds it gone, and reads what it says now.
-    await connection.execute(delete(CLOSED_RUNS).where(CLOSED_RUNS.c.run_key.in_([run.run_key for run in ended])))
     for run in ended:
         details = replace(unpack_details(run.details), is_purged=True, archive_time=at, archive_uri=uri)
-        purged = replace(run, version=run.version + 1, details=pack_details(details))
-        values = {name: getattr(purged, name) for name in purged.__struct_fields__}
-        await connection.execute(insert(CLOSED_RUNS).values(values))
+        # Who has just read the row to open the run finds another version, and looks again.
+        values = {"version": run.version + 1, "details": pack_details(details)}
+        await connection.execute(update(CLOSED_RUNS).where(CLOSED_RUNS.c.run_key == run.run_key).values(values))
     return len(ended)

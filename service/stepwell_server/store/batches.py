@@ -57,7 +57,7 @@ class Write(msgspec.Struct):
     run_ids: list[RunId] = []
     names: list[tuple[str, int, int]] = []
     renamed: list[tuple[str, int, int, int]] = []  # workflow id, namespace, the turn found, run key
-    reopened_runs: list[int] = []
+    reopened_runs: list[tuple[int, int]] = []  # run key, the version found
     new_runs: list[Run] = []
     changed_runs: list[Run] = []
     gone_runs: list[int] = []
@@ -144,7 +144,7 @@ async def _write_runs(connection: Connection, batch: Write) -> None:
         await _all_of(connection, RUNS["update_workflow_ids"], pairs(sorted(batch.renamed)), len(batch.renamed))
     if batch.reopened_runs:
         count = len(batch.reopened_runs)
-        await _all_of(connection, RUNS["delete_closed_runs"], [sorted(batch.reopened_runs)], count)
+        await _all_of(connection, RUNS["delete_closed_runs"], pairs(sorted(batch.reopened_runs)), count)
     if batch.new_runs:
         await connection.write(RUNS["insert_runs"], columns(batch.new_runs))
     if batch.changed_runs:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 def collect(write: batches.Write, change: Change) -> None:
     run, key = change.run, change.run_key
-    write.reopened_runs += [key] if change.is_reopened else []
+    if change.is_reopened and change.stored_end is not None:
+        write.reopened_runs.append((key, change.stored_end.version))
     if run is not None and (change.fresh or change.is_reopened):
         write.new_runs.append(run)
     elif run is not None:

@@ -145,9 +145,13 @@ WHERE runs.run_key = x.run_key;
 DELETE FROM runs WHERE run_key = ANY($1::bigint[]);
 
 -- name: delete_closed_runs
--- Takes runs that are opened again out of the closed ones: a smaller count is a conflict, somebody else was first. Each
--- names its key, so that only one partition is looked at: walks its primary key.
-DELETE FROM closed_runs WHERE run_key = ANY($1::bigint[]);
+-- Takes runs that are opened again out of the closed ones, in the versions that were looked at: a smaller count is a
+-- conflict, somebody else was first. Each names its key, so that only one partition is looked at: walks its primary key.
+DELETE FROM closed_runs
+WHERE run_key = ANY($1::bigint[]) AND EXISTS (
+    SELECT FROM unnest($1::bigint[], $2::bigint[]) AS x (run_key, version)
+    WHERE x.run_key = closed_runs.run_key AND x.version = closed_runs.version
+);
 
 -- name: insert_closed_runs
 INSERT INTO closed_runs (
