@@ -24,6 +24,7 @@ from stepwell_server.api.clock import ClockCalls
 from stepwell_server.api.definitions import DefinitionCalls
 from stepwell_server.api.explanations import Explanations
 from stepwell_server.api.history import History
+from stepwell_server.api.inbox import InboxCalls
 from stepwell_server.api.interceptors.access import AccessControl
 from stepwell_server.api.interceptors.around import AroundCalls, Context
 from stepwell_server.api.jobs import Jobs
@@ -50,6 +51,7 @@ from stepwell_server.loops.backlog import Backlog
 from stepwell_server.loops.connection import SharedConnection
 from stepwell_server.loops.deadlines import Deadlines
 from stepwell_server.loops.expiry import Expiry
+from stepwell_server.loops.inbox import DeadLetters, Inbox
 from stepwell_server.loops.leader import Leader
 from stepwell_server.loops.mail import MailDelivery
 from stepwell_server.loops.partitions import Partitions
@@ -113,6 +115,7 @@ class Service:
         self.schedules = Schedules(connection, committers, self.clock, settings.schedule_poll_seconds, leads)
         self.job_timers = JobTimers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
         self._topics_connection = SharedConnection(self.database)
+        self._inbox_connection = SharedConnection(self.database)
         topics = Topics(self._topics_connection, committers, self.clock, settings.topic_poll_seconds, leads)
         self.topic_news = TopicNews(topics, leads, self.hints.publish)
         self.alarms = Alarms(self.timers, self.deadlines, self.job_timers, leads, self.hints.publish)
@@ -133,6 +136,8 @@ class Service:
             ),
             topics,
             MailDelivery(connection, committers, self.clock, settings.mail_poll_seconds, leads),
+            Inbox(self._inbox_connection, committers, self.clock, settings.inbox_poll_seconds, leads),
+            DeadLetters(connection, self.clock, settings.retention_poll_seconds, settings.dead_letter_seconds, leads),
             Partitions(connection, settings.retention_poll_seconds, leads),
             Pruner(connection, self.clock, settings.retention_poll_seconds, leads),
             JobRetention(connection, self.clock, settings.retention_poll_seconds, leads),
@@ -204,6 +209,7 @@ class Service:
         await self.committers.stop()
         await self._connection.close()
         await self._topics_connection.close()
+        await self._inbox_connection.close()
         await self.database.close()
 
     async def _drain(self) -> None:
@@ -248,6 +254,7 @@ class Service:
             RetentionCalls(self.committers, self.database, namespaces, self.clock, settings),
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             DefinitionCalls(self.database, namespaces, self.clock, settings),
+            InboxCalls(self.database, namespaces, settings),
             TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
             UserTasks(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),

@@ -146,6 +146,10 @@ class Settings(BaseSettings):
     """How often a queue is looked at when no hint came; a lost hint costs so much."""
     mail_poll_seconds: Seconds = 0.5
     """How often mail is looked for when no hint came."""
+    inbox_poll_seconds: Seconds = 0.2
+    """How often the leader looks for what programs asked for in their own transactions; more often while some comes."""
+    dead_letter_seconds: Seconds = 7 * 86_400.0
+    """How long what was asked for so and refused is kept."""
     watch_poll_seconds: Seconds = 1.0
     """How often watches look for changes when no hint came."""
     clock_align_seconds: Seconds = 30.0

@@ -11,6 +11,7 @@ from stepwell_server.model.api_keys import ApiKey
 from stepwell_server.model.dispatches import Dispatch, IdempotencyKey
 from stepwell_server.model.driven import CallerSeq, RunOrigin, RunTask, Watcher
 from stepwell_server.model.events import Event
+from stepwell_server.model.inbox import DeadLetter, InboxRow
 from stepwell_server.model.jobs import ClosedJob, Job, JobId
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.requests import Recorded
@@ -64,6 +65,8 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("job_ids", JobId),
     ("jobs", Job),
     ("api_keys", ApiKey),
+    ("inbox", InboxRow),
+    ("dead_letters", DeadLetter),
 ]
 COLUMNS = """
     SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, coalesce(i.indisprimary, FALSE)

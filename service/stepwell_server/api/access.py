@@ -96,6 +96,10 @@ TABLE: dict[str, dict[str, Access]] = {
     "HistoryService": {
         "ListEvents": READS,
     },
+    "InboxService": {
+        "GetInbox": READS,
+        "ListDeadLetters": READS,
+    },
     "JobService": {
         "StartJob": WRITES,
         "BatchStartJobs": _STARTS,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from stepwell_server.store.statements import Statement
 
 RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load("signals")
-TASKS, MAIL, BATCHES = load("tasks"), load("mail"), load("batches")
+TASKS, MAIL, BATCHES, INBOX = load("tasks"), load("mail"), load("batches"), load("inbox")
 NAMESPACES, PUBLISHED, REQUESTS = load("namespaces"), load("published"), load("requests")
 _RUN_CHANGES = Run.__struct_fields__.index("phase")
 _STEP_CHANGES = slice(Step.__struct_fields__.index("state"), Step.__struct_fields__.index("managed"))
@@ -92,6 +92,7 @@ class Write(msgspec.Struct):
     topic_positions: list[TopicPosition] = []
     mail: list[Mail] = []
     mail_done: list[UUID] = []
+    inbox_done: list[int] = []
     jobs: JobWrite = msgspec.field(default_factory=JobWrite)
 
     @property
@@ -99,7 +100,7 @@ class Write(msgspec.Struct):
         """Whether the batch has changed nothing that anybody must hear of."""
         runs = self.events or self.changed_runs or self.mail_done or self.tasks_gone
         attributes = self.search_attributes or self.search_attributes_gone
-        return self.jobs.is_empty and not (runs or attributes or self.requests or self.sides)
+        return self.jobs.is_empty and not (runs or attributes or self.requests or self.sides or self.inbox_done)
 
 
 async def write(connection: Connection, batch: Write) -> None:
@@ -208,6 +209,10 @@ async def _write_tasks_and_mail(connection: Connection, batch: Write) -> None:
         deleted = await connection.write(MAIL["delete_mail"], [sorted(batch.mail_done)])
         if deleted != len(batch.mail_done):
             raise Conflict("mail was applied by somebody else")
+    if batch.inbox_done:
+        deleted = await connection.write(INBOX["delete_inbox"], [sorted(batch.inbox_done)])
+        if deleted != len(batch.inbox_done):
+            raise Conflict("somebody else has dealt with the inbox")
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -352,6 +357,11 @@ async def read_heartbeats(
 async def mail_left(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
     """Which mail is still to be applied."""
     return {row[0] for row in await connection.fetch(MAIL["mail_left"], ids)}
+
+
+async def inbox_left(connection: Connection, numbers: Sequence[int]) -> set[int]:
+    """Which rows of the inbox are still to be dealt with."""
+    return {row[0] for row in await connection.fetch(INBOX["inbox_left"], numbers)}
 
 
 async def read_requests(connection: Connection, keys: Sequence[RequestKey]) -> list[Recorded]:

@@ -533,3 +533,23 @@ DEFINITIONS = Table(
     *_bytes("metadata body", nullable=True),
 )
 RUN_DEFINITIONS = Table("run_definitions", METADATA, *_run_key(), *_bigint("definition_key"))
+
+
+def _inbox_columns() -> list[Column[Any]]:
+    return [
+        *_bigint("number", key=True),
+        *_int("namespace_id"),
+        *_text("namespace"),
+        *_smallint("verb"),
+        *_uuid("run_id", nullable=True),
+        *_text("workflow_id name task_queue"),
+        *_smallint("priority"),
+        *_text("signal_id"),
+        *_bigint("token"),
+        *_bytes("payload", nullable=True),
+        *_times("append_time"),
+    ]
+
+
+INBOX = Table("inbox", METADATA, *_inbox_columns())
+DEAD_LETTERS = Table("dead_letters", METADATA, *_inbox_columns(), *_text("reason message"), *_times("refuse_time"))

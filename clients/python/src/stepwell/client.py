@@ -16,6 +16,7 @@ from stepwell.api_keys import ApiKeys
 from stepwell.bulk import Bulk
 from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
+from stepwell.inbox import Inbox
 from stepwell.jobs import JobCalls
 from stepwell.options import RunFilter, StartOptions, run_fields
 from stepwell.policies import CONFLICT, REUSE, Seconds, duration
@@ -71,6 +72,7 @@ class Client(JobCalls):
         self.topics = Topics(self._channel, self.caller, namespace, converter)
         self.user_tasks = UserTasks(self._channel, self.caller, namespace, converter)
         self.bulk = Bulk(self._channel, self.caller, namespace, converter)
+        self.inbox = Inbox(self._channel, self.caller, namespace)
         self.retention = Retention(self._channel, self.caller, namespace)
         self.definitions = Definitions(self._channel, self.caller, namespace, converter)
 

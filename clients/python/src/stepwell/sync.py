@@ -21,6 +21,7 @@ from stepwell._mending import SyncMending
 from stepwell._sync_api_keys import SyncApiKeys
 from stepwell._sync_bulk import SyncBulk
 from stepwell._sync_definitions import SyncDefinitions
+from stepwell._sync_inbox import SyncInbox
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
 from stepwell._sync_retention import SyncRetention
 from stepwell._sync_schedules import SyncSchedules
@@ -228,6 +229,7 @@ class Client(SyncJobCalls):
         self.topics = SyncTopics(loop, inner.topics)
         self.user_tasks = SyncUserTasks(loop, inner.user_tasks)
         self.bulk = SyncBulk(loop, inner.bulk)
+        self.inbox = SyncInbox(loop, inner.inbox)
         self.retention = SyncRetention(loop, inner.retention)
         self.definitions = SyncDefinitions(loop, inner.definitions)
 

@@ -83,6 +83,7 @@ class Batch:
         self.answers: list[object] = [None] * len(entries)
         self._grants = Granting(connection, self.subjects, capacity, now, HELD)
         self._requests = Recalling(connection, now)
+        self._inbox_done: list[int] = []
 
     async def prepare(self) -> None:
         """Loads, decides, and matches fresh tasks with waiting workers."""
@@ -111,6 +112,7 @@ class Batch:
         self._mark_absent(*await self.subjects.open(named))
         await self._look_again_for_names()
         await self._leave_applied_mail()
+        await self._leave_taken_rows()
         places = [place for place, answer in enumerate(self.answers) if answer is None]
         await self._load_wanted(places)
         return places
@@ -193,6 +195,25 @@ class Batch:
         for place, mail_id in letters.items():
             if mail_id in left:
                 left.remove(mail_id)
+            else:
+                self.answers[place] = False
+
+    async def _leave_taken_rows(self) -> None:
+        """Answers what was asked for in the inbox and somebody else has dealt with, or stands twice in this batch.
+
+        Asked once its run is locked, as for mail. Two starts of one run meet at its id.
+        """
+        asked = {
+            place: entry.inbox
+            for place, entry in enumerate(self._entries)
+            if entry.inbox is not None and self.answers[place] is None
+        }
+        if not asked:
+            return
+        left = await batches.inbox_left(self._connection, list(asked.values()))
+        for place, number in asked.items():
+            if number in left:
+                left.remove(number)
             else:
                 self.answers[place] = False
 
@@ -303,6 +324,9 @@ class Batch:
             answer = failed
         self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
         self._requests.note(asked, self.answers[place])
+        number = self._entries[place].inbox
+        if number is not None and not isinstance(self.answers[place], errors.Refusal):
+            self._inbox_done.append(number)
         return None
 
     def _target(self, entry: Entry) -> int | None:
@@ -326,5 +350,6 @@ class Batch:
         collect_names(write, self.subjects.births)
         self.subjects.jobs.collect(write)
         write.requests = self._requests.made
+        write.inbox_done = self._inbox_done
         write.tasks_gone.extend(self._grants.stale)
         return None if write.is_empty else write

@@ -90,16 +90,22 @@ class Committer:
     # --- callers' side ----------------------------------------------------------------------------------------------
 
     def submit(
-        self, order: Order, size: int = 0, seconds: float = 30.0, asked: Asked | None = None
+        self,
+        order: Order,
+        size: int = 0,
+        seconds: float = 30.0,
+        asked: Asked | None = None,
+        inbox: int | None = None,
     ) -> asyncio.Future[object]:
         """Queues a command of about `size` bytes; the answer comes after the commit. Raises QueueFull at the bound.
 
-        With `asked`, a repeat of the request is answered as it was before.
+        With `asked`, a repeat of the request is answered as it was before. With `inbox`, that row of the inbox goes in
+        the same transaction, and the answer is False if somebody else has dealt with it.
         """
         if self._waiting.is_full or self._stopping:
             raise errors.QueueFull(queue="committer")
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        self._waiting.add(Entry(order, future, size, time.monotonic() + seconds, asked=asked))
+        self._waiting.add(Entry(order, future, size, time.monotonic() + seconds, asked=asked, inbox=inbox))
         return future
 
     def post(self, orders: Sequence[Order]) -> None:

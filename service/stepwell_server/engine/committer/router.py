@@ -58,13 +58,18 @@ class Committers:
         await asyncio.gather(*(member.stop() for member in (*self.members, self._sets)))
 
     def submit(
-        self, order: Order, size: int = 0, seconds: float = 30.0, asked: Asked | None = None
+        self,
+        order: Order,
+        size: int = 0,
+        seconds: float = 30.0,
+        asked: Asked | None = None,
+        inbox: int | None = None,
     ) -> asyncio.Future[object]:
         """Queues a command; see `Committer.submit`."""
         if len(self.members) == 1:
-            return self.members[0].submit(order, size, seconds, asked)
+            return self.members[0].submit(order, size, seconds, asked, inbox)
         place = self._place(order)
-        answer = self.members[place].submit(order, size, seconds, asked)
+        answer = self.members[place].submit(order, size, seconds, asked, inbox)
         name, given = _named(order)
         if name and given is not None:
             self._note(given, place, answer)

@@ -119,10 +119,15 @@ class SetCommitter(Committer):
         self._numbers = itertools.count(1)
 
     def submit(
-        self, order: Order, size: int = 0, seconds: float = 30.0, asked: Asked | None = None
+        self,
+        order: Order,
+        size: int = 0,
+        seconds: float = 30.0,
+        asked: Asked | None = None,
+        inbox: int | None = None,
     ) -> asyncio.Future[object]:
         """Queues a set."""
-        answer = super().submit(order, size, seconds, asked)
+        answer = super().submit(order, size, seconds, asked, inbox)
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="set committer")
         return answer

@@ -33,6 +33,7 @@ class Entry(msgspec.Struct):
     waits: int = 0
     key: int | None = None  # the run, once it is known
     asked: Asked | None = None  # what names the request, if a repeat is to be recognised
+    inbox: int | None = None  # the number of the row that asks for it, which goes with what it does
 
 
 class _Group(msgspec.Struct):

@@ -11,6 +11,7 @@ from stepwell.cli import (
     bulk,
     definitions,
     explanations,
+    inbox,
     jobs,
     keys,
     mends,
@@ -53,6 +54,7 @@ app.add_typer(keys.app, name="key", no_args_is_help=True)
 app.add_typer(topics.app, name="topic")
 app.add_typer(user_tasks.app, name="task")
 app.add_typer(definitions.app, name="definition")
+app.add_typer(inbox.app, name="inbox")
 app.add_typer(queues.app, name="queue")
 app.add_typer(workers.app, name="worker")
 app.add_typer(namespaces.app, name="namespace")

@@ -1,0 +1,124 @@
+"""Brings what programs asked for in their own transactions to the committers, in its order.
+
+The leader reads what is committed by number. Of one transaction, and of one session, numbers tell the order; of
+several, the one that is committed late comes late, and holds up nobody. Each row becomes an ordinary command, and goes
+in the transaction that does it: whoever else gives the same command finds the row gone. Commands of one run are decided
+in the order in which they are given, here as everywhere, and they have no deadline, so that none overtakes another.
+
+What is refused for good goes to the dead letters with the reason. What is refused in passing stays, and all that comes
+after it in this round with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from stepwell_server import errors
+from stepwell_server.engine.inbox import order_of
+from stepwell_server.loops.loop import Loop
+from stepwell_server.store import inbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from stepwell_server.clock import Clock
+    from stepwell_server.engine.committer import Committers
+    from stepwell_server.loops.connection import SharedConnection
+    from stepwell_server.model.inbox import InboxRow
+
+SLICE = 256
+_OVERHEAD = 512
+_PRUNED_AT_ONCE = 2_000
+_BRISK_SECONDS = 0.02
+_BRISK_ROUNDS = 50
+_PASSING = frozenset({errors.Code.UNAVAILABLE, errors.Code.ABORTED})
+
+
+class Inbox(Loop):
+    """See the module."""
+
+    name = "inbox"
+
+    def __init__(
+        self,
+        connection: SharedConnection,
+        committers: Committers,
+        clock: Clock,
+        seconds: float,
+        may_run: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(seconds, may_run)
+        self._connection = connection
+        self._committers = committers
+        self._clock = clock
+        self._brisk = 0
+
+    def pause(self, done: int) -> float:
+        """None after a full slice; short for a while after something came: more may follow."""
+        if done >= SLICE:
+            return 0.0
+        self._brisk = _BRISK_ROUNDS if done else max(0, self._brisk - 1)
+        return min(_BRISK_SECONDS, self._seconds) if self._brisk else super().pause(done)
+
+    async def run_once(self) -> int:
+        """Brings a slice and waits for all answers: nothing is brought twice. Answers how much was dealt with."""
+        async with self._connection.use() as connection:
+            rows = await inbox.read(connection, 0, SLICE)
+        answers = await self._bring(rows)
+        dead = [
+            (row.number, answer.reason, answer.message)
+            for row, answer in zip(rows, answers, strict=False)
+            if isinstance(answer, errors.Refusal) and not is_passing(answer)
+        ]
+        if dead:
+            async with self._connection.use() as connection:
+                await inbox.bury(connection, dead, self._clock.now())
+        return len(dead) + sum(not isinstance(answer, BaseException) for answer in answers)
+
+    async def _bring(self, rows: Sequence[InboxRow]) -> list[object]:
+        """Gives commands, in their order, as long as they are taken."""
+        futures: list[asyncio.Future[object]] = []
+        for row in rows:
+            size = len(row.payload or b"") + _OVERHEAD
+            try:
+                futures.append(self._committers.submit(order_of(row), size, math.inf, inbox=row.number))
+            except errors.QueueFull:
+                # Callers go first.
+                break
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+
+def is_passing(refusal: errors.Refusal) -> bool:
+    """Whether the same may be accepted later."""
+    return refusal.code in _PASSING or isinstance(refusal, errors.QueueFull)
+
+
+class DeadLetters(Loop):
+    """Forgets dead letters whose time is over."""
+
+    name = "dead letters"
+
+    def __init__(
+        self,
+        connection: SharedConnection,
+        clock: Clock,
+        seconds: float,
+        kept_seconds: float,
+        may_run: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(seconds, may_run)
+        self._connection = connection
+        self._clock = clock
+        self._kept = timedelta(seconds=kept_seconds)
+
+    async def run_once(self) -> int:
+        """Forgets a slice."""
+        async with self._connection.use() as connection:
+            return await inbox.prune(connection, self._clock.now() - self._kept, _PRUNED_AT_ONCE)
+
+    def pause(self, done: int) -> float:
+        """None while there is more."""
+        return 0.0 if done == _PRUNED_AT_ONCE else super().pause(done)
