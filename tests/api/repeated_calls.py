@@ -9,7 +9,7 @@ from typing import Any
 from tests.api.stores import COMPLETED, Store, at, json, span
 from tests.service import TIMEOUT, Holder, Service
 
-from stepwell.v1 import definitions_pb2, jobs_pb2, namespaces_pb2, repairs_pb2, runs_pb2, schedules_pb2
+from stepwell.v1 import definitions_pb2, jobs_pb2, namespaces_pb2, repairs_pb2, runs_pb2, schedules_pb2, types_pb2
 from stepwell_server.engine.reported import NewStep, NewTimer
 from stepwell_server.model.steps import Kind
 
@@ -77,6 +77,22 @@ async def claimed_task(service: Service, run_id: str) -> Fields:
 async def begun_step(service: Service, run_id: str) -> Fields:
     begun = await call(service, "BeginStep", run_id=run_id, step_name="s", input=json("1"))
     return {"step_number": begun.step.number}
+
+
+async def claimed_step(service: Service, run_id: str) -> Fields:
+    await call(service, "ClaimStep", run_id=run_id, step_name="s", owner_id="a")
+    return {"run_id": run_id, "step_name": "s"}
+
+
+async def started_step(service: Service, run_id: str) -> Fields:
+    await call(service, "RecordStepStart", run_id=run_id, step_name="s")
+    return {"run_id": run_id, "step_name": "s", "state": types_pb2.STEP_STATE_FAILED}
+
+
+async def failed_step(service: Service, run_id: str) -> Fields:
+    fields = await started_step(service, run_id)
+    await call(service, "RecordStepComplete", **fields)
+    return {"run_id": run_id, "step_name": "s"}
 
 
 async def claimed_activity(service: Service, run_id: str) -> Fields:
@@ -195,6 +211,12 @@ METHODS: dict[str, Prepare] = {
     "CompleteStep": begun_step,
     "FailStep": begun_step,
     "SaveStep": given(step_name="s", value=json("1")),
+    "ClaimStep": given(step_name="s", owner_id="a"),
+    "ReleaseStepClaim": claimed_step,
+    "RecordStepStart": given(step_name="s", input=json("1")),
+    "RecordStepComplete": started_step,
+    "RecordSkippedStep": given(step_name="s", reason="r"),
+    "RetryStep": failed_step,
     "CreateActivity": given(seq=1, type="t"),
     "RequeueActivityForRetry": failed_activity,
     "CompleteActivity": claimed_activity,
@@ -249,6 +271,7 @@ OTHER: dict[str, Fields] = {
     "ResumeRun": {"accept_order": True},
     "MarkRunDispatchable": {"workflow_id": "w"},
     "ClaimRun": {"owner_id": "b"},
+    "ReleaseStepClaim": {"owner_id": "b"},
     "ReleaseRunTask": {"worker_id": "b"},
     "PinRun": {"build_id": "other"},
     "ConfigureRun": {"trigger_key": "other"},

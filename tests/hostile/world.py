@@ -225,6 +225,16 @@ class World:
 
     _CompleteStep = _FailStep = _of_step
 
+    async def _RecordStepComplete(self, method: Method) -> Any:
+        run_id = await self._driven_run()
+        await self.do("RecordStepStart", run_id=run_id, step_name="s")
+        return type(method.new())(run_id=run_id, state=types_pb2.STEP_STATE_FAILED)
+
+    async def _RetryStep(self, method: Method) -> Any:
+        run_id = await self._driven_run()
+        await self.do("RecordStepStart", run_id=run_id, step_name="s")
+        return type(method.new())(run_id=run_id)
+
     async def _of_user_task(self, method: Method) -> Any:
         request = type(method.new())(task_id=await self._user_task())
         if method.name == "CompleteUserTask":

@@ -33,6 +33,7 @@ PAGED_OTHERWISE = {"ListTaskStepsRequest": "goes on by ordinal, as a replay does
 REPEATED_WITHOUT_ID = {
     "RenewRunLease": "says what shall be, under its token",
     "RenewRunTask": "says what shall be",
+    "RenewStepClaim": "says what shall be, under its token",
     "HeartbeatActivity": "says what shall be",
     "HeartbeatWorker": "says what shall be",
     "RegisterWorker": "says what shall be",

@@ -12,6 +12,7 @@ from stepwell_server.api.fields import optional_uuid, seconds, time
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.api.run_derived import DerivedRuns, origin_from_proto
+from stepwell_server.api.run_details import RunDetailCalls
 from stepwell_server.api.run_starts import DEFAULT_QUEUE, content_hash, first_attributes, policy_from_proto, size_of
 from stepwell_server.api.run_store_sets import RunSets
 from stepwell_server.api.run_values import time_to_proto
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _SHORTEST_LEASE = 0.001
 
 
-class RunStoreCalls(DerivedRuns, RunSets, run_store_pb2_grpc.RunStoreServicer):
+class RunStoreCalls(RunDetailCalls, DerivedRuns, RunSets, run_store_pb2_grpc.RunStoreServicer):
     """Driven runs, one at a time."""
 
     async def CreateRun(

@@ -18,7 +18,7 @@ from stepwell_server.api.task_waits import task_wait_to_proto
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import pack
 from stepwell_server.model.runs import Phase, RunDetails, RunRef, unpack_details
-from stepwell_server.model.steps import DEFAULT_RETRY, Kind, unpack_step_details
+from stepwell_server.model.steps import DEFAULT_RETRY, Kind, StepDetails, StepState, unpack_step_details
 from stepwell_server.model.tasks import TaskKind
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def step_to_proto(whole: WholeStep) -> runs_pb2.Step:
         state=types_pb2.StepState.ValueType(step.state),
         attempt=step.attempt,
         input=payload_to_proto(whole.input),
-        result=payload_to_proto(whole.result),
+        result=payload_to_proto(whole.result) if step.state == StepState.COMPLETED else None,
         failure=failure_to_proto(whole.failure or (None if step.end_event else details.last_failure)),
         task_queue=step.task_queue,
         type=step.type or details.update_name,
@@ -195,9 +195,20 @@ def step_to_proto(whole: WholeStep) -> runs_pb2.Step:
         child_run_id=details.child_run_id,
         completion=step.end_event,
         on_topic=details.after_number is not None,
+        skip=_skip_to_proto(whole, details),
+        job_id=details.job_id,
+        lease_expire_time=time_to_proto(details.claim_expire_time),
         user_task_id=details.user_task_id,
         maximum_attempts=(details.retry or DEFAULT_RETRY).maximum_attempts if is_activity else 0,
     )
+
+
+def _skip_to_proto(whole: WholeStep, details: StepDetails) -> runs_pb2.Step.Skip | None:
+    if whole.step.state != StepState.SKIPPED:
+        return None
+    cause = runs_pb2.Step.Skip.Cause.ValueType(details.skip_cause)
+    trace = payload_to_proto(whole.result) if whole.result is not None and whole.result.kind else None
+    return runs_pb2.Step.Skip(reason=details.skip_reason, cause=cause, evaluation_trace=trace)
 
 
 def _pause_to_proto(run: SeenRun, details: RunDetails) -> runs_pb2.Run.Pause | None:

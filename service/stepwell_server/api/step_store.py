@@ -10,7 +10,7 @@ from stepwell.v1 import step_store_pb2, step_store_pb2_grpc, types_pb2
 from stepwell_server.api.page import InRun, read_page
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto, payload_to_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN, step_to_proto
-from stepwell_server.api.stores import StoreCalls
+from stepwell_server.api.step_records import StepRecords
 from stepwell_server.engine import driven_steps
 from stepwell_server.engine.driven_steps import StepAnswer, identity_of
 from stepwell_server.ids import pack
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _COMPLETED = steps.StepFilter((int(StepState.COMPLETED),), Comparison("kind", Op.EQUAL, int(Kind.LOCAL)))
 
 
-class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
+class StepStoreCalls(StepRecords, step_store_pb2_grpc.StepStoreServicer):
     """Begins, ends, saves and reads steps."""
 
     async def BeginStep(
@@ -61,7 +61,7 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
     ) -> step_store_pb2.CompleteStepResponse:
         ref, ordinal = await self._numbered(request, request.step_number, "step_number")
         payload = payload_from_proto(request.result, self._fields, "result")
-        command = driven_steps.EndStep(ref, ordinal, payload, None, request.token)
+        command = driven_steps.EndStep(ref, ordinal, payload, None, request.token, request.claim_token)
         answer = await self._do(StepAnswer, command, request)
         return step_store_pb2.CompleteStepResponse(step=await self._shown(answer), run_id=str(answer.run_id))
 
@@ -70,7 +70,7 @@ class StepStoreCalls(StoreCalls, step_store_pb2_grpc.StepStoreServicer):
     ) -> step_store_pb2.FailStepResponse:
         ref, ordinal = await self._numbered(request, request.step_number, "step_number")
         failure = failure_from_proto(request.failure, self._fields, "failure")
-        command = driven_steps.EndStep(ref, ordinal, NULL, failure, request.token)
+        command = driven_steps.EndStep(ref, ordinal, NULL, failure, request.token, request.claim_token)
         answer = await self._do(StepAnswer, command, request)
         return step_store_pb2.FailStepResponse(step=await self._shown(answer), run_id=str(answer.run_id))
 

@@ -12,6 +12,7 @@ from stepwell_server import errors
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.closing import close_step
 from stepwell_server.engine.driven import driven, held
+from stepwell_server.engine.step_holders import refuse_stale, unclaimed
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Failure, Payload
@@ -63,8 +64,8 @@ class BeginStep(msgspec.Struct, frozen=True, gc=False):
         elif isinstance(step, ClosedStep) and step.state == StepState.FAILED:
             step = change.reopen_step(step)
             step = replace(step, input_event=_started(change, step, self.payload))
-        elif isinstance(step, Step) and step.state == StepState.PENDING:
-            _started(change, step, NULL)
+        elif isinstance(step, Step) and step.state == StepState.PENDING and not step.owner_id:
+            step = _begin_pending(change, step, self.payload)
         else:
             return StepAnswer(step, done=False)
         begun = replace(
@@ -73,6 +74,16 @@ class BeginStep(msgspec.Struct, frozen=True, gc=False):
         change.put_step(begun)
         change.news.claims.append(Taken(change.open, begun, self.owner_id, begun.attempt))
         return StepAnswer(begun, done=True)
+
+
+def _begin_pending(change: Change, step: Step, payload: Payload) -> Step:
+    """One that was scheduled keeps its input; one that was merely claimed, and released, had none."""
+    if step.input_event:
+        _started(change, step, NULL)
+        return step
+    begun = replace(step, input_event=_started(change, step, payload))
+    change.replace_steps([(step, begun)])
+    return begun
 
 
 def _started(change: Change, step: Step, payload: Payload) -> int:
@@ -107,6 +118,7 @@ class EndStep(msgspec.Struct, frozen=True, gc=False):
     payload: Payload
     failure: Failure | None
     token: int
+    claim_token: int = 0
 
     def wants(self) -> Missing:
         return Missing(ordinals=[self.ordinal])
@@ -119,6 +131,7 @@ class EndStep(msgspec.Struct, frozen=True, gc=False):
             held(change, self.token)
         if isinstance(step, ClosedStep) or step.state != StepState.RUNNING or step.kind != Kind.LOCAL:
             raise errors.StepStateConflict(step=step.key or step.name, state=StepState(step.state).name)
+        refuse_stale(change, step, self.claim_token)
         failed = self.failure is not None
         event = change.event(
             EventType.STEP_FAILED if failed else EventType.STEP_COMPLETED,
@@ -127,7 +140,7 @@ class EndStep(msgspec.Struct, frozen=True, gc=False):
             failure=self.failure,
         )
         state = StepState.FAILED if failed else StepState.COMPLETED
-        ended = change.end_step(step, state, event, payload=self.payload, failure=self.failure)
+        ended = change.end_step(unclaimed(step), state, event, payload=self.payload, failure=self.failure)
         return StepAnswer(ended, done=True, run_id=change.open.run_id)
 
 
@@ -145,6 +158,8 @@ class SaveStep(msgspec.Struct, frozen=True, gc=False):
     def decide(self, change: Change) -> StepAnswer:
         held(change, self.token)
         before = change.step_named(identity_of(self.step_name))
+        if isinstance(before, Step):
+            refuse_stale(change, before, 0)
         ordinal = before.ordinal if before is not None else driven(change).last_step + 1
         event = change.event(EventType.STEP_COMPLETED, ordinal=ordinal, payload=self.payload)
         if isinstance(before, Step):

@@ -73,6 +73,10 @@ class EventType(IntEnum):
     USER_TASK_CANCELLED = 87
     SEARCH_ATTRIBUTES_SET = 90
 
+    STEP_WAITING = 92
+    STEP_RETRIED = 93
+    STEP_RESET = 94
+
     @property
     def label(self) -> str:
         """The name that the API shows."""

@@ -40,9 +40,17 @@ ENDED = frozenset(state for state in StepState if state >= StepState.COMPLETED)
 STEP_MOVES: dict[StepState, frozenset[StepState]] = {
     StepState.PENDING: frozenset({StepState.RUNNING}) | ENDED,
     StepState.RUNNING: frozenset({StepState.PENDING, StepState.WAITING}) | ENDED,
-    StepState.WAITING: ENDED,
+    StepState.WAITING: frozenset({StepState.RUNNING}) | ENDED,
     **{state: frozenset() for state in ENDED},
 }
+
+
+class SkipCause(IntEnum):
+    """Why a driven step was not done; the proto's `Step.Skip.Cause`."""
+
+    UNSPECIFIED = 0
+    PREREQUISITES = 1
+    CONDITION = 2
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -82,6 +90,13 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     after_number: int | None = None  # waits for a topic: its last event when the wait began
     winner: int = 0
     user_task_id: str = ""
+    # Of driven steps: their claim, if it has a lease or a time; what carries them; why they were skipped.
+    claim_time: datetime | None = None
+    claim_expire_time: datetime | None = None
+    job_id: str = ""
+    skip_cause: int = 0
+    skip_reason: str = ""
+    blocked_by: tuple[str, ...] = ()
 
 
 class Step(msgspec.Struct, frozen=True, gc=False, tag_field="is", tag="open"):

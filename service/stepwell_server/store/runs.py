@@ -123,18 +123,19 @@ async def find(database: Database, ref: RunRef) -> SeenRun:
 async def seek(database: Database, ref: RunRef) -> SeenRun | None:
     """The run that is meant, or None. Refuses with RUN_AMBIGUOUS."""
     async with database.pool.begin() as connection:
-        return await _seek_in(connection, ref)
+        return await seek_in(connection, ref)
 
 
 async def find_in(connection: AsyncConnection, ref: RunRef) -> SeenRun:
     """The same as `find` within a transaction."""
-    found = await _seek_in(connection, ref)
+    found = await seek_in(connection, ref)
     if found is None:
         raise errors.RunNotFound(namespace=ref.namespace, run_id=ref.label)
     return found
 
 
-async def _seek_in(connection: AsyncConnection, ref: RunRef) -> SeenRun | None:
+async def seek_in(connection: AsyncConnection, ref: RunRef) -> SeenRun | None:
+    """The same as `seek` within a transaction."""
     wanted = keys(ref).subquery()
     found = union_all(
         select(*OPEN_COLUMNS).where(RUNS.c.run_key.in_(select(wanted))),
@@ -149,19 +150,22 @@ async def _seek_in(connection: AsyncConnection, ref: RunRef) -> SeenRun | None:
 
 
 async def read(database: Database, ref: RunRef) -> WholeRun:
-    """The run that is meant, with its payloads."""
+    """The run that is meant, with its payloads. Refuses with RUN_NOT_FOUND or RUN_AMBIGUOUS."""
     async with database.pool.begin() as connection:
-        run = await find_in(connection, ref)
-        columns = (EVENTS.c.number, EVENTS.c.payload_kind, EVENTS.c.payload, EVENTS.c.attributes)
-        told = select(*columns).where(EVENTS.c.run_key == run.run_key, EVENTS.c.number.in_(telling_events(run)))
-        events = {number: tuple(row) for number, *row in await connection.execute(told)}
-        steps = select(func.count(CLOSED_STEPS.c.name.distinct())).where(
-            CLOSED_STEPS.c.run_key == run.run_key, CLOSED_STEPS.c.state == StepState.COMPLETED
-        )
-        cursor = (await connection.execute(steps)).scalar_one()
-        ready_time = await _ready_time(connection, run)
-        attributes = (await search_attributes.of_runs_in(connection, [run])).get(run.run_key, {})
-    return whole_of(run, events, cursor, attributes, ready_time)
+        return await whole_in(connection, await find_in(connection, ref))
+
+
+async def whole_in(connection: AsyncConnection, run: SeenRun) -> WholeRun:
+    """A run with its payloads, within a transaction."""
+    columns = (EVENTS.c.number, EVENTS.c.payload_kind, EVENTS.c.payload, EVENTS.c.attributes)
+    told = select(*columns).where(EVENTS.c.run_key == run.run_key, EVENTS.c.number.in_(telling_events(run)))
+    events = {number: tuple(row) for number, *row in await connection.execute(told)}
+    steps = select(func.count(CLOSED_STEPS.c.name.distinct())).where(
+        CLOSED_STEPS.c.run_key == run.run_key, CLOSED_STEPS.c.state == StepState.COMPLETED
+    )
+    cursor = (await connection.execute(steps)).scalar_one()
+    attributes = (await search_attributes.of_runs_in(connection, [run])).get(run.run_key, {})
+    return whole_of(run, events, cursor, attributes, await _ready_time(connection, run))
 
 
 def telling_events(run: SeenRun) -> set[int]:

@@ -54,6 +54,23 @@ async def completed(database: Database, run_key: int, *, after: int, most: int, 
         return await pick(connection, run_key, steps, most, most_bytes)
 
 
+async def claimed(database: Database, run_key: int, after: int, most: int) -> list[SeenStep]:
+    """Steps of a run that somebody has, after an ordinal. Walks steps_pkey."""
+    query = (
+        open_columns()
+        .where(
+            STEPS.c.run_key == run_key,
+            STEPS.c.ordinal > after,
+            STEPS.c.kind == Kind.LOCAL,
+            STEPS.c.owner_id != literal(""),
+        )
+        .order_by(STEPS.c.ordinal)
+        .limit(most)
+    )
+    async with database.pool.begin() as connection:
+        return [SeenStep(*row) for row in await connection.execute(query)]
+
+
 async def states(database: Database, run_key: int, after: int, most: int) -> list[tuple[int, str, int]]:
     """Ordinals, whole names and states of a run's steps, after an ordinal."""
     parts = [

@@ -63,7 +63,7 @@ class SeenStep(msgspec.Struct, frozen=True, gc=False):
 
 
 class WholeStep(msgspec.Struct, frozen=True, gc=False):
-    """A step with its payloads."""
+    """A step with its payloads. The result of one that was skipped is how that was found out."""
 
     step: SeenStep
     input: Payload | None
@@ -228,7 +228,7 @@ def _whole(step: SeenStep, told: dict[int, Told]) -> WholeStep:
     return WholeStep(
         step,
         told[given][0] if given in told else None,
-        result if step.state == StepState.COMPLETED else None,
+        result if step.state in {StepState.COMPLETED, StepState.SKIPPED} else None,
         failure,
         unpack_payload(step.beat) if step.beat is not None else None,
     )

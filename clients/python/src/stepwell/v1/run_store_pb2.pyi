@@ -1367,6 +1367,178 @@ class ListChildRunsResponse(_message.Message):
 Global___ListChildRunsResponse: _TypeAlias = ListChildRunsResponse  # noqa: Y015
 
 @_typing.final
+class GetRunDetailRequest(_message.Message):
+    """Which run to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`. `-` looks in every namespace."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    page_size: _builtins.int
+    """How many steps at most. Default 50, at most 1,000; fewer where they are large."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunDetailRequest: _TypeAlias = GetRunDetailRequest  # noqa: Y015
+
+@_typing.final
+class GetRunDetailResponse(_message.Message):
+    """A run, if there is one, with a page of its steps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class StepDetail(_message.Message):
+        """A step with its attempts."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STEP_FIELD_NUMBER: _builtins.int
+        ATTEMPTS_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def step(self) -> _runs_pb2.Step:
+            """As it is now."""
+
+        @_builtins.property
+        def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetRunDetailResponse.Attempt]:
+            """The first one first, as history has them. The oldest are left out where they do not fit into a message."""
+
+        def __init__(
+            self,
+            *,
+            step: _runs_pb2.Step | None = ...,
+            attempts: _abc.Iterable[Global___GetRunDetailResponse.Attempt] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "step", b"step"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Attempt(_message.Message):
+        """One attempt at a step."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ATTEMPT_FIELD_NUMBER: _builtins.int
+        TYPE_FIELD_NUMBER: _builtins.int
+        STATE_FIELD_NUMBER: _builtins.int
+        INPUT_FIELD_NUMBER: _builtins.int
+        OUTPUT_FIELD_NUMBER: _builtins.int
+        FAILURE_FIELD_NUMBER: _builtins.int
+        SKIP_FIELD_NUMBER: _builtins.int
+        JOB_ID_FIELD_NUMBER: _builtins.int
+        START_TIME_FIELD_NUMBER: _builtins.int
+        END_TIME_FIELD_NUMBER: _builtins.int
+        attempt: _builtins.int
+        """Which one, from 1."""
+        type: _builtins.str
+        """What kind of step it was, in the engine's own word."""
+        state: _types_pb2.StepState.ValueType
+        """RUNNING, WAITING or how it ended. CANCELLED also if the next one began before its end was recorded."""
+        job_id: _builtins.str
+        """What whatever carries the engine's work called it."""
+        @_builtins.property
+        def input(self) -> _types_pb2.Payload:
+            """What it was given."""
+
+        @_builtins.property
+        def output(self) -> _types_pb2.Payload:
+            """What it came to, whether it succeeded or not."""
+
+        @_builtins.property
+        def failure(self) -> _types_pb2.Failure:
+            """Why it did not succeed."""
+
+        @_builtins.property
+        def skip(self) -> _runs_pb2.Step.Skip:
+            """Why it was skipped."""
+
+        @_builtins.property
+        def start_time(self) -> _timestamp_pb2.Timestamp:
+            """When it began."""
+
+        @_builtins.property
+        def end_time(self) -> _timestamp_pb2.Timestamp:
+            """When it ended, or began to wait."""
+
+        def __init__(
+            self,
+            *,
+            attempt: _builtins.int = ...,
+            type: _builtins.str = ...,
+            state: _types_pb2.StepState.ValueType = ...,
+            input: _types_pb2.Payload | None = ...,
+            output: _types_pb2.Payload | None = ...,
+            failure: _types_pb2.Failure | None = ...,
+            skip: _runs_pb2.Step.Skip | None = ...,
+            job_id: _builtins.str = ...,
+            start_time: _timestamp_pb2.Timestamp | None = ...,
+            end_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "input", b"input", "output", b"output", "skip", b"skip", "start_time", b"start_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "end_time", b"end_time", "failure", b"failure", "input", b"input", "job_id", b"job_id", "output", b"output", "skip", b"skip", "start_time", b"start_time", "state", b"state", "type", b"type"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    FOUND_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    found: _builtins.bool
+    """False if there is no such run."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def run(self) -> _runs_pb2.Run:
+        """As it is now, with its payloads."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetRunDetailResponse.StepDetail]:
+        """In the order in which they were first recorded."""
+
+    def __init__(
+        self,
+        *,
+        found: _builtins.bool = ...,
+        run: _runs_pb2.Run | None = ...,
+        steps: _abc.Iterable[Global___GetRunDetailResponse.StepDetail] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "next_page_token", b"next_page_token", "run", b"run", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunDetailResponse: _TypeAlias = GetRunDetailResponse  # noqa: Y015
+
+@_typing.final
 class ListDerivedRunsRequest(_message.Message):
     """From which run those to list were created."""
 

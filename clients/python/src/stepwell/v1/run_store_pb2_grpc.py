@@ -129,6 +129,11 @@ class RunStoreStub(object):
                 request_serializer=stepwell_dot_v1_dot_run__store__pb2.ListChildRunsRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_run__store__pb2.ListChildRunsResponse.FromString,
                 _registered_method=True)
+        self.GetRunDetail = channel.unary_unary(
+                '/stepwell.v1.RunStore/GetRunDetail',
+                request_serializer=stepwell_dot_v1_dot_run__store__pb2.GetRunDetailRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_run__store__pb2.GetRunDetailResponse.FromString,
+                _registered_method=True)
         self.ListDerivedRuns = channel.unary_unary(
                 '/stepwell.v1.RunStore/ListDerivedRuns',
                 request_serializer=stepwell_dot_v1_dot_run__store__pb2.ListDerivedRunsRequest.SerializeToString,
@@ -310,6 +315,14 @@ class RunStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRunDetail(self, request, context):
+        """Reads a run with its steps and their attempts, all of one moment, or tells that it is not there. Steps of other kinds
+        than LOCAL are left out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDerivedRuns(self, request, context):
         """Lists the runs that were created from a run, as re-runs of it, newest first. An unknown run has none.
         """
@@ -450,6 +463,11 @@ def add_RunStoreServicer_to_server(servicer, server):
                     servicer.ListChildRuns,
                     request_deserializer=stepwell_dot_v1_dot_run__store__pb2.ListChildRunsRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_run__store__pb2.ListChildRunsResponse.SerializeToString,
+            ),
+            'GetRunDetail': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunDetail,
+                    request_deserializer=stepwell_dot_v1_dot_run__store__pb2.GetRunDetailRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_run__store__pb2.GetRunDetailResponse.SerializeToString,
             ),
             'ListDerivedRuns': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDerivedRuns,
@@ -956,6 +974,33 @@ class RunStore(object):
             '/stepwell.v1.RunStore/ListChildRuns',
             stepwell_dot_v1_dot_run__store__pb2.ListChildRunsRequest.SerializeToString,
             stepwell_dot_v1_dot_run__store__pb2.ListChildRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunDetail(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunStore/GetRunDetail',
+            stepwell_dot_v1_dot_run__store__pb2.GetRunDetailRequest.SerializeToString,
+            stepwell_dot_v1_dot_run__store__pb2.GetRunDetailResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -99,6 +99,10 @@ class RunStoreStub:
     """Lists driven runs, newest first unless asked for otherwise."""
     ListChildRuns: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ListChildRunsRequest, _run_store_pb2.ListChildRunsResponse]
     """Lists the children of a run, newest first. An unknown run has none."""
+    GetRunDetail: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.GetRunDetailRequest, _run_store_pb2.GetRunDetailResponse]
+    """Reads a run with its steps and their attempts, all of one moment, or tells that it is not there. Steps of other kinds
+    than LOCAL are left out.
+    """
     ListDerivedRuns: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ListDerivedRunsRequest, _run_store_pb2.ListDerivedRunsResponse]
     """Lists the runs that were created from a run, as re-runs of it, newest first. An unknown run has none."""
     RerunRun: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.RerunRunRequest, _run_store_pb2.RerunRunResponse]
@@ -192,6 +196,10 @@ class RunStoreAsyncStub(RunStoreStub):
     """Lists driven runs, newest first unless asked for otherwise."""
     ListChildRuns: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ListChildRunsRequest, _run_store_pb2.ListChildRunsResponse]  # type: ignore[assignment]
     """Lists the children of a run, newest first. An unknown run has none."""
+    GetRunDetail: _aio.UnaryUnaryMultiCallable[_run_store_pb2.GetRunDetailRequest, _run_store_pb2.GetRunDetailResponse]  # type: ignore[assignment]
+    """Reads a run with its steps and their attempts, all of one moment, or tells that it is not there. Steps of other kinds
+    than LOCAL are left out.
+    """
     ListDerivedRuns: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ListDerivedRunsRequest, _run_store_pb2.ListDerivedRunsResponse]  # type: ignore[assignment]
     """Lists the runs that were created from a run, as re-runs of it, newest first. An unknown run has none."""
     RerunRun: _aio.UnaryUnaryMultiCallable[_run_store_pb2.RerunRunRequest, _run_store_pb2.RerunRunResponse]  # type: ignore[assignment]
@@ -384,6 +392,16 @@ class RunStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_store_pb2.ListChildRunsResponse, _abc.Awaitable[_run_store_pb2.ListChildRunsResponse]]:
         """Lists the children of a run, newest first. An unknown run has none."""
+
+    @_abc_1.abstractmethod
+    def GetRunDetail(
+        self,
+        request: _run_store_pb2.GetRunDetailRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_store_pb2.GetRunDetailResponse, _abc.Awaitable[_run_store_pb2.GetRunDetailResponse]]:
+        """Reads a run with its steps and their attempts, all of one moment, or tells that it is not there. Steps of other kinds
+        than LOCAL are left out.
+        """
 
     @_abc_1.abstractmethod
     def ListDerivedRuns(

@@ -2000,6 +2000,59 @@ class Step(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class Skip(_message.Message):
+        """Why a step was not done."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        class _Cause:
+            ValueType = _typing.NewType("ValueType", _builtins.int)
+            V: _TypeAlias = ValueType  # noqa: Y015
+
+        class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Step.Skip._Cause.ValueType], _builtins.type):
+            DESCRIPTOR: _descriptor.EnumDescriptor
+            CAUSE_UNSPECIFIED: Step.Skip._Cause.ValueType  # 0
+            """Not said."""
+            CAUSE_PREREQUISITES: Step.Skip._Cause.ValueType  # 1
+            """Steps that it comes after did not end as it needs. A retry of one of them may have it done after all."""
+            CAUSE_CONDITION: Step.Skip._Cause.ValueType  # 2
+            """A condition of its own did not hold."""
+
+        class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+            """Why a step is not done."""
+
+        CAUSE_UNSPECIFIED: Step.Skip.Cause.ValueType  # 0
+        """Not said."""
+        CAUSE_PREREQUISITES: Step.Skip.Cause.ValueType  # 1
+        """Steps that it comes after did not end as it needs. A retry of one of them may have it done after all."""
+        CAUSE_CONDITION: Step.Skip.Cause.ValueType  # 2
+        """A condition of its own did not hold."""
+
+        REASON_FIELD_NUMBER: _builtins.int
+        CAUSE_FIELD_NUMBER: _builtins.int
+        EVALUATION_TRACE_FIELD_NUMBER: _builtins.int
+        reason: _builtins.str
+        """For people."""
+        cause: Global___Step.Skip.Cause.ValueType
+        """For `StepStore.RetryStep`."""
+        @_builtins.property
+        def evaluation_trace(self) -> _types_pb2.Payload:
+            """How that was found out."""
+
+        def __init__(
+            self,
+            *,
+            reason: _builtins.str = ...,
+            cause: Global___Step.Skip.Cause.ValueType = ...,
+            evaluation_trace: _types_pb2.Payload | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation_trace", b"evaluation_trace"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "evaluation_trace", b"evaluation_trace", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ORDINAL_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -2027,6 +2080,9 @@ class Step(_message.Message):
     COMPLETION_FIELD_NUMBER: _builtins.int
     MAXIMUM_ATTEMPTS_FIELD_NUMBER: _builtins.int
     ON_TOPIC_FIELD_NUMBER: _builtins.int
+    SKIP_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    LEASE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     USER_TASK_ID_FIELD_NUMBER: _builtins.int
     ordinal: _builtins.int
     """Its place in the run, counted from 1 in the order of creation."""
@@ -2064,6 +2120,8 @@ class Step(_message.Message):
     """How many attempts it may have. 0: no limit."""
     on_topic: _builtins.bool
     """WAIT: true if `wait_name` is a topic, false if it is a signal."""
+    job_id: _builtins.str
+    """What whatever carries an outside engine's work calls the latest attempt."""
     user_task_id: _builtins.str
     """USER_TASK: the id of the task for a person."""
     @_builtins.property
@@ -2102,6 +2160,14 @@ class Step(_message.Message):
     def heartbeat_details(self) -> _types_pb2.Payload:
         """The details of the latest heartbeat."""
 
+    @_builtins.property
+    def skip(self) -> Global___Step.Skip:
+        """Why it was skipped, if its engine said."""
+
+    @_builtins.property
+    def lease_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the lease of its claim ends, if that has one. Of an open step of a driven run."""
+
     def __init__(
         self,
         *,
@@ -2132,11 +2198,14 @@ class Step(_message.Message):
         completion: _builtins.int = ...,
         maximum_attempts: _builtins.int = ...,
         on_topic: _builtins.bool = ...,
+        skip: Global___Step.Skip | None = ...,
+        job_id: _builtins.str = ...,
+        lease_expire_time: _timestamp_pb2.Timestamp | None = ...,
         user_task_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "input", b"input", "result", b"result", "start_time", b"start_time", "wake_time", b"wake_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "input", b"input", "lease_expire_time", b"lease_expire_time", "result", b"result", "skip", b"skip", "start_time", b"start_time", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "child_run_id", b"child_run_id", "completion", b"completion", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "input", b"input", "key", b"key", "kind", b"kind", "maximum_attempts", b"maximum_attempts", "name", b"name", "number", b"number", "occurrence", b"occurrence", "on_topic", b"on_topic", "ordinal", b"ordinal", "owner_id", b"owner_id", "result", b"result", "scope", b"scope", "seq", b"seq", "start_time", b"start_time", "state", b"state", "task_queue", b"task_queue", "type", b"type", "user_task_id", b"user_task_id", "wait_name", b"wait_name", "wake_time", b"wake_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "child_run_id", b"child_run_id", "completion", b"completion", "create_time", b"create_time", "end_time", b"end_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "input", b"input", "job_id", b"job_id", "key", b"key", "kind", b"kind", "lease_expire_time", b"lease_expire_time", "maximum_attempts", b"maximum_attempts", "name", b"name", "number", b"number", "occurrence", b"occurrence", "on_topic", b"on_topic", "ordinal", b"ordinal", "owner_id", b"owner_id", "result", b"result", "scope", b"scope", "seq", b"seq", "skip", b"skip", "start_time", b"start_time", "state", b"state", "task_queue", b"task_queue", "type", b"type", "user_task_id", b"user_task_id", "wait_name", b"wait_name", "wake_time", b"wake_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

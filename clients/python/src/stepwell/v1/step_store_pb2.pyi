@@ -5,7 +5,9 @@ Steps of driven runs: what an outside engine asks of the store that keeps its st
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from stepwell.v1 import runs_pb2 as _runs_pb2
@@ -234,6 +236,7 @@ class CompleteStepRequest(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_TOKEN_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`. `-` looks in every namespace."""
     step_number: _builtins.int
@@ -242,6 +245,8 @@ class CompleteStepRequest(_message.Message):
     """The claim's token, if the run is held under a lease."""
     request_id: _builtins.str
     """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    claim_token: _builtins.int
+    """The token of the step's claim, if that has a lease."""
     @_builtins.property
     def result(self) -> _types_pb2.Payload:
         """What it came to."""
@@ -254,10 +259,11 @@ class CompleteStepRequest(_message.Message):
         result: _types_pb2.Payload | None = ...,
         token: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        claim_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "result", b"result", "step_number", b"step_number", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_token", b"claim_token", "namespace", b"namespace", "request_id", b"request_id", "result", b"result", "step_number", b"step_number", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -302,6 +308,7 @@ class FailStepRequest(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_TOKEN_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`. `-` looks in every namespace."""
     step_number: _builtins.int
@@ -310,6 +317,8 @@ class FailStepRequest(_message.Message):
     """The claim's token, if the run is held under a lease."""
     request_id: _builtins.str
     """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    claim_token: _builtins.int
+    """The token of the step's claim, if that has a lease."""
     @_builtins.property
     def failure(self) -> _types_pb2.Failure:
         """Why."""
@@ -322,10 +331,11 @@ class FailStepRequest(_message.Message):
         failure: _types_pb2.Failure | None = ...,
         token: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        claim_token: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "namespace", b"namespace", "request_id", b"request_id", "step_number", b"step_number", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_token", b"claim_token", "failure", b"failure", "namespace", b"namespace", "request_id", b"request_id", "step_number", b"step_number", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -778,3 +788,701 @@ class ListStepsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListStepsResponse: _TypeAlias = ListStepsResponse  # noqa: Y015
+
+@_typing.final
+class ClaimStepRequest(_message.Message):
+    """Which step to claim, and for whom."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    LEASE_DURATION_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    owner_id: _builtins.str
+    """Who claims it. Required."""
+    token: _builtins.int
+    """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def lease_duration(self) -> _duration_pb2.Duration:
+        """How long the claim holds. Absent: until it is released, and without a token."""
+
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """The caller's time. Default: the service's."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        lease_duration: _duration_pb2.Duration | None = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
+        token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "namespace", b"namespace", "now", b"now", "owner_id", b"owner_id", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimStepRequest: _TypeAlias = ClaimStepRequest  # noqa: Y015
+
+@_typing.final
+class ClaimStepResponse(_message.Message):
+    """Whether it was claimed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLAIMED_FIELD_NUMBER: _builtins.int
+    CLAIM_TOKEN_FIELD_NUMBER: _builtins.int
+    LEASE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    claimed: _builtins.bool
+    """False if somebody has it, or if it or its run has ended."""
+    claim_token: _builtins.int
+    """The token that the holder's writes to the step carry. 0 for a claim without a lease."""
+    @_builtins.property
+    def lease_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the lease ends, unless it is renewed."""
+
+    def __init__(
+        self,
+        *,
+        claimed: _builtins.bool = ...,
+        claim_token: _builtins.int = ...,
+        lease_expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_expire_time", b"lease_expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_token", b"claim_token", "claimed", b"claimed", "lease_expire_time", b"lease_expire_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimStepResponse: _TypeAlias = ClaimStepResponse  # noqa: Y015
+
+@_typing.final
+class RenewStepClaimRequest(_message.Message):
+    """Which claim to prolong."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_TOKEN_FIELD_NUMBER: _builtins.int
+    LEASE_DURATION_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    owner_id: _builtins.str
+    """Who has it. Required."""
+    claim_token: _builtins.int
+    """The claim's token. Required."""
+    @_builtins.property
+    def lease_duration(self) -> _duration_pb2.Duration:
+        """How long it holds from `now` on. Required."""
+
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """The caller's time. Default: the service's."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        claim_token: _builtins.int = ...,
+        lease_duration: _duration_pb2.Duration | None = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_duration", b"lease_duration", "now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_token", b"claim_token", "lease_duration", b"lease_duration", "namespace", b"namespace", "now", b"now", "owner_id", b"owner_id", "run_id", b"run_id", "step_name", b"step_name", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewStepClaimRequest: _TypeAlias = RenewStepClaimRequest  # noqa: Y015
+
+@_typing.final
+class RenewStepClaimResponse(_message.Message):
+    """Whether it was prolonged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RENEWED_FIELD_NUMBER: _builtins.int
+    LEASE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    renewed: _builtins.bool
+    """False if the owner does not have the step under that token any more."""
+    @_builtins.property
+    def lease_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the lease ends now."""
+
+    def __init__(
+        self,
+        *,
+        renewed: _builtins.bool = ...,
+        lease_expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_expire_time", b"lease_expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_expire_time", b"lease_expire_time", "renewed", b"renewed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenewStepClaimResponse: _TypeAlias = RenewStepClaimResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseStepClaimRequest(_message.Message):
+    """Which step to give back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    owner_id: _builtins.str
+    """Who has it. Empty: whoever it is, if the claim has no lease."""
+    claim_token: _builtins.int
+    """The token of the step's claim, if that has a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+        claim_token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_token", b"claim_token", "namespace", b"namespace", "owner_id", b"owner_id", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseStepClaimRequest: _TypeAlias = ReleaseStepClaimRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseStepClaimResponse(_message.Message):
+    """Whether it was given back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASED_FIELD_NUMBER: _builtins.int
+    released: _builtins.bool
+    """False if the owner did not have it under that token."""
+    def __init__(
+        self,
+        *,
+        released: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["released", b"released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseStepClaimResponse: _TypeAlias = ReleaseStepClaimResponse  # noqa: Y015
+
+@_typing.final
+class ListClaimedStepsRequest(_message.Message):
+    """Whose claimed steps to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`. `-` looks in every namespace."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    page_size: _builtins.int
+    """How many at most. Default 50, at most 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClaimedStepsRequest: _TypeAlias = ListClaimedStepsRequest  # noqa: Y015
+
+@_typing.final
+class ListClaimedStepsResponse(_message.Message):
+    """A page of claims."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Claim(_message.Message):
+        """Who has a step."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STEP_NAME_FIELD_NUMBER: _builtins.int
+        OWNER_ID_FIELD_NUMBER: _builtins.int
+        STATE_FIELD_NUMBER: _builtins.int
+        CLAIM_TIME_FIELD_NUMBER: _builtins.int
+        LEASE_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+        step_name: _builtins.str
+        """The step's whole name, with its occurrence."""
+        owner_id: _builtins.str
+        """Who has it."""
+        state: _types_pb2.StepState.ValueType
+        """How far the step has come."""
+        @_builtins.property
+        def claim_time(self) -> _timestamp_pb2.Timestamp:
+            """Since when. Absent if it was begun without a claim."""
+
+        @_builtins.property
+        def lease_expire_time(self) -> _timestamp_pb2.Timestamp:
+            """When the lease ends. Absent: there is none."""
+
+        def __init__(
+            self,
+            *,
+            step_name: _builtins.str = ...,
+            owner_id: _builtins.str = ...,
+            state: _types_pb2.StepState.ValueType = ...,
+            claim_time: _timestamp_pb2.Timestamp | None = ...,
+            lease_expire_time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["claim_time", b"claim_time", "lease_expire_time", b"lease_expire_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_time", b"claim_time", "lease_expire_time", b"lease_expire_time", "owner_id", b"owner_id", "state", b"state", "step_name", b"step_name"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    CLAIMS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListClaimedStepsResponse.Claim]:
+        """In the order in which the steps were first recorded or claimed."""
+
+    def __init__(
+        self,
+        *,
+        claims: _abc.Iterable[Global___ListClaimedStepsResponse.Claim] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claims", b"claims", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClaimedStepsResponse: _TypeAlias = ListClaimedStepsResponse  # noqa: Y015
+
+@_typing.final
+class RecordStepStartRequest(_message.Message):
+    """Which attempt begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CLAIM_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    type: _builtins.str
+    """What kind of step it is, in the engine's own word."""
+    job_id: _builtins.str
+    """What whatever carries the engine's work calls this attempt."""
+    token: _builtins.int
+    """The claim's token, if the run is held under a lease."""
+    claim_token: _builtins.int
+    """The token of the step's claim, if that has a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def input(self) -> _types_pb2.Payload:
+        """What it is given."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+        type: _builtins.str = ...,
+        input: _types_pb2.Payload | None = ...,
+        job_id: _builtins.str = ...,
+        token: _builtins.int = ...,
+        claim_token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_token", b"claim_token", "input", b"input", "job_id", b"job_id", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordStepStartRequest: _TypeAlias = RecordStepStartRequest  # noqa: Y015
+
+@_typing.final
+class RecordStepStartResponse(_message.Message):
+    """The step as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def step(self) -> _runs_pb2.Step:
+        """RUNNING, with its number of attempts."""
+
+    def __init__(
+        self,
+        *,
+        step: _runs_pb2.Step | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordStepStartResponse: _TypeAlias = RecordStepStartResponse  # noqa: Y015
+
+@_typing.final
+class RecordStepCompleteRequest(_message.Message):
+    """What an attempt came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CLAIM_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    state: _types_pb2.StepState.ValueType
+    """COMPLETED, FAILED or SKIPPED; or WAITING, to be begun again later. Required."""
+    token: _builtins.int
+    """The claim's token, if the run is held under a lease."""
+    claim_token: _builtins.int
+    """The token of the step's claim, if that has a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def result(self) -> _types_pb2.Payload:
+        """What it came to, whether it succeeded or not."""
+
+    @_builtins.property
+    def failure(self) -> _types_pb2.Failure:
+        """Why it did not succeed, or why it was skipped: then only the message counts."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+        state: _types_pb2.StepState.ValueType = ...,
+        result: _types_pb2.Payload | None = ...,
+        failure: _types_pb2.Failure | None = ...,
+        token: _builtins.int = ...,
+        claim_token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim_token", b"claim_token", "failure", b"failure", "namespace", b"namespace", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "state", b"state", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordStepCompleteRequest: _TypeAlias = RecordStepCompleteRequest  # noqa: Y015
+
+@_typing.final
+class RecordStepCompleteResponse(_message.Message):
+    """The step as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def step(self) -> _runs_pb2.Step:
+        """Ended, or WAITING."""
+
+    def __init__(
+        self,
+        *,
+        step: _runs_pb2.Step | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordStepCompleteResponse: _TypeAlias = RecordStepCompleteResponse  # noqa: Y015
+
+@_typing.final
+class RecordSkippedStepRequest(_message.Message):
+    """Which step is not done, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    EVALUATION_TRACE_FIELD_NUMBER: _builtins.int
+    BLOCKED_BY_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    CLAIM_TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    type: _builtins.str
+    """What kind of step it is, in the engine's own word."""
+    reason: _builtins.str
+    """Why, for people. At most 4,096 bytes."""
+    cause: _runs_pb2.Step.Skip.Cause.ValueType
+    """Why, for `RetryStep`."""
+    token: _builtins.int
+    """The claim's token, if the run is held under a lease."""
+    claim_token: _builtins.int
+    """The token of the step's claim, if that has a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def evaluation_trace(self) -> _types_pb2.Payload:
+        """How that was found out."""
+
+    @_builtins.property
+    def blocked_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The steps because of which it is skipped, if the engine wants `RetryStep` to find it by them. At most 256."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+        type: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        cause: _runs_pb2.Step.Skip.Cause.ValueType = ...,
+        evaluation_trace: _types_pb2.Payload | None = ...,
+        blocked_by: _abc.Iterable[_builtins.str] | None = ...,
+        token: _builtins.int = ...,
+        claim_token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation_trace", b"evaluation_trace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked_by", b"blocked_by", "cause", b"cause", "claim_token", b"claim_token", "evaluation_trace", b"evaluation_trace", "namespace", b"namespace", "reason", b"reason", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordSkippedStepRequest: _TypeAlias = RecordSkippedStepRequest  # noqa: Y015
+
+@_typing.final
+class RecordSkippedStepResponse(_message.Message):
+    """The step as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def step(self) -> _runs_pb2.Step:
+        """SKIPPED."""
+
+    def __init__(
+        self,
+        *,
+        step: _runs_pb2.Step | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordSkippedStepResponse: _TypeAlias = RecordSkippedStepResponse  # noqa: Y015
+
+@_typing.final
+class RetryStepRequest(_message.Message):
+    """Which step is done again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    DEPENDENTS_FIELD_NUMBER: _builtins.int
+    FOLLOW_BLOCKED_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    follow_blocked: _builtins.bool
+    """True to find further ones by their `blocked_by`, and so on."""
+    token: _builtins.int
+    """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def dependents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps that may have been skipped because of it. Those of them that were skipped for PREREQUISITES, or cut short by the
+        run's end, are as if never begun. At most 256.
+        """
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+        dependents: _abc.Iterable[_builtins.str] | None = ...,
+        follow_blocked: _builtins.bool = ...,
+        token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dependents", b"dependents", "follow_blocked", b"follow_blocked", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryStepRequest: _TypeAlias = RetryStepRequest  # noqa: Y015
+
+@_typing.final
+class RetryStepResponse(_message.Message):
+    """The step and the run as they are now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    RESET_STEPS_FIELD_NUMBER: _builtins.int
+    phase: _types_pb2.RunPhase.ValueType
+    """RUNNING."""
+    @_builtins.property
+    def step(self) -> _runs_pb2.Step:
+        """RUNNING."""
+
+    @_builtins.property
+    def reset_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the steps that are as if never begun."""
+
+    def __init__(
+        self,
+        *,
+        step: _runs_pb2.Step | None = ...,
+        phase: _types_pb2.RunPhase.ValueType = ...,
+        reset_steps: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["phase", b"phase", "reset_steps", b"reset_steps", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryStepResponse: _TypeAlias = RetryStepResponse  # noqa: Y015

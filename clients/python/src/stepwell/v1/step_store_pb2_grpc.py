@@ -92,6 +92,46 @@ class StepStoreStub(object):
                 request_serializer=stepwell_dot_v1_dot_step__store__pb2.ListStepsRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_step__store__pb2.ListStepsResponse.FromString,
                 _registered_method=True)
+        self.ClaimStep = channel.unary_unary(
+                '/stepwell.v1.StepStore/ClaimStep',
+                request_serializer=stepwell_dot_v1_dot_step__store__pb2.ClaimStepRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_step__store__pb2.ClaimStepResponse.FromString,
+                _registered_method=True)
+        self.RenewStepClaim = channel.unary_unary(
+                '/stepwell.v1.StepStore/RenewStepClaim',
+                request_serializer=stepwell_dot_v1_dot_step__store__pb2.RenewStepClaimRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_step__store__pb2.RenewStepClaimResponse.FromString,
+                _registered_method=True)
+        self.ReleaseStepClaim = channel.unary_unary(
+                '/stepwell.v1.StepStore/ReleaseStepClaim',
+                request_serializer=stepwell_dot_v1_dot_step__store__pb2.ReleaseStepClaimRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_step__store__pb2.ReleaseStepClaimResponse.FromString,
+                _registered_method=True)
+        self.ListClaimedSteps = channel.unary_unary(
+                '/stepwell.v1.StepStore/ListClaimedSteps',
+                request_serializer=stepwell_dot_v1_dot_step__store__pb2.ListClaimedStepsRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_step__store__pb2.ListClaimedStepsResponse.FromString,
+                _registered_method=True)
+        self.RecordStepStart = channel.unary_unary(
+                '/stepwell.v1.StepStore/RecordStepStart',
+                request_serializer=stepwell_dot_v1_dot_step__store__pb2.RecordStepStartRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_step__store__pb2.RecordStepStartResponse.FromString,
+                _registered_method=True)
+        self.RecordStepComplete = channel.unary_unary(
+                '/stepwell.v1.StepStore/RecordStepComplete',
+                request_serializer=stepwell_dot_v1_dot_step__store__pb2.RecordStepCompleteRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_step__store__pb2.RecordStepCompleteResponse.FromString,
+                _registered_method=True)
+        self.RecordSkippedStep = channel.unary_unary(
+                '/stepwell.v1.StepStore/RecordSkippedStep',
+                request_serializer=stepwell_dot_v1_dot_step__store__pb2.RecordSkippedStepRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_step__store__pb2.RecordSkippedStepResponse.FromString,
+                _registered_method=True)
+        self.RetryStep = channel.unary_unary(
+                '/stepwell.v1.StepStore/RetryStep',
+                request_serializer=stepwell_dot_v1_dot_step__store__pb2.RetryStepRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_step__store__pb2.RetryStepResponse.FromString,
+                _registered_method=True)
 
 
 class StepStoreServicer(object):
@@ -179,6 +219,73 @@ class StepStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ClaimStep(self, request, context):
+        """Claims a step that has not ended and that nobody has; a lease that has expired holds nothing. It need not be recorded
+        yet. Of many callers at once one hears `claimed`, and not even its holder gets it twice. The run's end, the step's, a
+        release or a retry end the claim. With a lease duration it gives a token, which whoever writes to the step then
+        carries. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, LEASE_LOST, LIMIT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenewStepClaim(self, request, context):
+        """Prolongs the lease of a claim, also one that has expired if nobody took the step meanwhile. Reasons: RUN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseStepClaim(self, request, context):
+        """Gives a claimed step back. Its state stays. Reasons: RUN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClaimedSteps(self, request, context):
+        """Lists steps that are claimed and have not ended. An unknown run has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordStepStart(self, request, context):
+        """Records that an attempt at a step begins: its first, or the next of one that has not ended or that FAILED. Reasons:
+        RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, STEP_STATE_CONFLICT, LEASE_LOST, LIMIT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordStepComplete(self, request, context):
+        """Records what the attempt under way came to: the end of its step, or that it waits to be looked at again. A step that
+        has ended stays as it ended. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, STEP_NOT_FOUND,
+        STEP_STATE_CONFLICT, LEASE_LOST.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordSkippedStep(self, request, context):
+        """Records that a step is not done at all. It counts as an attempt. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
+        STEP_STATE_CONFLICT, LEASE_LOST, LIMIT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryStep(self, request, context):
+        """Has a step that FAILED, was CANCELLED or has not ended done again, in one transaction with all that follows: a run that
+        had ended goes on, RUNNING, with its deadline counted anew and no request to stop; claims are over; the step is RUNNING
+        with its attempts as they are, until the next begins; steps that were skipped because of it are as if never begun;
+        and their dispatches are released. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, STEP_NOT_FOUND, STEP_STATE_CONFLICT,
+        LEASE_LOST, WORKFLOW_ID_IN_USE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StepStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -231,6 +338,46 @@ def add_StepStoreServicer_to_server(servicer, server):
                     servicer.ListSteps,
                     request_deserializer=stepwell_dot_v1_dot_step__store__pb2.ListStepsRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_step__store__pb2.ListStepsResponse.SerializeToString,
+            ),
+            'ClaimStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimStep,
+                    request_deserializer=stepwell_dot_v1_dot_step__store__pb2.ClaimStepRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_step__store__pb2.ClaimStepResponse.SerializeToString,
+            ),
+            'RenewStepClaim': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewStepClaim,
+                    request_deserializer=stepwell_dot_v1_dot_step__store__pb2.RenewStepClaimRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_step__store__pb2.RenewStepClaimResponse.SerializeToString,
+            ),
+            'ReleaseStepClaim': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseStepClaim,
+                    request_deserializer=stepwell_dot_v1_dot_step__store__pb2.ReleaseStepClaimRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_step__store__pb2.ReleaseStepClaimResponse.SerializeToString,
+            ),
+            'ListClaimedSteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClaimedSteps,
+                    request_deserializer=stepwell_dot_v1_dot_step__store__pb2.ListClaimedStepsRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_step__store__pb2.ListClaimedStepsResponse.SerializeToString,
+            ),
+            'RecordStepStart': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordStepStart,
+                    request_deserializer=stepwell_dot_v1_dot_step__store__pb2.RecordStepStartRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_step__store__pb2.RecordStepStartResponse.SerializeToString,
+            ),
+            'RecordStepComplete': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordStepComplete,
+                    request_deserializer=stepwell_dot_v1_dot_step__store__pb2.RecordStepCompleteRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_step__store__pb2.RecordStepCompleteResponse.SerializeToString,
+            ),
+            'RecordSkippedStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordSkippedStep,
+                    request_deserializer=stepwell_dot_v1_dot_step__store__pb2.RecordSkippedStepRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_step__store__pb2.RecordSkippedStepResponse.SerializeToString,
+            ),
+            'RetryStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryStep,
+                    request_deserializer=stepwell_dot_v1_dot_step__store__pb2.RetryStepRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_step__store__pb2.RetryStepResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -511,6 +658,222 @@ class StepStore(object):
             '/stepwell.v1.StepStore/ListSteps',
             stepwell_dot_v1_dot_step__store__pb2.ListStepsRequest.SerializeToString,
             stepwell_dot_v1_dot_step__store__pb2.ListStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.StepStore/ClaimStep',
+            stepwell_dot_v1_dot_step__store__pb2.ClaimStepRequest.SerializeToString,
+            stepwell_dot_v1_dot_step__store__pb2.ClaimStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewStepClaim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.StepStore/RenewStepClaim',
+            stepwell_dot_v1_dot_step__store__pb2.RenewStepClaimRequest.SerializeToString,
+            stepwell_dot_v1_dot_step__store__pb2.RenewStepClaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseStepClaim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.StepStore/ReleaseStepClaim',
+            stepwell_dot_v1_dot_step__store__pb2.ReleaseStepClaimRequest.SerializeToString,
+            stepwell_dot_v1_dot_step__store__pb2.ReleaseStepClaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClaimedSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.StepStore/ListClaimedSteps',
+            stepwell_dot_v1_dot_step__store__pb2.ListClaimedStepsRequest.SerializeToString,
+            stepwell_dot_v1_dot_step__store__pb2.ListClaimedStepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordStepStart(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.StepStore/RecordStepStart',
+            stepwell_dot_v1_dot_step__store__pb2.RecordStepStartRequest.SerializeToString,
+            stepwell_dot_v1_dot_step__store__pb2.RecordStepStartResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordStepComplete(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.StepStore/RecordStepComplete',
+            stepwell_dot_v1_dot_step__store__pb2.RecordStepCompleteRequest.SerializeToString,
+            stepwell_dot_v1_dot_step__store__pb2.RecordStepCompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordSkippedStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.StepStore/RecordSkippedStep',
+            stepwell_dot_v1_dot_step__store__pb2.RecordSkippedStepRequest.SerializeToString,
+            stepwell_dot_v1_dot_step__store__pb2.RecordSkippedStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.StepStore/RetryStep',
+            stepwell_dot_v1_dot_step__store__pb2.RetryStepRequest.SerializeToString,
+            stepwell_dot_v1_dot_step__store__pb2.RetryStepResponse.FromString,
             options,
             channel_credentials,
             insecure,

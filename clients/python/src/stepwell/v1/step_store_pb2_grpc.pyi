@@ -68,6 +68,38 @@ class StepStoreStub:
     """Reads a checkpoint, or tells that it is not there. A stored null is found, and has no body."""
     ListSteps: _grpc.UnaryUnaryMultiCallable[_step_store_pb2.ListStepsRequest, _step_store_pb2.ListStepsResponse]
     """Lists checkpoints with their values in the order in which they were first recorded."""
+    ClaimStep: _grpc.UnaryUnaryMultiCallable[_step_store_pb2.ClaimStepRequest, _step_store_pb2.ClaimStepResponse]
+    """Claims a step that has not ended and that nobody has; a lease that has expired holds nothing. It need not be recorded
+    yet. Of many callers at once one hears `claimed`, and not even its holder gets it twice. The run's end, the step's, a
+    release or a retry end the claim. With a lease duration it gives a token, which whoever writes to the step then
+    carries. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, LEASE_LOST, LIMIT_EXCEEDED.
+    """
+    RenewStepClaim: _grpc.UnaryUnaryMultiCallable[_step_store_pb2.RenewStepClaimRequest, _step_store_pb2.RenewStepClaimResponse]
+    """Prolongs the lease of a claim, also one that has expired if nobody took the step meanwhile. Reasons: RUN_NOT_FOUND."""
+    ReleaseStepClaim: _grpc.UnaryUnaryMultiCallable[_step_store_pb2.ReleaseStepClaimRequest, _step_store_pb2.ReleaseStepClaimResponse]
+    """Gives a claimed step back. Its state stays. Reasons: RUN_NOT_FOUND."""
+    ListClaimedSteps: _grpc.UnaryUnaryMultiCallable[_step_store_pb2.ListClaimedStepsRequest, _step_store_pb2.ListClaimedStepsResponse]
+    """Lists steps that are claimed and have not ended. An unknown run has none."""
+    RecordStepStart: _grpc.UnaryUnaryMultiCallable[_step_store_pb2.RecordStepStartRequest, _step_store_pb2.RecordStepStartResponse]
+    """Records that an attempt at a step begins: its first, or the next of one that has not ended or that FAILED. Reasons:
+    RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, STEP_STATE_CONFLICT, LEASE_LOST, LIMIT_EXCEEDED.
+    """
+    RecordStepComplete: _grpc.UnaryUnaryMultiCallable[_step_store_pb2.RecordStepCompleteRequest, _step_store_pb2.RecordStepCompleteResponse]
+    """Records what the attempt under way came to: the end of its step, or that it waits to be looked at again. A step that
+    has ended stays as it ended. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, STEP_NOT_FOUND,
+    STEP_STATE_CONFLICT, LEASE_LOST.
+    """
+    RecordSkippedStep: _grpc.UnaryUnaryMultiCallable[_step_store_pb2.RecordSkippedStepRequest, _step_store_pb2.RecordSkippedStepResponse]
+    """Records that a step is not done at all. It counts as an attempt. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
+    STEP_STATE_CONFLICT, LEASE_LOST, LIMIT_EXCEEDED.
+    """
+    RetryStep: _grpc.UnaryUnaryMultiCallable[_step_store_pb2.RetryStepRequest, _step_store_pb2.RetryStepResponse]
+    """Has a step that FAILED, was CANCELLED or has not ended done again, in one transaction with all that follows: a run that
+    had ended goes on, RUNNING, with its deadline counted anew and no request to stop; claims are over; the step is RUNNING
+    with its attempts as they are, until the next begins; steps that were skipped because of it are as if never begun;
+    and their dispatches are released. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, STEP_NOT_FOUND, STEP_STATE_CONFLICT,
+    LEASE_LOST, WORKFLOW_ID_IN_USE.
+    """
 
 @_typing.type_check_only
 class StepStoreAsyncStub(StepStoreStub):
@@ -109,6 +141,38 @@ class StepStoreAsyncStub(StepStoreStub):
     """Reads a checkpoint, or tells that it is not there. A stored null is found, and has no body."""
     ListSteps: _aio.UnaryUnaryMultiCallable[_step_store_pb2.ListStepsRequest, _step_store_pb2.ListStepsResponse]  # type: ignore[assignment]
     """Lists checkpoints with their values in the order in which they were first recorded."""
+    ClaimStep: _aio.UnaryUnaryMultiCallable[_step_store_pb2.ClaimStepRequest, _step_store_pb2.ClaimStepResponse]  # type: ignore[assignment]
+    """Claims a step that has not ended and that nobody has; a lease that has expired holds nothing. It need not be recorded
+    yet. Of many callers at once one hears `claimed`, and not even its holder gets it twice. The run's end, the step's, a
+    release or a retry end the claim. With a lease duration it gives a token, which whoever writes to the step then
+    carries. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, LEASE_LOST, LIMIT_EXCEEDED.
+    """
+    RenewStepClaim: _aio.UnaryUnaryMultiCallable[_step_store_pb2.RenewStepClaimRequest, _step_store_pb2.RenewStepClaimResponse]  # type: ignore[assignment]
+    """Prolongs the lease of a claim, also one that has expired if nobody took the step meanwhile. Reasons: RUN_NOT_FOUND."""
+    ReleaseStepClaim: _aio.UnaryUnaryMultiCallable[_step_store_pb2.ReleaseStepClaimRequest, _step_store_pb2.ReleaseStepClaimResponse]  # type: ignore[assignment]
+    """Gives a claimed step back. Its state stays. Reasons: RUN_NOT_FOUND."""
+    ListClaimedSteps: _aio.UnaryUnaryMultiCallable[_step_store_pb2.ListClaimedStepsRequest, _step_store_pb2.ListClaimedStepsResponse]  # type: ignore[assignment]
+    """Lists steps that are claimed and have not ended. An unknown run has none."""
+    RecordStepStart: _aio.UnaryUnaryMultiCallable[_step_store_pb2.RecordStepStartRequest, _step_store_pb2.RecordStepStartResponse]  # type: ignore[assignment]
+    """Records that an attempt at a step begins: its first, or the next of one that has not ended or that FAILED. Reasons:
+    RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, STEP_STATE_CONFLICT, LEASE_LOST, LIMIT_EXCEEDED.
+    """
+    RecordStepComplete: _aio.UnaryUnaryMultiCallable[_step_store_pb2.RecordStepCompleteRequest, _step_store_pb2.RecordStepCompleteResponse]  # type: ignore[assignment]
+    """Records what the attempt under way came to: the end of its step, or that it waits to be looked at again. A step that
+    has ended stays as it ended. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, STEP_NOT_FOUND,
+    STEP_STATE_CONFLICT, LEASE_LOST.
+    """
+    RecordSkippedStep: _aio.UnaryUnaryMultiCallable[_step_store_pb2.RecordSkippedStepRequest, _step_store_pb2.RecordSkippedStepResponse]  # type: ignore[assignment]
+    """Records that a step is not done at all. It counts as an attempt. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
+    STEP_STATE_CONFLICT, LEASE_LOST, LIMIT_EXCEEDED.
+    """
+    RetryStep: _aio.UnaryUnaryMultiCallable[_step_store_pb2.RetryStepRequest, _step_store_pb2.RetryStepResponse]  # type: ignore[assignment]
+    """Has a step that FAILED, was CANCELLED or has not ended done again, in one transaction with all that follows: a run that
+    had ended goes on, RUNNING, with its deadline counted anew and no request to stop; claims are over; the step is RUNNING
+    with its attempts as they are, until the next begins; steps that were skipped because of it are as if never begun;
+    and their dispatches are released. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, STEP_NOT_FOUND, STEP_STATE_CONFLICT,
+    LEASE_LOST, WORKFLOW_ID_IN_USE.
+    """
 
 class StepStoreServicer(metaclass=_abc_1.ABCMeta):
     """Records steps of driven runs, each by its name: begun, completed and failed, or saved as a checkpoint.
@@ -207,5 +271,85 @@ class StepStoreServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_step_store_pb2.ListStepsResponse, _abc.Awaitable[_step_store_pb2.ListStepsResponse]]:
         """Lists checkpoints with their values in the order in which they were first recorded."""
+
+    @_abc_1.abstractmethod
+    def ClaimStep(
+        self,
+        request: _step_store_pb2.ClaimStepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_step_store_pb2.ClaimStepResponse, _abc.Awaitable[_step_store_pb2.ClaimStepResponse]]:
+        """Claims a step that has not ended and that nobody has; a lease that has expired holds nothing. It need not be recorded
+        yet. Of many callers at once one hears `claimed`, and not even its holder gets it twice. The run's end, the step's, a
+        release or a retry end the claim. With a lease duration it gives a token, which whoever writes to the step then
+        carries. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, LEASE_LOST, LIMIT_EXCEEDED.
+        """
+
+    @_abc_1.abstractmethod
+    def RenewStepClaim(
+        self,
+        request: _step_store_pb2.RenewStepClaimRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_step_store_pb2.RenewStepClaimResponse, _abc.Awaitable[_step_store_pb2.RenewStepClaimResponse]]:
+        """Prolongs the lease of a claim, also one that has expired if nobody took the step meanwhile. Reasons: RUN_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ReleaseStepClaim(
+        self,
+        request: _step_store_pb2.ReleaseStepClaimRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_step_store_pb2.ReleaseStepClaimResponse, _abc.Awaitable[_step_store_pb2.ReleaseStepClaimResponse]]:
+        """Gives a claimed step back. Its state stays. Reasons: RUN_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListClaimedSteps(
+        self,
+        request: _step_store_pb2.ListClaimedStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_step_store_pb2.ListClaimedStepsResponse, _abc.Awaitable[_step_store_pb2.ListClaimedStepsResponse]]:
+        """Lists steps that are claimed and have not ended. An unknown run has none."""
+
+    @_abc_1.abstractmethod
+    def RecordStepStart(
+        self,
+        request: _step_store_pb2.RecordStepStartRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_step_store_pb2.RecordStepStartResponse, _abc.Awaitable[_step_store_pb2.RecordStepStartResponse]]:
+        """Records that an attempt at a step begins: its first, or the next of one that has not ended or that FAILED. Reasons:
+        RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, STEP_STATE_CONFLICT, LEASE_LOST, LIMIT_EXCEEDED.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordStepComplete(
+        self,
+        request: _step_store_pb2.RecordStepCompleteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_step_store_pb2.RecordStepCompleteResponse, _abc.Awaitable[_step_store_pb2.RecordStepCompleteResponse]]:
+        """Records what the attempt under way came to: the end of its step, or that it waits to be looked at again. A step that
+        has ended stays as it ended. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, STEP_NOT_FOUND,
+        STEP_STATE_CONFLICT, LEASE_LOST.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordSkippedStep(
+        self,
+        request: _step_store_pb2.RecordSkippedStepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_step_store_pb2.RecordSkippedStepResponse, _abc.Awaitable[_step_store_pb2.RecordSkippedStepResponse]]:
+        """Records that a step is not done at all. It counts as an attempt. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
+        STEP_STATE_CONFLICT, LEASE_LOST, LIMIT_EXCEEDED.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryStep(
+        self,
+        request: _step_store_pb2.RetryStepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_step_store_pb2.RetryStepResponse, _abc.Awaitable[_step_store_pb2.RetryStepResponse]]:
+        """Has a step that FAILED, was CANCELLED or has not ended done again, in one transaction with all that follows: a run that
+        had ended goes on, RUNNING, with its deadline counted anew and no request to stop; claims are over; the step is RUNNING
+        with its attempts as they are, until the next begins; steps that were skipped because of it are as if never begun;
+        and their dispatches are released. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, STEP_NOT_FOUND, STEP_STATE_CONFLICT,
+        LEASE_LOST, WORKFLOW_ID_IN_USE.
+        """
 
 def add_StepStoreServicer_to_server(servicer: StepStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
