@@ -1,7 +1,7 @@
 """Writes docs/states.md from the tables of legal moves in the service's model; `--check` only compares.
 
-What a state means comes from the protocol's comments, what may follow it from `MOVES`, `BEGUN_ANEW`, `STEP_MOVES` and
-`JOB_MOVES`.
+What a state means comes from the protocol's comments, what may follow it from `MOVES`, `BEGUN_ANEW`, `STEP_MOVES`,
+`TASK_MOVES` and `JOB_MOVES`.
 """
 
 import sys
@@ -17,6 +17,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from stepwell_server.model.jobs import JOB_ENDED, JOB_MOVES
 from stepwell_server.model.runs import BEGUN_ANEW, MOVES, RETRIED, REWOUND, TERMINAL, Phase
 from stepwell_server.model.steps import ENDED, STEP_MOVES, StepState
+from stepwell_server.model.user_tasks import ACTIVE, TASK_MOVES, TaskStatus
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs/states.md"
@@ -54,9 +55,16 @@ Which states a step passes depends on its kind.
 |---|---|---|
 | `LOCAL`, `MARKER` | ended: it is recorded when it is done | |
 | `ACTIVITY` | `PENDING`: waits in its queue | `RUNNING` while a session holds it; `PENDING` again between attempts |
-| `TIMER`, `WAIT`, `CHILD` | `WAITING` | |
+| `TIMER`, `WAIT`, `CHILD`, `USER_TASK` | `WAITING` | |
 
-A `WAIT` whose time ran out is `COMPLETED`, with `timed_out` set.
+A `WAIT` or a `USER_TASK` whose time ran out is `COMPLETED`, with `timed_out` set.
+"""
+
+USER_TASKS = """\
+## User tasks
+
+A task for a person has a status of its own beside its step's state. The step is `WAITING` while the task is open, and
+`COMPLETED` with it. A task is `CANCELLED` however its step ends otherwise.
 """
 
 RUN_MOVES = {phase: moves | {Phase.PENDING} if phase in BEGUN_ANEW else moves for phase, moves in MOVES.items()}
@@ -67,6 +75,7 @@ A job has the life of an activity, and passes through the same states. Whether i
 runs. One that is pending says what it waits for: `task_wait` for a worker, else `wake_time` for its time.
 """
 
+TASK_ENDED = frozenset(TaskStatus) - ACTIVE
 NEVER = "Nothing: it has ended."
 OPENING = {"`RetryRun`": RETRIED, "`RewindRun`": REWOUND}
 JOB_OPENING = {"`RetryJob`": frozenset(state for state in JOB_ENDED if JOB_MOVES[state])}
@@ -142,7 +151,7 @@ def after_end(state: State, opening: Mapping[str, Collection[State]]) -> str:
 def render() -> str:
     """The whole document."""
     phases, states = meanings("RunPhase", "RUN_PHASE_"), meanings("StepState", "STEP_STATE_")
-    of_jobs = meanings("JobState", "JOB_STATE_")
+    of_jobs, of_tasks = meanings("JobState", "JOB_STATE_"), meanings("UserTaskStatus", "USER_TASK_STATUS_")
     parts = [
         INTRODUCTION,
         RUNS,
@@ -151,6 +160,9 @@ def render() -> str:
         STEPS,
         "\n".join(table("state", STEP_MOVES, ENDED, states.__getitem__, {})) + "\n",
         "\n".join(diagram(STEP_MOVES, ENDED, [StepState.PENDING.name, StepState.WAITING.name, "ended"])) + "\n",
+        USER_TASKS,
+        "\n".join(table("status", TASK_MOVES, TASK_ENDED, of_tasks.__getitem__, {})) + "\n",
+        "\n".join(diagram(TASK_MOVES, TASK_ENDED, [TaskStatus.PENDING.name])) + "\n",
         JOBS,
         "\n".join(table("state", JOB_MOVES, JOB_ENDED, of_jobs.__getitem__, JOB_OPENING)) + "\n",
         "\n".join(diagram(JOB_MOVES, JOB_ENDED, [StepState.PENDING.name], JOB_OPENING)) + "\n",

@@ -76,6 +76,7 @@ async def test_the_readme_is_true(database_url: str, empty_database_url: str, gr
         "retention",
         "definitions",
         "transactions",
+        "user_tasks",
     ],
 )
 async def test_the_pages_for_users_are_true(name: str, database_url: str, grpcurl: Path, tmp_path: Path) -> None:

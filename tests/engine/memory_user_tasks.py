@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from stepwell_server.model.driven import Side, SideKey
-from stepwell_server.model.user_tasks import UserTask
+from stepwell_server.model.user_tasks import TASK_MOVES, TaskStatus, UserTask
 from stepwell_server.store.batches import Write
 
 
@@ -30,9 +30,18 @@ class MemoryUserTasks:
         for run_key, (kind, ordinal), row in write.sides:
             if kind is UserTask and isinstance(row, UserTask):
                 before = self.rows.get((run_key, ordinal))
-                assert before is None or (before.version < row.version and before.is_active)
+                status = TaskStatus(row.status)
+                if before is not None:
+                    assert before.version < row.version
+                    assert before.is_active
+                    assert status == before.status or _leads(TaskStatus(before.status), status)
                 self.rows[run_key, ordinal] = row
             elif kind is UserTask:
                 del self.rows[run_key, ordinal]
         ids = [(row.namespace_id, row.task_id) for row in self.rows.values()]
         assert len(ids) == len(set(ids))
+
+
+def _leads(before: TaskStatus, after: TaskStatus) -> bool:
+    """Whether there is a way by the table of moves: a batch may make several."""
+    return any(each == after or _leads(each, after) for each in TASK_MOVES[before] if each != TaskStatus.PENDING)

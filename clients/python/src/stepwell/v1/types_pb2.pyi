@@ -66,7 +66,7 @@ class _RunPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunPhase.Val
     RUN_PHASE_RUNNING: _RunPhase.ValueType  # 2
     """A worker has it, had it, or may take it again."""
     RUN_PHASE_SUSPENDED: _RunPhase.ValueType  # 3
-    """Waits for a timer, a signal, a topic, a child or an activity."""
+    """Waits for a timer, a signal, a topic, a child, a person or an activity."""
     RUN_PHASE_COMPLETED: _RunPhase.ValueType  # 4
     """Ended well. Terminal, as all below."""
     RUN_PHASE_FAILED: _RunPhase.ValueType  # 5
@@ -90,7 +90,7 @@ RUN_PHASE_PENDING: RunPhase.ValueType  # 1
 RUN_PHASE_RUNNING: RunPhase.ValueType  # 2
 """A worker has it, had it, or may take it again."""
 RUN_PHASE_SUSPENDED: RunPhase.ValueType  # 3
-"""Waits for a timer, a signal, a topic, a child or an activity."""
+"""Waits for a timer, a signal, a topic, a child, a person or an activity."""
 RUN_PHASE_COMPLETED: RunPhase.ValueType  # 4
 """Ended well. Terminal, as all below."""
 RUN_PHASE_FAILED: RunPhase.ValueType  # 5
@@ -162,7 +162,7 @@ class _StepStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepState.V
     STEP_STATE_RUNNING: _StepState.ValueType  # 2
     """Somebody is at it."""
     STEP_STATE_WAITING: _StepState.ValueType  # 3
-    """Waits for a time, a signal, a topic or a child."""
+    """Waits for a time, a signal, a topic, a child or a person."""
     STEP_STATE_COMPLETED: _StepState.ValueType  # 4
     """Done. Terminal, as all below."""
     STEP_STATE_FAILED: _StepState.ValueType  # 5
@@ -182,7 +182,7 @@ STEP_STATE_PENDING: StepState.ValueType  # 1
 STEP_STATE_RUNNING: StepState.ValueType  # 2
 """Somebody is at it."""
 STEP_STATE_WAITING: StepState.ValueType  # 3
-"""Waits for a time, a signal, a topic or a child."""
+"""Waits for a time, a signal, a topic, a child or a person."""
 STEP_STATE_COMPLETED: StepState.ValueType  # 4
 """Done. Terminal, as all below."""
 STEP_STATE_FAILED: StepState.ValueType  # 5

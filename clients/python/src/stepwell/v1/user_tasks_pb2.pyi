@@ -35,7 +35,7 @@ class _UserTaskStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UserTa
     USER_TASK_STATUS_CLAIMED: _UserTaskStatus.ValueType  # 2
     """A user is at it."""
     USER_TASK_STATUS_COMPLETED: _UserTaskStatus.ValueType  # 3
-    """Done. Terminal, as the one below."""
+    """Done. Terminal, as all below."""
     USER_TASK_STATUS_CANCELLED: _UserTaskStatus.ValueType  # 4
     """Nobody needs it any more."""
 
@@ -49,7 +49,7 @@ USER_TASK_STATUS_PENDING: UserTaskStatus.ValueType  # 1
 USER_TASK_STATUS_CLAIMED: UserTaskStatus.ValueType  # 2
 """A user is at it."""
 USER_TASK_STATUS_COMPLETED: UserTaskStatus.ValueType  # 3
-"""Done. Terminal, as the one below."""
+"""Done. Terminal, as all below."""
 USER_TASK_STATUS_CANCELLED: UserTaskStatus.ValueType  # 4
 """Nobody needs it any more."""
 Global___UserTaskStatus: _TypeAlias = UserTaskStatus  # noqa: Y015
