@@ -43,5 +43,9 @@ class MemoryUserTasks:
 
 
 def _leads(before: TaskStatus, after: TaskStatus) -> bool:
-    """Whether there is a way by the table of moves: a batch may make several."""
-    return any(each == after or _leads(each, after) for each in TASK_MOVES[before] if each != TaskStatus.PENDING)
+    """Whether the table of moves has a way: a batch may make several."""
+    reached, fresh = set[TaskStatus](), {before}
+    while fresh:
+        fresh = {each for status in fresh for each in TASK_MOVES[status]} - reached
+        reached |= fresh
+    return after in reached
