@@ -30,7 +30,7 @@ ASSAY: dict[str, dict[str, str]] = {
         "workflow_task_dispatch": f"{_ASSAY}workflow_task_dispatch {_ASSAY}concurrent_task_claims_are_exclusive",
         "events_append_and_list": f"{_ASSAY}events_append_and_list api/test_event_store.py::test_assay_8_events_append_and_list",
         "search_attrs_upsert": f"{_P}test_assay_found.py::test_search_attrs_upsert",
-        "workflow_archival": "open: archival",
+        "workflow_archival": f"{_P}test_assay_archives.py::test_workflow_archival",
         "activity_create_and_claim": f"{_ACTIVITIES}activity_create_and_claim",
         "activity_retry_on_failure": f"{_ACTIVITIES}activity_retry_on_failure",
         "terminal_activity_retry_is_atomic_across_backends": (
@@ -52,7 +52,7 @@ ASSAY: dict[str, dict[str, str]] = {
             "api/test_firings.py::test_a_first_time_that_has_passed_fires_once"
         ),
         "snapshot_create_and_get_latest": f"{_P}test_assay_found.py::test_snapshot_create_and_get_latest",
-        "archival_end_to_end": "open: archival",
+        "archival_end_to_end": f"{_P}test_assay_archives.py::test_archival_end_to_end",
         "worker_register_heartbeat_list": f"{_WORK}worker_register_heartbeat_list",
         "worker_remove_dead": f"{_WORK}worker_remove_dead",
         "queue_stats": f"{_WORK}queue_stats",

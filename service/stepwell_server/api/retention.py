@@ -15,11 +15,11 @@ from stepwell_server.api.filters import read_filter
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.page import read_page
 from stepwell_server.api.requests import asked_of
-from stepwell_server.api.run_values import RunRefs, run_to_proto
+from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, run_to_proto, whole_run_to_proto
 from stepwell_server.engine.runs import Steered, TerminateRun
 from stepwell_server.errors import InvalidField
 from stepwell_server.model.runs import LISTED, Phase, RunRef
-from stepwell_server.store import archives, removal, runs
+from stepwell_server.store import archives, removal, runs, whole_runs
 from stepwell_server.store.bundles import bundle
 
 if TYPE_CHECKING:
@@ -94,11 +94,14 @@ class RetentionCalls(retention_pb2_grpc.RetentionServiceServicer):
     ) -> retention_pb2.ListArchivableRunsResponse:
         wanted, page = await self._wanted(request), read_page(request, _Place, self._fields.limits)
         found = await archives.archivable(self._database, wanted, page.after, page.fetch)
-        shown = found[: page.size]
-        namespace = self._fields.namespace(request.namespace)
-        last = shown[-1] if len(found) > page.size else None
+        namespace, most_bytes = self._fields.namespace(request.namespace), self._fields.limits.message_bytes
+        if request.payloads:
+            wholes = await whole_runs.fitting(self._database, found[: page.size], most_bytes - MESSAGE_MARGIN)
+            listed = [whole_run_to_proto(whole, namespace) for whole in wholes]
+        else:
+            listed = [run_to_proto(run, namespace) for run in found[: page.size]]
+        last = found[len(listed) - 1] if len(found) > len(listed) else None
         token = page.token(_Place(last.end_time, last.run_key)) if last is not None and last.end_time else ""
-        listed = [run_to_proto(run, namespace) for run in shown]
         return retention_pb2.ListArchivableRunsResponse(runs=listed, next_page_token=token)
 
     async def ArchiveRuns(

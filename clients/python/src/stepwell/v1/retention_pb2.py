@@ -27,7 +27,7 @@ from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
 from stepwell.v1 import runs_pb2 as stepwell_dot_v1_dot_runs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstepwell/v1/retention.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x16stepwell/v1/runs.proto\"m\n\x10\x44\x65leteRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"$\n\x11\x44\x65leteRunResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"\x9b\x01\n\x12\x43leanUpRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x06\x63utoff\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"=\n\x13\x43leanUpRunsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x91\x01\n\x19ListArchivableRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x06\x63utoff\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"U\n\x1aListArchivableRunsResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.stepwell.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9b\x01\n\x12\x41rchiveRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x06\x63utoff\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"=\n\x13\x41rchiveRunsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xab\x01\n\x16MarkRunArchivedRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x13\n\x0b\x61rchive_uri\x18\x04 \x01(\t\x12\x30\n\x0c\x61rchive_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"+\n\x17MarkRunArchivedResponse\x12\x10\n\x08\x61rchived\x18\x01 \x01(\x08\"J\n\x10\x45xportRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\"!\n\x11\x45xportRunResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x8a\x05\n\x10RetentionService\x12\x64\n\tDeleteRun\x12\x1d.stepwell.v1.DeleteRunRequest\x1a\x1e.stepwell.v1.DeleteRunResponse\"\x18\xda\xbb\x18\x14\x08\x04\x12\x10instances.delete\x12\x66\n\x0b\x43leanUpRuns\x12\x1f.stepwell.v1.CleanUpRunsRequest\x1a .stepwell.v1.CleanUpRunsResponse\"\x14\xda\xbb\x18\x10\x08\x03\x12\x0c\x43leanupAsync\x12\x88\x01\n\x12ListArchivableRuns\x12&.stepwell.v1.ListArchivableRunsRequest\x1a\'.stepwell.v1.ListArchivableRunsResponse\"!\xda\xbb\x18\x1d\x08\x01\x12\x19list_archivable_workflows\x12P\n\x0b\x41rchiveRuns\x12\x1f.stepwell.v1.ArchiveRunsRequest\x1a .stepwell.v1.ArchiveRunsResponse\x12}\n\x0fMarkRunArchived\x12#.stepwell.v1.MarkRunArchivedRequest\x1a$.stepwell.v1.MarkRunArchivedResponse\"\x1f\xda\xbb\x18\x1b\x08\x01\x12\x17mark_archived_and_purge\x12L\n\tExportRun\x12\x1d.stepwell.v1.ExportRunRequest\x1a\x1e.stepwell.v1.ExportRunResponse0\x01\x42S\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bstepwell/v1/retention.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x16stepwell/v1/runs.proto\"m\n\x10\x44\x65leteRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\r\n\x05\x66orce\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"$\n\x11\x44\x65leteRunResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"\x9b\x01\n\x12\x43leanUpRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x06\x63utoff\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"=\n\x13\x43leanUpRunsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa3\x01\n\x19ListArchivableRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x06\x63utoff\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x10\n\x08payloads\x18\x06 \x01(\x08\"U\n\x1aListArchivableRunsResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.stepwell.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9b\x01\n\x12\x41rchiveRunsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12*\n\x06\x63utoff\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"=\n\x13\x41rchiveRunsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xab\x01\n\x16MarkRunArchivedRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x13\n\x0b\x61rchive_uri\x18\x04 \x01(\t\x12\x30\n\x0c\x61rchive_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"+\n\x17MarkRunArchivedResponse\x12\x10\n\x08\x61rchived\x18\x01 \x01(\x08\"J\n\x10\x45xportRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\"!\n\x11\x45xportRunResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x8a\x05\n\x10RetentionService\x12\x64\n\tDeleteRun\x12\x1d.stepwell.v1.DeleteRunRequest\x1a\x1e.stepwell.v1.DeleteRunResponse\"\x18\xda\xbb\x18\x14\x08\x04\x12\x10instances.delete\x12\x66\n\x0b\x43leanUpRuns\x12\x1f.stepwell.v1.CleanUpRunsRequest\x1a .stepwell.v1.CleanUpRunsResponse\"\x14\xda\xbb\x18\x10\x08\x03\x12\x0c\x43leanupAsync\x12\x88\x01\n\x12ListArchivableRuns\x12&.stepwell.v1.ListArchivableRunsRequest\x1a\'.stepwell.v1.ListArchivableRunsResponse\"!\xda\xbb\x18\x1d\x08\x01\x12\x19list_archivable_workflows\x12P\n\x0b\x41rchiveRuns\x12\x1f.stepwell.v1.ArchiveRunsRequest\x1a .stepwell.v1.ArchiveRunsResponse\x12}\n\x0fMarkRunArchived\x12#.stepwell.v1.MarkRunArchivedRequest\x1a$.stepwell.v1.MarkRunArchivedResponse\"\x1f\xda\xbb\x18\x1b\x08\x01\x12\x17mark_archived_and_purge\x12L\n\tExportRun\x12\x1d.stepwell.v1.ExportRunRequest\x1a\x1e.stepwell.v1.ExportRunResponse0\x01\x42S\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,21 +52,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLEANUPRUNSRESPONSE']._serialized_start=435
   _globals['_CLEANUPRUNSRESPONSE']._serialized_end=496
   _globals['_LISTARCHIVABLERUNSREQUEST']._serialized_start=499
-  _globals['_LISTARCHIVABLERUNSREQUEST']._serialized_end=644
-  _globals['_LISTARCHIVABLERUNSRESPONSE']._serialized_start=646
-  _globals['_LISTARCHIVABLERUNSRESPONSE']._serialized_end=731
-  _globals['_ARCHIVERUNSREQUEST']._serialized_start=734
-  _globals['_ARCHIVERUNSREQUEST']._serialized_end=889
-  _globals['_ARCHIVERUNSRESPONSE']._serialized_start=891
-  _globals['_ARCHIVERUNSRESPONSE']._serialized_end=952
-  _globals['_MARKRUNARCHIVEDREQUEST']._serialized_start=955
-  _globals['_MARKRUNARCHIVEDREQUEST']._serialized_end=1126
-  _globals['_MARKRUNARCHIVEDRESPONSE']._serialized_start=1128
-  _globals['_MARKRUNARCHIVEDRESPONSE']._serialized_end=1171
-  _globals['_EXPORTRUNREQUEST']._serialized_start=1173
-  _globals['_EXPORTRUNREQUEST']._serialized_end=1247
-  _globals['_EXPORTRUNRESPONSE']._serialized_start=1249
-  _globals['_EXPORTRUNRESPONSE']._serialized_end=1282
-  _globals['_RETENTIONSERVICE']._serialized_start=1285
-  _globals['_RETENTIONSERVICE']._serialized_end=1935
+  _globals['_LISTARCHIVABLERUNSREQUEST']._serialized_end=662
+  _globals['_LISTARCHIVABLERUNSRESPONSE']._serialized_start=664
+  _globals['_LISTARCHIVABLERUNSRESPONSE']._serialized_end=749
+  _globals['_ARCHIVERUNSREQUEST']._serialized_start=752
+  _globals['_ARCHIVERUNSREQUEST']._serialized_end=907
+  _globals['_ARCHIVERUNSRESPONSE']._serialized_start=909
+  _globals['_ARCHIVERUNSRESPONSE']._serialized_end=970
+  _globals['_MARKRUNARCHIVEDREQUEST']._serialized_start=973
+  _globals['_MARKRUNARCHIVEDREQUEST']._serialized_end=1144
+  _globals['_MARKRUNARCHIVEDRESPONSE']._serialized_start=1146
+  _globals['_MARKRUNARCHIVEDRESPONSE']._serialized_end=1189
+  _globals['_EXPORTRUNREQUEST']._serialized_start=1191
+  _globals['_EXPORTRUNREQUEST']._serialized_end=1265
+  _globals['_EXPORTRUNRESPONSE']._serialized_start=1267
+  _globals['_EXPORTRUNRESPONSE']._serialized_end=1300
+  _globals['_RETENTIONSERVICE']._serialized_start=1303
+  _globals['_RETENTIONSERVICE']._serialized_end=1953
 # @@protoc_insertion_point(module_scope)

@@ -163,6 +163,7 @@ class ListArchivableRunsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAYLOADS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     filter: _builtins.str
@@ -171,6 +172,8 @@ class ListArchivableRunsRequest(_message.Message):
     """How many at most. Default 50, at most 1,000."""
     page_token: _builtins.str
     """`next_page_token` of the page before."""
+    payloads: _builtins.bool
+    """True to have the runs with their payloads, as in answers about a single run. A page is shorter where they are large."""
     @_builtins.property
     def cutoff(self) -> _timestamp_pb2.Timestamp:
         """Runs that ended before this time. Required."""
@@ -183,10 +186,11 @@ class ListArchivableRunsRequest(_message.Message):
         filter: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        payloads: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cutoff", b"cutoff"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cutoff", b"cutoff", "filter", b"filter", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cutoff", b"cutoff", "filter", b"filter", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "payloads", b"payloads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -204,7 +208,7 @@ class ListArchivableRunsResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[_runs_pb2.Run]:
-        """Without their payloads. The one that ended first comes first."""
+        """The one that ended first comes first. With their payloads if that was asked for."""
 
     def __init__(
         self,

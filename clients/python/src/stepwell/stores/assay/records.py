@@ -85,6 +85,8 @@ class WorkflowRecord:
     parent_id: str | None = None
     claimed_by: str | None = None
     search_attributes: str | None = None
+    archived_at: float | None = None
+    archive_uri: str | None = None
     created_at: float = 0.0
     updated_at: float = 0.0
     completed_at: float | None = None
@@ -274,6 +276,8 @@ def workflow_record(run: Run) -> WorkflowRecord:
         parent_id=run.parent_workflow_id or None,
         claimed_by=run.owner_id or None,
         search_attributes=json.dumps(values_of(run.search_attributes)) if run.search_attributes else None,
+        archived_at=seconds_of(run, "archive_time"),
+        archive_uri=run.archive_uri or None,
         created_at=seconds_of(run, "create_time") or 0.0,
         updated_at=seconds_of(run, "update_time") or 0.0,
         completed_at=seconds_of(run, "end_time"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from stepwell.stores.assay.activities import Activities
+from stepwell.stores.assay.archives import Archives
 from stepwell.stores.assay.found import Found
 from stepwell.stores.assay.schedules import Schedules
 from stepwell.stores.assay.work import Work
 from stepwell.stores.assay.workflows import Workflows
 
 
-class WorkflowStore(Workflows, Activities, Work, Schedules, Found):
+class WorkflowStore(Workflows, Activities, Work, Schedules, Found, Archives):
     """Answers like assay's `WorkflowStore`.
 
     What assay finds by an id alone is found in every namespace. What it does with a whole queue or with all that is
