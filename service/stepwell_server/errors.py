@@ -565,6 +565,14 @@ class DefinitionChanged(FailedPrecondition):
     expected: int
 
 
+class RunDataChanged(FailedPrecondition):
+    """The data of run {run_id} was changed meanwhile: it has version {version}, not {expected}."""
+
+    run_id: UUID | str
+    version: int
+    expected: int
+
+
 class EventSeqExists(AlreadyExists):
     """Event {caller_seq} of run {run_id} exists already."""
 

@@ -197,6 +197,8 @@ METHODS: dict[str, Prepare] = {
     "ClaimRun": given(owner_id="a", lease_duration=span(60)),
     "ReleaseRun": claimed_run,
     "SetRunPhase": given(phase=COMPLETED, result=json("1")),
+    "UpdateDrivenRun": given(phase=COMPLETED, changes=[{"name": "a", "set": json("1")}]),
+    "SetRunData": given(changes=[{"name": "a", "set": json("1")}], expected_version=0),
     "MarkRunRunning": suspended_run,
     "MarkRunCompleted": given(result=json("1")),
     "MarkRunFailed": given(failure={"message": "boom"}),

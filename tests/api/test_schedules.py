@@ -15,6 +15,7 @@ from tests.engine.replica import look
 from tests.service import refusal
 
 from stepwell.v1 import namespaces_pb2, runs_pb2
+from stepwell.v1.definitions_pb2 import DefinitionRef
 
 
 @pytest_asyncio.fixture
@@ -102,7 +103,11 @@ async def test_all_of_what_a_run_is_given_is_kept(world: World) -> None:
     for field in run.DESCRIPTOR.fields:
         if field.name in theirs:
             continue
-        if field.message_type is None:
+        if field.name == "search_attributes":
+            run.search_attributes["env"].text = "text"
+        elif field.name == "definition":
+            run.definition.CopyFrom(DefinitionRef(code="text", version=3))
+        elif field.message_type is None:
             setattr(run, field.name, "text" if field.type == field.TYPE_STRING else 3)
         else:
             _fill(getattr(run, field.name), numbers)

@@ -77,8 +77,8 @@ class MemoryTopics:
             number, expire = max(known.number, position.number), max(known.expire_time, position.expire_time)
             self.positions[position.chain_key, position.topic] = replace(position, number=number, expire_time=expire)
         for run_key, (kind, ordinal), row in write.sides:
-            if kind is TopicWait and isinstance(row, TopicWait):
+            if isinstance(ordinal, int) and isinstance(row, TopicWait):
                 assert (run_key, ordinal) not in self.waits
                 self.waits[run_key, ordinal] = row
-            elif kind is TopicWait:
+            elif kind is TopicWait and isinstance(ordinal, int):
                 self.waits.pop((run_key, ordinal), None)

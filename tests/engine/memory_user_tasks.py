@@ -28,7 +28,7 @@ class MemoryUserTasks:
 
     def apply(self, write: Write) -> None:
         for run_key, (kind, ordinal), row in write.sides:
-            if kind is UserTask and isinstance(row, UserTask):
+            if isinstance(ordinal, int) and isinstance(row, UserTask):
                 before = self.rows.get((run_key, ordinal))
                 status = TaskStatus(row.status)
                 if before is not None:
@@ -36,7 +36,7 @@ class MemoryUserTasks:
                     assert before.is_active
                     assert status == before.status or _leads(TaskStatus(before.status), status)
                 self.rows[run_key, ordinal] = row
-            elif kind is UserTask:
+            elif kind is UserTask and isinstance(ordinal, int):
                 del self.rows[run_key, ordinal]
         ids = [(row.namespace_id, row.task_id) for row in self.rows.values()]
         assert len(ids) == len(set(ids))

@@ -36,6 +36,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "MadeCall": {"kind": types_pb2.STEP_KIND_TIMER, "name": "x"},
     "NewStep": {"name": "x"},
     "OutcomeStep": {"result": types_pb2.Payload(json="1")},
+    "RunDataChange": {"name": "d", "set": types_pb2.Payload(json="1")},
     "Repair": {"accept": repairs_pb2.Repair.Accept()},
     "StartJobRequest": {"type": "t"},
     "StartRunRequest": {"type": "t"},
@@ -315,6 +316,9 @@ class World:
 
     async def _GetActivity(self, method: Method) -> Any:
         return type(method.new())(run_id=await self._driven_run())
+
+    async def _SetRunData(self, method: Method) -> Any:
+        return type(method.new())(changes=[SAMPLES["RunDataChange"]])
 
     async def _RewindRun(self, method: Method) -> Any:
         return type(method.new())(step={"name": "x"})

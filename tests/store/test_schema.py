@@ -9,7 +9,7 @@ from sqlalchemy.dialects import postgresql
 
 from stepwell_server.model.api_keys import ApiKey
 from stepwell_server.model.dispatches import Dispatch, IdempotencyKey
-from stepwell_server.model.driven import CallerSeq, RunOrigin, RunTask, Watcher
+from stepwell_server.model.driven import CallerSeq, RunDatum, RunDefinition, RunOrigin, RunTask, Watcher
 from stepwell_server.model.events import Event
 from stepwell_server.model.inbox import DeadLetter, InboxRow
 from stepwell_server.model.jobs import ClosedJob, Job, JobId
@@ -60,6 +60,8 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("run_origins", RunOrigin),
     ("dispatches", Dispatch),
     ("idempotency_keys", IdempotencyKey),
+    ("run_definitions", RunDefinition),
+    ("run_data", RunDatum),
     ("schedules", Schedule),
     ("schedule_firings", Waiting),
     ("job_ids", JobId),

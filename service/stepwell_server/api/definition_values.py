@@ -68,6 +68,11 @@ def ref_from_proto(message: Any, fields: Fields, at: str = "") -> DefinitionRef:
     return DefinitionRef(definition_id, code, version_from_proto(message.version, at))
 
 
+def ref_to_proto(ref: DefinitionRef) -> definitions_pb2.DefinitionRef:
+    """Renders which definition is meant, as it was given."""
+    return definitions_pb2.DefinitionRef(definition_id=str(ref.definition_id or ""), code=ref.code, version=ref.version)
+
+
 def version_from_proto(value: int, at: str = "") -> int:
     """Reads a version; 0 if it is not given."""
     return integer(value, "version", at, at_most=GREATEST_VERSION)

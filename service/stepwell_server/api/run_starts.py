@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stepwell.v1 import run_store_pb2, runs_pb2, types_pb2, workers_pb2
 from stepwell_server import telemetry
 from stepwell_server.api.activity_options import run_retry_from_proto
+from stepwell_server.api.definition_values import ref_from_proto
 from stepwell_server.api.fields import integer, optional_uuid, seconds
 from stepwell_server.api.payloads import payload_from_proto
 from stepwell_server.api.search_attributes import attributes_from_proto
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from stepwell_server.api.fields import Fields
+    from stepwell_server.model.definitions import DefinitionRef
     from stepwell_server.model.runs import RunRef
     from stepwell_server.model.search_attributes import AttributeValue
 
@@ -45,8 +47,9 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
     run_id = optional_uuid(request.run_id, "run_id", at)
     if run_id is None and request_id:
         run_id = run_id_for_request(namespace, request_id)
-    workflow_type = fields.name(request.type, "type", at)
-    traceparent, tracestate = telemetry.new_traceparent(metadata, type=workflow_type)
+    definition = definition_from_proto(request, fields, at)
+    workflow_type = type_from_proto(request, definition, fields, at)
+    traceparent, tracestate = telemetry.new_traceparent(metadata, type=label_of(workflow_type, definition))
     new = NewRun(
         namespace_id=namespace_id,
         namespace=namespace,
@@ -65,6 +68,7 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
             **policy_from_proto(request.cancellation_policy, at), retry=run_retry_from_proto(request, fields, at)
         ),
         search_attributes=first_attributes(request, fields, at),
+        definition=definition,
     )
     reuse, conflict = policies_from_proto(request, fields, at)
     request_hash = content_hash(request, namespace) if request_id else None
@@ -77,6 +81,28 @@ def first_attributes(
     """Reads the search attributes that a run begins with."""
     given = request.search_attributes
     return attributes_from_proto(given, fields, "search_attributes", at) if given else {}
+
+
+def definition_from_proto(request: Any, fields: Fields, at: str = "") -> DefinitionRef | None:  # noqa: ANN401
+    """Reads which definition a run follows, or is to follow."""
+    if not request.HasField("definition"):
+        return None
+    return ref_from_proto(request.definition, fields, f"{at}definition.")
+
+
+def type_from_proto(
+    request: runs_pb2.StartRunRequest | run_store_pb2.CreateRunRequest,
+    definition: DefinitionRef | None,
+    fields: Fields,
+    at: str = "",
+) -> str:
+    """Reads the type; empty if it is the code of the definition."""
+    return fields.name(request.type, "type", at) if definition is None else fields.text(request.type, "type", at)
+
+
+def label_of(workflow_type: str, definition: DefinitionRef | None) -> str:
+    """What the trace of a start calls its run."""
+    return workflow_type or (definition.label if definition is not None else "")
 
 
 def policies_from_proto(

@@ -11,9 +11,20 @@ from stepwell_server import telemetry
 from stepwell_server.api.fields import optional_uuid, seconds, time
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
+from stepwell_server.api.run_data import data_from_proto
 from stepwell_server.api.run_derived import DerivedRuns, origin_from_proto
 from stepwell_server.api.run_details import RunDetailCalls
-from stepwell_server.api.run_starts import DEFAULT_QUEUE, content_hash, first_attributes, policy_from_proto, size_of
+from stepwell_server.api.run_starts import (
+    DEFAULT_QUEUE,
+    content_hash,
+    definition_from_proto,
+    first_attributes,
+    label_of,
+    policy_from_proto,
+    size_of,
+    type_from_proto,
+)
+from stepwell_server.api.run_store_data import RunDataCalls
 from stepwell_server.api.run_store_sets import RunSets
 from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.engine import claims, driven_runs
@@ -33,7 +44,7 @@ if TYPE_CHECKING:
 _SHORTEST_LEASE = 0.001
 
 
-class RunStoreCalls(RunDetailCalls, DerivedRuns, RunSets, run_store_pb2_grpc.RunStoreServicer):
+class RunStoreCalls(RunDetailCalls, DerivedRuns, RunSets, RunDataCalls, run_store_pb2_grpc.RunStoreServicer):
     """Driven runs, one at a time."""
 
     async def CreateRun(
@@ -45,10 +56,11 @@ class RunStoreCalls(RunDetailCalls, DerivedRuns, RunSets, run_store_pb2_grpc.Run
         return run_store_pb2.CreateRunResponse(run_id=str(started.run_id), created=started.started)
 
     async def ReadRun(self, request: run_store_pb2.ReadRunRequest, context: Context) -> run_store_pb2.ReadRunResponse:
+        data_names = self._fields.names(request.data_names, "data_names")
         found = await self._seek(request)
         if found is None:
             return run_store_pb2.ReadRunResponse(found=False)
-        run = await self._whole(RunRef(found.namespace_id, request.namespace, run_key=found.run_key))
+        run = await self._whole(RunRef(found.namespace_id, request.namespace, run_key=found.run_key), data_names)
         return run_store_pb2.ReadRunResponse(found=True, run=run)
 
     async def ClaimRun(
@@ -172,9 +184,14 @@ class RunStoreCalls(RunDetailCalls, DerivedRuns, RunSets, run_store_pb2_grpc.Run
         origin = origin_from_proto(request, space, source_run_id, fields)
         if run_id is None and request_id:
             run_id = run_id_for_request(space.namespace, request_id)
-        workflow_type = fields.name(request.type, "type")
+        definition = definition_from_proto(request, fields)
+        # A registered key is one of the type's, which must be known when it is looked up.
+        needs_type = definition is None or request.origin.idempotency_key
+        workflow_type = type_from_proto(request, None if needs_type else definition, fields)
         policy = policy_from_proto(request.cancellation_policy)
-        traceparent, tracestate = telemetry.new_traceparent(context.invocation_metadata() or (), type=workflow_type)
+        traceparent, tracestate = telemetry.new_traceparent(
+            context.invocation_metadata() or (), type=label_of(workflow_type, definition)
+        )
         parent = await self._parent(request, space)
         new = NewRun(
             namespace_id=space.namespace_id or 0,
@@ -195,6 +212,8 @@ class RunStoreCalls(RunDetailCalls, DerivedRuns, RunSets, run_store_pb2_grpc.Run
             details=RunDetails(source_run_id=str(source_run_id or ""), **_parentage(parent), **policy),
             origin=origin,
             search_attributes=first_attributes(request, fields),
+            definition=definition,
+            data=data_from_proto(request.data, fields),
         )
         request_hash = content_hash(request, space.namespace) if request_id else None
         return StartRun(new, reuse=Reuse.REJECT, request_id=request_id, request_hash=request_hash)

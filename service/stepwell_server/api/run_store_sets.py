@@ -12,6 +12,7 @@ from stepwell.v1 import run_store_pb2, types_pb2
 from stepwell_server.api.fields import seconds
 from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.page import read_page
+from stepwell_server.api.run_starts import definition_from_proto
 from stepwell_server.api.run_values import run_to_proto, time_to_proto
 from stepwell_server.api.runs_read import counted_runs
 from stepwell_server.api.stores import StoreCalls, within
@@ -67,6 +68,7 @@ class RunSets(StoreCalls):
     async def ListDrivenRuns(
         self, request: run_store_pb2.ListDrivenRunsRequest, context: Context
     ) -> run_store_pb2.ListDrivenRunsResponse:
+        names = self._fields.names(request.data_names, "data_names")
         order = read_order(request.order_by, LISTED)
         page = read_page(request, position_of(order, LISTED, int), self._fields.limits)
         space, phases = await self._space(request), self._fields.items(request.phases, "phases")
@@ -76,10 +78,12 @@ class RunSets(StoreCalls):
             type=self._fields.text(request.type, "type"),
             task_queue=self._fields.text(request.task_queue, "task_queue"),
             driven=True,
+            correlation_id=self._fields.text(request.correlation_id, "correlation_id"),
+            definition=definition_from_proto(request, self._fields),
             where=read_filter(request.filter, LISTED, self._fields.limits),
         )
         found = await run_lists.page(self._database, wanted, order, page.after, page.fetch, page.skip)
-        listed = await self._listed(found[: page.size], space.namespace, payloads=request.payloads)
+        listed = await self._listed(found[: page.size], space.namespace, payloads=request.payloads, data_names=names)
         total, more = await counted_runs(self._database, wanted) if request.count_total else (0, False)
         has_more = len(found) > len(listed)
         return run_store_pb2.ListDrivenRunsResponse(
@@ -93,12 +97,15 @@ class RunSets(StoreCalls):
         self, request: run_store_pb2.ListChildRunsRequest, context: Context
     ) -> run_store_pb2.ListChildRunsResponse:
         page, parent = read_page(request, tuple[int], self._fields.limits), await self._seek(request)
+        names = self._fields.names(request.data_names, "data_names")
         if parent is None:
             return run_store_pb2.ListChildRunsResponse()
-        wanted = RunFilter(parent.namespace_id, parent_run_id=parent.run_id)
+        # Whatever a driven run has for children is driven, too, and has an index.
+        is_driven = True if parent.driven else None
+        wanted = RunFilter(parent.namespace_id, parent_run_id=parent.run_id, driven=is_driven)
         found = await run_lists.page(self._database, wanted, (), page.after, page.fetch, 0)
         namespace = await self._namespaces.name_of(parent.namespace_id)
-        listed = await self._listed(found[: page.size], namespace, payloads=request.payloads)
+        listed = await self._listed(found[: page.size], namespace, payloads=request.payloads, data_names=names)
         token = page.token((found[len(listed) - 1].run_key,)) if len(found) > len(listed) else ""
         return run_store_pb2.ListChildRunsResponse(runs=listed, next_page_token=token)
 

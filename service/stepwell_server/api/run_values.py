@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from stepwell.v1 import runs_pb2, types_pb2
+from stepwell.v1 import definitions_pb2, runs_pb2, types_pb2
 from stepwell_server.api.activity_options import retry_to_proto
 from stepwell_server.api.differences import difference_to_proto
 from stepwell_server.api.fields import optional_uuid
 from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_to_proto
+from stepwell_server.api.run_data import data_to_proto
 from stepwell_server.api.search_attributes import attributes_to_proto
 from stepwell_server.api.task_waits import task_wait_to_proto
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import pack
-from stepwell_server.model.runs import Phase, RunDetails, RunRef, unpack_details
+from stepwell_server.model.runs import Followed, Phase, RunDetails, RunRef, unpack_details
 from stepwell_server.model.steps import DEFAULT_RETRY, Kind, StepDetails, StepState, unpack_step_details
 from stepwell_server.model.tasks import TaskKind
 
@@ -137,6 +138,8 @@ def run_to_proto(run: SeenRun, namespace: str, attributes: Values | None = None)
         search_attributes=attributes_to_proto(attributes or {}),
         archive_time=time_to_proto(details.archive_time),
         archive_uri=details.archive_uri,
+        definition=_followed_to_proto(details.definition),
+        data_version=details.data_version,
     )
 
 
@@ -159,6 +162,9 @@ def whole_run_to_proto(whole: WholeRun, namespace: str, crew: Crew | None = None
         run.suspension_data.CopyFrom(suspension)
     if (wake := payload_to_proto(whole.wake)) is not None:
         run.wake.payload.CopyFrom(wake)
+    run.data_omitted = whole.data_omitted
+    for name, message in data_to_proto(whole.data).items():
+        run.data[name].CopyFrom(message)
     if whole.differences:
         run.pause.differences.extend(difference_to_proto(each) for each in whole.differences)
     return run
@@ -209,6 +215,14 @@ def _skip_to_proto(whole: WholeStep, details: StepDetails) -> runs_pb2.Step.Skip
     cause = runs_pb2.Step.Skip.Cause.ValueType(details.skip_cause)
     trace = payload_to_proto(whole.result) if whole.result is not None and whole.result.kind else None
     return runs_pb2.Step.Skip(reason=details.skip_reason, cause=cause, evaluation_trace=trace)
+
+
+def _followed_to_proto(followed: Followed | None) -> definitions_pb2.DefinitionRef | None:
+    if followed is None:
+        return None
+    return definitions_pb2.DefinitionRef(
+        definition_id=str(followed.definition_id), code=followed.code, version=followed.version
+    )
 
 
 def _pause_to_proto(run: SeenRun, details: RunDetails) -> runs_pb2.Run.Pause | None:

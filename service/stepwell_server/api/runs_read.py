@@ -13,6 +13,7 @@ from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.page import read_page
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
+from stepwell_server.api.run_starts import definition_from_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN, run_to_proto, step_to_proto, whole_run_to_proto
 from stepwell_server.model.runs import LISTED as LISTED_RUNS
 from stepwell_server.model.runs import Phase, RunRef
@@ -135,6 +136,7 @@ def filter_from_proto(request: runs_pb2.ListRunsRequest, namespace_id: int, fiel
         task_queue=fields.text(request.task_queue, "task_queue"),
         correlation_id=fields.text(request.correlation_id, "correlation_id"),
         where=read_filter(request.filter, LISTED_RUNS, fields.limits),
+        definition=definition_from_proto(request, fields),
     )
 
 

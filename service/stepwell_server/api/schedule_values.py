@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stepwell.v1 import runs_pb2, schedules_pb2, types_pb2
 from stepwell_server.api.activity_options import retry_to_proto
+from stepwell_server.api.definition_values import ref_to_proto
 from stepwell_server.api.fields import seconds, time
 from stepwell_server.api.payloads import duration_to_proto, payload_to_proto
 from stepwell_server.api.run_starts import Metadata, start_from_proto
@@ -164,4 +165,5 @@ def _run_to_proto(run: NewRun, *, with_input: bool) -> runs_pb2.StartRunRequest:
         cancellation_policy=policy if policy.ByteSize() else None,
         retry=retry_to_proto(run.details.retry),
         search_attributes=attributes_to_proto(run.search_attributes),
+        definition=None if run.definition is None else ref_to_proto(run.definition),
     )

@@ -149,17 +149,24 @@ class StoreCalls:
             came += sum(answer is True for answer in answers)
         return came
 
-    async def _whole(self, ref: RunRef) -> runs_pb2.Run:
-        """A run with its payloads."""
+    async def _whole(self, ref: RunRef, data_names: Sequence[str] = ()) -> runs_pb2.Run:
+        """A run with its payloads, and with data of its own."""
         whole = await runs.read(self._database, ref)
+        whole = await whole_runs.with_data(self._database, whole, data_names, self._message_room)
         shown = whole_run_to_proto(whole, await self._namespaces.name_of(whole.run.namespace_id))
         await self._show_origins([whole.run], [shown])
         return shown
 
-    async def _listed(self, shown: Sequence[runs.SeenRun], namespace: str, *, payloads: bool) -> list[runs_pb2.Run]:
-        """Runs with their cursors; with their payloads only as many as fit a message."""
+    @property
+    def _message_room(self) -> int:
+        return self._fields.limits.message_bytes - MESSAGE_MARGIN
+
+    async def _listed(
+        self, shown: Sequence[runs.SeenRun], namespace: str, *, payloads: bool, data_names: Sequence[str] = ()
+    ) -> list[runs_pb2.Run]:
+        """Runs with their cursors; with their payloads, and data, only as many as fit a message."""
         if payloads:
-            wholes = await whole_runs.fitting(self._database, shown, self._fields.limits.message_bytes - MESSAGE_MARGIN)
+            wholes = await whole_runs.fitting(self._database, shown, self._message_room, data_names)
             told = [whole_run_to_proto(whole, namespace) for whole in wholes]
             await self._show_origins(shown[: len(told)], told)
             return told

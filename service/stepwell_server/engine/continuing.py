@@ -78,6 +78,7 @@ def _handed_on(run: Run, carried_from: int) -> RunDetails:
         parent_workflow_id=details.parent_workflow_id,
         first_key=details.first_key or run.run_key,
         carried_from=carried_from,
+        definition=details.definition,
     )
 
 

@@ -49,16 +49,21 @@ class SetRunPhase(msgspec.Struct, frozen=True, gc=False):
         run, phase = held(change, self.token), Phase(self.phase)
         if phase == run.phase:
             return moved(change, done=False)
-        if phase not in MOVES[Phase(run.phase)]:
-            raise errors.RunPhaseConflict(run_id=run.run_id, phase=Phase(run.phase).name, wanted=phase.name)
-        if phase in TERMINAL:
-            reason = self.failure.message if self.failure is not None else ""
-            end(change, phase, self.payload, self.failure, reason)
-        elif phase == Phase.SUSPENDED:
-            suspend(change, details_of(change).active_step, None, NULL)
-        else:
-            _resume(change, NULL)
+        set_phase(change, phase, self.payload, self.failure)
         return moved(change, done=True)
+
+
+def set_phase(change: Change, phase: Phase, payload: Payload, failure: Failure | None) -> None:
+    """Moves the run to another phase. Refuses with RUN_PHASE_CONFLICT."""
+    run = change.open
+    if phase not in MOVES[Phase(run.phase)]:
+        raise errors.RunPhaseConflict(run_id=run.run_id, phase=Phase(run.phase).name, wanted=phase.name)
+    if phase in TERMINAL:
+        end(change, phase, payload, failure, failure.message if failure is not None else "")
+    elif phase == Phase.SUSPENDED:
+        suspend(change, details_of(change).active_step, None, NULL)
+    else:
+        _resume(change, NULL)
 
 
 class MarkRunRunning(msgspec.Struct, frozen=True, gc=False):

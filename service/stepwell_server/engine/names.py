@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.job_change import JobChange
+    from stepwell_server.model.definitions import DefinitionRef
     from stepwell_server.model.jobs import Job, JobRef
-    from stepwell_server.model.runs import Run, RunRef
+    from stepwell_server.model.runs import Followed, Run, RunRef
 
 Name = tuple[int, str]
 Id = tuple[int, "UUID"]
@@ -143,6 +144,7 @@ class Births(Register["Change", RunId]):
         self.keyed: dict[tuple[int, str, str, str], UUID | None] = {}
         self.new_keys: list[IdempotencyKey] = []
         self._keys_mark = 0
+        self.definitions: dict[tuple[int, DefinitionRef], Followed | None] = {}
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
@@ -181,6 +183,13 @@ class Births(Register["Change", RunId]):
             found = self.keyed[key.place] = key.run_id
             self.new_keys.append(key)
         return found
+
+    def definition(self, namespace_id: int, namespace: str, ref: DefinitionRef) -> Followed:
+        """The definition that a start names, looked up and held for it. Refuses with DEFINITION_NOT_FOUND."""
+        followed = self.definitions[namespace_id, ref]
+        if followed is None:
+            raise errors.DefinitionNotFound(namespace=namespace, definition=ref.label)
+        return followed
 
     def is_at_hand(self, run_key: int) -> bool:
         """Whether a run is locked by this batch, and all that is open of it is loaded."""

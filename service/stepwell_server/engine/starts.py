@@ -10,13 +10,14 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine import endings, search_attributes
+from stepwell_server.engine import endings, run_data, search_attributes
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
+from stepwell_server.model.definitions import DefinitionRef
 from stepwell_server.model.dispatches import IdempotencyKey, folded
-from stepwell_server.model.driven import RunOrigin
+from stepwell_server.model.driven import RunDefinition, RunOrigin
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import NULL, Payload
 from stepwell_server.model.runs import (
@@ -98,6 +99,8 @@ class NewRun(msgspec.Struct, frozen=True, gc=False):
     details: RunDetails = NO_DETAILS
     origin: RunOrigin | None = None  # its key is not yet known
     search_attributes: dict[str, AttributeValue] = {}
+    definition: DefinitionRef | None = None
+    data: dict[str, Payload] | None = None
 
     @property
     def key_place(self) -> tuple[int, str, str, str] | None:
@@ -147,7 +150,7 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
             return found
         key = self.open_key(births)
         replaced = births.other(key) if key is not None else None
-        change = open_run(self.new, births, now, limits)
+        change = open_run(_following(self.new, births), births, now, limits)
         if replaced is not None:
             endings.terminate_run(replaced, f"replaced by run {change.run_id}")
         births.bear(change, self.request_hash)
@@ -189,6 +192,15 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
             return None
         refusal = errors.RunExists if fate is Fate.TAKEN else errors.WorkflowIdInUse
         raise refusal(namespace=new.namespace, workflow_id=new.workflow_id, run_id=latest.id)
+
+
+def _following(new: NewRun, births: Births) -> NewRun:
+    """The run with the definition that it names found: where it gives no type, that is the definition's code."""
+    if new.definition is None:
+        return new
+    followed = births.definition(new.namespace_id, new.namespace, new.definition)
+    details = msgspec.structs.replace(new.details, definition=followed)
+    return msgspec.structs.replace(new, type=new.type or followed.code, details=details)
 
 
 def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Change:
@@ -243,6 +255,10 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
     if new.origin is not None:
         change.put_side((RunOrigin, 0), msgspec.structs.replace(new.origin, run_key=run.run_key))
     search_attributes.give(change, new.search_attributes)
+    if details.definition is not None:
+        change.put_side((RunDefinition, 0), RunDefinition(run.run_key, details.definition.key))
+    if new.data:
+        run_data.begin(change, new.data)
     if run.managed:
         change.update(wake_time=next_look(change))
     if run.queued:

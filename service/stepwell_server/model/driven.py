@@ -64,7 +64,24 @@ class RunOrigin(msgspec.Struct, frozen=True, gc=False):
     source_run_id: UUID | None = None
 
 
-Side = Watcher | RunTask | CallerSeq | TopicWait | UserTask | RunOrigin
+class RunDefinition(msgspec.Struct, frozen=True, gc=False):
+    """A row of `run_definitions`: the definition that the run follows. It stays when the run ends."""
+
+    run_key: int
+    definition_key: int
+
+
+class RunDatum(msgspec.Struct, frozen=True, gc=False):
+    """A row of `run_data`: a named payload, packed. It stays when the run ends."""
+
+    run_key: int
+    name: str
+    payload: bytes
+
+
+Side = Watcher | RunTask | CallerSeq | TopicWait | UserTask | RunOrigin | RunDefinition | RunDatum
 """A small row of a run in a table of its own."""
-SideKey = tuple[type[Side], int]
-"""Which of a run's rows: a watcher's, wait's or user task's ordinal, a caller's number; 0 for its task and origin."""
+SideKey = tuple[type[Side], int | str]
+"""Which of a run's rows: a watcher's, wait's or user task's ordinal, a caller's number, a datum's name; else 0."""
+LASTING: tuple[type[Side], ...] = (UserTask, RunOrigin, RunDefinition, RunDatum)
+"""The kinds of rows that a run keeps when it ends."""

@@ -40,6 +40,11 @@ def pack_payload(payload: Payload | None) -> bytes | None:
     return None if payload is None or payload is NULL else _encoder.encode(payload)
 
 
+def encode_payload(payload: Payload) -> bytes:
+    """A payload as a column of its own, the null value too; `unpack_payload` is the inverse."""
+    return _encoder.encode(payload)
+
+
 def unpack_payload(packed: bytes | None) -> Payload:
     """The inverse of `pack_payload`."""
     return NULL if packed is None else _payloads.decode(packed)

@@ -45,6 +45,15 @@ ORDER_CHANGED = "ORDER_CHANGED"
 WORKER_LOST = "WORKER_LOST"
 
 
+class Followed(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The definition that a run follows: its key, and what never changes of it."""
+
+    key: int
+    definition_id: UUID
+    code: str
+    version: int
+
+
 class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What is rarely set, kept apart so that the common row stays small. Durations in seconds."""
 
@@ -93,6 +102,11 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     woken_time: datetime | None = None
     deadline: datetime | None = None  # set by its engine, in the place of the row's
     timed_out_time: datetime | None = None  # when its engine noted that its time was over
+    # Of runs that follow a definition, and of driven runs with data.
+    definition: Followed | None = None
+    data_version: int = 0
+    data_names: int = 0  # how many there are, and their bytes in all
+    data_bytes: int = 0
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
@@ -227,6 +241,7 @@ LISTED: filters.Fields = {
     "driven": filters.FLAG,
     "managed": filters.FLAG,
     "paused": filters.FLAG,
+    "pause_reason": filters.TEXT,
     "cancel_requested": filters.FLAG,
     "correlation_id": filters.TEXT,
     "build_id": filters.TEXT,

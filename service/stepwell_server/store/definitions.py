@@ -105,6 +105,11 @@ async def code(database: Database, namespace_id: int, name: str) -> Code:
         return await _code(connection, namespace_id, name)
 
 
+async def keys(connection: AsyncConnection, namespace_id: int, ref: DefinitionRef) -> list[int]:
+    """The keys of what is meant, a code alone meaning all its versions."""
+    return list(await connection.scalars(_meant(namespace_id, ref, [DEFINITIONS.c.definition_key])))
+
+
 async def page(  # noqa: PLR0917 - what is asked of one list
     database: Database,
     wanted: Wanted,

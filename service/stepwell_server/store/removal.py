@@ -32,6 +32,7 @@ from stepwell_server.store.schema import (
     HEARTBEATS,
     IDEMPOTENCY_KEYS,
     PUBLISHED,
+    RUN_DATA,
     RUN_DEFINITIONS,
     RUN_IDS,
     RUN_ORIGINS,
@@ -61,6 +62,7 @@ TABLES: tuple[Table, ...] = (
     USER_TASKS,
     SEARCH_ATTRIBUTES,
     SNAPSHOTS,
+    RUN_DATA,
     CLOSED_STEPS,
     EVENTS,
 )

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Table, func, literal, literal_column, select, union_all
 
+from stepwell_server.model.definitions import DefinitionRef
 from stepwell_server.model.filters import Filter
 from stepwell_server.model.orders import Order, SortKey
 from stepwell_server.model.runs import TERMINAL, Phase, RunRef
+from stepwell_server.store import definitions
 from stepwell_server.store.attribute_filters import having
 from stepwell_server.store.filters import NEVER, Columns, after, named, sorting, where
 from stepwell_server.store.runs import CLOSED_COLUMNS, OPEN_COLUMNS, SeenRun, keys
-from stepwell_server.store.schema import CLOSED_RUNS, RUNS
+from stepwell_server.store.schema import CLOSED_RUNS, RUN_DEFINITIONS, RUNS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +46,7 @@ class RunFilter(msgspec.Struct, frozen=True, gc=False):
     correlation_id: str = ""
     driven: bool | None = None
     where: Filter | None = None
+    definition: DefinitionRef | None = None
 
 
 async def page(  # noqa: PLR0917 - what is asked of one list
@@ -86,6 +89,11 @@ async def _parts(
         parent_key = await connection.scalar(parent)
         if parent_key is None:
             return []
+    followed: list[int] | None = None
+    if wanted.definition is not None:
+        followed = await definitions.keys(connection, wanted.namespace_id, wanted.definition)
+        if not followed:
+            return []
     parts = []
     for table, columns, phases in _TABLES:
         if wanted.phases and not phases.intersection(wanted.phases):
@@ -99,6 +107,9 @@ async def _parts(
         if place is not None:
             conditions.append(after(order, _sortable(by_name), _NEWEST_FIRST, place))
         query = select(*columns).where(*conditions).order_by(*sorting(order, _sortable(by_name), _NEWEST_FIRST))
+        if followed is not None:
+            query = query.join(RUN_DEFINITIONS, RUN_DEFINITIONS.c.run_key == table.c.run_key)
+            query = query.where(_is_any(RUN_DEFINITIONS.c.definition_key, followed))
         parts.append(query.limit(most).subquery())
     return parts
 
@@ -126,6 +137,14 @@ def _conditions(table: Table, wanted: RunFilter, parent_key: int | None) -> Sequ
     if parent_key is not None:
         conditions.append(table.c.parent_key == parent_key)
     if wanted.driven is not None:
-        conditions.append(table.c.driven == wanted.driven)
+        # Spelt out, not bound: the indexes of driven runs alone are known to fit.
+        conditions.append(table.c.driven if wanted.driven else ~table.c.driven)
+    if wanted.correlation_id:
+        conditions.append(table.c.correlation_id != literal_column("''"))
     texts = {name: getattr(wanted, name) for name in ("type", "workflow_id", "task_queue", "correlation_id")}
     return [*conditions, *(table.c[name] == text for name, text in texts.items() if text)]
+
+
+def _is_any(column: ColumnElement[int], keys: list[int]) -> ColumnElement[bool]:
+    """One key is compared by itself: along its index runs are sorted already."""
+    return column == keys[0] if len(keys) == 1 else column.in_(keys)

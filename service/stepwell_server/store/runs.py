@@ -87,6 +87,8 @@ class WholeRun(msgspec.Struct, frozen=True, gc=False):
     ready_time: datetime | None = None
     last_failure: Failure | None = None
     search_attributes: dict[str, AttributeValue] = {}
+    data: dict[str, Payload] = {}
+    data_omitted: bool = False
 
 
 _COMMON = SeenRun.__struct_fields__[: SeenRun.__struct_fields__.index("owner_id")]

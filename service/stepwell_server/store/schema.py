@@ -532,6 +532,7 @@ DEFINITIONS = Table(
     *_times("create_time update_time"),
     *_bytes("metadata body", nullable=True),
 )
+RUN_DATA = Table("run_data", METADATA, *_run_key(), *_text("name", key=True), *_bytes("payload"))
 RUN_DEFINITIONS = Table("run_definitions", METADATA, *_run_key(), *_bigint("definition_key"))
 
 

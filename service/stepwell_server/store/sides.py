@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepwell_server.model.driven import CallerSeq, RunOrigin, RunTask, Side, SideKey, Watcher
+from stepwell_server.model.driven import (
+    CallerSeq,
+    RunDatum,
+    RunDefinition,
+    RunOrigin,
+    RunTask,
+    Side,
+    SideKey,
+    Watcher,
+)
 from stepwell_server.model.topics import TopicWait
 from stepwell_server.model.user_tasks import UserTask
 from stepwell_server.store.columns import columns, pairs
@@ -21,6 +30,7 @@ _DELETE: dict[type[Side], str] = {
     Watcher: "delete_watchers",
     TopicWait: "delete_topic_waits",
     UserTask: "delete_user_tasks",
+    RunDatum: "delete_run_data",
 }
 _WRITE: dict[type[Side], str] = {
     Watcher: "write_watchers",
@@ -29,6 +39,8 @@ _WRITE: dict[type[Side], str] = {
     TopicWait: "write_topic_waits",
     UserTask: "write_user_tasks",
     RunOrigin: "write_run_origins",
+    RunDefinition: "write_run_definitions",
+    RunDatum: "write_run_data",
 }
 
 
@@ -56,6 +68,10 @@ async def read(connection: Connection, wanted: Sequence[tuple[int, SideKey]]) ->
         for row in await connection.fetch(SIDES["read_run_origins"], [key for key, _ in origins]):
             origin = RunOrigin(*row)
             found.append((origin.run_key, (RunOrigin, 0), origin))
+    if data := asked.get(RunDatum):
+        for row in await connection.fetch(SIDES["read_run_data"], *pairs(data)):
+            datum = RunDatum(*row)
+            found.append((datum.run_key, (RunDatum, datum.name), datum))
     return found
 
 
@@ -87,14 +103,16 @@ async def write(
             await connection.write(SIDES[name], [sorted(gone)])
 
 
-def _place(row: Side) -> tuple[int, int]:
+def _place(row: Side) -> tuple[int, int | str]:
     if isinstance(row, CallerSeq):
         return row.run_key, row.caller_seq
+    if isinstance(row, RunDatum):
+        return row.run_key, row.name
     return row.run_key, row.ordinal if isinstance(row, TopicWait | UserTask) else 0
 
 
-def _by_kind(keys: Iterable[tuple[int, SideKey]]) -> dict[type[Side], list[tuple[int, int]]]:
-    sorted_out: dict[type[Side], list[tuple[int, int]]] = {}
-    for run_key, (kind, number) in keys:
-        sorted_out.setdefault(kind, []).append((run_key, number))
+def _by_kind(keys: Iterable[tuple[int, SideKey]]) -> dict[type[Side], list[tuple[int, int | str]]]:
+    sorted_out: dict[type[Side], list[tuple[int, int | str]]] = {}
+    for run_key, (kind, which) in keys:
+        sorted_out.setdefault(kind, []).append((run_key, which))
     return sorted_out

@@ -18,7 +18,7 @@ from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
 from stepwell.inbox import Inbox
 from stepwell.jobs import JobCalls
-from stepwell.options import RunFilter, StartOptions, run_fields
+from stepwell.options import RunFilter, StartOptions, definition_of, run_fields
 from stepwell.policies import CONFLICT, REUSE, Seconds, duration
 from stepwell.retention import Retention
 from stepwell.runs import PAGE_SIZE, RunHandle
@@ -28,6 +28,7 @@ from stepwell.user_tasks import UserTasks
 from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
 from stepwell.v1.history_pb2_grpc import HistoryServiceStub
 from stepwell.v1.namespaces_pb2_grpc import NamespaceServiceStub
+from stepwell.v1.run_store_pb2_grpc import RunStoreStub
 from stepwell.v1.runs_pb2_grpc import RunServiceStub
 from stepwell.v1.task_queues_pb2_grpc import TaskQueueServiceStub
 from stepwell.v1.types_pb2 import RunPhase
@@ -60,6 +61,7 @@ class Client(JobCalls):
         super().__init__(self._channel, Caller(api_key, call_timeout), namespace, converter, call_timeout)
         self.run_stub = RunServiceStub(self._channel)
         self.history_stub = HistoryServiceStub(self._channel)
+        self.run_store_stub = RunStoreStub(self._channel)
         self.namespace_stub = NamespaceServiceStub(self._channel)
         self.worker_stub = WorkerServiceStub(self._channel)
         self.task_queue_stub = TaskQueueServiceStub(self._channel)
@@ -212,6 +214,7 @@ class Client(JobCalls):
             parent_run_id=only.get("parent_run_id", ""),
             task_queue=only.get("task_queue", ""),
             correlation_id=only.get("correlation_id", ""),
+            definition=definition_of(only.get("definition")),
             filter=only.get("filter", ""),
             order_by=only.get("order_by", ""),
             page_size=PAGE_SIZE if limit is None else min(limit, PAGE_SIZE),

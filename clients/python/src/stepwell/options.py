@@ -8,6 +8,10 @@ from typing import Any, Literal, TypedDict
 
 from stepwell.policies import CancellationPolicy, RetryPolicy, Seconds, duration
 from stepwell.search_attributes import Value, spelled
+from stepwell.v1.definitions_pb2 import DefinitionRef
+
+DefinitionName = str | tuple[str, int]
+"""A definition's code, for its latest version; or its code and version."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -21,6 +25,15 @@ class RunOptions(TypedDict, total=False):
     cancellation_policy: CancellationPolicy
     retry: RetryPolicy
     search_attributes: Mapping[str, Value]
+    definition: DefinitionName
+
+
+def definition_of(named: DefinitionName | None) -> DefinitionRef | None:
+    """Spells which definition is meant."""
+    if not named:
+        return None
+    code, version = (named, 0) if isinstance(named, str) else named
+    return DefinitionRef(code=code, version=version)
 
 
 def run_fields(options: RunOptions) -> dict[str, Any]:
@@ -35,6 +48,7 @@ def run_fields(options: RunOptions) -> dict[str, Any]:
         "cancellation_policy": None if policy is None else policy.to_proto(),
         "retry": None if retry is None else retry.to_proto(),
         "search_attributes": spelled(options.get("search_attributes", {})),
+        "definition": definition_of(options.get("definition")),
     }
 
 
@@ -48,6 +62,8 @@ class StartOptions(RunOptions, total=False):
     first, default 4. `run_timeout` and `start_delay` in seconds: default no limit, and at once. `retry`: begins the run
     anew, as itself and with nothing recorded, when its code fails; default not. `run_timeout` is for all attempts.
     `search_attributes`: what the run is found by, by name: text, numbers, flags and times.
+    `definition`: the definition that it follows, by its code or its code and version; the code alone means the latest
+    active version.
     """
 
     run_id: str
@@ -72,6 +88,7 @@ class RunFilter(TypedDict, total=False):
     parent_run_id: str
     task_queue: str
     correlation_id: str
+    definition: DefinitionName
 
 
 class JobOptions(TypedDict, total=False):

@@ -233,6 +233,10 @@ class DefinitionChanged(errors.FailedPrecondition):
     """Another call changed the definition since its revision was read; `metadata["revision"]` is the present one."""
 
 
+class RunDataChanged(errors.FailedPrecondition):
+    """Another call changed the run's data since its version was read; `metadata["version"]` is the present one."""
+
+
 class EventSeqExists(errors.AlreadyExists):
     """The run has an event of that number of the caller's."""
 

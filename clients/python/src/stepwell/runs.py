@@ -13,7 +13,7 @@ from stepwell._mending import Mending
 from stepwell._rpc import uuid7
 from stepwell.errors import RunFailed, UpdateFailed, UpdateRejected
 from stepwell.policies import duration
-from stepwell.v1 import explanations_pb2, history_pb2, runs_pb2, types_pb2
+from stepwell.v1 import explanations_pb2, history_pb2, run_store_pb2, runs_pb2, types_pb2
 from stepwell.v1.types_pb2 import RunPhase, StepState
 
 if TYPE_CHECKING:
@@ -253,6 +253,20 @@ class RunHandle(Mending, Attributes, Generic[T_co]):
                         seen = event.number
                         yield event
                 wait.wait.FromMilliseconds(_LOOK_MILLISECONDS)
+
+    async def data(self, *names: str) -> dict[str, Any]:
+        """Reads the data that an outside engine keeps of the run, by name: those named, default all.
+
+        Raises `RunNotFound`.
+        """
+        client, found = self._client, dict[str, Any]()
+        request = run_store_pb2.GetRunDataRequest(**self._name(), names=names, page_size=PAGE_SIZE)
+        while True:
+            page = await client.caller.call(client.run_store_stub.GetRunData, request)
+            found |= {name: client.converter.from_payload(page.data[name]) for name in sorted(page.data)}
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
 
     async def steps(self, *, states: Sequence[str] = ()) -> AsyncGenerator[runs_pb2.Step, None]:
         """Reads the run's steps in the order of their creation: of `states` such as `waiting`, default all.

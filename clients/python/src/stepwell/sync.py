@@ -208,6 +208,10 @@ class RunHandle(SyncMending, SyncAttributes, Generic[T_co]):
         """Reads the run's events as they are recorded, to its end, and on with the run that continues it."""
         return self._loop.iterate(self._inner.follow(), at_once=1)
 
+    def data(self, *names: str) -> dict[str, Any]:
+        """Reads the data that an outside engine keeps of the run, by name: those named, default all."""
+        return self._loop.call(self._inner.data(*names))
+
     def steps(self, *, states: Sequence[str] = ()) -> Iterator[runs_pb2.Step]:
         """Reads the run's steps in the order of their creation: of `states` such as `waiting`, default all.
 

@@ -23,6 +23,7 @@ from stepwell_server.engine.committer.orders import (
     may_see,
     ref_of,
     space_of,
+    start_of,
 )
 from stepwell_server.engine.committer.protocols import AnyChange, Capacity, Reservation
 from stepwell_server.engine.committer.recalling import Recalling
@@ -103,6 +104,7 @@ class Batch:
         self.answers = await self._requests.recall(entries)
         await self.subjects.look_up_starts(orders)
         await self._hold_namespaces(orders)
+        await self._hold_definitions(orders)
         for entry in entries:
             if isinstance(entry.order, Birth):
                 entry.key = entry.order.open_key(self.subjects.births)
@@ -124,6 +126,22 @@ class Batch:
         for place, (namespace_id, name) in spaces.items() if absent else ():
             if namespace_id in absent and self.answers[place] is None:
                 self.answers[place] = HELD if absent[namespace_id] else errors.NamespaceNotFound(namespace=name)
+
+    async def _hold_definitions(self, orders: Sequence[Order]) -> None:
+        """Leaves for later those starts whose definition is being deleted."""
+        named = {
+            place: (start.new.namespace_id, start.new.definition)
+            for place, order in enumerate(orders)
+            if (start := start_of(order)) is not None and start.new.definition is not None
+        }
+        if not named:
+            return
+        births = self.subjects.births
+        busy = await loading.hold_definitions(self._connection, births, named.values())
+        for place, wanted in named.items():
+            followed = births.definitions[wanted]
+            if followed is not None and followed.key in busy and self.answers[place] is None:
+                self.answers[place] = HELD
 
     async def _resolve(self) -> None:
         """Finds what commands name, but for that which a start of this batch may yet make."""

@@ -8,12 +8,11 @@ from msgspec.structs import replace
 
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.names import Births
-from stepwell_server.model.driven import RunOrigin
+from stepwell_server.model.driven import LASTING
 from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.search_attributes import rows
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.topics import TopicWait
-from stepwell_server.model.user_tasks import UserTask
 from stepwell_server.store import batches
 from stepwell_server.store.dispatches import StepOfRun
 
@@ -62,7 +61,7 @@ def collect(write: batches.Write, change: Change) -> None:
 
 def _outlives(change: Change, side: SideKey) -> bool:
     """Whether such a row of a run that has ended is written, or taken away. What it has of other kinds goes with it."""
-    return side[0] in {UserTask, RunOrigin} or (side[0] is TopicWait and change.sides[side] is None)
+    return side[0] in LASTING or (side[0] is TopicWait and change.sides[side] is None)
 
 
 def _collect_dispatches(write: batches.Write, change: Change) -> None:

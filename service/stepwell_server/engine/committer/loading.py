@@ -14,7 +14,7 @@ from stepwell_server.ids import MAIN
 from stepwell_server.model.steps import Kind, Step
 from stepwell_server.model.topics import stripe_of
 from stepwell_server.model.user_tasks import UserTask
-from stepwell_server.store import batches, dispatches, recall, search_attributes, sides, topics
+from stepwell_server.store import batches, dispatches, recall, run_definitions, search_attributes, sides, topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,6 +72,15 @@ async def absent_namespaces(connection: Connection, spaces: Iterable[tuple[int, 
     absent = sorted(asked - await batches.hold_namespaces(connection, sorted(asked))) if asked else []
     there = await batches.find_namespaces(connection, absent) if absent else ()
     return {namespace_id: namespace_id in there for namespace_id in absent}
+
+
+async def hold_definitions(connection: Connection, births: Births, named: Iterable[run_definitions.Named]) -> set[int]:
+    """Finds the definitions that starts name, and holds them until the batch ends. Answers those not to be held."""
+    wanted = list(dict.fromkeys(named))
+    found = await run_definitions.find(connection, wanted)
+    births.definitions = {each: found.get(each) for each in wanted}
+    keys = {followed.key for followed in found.values()}
+    return keys - await run_definitions.hold(connection, sorted(keys)) if keys else set()
 
 
 async def look_up_names(connection: Connection, births: Births, names: Iterable[tuple[int, str]]) -> None:

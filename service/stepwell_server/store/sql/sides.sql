@@ -141,3 +141,28 @@ SELECT * FROM unnest(
 )
 ON CONFLICT (run_key) DO UPDATE SET
     title = excluded.title, trigger_key = excluded.trigger_key, idempotency_key = excluded.idempotency_key;
+-- name: write_run_definitions
+-- Notes which definitions new runs follow; their rows are held meanwhile. Sorted by run.
+INSERT INTO run_definitions (
+    run_key, definition_key
+)
+SELECT * FROM unnest($1::bigint[], $2::bigint[]);
+
+-- name: read_run_data
+-- Named payloads of runs. Walks run_data_pkey.
+SELECT d.run_key, d.name, d.payload
+FROM unnest($1::bigint[], $2::text[]) AS x (run_key, name),
+    LATERAL (SELECT * FROM run_data AS o WHERE o.run_key = x.run_key AND o.name = x.name OFFSET 0) AS d;
+
+-- name: write_run_data
+-- Puts named payloads in the place of what there was. Walks run_data_pkey.
+INSERT INTO run_data (
+    run_key, name, payload
+)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[])
+ON CONFLICT (run_key, name) DO UPDATE SET payload = excluded.payload;
+
+-- name: delete_run_data
+-- Takes named payloads away. Walks run_data_pkey.
+DELETE FROM run_data USING unnest($1::bigint[], $2::text[]) AS x (run_key, name)
+WHERE run_data.run_key = x.run_key AND run_data.name = x.name;

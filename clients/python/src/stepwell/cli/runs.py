@@ -63,8 +63,12 @@ def value_from(text: str) -> object:
 def start(
     context: typer.Context,
     *,
-    type_name: Annotated[str, typer.Argument(metavar="TYPE", help="The type of workflow.")],
+    type_name: Annotated[
+        str, typer.Argument(metavar="TYPE", help="The type of workflow. Default: the definition's code.")
+    ] = "",
     value: Input = "",
+    definition: Annotated[str, typer.Option(help="The code of the definition that it follows.")] = "",
+    version: Annotated[int, typer.Option(help="Its version. Default: the latest active one.", min=0)] = 0,
     workflow_id: Annotated[str, typer.Option(help="Your name for it, unique among open runs.")] = "",
     run_id: Annotated[str, typer.Option(help="Its id, a UUID. Default: a new one.")] = "",
     task_queue: Annotated[str, typer.Option(help="Where its tasks wait.")] = "default",
@@ -84,6 +88,8 @@ def start(
         "conflict": cast("Literal['fail', 'use_existing', 'terminate_existing']", conflict),
         "search_attributes": pairs_from(attribute or ()),
     }
+    if definition:
+        options["definition"] = (definition, version)
     if attempts != 1:
         options["retry"] = RetryPolicy(maximum_attempts=attempts)
     with context.obj.client() as client:
@@ -108,6 +114,7 @@ def list_runs(
     workflow_id: Annotated[str, typer.Option(help="Only runs of this workflow id.")] = "",
     task_queue: Annotated[str, typer.Option(help="Only this task queue.")] = "",
     parent: Annotated[str, typer.Option(help="Only children of this run.")] = "",
+    definition: Annotated[str, typer.Option(help="Only runs that follow a definition of this code.")] = "",
     where: Annotated[
         str,
         typer.Option("--filter", "--where", help="Only runs that fit: 'phase = FAILED AND attribute.env = prod'."),
@@ -125,6 +132,7 @@ def list_runs(
         "workflow_id": workflow_id,
         "task_queue": task_queue,
         "parent_run_id": parent,
+        "definition": definition,
     }
     columns = {
         "RUN": lambda run: run.run_id,
@@ -156,6 +164,7 @@ def show_run(context: typer.Context, name: Named, output: OutputOption = Output.
             "run": run.run_id,
             "workflow id": run.workflow_id,
             "type": run.type,
+            "definition": f"{run.definition.code} {run.definition.version}" if run.HasField("definition") else "",
             "task queue": run.task_queue,
             "phase": phase_name(run.phase),
             "paused": f"{run.pause.reason} {run.pause.details}" if run.HasField("pause") else "",
@@ -196,6 +205,15 @@ def history(context: typer.Context, name: Named, output: OutputOption = Output.T
     }
     with context.obj.client() as client:
         show_list(handle_of(client, name).history(), columns, output, "there is no event")
+
+
+@app.command("data")
+def show_data(context: typer.Context, name: Named, output: OutputOption = Output.TABLE) -> None:
+    """Show the data that an outside engine keeps of a run, by name."""
+    with context.obj.client() as client:
+        found = handle_of(client, name).data()
+        text = "\n".join(f"{name}  {json.dumps(value, ensure_ascii=False)}" for name, value in found.items())
+        say(text or "it has no data", found, output)
 
 
 def attributes_of(attributes: Any) -> str:  # noqa: ANN401 - protobuf's map

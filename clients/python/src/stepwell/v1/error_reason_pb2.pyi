@@ -419,6 +419,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "DEFINITION_IN_USE", "domain": "stepwell.dev", "metadata": {"definition": "order",
         "version": "3"}}
     """
+    ERROR_REASON_RUN_DATA_CHANGED: _ErrorReason.ValueType  # 74
+    """Another call changed the run's data since its version was read; `version` is the present one. FAILED_PRECONDITION.
+
+        {"reason": "RUN_DATA_CHANGED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "version": "7", "expected": "6"}}
+    """
     ERROR_REASON_DEFINITION_CHANGED: _ErrorReason.ValueType  # 73
     """Another call changed the definition since its `revision` was read. Read it again. FAILED_PRECONDITION.
 
@@ -870,6 +876,12 @@ ERROR_REASON_DEFINITION_IN_USE: ErrorReason.ValueType  # 72
 
     {"reason": "DEFINITION_IN_USE", "domain": "stepwell.dev", "metadata": {"definition": "order",
     "version": "3"}}
+"""
+ERROR_REASON_RUN_DATA_CHANGED: ErrorReason.ValueType  # 74
+"""Another call changed the run's data since its version was read; `version` is the present one. FAILED_PRECONDITION.
+
+    {"reason": "RUN_DATA_CHANGED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "version": "7", "expected": "6"}}
 """
 ERROR_REASON_DEFINITION_CHANGED: ErrorReason.ValueType  # 73
 """Another call changed the definition since its `revision` was read. Read it again. FAILED_PRECONDITION.

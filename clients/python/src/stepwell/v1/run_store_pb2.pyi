@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from stepwell.v1 import definitions_pb2 as _definitions_pb2
 from stepwell.v1 import runs_pb2 as _runs_pb2
 from stepwell.v1 import search_attributes_pb2 as _search_attributes_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
@@ -50,6 +51,27 @@ class CreateRunRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _types_pb2.Payload: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _types_pb2.Payload | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAMESPACE_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
@@ -67,6 +89,8 @@ class CreateRunRequest(_message.Message):
     SOURCE_RUN_ID_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     run_id: _builtins.str
@@ -74,7 +98,7 @@ class CreateRunRequest(_message.Message):
     workflow_id: _builtins.str
     """The caller's text id, if it has one: for ever this run's."""
     type: _builtins.str
-    """The type of workflow, 1 to 255 bytes. Required."""
+    """The type of workflow, 1 to 255 bytes. Required, unless it follows a definition: then by default that one's code."""
     task_queue: _builtins.str
     """Where its tasks wait. Default `default`."""
     initial_phase: _types_pb2.RunPhase.ValueType
@@ -111,6 +135,14 @@ class CreateRunRequest(_message.Message):
     def search_attributes(self) -> _containers.MessageMap[_builtins.str, _search_attributes_pb2.SearchAttribute]:
         """What the run is found by, by name."""
 
+    @_builtins.property
+    def definition(self) -> _definitions_pb2.DefinitionRef:
+        """The definition that it follows. Of a code without a version the latest active one. It cannot be deleted from then on."""
+
+    @_builtins.property
+    def data(self) -> _containers.MessageMap[_builtins.str, _types_pb2.Payload]:
+        """Its first data, by name. At most 1,000 names of 255 bytes."""
+
     def __init__(
         self,
         *,
@@ -131,10 +163,12 @@ class CreateRunRequest(_message.Message):
         source_run_id: _builtins.str = ...,
         origin: _runs_pb2.Run.Origin | None = ...,
         search_attributes: _abc.Mapping[_builtins.str, _search_attributes_pb2.SearchAttribute] | None = ...,
+        definition: _definitions_pb2.DefinitionRef | None = ...,
+        data: _abc.Mapping[_builtins.str, _types_pb2.Payload] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "input", b"input", "origin", b"origin", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "definition", b"definition", "input", b"input", "origin", b"origin", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "correlation_id", b"correlation_id", "initial_phase", b"initial_phase", "input", b"input", "managed", b"managed", "namespace", b"namespace", "origin", b"origin", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "request_id", b"request_id", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "task_queue", b"task_queue", "ttl", b"ttl", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancellation_policy", b"cancellation_policy", "correlation_id", b"correlation_id", "data", b"data", "definition", b"definition", "initial_phase", b"initial_phase", "input", b"input", "managed", b"managed", "namespace", b"namespace", "origin", b"origin", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "request_id", b"request_id", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "task_queue", b"task_queue", "ttl", b"ttl", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -175,22 +209,28 @@ class ReadRunRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    DATA_NAMES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`. `-` looks in every namespace."""
     run_id: _builtins.str
     """The run's id, or empty."""
     workflow_id: _builtins.str
     """The caller's name, if `run_id` is empty."""
+    @_builtins.property
+    def data_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of data to answer with. `*`: all of it. Empty: none."""
+
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         run_id: _builtins.str = ...,
         workflow_id: _builtins.str = ...,
+        data_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_names", b"data_names", "namespace", b"namespace", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,6 +575,330 @@ class SetRunPhaseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetRunPhaseResponse: _TypeAlias = SetRunPhaseResponse  # noqa: Y015
+
+@_typing.final
+class RunDataChange(_message.Message):
+    """One change of a run's data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SET_FIELD_NUMBER: _builtins.int
+    MERGE_FIELD_NUMBER: _builtins.int
+    REMOVE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Which payload, 1 to 255 bytes. Required; each name once in a request."""
+    remove: _builtins.bool
+    """It is taken away. Must be true."""
+    @_builtins.property
+    def set(self) -> _types_pb2.Payload:
+        """It is this from now on."""
+
+    @_builtins.property
+    def merge(self) -> _types_pb2.Payload:
+        """A JSON object, whose members take the place of those of the same name; a member that is null is taken out. What
+        there was must be a JSON object, or nothing.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        set: _types_pb2.Payload | None = ...,
+        merge: _types_pb2.Payload | None = ...,
+        remove: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "merge", b"merge", "remove", b"remove", "set", b"set"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "merge", b"merge", "name", b"name", "remove", b"remove", "set", b"set"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["set", "merge", "remove"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___RunDataChange: _TypeAlias = RunDataChange  # noqa: Y015
+
+@_typing.final
+class UpdateDrivenRunRequest(_message.Message):
+    """Which run to change, and how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    PAUSE_REASON_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    phase: _types_pb2.RunPhase.ValueType
+    """The phase it is to have, as by `SetRunPhase`. Unspecified: the one it has."""
+    pause_reason: _builtins.str
+    """Pauses the run for this reason, in place of another; empty: it is not paused any more. Absent: as it is."""
+    expected_version: _builtins.int
+    """The `data_version` that the caller has seen. Absent: whatever it is. 0: it has had no data yet."""
+    token: _builtins.int
+    """The claim's token, if it had a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def result(self) -> _types_pb2.Payload:
+        """What it came to, for COMPLETED."""
+
+    @_builtins.property
+    def failure(self) -> _types_pb2.Failure:
+        """Why it ended, for the other terminal phases."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunDataChange]:
+        """Changes of its data, at most 256."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        phase: _types_pb2.RunPhase.ValueType = ...,
+        result: _types_pb2.Payload | None = ...,
+        failure: _types_pb2.Failure | None = ...,
+        pause_reason: _builtins.str | None = ...,
+        changes: _abc.Iterable[Global___RunDataChange] | None = ...,
+        expected_version: _builtins.int | None = ...,
+        token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "_pause_reason", b"_pause_reason", "expected_version", b"expected_version", "failure", b"failure", "pause_reason", b"pause_reason", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "_pause_reason", b"_pause_reason", "changes", b"changes", "expected_version", b"expected_version", "failure", b"failure", "namespace", b"namespace", "pause_reason", b"pause_reason", "phase", b"phase", "request_id", b"request_id", "result", b"result", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    _WhichOneofReturnType__pause_reason: _TypeAlias = _typing.Literal["pause_reason"]  # noqa: Y015
+    _WhichOneofArgType__pause_reason: _TypeAlias = _typing.Literal["_pause_reason", b"_pause_reason"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pause_reason) -> _WhichOneofReturnType__pause_reason | None: ...
+
+Global___UpdateDrivenRunRequest: _TypeAlias = UpdateDrivenRunRequest  # noqa: Y015
+
+@_typing.final
+class UpdateDrivenRunResponse(_message.Message):
+    """The changed run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    DATA_VERSION_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    phase: _types_pb2.RunPhase.ValueType
+    """The phase after the call."""
+    data_version: _builtins.int
+    """The version of its data after the call."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        phase: _types_pb2.RunPhase.ValueType = ...,
+        data_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_version", b"data_version", "phase", b"phase", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateDrivenRunResponse: _TypeAlias = UpdateDrivenRunResponse  # noqa: Y015
+
+@_typing.final
+class SetRunDataRequest(_message.Message):
+    """Whose data to change, and how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    expected_version: _builtins.int
+    """The `data_version` that the caller has seen. Absent: whatever it is. 0: it has had no data yet."""
+    token: _builtins.int
+    """The claim's token, if it had a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunDataChange]:
+        """1 to 256 changes."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        changes: _abc.Iterable[Global___RunDataChange] | None = ...,
+        expected_version: _builtins.int | None = ...,
+        token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "expected_version", b"expected_version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "changes", b"changes", "expected_version", b"expected_version", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
+    _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
+
+Global___SetRunDataRequest: _TypeAlias = SetRunDataRequest  # noqa: Y015
+
+@_typing.final
+class SetRunDataResponse(_message.Message):
+    """The changed data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    DATA_VERSION_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    data_version: _builtins.int
+    """The version of its data after the call."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        data_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_version", b"data_version", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetRunDataResponse: _TypeAlias = SetRunDataResponse  # noqa: Y015
+
+@_typing.final
+class GetRunDataRequest(_message.Message):
+    """Which data to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`. `-` looks in every namespace."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    page_size: _builtins.int
+    """How many at most. Default 50, at most 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these names. Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunDataRequest: _TypeAlias = GetRunDataRequest  # noqa: Y015
+
+@_typing.final
+class GetRunDataResponse(_message.Message):
+    """A page of a run's data."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _types_pb2.Payload: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _types_pb2.Payload | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    DATA_VERSION_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    data_version: _builtins.int
+    """The version of its data when this page was read."""
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def data(self) -> _containers.MessageMap[_builtins.str, _types_pb2.Payload]:
+        """By name; names that it has not are left out. A page ends early where it would be too large for a message."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        data_version: _builtins.int = ...,
+        data: _abc.Mapping[_builtins.str, _types_pb2.Payload] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "data_version", b"data_version", "next_page_token", b"next_page_token", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunDataResponse: _TypeAlias = GetRunDataResponse  # noqa: Y015
 
 @_typing.final
 class MarkRunRunningRequest(_message.Message):
@@ -1213,6 +1577,9 @@ class ListDrivenRunsRequest(_message.Message):
     ORDER_BY_FIELD_NUMBER: _builtins.int
     COUNT_TOTAL_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
+    CORRELATION_ID_FIELD_NUMBER: _builtins.int
+    DATA_NAMES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -1233,9 +1600,19 @@ class ListDrivenRunsRequest(_message.Message):
     """True to have `total_size` counted."""
     payloads: _builtins.bool
     """True to have the runs with their payloads, as in answers about a single run. A page is shorter where they are large."""
+    correlation_id: _builtins.str
+    """Only this correlation id."""
     @_builtins.property
     def phases(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.RunPhase.ValueType]:
         """Only these phases. Empty: all."""
+
+    @_builtins.property
+    def definition(self) -> _definitions_pb2.DefinitionRef:
+        """Only runs that follow this definition; of a code without a version, any version of it."""
+
+    @_builtins.property
+    def data_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of data to answer with, if `payloads` is set. `*`: all of it. Empty: none."""
 
     def __init__(
         self,
@@ -1251,10 +1628,13 @@ class ListDrivenRunsRequest(_message.Message):
         order_by: _builtins.str = ...,
         count_total: _builtins.bool = ...,
         payloads: _builtins.bool = ...,
+        definition: _definitions_pb2.DefinitionRef | None = ...,
+        correlation_id: _builtins.str = ...,
+        data_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count_total", b"count_total", "filter", b"filter", "namespace", b"namespace", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "payloads", b"payloads", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "count_total", b"count_total", "data_names", b"data_names", "definition", b"definition", "filter", b"filter", "namespace", b"namespace", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "payloads", b"payloads", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1308,6 +1688,7 @@ class ListChildRunsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
+    DATA_NAMES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`. `-` looks in every namespace."""
     run_id: _builtins.str
@@ -1320,6 +1701,10 @@ class ListChildRunsRequest(_message.Message):
     """`next_page_token` of the page before."""
     payloads: _builtins.bool
     """True to have the runs with their payloads, as in answers about a single run. A page is shorter where they are large."""
+    @_builtins.property
+    def data_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of data to answer with, if `payloads` is set. `*`: all of it. Empty: none."""
+
     def __init__(
         self,
         *,
@@ -1329,10 +1714,11 @@ class ListChildRunsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         payloads: _builtins.bool = ...,
+        data_names: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "payloads", b"payloads", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_names", b"data_names", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "payloads", b"payloads", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,6 +74,21 @@ class RunStoreStub(object):
                 request_serializer=stepwell_dot_v1_dot_run__store__pb2.SetRunPhaseRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_run__store__pb2.SetRunPhaseResponse.FromString,
                 _registered_method=True)
+        self.UpdateDrivenRun = channel.unary_unary(
+                '/stepwell.v1.RunStore/UpdateDrivenRun',
+                request_serializer=stepwell_dot_v1_dot_run__store__pb2.UpdateDrivenRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_run__store__pb2.UpdateDrivenRunResponse.FromString,
+                _registered_method=True)
+        self.SetRunData = channel.unary_unary(
+                '/stepwell.v1.RunStore/SetRunData',
+                request_serializer=stepwell_dot_v1_dot_run__store__pb2.SetRunDataRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_run__store__pb2.SetRunDataResponse.FromString,
+                _registered_method=True)
+        self.GetRunData = channel.unary_unary(
+                '/stepwell.v1.RunStore/GetRunData',
+                request_serializer=stepwell_dot_v1_dot_run__store__pb2.GetRunDataRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_run__store__pb2.GetRunDataResponse.FromString,
+                _registered_method=True)
         self.MarkRunRunning = channel.unary_unary(
                 '/stepwell.v1.RunStore/MarkRunRunning',
                 request_serializer=stepwell_dot_v1_dot_run__store__pb2.MarkRunRunningRequest.SerializeToString,
@@ -187,7 +202,7 @@ class RunStoreServicer(object):
     def CreateRun(self, request, context):
         """Creates a driven run. Its `workflow_id` is never used again. With an idempotency key that is registered already it
         answers with that run, and creates none. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
-        NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, INVALID_FIELD, REQUEST_ID_REUSED.
+        NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, DEFINITION_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -225,6 +240,30 @@ class RunStoreServicer(object):
     def SetRunPhase(self, request, context):
         """Moves a run to another phase, by the table of legal moves. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
         RUN_PHASE_CONFLICT, LEASE_LOST.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateDrivenRun(self, request, context):
+        """Changes phase, pause and data of a run together: all of it or nothing. Its `data_version` grows in any case, so that
+        of two who read the same one hears that the other was first. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
+        RUN_PHASE_CONFLICT, LEASE_LOST, RUN_DATA_CHANGED, LIMIT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetRunData(self, request, context):
+        """Changes named payloads of a run, several at once: all or none. They stay when it ends, and change no more then.
+        Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST, RUN_DATA_CHANGED, LIMIT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRunData(self, request, context):
+        """Reads named payloads of a run, by name. Reasons: RUN_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -408,6 +447,21 @@ def add_RunStoreServicer_to_server(servicer, server):
                     servicer.SetRunPhase,
                     request_deserializer=stepwell_dot_v1_dot_run__store__pb2.SetRunPhaseRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_run__store__pb2.SetRunPhaseResponse.SerializeToString,
+            ),
+            'UpdateDrivenRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateDrivenRun,
+                    request_deserializer=stepwell_dot_v1_dot_run__store__pb2.UpdateDrivenRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_run__store__pb2.UpdateDrivenRunResponse.SerializeToString,
+            ),
+            'SetRunData': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetRunData,
+                    request_deserializer=stepwell_dot_v1_dot_run__store__pb2.SetRunDataRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_run__store__pb2.SetRunDataResponse.SerializeToString,
+            ),
+            'GetRunData': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunData,
+                    request_deserializer=stepwell_dot_v1_dot_run__store__pb2.GetRunDataRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_run__store__pb2.GetRunDataResponse.SerializeToString,
             ),
             'MarkRunRunning': grpc.unary_unary_rpc_method_handler(
                     servicer.MarkRunRunning,
@@ -677,6 +731,87 @@ class RunStore(object):
             '/stepwell.v1.RunStore/SetRunPhase',
             stepwell_dot_v1_dot_run__store__pb2.SetRunPhaseRequest.SerializeToString,
             stepwell_dot_v1_dot_run__store__pb2.SetRunPhaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateDrivenRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunStore/UpdateDrivenRun',
+            stepwell_dot_v1_dot_run__store__pb2.UpdateDrivenRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_run__store__pb2.UpdateDrivenRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetRunData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunStore/SetRunData',
+            stepwell_dot_v1_dot_run__store__pb2.SetRunDataRequest.SerializeToString,
+            stepwell_dot_v1_dot_run__store__pb2.SetRunDataResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunData(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunStore/GetRunData',
+            stepwell_dot_v1_dot_run__store__pb2.GetRunDataRequest.SerializeToString,
+            stepwell_dot_v1_dot_run__store__pb2.GetRunDataResponse.FromString,
             options,
             channel_credentials,
             insecure,

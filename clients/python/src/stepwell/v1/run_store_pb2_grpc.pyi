@@ -46,7 +46,7 @@ class RunStoreStub:
     CreateRun: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.CreateRunRequest, _run_store_pb2.CreateRunResponse]
     """Creates a driven run. Its `workflow_id` is never used again. With an idempotency key that is registered already it
     answers with that run, and creates none. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
-    NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, INVALID_FIELD, REQUEST_ID_REUSED.
+    NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, DEFINITION_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     ReadRun: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ReadRunRequest, _run_store_pb2.ReadRunResponse]
     """Reads one run, or tells that it is not there."""
@@ -62,6 +62,17 @@ class RunStoreStub:
     """Moves a run to another phase, by the table of legal moves. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
     RUN_PHASE_CONFLICT, LEASE_LOST.
     """
+    UpdateDrivenRun: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.UpdateDrivenRunRequest, _run_store_pb2.UpdateDrivenRunResponse]
+    """Changes phase, pause and data of a run together: all of it or nothing. Its `data_version` grows in any case, so that
+    of two who read the same one hears that the other was first. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
+    RUN_PHASE_CONFLICT, LEASE_LOST, RUN_DATA_CHANGED, LIMIT_EXCEEDED.
+    """
+    SetRunData: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.SetRunDataRequest, _run_store_pb2.SetRunDataResponse]
+    """Changes named payloads of a run, several at once: all or none. They stay when it ends, and change no more then.
+    Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST, RUN_DATA_CHANGED, LIMIT_EXCEEDED.
+    """
+    GetRunData: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.GetRunDataRequest, _run_store_pb2.GetRunDataResponse]
+    """Reads named payloads of a run, by name. Reasons: RUN_NOT_FOUND."""
     MarkRunRunning: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.MarkRunRunningRequest, _run_store_pb2.MarkRunRunningResponse]
     """Notes that a run is at work: it waits for nothing any more; the data of its suspension stays. Reasons:
     RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST.
@@ -143,7 +154,7 @@ class RunStoreAsyncStub(RunStoreStub):
     CreateRun: _aio.UnaryUnaryMultiCallable[_run_store_pb2.CreateRunRequest, _run_store_pb2.CreateRunResponse]  # type: ignore[assignment]
     """Creates a driven run. Its `workflow_id` is never used again. With an idempotency key that is registered already it
     answers with that run, and creates none. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
-    NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, INVALID_FIELD, REQUEST_ID_REUSED.
+    NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, DEFINITION_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     ReadRun: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ReadRunRequest, _run_store_pb2.ReadRunResponse]  # type: ignore[assignment]
     """Reads one run, or tells that it is not there."""
@@ -159,6 +170,17 @@ class RunStoreAsyncStub(RunStoreStub):
     """Moves a run to another phase, by the table of legal moves. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
     RUN_PHASE_CONFLICT, LEASE_LOST.
     """
+    UpdateDrivenRun: _aio.UnaryUnaryMultiCallable[_run_store_pb2.UpdateDrivenRunRequest, _run_store_pb2.UpdateDrivenRunResponse]  # type: ignore[assignment]
+    """Changes phase, pause and data of a run together: all of it or nothing. Its `data_version` grows in any case, so that
+    of two who read the same one hears that the other was first. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
+    RUN_PHASE_CONFLICT, LEASE_LOST, RUN_DATA_CHANGED, LIMIT_EXCEEDED.
+    """
+    SetRunData: _aio.UnaryUnaryMultiCallable[_run_store_pb2.SetRunDataRequest, _run_store_pb2.SetRunDataResponse]  # type: ignore[assignment]
+    """Changes named payloads of a run, several at once: all or none. They stay when it ends, and change no more then.
+    Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST, RUN_DATA_CHANGED, LIMIT_EXCEEDED.
+    """
+    GetRunData: _aio.UnaryUnaryMultiCallable[_run_store_pb2.GetRunDataRequest, _run_store_pb2.GetRunDataResponse]  # type: ignore[assignment]
+    """Reads named payloads of a run, by name. Reasons: RUN_NOT_FOUND."""
     MarkRunRunning: _aio.UnaryUnaryMultiCallable[_run_store_pb2.MarkRunRunningRequest, _run_store_pb2.MarkRunRunningResponse]  # type: ignore[assignment]
     """Notes that a run is at work: it waits for nothing any more; the data of its suspension stays. Reasons:
     RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST.
@@ -243,7 +265,7 @@ class RunStoreServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_store_pb2.CreateRunResponse, _abc.Awaitable[_run_store_pb2.CreateRunResponse]]:
         """Creates a driven run. Its `workflow_id` is never used again. With an idempotency key that is registered already it
         answers with that run, and creates none. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS,
-        NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, INVALID_FIELD, REQUEST_ID_REUSED.
+        NAMESPACE_NOT_FOUND, RUN_NOT_FOUND of the parent, DEFINITION_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -289,6 +311,35 @@ class RunStoreServicer(metaclass=_abc_1.ABCMeta):
         """Moves a run to another phase, by the table of legal moves. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
         RUN_PHASE_CONFLICT, LEASE_LOST.
         """
+
+    @_abc_1.abstractmethod
+    def UpdateDrivenRun(
+        self,
+        request: _run_store_pb2.UpdateDrivenRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_store_pb2.UpdateDrivenRunResponse, _abc.Awaitable[_run_store_pb2.UpdateDrivenRunResponse]]:
+        """Changes phase, pause and data of a run together: all of it or nothing. Its `data_version` grows in any case, so that
+        of two who read the same one hears that the other was first. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL,
+        RUN_PHASE_CONFLICT, LEASE_LOST, RUN_DATA_CHANGED, LIMIT_EXCEEDED.
+        """
+
+    @_abc_1.abstractmethod
+    def SetRunData(
+        self,
+        request: _run_store_pb2.SetRunDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_store_pb2.SetRunDataResponse, _abc.Awaitable[_run_store_pb2.SetRunDataResponse]]:
+        """Changes named payloads of a run, several at once: all or none. They stay when it ends, and change no more then.
+        Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST, RUN_DATA_CHANGED, LIMIT_EXCEEDED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunData(
+        self,
+        request: _run_store_pb2.GetRunDataRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_store_pb2.GetRunDataResponse, _abc.Awaitable[_run_store_pb2.GetRunDataResponse]]:
+        """Reads named payloads of a run, by name. Reasons: RUN_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def MarkRunRunning(

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from stepwell.v1 import definitions_pb2 as _definitions_pb2
 from stepwell.v1 import repairs_pb2 as _repairs_pb2
 from stepwell.v1 import search_attributes_pb2 as _search_attributes_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
@@ -129,6 +130,27 @@ class Run(_message.Message):
             *,
             key: _builtins.str = ...,
             value: _search_attributes_pb2.SearchAttribute | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class DataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> _types_pb2.Payload: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _types_pb2.Payload | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -400,6 +422,10 @@ class Run(_message.Message):
     PARENT_WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
     ARCHIVE_URI_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
+    DATA_VERSION_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    DATA_OMITTED_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     TIMED_OUT_TIME_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
@@ -452,6 +478,10 @@ class Run(_message.Message):
     """The workflow id of the run that started it as a child, if that has one."""
     archive_uri: _builtins.str
     """Where it was archived to. Empty, with `archive_time`: nowhere, its history was pruned."""
+    data_version: _builtins.int
+    """Grows with every change of its data. 0: it never had any."""
+    data_omitted: _builtins.bool
+    """True if its data was asked for and is left out, because it is too large for a message: `GetRunData` reads it."""
     @_builtins.property
     def pause(self) -> Global___Run.Pause:
         """Set while the run is paused."""
@@ -537,6 +567,14 @@ class Run(_message.Message):
         """When it was archived. Its steps, history and payloads are here no more."""
 
     @_builtins.property
+    def definition(self) -> _definitions_pb2.DefinitionRef:
+        """The definition that it follows, by all its names; absent if it was started without one."""
+
+    @_builtins.property
+    def data(self) -> _containers.MessageMap[_builtins.str, _types_pb2.Payload]:
+        """Its data, by name: what was asked for, if that was at all."""
+
+    @_builtins.property
     def origin(self) -> Global___Run.Origin:
         """What set a driven run off, as its engine said."""
 
@@ -593,12 +631,16 @@ class Run(_message.Message):
         parent_workflow_id: _builtins.str = ...,
         archive_time: _timestamp_pb2.Timestamp | None = ...,
         archive_uri: _builtins.str = ...,
+        definition: _definitions_pb2.DefinitionRef | None = ...,
+        data_version: _builtins.int = ...,
+        data: _abc.Mapping[_builtins.str, _types_pb2.Payload] | None = ...,
+        data_omitted: _builtins.bool = ...,
         origin: Global___Run.Origin | None = ...,
         timed_out_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "origin", b"origin", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "definition", b"definition", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "origin", b"origin", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "archive_time", b"archive_time", "archive_uri", b"archive_uri", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "deadline", b"deadline", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "archive_time", b"archive_time", "archive_uri", b"archive_uri", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "data", b"data", "data_omitted", b"data_omitted", "data_version", b"data_version", "deadline", b"deadline", "definition", b"definition", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,10 +689,11 @@ class StartRunRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
     SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
-    """The type of workflow, 1 to 255 bytes. Required."""
+    """The type of workflow, 1 to 255 bytes. Required, unless it follows a definition: then by default that one's code."""
     task_queue: _builtins.str
     """Where its tasks wait. Default `default`."""
     workflow_id: _builtins.str
@@ -694,6 +737,12 @@ class StartRunRequest(_message.Message):
     def search_attributes(self) -> _containers.MessageMap[_builtins.str, _search_attributes_pb2.SearchAttribute]:
         """What the run is found by, by name. The runs that continue it get what it has by then."""
 
+    @_builtins.property
+    def definition(self) -> _definitions_pb2.DefinitionRef:
+        """The definition that it follows. Of a code without a version the latest active one. It cannot be deleted from then on.
+        Reason: DEFINITION_NOT_FOUND.
+        """
+
     def __init__(
         self,
         *,
@@ -713,10 +762,11 @@ class StartRunRequest(_message.Message):
         request_id: _builtins.str = ...,
         retry: _types_pb2.RetryPolicy | None = ...,
         search_attributes: _abc.Mapping[_builtins.str, _search_attributes_pb2.SearchAttribute] | None = ...,
+        definition: _definitions_pb2.DefinitionRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "input", b"input", "priority", b"priority", "retry", b"retry", "run_timeout", b"run_timeout", "start_delay", b"start_delay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "definition", b"definition", "input", b"input", "priority", b"priority", "retry", b"retry", "run_timeout", b"run_timeout", "start_delay", b"start_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "search_attributes", b"search_attributes", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "definition", b"definition", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "search_attributes", b"search_attributes", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -973,6 +1023,7 @@ class ListRunsRequest(_message.Message):
     FILTER_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
     COUNT_TOTAL_FIELD_NUMBER: _builtins.int
+    DEFINITION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -994,8 +1045,8 @@ class ListRunsRequest(_message.Message):
     filter: _builtins.str
     """Only runs that fit, such as `phase = FAILED AND type = "survey" AND create_time > "2026-01-01T00:00:00Z"`: a part of
     AIP-160, see docs/lists.md. Search attributes are named with `attribute.` before: `attribute.score > 0.5`.
-    Fields: run_id workflow_id type task_queue phase priority driven managed paused cancel_requested correlation_id
-    build_id owner_id event_count create_time update_time end_time deadline attribute.*.
+    Fields: run_id workflow_id type task_queue phase priority driven managed paused pause_reason cancel_requested
+    correlation_id build_id owner_id event_count create_time update_time end_time deadline attribute.*.
     """
     order_by: _builtins.str
     """Fields to sort by, with commas between, each with ` desc` behind it or not: workflow_id type task_queue phase
@@ -1006,6 +1057,10 @@ class ListRunsRequest(_message.Message):
     @_builtins.property
     def phases(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.RunPhase.ValueType]:
         """Only these phases. Empty: all."""
+
+    @_builtins.property
+    def definition(self) -> _definitions_pb2.DefinitionRef:
+        """Only runs that follow this definition; of a code without a version, any version of it."""
 
     def __init__(
         self,
@@ -1023,10 +1078,11 @@ class ListRunsRequest(_message.Message):
         filter: _builtins.str = ...,
         order_by: _builtins.str = ...,
         count_total: _builtins.bool = ...,
+        definition: _definitions_pb2.DefinitionRef | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["definition", b"definition"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "count_total", b"count_total", "filter", b"filter", "namespace", b"namespace", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent_run_id", b"parent_run_id", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation_id", b"correlation_id", "count_total", b"count_total", "definition", b"definition", "filter", b"filter", "namespace", b"namespace", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "parent_run_id", b"parent_run_id", "phases", b"phases", "skip", b"skip", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -161,7 +161,8 @@ class RunServiceServicer(object):
     """
 
     def StartRun(self, request, context):
-        """Starts a run. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS, NAMESPACE_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
+        """Starts a run. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS, NAMESPACE_NOT_FOUND, INVALID_FIELD,
+        DEFINITION_NOT_FOUND, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,9 @@ class RunServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RunServiceAsyncStub: ...
     StartRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.StartRunRequest, _runs_pb2.StartRunResponse]
-    """Starts a run. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS, NAMESPACE_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED."""
+    """Starts a run. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS, NAMESPACE_NOT_FOUND, INVALID_FIELD,
+    DEFINITION_NOT_FOUND, REQUEST_ID_REUSED.
+    """
     BatchStartRuns: _grpc.UnaryUnaryMultiCallable[_runs_pb2.BatchStartRunsRequest, _runs_pb2.BatchStartRunsResponse]
     """Starts up to 256 runs. Each has an answer of its own; one refusal does not disturb the others."""
     SignalWithStartRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.SignalWithStartRunRequest, _runs_pb2.SignalWithStartRunResponse]
@@ -138,7 +140,9 @@ class RunServiceAsyncStub(RunServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.StartRunRequest, _runs_pb2.StartRunResponse]  # type: ignore[assignment]
-    """Starts a run. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS, NAMESPACE_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED."""
+    """Starts a run. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS, NAMESPACE_NOT_FOUND, INVALID_FIELD,
+    DEFINITION_NOT_FOUND, REQUEST_ID_REUSED.
+    """
     BatchStartRuns: _aio.UnaryUnaryMultiCallable[_runs_pb2.BatchStartRunsRequest, _runs_pb2.BatchStartRunsResponse]  # type: ignore[assignment]
     """Starts up to 256 runs. Each has an answer of its own; one refusal does not disturb the others."""
     SignalWithStartRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.SignalWithStartRunRequest, _runs_pb2.SignalWithStartRunResponse]  # type: ignore[assignment]
@@ -236,7 +240,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.StartRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.StartRunResponse, _abc.Awaitable[_runs_pb2.StartRunResponse]]:
-        """Starts a run. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS, NAMESPACE_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED."""
+        """Starts a run. Reasons: WORKFLOW_ID_IN_USE, RUN_EXISTS, NAMESPACE_NOT_FOUND, INVALID_FIELD,
+        DEFINITION_NOT_FOUND, REQUEST_ID_REUSED.
+        """
 
     @_abc_1.abstractmethod
     def BatchStartRuns(
