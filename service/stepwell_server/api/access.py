@@ -158,6 +158,7 @@ TABLE: dict[str, dict[str, Access]] = {
         "RetryRun": WRITES,
         "RewindRun": WRITES,
         "RepairRun": WRITES,
+        "SettleRunStep": WRITES,
         "ListRunSteps": READS,
     },
     "RunStore": {

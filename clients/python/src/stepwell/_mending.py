@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from stepwell.sync import Loop
 
 
+def step_name(step: int | str, *, scope: str = "", occurrence: int = 0, key: str = "") -> repairs_pb2.StepName:
+    """Names a step: by its ordinal, or by its name in a branch."""
+    if isinstance(step, int):
+        return repairs_pb2.StepName(ordinal=step)
+    return repairs_pb2.StepName(scope=scope, name=step, occurrence=occurrence, key=key)
+
+
 class Mending(ABC):
     """The part of `stepwell.RunHandle`."""
 
@@ -64,10 +71,7 @@ class Mending(ABC):
         The step is named by its ordinal, or by its name in a branch (default: the run's own line). Tells what was taken
         out of the record. Raises `StepNotFound`, `RunContinued`, `WorkflowIdInUse`.
         """
-        if isinstance(step, int):
-            wanted = repairs_pb2.StepName(ordinal=step)
-        else:
-            wanted = repairs_pb2.StepName(scope=scope, name=step, occurrence=occurrence, key=key)
+        wanted = step_name(step, scope=scope, occurrence=occurrence, key=key)
         request = repairs_pb2.RewindRunRequest(
             **self._name(), step=wanted, reason=reason, request_id=uuid7() if request_id is None else request_id
         )

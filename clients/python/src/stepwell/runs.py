@@ -11,6 +11,7 @@ from stepwell import _tracing, reasons
 from stepwell._attributes import Attributes
 from stepwell._mending import Mending
 from stepwell._rpc import uuid7
+from stepwell._settling import Settling
 from stepwell.errors import RunFailed, UpdateFailed, UpdateRejected
 from stepwell.policies import duration
 from stepwell.v1 import explanations_pb2, history_pb2, run_store_pb2, runs_pb2, types_pb2
@@ -43,7 +44,7 @@ class QueryAnswer:
     publish_time: dt.datetime | None
 
 
-class RunHandle(Mending, Attributes, Generic[T_co]):
+class RunHandle(Mending, Settling, Attributes, Generic[T_co]):
     """A run of this client's namespace, by `run_id` or by `workflow_id` (then its open run is meant, else the latest).
 
     `started` tells, after a start, whether this start made the run or found it.

@@ -18,6 +18,7 @@ from stepwell import client as _client
 from stepwell import runs as _runs
 from stepwell._attributes import SyncAttributes
 from stepwell._mending import SyncMending
+from stepwell._settling import SyncSettling
 from stepwell._sync_api_keys import SyncApiKeys
 from stepwell._sync_bulk import SyncBulk
 from stepwell._sync_definitions import SyncDefinitions
@@ -98,7 +99,7 @@ class Loop:
         self._loop.close()
 
 
-class RunHandle(SyncMending, SyncAttributes, Generic[T_co]):
+class RunHandle(SyncMending, SyncSettling, SyncAttributes, Generic[T_co]):
     """A run, as `stepwell.RunHandle`, whose calls return when they are done."""
 
     def __init__(self, loop: Loop, inner: _runs.RunHandle[T_co]) -> None:
@@ -109,6 +110,10 @@ class RunHandle(SyncMending, SyncAttributes, Generic[T_co]):
     def __repr__(self) -> str:
         """Names the run."""
         return repr(self._inner)
+
+    @property
+    def _settling(self) -> _runs.RunHandle[T_co]:
+        return self._inner
 
     @property
     def _mending(self) -> _runs.RunHandle[T_co]:

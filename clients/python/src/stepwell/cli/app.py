@@ -21,6 +21,7 @@ from stepwell.cli import (
     run_asks,
     runs,
     schedules,
+    settling,
     steering,
     topics,
     user_tasks,
@@ -46,6 +47,7 @@ jobs.app.command("explain")(explanations.explain_job)
 runs.app.command("export")(retention.export_run)
 runs.app.add_typer(steering.app)
 runs.app.add_typer(mends.app)
+runs.app.add_typer(settling.app, name="step")
 app.add_typer(runs.app, name="run")
 app.add_typer(bulk.app, name="bulk")
 app.add_typer(jobs.app, name="job")

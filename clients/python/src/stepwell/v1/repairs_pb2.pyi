@@ -651,3 +651,177 @@ class RepairedStep(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___RepairedStep: _TypeAlias = RepairedStep  # noqa: Y015
+
+@_typing.final
+class SettleRunStepRequest(_message.Message):
+    """Which open step to settle, and how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Complete(_message.Message):
+        """How to complete it."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        RESULT_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def result(self) -> _types_pb2.Payload:
+            """What it came to."""
+
+        def __init__(
+            self,
+            *,
+            result: _types_pb2.Payload | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Fail(_message.Message):
+        """How to fail it."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        FAILURE_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def failure(self) -> _types_pb2.Failure:
+            """Why. `message` is required."""
+
+        def __init__(
+            self,
+            *,
+            failure: _types_pb2.Failure | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Skip(_message.Message):
+        """How to skip it."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Retry(_message.Message):
+        """How to try it again."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    FAIL_FIELD_NUMBER: _builtins.int
+    SKIP_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    reason: _builtins.str
+    """Why, for the history."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def step(self) -> Global___StepName:
+        """The step. Required."""
+
+    @_builtins.property
+    def complete(self) -> Global___SettleRunStepRequest.Complete:
+        """It ends COMPLETED: the code gets this result."""
+
+    @_builtins.property
+    def fail(self) -> Global___SettleRunStepRequest.Fail:
+        """It ends FAILED: the code gets this failure. Not for timers."""
+
+    @_builtins.property
+    def skip(self) -> Global___SettleRunStepRequest.Skip:
+        """It ends SKIPPED: the code gets null."""
+
+    @_builtins.property
+    def retry(self) -> Global___SettleRunStepRequest.Retry:
+        """Activities only: it is tried again at once. Whoever is at it loses it; the attempt is spent."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step: Global___StepName | None = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        complete: Global___SettleRunStepRequest.Complete | None = ...,
+        fail: Global___SettleRunStepRequest.Fail | None = ...,
+        skip: Global___SettleRunStepRequest.Skip | None = ...,
+        retry: Global___SettleRunStepRequest.Retry | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "fail", b"fail", "outcome", b"outcome", "retry", b"retry", "skip", b"skip", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "fail", b"fail", "namespace", b"namespace", "outcome", b"outcome", "reason", b"reason", "request_id", b"request_id", "retry", b"retry", "run_id", b"run_id", "skip", b"skip", "step", b"step", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["complete", "fail", "skip", "retry"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___SettleRunStepRequest: _TypeAlias = SettleRunStepRequest  # noqa: Y015
+
+@_typing.final
+class SettleRunStepResponse(_message.Message):
+    """What became of the step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    STEP_ORDINAL_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    """False if nothing changed: an activity to be tried again waits in its queue."""
+    step_ordinal: _builtins.int
+    """The step's ordinal."""
+    state: _types_pb2.StepState.ValueType
+    """Its state after the call."""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+        step_ordinal: _builtins.int = ...,
+        state: _types_pb2.StepState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "state", b"state", "step_ordinal", b"step_ordinal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleRunStepResponse: _TypeAlias = SettleRunStepResponse  # noqa: Y015

@@ -143,6 +143,11 @@ class RunServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesResponse.FromString,
                 _registered_method=True)
+        self.SettleRunStep = channel.unary_unary(
+                '/stepwell.v1.RunService/SettleRunStep',
+                request_serializer=stepwell_dot_v1_dot_repairs__pb2.SettleRunStepRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_repairs__pb2.SettleRunStepResponse.FromString,
+                _registered_method=True)
         self.ListRunSteps = channel.unary_unary(
                 '/stepwell.v1.RunService/ListRunSteps',
                 request_serializer=stepwell_dot_v1_dot_runs__pb2.ListRunStepsRequest.SerializeToString,
@@ -328,6 +333,17 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SettleRunStep(self, request, context):
+        """Settles an open step of a code run by hand: completes, fails or skips it, or has an activity tried again at once.
+        Whoever is at it loses it, and what that reports later is LEASE_LOST. A child that it waits for goes on by itself.
+        History records who did not wait any longer, and why. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN,
+        STEP_NOT_FOUND, STEP_STATE_CONFLICT (it has ended, or is not of a kind that allows this), LIMIT_EXCEEDED (its history
+        is full), REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListRunSteps(self, request, context):
         """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND.
         """
@@ -437,6 +453,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.UpsertSearchAttributes,
                     request_deserializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesResponse.SerializeToString,
+            ),
+            'SettleRunStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleRunStep,
+                    request_deserializer=stepwell_dot_v1_dot_repairs__pb2.SettleRunStepRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_repairs__pb2.SettleRunStepResponse.SerializeToString,
             ),
             'ListRunSteps': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRunSteps,
@@ -991,6 +1012,33 @@ class RunService(object):
             '/stepwell.v1.RunService/UpsertSearchAttributes',
             stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesRequest.SerializeToString,
             stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleRunStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunService/SettleRunStep',
+            stepwell_dot_v1_dot_repairs__pb2.SettleRunStepRequest.SerializeToString,
+            stepwell_dot_v1_dot_repairs__pb2.SettleRunStepResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -124,6 +124,13 @@ class RunServiceStub:
     that has ended; one that goes on as a new run has handed them on. Never wakes a run. Reasons: RUN_NOT_FOUND,
     INVALID_FIELD, LIMIT_EXCEEDED (the run would have too many), RUN_BUSY, REQUEST_ID_REUSED.
     """
+    SettleRunStep: _grpc.UnaryUnaryMultiCallable[_repairs_pb2.SettleRunStepRequest, _repairs_pb2.SettleRunStepResponse]
+    """Settles an open step of a code run by hand: completes, fails or skips it, or has an activity tried again at once.
+    Whoever is at it loses it, and what that reports later is LEASE_LOST. A child that it waits for goes on by itself.
+    History records who did not wait any longer, and why. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN,
+    STEP_NOT_FOUND, STEP_STATE_CONFLICT (it has ended, or is not of a kind that allows this), LIMIT_EXCEEDED (its history
+    is full), REQUEST_ID_REUSED.
+    """
     ListRunSteps: _grpc.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
 
@@ -220,6 +227,13 @@ class RunServiceAsyncStub(RunServiceStub):
     """Merges a patch into a run's search attributes, name by name: of two that come together neither is lost. Also of a run
     that has ended; one that goes on as a new run has handed them on. Never wakes a run. Reasons: RUN_NOT_FOUND,
     INVALID_FIELD, LIMIT_EXCEEDED (the run would have too many), RUN_BUSY, REQUEST_ID_REUSED.
+    """
+    SettleRunStep: _aio.UnaryUnaryMultiCallable[_repairs_pb2.SettleRunStepRequest, _repairs_pb2.SettleRunStepResponse]  # type: ignore[assignment]
+    """Settles an open step of a code run by hand: completes, fails or skips it, or has an activity tried again at once.
+    Whoever is at it loses it, and what that reports later is LEASE_LOST. A child that it waits for goes on by itself.
+    History records who did not wait any longer, and why. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN,
+    STEP_NOT_FOUND, STEP_STATE_CONFLICT (it has ended, or is not of a kind that allows this), LIMIT_EXCEEDED (its history
+    is full), REQUEST_ID_REUSED.
     """
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_runs_pb2.ListRunStepsRequest, _runs_pb2.ListRunStepsResponse]  # type: ignore[assignment]
     """Lists a run's steps, in the order of their creation unless asked for otherwise. Reasons: RUN_NOT_FOUND."""
@@ -434,6 +448,19 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """Merges a patch into a run's search attributes, name by name: of two that come together neither is lost. Also of a run
         that has ended; one that goes on as a new run has handed them on. Never wakes a run. Reasons: RUN_NOT_FOUND,
         INVALID_FIELD, LIMIT_EXCEEDED (the run would have too many), RUN_BUSY, REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def SettleRunStep(
+        self,
+        request: _repairs_pb2.SettleRunStepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_repairs_pb2.SettleRunStepResponse, _abc.Awaitable[_repairs_pb2.SettleRunStepResponse]]:
+        """Settles an open step of a code run by hand: completes, fails or skips it, or has an activity tried again at once.
+        Whoever is at it loses it, and what that reports later is LEASE_LOST. A child that it waits for goes on by itself.
+        History records who did not wait any longer, and why. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_DRIVEN,
+        STEP_NOT_FOUND, STEP_STATE_CONFLICT (it has ended, or is not of a kind that allows this), LIMIT_EXCEEDED (its history
+        is full), REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

@@ -879,7 +879,9 @@ class RevokeTask(_message.Message):
     REF_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Why: `LEASE_LOST`, `EVICTED`, `RUN_ENDED`, `RUN_PAUSED`, `RUN_PINNED`, `REWOUND`, `TIMED_OUT`, `ACK_TIMEOUT`."""
+    """Why: `LEASE_LOST`, `EVICTED`, `RUN_ENDED`, `RUN_PAUSED`, `RUN_PINNED`, `REWOUND`, `SETTLED`, `TIMED_OUT`,
+    `ACK_TIMEOUT`.
+    """
     @_builtins.property
     def ref(self) -> Global___TaskRef:
         """The task."""
