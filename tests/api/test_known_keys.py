@@ -18,6 +18,7 @@ from tests.service import soon
 
 from stepwell import Client, Context, Worker, workflow
 from stepwell.errors import PermissionDenied
+from stepwell.reasons import ApiKeyRevoked
 from stepwell.v1 import runs_pb2, runs_pb2_grpc, workers_pb2, workers_pb2_grpc
 from stepwell_server import errors
 from stepwell_server.dispatch import api_keys as known_keys
@@ -281,3 +282,57 @@ async def test_a_worker_s_key_is_enough_to_work(server: Keyed) -> None:
             await working.start_run(greet, "Ada")
         with pytest.raises(PermissionDenied):
             await Worker(asking, workflows=[greet], activities=[], drain_seconds=1.0).run()
+
+
+async def test_a_worker_whose_key_is_revoked_says_so_and_ends(quick: Keyed) -> None:
+    key = await quick.make(Role.WORKER)
+    async with await Client.connect(quick.service.address, api_key=key) as client:
+        worker = Worker(client, workflows=[greet], activities=[], drain_seconds=1.0)
+        task = asyncio.create_task(worker.run())
+        await worker.is_connected.wait()
+        await revoke_elsewhere(quick, key)
+        async with asyncio.timeout(20):
+            with pytest.raises(ApiKeyRevoked):
+                await task
+
+
+async def held_up(server: Keyed, key: str) -> Any:
+    """A stream whose server can't get rid of a message, since nobody reads."""
+    for _ in range(8):
+        await server.call("StartRun", type="t", task_queue="q", input={"data": b"x" * 2**20})
+    stream = connecting(server, key)
+    capacity = workers_pb2.Capacity(kind=workers_pb2.TASK_KIND_RUN, task_queue="q", max_outstanding=8)
+    await welcome(stream, capacity=workers_pb2.CapacityUpdate(capacities=[capacity]))
+
+    async def is_sending() -> bool:
+        session = next(iter(server.service.dispatcher.sessions.values()))
+        (streams,) = server.service.keys._streams.values()
+        return len(session.held) == 8 and all(each.is_sending for each in streams)
+
+    await soon(is_sending)
+    return stream
+
+
+async def test_who_reads_late_hears_why_the_stream_ended(server: Keyed) -> None:
+    """A message that is on its way is not cut."""
+    key = await server.make(Role.WORKER)
+    stream = await held_up(server, key)
+    await revoke_elsewhere(server, key)
+    await server.service.keys.look_again()
+    async with asyncio.timeout(20):
+        assert await refused(rest_of(stream)) == REVOKED
+    assert server.service.keys._streams == {}
+
+
+async def test_who_never_reads_does_not_keep_the_stream(server: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_keys, "_LAST_WORDS_SECONDS", 0.05)
+    key = await server.make(Role.WORKER)
+    stream = await held_up(server, key)
+    await revoke_elsewhere(server, key)
+    await server.service.keys.look_again()
+
+    async def none_is_open() -> bool:
+        return server.service.keys._streams == {}
+
+    await soon(none_is_open)
+    stream.cancel()

@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from stepwell_server.api.access import TABLE, Access
+from stepwell_server.api.transactions import write_methods
 from stepwell_server.model.api_keys import Role
 
 DESCRIBED = FileDescriptorSet.FromString(files("stepwell.v1").joinpath("descriptors.binpb").read_bytes())
@@ -66,8 +67,14 @@ def test_a_row_says_whether_the_call_writes(service: str, method: str) -> None:
     assert (row.role is Role.READER) <= (not row.writes)
 
 
+def test_a_transaction_holds_what_a_writer_may_do() -> None:
+    """Who may commit may do each write of it alone, too."""
+    roles = {method: row.role for (_, method), row in ROWS.items()}
+    assert {roles[method] for method in write_methods().values()} == {ROWS["TransactionService", "Commit"].role}
+
+
 def test_namespaces_and_keys_are_an_admin_s() -> None:
     """Whoever may make keys or namespaces may do all."""
     for (service, method), row in ROWS.items():
-        if service == "ApiKeyService" or method in {"CreateNamespace", "DeleteNamespace"}:
+        if service == "ApiKeyService" or method in {"CreateNamespace", "UpdateNamespace", "DeleteNamespace"}:
             assert row.role is Role.ADMIN, method

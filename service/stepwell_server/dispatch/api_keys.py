@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.api_keys import SeenKey
     from stepwell_server.store.database import Database
 
+_LAST_WORDS_SECONDS = 5.0
 _MOST_KNOWN = 10_000
 _MOST_WANTED = 1_000
 _MOST_AT_ONCE = 256
@@ -55,17 +56,30 @@ class _Wrong(NamedTuple):
 
 
 class OpenStream:
-    """A stream of a key's, in the task that serves it. `refusal` is why it was ended."""
+    """A stream of a key's, in the task that serves it. `refusal` is why it was ended.
+
+    An interruption while a message is on its way (`is_sending`) would leave its reader without a word: it waits until
+    that message is taken, though not for ever.
+    """
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
         self.refusal: errors.Refusal | None = None
+        self.is_sending = False
         self._task = asyncio.current_task()
 
     def end(self, refusal: errors.Refusal) -> None:
         """Interrupts the task, once."""
-        if self.refusal is None and self._task is not None:
-            self.refusal = refusal
+        if self.refusal is not None or self._task is None:
+            return
+        self.refusal = refusal
+        if self.is_sending:
+            asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._cut)
+        else:
+            self._task.cancel()
+
+    def _cut(self) -> None:
+        if self.is_sending and self._task is not None:
             self._task.cancel()
 
     def was_ended(self) -> bool:

@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from stepwell_server import errors
 from stepwell_server.api.access import NAMESPACE, RULES, Access, access_of
 from stepwell_server.api.interceptors.around import MAKERS, Behavior, Context, Continuation, Handler
-from stepwell_server.dispatch.api_keys import Caller, KnownKeys
+from stepwell_server.dispatch.api_keys import Caller, KnownKeys, OpenStream
 from stepwell_server.ids import MAIN
 from stepwell_server.model.api_keys import GRANTS, Role, is_secret
 
@@ -112,10 +112,14 @@ class _Guard:
     def generator(self, behavior: Behavior) -> Behavior:
         async def call(request: Any, context: Context) -> AsyncGenerator[object, None]:  # noqa: ANN401 - likewise
             found, request = await self._begin(request, context)
-            with self._watched(found):
+            with self._watched(found) as stream:
                 async with aclosing(behavior(request, context)) as responses:
                     async for response in responses:
+                        stream.is_sending = True
                         yield response
+                        stream.is_sending = False
+                        if stream.refusal is not None:
+                            raise stream.refusal
 
         return call
 
@@ -146,10 +150,10 @@ class _Guard:
         _caller.set(found)
 
     @contextmanager
-    def _watched(self, found: Caller) -> Iterator[None]:
+    def _watched(self, found: Caller) -> Iterator[OpenStream]:
         stream = self._keys.open_stream(found)
         try:
-            yield
+            yield stream
         except asyncio.CancelledError:
             if stream.refusal is not None and stream.was_ended():
                 raise stream.refusal from None
