@@ -197,11 +197,6 @@ METHODS: dict[int, tuple[str, ...]] = {
 UNANSWERED: dict[int, dict[str, str]] = {
     mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE: {},
     mirrors_pb2.TRAIT_FLOW_RUN_STORE: {
-        "GetActiveRunsAsync": "run lists",
-        "GetRunTimeseriesAsync": "statistics",
-        "GetRunsAsync": "run lists",
-        "GetRunsPageAsync": "run lists",
-        "GetStatisticsAsync": "statistics",
     },
     mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE: {
         "instances.getById": "instances",
@@ -216,7 +211,6 @@ UNANSWERED: dict[int, dict[str, str]] = {
         "instances.updateStatus": "instances",
         "instances.updateOutput": "instances",
         "instances.updateTokens": "instances",
-        "instances.countByStatus": "statistics",
         "instances.getStaleRunningInstances": "instances",
         "events.append": "events",
         "events.appendAll": "events",
@@ -229,7 +223,6 @@ UNANSWERED: dict[int, dict[str, str]] = {
         "events.getSummary": "events",
         "events.deleteByWorkflowInstanceId": "events",
         "events.pruneOlderThan": "events",
-        "getStats": "statistics",
     },
 }
 """Methods that no RPC answers yet, each with the noun that brings it."""

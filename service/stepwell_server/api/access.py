@@ -213,6 +213,13 @@ TABLE: dict[str, dict[str, Access]] = {
         "GetSnapshot": READS,
         "ListSnapshots": READS,
     },
+    "StatisticsService": {
+        "CountRuns": READS,
+        "GetRunStatistics": READS,
+        "GetRunTimeseries": READS,
+        "SearchRuns": READS,
+        "GetStorageStats": READS,
+    },
     "StepStore": {
         "BeginStep": WRITES,
         "ScheduleStep": WRITES,

@@ -1,4 +1,4 @@
-"""All servicers of the mirrored stores, made alike."""
+"""All servicers of the mirrored stores, and of what is made alike."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stepwell_server.api.run_control_store import RunControlStoreCalls
 from stepwell_server.api.run_store import RunStoreCalls
 from stepwell_server.api.signal_store import SignalStoreCalls
 from stepwell_server.api.snapshot_store import SnapshotStoreCalls
+from stepwell_server.api.statistics import StatisticsCalls
 from stepwell_server.api.step_store import StepStoreCalls
 from stepwell_server.api.timer_store import TimerStoreCalls
 from stepwell_server.api.topic_store import TopicStoreCalls
@@ -40,6 +41,7 @@ def store_servicers(
         TimerStoreCalls,
         WorkerStoreCalls,
         SnapshotStoreCalls,
+        StatisticsCalls,
         LeaderStoreCalls,
         DispatchStoreCalls,
         RunControlStoreCalls,

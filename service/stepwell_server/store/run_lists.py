@@ -73,6 +73,16 @@ async def count(database: Database, wanted: RunFilter, at_most: int) -> int:
         return min(int(await connection.scalar(select(func.count()).select_from(found)) or 0), at_most + 1)
 
 
+def matching(wanted: RunFilter) -> list[tuple[Columns, list[ColumnElement[bool]]]]:
+    """The columns of the open and of the ended runs, each with what those of the filter fulfil; of no parent."""
+    return [
+        (by_name, _fulfilled(table, by_name, wanted, None, None))
+        for table, columns, phases in _TABLES
+        if not wanted.phases or phases.intersection(wanted.phases)
+        for by_name in (named(columns),)
+    ]
+
+
 def place_of(run: SeenRun, order: Order) -> tuple[Any, ...]:
     """Where a run stands in that order."""
     values = {"event_count": run.last_event, "end_time": run.end_time or NEVER}
@@ -99,11 +109,8 @@ async def _parts(
         if wanted.phases and not phases.intersection(wanted.phases):
             continue
         by_name = named(columns)
-        conditions = [*_conditions(table, wanted, parent_key)]
-        if wanted.where is not None:
-            before = place[-1] if place is not None and not order else None
-            attributes = having(wanted.namespace_id, table.c.run_key, before)
-            conditions.append(where(wanted.where, filterable(by_name), attributes))
+        before = place[-1] if place is not None and not order else None
+        conditions = _fulfilled(table, by_name, wanted, parent_key, before)
         if place is not None:
             conditions.append(after(order, _sortable(by_name), _NEWEST_FIRST, place))
         query = select(*columns).where(*conditions).order_by(*sorting(order, _sortable(by_name), _NEWEST_FIRST))
@@ -128,6 +135,16 @@ def _sortable(columns: Columns) -> Columns:
     """None of these is null."""
     end_time = func.coalesce(columns["end_time"], literal(NEVER, columns["end_time"].type))
     return {**columns, "event_count": columns["last_event"], "end_time": end_time}
+
+
+def _fulfilled(
+    table: Table, columns: Columns, wanted: RunFilter, parent_key: int | None, before: int | None
+) -> list[ColumnElement[bool]]:
+    conditions = [*_conditions(table, wanted, parent_key)]
+    if wanted.where is not None:
+        attributes = having(wanted.namespace_id, table.c.run_key, before)
+        conditions.append(where(wanted.where, filterable(columns), attributes))
+    return conditions
 
 
 def _conditions(table: Table, wanted: RunFilter, parent_key: int | None) -> Sequence[ColumnElement[bool]]:

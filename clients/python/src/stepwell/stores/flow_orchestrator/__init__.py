@@ -16,17 +16,25 @@ from stepwell.stores.flow_orchestrator.records import (
     RunStatus,
     StepStatus,
 )
+from stepwell.stores.flow_orchestrator.statistics import (
+    DashboardStatistics,
+    RunTimeseriesBucket,
+    RunTimeseriesGranularity,
+)
 from stepwell.stores.flow_orchestrator.store import FlowRunStore
 from stepwell.stores.flow_orchestrator.terminal import terminal_status
 
 __all__ = [
     "PREREQUISITES_UNMET",
+    "DashboardStatistics",
     "FlowRunControlRecord",
     "FlowRunRecord",
     "FlowRunStore",
     "FlowStepAttemptRecord",
     "FlowStepRecord",
     "RunStatus",
+    "RunTimeseriesBucket",
+    "RunTimeseriesGranularity",
     "StepStatus",
     "terminal_status",
 ]

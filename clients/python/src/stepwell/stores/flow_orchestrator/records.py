@@ -80,9 +80,18 @@ def step_status(state: StepState.ValueType) -> StepStatus | None:
     return _STEP_STATUSES.get(state)
 
 
+def phases_of(status: str) -> list[RunPhase.ValueType]:
+    """The phases of runs that have a status, in whatever case it is written; none for what is no status."""
+    phases = [*_OPEN, *_STATUSES]
+    return [phase for phase in phases if status_of(phase).lower() == status.lower()]
+
+
 def status_of(phase: RunPhase.ValueType) -> RunStatus:
     """The status of a phase. One that has not ended is Running, whatever it waits for."""
     return _STATUSES.get(phase, RunStatus.Running)
+
+
+_OPEN = (RunPhase.RUN_PHASE_PENDING, RunPhase.RUN_PHASE_RUNNING, RunPhase.RUN_PHASE_SUSPENDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

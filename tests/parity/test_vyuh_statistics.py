@@ -1,0 +1,32 @@
+"""Vyuh's `WorkflowStorage`: what is told of it as a whole."""
+
+from __future__ import annotations
+
+from tests.parity.cases import Engine, answers
+
+from stepwell.v1 import mirrors_pb2
+
+TRAIT = mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE
+
+
+@answers(TRAIT, "instances.countByStatus")
+async def test_countByStatus(engine: Engine) -> None:
+    for place in range(5):
+        await engine.create(f"w{place}")
+    for place in range(2):
+        await engine.call("MarkRunCompleted", workflow_id=f"w{place}")
+    counted = await engine.call("CountRuns", filter="driven = true")
+    assert {group.value: group.count for group in counted.groups} == {"RUNNING": 3, "COMPLETED": 2}
+    assert (counted.total, counted.truncated) == (5, False)
+
+
+@answers(TRAIT, "getStats")
+async def test_getStats(engine: Engine) -> None:
+    """Definitions by version, instances, and those of them that have not ended."""
+    for code in ("a", "a", "b"):
+        await engine.call("CreateDefinition", definition={"code": code, "name": code})
+    for place in range(3):
+        await engine.create(f"w{place}")
+    await engine.call("MarkRunCompleted", workflow_id="w0")
+    stats = await engine.call("GetStorageStats")
+    assert (stats.definition_count, stats.run_count, stats.open_run_count) == (3, 3, 2)
