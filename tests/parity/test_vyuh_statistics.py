@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.parity.cases import Engine, answers
 
+from stepwell.stores.vyuh import StorageStats, WorkflowStorage
 from stepwell.v1 import mirrors_pb2
 
 TRAIT = mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE
@@ -28,5 +29,5 @@ async def test_getStats(engine: Engine) -> None:
     for place in range(3):
         await engine.create(f"w{place}")
     await engine.call("MarkRunCompleted", workflow_id="w0")
-    stats = await engine.call("GetStorageStats")
-    assert (stats.definition_count, stats.run_count, stats.open_run_count) == (3, 3, 2)
+    stats = await engine.store(WorkflowStorage).getStats()
+    assert stats == StorageStats(totalDefinitions=3, totalInstances=3, activeInstances=2)

@@ -23,6 +23,7 @@ from stepwell.policies import CONFLICT, REUSE, Seconds, duration
 from stepwell.retention import Retention
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
+from stepwell.statistics import Statistics
 from stepwell.topics import Topics
 from stepwell.user_tasks import UserTasks
 from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
@@ -72,6 +73,7 @@ class Client(JobCalls):
         self.schedules = Schedules(self._channel, self.caller, namespace, converter)
         self.api_keys = ApiKeys(self._channel, self.caller)
         self.topics = Topics(self._channel, self.caller, namespace, converter)
+        self.statistics = Statistics(self._channel, self.caller, namespace)
         self.user_tasks = UserTasks(self._channel, self.caller, namespace, converter)
         self.bulk = Bulk(self._channel, self.caller, namespace, converter)
         self.inbox = Inbox(self._channel, self.caller, namespace)

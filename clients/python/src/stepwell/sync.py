@@ -26,6 +26,7 @@ from stepwell._sync_inbox import SyncInbox
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
 from stepwell._sync_retention import SyncRetention
 from stepwell._sync_schedules import SyncSchedules
+from stepwell._sync_statistics import SyncStatistics
 from stepwell._sync_topics import SyncTopics
 from stepwell._sync_user_tasks import SyncUserTasks
 
@@ -236,6 +237,7 @@ class Client(SyncJobCalls):
         self.schedules = SyncSchedules(loop, inner.schedules)
         self.api_keys = SyncApiKeys(loop, inner.api_keys)
         self.topics = SyncTopics(loop, inner.topics)
+        self.statistics = SyncStatistics(loop, inner.statistics)
         self.user_tasks = SyncUserTasks(loop, inner.user_tasks)
         self.bulk = SyncBulk(loop, inner.bulk)
         self.inbox = SyncInbox(loop, inner.inbox)

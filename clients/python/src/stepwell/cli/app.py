@@ -21,7 +21,9 @@ from stepwell.cli import (
     run_asks,
     runs,
     schedules,
+    search,
     settling,
+    stats,
     steering,
     topics,
     user_tasks,
@@ -42,6 +44,7 @@ runs.app.command()(run_asks.query)
 runs.app.command()(run_asks.update)
 runs.app.command("delete")(retention.delete_run)
 runs.app.command()(attributes.attributes)
+runs.app.command()(search.search)
 runs.app.command("explain")(explanations.explain_run)
 jobs.app.command("explain")(explanations.explain_job)
 runs.app.command("export")(retention.export_run)
@@ -54,6 +57,7 @@ app.add_typer(jobs.app, name="job")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(keys.app, name="key", no_args_is_help=True)
 app.add_typer(topics.app, name="topic")
+app.add_typer(stats.app, name="stats")
 app.add_typer(user_tasks.app, name="task")
 app.add_typer(definitions.app, name="definition")
 app.add_typer(inbox.app, name="inbox")

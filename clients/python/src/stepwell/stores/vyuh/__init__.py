@@ -6,7 +6,7 @@ async with WorkflowStorage.connect("127.0.0.1:7233") as storage:
     await storage.workflows.create(workflow)
 """
 
-from stepwell.stores.vyuh.storage import WorkflowStorage
+from stepwell.stores.vyuh.storage import StorageStats, WorkflowStorage
 from stepwell.stores.vyuh.user_task_instances import (
     TaskStatus,
     UserTaskInstance,
@@ -17,6 +17,7 @@ from stepwell.stores.vyuh.workflows import RawWorkflow, WorkflowRepository
 
 __all__ = [
     "RawWorkflow",
+    "StorageStats",
     "TaskStatus",
     "UserTaskInstance",
     "UserTaskInstanceRepository",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,17 @@ import grpc
 from stepwell.stores._connection import Store
 from stepwell.stores.vyuh.user_task_instances import UserTaskInstanceRepository
 from stepwell.stores.vyuh.workflows import WorkflowRepository
+from stepwell.v1 import statistics_pb2 as statistics
+from stepwell.v1.statistics_pb2_grpc import StatisticsServiceStub
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageStats:
+    """How much there is; active are the instances that have not ended."""
+
+    totalDefinitions: int
+    totalInstances: int
+    activeInstances: int
 
 
 class WorkflowStorage(Store):
@@ -32,6 +44,16 @@ class WorkflowStorage(Store):
     async def dispose(self) -> None:
         """Closes the channel. What is stored stays, also that of `Store`s which share the channel."""
         await self.close_channel()
+
+    async def getStats(self) -> StorageStats:
+        """How much there is. Definitions count by version; of instances that have ended, up to a million."""
+        request = statistics.GetStorageStatsRequest(namespace=self.namespace)
+        found = await self.call(StatisticsServiceStub(self.channel).GetStorageStats, request)
+        return StorageStats(
+            totalDefinitions=found.definition_count,
+            totalInstances=found.run_count,
+            activeInstances=found.open_run_count,
+        )
 
     async def healthCheck(self) -> bool:
         """Whether the standard health service says that it serves; never raises."""
