@@ -196,8 +196,7 @@ METHODS: dict[int, tuple[str, ...]] = {
 
 UNANSWERED: dict[int, dict[str, str]] = {
     mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE: {},
-    mirrors_pb2.TRAIT_FLOW_RUN_STORE: {
-    },
+    mirrors_pb2.TRAIT_FLOW_RUN_STORE: {},
     mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE: {
         "instances.getById": "instances",
         "instances.query": "instances",

@@ -32,7 +32,8 @@ VACUUM ANALYZE closed_runs;
 async def read(raw: asyncpg.Connection, query: Subquery) -> dict[tuple[str, str], int]:
     """How many rows were read of each table by each index, as the pool asks: with the values at hand."""
     made: Any = query.element
-    compiled = made.compile(dialect=dialects.dialect(), compile_kwargs={"render_postcompile": True})
+    dialect = dialects.dialect()  # type: ignore[no-untyped-call]
+    compiled = made.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
     values = [compiled.params[name] for name in compiled.positiontup]
     rows = await raw.fetch(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {compiled}", *values)
     plan = Part(json.loads(rows[0][0])[0]["Plan"])
