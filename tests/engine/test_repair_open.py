@@ -10,10 +10,11 @@ from tests.engine.test_topics import Topics
 from tests.engine.world import World
 
 from stepwell_server import errors
-from stepwell_server.engine.reported import NewChild, NewTimer, NewTopicWait, NewWait
+from stepwell_server.engine.reported import NewChild, NewTimer, NewTopicWait, NewUserTask, NewWait
 from stepwell_server.engine.runs import PauseRun, ResumeRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.timers import FireStep
+from stepwell_server.engine.user_tasks import ClaimUserTask, CompleteUserTask
 from stepwell_server.model.events import EventType
 from stepwell_server.model.mail import Subject, unpack_letter
 from stepwell_server.model.payloads import NULL
@@ -42,6 +43,26 @@ def opened() -> tuple[World, int]:
 
 def pause(world: World, key: int) -> None:
     world.do(PauseRun(world.ref(key), "look"))
+
+
+def test_a_task_for_a_person_goes_on_under_its_new_name() -> None:
+    """Whoever has it keeps it, and it is found by the new name."""
+    world = World()
+    key = world.start()
+    Code(world, key).run("ask", NewUserTask(), waiting=True, resident=True)
+    task_id = world.store.user_tasks.rows[key, 1].task_id
+    world.do(ClaimUserTask(world.ref(key), 1, task_id, "ann"))
+    pause(world, key)
+    do(world, key, rename(1, "approve"))
+    world.check()
+    task = world.store.user_tasks.rows[key, 1]
+    assert (task.step_name, task.claimed_by, task.version) == ("approve", "ann", 3)
+    world.do(ResumeRun(world.ref(key), accept_order=False))
+    code = Code(world, key)
+    code.passed(code.call("approve", NewUserTask()))
+    world.do(CompleteUserTask(world.ref(key), 1, task_id, "ann", NULL))
+    code.run("next", local())
+    world.check()
 
 
 def test_what_is_open_goes_on_under_its_new_name() -> None:

@@ -32,6 +32,7 @@ from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
 from stepwell_server.engine.runs import CancelRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.timers import FireStep
+from stepwell_server.engine.user_tasks import CancelUserTask, ClaimUserTask, CompleteUserTask
 from stepwell_server.model.events import Event, payload_of, unpack_attributes
 from stepwell_server.model.payloads import JSON, NULL, Failure, Payload
 from stepwell_server.model.steps import ClosedStep, EndedStep, Kind, Step, result_event
@@ -189,8 +190,20 @@ class Duet:
             self.do(FireStep(ref, step.ordinal))
         elif step.kind == Kind.WAIT:
             self.do(SignalRun(ref, step.name, Payload(JSON, b'"%d"' % step.ordinal)))
+        elif step.kind == Kind.USER_TASK:
+            self._answer_task(step, fails=fails)
         else:
             self._report(step, fails=fails)
+
+    def _answer_task(self, step: Step, *, fails: bool) -> None:
+        """A person does it, or somebody cancels it."""
+        task = self.world.store.user_tasks.rows[self.key, step.ordinal]
+        named = (self.world.ref(self.key), step.ordinal, task.task_id)
+        if fails:
+            self.do(CancelUserTask(*named, "not needed"))
+        else:
+            self.do(ClaimUserTask(*named, "ann"))
+            self.do(CompleteUserTask(*named, "ann", Payload(JSON, b'"%d"' % step.ordinal)))
 
     def _report(self, step: Step, *, fails: bool) -> None:
         if step.session_id is None:

@@ -13,7 +13,7 @@ from tests.sdk.duet import Duet
 from stepwell import Context, RaceLost, RunCancelled, StepError
 
 Node = tuple[Any, ...]
-KINDS = ["activity", "activity", "patient", "timer", "signal", "local", "slow", "fact"]
+KINDS = ["activity", "activity", "patient", "timer", "signal", "person", "local", "slow", "fact"]
 CALLS: st.SearchStrategy[Node] = st.tuples(st.just("call"), st.sampled_from(KINDS), st.sampled_from("ab"))
 LEAVES: st.SearchStrategy[Node] = st.one_of(CALLS, CALLS, CALLS, st.sampled_from([("nothing",), ("raise",)]))
 
@@ -99,6 +99,7 @@ BARE: dict[str, Callable[[Context, str], Awaitable[Any]]] = {
     "patient": lambda ctx, name: ctx.activity("act", name=name, wait_cancelled=True),
     "timer": lambda ctx, name: ctx.sleep(60, name=name),
     "signal": lambda ctx, name: ctx.wait_signal(name),
+    "person": lambda ctx, name: ctx.user_task(name),
 }
 
 
