@@ -57,6 +57,7 @@ REPEATED_WITHOUT_ID = {
     "ReportTasks": "each report is recognised by its token and by what is recorded",
     "HeartbeatTasks": "says what shall be",
     "CleanUpRuns": "says what shall be",
+    "PruneEvents": "says what shall be",
     "ArchiveRuns": "says what shall be, and writes to the same place",
     "RevokeApiKey": "says what shall be",
     "ImportApiKey": "a hash is imported once",

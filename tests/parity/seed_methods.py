@@ -211,17 +211,6 @@ UNANSWERED: dict[int, dict[str, str]] = {
         "instances.updateOutput": "instances",
         "instances.updateTokens": "instances",
         "instances.getStaleRunningInstances": "instances",
-        "events.append": "events",
-        "events.appendAll": "events",
-        "events.getById": "events",
-        "events.getByWorkflowInstanceId": "events",
-        "events.query": "events",
-        "events.getLatestByWorkflowInstanceId": "events",
-        "events.getByNodeId": "events",
-        "events.getByTaskId": "events",
-        "events.getSummary": "events",
-        "events.deleteByWorkflowInstanceId": "events",
-        "events.pruneOlderThan": "events",
     },
 }
 """Methods that no RPC answers yet, each with the noun that brings it."""

@@ -86,6 +86,9 @@ TABLE: dict[str, dict[str, Access]] = {
     },
     "EventStore": {
         "AppendEvent": WRITES,
+        "AppendEvents": WRITES,
+        "GetEvent": READS,
+        "DeleteEvents": WRITES,
         "ReadEvents": READS,
         "CountEvents": READS,
     },
@@ -128,6 +131,7 @@ TABLE: dict[str, dict[str, Access]] = {
         "ArchiveRuns": WRITES,
         "MarkRunArchived": WRITES,
         "ExportRun": READS,
+        "PruneEvents": WRITES,
     },
     "RunControlStore": {
         "RegisterIdempotencyKey": WRITES,

@@ -19,7 +19,7 @@ from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, run_to_proto
 from stepwell_server.engine.runs import Steered, TerminateRun
 from stepwell_server.errors import InvalidField
 from stepwell_server.model.runs import LISTED, Phase, RunRef
-from stepwell_server.store import archives, removal, runs, whole_runs
+from stepwell_server.store import archives, event_removal, removal, runs, whole_runs
 from stepwell_server.store.bundles import bundle
 
 if TYPE_CHECKING:
@@ -141,6 +141,22 @@ class RetentionCalls(retention_pb2_grpc.RetentionServiceServicer):
         async for part in bundle(self._database, run, namespace):
             for start in range(0, len(part), _PART_BYTES):
                 yield retention_pb2.ExportRunResponse(data=part[start : start + _PART_BYTES])
+
+    async def PruneEvents(
+        self, request: retention_pb2.PruneEventsRequest, context: Context
+    ) -> retention_pb2.PruneEventsResponse:
+        scopes = retention_pb2.PruneEventsRequest.Scope
+        scope = self._fields.member(request.scope, scopes, "scope", required=True)
+        cutoff, page = required_time(request, "cutoff"), read_page(request, int, self._fields.limits)
+        most = page.size if request.page_size else self._fields.limits.page_items_maximum
+        namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
+        if scope == scopes.SCOPE_CALLERS:
+            pruned = await event_removal.prune_callers(self._database, namespace_id, cutoff, page.after or 0, most)
+        else:
+            wanted = removal.Wanted(namespace_id, cutoff)
+            pruned = await event_removal.prune_ended(self._database, wanted, page.after or 0, most)
+        token = page.token(pruned.after) if pruned.after is not None else ""
+        return retention_pb2.PruneEventsResponse(count=pruned.runs, next_page_token=token)
 
     async def _wanted(self, request: Any) -> removal.Wanted:  # noqa: ANN401 - any request about runs by their end
         cutoff = required_time(request, "cutoff")

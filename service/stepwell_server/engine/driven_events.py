@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -23,6 +25,16 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
     run_id: UUID
     number: int
     event_number: int
+    time: datetime | None = None
+
+
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
+    """A caller's own event, with its own number if it counts itself."""
+
+    type: str
+    payload: Payload
+    caller_seq: int = 0
+    attributes: dict[str, str] | None = None
 
 
 class AppendEvent(msgspec.Struct, frozen=True, gc=False):
@@ -33,24 +45,52 @@ class AppendEvent(msgspec.Struct, frozen=True, gc=False):
     payload: Payload
     caller_seq: int
     token: int
+    attributes: dict[str, str] | None = None
 
     @property
-    def _side(self) -> SideKey:
-        return (CallerSeq, self.caller_seq)
+    def _event(self) -> NewEvent:
+        return NewEvent(self.type, self.payload, self.caller_seq, self.attributes)
 
     def wants(self) -> Missing | None:
-        return Missing(sides=[self._side]) if self.caller_seq else None
+        return _wanted([self._event])
 
     def decide(self, change: Change) -> Appended:
-        run = change.open
-        if run.driven:
-            held(change, self.token)
-        if self.caller_seq and change.side(self._side) is not None:
-            raise errors.EventSeqExists(run_id=run.run_id, caller_seq=self.caller_seq)
-        number = change.caller_event(self.type, self.payload, self.caller_seq)
-        if self.caller_seq:
-            change.put_side(self._side, CallerSeq(run.run_key, self.caller_seq, number))
-        return Appended(run.run_id, number, pack(run.run_key, number))
+        return _appended(change, [self._event], self.token)[0]
+
+
+class AppendEvents(msgspec.Struct, frozen=True, gc=False):
+    """The same with several, all or none."""
+
+    ref: RunRef
+    events: tuple[NewEvent, ...]
+    token: int
+
+    def wants(self) -> Missing | None:
+        return _wanted(self.events)
+
+    def decide(self, change: Change) -> list[Appended]:
+        return _appended(change, self.events, self.token)
+
+
+def _wanted(events: Sequence[NewEvent]) -> Missing | None:
+    sides: list[SideKey] = [(CallerSeq, event.caller_seq) for event in events if event.caller_seq]
+    return Missing(sides=sides) if sides else None
+
+
+def _appended(change: Change, events: Sequence[NewEvent], token: int) -> list[Appended]:
+    run = change.open
+    if run.driven:
+        held(change, token)
+    appended = []
+    for event in events:
+        side: SideKey = (CallerSeq, event.caller_seq)
+        if event.caller_seq and change.side(side) is not None:
+            raise errors.EventSeqExists(run_id=run.run_id, caller_seq=event.caller_seq)
+        number = change.caller_event(event.type, event.payload, event.caller_seq, event.attributes)
+        if event.caller_seq:
+            change.put_side(side, CallerSeq(run.run_key, event.caller_seq, number))
+        appended.append(Appended(run.run_id, number, pack(run.run_key, number), change.now))
+    return appended
 
 
 class ConsumeSignals(msgspec.Struct, frozen=True, gc=False):

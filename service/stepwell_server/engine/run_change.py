@@ -214,9 +214,10 @@ class RunChange:
             value = self.open.last_event + 1
             raise errors.LimitExceeded(limit="run_events", value=value, maximum=self.limits.events)
 
-    def caller_event(self, label: str, payload: Payload, caller_seq: int) -> int:
+    def caller_event(self, label: str, payload: Payload, caller_seq: int, facts: dict[str, str] | None = None) -> int:
         """Appends a caller's own event."""
-        return self._append(EventType.CALLER, Origin.CALLER, 0, payload, pack_attributes(payload), label, caller_seq)
+        attributes = pack_attributes(payload, None, facts or None)
+        return self._append(EventType.CALLER, Origin.CALLER, 0, payload, attributes, label, caller_seq)
 
     def copy_event(self, run_key: int, number: int) -> int:
         """Appends what an event of another run says, and answers the new event's number."""

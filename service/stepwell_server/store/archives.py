@@ -46,7 +46,7 @@ def archive_of(namespace: NamespaceRow, folder: Path | None) -> Archive | None:
     return Archive(url, folder, namespace.name) if url is not None else None
 
 
-def _has_history() -> ColumnElement[bool]:
+def has_history() -> ColumnElement[bool]:
     """Whether a run has its history, which begins with its start: one that was archived or pruned has not."""
     return exists(select(literal(1)).where(EVENTS.c.run_key == CLOSED_RUNS.c.run_key, EVENTS.c.number == 1))
 
@@ -58,7 +58,7 @@ async def archivable(
 
     Sorts what fits: see docs/decisions/0034.
     """
-    query = select(*CLOSED_COLUMNS).where(*removal.conditions(wanted), _has_history())
+    query = select(*CLOSED_COLUMNS).where(*removal.conditions(wanted), has_history())
     if place is not None:
         end_time, run_key = CLOSED_RUNS.c.end_time, CLOSED_RUNS.c.run_key
         query = query.where(or_(end_time > place[0], and_(end_time == place[0], run_key > place[1])))
@@ -74,7 +74,7 @@ async def archive_runs(  # noqa: PLR0917 - as clean_up
 
     Refuses with ARCHIVE_UNAVAILABLE, ARCHIVES_NOT_SUPPORTED; what was archived before that stays so.
     """
-    found, last = await removal.choose(database, wanted, after, most, _has_history())
+    found, last = await removal.choose(database, wanted, after, most, has_history())
     if is_dry:
         return removal.Cleaned(len(found), last)
     count = 0
@@ -89,7 +89,7 @@ async def _archive_one(database: Database, archive: Archive, ref: RunRef, now: d
         return False
     body = bundle(database, run, archive.namespace)
     uri = await object_stores.put(archive.url, archive.folder, archive.namespace, run.run_id, body)
-    as_written = and_(CLOSED_RUNS.c.version == run.version, _has_history())
+    as_written = and_(CLOSED_RUNS.c.version == run.version, has_history())
     async with database.pool.begin() as connection:
         return bool(await _purge(connection, [run.run_key], now, uri, as_written))
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from sqlalchemy import Select, case, func, select, union_all
 
-from stepwell_server.model.events import Event, EventType
+from stepwell_server.model.events import Event, EventType, unpack_attributes
 from stepwell_server.model.filters import Filter
 from stepwell_server.store.filters import Columns, named, where
-from stepwell_server.store.schema import CLOSED_STEPS, EVENTS, STEPS
+from stepwell_server.store.schema import CLOSED_RUNS, CLOSED_STEPS, EVENTS, RUNS, STEPS
 
 if TYPE_CHECKING:
     from typing import Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Database
 
 
+_LOOKED_AT = 1_000
 _LABELS = {int(kind): kind.label for kind in EventType if kind is not EventType.CALLER}
 _FILTERABLE: Columns = {
     **named(EVENTS.c),
@@ -34,6 +35,15 @@ class EventPage(msgspec.Struct, frozen=True):
     events: list[Event]
     step_names: dict[int, str]
     has_more: bool
+
+
+class FoundEvent(msgspec.Struct, frozen=True):
+    """An event, the name of the step that it is about, and its run."""
+
+    event: Event
+    step_name: str
+    run_id: str
+    workflow_id: str
 
 
 async def page(
@@ -55,6 +65,51 @@ async def page(
         ordinals = {event.step_ordinal for event in events if event.step_ordinal}
         names = await _names(connection, run_key, ordinals) if ordinals else {}
     return EventPage(events, names, bool(rows) and rows[0].found > len(events))
+
+
+async def matching(
+    database: Database,
+    run_key: int,
+    *,
+    attributes: dict[str, str],
+    skip: int,
+    after: int | None,
+    most: int,
+    most_bytes: int,
+    descending: bool,
+    origin: int = 0,
+    wanted: Filter | None = None,
+) -> EventPage:
+    """The same for those whose attributes have these values, behind the first `skip`. Looks at them one by one."""
+    found: list[Event] = []
+    names: dict[int, str] = {}
+    size = 0
+    while True:
+        part = await page(
+            database,
+            run_key,
+            after=after,
+            most=_LOOKED_AT,
+            most_bytes=most_bytes,
+            descending=descending,
+            origin=origin,
+            wanted=wanted,
+        )
+        names |= part.step_names
+        for event in part.events:
+            after = event.number
+            facts = unpack_attributes(event.attributes).facts or {}
+            if any(facts.get(name) != value for name, value in attributes.items()):
+                continue
+            if skip:
+                skip -= 1
+                continue
+            size += len(event.payload or b"") + len(event.attributes or b"")
+            if found and (len(found) == most or size > most_bytes):
+                return EventPage(found, names, has_more=True)
+            found.append(event)
+        if not part.has_more:
+            return EventPage(found, names, has_more=False)
 
 
 def _page(  # noqa: PLR0917 - what is asked of one list
@@ -102,3 +157,22 @@ async def _names(connection: AsyncConnection, run_key: int, ordinals: set[int]) 
         )
     )
     return {row.ordinal: row.name for row in await connection.execute(either)}
+
+
+async def find(database: Database, namespace_id: int | None, run_key: int, number: int) -> FoundEvent | None:
+    """One event with its run, or None. Walks one partition's primary key, and that of the run."""
+    query = select(EVENTS).where(EVENTS.c.run_key == run_key, EVENTS.c.number == number)
+    runs = union_all(
+        *(
+            select(table.c.run_id, table.c.workflow_id, table.c.namespace_id).where(table.c.run_key == run_key)
+            for table in (RUNS, CLOSED_RUNS)
+        )
+    )
+    async with database.pool.begin() as connection:
+        row = (await connection.execute(query)).one_or_none()
+        run = (await connection.execute(runs)).first()
+        if row is None or run is None or namespace_id not in {None, run.namespace_id}:
+            return None
+        event = Event(*row)
+        names = await _names(connection, run_key, {event.step_ordinal}) if event.step_ordinal else {}
+    return FoundEvent(event, names.get(event.step_ordinal, ""), str(run.run_id), run.workflow_id)

@@ -107,7 +107,7 @@ class Candidate(NamedTuple):
 
 
 class Cleaned(NamedTuple):
-    """How many runs went, and after which key to go on; None if there are no more."""
+    """How many runs (or events of theirs) went, and after which key to go on; None if there are no more."""
 
     runs: int
     after: int | None

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from stepwell.v1 import history_pb2 as stepwell_dot_v1_dot_history__pb2
 from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/event_store.proto\x12\x0bstepwell.v1\x1a\x19stepwell/v1/history.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\xb8\x01\n\x12\x41ppendEventRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x12\n\ncaller_seq\x18\x06 \x01(\x03\x12\r\n\x05token\x18\x07 \x01(\x03\x12\x12\n\nrequest_id\x18\x08 \x01(\t\";\n\x13\x41ppendEventResponse\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65vent_number\x18\x02 \x01(\x03\"\xc0\x01\n\x11ReadEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x12\n\ndescending\x18\x06 \x01(\x08\x12(\n\x06origin\x18\x07 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\t\"Q\n\x12ReadEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.stepwell.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x12\x43ountEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12(\n\x06origin\x18\x04 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\"$\n\x13\x43ountEventsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x32\xc3\x02\n\nEventStore\x12\x66\n\x0b\x41ppendEvent\x12\x1f.stepwell.v1.AppendEventRequest\x1a .stepwell.v1.AppendEventResponse\"\x14\xda\xbb\x18\x10\x08\x01\x12\x0c\x61ppend_event\x12\x62\n\nReadEvents\x12\x1e.stepwell.v1.ReadEventsRequest\x1a\x1f.stepwell.v1.ReadEventsResponse\"\x13\xda\xbb\x18\x0f\x08\x01\x12\x0blist_events\x12i\n\x0b\x43ountEvents\x12\x1f.stepwell.v1.CountEventsRequest\x1a .stepwell.v1.CountEventsResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0fget_event_countBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/event_store.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/history.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\xb0\x02\n\x12\x41ppendEventRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x0c\n\x04type\x18\x04 \x01(\t\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x12\n\ncaller_seq\x18\x06 \x01(\x03\x12\r\n\x05token\x18\x07 \x01(\x03\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x43\n\nattributes\x18\t \x03(\x0b\x32/.stepwell.v1.AppendEventRequest.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"e\n\x13\x41ppendEventResponse\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x14\n\x0c\x65vent_number\x18\x02 \x01(\x03\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x83\x03\n\x13\x41ppendEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x39\n\x06\x65vents\x18\x04 \x03(\x0b\x32).stepwell.v1.AppendEventsRequest.NewEvent\x12\r\n\x05token\x18\x05 \x01(\x03\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x1a\xd5\x01\n\x08NewEvent\x12\x0c\n\x04type\x18\x01 \x01(\t\x12%\n\x07payload\x18\x02 \x01(\x0b\x32\x14.stepwell.v1.Payload\x12\x12\n\ncaller_seq\x18\x03 \x01(\x03\x12M\n\nattributes\x18\x04 \x03(\x0b\x32\x39.stepwell.v1.AppendEventsRequest.NewEvent.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\x14\x41ppendEventsResponse\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .stepwell.v1.AppendEventResponse\":\n\x0fGetEventRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x14\n\x0c\x65vent_number\x18\x02 \x01(\x03\"Z\n\x10GetEventResponse\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.stepwell.v1.Event\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\"a\n\x13\x44\x65leteEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"%\n\x14\x44\x65leteEventsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\"\xc5\x02\n\x11ReadEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x12\n\ndescending\x18\x06 \x01(\x08\x12(\n\x06origin\x18\x07 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\x12\x0e\n\x06\x66ilter\x18\x08 \x01(\t\x12\x42\n\nattributes\x18\t \x03(\x0b\x32..stepwell.v1.ReadEventsRequest.AttributesEntry\x12\x0c\n\x04skip\x18\n \x01(\x05\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Q\n\x12ReadEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.stepwell.v1.Event\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x12\x43ountEventsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\x12(\n\x06origin\x18\x04 \x01(\x0e\x32\x18.stepwell.v1.EventOrigin\"$\n\x13\x43ountEventsResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x32\xdd\x06\n\nEventStore\x12{\n\x0b\x41ppendEvent\x12\x1f.stepwell.v1.AppendEventRequest\x1a .stepwell.v1.AppendEventResponse\")\xda\xbb\x18\x10\x08\x01\x12\x0c\x61ppend_event\xda\xbb\x18\x11\x08\x04\x12\revents.append\x12m\n\x0c\x41ppendEvents\x12 .stepwell.v1.AppendEventsRequest\x1a!.stepwell.v1.AppendEventsResponse\"\x18\xda\xbb\x18\x14\x08\x04\x12\x10\x65vents.appendAll\x12_\n\x08GetEvent\x12\x1c.stepwell.v1.GetEventRequest\x1a\x1d.stepwell.v1.GetEventResponse\"\x16\xda\xbb\x18\x12\x08\x04\x12\x0e\x65vents.getById\x12~\n\x0c\x44\x65leteEvents\x12 .stepwell.v1.DeleteEventsRequest\x1a!.stepwell.v1.DeleteEventsResponse\")\xda\xbb\x18%\x08\x04\x12!events.deleteByWorkflowInstanceId\x12\x96\x02\n\nReadEvents\x12\x1e.stepwell.v1.ReadEventsRequest\x1a\x1f.stepwell.v1.ReadEventsResponse\"\xc6\x01\xda\xbb\x18\x0f\x08\x01\x12\x0blist_events\xda\xbb\x18\"\x08\x04\x12\x1e\x65vents.getByWorkflowInstanceId\xda\xbb\x18\x10\x08\x04\x12\x0c\x65vents.query\xda\xbb\x18(\x08\x04\x12$events.getLatestByWorkflowInstanceId\xda\xbb\x18\x16\x08\x04\x12\x12\x65vents.getByNodeId\xda\xbb\x18\x16\x08\x04\x12\x12\x65vents.getByTaskId\xda\xbb\x18\x15\x08\x04\x12\x11\x65vents.getSummary\x12i\n\x0b\x43ountEvents\x12\x1f.stepwell.v1.CountEventsRequest\x1a .stepwell.v1.CountEventsResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0fget_event_countBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,24 +36,56 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepwell.v1.event_store_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.stepwell.v1P\001Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1'
+  _globals['_APPENDEVENTREQUEST_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_APPENDEVENTREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_APPENDEVENTSREQUEST_NEWEVENT_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_APPENDEVENTSREQUEST_NEWEVENT_ATTRIBUTESENTRY']._serialized_options = b'8\001'
+  _globals['_READEVENTSREQUEST_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_READEVENTSREQUEST_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_EVENTSTORE'].methods_by_name['AppendEvent']._loaded_options = None
-  _globals['_EVENTSTORE'].methods_by_name['AppendEvent']._serialized_options = b'\332\273\030\020\010\001\022\014append_event'
+  _globals['_EVENTSTORE'].methods_by_name['AppendEvent']._serialized_options = b'\332\273\030\020\010\001\022\014append_event\332\273\030\021\010\004\022\revents.append'
+  _globals['_EVENTSTORE'].methods_by_name['AppendEvents']._loaded_options = None
+  _globals['_EVENTSTORE'].methods_by_name['AppendEvents']._serialized_options = b'\332\273\030\024\010\004\022\020events.appendAll'
+  _globals['_EVENTSTORE'].methods_by_name['GetEvent']._loaded_options = None
+  _globals['_EVENTSTORE'].methods_by_name['GetEvent']._serialized_options = b'\332\273\030\022\010\004\022\016events.getById'
+  _globals['_EVENTSTORE'].methods_by_name['DeleteEvents']._loaded_options = None
+  _globals['_EVENTSTORE'].methods_by_name['DeleteEvents']._serialized_options = b'\332\273\030%\010\004\022!events.deleteByWorkflowInstanceId'
   _globals['_EVENTSTORE'].methods_by_name['ReadEvents']._loaded_options = None
-  _globals['_EVENTSTORE'].methods_by_name['ReadEvents']._serialized_options = b'\332\273\030\017\010\001\022\013list_events'
+  _globals['_EVENTSTORE'].methods_by_name['ReadEvents']._serialized_options = b'\332\273\030\017\010\001\022\013list_events\332\273\030\"\010\004\022\036events.getByWorkflowInstanceId\332\273\030\020\010\004\022\014events.query\332\273\030(\010\004\022$events.getLatestByWorkflowInstanceId\332\273\030\026\010\004\022\022events.getByNodeId\332\273\030\026\010\004\022\022events.getByTaskId\332\273\030\025\010\004\022\021events.getSummary'
   _globals['_EVENTSTORE'].methods_by_name['CountEvents']._loaded_options = None
   _globals['_EVENTSTORE'].methods_by_name['CountEvents']._serialized_options = b'\332\273\030\023\010\001\022\017get_event_count'
-  _globals['_APPENDEVENTREQUEST']._serialized_start=126
-  _globals['_APPENDEVENTREQUEST']._serialized_end=310
-  _globals['_APPENDEVENTRESPONSE']._serialized_start=312
-  _globals['_APPENDEVENTRESPONSE']._serialized_end=371
-  _globals['_READEVENTSREQUEST']._serialized_start=374
-  _globals['_READEVENTSREQUEST']._serialized_end=566
-  _globals['_READEVENTSRESPONSE']._serialized_start=568
-  _globals['_READEVENTSRESPONSE']._serialized_end=649
-  _globals['_COUNTEVENTSREQUEST']._serialized_start=651
-  _globals['_COUNTEVENTSREQUEST']._serialized_end=769
-  _globals['_COUNTEVENTSRESPONSE']._serialized_start=771
-  _globals['_COUNTEVENTSRESPONSE']._serialized_end=807
-  _globals['_EVENTSTORE']._serialized_start=810
-  _globals['_EVENTSTORE']._serialized_end=1133
+  _globals['_APPENDEVENTREQUEST']._serialized_start=159
+  _globals['_APPENDEVENTREQUEST']._serialized_end=463
+  _globals['_APPENDEVENTREQUEST_ATTRIBUTESENTRY']._serialized_start=414
+  _globals['_APPENDEVENTREQUEST_ATTRIBUTESENTRY']._serialized_end=463
+  _globals['_APPENDEVENTRESPONSE']._serialized_start=465
+  _globals['_APPENDEVENTRESPONSE']._serialized_end=566
+  _globals['_APPENDEVENTSREQUEST']._serialized_start=569
+  _globals['_APPENDEVENTSREQUEST']._serialized_end=956
+  _globals['_APPENDEVENTSREQUEST_NEWEVENT']._serialized_start=743
+  _globals['_APPENDEVENTSREQUEST_NEWEVENT']._serialized_end=956
+  _globals['_APPENDEVENTSREQUEST_NEWEVENT_ATTRIBUTESENTRY']._serialized_start=414
+  _globals['_APPENDEVENTSREQUEST_NEWEVENT_ATTRIBUTESENTRY']._serialized_end=463
+  _globals['_APPENDEVENTSRESPONSE']._serialized_start=958
+  _globals['_APPENDEVENTSRESPONSE']._serialized_end=1030
+  _globals['_GETEVENTREQUEST']._serialized_start=1032
+  _globals['_GETEVENTREQUEST']._serialized_end=1090
+  _globals['_GETEVENTRESPONSE']._serialized_start=1092
+  _globals['_GETEVENTRESPONSE']._serialized_end=1182
+  _globals['_DELETEEVENTSREQUEST']._serialized_start=1184
+  _globals['_DELETEEVENTSREQUEST']._serialized_end=1281
+  _globals['_DELETEEVENTSRESPONSE']._serialized_start=1283
+  _globals['_DELETEEVENTSRESPONSE']._serialized_end=1320
+  _globals['_READEVENTSREQUEST']._serialized_start=1323
+  _globals['_READEVENTSREQUEST']._serialized_end=1648
+  _globals['_READEVENTSREQUEST_ATTRIBUTESENTRY']._serialized_start=414
+  _globals['_READEVENTSREQUEST_ATTRIBUTESENTRY']._serialized_end=463
+  _globals['_READEVENTSRESPONSE']._serialized_start=1650
+  _globals['_READEVENTSRESPONSE']._serialized_end=1731
+  _globals['_COUNTEVENTSREQUEST']._serialized_start=1733
+  _globals['_COUNTEVENTSREQUEST']._serialized_end=1851
+  _globals['_COUNTEVENTSRESPONSE']._serialized_start=1853
+  _globals['_COUNTEVENTSRESPONSE']._serialized_end=1889
+  _globals['_EVENTSTORE']._serialized_start=1892
+  _globals['_EVENTSTORE']._serialized_end=2753
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,21 @@ class EventStoreStub(object):
                 request_serializer=stepwell_dot_v1_dot_event__store__pb2.AppendEventRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_event__store__pb2.AppendEventResponse.FromString,
                 _registered_method=True)
+        self.AppendEvents = channel.unary_unary(
+                '/stepwell.v1.EventStore/AppendEvents',
+                request_serializer=stepwell_dot_v1_dot_event__store__pb2.AppendEventsRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_event__store__pb2.AppendEventsResponse.FromString,
+                _registered_method=True)
+        self.GetEvent = channel.unary_unary(
+                '/stepwell.v1.EventStore/GetEvent',
+                request_serializer=stepwell_dot_v1_dot_event__store__pb2.GetEventRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_event__store__pb2.GetEventResponse.FromString,
+                _registered_method=True)
+        self.DeleteEvents = channel.unary_unary(
+                '/stepwell.v1.EventStore/DeleteEvents',
+                request_serializer=stepwell_dot_v1_dot_event__store__pb2.DeleteEventsRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_event__store__pb2.DeleteEventsResponse.FromString,
+                _registered_method=True)
         self.ReadEvents = channel.unary_unary(
                 '/stepwell.v1.EventStore/ReadEvents',
                 request_serializer=stepwell_dot_v1_dot_event__store__pb2.ReadEventsRequest.SerializeToString,
@@ -76,8 +91,30 @@ class EventStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AppendEvents(self, request, context):
+        """Appends events to one run, all of them or none, one behind the other. Reasons: those of `AppendEvent`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEvent(self, request, context):
+        """Finds an event by a number alone. Without `event` in the answer there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteEvents(self, request, context):
+        """Deletes the events that callers appended to a run, open or ended; the engine's own stay. Numbers of those that are left
+        do not change, and none is given twice. Reasons: RUN_NOT_FOUND, RUN_AMBIGUOUS, REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadEvents(self, request, context):
-        """Reads a run's events by number.
+        """Reads a run's events by number. One that asks for `attributes` looks at each event of the run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,6 +134,21 @@ def add_EventStoreServicer_to_server(servicer, server):
                     servicer.AppendEvent,
                     request_deserializer=stepwell_dot_v1_dot_event__store__pb2.AppendEventRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_event__store__pb2.AppendEventResponse.SerializeToString,
+            ),
+            'AppendEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.AppendEvents,
+                    request_deserializer=stepwell_dot_v1_dot_event__store__pb2.AppendEventsRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_event__store__pb2.AppendEventsResponse.SerializeToString,
+            ),
+            'GetEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvent,
+                    request_deserializer=stepwell_dot_v1_dot_event__store__pb2.GetEventRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_event__store__pb2.GetEventResponse.SerializeToString,
+            ),
+            'DeleteEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteEvents,
+                    request_deserializer=stepwell_dot_v1_dot_event__store__pb2.DeleteEventsRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_event__store__pb2.DeleteEventsResponse.SerializeToString,
             ),
             'ReadEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ReadEvents,
@@ -143,6 +195,87 @@ class EventStore(object):
             '/stepwell.v1.EventStore/AppendEvent',
             stepwell_dot_v1_dot_event__store__pb2.AppendEventRequest.SerializeToString,
             stepwell_dot_v1_dot_event__store__pb2.AppendEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.EventStore/AppendEvents',
+            stepwell_dot_v1_dot_event__store__pb2.AppendEventsRequest.SerializeToString,
+            stepwell_dot_v1_dot_event__store__pb2.AppendEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.EventStore/GetEvent',
+            stepwell_dot_v1_dot_event__store__pb2.GetEventRequest.SerializeToString,
+            stepwell_dot_v1_dot_event__store__pb2.GetEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.EventStore/DeleteEvents',
+            stepwell_dot_v1_dot_event__store__pb2.DeleteEventsRequest.SerializeToString,
+            stepwell_dot_v1_dot_event__store__pb2.DeleteEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

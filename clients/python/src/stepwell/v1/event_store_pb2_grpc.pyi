@@ -44,8 +44,16 @@ class EventStoreStub:
     """Appends an event. A driven run that is held under a lease needs the claim's token. Reasons: RUN_NOT_FOUND,
     RUN_TERMINAL, EVENT_SEQ_EXISTS, LEASE_LOST, LIMIT_EXCEEDED.
     """
+    AppendEvents: _grpc.UnaryUnaryMultiCallable[_event_store_pb2.AppendEventsRequest, _event_store_pb2.AppendEventsResponse]
+    """Appends events to one run, all of them or none, one behind the other. Reasons: those of `AppendEvent`."""
+    GetEvent: _grpc.UnaryUnaryMultiCallable[_event_store_pb2.GetEventRequest, _event_store_pb2.GetEventResponse]
+    """Finds an event by a number alone. Without `event` in the answer there is none."""
+    DeleteEvents: _grpc.UnaryUnaryMultiCallable[_event_store_pb2.DeleteEventsRequest, _event_store_pb2.DeleteEventsResponse]
+    """Deletes the events that callers appended to a run, open or ended; the engine's own stay. Numbers of those that are left
+    do not change, and none is given twice. Reasons: RUN_NOT_FOUND, RUN_AMBIGUOUS, REQUEST_ID_REUSED.
+    """
     ReadEvents: _grpc.UnaryUnaryMultiCallable[_event_store_pb2.ReadEventsRequest, _event_store_pb2.ReadEventsResponse]
-    """Reads a run's events by number."""
+    """Reads a run's events by number. One that asks for `attributes` looks at each event of the run."""
     CountEvents: _grpc.UnaryUnaryMultiCallable[_event_store_pb2.CountEventsRequest, _event_store_pb2.CountEventsResponse]
     """Counts a run's events. An unknown run has none."""
 
@@ -65,8 +73,16 @@ class EventStoreAsyncStub(EventStoreStub):
     """Appends an event. A driven run that is held under a lease needs the claim's token. Reasons: RUN_NOT_FOUND,
     RUN_TERMINAL, EVENT_SEQ_EXISTS, LEASE_LOST, LIMIT_EXCEEDED.
     """
+    AppendEvents: _aio.UnaryUnaryMultiCallable[_event_store_pb2.AppendEventsRequest, _event_store_pb2.AppendEventsResponse]  # type: ignore[assignment]
+    """Appends events to one run, all of them or none, one behind the other. Reasons: those of `AppendEvent`."""
+    GetEvent: _aio.UnaryUnaryMultiCallable[_event_store_pb2.GetEventRequest, _event_store_pb2.GetEventResponse]  # type: ignore[assignment]
+    """Finds an event by a number alone. Without `event` in the answer there is none."""
+    DeleteEvents: _aio.UnaryUnaryMultiCallable[_event_store_pb2.DeleteEventsRequest, _event_store_pb2.DeleteEventsResponse]  # type: ignore[assignment]
+    """Deletes the events that callers appended to a run, open or ended; the engine's own stay. Numbers of those that are left
+    do not change, and none is given twice. Reasons: RUN_NOT_FOUND, RUN_AMBIGUOUS, REQUEST_ID_REUSED.
+    """
     ReadEvents: _aio.UnaryUnaryMultiCallable[_event_store_pb2.ReadEventsRequest, _event_store_pb2.ReadEventsResponse]  # type: ignore[assignment]
-    """Reads a run's events by number."""
+    """Reads a run's events by number. One that asks for `attributes` looks at each event of the run."""
     CountEvents: _aio.UnaryUnaryMultiCallable[_event_store_pb2.CountEventsRequest, _event_store_pb2.CountEventsResponse]  # type: ignore[assignment]
     """Counts a run's events. An unknown run has none."""
 
@@ -91,12 +107,38 @@ class EventStoreServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def AppendEvents(
+        self,
+        request: _event_store_pb2.AppendEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_store_pb2.AppendEventsResponse, _abc.Awaitable[_event_store_pb2.AppendEventsResponse]]:
+        """Appends events to one run, all of them or none, one behind the other. Reasons: those of `AppendEvent`."""
+
+    @_abc_1.abstractmethod
+    def GetEvent(
+        self,
+        request: _event_store_pb2.GetEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_store_pb2.GetEventResponse, _abc.Awaitable[_event_store_pb2.GetEventResponse]]:
+        """Finds an event by a number alone. Without `event` in the answer there is none."""
+
+    @_abc_1.abstractmethod
+    def DeleteEvents(
+        self,
+        request: _event_store_pb2.DeleteEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_event_store_pb2.DeleteEventsResponse, _abc.Awaitable[_event_store_pb2.DeleteEventsResponse]]:
+        """Deletes the events that callers appended to a run, open or ended; the engine's own stay. Numbers of those that are left
+        do not change, and none is given twice. Reasons: RUN_NOT_FOUND, RUN_AMBIGUOUS, REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
     def ReadEvents(
         self,
         request: _event_store_pb2.ReadEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_event_store_pb2.ReadEventsResponse, _abc.Awaitable[_event_store_pb2.ReadEventsResponse]]:
-        """Reads a run's events by number."""
+        """Reads a run's events by number. One that asks for `attributes` looks at each event of the run."""
 
     @_abc_1.abstractmethod
     def CountEvents(

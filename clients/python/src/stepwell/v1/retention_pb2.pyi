@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from stepwell.v1 import runs_pb2 as _runs_pb2
 import builtins as _builtins
 import sys
@@ -411,3 +412,92 @@ class ExportRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportRunResponse: _TypeAlias = ExportRunResponse  # noqa: Y015
+
+@_typing.final
+class PruneEventsRequest(_message.Message):
+    """Which events to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Scope:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[PruneEventsRequest._Scope.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SCOPE_UNSPECIFIED: PruneEventsRequest._Scope.ValueType  # 0
+        """Not set."""
+        SCOPE_CALLERS: PruneEventsRequest._Scope.ValueType  # 1
+        """Events that callers appended before the time, of open runs and of ended ones."""
+        SCOPE_ENDED_RUNS: PruneEventsRequest._Scope.ValueType  # 2
+        """All events of runs that ended before the time, with the payloads in them. These runs can't be opened again."""
+
+    class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
+        """Whose events to delete."""
+
+    SCOPE_UNSPECIFIED: PruneEventsRequest.Scope.ValueType  # 0
+    """Not set."""
+    SCOPE_CALLERS: PruneEventsRequest.Scope.ValueType  # 1
+    """Events that callers appended before the time, of open runs and of ended ones."""
+    SCOPE_ENDED_RUNS: PruneEventsRequest.Scope.ValueType  # 2
+    """All events of runs that ended before the time, with the payloads in them. These runs can't be opened again."""
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    CUTOFF_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    scope: Global___PruneEventsRequest.Scope.ValueType
+    """Whose events. Required."""
+    page_size: _builtins.int
+    """How many runs to look at. Default and maximum 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the call before."""
+    @_builtins.property
+    def cutoff(self) -> _timestamp_pb2.Timestamp:
+        """What is older goes; what is as old stays. Required."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        cutoff: _timestamp_pb2.Timestamp | None = ...,
+        scope: Global___PruneEventsRequest.Scope.ValueType = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cutoff", b"cutoff"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cutoff", b"cutoff", "namespace", b"namespace", "page_size", b"page_size", "page_token", b"page_token", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneEventsRequest: _TypeAlias = PruneEventsRequest  # noqa: Y015
+
+@_typing.final
+class PruneEventsResponse(_message.Message):
+    """How many events went."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many were deleted by this call."""
+    next_page_token: _builtins.str
+    """Leads to the next call. Empty: there is no more."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneEventsResponse: _TypeAlias = PruneEventsResponse  # noqa: Y015

@@ -69,6 +69,11 @@ class RetentionServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_retention__pb2.ExportRunRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_retention__pb2.ExportRunResponse.FromString,
                 _registered_method=True)
+        self.PruneEvents = channel.unary_unary(
+                '/stepwell.v1.RetentionService/PruneEvents',
+                request_serializer=stepwell_dot_v1_dot_retention__pb2.PruneEventsRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_retention__pb2.PruneEventsResponse.FromString,
+                _registered_method=True)
 
 
 class RetentionServiceServicer(object):
@@ -132,6 +137,15 @@ class RetentionServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PruneEvents(self, request, context):
+        """Deletes events that are older than a time, a bounded number at a time: those that callers appended, or the whole
+        histories of runs that ended before it. To delete all of them, call it again with `next_page_token` until that is empty.
+        Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetentionServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +178,11 @@ def add_RetentionServiceServicer_to_server(servicer, server):
                     servicer.ExportRun,
                     request_deserializer=stepwell_dot_v1_dot_retention__pb2.ExportRunRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_retention__pb2.ExportRunResponse.SerializeToString,
+            ),
+            'PruneEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneEvents,
+                    request_deserializer=stepwell_dot_v1_dot_retention__pb2.PruneEventsRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_retention__pb2.PruneEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -333,6 +352,33 @@ class RetentionService(object):
             '/stepwell.v1.RetentionService/ExportRun',
             stepwell_dot_v1_dot_retention__pb2.ExportRunRequest.SerializeToString,
             stepwell_dot_v1_dot_retention__pb2.ExportRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RetentionService/PruneEvents',
+            stepwell_dot_v1_dot_retention__pb2.PruneEventsRequest.SerializeToString,
+            stepwell_dot_v1_dot_retention__pb2.PruneEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -66,6 +66,11 @@ class RetentionServiceStub:
     times as large as a message. An open run is shown as it is found, which is no snapshot. Reasons: RUN_NOT_FOUND,
     RUN_AMBIGUOUS.
     """
+    PruneEvents: _grpc.UnaryUnaryMultiCallable[_retention_pb2.PruneEventsRequest, _retention_pb2.PruneEventsResponse]
+    """Deletes events that are older than a time, a bounded number at a time: those that callers appended, or the whole
+    histories of runs that ended before it. To delete all of them, call it again with `next_page_token` until that is empty.
+    Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
+    """
 
 @_typing.type_check_only
 class RetentionServiceAsyncStub(RetentionServiceStub):
@@ -104,6 +109,11 @@ class RetentionServiceAsyncStub(RetentionServiceStub):
     """Gives a run as the JSON document that an archive holds, in parts to be put one behind the other: a history may be many
     times as large as a message. An open run is shown as it is found, which is no snapshot. Reasons: RUN_NOT_FOUND,
     RUN_AMBIGUOUS.
+    """
+    PruneEvents: _aio.UnaryUnaryMultiCallable[_retention_pb2.PruneEventsRequest, _retention_pb2.PruneEventsResponse]  # type: ignore[assignment]
+    """Deletes events that are older than a time, a bounded number at a time: those that callers appended, or the whole
+    histories of runs that ended before it. To delete all of them, call it again with `next_page_token` until that is empty.
+    Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
     """
 
 class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -176,6 +186,17 @@ class RetentionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives a run as the JSON document that an archive holds, in parts to be put one behind the other: a history may be many
         times as large as a message. An open run is shown as it is found, which is no snapshot. Reasons: RUN_NOT_FOUND,
         RUN_AMBIGUOUS.
+        """
+
+    @_abc_1.abstractmethod
+    def PruneEvents(
+        self,
+        request: _retention_pb2.PruneEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retention_pb2.PruneEventsResponse, _abc.Awaitable[_retention_pb2.PruneEventsResponse]]:
+        """Deletes events that are older than a time, a bounded number at a time: those that callers appended, or the whole
+        histories of runs that ended before it. To delete all of them, call it again with `next_page_token` until that is empty.
+        Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, PAGE_TOKEN_INVALID.
         """
 
 def add_RetentionServiceServicer_to_server(servicer: RetentionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,6 +6,7 @@ async with WorkflowStorage.connect("127.0.0.1:7233") as storage:
     await storage.workflows.create(workflow)
 """
 
+from stepwell.stores.vyuh.events import WorkflowEvent, WorkflowEventQuery, WorkflowEventRepository
 from stepwell.stores.vyuh.storage import StorageStats, WorkflowStorage
 from stepwell.stores.vyuh.user_task_instances import (
     TaskStatus,
@@ -22,6 +23,9 @@ __all__ = [
     "UserTaskInstance",
     "UserTaskInstanceRepository",
     "UserTaskPriority",
+    "WorkflowEvent",
+    "WorkflowEventQuery",
+    "WorkflowEventRepository",
     "WorkflowRepository",
     "WorkflowStorage",
 ]

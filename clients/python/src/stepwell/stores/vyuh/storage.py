@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from stepwell.stores._connection import Store
+from stepwell.stores.vyuh.events import WorkflowEventRepository
 from stepwell.stores.vyuh.user_task_instances import UserTaskInstanceRepository
 from stepwell.stores.vyuh.workflows import WorkflowRepository
 from stepwell.v1 import statistics_pb2 as statistics
@@ -36,6 +37,11 @@ class WorkflowStorage(Store):
     def userTaskInstances(self) -> UserTaskInstanceRepository:
         """What people are asked to do."""
         return self.part(UserTaskInstanceRepository)
+
+    @cached_property
+    def events(self) -> WorkflowEventRepository:
+        """The audit trail."""
+        return self.part(WorkflowEventRepository)
 
     async def initialize(self) -> None:
         """Waits until the service can be reached; it has its schema before it answers."""
