@@ -34,6 +34,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "ChildStep": {"type": "t"},
     "Hello": {"worker_id": "w", "task_queues": ["q"], "workflow_types": ["t"], "activity_types": ["t"]},
     "MadeCall": {"kind": types_pb2.STEP_KIND_TIMER, "name": "x"},
+    "NewEvent": {"type": "t"},
     "NewStep": {"name": "x"},
     "OutcomeStep": {"result": types_pb2.Payload(json="1")},
     "RunDataChange": {"name": "d", "set": types_pb2.Payload(json="1")},
@@ -304,6 +305,16 @@ class World:
 
     async def _CreateNamespace(self, method: Method) -> Any:
         return type(method.new())(namespace=self._next())
+
+    async def _GetEvent(self, method: Method) -> Any:
+        appended = await self.do("AppendEvent", run_id=await self._driven_run(), type="t")
+        return type(method.new())(event_number=appended.event_number)
+
+    async def _AppendEvents(self, method: Method) -> Any:
+        return type(method.new())(events=[SAMPLES["NewEvent"]])
+
+    async def _PruneEvents(self, method: Method) -> Any:
+        return type(method.new())(scope=1)
 
     async def _UpdateNamespace(self, method: Method) -> Any:
         fields = {"retention": Duration(seconds=86_400 * 365), "update_mask": {"paths": ["retention", "archive_url"]}}

@@ -64,6 +64,17 @@ async def test_runs_are_exported_archived_and_marked(one: Replica) -> None:
         assert (changed.HasField("retention"), changed.archive_url) == (False, "s3://bucket")
 
 
+async def test_histories_are_pruned(one: Replica) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    async with await Client.connect(one.service.address) as client:
+        ended, opened = [await client.start_run("t", workflow_id=name, task_queue="held") for name in "ab"]
+        await ended.terminate()
+        assert [count async for count in client.retention.prune_events(later, of="callers")] == [0]
+        assert [count async for count in client.retention.prune_events(later, of="ended_runs")] == [2]
+        assert [event async for event in ended.history()] == []
+        assert [event.type async for event in opened.history()] == ["RunStarted"]
+
+
 async def test_a_namespace_and_a_run_by_command(one: Replica, tmp_path: Path) -> None:
     code, out, _ = await stepwell(one, "namespace", "update", "main", "--retention", "30d", "-o", "json")
     assert (code, json.loads(out)["retention"]) == (0, "2592000s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +79,14 @@ class SyncRetention:
             run_id, workflow_id=workflow_id, archive_uri=archive_uri, archive_time=archive_time
         )
         return self._loop.call(marking)
+
+    def prune_events(self, older_than: datetime, *, of: Literal["callers", "ended_runs"]) -> Iterator[int]:
+        """Deletes events that are older than a time, a part at a time, and gives how many went with each.
+
+        Of `callers`: what programs appended to runs. Of `ended_runs`: the histories of runs that ended before it, which
+        can't be opened again. Raises `InvalidField`, `NamespaceNotFound`.
+        """
+        return self._loop.iterate(self._inner.prune_events(older_than, of=of), at_once=1)
 
     def export(self, run_id: str = "", *, workflow_id: str = "") -> Iterator[bytes]:
         """Gives a run as the JSON document that an archive holds, in parts to be put one behind the other.

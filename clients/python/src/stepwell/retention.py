@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -119,6 +119,24 @@ class Retention:
             request_id=uuid7(),
         )
         return (await self._caller.call(self._stub.MarkRunArchived, request)).archived
+
+    async def prune_events(
+        self, older_than: datetime, *, of: Literal["callers", "ended_runs"]
+    ) -> AsyncGenerator[int, None]:
+        """Deletes events that are older than a time, a part at a time, and gives how many went with each.
+
+        Of `callers`: what programs appended to runs. Of `ended_runs`: the histories of runs that ended before it, which
+        can't be opened again. Raises `InvalidField`, `NamespaceNotFound`.
+        """
+        scopes = retention_pb2.PruneEventsRequest
+        scope = scopes.SCOPE_CALLERS if of == "callers" else scopes.SCOPE_ENDED_RUNS
+        request = retention_pb2.PruneEventsRequest(namespace=self._namespace, cutoff=stamp(older_than), scope=scope)
+        while True:
+            part = await self._caller.call(self._stub.PruneEvents, request)
+            yield part.count
+            if not part.next_page_token:
+                return
+            request.page_token = part.next_page_token
 
     async def export(self, run_id: str = "", *, workflow_id: str = "") -> AsyncGenerator[bytes, None]:
         """Gives a run as the JSON document that an archive holds, in parts to be put one behind the other.

@@ -477,7 +477,7 @@ class Run(_message.Message):
     parent_workflow_id: _builtins.str
     """The workflow id of the run that started it as a child, if that has one."""
     archive_uri: _builtins.str
-    """Where it was archived to. Empty, with `archive_time`: nowhere, its history was pruned."""
+    """Where it was archived to."""
     data_version: _builtins.int
     """Grows with every change of its data. 0: it never had any."""
     data_omitted: _builtins.bool
