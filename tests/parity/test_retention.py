@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from google.protobuf.timestamp_pb2 import Timestamp
+import datetime as dt
+
 from tests.parity.cases import Engine, answers
 
+from stepwell.stores.flow_orchestrator import FlowRunStore
 from stepwell.v1 import mirrors_pb2
 
 FLOW, VYUH = mirrors_pb2.TRAIT_FLOW_RUN_STORE, mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE
@@ -21,14 +23,14 @@ async def ended(engine: Engine, workflow_id: str) -> str:
 @answers(FLOW, "CleanupAsync")
 async def test_clean_up(engine: Engine) -> None:
     """Strictly older than the cutoff, with all that is theirs; what runs is never touched."""
+    store = engine.store(FlowRunStore)
     first, second, running = await ended(engine, "a"), await ended(engine, "b"), await engine.create("c")
-    end = (await engine.call("ReadRun", run_id=second)).run.end_time
-    cleaned = await engine.call("CleanUpRuns", cutoff=end)
-    assert (cleaned.count, cleaned.next_page_token) == (1, "")
-    assert not (await engine.call("ReadRun", run_id=first)).found
+    end = (await engine.call("ReadRun", run_id=second)).run.end_time.ToDatetime(dt.UTC)
+    await store.CleanupAsync(end)
+    assert [(await engine.call("ReadRun", run_id=run_id)).found for run_id in (first, second)] == [False, True]
     assert (await engine.call("CountEvents", run_id=first)).count == 0
-    assert (await engine.call("CleanUpRuns", cutoff=Timestamp(seconds=end.seconds + 1))).count == 1
-    assert (await engine.call("ReadRun", run_id=running)).found
+    await store.CleanupAsync(end + dt.timedelta(seconds=1))
+    assert [(await engine.call("ReadRun", run_id=run_id)).found for run_id in (second, running)] == [False, True]
 
 
 @answers(VYUH, "instances.delete")
