@@ -197,21 +197,7 @@ METHODS: dict[int, tuple[str, ...]] = {
 UNANSWERED: dict[int, dict[str, str]] = {
     mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE: {},
     mirrors_pb2.TRAIT_FLOW_RUN_STORE: {},
-    mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE: {
-        "instances.getById": "instances",
-        "instances.query": "instances",
-        "instances.listByDefinition": "instances",
-        "instances.listByStatus": "instances",
-        "instances.listActive": "instances",
-        "instances.getByCorrelationId": "instances",
-        "instances.getChildInstances": "instances",
-        "instances.create": "instances",
-        "instances.update": "instances",
-        "instances.updateStatus": "instances",
-        "instances.updateOutput": "instances",
-        "instances.updateTokens": "instances",
-        "instances.getStaleRunningInstances": "instances",
-    },
+    mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE: {},
 }
 """Methods that no RPC answers yet, each with the noun that brings it."""
 

@@ -16,7 +16,7 @@ COUNTS = {
     mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE: 59,
     mirrors_pb2.TRAIT_SQUID_MESH_STEP_RUN_STORE: 8,
 }
-CLASSLESS = {"CleanupAsync", "instances.countByStatus", "instances.delete", "transaction"}
+CLASSLESS = {"CleanupAsync", "instances.countByStatus", "transaction"}
 """Answered by an RPC; the class's part is yet to come."""
 ANSWERED_TWICE = {
     (mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE, "set_schedule_paused"): "its flag is two verbs of ours",

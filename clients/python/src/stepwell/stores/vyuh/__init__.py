@@ -7,6 +7,14 @@ async with WorkflowStorage.connect("127.0.0.1:7233") as storage:
 """
 
 from stepwell.stores.vyuh.events import WorkflowEvent, WorkflowEventQuery, WorkflowEventRepository
+from stepwell.stores.vyuh.instances import (
+    WorkflowError,
+    WorkflowInstance,
+    WorkflowInstanceQuery,
+    WorkflowInstanceRepository,
+    WorkflowStatus,
+    WorkflowToken,
+)
 from stepwell.stores.vyuh.storage import StorageStats, WorkflowStorage
 from stepwell.stores.vyuh.user_task_instances import (
     TaskStatus,
@@ -23,9 +31,15 @@ __all__ = [
     "UserTaskInstance",
     "UserTaskInstanceRepository",
     "UserTaskPriority",
+    "WorkflowError",
     "WorkflowEvent",
     "WorkflowEventQuery",
     "WorkflowEventRepository",
+    "WorkflowInstance",
+    "WorkflowInstanceQuery",
+    "WorkflowInstanceRepository",
     "WorkflowRepository",
+    "WorkflowStatus",
     "WorkflowStorage",
+    "WorkflowToken",
 ]

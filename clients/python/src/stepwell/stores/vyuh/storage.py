@@ -10,6 +10,7 @@ import grpc
 
 from stepwell.stores._connection import Store
 from stepwell.stores.vyuh.events import WorkflowEventRepository
+from stepwell.stores.vyuh.instances import WorkflowInstanceRepository
 from stepwell.stores.vyuh.user_task_instances import UserTaskInstanceRepository
 from stepwell.stores.vyuh.workflows import WorkflowRepository
 from stepwell.v1 import statistics_pb2 as statistics
@@ -32,6 +33,11 @@ class WorkflowStorage(Store):
     def workflows(self) -> WorkflowRepository:
         """The definitions."""
         return self.part(WorkflowRepository)
+
+    @cached_property
+    def instances(self) -> WorkflowInstanceRepository:
+        """Runs of the definitions."""
+        return self.part(WorkflowInstanceRepository)
 
     @cached_property
     def userTaskInstances(self) -> UserTaskInstanceRepository:
