@@ -248,3 +248,30 @@ async def test_a_commit_of_code_runs_wakes_them(service: Service) -> None:
     assert started.started
     assert cancelled.accepted
     await soon(stopped)
+
+
+async def test_tasks_for_people_data_and_control_are_writes_too(service: Service) -> None:
+    run_id, task_id = await create(service), str(uuid4())
+    made, *_, data, control, moved = await commit(
+        service,
+        {"create_user_task": {"run_id": run_id, "step_name": "approve", "task_id": task_id, "spec": {"title": "x"}}},
+        {"create_user_task": {"run_id": run_id, "step_name": "look", "spec": {"title": "y", "input": json("1")}}},
+        {"set_run_data": {"run_id": run_id, "changes": [{"name": "tokens", "set": json("[1]")}]}},
+        {"request_run_cancel": {"run_id": run_id, "reason": "no need"}},
+        {"update_driven_run": {"run_id": run_id, "changes": [{"name": "output", "set": json("2")}]}},
+    )
+    assert (made.created, made.user_task.task_id, data.data_version) == (True, task_id, 1)
+    assert (control.DESCRIPTOR.name, moved.data_version) == ("RequestRunCancelResponse", 2)
+    claimed, completed, rest = await commit(
+        service,
+        {"claim_user_task": {"task_id": task_id, "user_id": "ann"}},
+        {"complete_user_task": {"task_id": task_id, "user_id": "ann", "output": json("true")}},
+        {"cancel_run_user_tasks": {"run_id": run_id}},
+    )
+    assert (claimed.user_task.claimed_by, completed.user_task.output) == ("ann", json("true"))
+    assert rest.cancelled_count == 1
+    late = {"claim_user_task": {"task_id": task_id, "user_id": "bob"}}
+    assert (await refused(commit(service, event(run_id), late)))[:2] == (
+        "USER_TASK_STATE_CONFLICT",
+        "writes[1].claim_user_task",
+    )

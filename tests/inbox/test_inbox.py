@@ -17,6 +17,7 @@ from tests.inbox.kit import FUNCTIONS, Seen, consumer, program, signal, start
 from stepwell_server.engine.committer import committer as loop
 from stepwell_server.engine.driven_steps import BeginStep
 from stepwell_server.engine.runs import TerminateRun
+from stepwell_server.engine.signals import SignalRun
 from stepwell_server.model.payloads import NULL
 from stepwell_server.store import batches
 from stepwell_server.store.database import Conflict, Lost
@@ -284,6 +285,16 @@ async def test_a_row_that_is_gone_when_it_is_deleted_is_a_conflict(database_url:
             async with connection.transaction():
                 await batches.write(connection, write)
         await connection.close()
+
+
+async def test_a_row_that_somebody_else_has_dealt_with_changes_nothing(database_url: str) -> None:
+    """Its command is told so, and those beside it in the batch go on."""
+    async with replica(database_url) as server, program(database_url) as sql:
+        started = await server.start()
+        gone = server.committers.submit(SignalRun(ref(started), "gone", NULL), inbox=99)
+        beside = server.submit(SignalRun(ref(started), "beside", NULL))
+        assert (await gone, (await beside).recorded) == (False, True)  # type: ignore[attr-defined]
+        assert await Seen(sql).signals() == {started.run_id: ["beside"]}
 
 
 async def test_a_repeated_signal_goes_without_a_trace(database_url: str) -> None:

@@ -1,35 +1,80 @@
-"""Vyuh's `transaction`: its contract case."""
+"""Vyuh's `transaction`: its contract case, and what a block may do."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import grpc.aio
 import pytest
 from tests.parity.cases import Engine, answers
+from tests.parity.test_vyuh_tasks import task
 
-from stepwell.v1 import mirrors_pb2, types_pb2
+from stepwell import reasons
+from stepwell.stores.vyuh import TaskStatus, UserTaskInstance, WorkflowStorage
+from stepwell.stores.vyuh.events import WorkflowEvent
+from stepwell.v1 import mirrors_pb2
 
 TRAIT = mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE
 
 
 @answers(TRAIT, "transaction")
 async def test_transaction_rollback_leaves_nothing(engine: Engine) -> None:
-    """What is refused at its last write has done none of those before; what is accepted has done all."""
-    first, second = await engine.create("one"), await engine.create("two")
-    writes: list[dict[str, Any]] = [
-        {"append_event": {"run_id": first, "type": "Paid"}},
-        {"mark_run_completed": {"run_id": second, "result": {"json": "1"}}},
-        {"append_event": {"run_id": second, "type": "Late"}},
-    ]
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await engine.call("Commit", writes=writes)
-    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    for run_id in (first, second):
-        assert (await engine.call("CountEvents", run_id=run_id)).count == 1
-    committed = await engine.call("Commit", writes=writes[:2])
-    appended, completed = committed.results
-    assert (appended.append_event.number, completed.mark_run_completed.run_id) == (2, second)
-    assert (await engine.call("CountEvents", run_id=first)).count == 2
-    run = (await engine.call("ReadRun", run_id=second)).run
-    assert (run.phase, run.result.json) == (types_pb2.RUN_PHASE_COMPLETED, "1")
+    """Whether the block ends with an exception, or the last of its writes is refused."""
+    await engine.create("w")
+    store = engine.store(WorkflowStorage)
+    first, second = [await store.userTaskInstances.create(task(node)) for node in ("a", "b")]
+    await store.userTaskInstances.cancel(second.id)
+
+    async def broken(within: Any) -> None:
+        await within.userTaskInstances.claim(first.id, "ann")
+        raise ZeroDivisionError
+
+    async def refused(within: Any) -> None:
+        await within.userTaskInstances.claim(first.id, "ann")
+        await within.userTaskInstances.create(task("c"))
+        await within.userTaskInstances.claim(second.id, "ann")
+
+    async def good(within: Any) -> list[Any]:
+        (seen,) = await within.userTaskInstances.search(nodeId="a")
+        assert seen == first
+        return [
+            await within.userTaskInstances.claim(first.id, "ann"),
+            await within.userTaskInstances.create(task("c")),
+            await within.events.append(WorkflowEvent(workflowInstanceId="w", eventType="claimed")),
+        ]
+
+    with pytest.raises(ZeroDivisionError):
+        await store.transaction(broken)
+    with pytest.raises(reasons.UserTaskStateConflict) as caught:
+        await store.transaction(refused)
+    assert caught.value.metadata["at"] == "writes[2].claim_user_task"
+    assert await store.userTaskInstances.getById(first.id) == first
+    assert len(await store.userTaskInstances.search()) == 2
+    claimed, created, appended = await store.transaction(good)
+    assert (claimed.answer.status, claimed.answer.claimedBy) == (TaskStatus.claimed, "ann")
+    assert isinstance(created.answer, UserTaskInstance)
+    assert created.answer.nodeId == "c"
+    assert await store.userTaskInstances.getById(first.id) == claimed.answer
+    assert len(await store.userTaskInstances.search()) == 3
+    assert await store.events.getLatestByWorkflowInstanceId("w") == appended.answer
+
+
+async def test_nothing_is_done_before_the_block_ends(engine: Engine) -> None:
+    """And what can't be part of a transaction is not done at all."""
+    await engine.create("w")
+    store = engine.store(WorkflowStorage)
+    first = await store.userTaskInstances.create(task("a"))
+
+    async def waiting(within: Any) -> str:
+        claimed = await within.userTaskInstances.claim(first.id, "ann")
+        with pytest.raises(RuntimeError):
+            _ = claimed.answer
+        assert await within.userTaskInstances.getById(first.id) == first
+        assert await within.workflows.getById(first.id) is None
+        with pytest.raises(TypeError, match="DeleteUserTask"):
+            await within.userTaskInstances.delete(first.id)
+        return "done"
+
+    assert await store.transaction(waiting) == "done"
+    changed = await store.userTaskInstances.getById(first.id)
+    assert changed is not None
+    assert (changed.status, changed.claimedBy) == (TaskStatus.claimed, "ann")

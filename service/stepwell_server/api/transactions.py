@@ -138,12 +138,16 @@ def _expecting(order: Single, write: Write, label: str) -> Single:
 
 
 def _without_payloads(shown: Any) -> bool:  # noqa: ANN401 - any response
-    """Takes the payloads out of a response that shows a step or an activity."""
-    for name in ("step", "activity"):
-        if name in shown.DESCRIPTOR.fields_by_name:
-            entity = getattr(shown, name)
-            for field in entity.DESCRIPTOR.fields:
-                if field.message_type is not None and field.message_type.name in ("Payload", "Failure"):
-                    entity.ClearField(field.name)
-            return True
-    return False
+    """Takes the payloads out of a response that shows a step, an activity or a user task."""
+    found = [name for name in ("step", "activity", "user_task") if name in shown.DESCRIPTOR.fields_by_name]
+    for name in found:
+        _strip(getattr(shown, name))
+    return bool(found)
+
+
+def _strip(message: Any) -> None:  # noqa: ANN401 - any message
+    for field, _ in message.ListFields():
+        if field.message_type is not None and field.message_type.name in ("Payload", "Failure"):
+            message.ClearField(field.name)
+        elif field.name == "spec":
+            _strip(message.spec)

@@ -4,6 +4,7 @@ from stepwell._calls import RaceLost, RunCancelled
 from stepwell._races import Winner
 from stepwell.activities import ActivityCancelled, ActivityInfo, activity
 from stepwell.client import Client
+from stepwell.commits import Commit
 from stepwell.context import Context, RunInfo
 from stepwell.converter import Codec, DataConverter, JsonConverter
 from stepwell.errors import (
@@ -38,6 +39,7 @@ __all__ = [
     "ChildFailed",
     "Client",
     "Codec",
+    "Commit",
     "Context",
     "ConversionError",
     "DataConverter",

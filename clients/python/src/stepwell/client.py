@@ -14,6 +14,7 @@ from stepwell._rpc import Caller, open_channel, start_ids, uuid7, uuid_of
 from stepwell._watch import Watcher, ends
 from stepwell.api_keys import ApiKeys
 from stepwell.bulk import Bulk
+from stepwell.commits import Commit
 from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
 from stepwell.inbox import Inbox
@@ -26,12 +27,13 @@ from stepwell.schedules import Schedules
 from stepwell.statistics import Statistics
 from stepwell.topics import Topics
 from stepwell.user_tasks import UserTasks
-from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
+from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, transactions_pb2, workers_pb2
 from stepwell.v1.history_pb2_grpc import HistoryServiceStub
 from stepwell.v1.namespaces_pb2_grpc import NamespaceServiceStub
 from stepwell.v1.run_store_pb2_grpc import RunStoreStub
 from stepwell.v1.runs_pb2_grpc import RunServiceStub
 from stepwell.v1.task_queues_pb2_grpc import TaskQueueServiceStub
+from stepwell.v1.transactions_pb2_grpc import TransactionServiceStub
 from stepwell.v1.types_pb2 import RunPhase
 from stepwell.v1.workers_pb2_grpc import WorkerServiceStub
 from stepwell.workflow_definitions import Definitions
@@ -66,6 +68,7 @@ class Client(JobCalls):
         self.namespace_stub = NamespaceServiceStub(self._channel)
         self.worker_stub = WorkerServiceStub(self._channel)
         self.task_queue_stub = TaskQueueServiceStub(self._channel)
+        self.transaction_stub = TransactionServiceStub(self._channel)
         self._run_ends = RunEnds(self.run_stub, self.caller, namespace)
         self.watcher = Watcher(self._run_ends)
         self.signals = Coalescer(self._send_signals, call_timeout)
@@ -257,6 +260,17 @@ class Client(JobCalls):
         """Reads what waits in a queue, sort by sort, and who could take it. Raises `InvalidField`."""
         request = task_queues_pb2.GetTaskQueueRequest(namespace=self.namespace, task_queue=name)
         return await self.caller.call(self.task_queue_stub.GetTaskQueue, request)
+
+    def commit(self, *, request_id: str = "") -> Commit:
+        """Begins a commit: writes that happen together or not at all, see `stepwell.commits`. Sends nothing yet.
+
+        `request_id` makes a repeat of the whole safe for a day; by default only this object's own repeats are.
+        """
+        return Commit(self.send_commit, self.namespace, self.converter, request_id)
+
+    async def send_commit(self, request: transactions_pb2.CommitRequest) -> transactions_pb2.CommitResponse:
+        """Sends a commit that is made already. Raises `ServiceError`."""
+        return await self.caller.call(self.transaction_stub.Commit, request, traceparent=_tracing.current_traceparent())
 
     def watch_runs(self) -> AsyncGenerator[RunEnd, None]:
         """Follows the ends of the namespace's runs from now on, in the order of their commits, until it is left.

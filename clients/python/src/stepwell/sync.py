@@ -29,6 +29,7 @@ from stepwell._sync_schedules import SyncSchedules
 from stepwell._sync_statistics import SyncStatistics
 from stepwell._sync_topics import SyncTopics
 from stepwell._sync_user_tasks import SyncUserTasks
+from stepwell.commits import SyncCommit
 
 if TYPE_CHECKING:
     import grpc
@@ -329,6 +330,11 @@ class Client(SyncJobCalls):
     def get_task_queue(self, name: str) -> task_queues_pb2.GetTaskQueueResponse:
         """Reads what waits in a queue, sort by sort, and who could take it. Raises `InvalidField`."""
         return self._loop.call(self._inner.get_task_queue(name))
+
+    def commit(self, *, request_id: str = "") -> SyncCommit:
+        """Begins a commit, as `stepwell.Client.commit`: `with client.commit() as commit`."""
+        inner = self._inner
+        return SyncCommit(self._loop, inner.send_commit, inner.namespace, inner.converter, request_id)
 
     def watch_runs(self) -> Iterator[runs_pb2.WatchRunsResponse.End]:
         """Follows the ends of the namespace's runs from now on, until it is left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -23,6 +24,11 @@ Part = TypeVar("Part", bound="Store")
 
 _LARGEST_PAGE = 1000
 _JSON = JsonConverter()
+
+
+_READS = ("Get", "List", "Read", "Count", "Search")
+COLLECTING: ContextVar[Callable[[Any], Awaitable[Any]] | None] = ContextVar("collecting", default=None)
+"""Who takes the writes of a transaction in place of the service."""
 
 
 class Store:
@@ -77,6 +83,10 @@ class Store:
 
     async def call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
         """Calls an RPC, with a request id if it takes one. Raises `ServiceError`."""
+        collect = COLLECTING.get()
+        if collect is not None and not request.DESCRIPTOR.name.startswith(_READS):
+            answer: Response = await collect(request)
+            return answer
         names = request.DESCRIPTOR.fields_by_name
         given: Any = request
         if "request_id" in names and not given.request_id:

@@ -9,11 +9,13 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from stepwell.v1 import activity_store_pb2 as _activity_store_pb2
 from stepwell.v1 import event_store_pb2 as _event_store_pb2
+from stepwell.v1 import run_control_store_pb2 as _run_control_store_pb2
 from stepwell.v1 import run_store_pb2 as _run_store_pb2
 from stepwell.v1 import runs_pb2 as _runs_pb2
 from stepwell.v1 import signal_store_pb2 as _signal_store_pb2
 from stepwell.v1 import step_store_pb2 as _step_store_pb2
 from stepwell.v1 import timer_store_pb2 as _timer_store_pb2
+from stepwell.v1 import user_tasks_pb2 as _user_tasks_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -60,6 +62,18 @@ class CommitRequest(_message.Message):
         CREATE_ACTIVITY_FIELD_NUMBER: _builtins.int
         COMPLETE_ACTIVITY_FIELD_NUMBER: _builtins.int
         CANCEL_PENDING_ACTIVITIES_FIELD_NUMBER: _builtins.int
+        SET_RUN_DATA_FIELD_NUMBER: _builtins.int
+        UPDATE_DRIVEN_RUN_FIELD_NUMBER: _builtins.int
+        CONFIGURE_RUN_FIELD_NUMBER: _builtins.int
+        REQUEST_RUN_CANCEL_FIELD_NUMBER: _builtins.int
+        MARK_RUN_TIMED_OUT_FIELD_NUMBER: _builtins.int
+        CREATE_USER_TASK_FIELD_NUMBER: _builtins.int
+        UPDATE_USER_TASK_FIELD_NUMBER: _builtins.int
+        CLAIM_USER_TASK_FIELD_NUMBER: _builtins.int
+        UNCLAIM_USER_TASK_FIELD_NUMBER: _builtins.int
+        COMPLETE_USER_TASK_FIELD_NUMBER: _builtins.int
+        CANCEL_USER_TASK_FIELD_NUMBER: _builtins.int
+        CANCEL_RUN_USER_TASKS_FIELD_NUMBER: _builtins.int
         EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
         expected_version: _builtins.int
         """Refuses with RUN_VERSION_CHANGED unless this is the run's `version` before the first of the writes. Not for
@@ -157,6 +171,54 @@ class CommitRequest(_message.Message):
         def cancel_pending_activities(self) -> _activity_store_pb2.CancelPendingActivitiesRequest:
             """See `ActivityStore.CancelPendingActivities`."""
 
+        @_builtins.property
+        def set_run_data(self) -> _run_store_pb2.SetRunDataRequest:
+            """See `RunStore.SetRunData`."""
+
+        @_builtins.property
+        def update_driven_run(self) -> _run_store_pb2.UpdateDrivenRunRequest:
+            """See `RunStore.UpdateDrivenRun`."""
+
+        @_builtins.property
+        def configure_run(self) -> _run_control_store_pb2.ConfigureRunRequest:
+            """See `RunControlStore.ConfigureRun`."""
+
+        @_builtins.property
+        def request_run_cancel(self) -> _run_control_store_pb2.RequestRunCancelRequest:
+            """See `RunControlStore.RequestRunCancel`."""
+
+        @_builtins.property
+        def mark_run_timed_out(self) -> _run_control_store_pb2.MarkRunTimedOutRequest:
+            """See `RunControlStore.MarkRunTimedOut`."""
+
+        @_builtins.property
+        def create_user_task(self) -> _user_tasks_pb2.CreateUserTaskRequest:
+            """See `UserTaskService.CreateUserTask`."""
+
+        @_builtins.property
+        def update_user_task(self) -> _user_tasks_pb2.UpdateUserTaskRequest:
+            """See `UserTaskService.UpdateUserTask`."""
+
+        @_builtins.property
+        def claim_user_task(self) -> _user_tasks_pb2.ClaimUserTaskRequest:
+            """See `UserTaskService.ClaimUserTask`."""
+
+        @_builtins.property
+        def unclaim_user_task(self) -> _user_tasks_pb2.UnclaimUserTaskRequest:
+            """See `UserTaskService.UnclaimUserTask`."""
+
+        @_builtins.property
+        def complete_user_task(self) -> _user_tasks_pb2.CompleteUserTaskRequest:
+            """See `UserTaskService.CompleteUserTask`."""
+
+        @_builtins.property
+        def cancel_user_task(self) -> _user_tasks_pb2.CancelUserTaskRequest:
+            """See `UserTaskService.CancelUserTask`."""
+
+        @_builtins.property
+        def cancel_run_user_tasks(self) -> _user_tasks_pb2.CancelRunUserTasksRequest:
+            """See `UserTaskService.CancelRunUserTasks`."""
+
         def __init__(
             self,
             *,
@@ -183,15 +245,27 @@ class CommitRequest(_message.Message):
             create_activity: _activity_store_pb2.CreateActivityRequest | None = ...,
             complete_activity: _activity_store_pb2.CompleteActivityRequest | None = ...,
             cancel_pending_activities: _activity_store_pb2.CancelPendingActivitiesRequest | None = ...,
+            set_run_data: _run_store_pb2.SetRunDataRequest | None = ...,
+            update_driven_run: _run_store_pb2.UpdateDrivenRunRequest | None = ...,
+            configure_run: _run_control_store_pb2.ConfigureRunRequest | None = ...,
+            request_run_cancel: _run_control_store_pb2.RequestRunCancelRequest | None = ...,
+            mark_run_timed_out: _run_control_store_pb2.MarkRunTimedOutRequest | None = ...,
+            create_user_task: _user_tasks_pb2.CreateUserTaskRequest | None = ...,
+            update_user_task: _user_tasks_pb2.UpdateUserTaskRequest | None = ...,
+            claim_user_task: _user_tasks_pb2.ClaimUserTaskRequest | None = ...,
+            unclaim_user_task: _user_tasks_pb2.UnclaimUserTaskRequest | None = ...,
+            complete_user_task: _user_tasks_pb2.CompleteUserTaskRequest | None = ...,
+            cancel_user_task: _user_tasks_pb2.CancelUserTaskRequest | None = ...,
+            cancel_run_user_tasks: _user_tasks_pb2.CancelRunUserTasksRequest | None = ...,
             expected_version: _builtins.int | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "append_event", b"append_event", "begin_step", b"begin_step", "cancel_driven_run", b"cancel_driven_run", "cancel_pending_activities", b"cancel_pending_activities", "cancel_pending_timers", b"cancel_pending_timers", "cancel_run", b"cancel_run", "complete_activity", b"complete_activity", "complete_step", b"complete_step", "create_activity", b"create_activity", "create_run", b"create_run", "create_timer", b"create_timer", "expected_version", b"expected_version", "fail_step", b"fail_step", "mark_run_completed", b"mark_run_completed", "mark_run_failed", b"mark_run_failed", "mark_run_running", b"mark_run_running", "resume_run_with", b"resume_run_with", "save_step", b"save_step", "schedule_step", b"schedule_step", "send_signal", b"send_signal", "set_run_phase", b"set_run_phase", "start_run", b"start_run", "suspend_run", b"suspend_run", "terminate_run", b"terminate_run", "write", b"write"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "append_event", b"append_event", "begin_step", b"begin_step", "cancel_driven_run", b"cancel_driven_run", "cancel_pending_activities", b"cancel_pending_activities", "cancel_pending_timers", b"cancel_pending_timers", "cancel_run", b"cancel_run", "cancel_run_user_tasks", b"cancel_run_user_tasks", "cancel_user_task", b"cancel_user_task", "claim_user_task", b"claim_user_task", "complete_activity", b"complete_activity", "complete_step", b"complete_step", "complete_user_task", b"complete_user_task", "configure_run", b"configure_run", "create_activity", b"create_activity", "create_run", b"create_run", "create_timer", b"create_timer", "create_user_task", b"create_user_task", "expected_version", b"expected_version", "fail_step", b"fail_step", "mark_run_completed", b"mark_run_completed", "mark_run_failed", b"mark_run_failed", "mark_run_running", b"mark_run_running", "mark_run_timed_out", b"mark_run_timed_out", "request_run_cancel", b"request_run_cancel", "resume_run_with", b"resume_run_with", "save_step", b"save_step", "schedule_step", b"schedule_step", "send_signal", b"send_signal", "set_run_data", b"set_run_data", "set_run_phase", b"set_run_phase", "start_run", b"start_run", "suspend_run", b"suspend_run", "terminate_run", b"terminate_run", "unclaim_user_task", b"unclaim_user_task", "update_driven_run", b"update_driven_run", "update_user_task", b"update_user_task", "write", b"write"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "append_event", b"append_event", "begin_step", b"begin_step", "cancel_driven_run", b"cancel_driven_run", "cancel_pending_activities", b"cancel_pending_activities", "cancel_pending_timers", b"cancel_pending_timers", "cancel_run", b"cancel_run", "complete_activity", b"complete_activity", "complete_step", b"complete_step", "create_activity", b"create_activity", "create_run", b"create_run", "create_timer", b"create_timer", "expected_version", b"expected_version", "fail_step", b"fail_step", "mark_run_completed", b"mark_run_completed", "mark_run_failed", b"mark_run_failed", "mark_run_running", b"mark_run_running", "resume_run_with", b"resume_run_with", "save_step", b"save_step", "schedule_step", b"schedule_step", "send_signal", b"send_signal", "set_run_phase", b"set_run_phase", "start_run", b"start_run", "suspend_run", b"suspend_run", "terminate_run", b"terminate_run", "write", b"write"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version", "append_event", b"append_event", "begin_step", b"begin_step", "cancel_driven_run", b"cancel_driven_run", "cancel_pending_activities", b"cancel_pending_activities", "cancel_pending_timers", b"cancel_pending_timers", "cancel_run", b"cancel_run", "cancel_run_user_tasks", b"cancel_run_user_tasks", "cancel_user_task", b"cancel_user_task", "claim_user_task", b"claim_user_task", "complete_activity", b"complete_activity", "complete_step", b"complete_step", "complete_user_task", b"complete_user_task", "configure_run", b"configure_run", "create_activity", b"create_activity", "create_run", b"create_run", "create_timer", b"create_timer", "create_user_task", b"create_user_task", "expected_version", b"expected_version", "fail_step", b"fail_step", "mark_run_completed", b"mark_run_completed", "mark_run_failed", b"mark_run_failed", "mark_run_running", b"mark_run_running", "mark_run_timed_out", b"mark_run_timed_out", "request_run_cancel", b"request_run_cancel", "resume_run_with", b"resume_run_with", "save_step", b"save_step", "schedule_step", b"schedule_step", "send_signal", b"send_signal", "set_run_data", b"set_run_data", "set_run_phase", b"set_run_phase", "start_run", b"start_run", "suspend_run", b"suspend_run", "terminate_run", b"terminate_run", "unclaim_user_task", b"unclaim_user_task", "update_driven_run", b"update_driven_run", "update_user_task", b"update_user_task", "write", b"write"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__expected_version: _TypeAlias = _typing.Literal["expected_version"]  # noqa: Y015
         _WhichOneofArgType__expected_version: _TypeAlias = _typing.Literal["_expected_version", b"_expected_version"]  # noqa: Y015
-        _WhichOneofReturnType_write: _TypeAlias = _typing.Literal["start_run", "cancel_run", "terminate_run", "create_run", "set_run_phase", "mark_run_running", "mark_run_completed", "mark_run_failed", "suspend_run", "resume_run_with", "cancel_driven_run", "begin_step", "schedule_step", "complete_step", "fail_step", "save_step", "append_event", "send_signal", "create_timer", "cancel_pending_timers", "create_activity", "complete_activity", "cancel_pending_activities"]  # noqa: Y015
+        _WhichOneofReturnType_write: _TypeAlias = _typing.Literal["start_run", "cancel_run", "terminate_run", "create_run", "set_run_phase", "mark_run_running", "mark_run_completed", "mark_run_failed", "suspend_run", "resume_run_with", "cancel_driven_run", "begin_step", "schedule_step", "complete_step", "fail_step", "save_step", "append_event", "send_signal", "create_timer", "cancel_pending_timers", "create_activity", "complete_activity", "cancel_pending_activities", "set_run_data", "update_driven_run", "configure_run", "request_run_cancel", "mark_run_timed_out", "create_user_task", "update_user_task", "claim_user_task", "unclaim_user_task", "complete_user_task", "cancel_user_task", "cancel_run_user_tasks"]  # noqa: Y015
         _WhichOneofArgType_write: _TypeAlias = _typing.Literal["write", b"write"]  # noqa: Y015
         @_typing.overload
         def WhichOneof(self, oneof_group: _WhichOneofArgType__expected_version) -> _WhichOneofReturnType__expected_version | None: ...
@@ -259,6 +333,18 @@ class CommitResponse(_message.Message):
         CREATE_ACTIVITY_FIELD_NUMBER: _builtins.int
         COMPLETE_ACTIVITY_FIELD_NUMBER: _builtins.int
         CANCEL_PENDING_ACTIVITIES_FIELD_NUMBER: _builtins.int
+        SET_RUN_DATA_FIELD_NUMBER: _builtins.int
+        UPDATE_DRIVEN_RUN_FIELD_NUMBER: _builtins.int
+        CONFIGURE_RUN_FIELD_NUMBER: _builtins.int
+        REQUEST_RUN_CANCEL_FIELD_NUMBER: _builtins.int
+        MARK_RUN_TIMED_OUT_FIELD_NUMBER: _builtins.int
+        CREATE_USER_TASK_FIELD_NUMBER: _builtins.int
+        UPDATE_USER_TASK_FIELD_NUMBER: _builtins.int
+        CLAIM_USER_TASK_FIELD_NUMBER: _builtins.int
+        UNCLAIM_USER_TASK_FIELD_NUMBER: _builtins.int
+        COMPLETE_USER_TASK_FIELD_NUMBER: _builtins.int
+        CANCEL_USER_TASK_FIELD_NUMBER: _builtins.int
+        CANCEL_RUN_USER_TASKS_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def start_run(self) -> _runs_pb2.StartRunResponse:
             """To `start_run`."""
@@ -351,6 +437,54 @@ class CommitResponse(_message.Message):
         def cancel_pending_activities(self) -> _activity_store_pb2.CancelPendingActivitiesResponse:
             """To `cancel_pending_activities`."""
 
+        @_builtins.property
+        def set_run_data(self) -> _run_store_pb2.SetRunDataResponse:
+            """To `set_run_data`."""
+
+        @_builtins.property
+        def update_driven_run(self) -> _run_store_pb2.UpdateDrivenRunResponse:
+            """To `update_driven_run`."""
+
+        @_builtins.property
+        def configure_run(self) -> _run_control_store_pb2.ConfigureRunResponse:
+            """To `configure_run`."""
+
+        @_builtins.property
+        def request_run_cancel(self) -> _run_control_store_pb2.RequestRunCancelResponse:
+            """To `request_run_cancel`."""
+
+        @_builtins.property
+        def mark_run_timed_out(self) -> _run_control_store_pb2.MarkRunTimedOutResponse:
+            """To `mark_run_timed_out`."""
+
+        @_builtins.property
+        def create_user_task(self) -> _user_tasks_pb2.CreateUserTaskResponse:
+            """To `create_user_task`."""
+
+        @_builtins.property
+        def update_user_task(self) -> _user_tasks_pb2.UpdateUserTaskResponse:
+            """To `update_user_task`."""
+
+        @_builtins.property
+        def claim_user_task(self) -> _user_tasks_pb2.ClaimUserTaskResponse:
+            """To `claim_user_task`."""
+
+        @_builtins.property
+        def unclaim_user_task(self) -> _user_tasks_pb2.UnclaimUserTaskResponse:
+            """To `unclaim_user_task`."""
+
+        @_builtins.property
+        def complete_user_task(self) -> _user_tasks_pb2.CompleteUserTaskResponse:
+            """To `complete_user_task`."""
+
+        @_builtins.property
+        def cancel_user_task(self) -> _user_tasks_pb2.CancelUserTaskResponse:
+            """To `cancel_user_task`."""
+
+        @_builtins.property
+        def cancel_run_user_tasks(self) -> _user_tasks_pb2.CancelRunUserTasksResponse:
+            """To `cancel_run_user_tasks`."""
+
         def __init__(
             self,
             *,
@@ -377,12 +511,24 @@ class CommitResponse(_message.Message):
             create_activity: _activity_store_pb2.CreateActivityResponse | None = ...,
             complete_activity: _activity_store_pb2.CompleteActivityResponse | None = ...,
             cancel_pending_activities: _activity_store_pb2.CancelPendingActivitiesResponse | None = ...,
+            set_run_data: _run_store_pb2.SetRunDataResponse | None = ...,
+            update_driven_run: _run_store_pb2.UpdateDrivenRunResponse | None = ...,
+            configure_run: _run_control_store_pb2.ConfigureRunResponse | None = ...,
+            request_run_cancel: _run_control_store_pb2.RequestRunCancelResponse | None = ...,
+            mark_run_timed_out: _run_control_store_pb2.MarkRunTimedOutResponse | None = ...,
+            create_user_task: _user_tasks_pb2.CreateUserTaskResponse | None = ...,
+            update_user_task: _user_tasks_pb2.UpdateUserTaskResponse | None = ...,
+            claim_user_task: _user_tasks_pb2.ClaimUserTaskResponse | None = ...,
+            unclaim_user_task: _user_tasks_pb2.UnclaimUserTaskResponse | None = ...,
+            complete_user_task: _user_tasks_pb2.CompleteUserTaskResponse | None = ...,
+            cancel_user_task: _user_tasks_pb2.CancelUserTaskResponse | None = ...,
+            cancel_run_user_tasks: _user_tasks_pb2.CancelRunUserTasksResponse | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["append_event", b"append_event", "begin_step", b"begin_step", "cancel_driven_run", b"cancel_driven_run", "cancel_pending_activities", b"cancel_pending_activities", "cancel_pending_timers", b"cancel_pending_timers", "cancel_run", b"cancel_run", "complete_activity", b"complete_activity", "complete_step", b"complete_step", "create_activity", b"create_activity", "create_run", b"create_run", "create_timer", b"create_timer", "fail_step", b"fail_step", "mark_run_completed", b"mark_run_completed", "mark_run_failed", b"mark_run_failed", "mark_run_running", b"mark_run_running", "result", b"result", "resume_run_with", b"resume_run_with", "save_step", b"save_step", "schedule_step", b"schedule_step", "send_signal", b"send_signal", "set_run_phase", b"set_run_phase", "start_run", b"start_run", "suspend_run", b"suspend_run", "terminate_run", b"terminate_run"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["append_event", b"append_event", "begin_step", b"begin_step", "cancel_driven_run", b"cancel_driven_run", "cancel_pending_activities", b"cancel_pending_activities", "cancel_pending_timers", b"cancel_pending_timers", "cancel_run", b"cancel_run", "cancel_run_user_tasks", b"cancel_run_user_tasks", "cancel_user_task", b"cancel_user_task", "claim_user_task", b"claim_user_task", "complete_activity", b"complete_activity", "complete_step", b"complete_step", "complete_user_task", b"complete_user_task", "configure_run", b"configure_run", "create_activity", b"create_activity", "create_run", b"create_run", "create_timer", b"create_timer", "create_user_task", b"create_user_task", "fail_step", b"fail_step", "mark_run_completed", b"mark_run_completed", "mark_run_failed", b"mark_run_failed", "mark_run_running", b"mark_run_running", "mark_run_timed_out", b"mark_run_timed_out", "request_run_cancel", b"request_run_cancel", "result", b"result", "resume_run_with", b"resume_run_with", "save_step", b"save_step", "schedule_step", b"schedule_step", "send_signal", b"send_signal", "set_run_data", b"set_run_data", "set_run_phase", b"set_run_phase", "start_run", b"start_run", "suspend_run", b"suspend_run", "terminate_run", b"terminate_run", "unclaim_user_task", b"unclaim_user_task", "update_driven_run", b"update_driven_run", "update_user_task", b"update_user_task"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["append_event", b"append_event", "begin_step", b"begin_step", "cancel_driven_run", b"cancel_driven_run", "cancel_pending_activities", b"cancel_pending_activities", "cancel_pending_timers", b"cancel_pending_timers", "cancel_run", b"cancel_run", "complete_activity", b"complete_activity", "complete_step", b"complete_step", "create_activity", b"create_activity", "create_run", b"create_run", "create_timer", b"create_timer", "fail_step", b"fail_step", "mark_run_completed", b"mark_run_completed", "mark_run_failed", b"mark_run_failed", "mark_run_running", b"mark_run_running", "result", b"result", "resume_run_with", b"resume_run_with", "save_step", b"save_step", "schedule_step", b"schedule_step", "send_signal", b"send_signal", "set_run_phase", b"set_run_phase", "start_run", b"start_run", "suspend_run", b"suspend_run", "terminate_run", b"terminate_run"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["append_event", b"append_event", "begin_step", b"begin_step", "cancel_driven_run", b"cancel_driven_run", "cancel_pending_activities", b"cancel_pending_activities", "cancel_pending_timers", b"cancel_pending_timers", "cancel_run", b"cancel_run", "cancel_run_user_tasks", b"cancel_run_user_tasks", "cancel_user_task", b"cancel_user_task", "claim_user_task", b"claim_user_task", "complete_activity", b"complete_activity", "complete_step", b"complete_step", "complete_user_task", b"complete_user_task", "configure_run", b"configure_run", "create_activity", b"create_activity", "create_run", b"create_run", "create_timer", b"create_timer", "create_user_task", b"create_user_task", "fail_step", b"fail_step", "mark_run_completed", b"mark_run_completed", "mark_run_failed", b"mark_run_failed", "mark_run_running", b"mark_run_running", "mark_run_timed_out", b"mark_run_timed_out", "request_run_cancel", b"request_run_cancel", "result", b"result", "resume_run_with", b"resume_run_with", "save_step", b"save_step", "schedule_step", b"schedule_step", "send_signal", b"send_signal", "set_run_data", b"set_run_data", "set_run_phase", b"set_run_phase", "start_run", b"start_run", "suspend_run", b"suspend_run", "terminate_run", b"terminate_run", "unclaim_user_task", b"unclaim_user_task", "update_driven_run", b"update_driven_run", "update_user_task", b"update_user_task"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["start_run", "cancel_run", "terminate_run", "create_run", "set_run_phase", "mark_run_running", "mark_run_completed", "mark_run_failed", "suspend_run", "resume_run_with", "cancel_driven_run", "begin_step", "schedule_step", "complete_step", "fail_step", "save_step", "append_event", "send_signal", "create_timer", "cancel_pending_timers", "create_activity", "complete_activity", "cancel_pending_activities"]  # noqa: Y015
+        _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["start_run", "cancel_run", "terminate_run", "create_run", "set_run_phase", "mark_run_running", "mark_run_completed", "mark_run_failed", "suspend_run", "resume_run_with", "cancel_driven_run", "begin_step", "schedule_step", "complete_step", "fail_step", "save_step", "append_event", "send_signal", "create_timer", "cancel_pending_timers", "create_activity", "complete_activity", "cancel_pending_activities", "set_run_data", "update_driven_run", "configure_run", "request_run_cancel", "mark_run_timed_out", "create_user_task", "update_user_task", "claim_user_task", "unclaim_user_task", "complete_user_task", "cancel_user_task", "cancel_run_user_tasks"]  # noqa: Y015
         _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
         def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from stepwell.stores._connection import Store
 from stepwell.stores.vyuh.events import WorkflowEventRepository
 from stepwell.stores.vyuh.instances import WorkflowInstanceRepository
+from stepwell.stores.vyuh.transactions import Transaction
 from stepwell.stores.vyuh.user_task_instances import UserTaskInstanceRepository
 from stepwell.stores.vyuh.workflows import WorkflowRepository
 from stepwell.v1 import statistics_pb2 as statistics
@@ -24,6 +26,9 @@ class StorageStats:
     totalDefinitions: int
     totalInstances: int
     activeInstances: int
+
+
+T = TypeVar("T")
 
 
 class WorkflowStorage(Store):
@@ -48,6 +53,22 @@ class WorkflowStorage(Store):
     def events(self) -> WorkflowEventRepository:
         """The audit trail."""
         return self.part(WorkflowEventRepository)
+
+    async def transaction(self, operation: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Runs an operation, and does all that it wrote, or none. Gives what it gives. Raises `ServiceError`.
+
+        Differs: the operation is given the storage to use, whose writes are collected and sent when it has ended
+        without an exception; until then nothing is done. A write gives a `Written`, whose `answer` is there after the
+        transaction. Reads are done at once and lock nothing: a transaction that stays open while a program thinks
+        would hold locks over the network. What can't be part of a transaction raises `TypeError`.
+        """
+        transaction = Transaction(self)
+        try:
+            result = await operation(transaction)
+            await transaction.commit()
+        finally:
+            transaction.leave()
+        return result
 
     async def initialize(self) -> None:
         """Waits until the service can be reached; it has its schema before it answers."""
