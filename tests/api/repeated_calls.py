@@ -79,6 +79,11 @@ async def begun_step(service: Service, run_id: str) -> Fields:
     return {"step_number": begun.step.number}
 
 
+async def waiting_step(service: Service, run_id: str) -> Fields:
+    await call(service, "RegisterSignalWaiter", run_id=run_id, step_name="s", signal_name="go")
+    return {"run_id": run_id, "step_name": "s"}
+
+
 async def claimed_step(service: Service, run_id: str) -> Fields:
     await call(service, "ClaimStep", run_id=run_id, step_name="s", owner_id="a")
     return {"run_id": run_id, "step_name": "s"}
@@ -225,6 +230,9 @@ METHODS: dict[str, Prepare] = {
     "CancelPendingActivities": waiting_activity,
     "AppendEvent": given(type="Paid", payload=json("1")),
     "ConsumeSignals": signalled,
+    "RegisterSignalWaiter": given(step_name="s", signal_name="go"),
+    "DeliverSignal": given(signal_name="go", payload=json("1")),
+    "RemoveSignalWaiter": waiting_step,
     "CreateTimer": given(seq=1, fire_time=at(0)),
     "CancelPendingTimers": waiting_timer,
     "RegisterWatcher": given(step_name="s", topic="t"),
@@ -274,6 +282,7 @@ OTHER: dict[str, Fields] = {
     "MarkRunDispatchable": {"workflow_id": "w"},
     "ClaimRun": {"owner_id": "b"},
     "ReleaseStepClaim": {"owner_id": "b"},
+    "DeliverSignal": {"only_waiting": True},
     "ReleaseRunTask": {"worker_id": "b"},
     "PinRun": {"build_id": "other"},
     "ConfigureRun": {"trigger_key": "other"},

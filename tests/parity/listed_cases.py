@@ -14,7 +14,8 @@ _ASSAY, _ACTIVITIES, _WORK, _PG = (
     f"{_P}test_assay_postgres.py::test_",
 )
 _STEM, _WAITS, _SQUID = f"{_P}test_stem.py::test_", f"{_P}test_stem_waits.py::test_", f"{_P}test_squid_mesh.py::test_"
-_FLOW = f"{_P}test_flow_control.py::test_"
+_FLOW, _FLOW_RUNS = f"{_P}test_flow_control.py::test_", f"{_P}test_flow_runs.py::test_"
+_FLOW_SIGNALS = f"{_P}test_flow_signals.py::test_"
 _ENGINE = "not ours: a rule of that engine, which asks the store only for what is recorded"
 _LUA = "not ours: a worker of that engine, in Lua"
 _REST = "not ours: a REST answer; "
@@ -281,18 +282,18 @@ STEM: dict[str, dict[str, str]] = {
 FLOW_ORCHESTRATOR: dict[str, dict[str, str]] = {
     "Run store": {
         "StartRun_creates_run_with_Running_status": f"{_FLOW}StartRun_creates_run_with_Running_status",
-        "Full_run_state_machine": "parity/test_flow_runs.py::test_Full_run_state_machine",
-        "RecordStepStart_increments_attempt_counter": "parity/test_flow_runs.py::test_RecordStepStart_increments_attempt_counter",
-        "GetRunDetail_returns_null_for_unknown_run": "parity/test_flow_runs.py::test_GetRunDetail_returns_null_for_unknown_run",
+        "Full_run_state_machine": f"{_FLOW_RUNS}Full_run_state_machine",
+        "RecordStepStart_increments_attempt_counter": f"{_FLOW_RUNS}RecordStepStart_increments_attempt_counter",
+        "GetRunDetail_returns_null_for_unknown_run": f"{_FLOW_RUNS}GetRunDetail_returns_null_for_unknown_run",
         "GetRunsPage_respects_skip_and_take": "open: run lists",
         "GetRunsPage_filters_by_status": "open: run lists",
         "GetStatistics_returns_counts": "open: statistics",
-        "RetryStep_resets_step_and_run_to_Running": "parity/test_flow_runs.py::test_RetryStep_resets_step_and_run_to_Running",
+        "RetryStep_resets_step_and_run_to_Running": f"{_FLOW_RUNS}RetryStep_resets_step_and_run_to_Running",
         "GetActiveRuns_returns_running_runs": "open: run lists",
         "GetRunsPage_search_matches_flow_name": "open: run lists",
     },
     "Run store in memory": {
-        "attempt history keeps Pending then Succeeded": "parity/test_flow_runs.py::test_attempt_history_keeps_Pending_then_Succeeded",
+        "attempt history keeps Pending then Succeeded": f"{_FLOW_RUNS}attempt_history_keeps_Pending_then_Succeeded",
         "filter by flow, skip and take; page by status; combinations; active list": "open: run lists",
         "search by job id, step key, error, old error, output": "open: run lists",
         "statistics and time series": "open: statistics",
@@ -312,10 +313,10 @@ FLOW_ORCHESTRATOR: dict[str, dict[str, str]] = {
     },
     "Concurrency": {
         "64 parallel TryRecordDispatch": f"{_FLOW}64_parallel_TryRecordDispatch_exactly_one",
-        "64 parallel TryClaim": "parity/test_flow_runs.py::test_64_parallel_TryClaim_exactly_one",
+        "64 parallel TryClaim": f"{_FLOW_RUNS}64_parallel_TryClaim_exactly_one",
         "32 parallel TryRegisterIdempotencyKey": f"{_FLOW}32_parallel_TryRegisterIdempotencyKey_exactly_one",
         "8 loop keys by 4 replicas": f"{_FLOW}8_loop_keys_by_4_replicas_one_winner_a_key",
-        "64 claims on `loop.3.child`": "parity/test_flow_runs.py::test_64_claims_on_a_loop_s_child",
+        "64 claims on `loop.3.child`": f"{_FLOW_RUNS}64_claims_on_a_loop_s_child",
         "16 replicas release and record again": f"{_FLOW}16_replicas_release_and_record_again",
         "one key under `manual` and `webhook`": f"{_FLOW}one_key_under_manual_and_webhook_is_two",
     },
@@ -328,13 +329,22 @@ FLOW_ORCHESTRATOR: dict[str, dict[str, str]] = {
         "recovery of unknown flows, zombies": _ENGINE,
     },
     "Terminal classifier, retry cascade, termination, planner": {
-        "classifier (8)": "parity/test_flow_runs.py::test_terminal_rule",
-        "retry cascade": "parity/test_flow_runs.py::test_retry_cascade_a_b_c parity/test_flow_runs.py::test_retry_cascade_leaves_d_that_was_never_reached parity/test_flow_runs.py::test_a_skip_for_a_different_reason_stays_Skipped parity/test_flow_runs.py::test_three_retries_then_success_is_four_attempts",
+        "classifier (8)": f"{_FLOW_RUNS}terminal_rule",
+        "retry cascade": (
+            f"{_FLOW_RUNS}retry_cascade_a_b_c {_FLOW_RUNS}retry_cascade_leaves_d_that_was_never_reached "
+            f"{_FLOW_RUNS}a_skip_for_a_different_reason_stays_Skipped "
+            f"{_FLOW_RUNS}three_retries_then_success_is_four_attempts"
+        ),
         "linear termination stress": _ENGINE,
         "planner": "not ours: runs started from a graph are not built; the engine plans",
     },
     "Signals": {
-        "register, get, re-register, deliver, already delivered, not found, remove": "open: signal waiters",
+        "register, get, re-register, deliver, already delivered, not found, remove": (
+            f"{_FLOW_SIGNALS}register_get_round_trip {_FLOW_SIGNALS}re_register_updates_name_and_expiry "
+            f"{_FLOW_SIGNALS}deliver_sets_payload_and_the_second_is_AlreadyDelivered "
+            f"{_FLOW_SIGNALS}no_waiter_is_NotFound {_FLOW_SIGNALS}two_waiters_only_the_matching_one "
+            f"{_FLOW_SIGNALS}remove_drops_the_row {_FLOW_SIGNALS}16_parallel_deliverers_once"
+        ),
         "engine: happy path, two waiters, timeout, cancelled while waiting": _ENGINE,
     },
     "Flow store and outputs": {

@@ -211,6 +211,10 @@ TABLE: dict[str, dict[str, Access]] = {
     "SignalStore": {
         "SendSignal": WRITES,
         "ConsumeSignals": WRITES,
+        "RegisterSignalWaiter": WRITES,
+        "DeliverSignal": WRITES,
+        "GetSignalWaiter": READS,
+        "RemoveSignalWaiter": WRITES,
     },
     "SnapshotStore": {
         "CreateSnapshot": WRITES,

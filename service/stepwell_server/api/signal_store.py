@@ -11,7 +11,7 @@ from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.payloads import payload_from_proto, payload_to_proto
 from stepwell_server.api.run_starts import size_of
 from stepwell_server.api.run_values import MESSAGE_MARGIN, time_to_proto
-from stepwell_server.api.stores import StoreCalls
+from stepwell_server.api.signal_waiters import SignalWaiters
 from stepwell_server.engine.driven_events import ConsumeSignals
 from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.ids import pack
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SIGNAL_BYTES = 512
 
 
-class SignalStoreCalls(StoreCalls, signal_store_pb2_grpc.SignalStoreServicer):
+class SignalStoreCalls(SignalWaiters, signal_store_pb2_grpc.SignalStoreServicer):
     """Sends signals and takes them."""
 
     async def SendSignal(

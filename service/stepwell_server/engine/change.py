@@ -36,7 +36,7 @@ from stepwell_server.model.events import (
 )
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.signals import Signal
-from stepwell_server.model.steps import ClosedStep, Kind, Scope, Step, StepState, is_on_topic
+from stepwell_server.model.steps import ClosedStep, Kind, Scope, Step, StepState, has_expired, is_on_topic
 from stepwell_server.model.tasks import Grant, TaskKind
 from stepwell_server.model.topics import TopicCopy, TopicEvent, TopicPosition, TopicView, TopicWait
 from stepwell_server.model.user_tasks import TaskStatus, UserTask
@@ -280,9 +280,11 @@ class Change(StepChange):
         if self.fresh:
             self._set(self.signals, own.name, [*self.signals.get(own.name, []), own])
 
-    def waiting_for(self, signal: str) -> Step | None:
-        """The oldest step that waits for that signal, or None."""
-        waiting = [step for step in self._waiting(signal) if not is_on_topic(step)]
+    def waiting_for(self, signal: str, now: datetime | None = None) -> Step | None:
+        """The oldest step that waits for that signal, or None. One whose time was over then waits no more."""
+        waiting = [
+            step for step in self._waiting(signal) if not is_on_topic(step) and not has_expired(step, now or self.now)
+        ]
         return min(waiting, key=lambda step: step.ordinal, default=None)
 
     def _waiting(self, name: str) -> list[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from uuid import UUID
 
 import msgspec
@@ -51,11 +52,13 @@ class SignalRun(msgspec.Struct, frozen=True, gc=False):
         return Signalled(run.run_id, pack(run.run_key, ordinal), recorded=True)
 
 
-def deliver(change: Change, name: str, payload: Payload, signal_id: str | None = None) -> int:
+def deliver(
+    change: Change, name: str, payload: Payload, signal_id: str | None = None, now: datetime | None = None
+) -> int:
     """Records a signal of an open run, and gives it to the oldest step that waits for it. Answers its ordinal."""
     run = change.open
     ordinal = run.last_signal + 1
-    step = change.waiting_for(name)
+    step = change.waiting_for(name, now)
     event = change.event(
         EventType.SIGNAL_RECEIVED,
         ordinal=step.ordinal if step is not None else 0,

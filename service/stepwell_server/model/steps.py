@@ -94,6 +94,7 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     claim_time: datetime | None = None
     claim_expire_time: datetime | None = None
     job_id: str = ""
+    expire_time: datetime | None = None  # from when on a driven wait gets no signal
     skip_cause: int = 0
     skip_reason: str = ""
     blocked_by: tuple[str, ...] = ()
@@ -242,3 +243,11 @@ def fingerprint_of(step: Step | ClosedStep) -> bytes:
 def is_on_topic(step: Step | ClosedStep) -> bool:
     """Whether it is a wait for a topic, not for a signal."""
     return step.kind == Kind.WAIT and unpack_step_details(step.details).after_number is not None
+
+
+def has_expired(step: Step, now: datetime) -> bool:
+    """Whether it is a wait of a driven run whose time is over: nobody moves it, and it gets nothing any more."""
+    if step.details is None:
+        return False
+    expire_time = unpack_step_details(step.details).expire_time
+    return expire_time is not None and expire_time <= now

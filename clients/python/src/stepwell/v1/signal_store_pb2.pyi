@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from stepwell.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -197,3 +198,376 @@ class ConsumeSignalsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConsumeSignalsResponse: _TypeAlias = ConsumeSignalsResponse  # noqa: Y015
+
+@_typing.final
+class SignalWaiter(_message.Message):
+    """A step that waits for a signal, or to which one was delivered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    SIGNAL_NAME_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    DELIVER_TIME_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    step_name: _builtins.str
+    """The step's name."""
+    signal_name: _builtins.str
+    """The signal's name."""
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was registered."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it gets no signal. Absent: never."""
+
+    @_builtins.property
+    def deliver_time(self) -> _timestamp_pb2.Timestamp:
+        """When a signal was delivered to it."""
+
+    @_builtins.property
+    def payload(self) -> _types_pb2.Payload:
+        """What that carried."""
+
+    def __init__(
+        self,
+        *,
+        step_name: _builtins.str = ...,
+        signal_name: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        deliver_time: _timestamp_pb2.Timestamp | None = ...,
+        payload: _types_pb2.Payload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deliver_time", b"deliver_time", "expire_time", b"expire_time", "payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deliver_time", b"deliver_time", "expire_time", b"expire_time", "payload", b"payload", "signal_name", b"signal_name", "step_name", b"step_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalWaiter: _TypeAlias = SignalWaiter  # noqa: Y015
+
+@_typing.final
+class RegisterSignalWaiterRequest(_message.Message):
+    """Which step waits, and for what."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    SIGNAL_NAME_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    signal_name: _builtins.str
+    """The signal's name. Required."""
+    token: _builtins.int
+    """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """From when on it gets no signal. Absent: never."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+        signal_name: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "signal_name", b"signal_name", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterSignalWaiterRequest: _TypeAlias = RegisterSignalWaiterRequest  # noqa: Y015
+
+@_typing.final
+class RegisterSignalWaiterResponse(_message.Message):
+    """The waiter as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def waiter(self) -> Global___SignalWaiter:
+        """With what was delivered to it, if a signal had come before."""
+
+    def __init__(
+        self,
+        *,
+        waiter: Global___SignalWaiter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["waiter", b"waiter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["waiter", b"waiter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterSignalWaiterResponse: _TypeAlias = RegisterSignalWaiterResponse  # noqa: Y015
+
+@_typing.final
+class DeliverSignalRequest(_message.Message):
+    """What to deliver."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    SIGNAL_NAME_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    ONLY_WAITING_FIELD_NUMBER: _builtins.int
+    NOW_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    signal_name: _builtins.str
+    """The signal's name. Required."""
+    only_waiting: _builtins.bool
+    """True to deliver it only to a step that waits for it now. Default: it is kept if nobody has waited yet."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def payload(self) -> _types_pb2.Payload:
+        """What it carries."""
+
+    @_builtins.property
+    def now(self) -> _timestamp_pb2.Timestamp:
+        """The caller's time, by which waiters expire. Default: the service's."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        signal_name: _builtins.str = ...,
+        payload: _types_pb2.Payload | None = ...,
+        only_waiting: _builtins.bool = ...,
+        now: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now", "payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "now", b"now", "only_waiting", b"only_waiting", "payload", b"payload", "request_id", b"request_id", "run_id", b"run_id", "signal_name", b"signal_name", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliverSignalRequest: _TypeAlias = DeliverSignalRequest  # noqa: Y015
+
+@_typing.final
+class DeliverSignalResponse(_message.Message):
+    """What became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Outcome:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[DeliverSignalResponse._Outcome.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        OUTCOME_UNSPECIFIED: DeliverSignalResponse._Outcome.ValueType  # 0
+        """Not set."""
+        OUTCOME_DELIVERED: DeliverSignalResponse._Outcome.ValueType  # 1
+        """A step got it."""
+        OUTCOME_KEPT: DeliverSignalResponse._Outcome.ValueType  # 2
+        """Nobody has waited for it yet: it is kept."""
+        OUTCOME_ALREADY_DELIVERED: DeliverSignalResponse._Outcome.ValueType  # 3
+        """Every step that waited for it has had one. It is not kept."""
+        OUTCOME_EXPIRED: DeliverSignalResponse._Outcome.ValueType  # 4
+        """The time of every step that waits for it is over. It is not kept."""
+        OUTCOME_NOT_FOUND: DeliverSignalResponse._Outcome.ValueType  # 5
+        """Nobody waits for it. It is not kept."""
+
+    class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
+        """What became of a signal."""
+
+    OUTCOME_UNSPECIFIED: DeliverSignalResponse.Outcome.ValueType  # 0
+    """Not set."""
+    OUTCOME_DELIVERED: DeliverSignalResponse.Outcome.ValueType  # 1
+    """A step got it."""
+    OUTCOME_KEPT: DeliverSignalResponse.Outcome.ValueType  # 2
+    """Nobody has waited for it yet: it is kept."""
+    OUTCOME_ALREADY_DELIVERED: DeliverSignalResponse.Outcome.ValueType  # 3
+    """Every step that waited for it has had one. It is not kept."""
+    OUTCOME_EXPIRED: DeliverSignalResponse.Outcome.ValueType  # 4
+    """The time of every step that waits for it is over. It is not kept."""
+    OUTCOME_NOT_FOUND: DeliverSignalResponse.Outcome.ValueType  # 5
+    """Nobody waits for it. It is not kept."""
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    DELIVER_TIME_FIELD_NUMBER: _builtins.int
+    outcome: Global___DeliverSignalResponse.Outcome.ValueType
+    """Whether it was delivered."""
+    step_name: _builtins.str
+    """The step that got it, or got another before, or whose time is over."""
+    @_builtins.property
+    def deliver_time(self) -> _timestamp_pb2.Timestamp:
+        """When that step got a signal."""
+
+    def __init__(
+        self,
+        *,
+        outcome: Global___DeliverSignalResponse.Outcome.ValueType = ...,
+        step_name: _builtins.str = ...,
+        deliver_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deliver_time", b"deliver_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliver_time", b"deliver_time", "outcome", b"outcome", "step_name", b"step_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliverSignalResponse: _TypeAlias = DeliverSignalResponse  # noqa: Y015
+
+@_typing.final
+class GetSignalWaiterRequest(_message.Message):
+    """Which waiter to read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`. `-` looks in every namespace."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "run_id", b"run_id", "step_name", b"step_name", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSignalWaiterRequest: _TypeAlias = GetSignalWaiterRequest  # noqa: Y015
+
+@_typing.final
+class GetSignalWaiterResponse(_message.Message):
+    """The waiter, if there is one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOUND_FIELD_NUMBER: _builtins.int
+    WAITER_FIELD_NUMBER: _builtins.int
+    found: _builtins.bool
+    """False if the step waits for no signal, and got none."""
+    @_builtins.property
+    def waiter(self) -> Global___SignalWaiter:
+        """As it is now."""
+
+    def __init__(
+        self,
+        *,
+        found: _builtins.bool = ...,
+        waiter: Global___SignalWaiter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["waiter", b"waiter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "waiter", b"waiter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSignalWaiterResponse: _TypeAlias = GetSignalWaiterResponse  # noqa: Y015
+
+@_typing.final
+class RemoveSignalWaiterRequest(_message.Message):
+    """Which waiter to forget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_NAME_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    step_name: _builtins.str
+    """The step's name. Required."""
+    token: _builtins.int
+    """The claim's token, if the run is held under a lease."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step_name: _builtins.str = ...,
+        token: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "request_id", b"request_id", "run_id", b"run_id", "step_name", b"step_name", "token", b"token", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSignalWaiterRequest: _TypeAlias = RemoveSignalWaiterRequest  # noqa: Y015
+
+@_typing.final
+class RemoveSignalWaiterResponse(_message.Message):
+    """Whether it was forgotten."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    removed: _builtins.bool
+    """False if there was none, or if its run has ended."""
+    def __init__(
+        self,
+        *,
+        removed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSignalWaiterResponse: _TypeAlias = RemoveSignalWaiterResponse  # noqa: Y015

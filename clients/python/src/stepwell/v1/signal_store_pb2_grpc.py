@@ -48,6 +48,26 @@ class SignalStoreStub(object):
                 request_serializer=stepwell_dot_v1_dot_signal__store__pb2.ConsumeSignalsRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_signal__store__pb2.ConsumeSignalsResponse.FromString,
                 _registered_method=True)
+        self.RegisterSignalWaiter = channel.unary_unary(
+                '/stepwell.v1.SignalStore/RegisterSignalWaiter',
+                request_serializer=stepwell_dot_v1_dot_signal__store__pb2.RegisterSignalWaiterRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_signal__store__pb2.RegisterSignalWaiterResponse.FromString,
+                _registered_method=True)
+        self.DeliverSignal = channel.unary_unary(
+                '/stepwell.v1.SignalStore/DeliverSignal',
+                request_serializer=stepwell_dot_v1_dot_signal__store__pb2.DeliverSignalRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_signal__store__pb2.DeliverSignalResponse.FromString,
+                _registered_method=True)
+        self.GetSignalWaiter = channel.unary_unary(
+                '/stepwell.v1.SignalStore/GetSignalWaiter',
+                request_serializer=stepwell_dot_v1_dot_signal__store__pb2.GetSignalWaiterRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_signal__store__pb2.GetSignalWaiterResponse.FromString,
+                _registered_method=True)
+        self.RemoveSignalWaiter = channel.unary_unary(
+                '/stepwell.v1.SignalStore/RemoveSignalWaiter',
+                request_serializer=stepwell_dot_v1_dot_signal__store__pb2.RemoveSignalWaiterRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_signal__store__pb2.RemoveSignalWaiterResponse.FromString,
+                _registered_method=True)
 
 
 class SignalStoreServicer(object):
@@ -72,6 +92,38 @@ class SignalStoreServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterSignalWaiter(self, request, context):
+        """Has a step of the engine's wait for a signal. A signal that came before is delivered at once, the oldest first. A step
+        that waits already waits for this one from now on; one to which a signal was delivered stays as it is. Reasons:
+        RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST, LIMIT_EXCEEDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeliverSignal(self, request, context):
+        """Delivers a signal to the step that has waited longest for it, once over all callers. If nobody has waited for it yet, it
+        is kept for the first that will, unless `only_waiting`. A waiter whose time is over gets none. Reasons: RUN_NOT_FOUND,
+        RUN_NOT_DRIVEN, SIGNAL_REFUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSignalWaiter(self, request, context):
+        """Reads for what a step waits, or what was delivered to it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveSignalWaiter(self, request, context):
+        """Forgets a waiter, also one that a signal was delivered to. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, LEASE_LOST.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SignalStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -84,6 +136,26 @@ def add_SignalStoreServicer_to_server(servicer, server):
                     servicer.ConsumeSignals,
                     request_deserializer=stepwell_dot_v1_dot_signal__store__pb2.ConsumeSignalsRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_signal__store__pb2.ConsumeSignalsResponse.SerializeToString,
+            ),
+            'RegisterSignalWaiter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterSignalWaiter,
+                    request_deserializer=stepwell_dot_v1_dot_signal__store__pb2.RegisterSignalWaiterRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_signal__store__pb2.RegisterSignalWaiterResponse.SerializeToString,
+            ),
+            'DeliverSignal': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeliverSignal,
+                    request_deserializer=stepwell_dot_v1_dot_signal__store__pb2.DeliverSignalRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_signal__store__pb2.DeliverSignalResponse.SerializeToString,
+            ),
+            'GetSignalWaiter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSignalWaiter,
+                    request_deserializer=stepwell_dot_v1_dot_signal__store__pb2.GetSignalWaiterRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_signal__store__pb2.GetSignalWaiterResponse.SerializeToString,
+            ),
+            'RemoveSignalWaiter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSignalWaiter,
+                    request_deserializer=stepwell_dot_v1_dot_signal__store__pb2.RemoveSignalWaiterRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_signal__store__pb2.RemoveSignalWaiterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -144,6 +216,114 @@ class SignalStore(object):
             '/stepwell.v1.SignalStore/ConsumeSignals',
             stepwell_dot_v1_dot_signal__store__pb2.ConsumeSignalsRequest.SerializeToString,
             stepwell_dot_v1_dot_signal__store__pb2.ConsumeSignalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterSignalWaiter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.SignalStore/RegisterSignalWaiter',
+            stepwell_dot_v1_dot_signal__store__pb2.RegisterSignalWaiterRequest.SerializeToString,
+            stepwell_dot_v1_dot_signal__store__pb2.RegisterSignalWaiterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeliverSignal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.SignalStore/DeliverSignal',
+            stepwell_dot_v1_dot_signal__store__pb2.DeliverSignalRequest.SerializeToString,
+            stepwell_dot_v1_dot_signal__store__pb2.DeliverSignalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSignalWaiter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.SignalStore/GetSignalWaiter',
+            stepwell_dot_v1_dot_signal__store__pb2.GetSignalWaiterRequest.SerializeToString,
+            stepwell_dot_v1_dot_signal__store__pb2.GetSignalWaiterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSignalWaiter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.SignalStore/RemoveSignalWaiter',
+            stepwell_dot_v1_dot_signal__store__pb2.RemoveSignalWaiterRequest.SerializeToString,
+            stepwell_dot_v1_dot_signal__store__pb2.RemoveSignalWaiterResponse.FromString,
             options,
             channel_credentials,
             insecure,

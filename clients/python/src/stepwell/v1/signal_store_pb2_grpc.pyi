@@ -43,6 +43,20 @@ class SignalStoreStub:
     """Takes the signals of one name that nobody has taken, oldest first, each once over all callers. Reasons:
     RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST.
     """
+    RegisterSignalWaiter: _grpc.UnaryUnaryMultiCallable[_signal_store_pb2.RegisterSignalWaiterRequest, _signal_store_pb2.RegisterSignalWaiterResponse]
+    """Has a step of the engine's wait for a signal. A signal that came before is delivered at once, the oldest first. A step
+    that waits already waits for this one from now on; one to which a signal was delivered stays as it is. Reasons:
+    RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST, LIMIT_EXCEEDED.
+    """
+    DeliverSignal: _grpc.UnaryUnaryMultiCallable[_signal_store_pb2.DeliverSignalRequest, _signal_store_pb2.DeliverSignalResponse]
+    """Delivers a signal to the step that has waited longest for it, once over all callers. If nobody has waited for it yet, it
+    is kept for the first that will, unless `only_waiting`. A waiter whose time is over gets none. Reasons: RUN_NOT_FOUND,
+    RUN_NOT_DRIVEN, SIGNAL_REFUSED.
+    """
+    GetSignalWaiter: _grpc.UnaryUnaryMultiCallable[_signal_store_pb2.GetSignalWaiterRequest, _signal_store_pb2.GetSignalWaiterResponse]
+    """Reads for what a step waits, or what was delivered to it."""
+    RemoveSignalWaiter: _grpc.UnaryUnaryMultiCallable[_signal_store_pb2.RemoveSignalWaiterRequest, _signal_store_pb2.RemoveSignalWaiterResponse]
+    """Forgets a waiter, also one that a signal was delivered to. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, LEASE_LOST."""
 
 @_typing.type_check_only
 class SignalStoreAsyncStub(SignalStoreStub):
@@ -59,6 +73,20 @@ class SignalStoreAsyncStub(SignalStoreStub):
     """Takes the signals of one name that nobody has taken, oldest first, each once over all callers. Reasons:
     RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST.
     """
+    RegisterSignalWaiter: _aio.UnaryUnaryMultiCallable[_signal_store_pb2.RegisterSignalWaiterRequest, _signal_store_pb2.RegisterSignalWaiterResponse]  # type: ignore[assignment]
+    """Has a step of the engine's wait for a signal. A signal that came before is delivered at once, the oldest first. A step
+    that waits already waits for this one from now on; one to which a signal was delivered stays as it is. Reasons:
+    RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST, LIMIT_EXCEEDED.
+    """
+    DeliverSignal: _aio.UnaryUnaryMultiCallable[_signal_store_pb2.DeliverSignalRequest, _signal_store_pb2.DeliverSignalResponse]  # type: ignore[assignment]
+    """Delivers a signal to the step that has waited longest for it, once over all callers. If nobody has waited for it yet, it
+    is kept for the first that will, unless `only_waiting`. A waiter whose time is over gets none. Reasons: RUN_NOT_FOUND,
+    RUN_NOT_DRIVEN, SIGNAL_REFUSED.
+    """
+    GetSignalWaiter: _aio.UnaryUnaryMultiCallable[_signal_store_pb2.GetSignalWaiterRequest, _signal_store_pb2.GetSignalWaiterResponse]  # type: ignore[assignment]
+    """Reads for what a step waits, or what was delivered to it."""
+    RemoveSignalWaiter: _aio.UnaryUnaryMultiCallable[_signal_store_pb2.RemoveSignalWaiterRequest, _signal_store_pb2.RemoveSignalWaiterResponse]  # type: ignore[assignment]
+    """Forgets a waiter, also one that a signal was delivered to. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, LEASE_LOST."""
 
 class SignalStoreServicer(metaclass=_abc_1.ABCMeta):
     """Sends signals, and takes them in the order of their arrival.
@@ -84,5 +112,43 @@ class SignalStoreServicer(metaclass=_abc_1.ABCMeta):
         """Takes the signals of one name that nobody has taken, oldest first, each once over all callers. Reasons:
         RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST.
         """
+
+    @_abc_1.abstractmethod
+    def RegisterSignalWaiter(
+        self,
+        request: _signal_store_pb2.RegisterSignalWaiterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_signal_store_pb2.RegisterSignalWaiterResponse, _abc.Awaitable[_signal_store_pb2.RegisterSignalWaiterResponse]]:
+        """Has a step of the engine's wait for a signal. A signal that came before is delivered at once, the oldest first. A step
+        that waits already waits for this one from now on; one to which a signal was delivered stays as it is. Reasons:
+        RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST, LIMIT_EXCEEDED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeliverSignal(
+        self,
+        request: _signal_store_pb2.DeliverSignalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_signal_store_pb2.DeliverSignalResponse, _abc.Awaitable[_signal_store_pb2.DeliverSignalResponse]]:
+        """Delivers a signal to the step that has waited longest for it, once over all callers. If nobody has waited for it yet, it
+        is kept for the first that will, unless `only_waiting`. A waiter whose time is over gets none. Reasons: RUN_NOT_FOUND,
+        RUN_NOT_DRIVEN, SIGNAL_REFUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSignalWaiter(
+        self,
+        request: _signal_store_pb2.GetSignalWaiterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_signal_store_pb2.GetSignalWaiterResponse, _abc.Awaitable[_signal_store_pb2.GetSignalWaiterResponse]]:
+        """Reads for what a step waits, or what was delivered to it."""
+
+    @_abc_1.abstractmethod
+    def RemoveSignalWaiter(
+        self,
+        request: _signal_store_pb2.RemoveSignalWaiterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_signal_store_pb2.RemoveSignalWaiterResponse, _abc.Awaitable[_signal_store_pb2.RemoveSignalWaiterResponse]]:
+        """Forgets a waiter, also one that a signal was delivered to. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, LEASE_LOST."""
 
 def add_SignalStoreServicer_to_server(servicer: SignalStoreServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

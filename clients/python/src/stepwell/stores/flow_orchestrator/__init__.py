@@ -1,4 +1,6 @@
-"""FlowOrchestrator's stores (C#): `FlowRunStore`, which answers the four interfaces of `PostgreSqlFlowRunStore`.
+"""FlowOrchestrator's stores (C#): `FlowRunStore` and `FlowSignalStore`.
+
+The first answers the four interfaces of `PostgreSqlFlowRunStore`, the other is its sister, `IFlowSignalStore`.
 
 Ids are the texts of UUIDs. A flow's id is the `type` of its runs, its name their title, a Hangfire job's id their
 correlation id, the trigger's data their input. Statuses are written in the store's own words and read in any case.
@@ -16,6 +18,12 @@ from stepwell.stores.flow_orchestrator.records import (
     RunStatus,
     StepStatus,
 )
+from stepwell.stores.flow_orchestrator.signals import (
+    FlowSignalStore,
+    FlowSignalWaiter,
+    SignalDeliveryResult,
+    SignalDeliveryStatus,
+)
 from stepwell.stores.flow_orchestrator.statistics import (
     DashboardStatistics,
     RunTimeseriesBucket,
@@ -30,11 +38,15 @@ __all__ = [
     "FlowRunControlRecord",
     "FlowRunRecord",
     "FlowRunStore",
+    "FlowSignalStore",
+    "FlowSignalWaiter",
     "FlowStepAttemptRecord",
     "FlowStepRecord",
     "RunStatus",
     "RunTimeseriesBucket",
     "RunTimeseriesGranularity",
+    "SignalDeliveryResult",
+    "SignalDeliveryStatus",
     "StepStatus",
     "terminal_status",
 ]
