@@ -474,7 +474,7 @@ BEYOND: dict[str, tuple[str, str]] = {
         "a heartbeat tells of cancellation and keeps its details",
         "parity/test_beyond.py::test_e_a_heartbeat_tells_of_cancellation_and_keeps_details",
     ),
-    "f": ("a dispatch lease is renewable", "parity/test_beyond.py::test_f_a_dispatch_lease_is_renewed_by_its_worker"),
+    "f": ("a dispatch lease is renewable", "ends/test_run_tasks.py::test_a_dispatch_lease_is_renewed_by_its_worker"),
     "g": (
         "namespaces with equal queue names are apart",
         "parity/test_beyond.py::test_g_namespaces_with_equal_queue_names_are_apart",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import grpc
 from tests.api.stores import at, json, span
@@ -68,21 +67,6 @@ async def test_e_a_heartbeat_tells_of_cancellation_and_keeps_details(engine: Eng
     assert (beat.recorded, beat.cancel_requested) == (True, True)
     activity = (await engine.call("GetActivity", activity_number=number)).activity
     assert activity.heartbeat_details.json == "0.5"
-
-
-async def test_f_a_dispatch_lease_is_renewed_by_its_worker(engine: Engine) -> None:
-    """And by nobody else; what was not renewed is stale."""
-    store = engine.store(WorkflowStore)
-    workflow_id = await created(engine, store, task_queue="q")
-    await store.mark_workflow_dispatchable(workflow_id)
-    assert await store.claim_workflow_task("q", "a") is not None
-    between = time.time()
-    asked = {"workflow_id": workflow_id}
-    assert not (await engine.call("RenewRunTask", worker_id="b", **asked)).renewed
-    assert (await engine.call("RenewRunTask", worker_id="a", **asked)).renewed
-    assert await store.release_stale_dispatch_leases(between + 60, 60.0) == 0
-    assert await store.release_stale_dispatch_leases(between + 3600, 60.0) == 1
-    assert not (await engine.call("RenewRunTask", worker_id="a", **asked)).renewed
 
 
 async def test_g_namespaces_with_equal_queue_names_are_apart(engine: Engine) -> None:
