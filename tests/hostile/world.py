@@ -264,6 +264,14 @@ class World:
         schedule = {"name": self._next(), "spec": SPEC, "run": {"type": "t"}}
         return type(method.new())(schedule=schedule)
 
+    async def _GetRunTimeseries(self, method: Method) -> Any:
+        return type(method.new())(
+            start_time=Timestamp(seconds=1_700_000_000), end_time=Timestamp(seconds=1_700_100_000)
+        )
+
+    async def _UpsertSearchAttributes(self, method: Method) -> Any:
+        return type(method.new())(attributes={"a": {"text": "b"}})
+
     async def _UpdateSchedule(self, method: Method) -> Any:
         schedule = {"name": await self._schedule(), "spec": SPEC, "run": {"type": "t"}}
         return type(method.new())(schedule=schedule, update_mask={"paths": ["spec", "run", "catchup_window"]})

@@ -16,6 +16,7 @@ _ASSAY, _ACTIVITIES, _WORK, _PG = (
 _STEM, _WAITS, _SQUID = f"{_P}test_stem.py::test_", f"{_P}test_stem_waits.py::test_", f"{_P}test_squid_mesh.py::test_"
 _FLOW, _FLOW_RUNS = f"{_P}test_flow_control.py::test_", f"{_P}test_flow_runs.py::test_"
 _FLOW_SIGNALS = f"{_P}test_flow_signals.py::test_"
+_STATISTICS = f"{_P}test_flow_statistics.py::test_"
 _ENGINE = "not ours: a rule of that engine, which asks the store only for what is recorded"
 _LUA = "not ours: a worker of that engine, in Lua"
 _REST = "not ours: a REST answer; "
@@ -285,18 +286,28 @@ FLOW_ORCHESTRATOR: dict[str, dict[str, str]] = {
         "Full_run_state_machine": f"{_FLOW_RUNS}Full_run_state_machine",
         "RecordStepStart_increments_attempt_counter": f"{_FLOW_RUNS}RecordStepStart_increments_attempt_counter",
         "GetRunDetail_returns_null_for_unknown_run": f"{_FLOW_RUNS}GetRunDetail_returns_null_for_unknown_run",
-        "GetRunsPage_respects_skip_and_take": "open: run lists",
-        "GetRunsPage_filters_by_status": "open: run lists",
-        "GetStatistics_returns_counts": "open: statistics",
+        "GetRunsPage_respects_skip_and_take": f"{_STATISTICS}GetRunsPage_respects_skip_and_take",
+        "GetRunsPage_filters_by_status": f"{_STATISTICS}GetRunsPage_filters_by_status",
+        "GetStatistics_returns_counts": f"{_STATISTICS}GetStatistics_returns_counts",
         "RetryStep_resets_step_and_run_to_Running": f"{_FLOW_RUNS}RetryStep_resets_step_and_run_to_Running",
-        "GetActiveRuns_returns_running_runs": "open: run lists",
-        "GetRunsPage_search_matches_flow_name": "open: run lists",
+        "GetActiveRuns_returns_running_runs": f"{_STATISTICS}GetActiveRuns_returns_running_runs",
+        "GetRunsPage_search_matches_flow_name": f"{_STATISTICS}GetRunsPage_search_matches_flow_name",
     },
     "Run store in memory": {
         "attempt history keeps Pending then Succeeded": f"{_FLOW_RUNS}attempt_history_keeps_Pending_then_Succeeded",
-        "filter by flow, skip and take; page by status; combinations; active list": "open: run lists",
-        "search by job id, step key, error, old error, output": "open: run lists",
-        "statistics and time series": "open: statistics",
+        "filter by flow, skip and take; page by status; combinations; active list": (
+            f"{_STATISTICS}GetRuns_filter_by_flow_skip_take {_STATISTICS}GetRunsPage_filters_by_status "
+            f"{_STATISTICS}combination_flow_status_search_take_1 {_STATISTICS}GetActiveRuns_returns_running_runs"
+        ),
+        "search by job id, step key, error, old error, output": (
+            f"{_STATISTICS}search_by_run_id_trigger_status_and_background_job_id "
+            f"{_STATISTICS}search_by_step_key_error_output_and_an_old_attempt"
+        ),
+        "statistics and time series": (
+            f"{_STATISTICS}GetStatistics_returns_counts {_STATISTICS}timeseries_hour_buckets "
+            f"{_STATISTICS}timeseries_flow_filter {_STATISTICS}timeseries_empty_window_zero_buckets "
+            f"{_STATISTICS}timeseries_day_buckets"
+        ),
     },
     "Dispatch contract": {
         "first TryRecord true, second false": f"{_FLOW}first_TryRecord_true_second_false",

@@ -195,6 +195,8 @@ async def test_timeseries_begins_with_the_hour_of_since_and_ends_before_until(en
     since, until = BEGIN + dt.timedelta(minutes=30), BEGIN + dt.timedelta(minutes=60)
     (only,) = await store.GetRunTimeseriesAsync(HOUR, since, until)
     assert (only.Timestamp, only.Total) == (BEGIN, 2)
+    (half,) = await store.GetRunTimeseriesAsync(HOUR, BEGIN, since)
+    assert half.Total == 1
     *_, last = await store.GetRunTimeseriesAsync(HOUR, since, until + dt.timedelta(milliseconds=1))
     assert last.Total == 1
     assert await store.GetRunTimeseriesAsync(HOUR, until, BEGIN) == []
