@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Collection
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +23,7 @@ from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.starts import Started
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import JSON, NULL, Payload
-from stepwell_server.model.runs import RunDetails, pack_details
+from stepwell_server.model.runs import ClosedRun, RunDetails, pack_details
 from stepwell_server.store import batches, removal, schema
 from stepwell_server.store.removal import Candidate, Wanted
 
@@ -257,3 +258,39 @@ async def test_nothing_of_open_runs_goes(database_url: str, seed: int) -> None:
 
 async def _is_open(database: Look, name: str) -> bool:
     return bool(await database.value("SELECT EXISTS (SELECT FROM runs WHERE workflow_id = $1)", name))
+
+
+@pytest.mark.long
+async def test_a_hundred_thousand_go_in_small_transactions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, none takes more than a hundred runs, nor long enough to be in anybody's way."""
+    count = 100_000
+    async with replica(database_url) as one, look(database_url) as database:
+        kept, first = await one.start(workflow_id="kept"), await failed(one)
+        for table in ("closed_runs", "events", "run_ids"):
+            # A UUID of its own for each row of those that have one.
+            own = "'run_id', md5(n::text)::uuid" if table != "events" else "'origin', origin"
+            await database.raw.execute(
+                f"""INSERT INTO {table} SELECT (jsonb_populate_record(t, jsonb_build_object(
+                'run_key', run_key + n, {own}))).* FROM {table} AS t, generate_series(1, $1) AS n
+                WHERE run_key = $2""",  # noqa: S608 - ours
+                count - 1,
+                first.run_key,
+                timeout=300,
+            )
+        take, sizes, longest = removal.take, list[int](), 0.0
+
+        async def measured(connection: AsyncConnection, ended: Sequence[ClosedRun]) -> None:
+            nonlocal longest
+            began = time.monotonic()
+            await take(connection, ended)
+            sizes.append(len(ended))
+            longest = max(longest, time.monotonic() - began)
+
+        monkeypatch.setattr(removal, "take", measured)
+        after: int | None = 0
+        while after is not None:
+            after = (await removal.clean_up(one.database, LATER, after, 1_000)).after
+        assert (sum(sizes), max(sizes)) == (count, 100)
+        assert longest < 5
+        assert await database.value("SELECT array_agg(run_key) FROM run_ids") == [kept.run_key]
+        assert await database.value("SELECT count(DISTINCT run_key) FROM events") == 1
