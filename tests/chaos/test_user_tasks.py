@@ -44,7 +44,7 @@ class Office:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.accepted: dict[str, tuple[str, int]] = {}  # the run and the value, by task
+        self.accepted: dict[str, tuple[str, int, int]] = {}  # the run, the step and the value, by task
         self._values = itertools.count(1)
 
     async def work(self, user: str) -> None:
@@ -56,10 +56,10 @@ class Office:
                 tasks = []
             if tasks:
                 task = random.choice(tasks)
-                await self._do(task.task_id, task.run_id, user)
+                await self._do(task.task_id, (task.run_id, task.step_ordinal), user)
             await asyncio.sleep(0.01)
 
-    async def _do(self, task_id: str, run_id: str, user: str) -> None:
+    async def _do(self, task_id: str, step: tuple[str, int], user: str) -> None:
         """Claims a task and completes it. Who does not hear what came of that says the same again."""
         value = next(self._values)
         while True:
@@ -79,7 +79,7 @@ class Office:
             except StepwellError:
                 continue
         assert task_id not in self.accepted
-        self.accepted[task_id] = (run_id, value)
+        self.accepted[task_id] = (*step, value)
 
 
 @asynccontextmanager
@@ -100,7 +100,8 @@ async def at_work(client: Client, office: Office) -> AsyncIterator[None]:
 async def all_stands(scene: Stage, office: Office, run_ids: list[str], came: list[list[int]]) -> None:
     """Each run came to what was accepted for it, in order; and rows, steps and history agree."""
     wanted: dict[str, list[int]] = {run_id: [] for run_id in run_ids}
-    for run_id, value in office.accepted.values():
+    # A run may go on before the one whose answer it had has heard that it was accepted.
+    for run_id, _, value in sorted(office.accepted.values()):
         wanted[run_id].append(value)
     assert dict(zip(run_ids, came, strict=True)) == wanted
     sql = await asyncpg.connect(scene.database_url, server_settings={"search_path": "stepwell"})
@@ -120,7 +121,8 @@ async def test_the_service_killed_while_people_complete(scene: Stage) -> None:
                 await until(lambda count=count: len(office.accepted) >= count)  # type: ignore[misc]
                 await server.kill()
                 server = await scene.server(port)
-            came = await results(handles, 60)
+            came = await results(handles, 90)
+            await until(lambda: len(office.accepted) == RUNS * TASKS)
         await all_stands(scene, office, [handle.run_id for handle in handles], came)
 
 
@@ -133,7 +135,8 @@ async def test_commits_cut_off_while_people_complete(scene: Stage, between: Prox
         handles = await asyncio.gather(*(client.start_run(asks, task_queue="people") for _ in range(RUNS)))
         cutter = CommitCutter(between, every=8)
         async with at_work(client, office):
-            came = await results(handles, 60)
+            came = await results(handles, 90)
+            await until(lambda: len(office.accepted) == RUNS * TASKS)
         cutter.stop()
         assert cutter.before >= 2
         assert cutter.after >= 2
