@@ -32,6 +32,8 @@ from stepwell.v1 import run_store_pb2 as pb
 from stepwell.v1.definitions_pb2 import DefinitionRef
 from stepwell.v1.retention_pb2_grpc import RetentionServiceStub
 from stepwell.v1.run_store_pb2_grpc import RunStoreStub
+from stepwell.v1.statistics_pb2 import CountRunsRequest
+from stepwell.v1.statistics_pb2_grpc import StatisticsServiceStub
 from stepwell.v1.types_pb2 import Failure, RunPhase
 
 if TYPE_CHECKING:
@@ -265,6 +267,15 @@ class WorkflowInstanceRepository(Store):
         stub = RetentionServiceStub(self.channel)
         request = retention_pb2.DeleteRunRequest(namespace=self.namespace, workflow_id=id, force=True)
         return (await self.call(stub.DeleteRun, request)).deleted
+
+    async def countByStatus(self) -> dict[WorkflowStatus, int]:
+        """How many instances have each status that any has."""
+        stub = StatisticsServiceStub(self.channel)
+        counted = {}
+        for status, (_, fits) in _FOUND.items():
+            request = CountRunsRequest(namespace=self.namespace, filter=f"driven = true AND {fits}")
+            counted[status] = (await self.call(stub.CountRuns, request)).total
+        return {status: count for status, count in counted.items() if count}
 
     async def getStaleRunningInstances(self, *, staleThreshold: dt.timedelta) -> Sequence[WorkflowInstance]:
         """All instances that are running, and that nobody has changed for longer than the threshold."""
