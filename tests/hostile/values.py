@@ -181,8 +181,11 @@ def _set(message: Any, field: FieldDescriptor, value: Any, samples: dict[str, di
         entries = getattr(message, field.name)
         entry: Any = field.message_type
         for key in value:
-            if entry.fields_by_name["value"].message_type is not None:
+            kind = entry.fields_by_name["value"].message_type
+            if kind is not None and "json" in kind.fields_by_name:
                 entries[key].json = json.dumps(key)
+            elif kind is not None:
+                entries[key].text = key
             else:
                 entries[key] = key
     elif field.is_repeated and field.message_type is not None:
