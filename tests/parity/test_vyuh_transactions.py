@@ -9,7 +9,14 @@ from tests.parity.cases import Engine, answers
 from tests.parity.test_vyuh_tasks import task
 
 from stepwell import reasons
-from stepwell.stores.vyuh import TaskStatus, UserTaskInstance, WorkflowStorage
+from stepwell.stores.vyuh import (
+    RawWorkflow,
+    TaskStatus,
+    UserTaskInstance,
+    WorkflowInstance,
+    WorkflowStatus,
+    WorkflowStorage,
+)
 from stepwell.stores.vyuh.events import WorkflowEvent
 from stepwell.v1 import mirrors_pb2
 
@@ -78,3 +85,24 @@ async def test_nothing_is_done_before_the_block_ends(engine: Engine) -> None:
     changed = await store.userTaskInstances.getById(first.id)
     assert changed is not None
     assert (changed.status, changed.claimedBy) == (TaskStatus.claimed, "ann")
+
+
+async def test_the_seeds_own_example(engine: Engine) -> None:
+    """An instance is read, and changed together with its audit trail."""
+    storage = engine.store(WorkflowStorage)
+    workflow = await storage.workflows.create(RawWorkflow(code="order"))
+    await storage.instances.create(WorkflowInstance(id="i", workflowId=workflow.id, status=WorkflowStatus.running))
+
+    async def operation(within: Any) -> Any:
+        instance = await within.instances.getById("i")
+        assert instance.status == WorkflowStatus.running
+        await within.events.append(WorkflowEvent(workflowInstanceId="i", eventType="changed"))
+        return await within.instances.updateOutput("i", {"key": "value"})
+
+    changed = await storage.transaction(operation)
+    assert changed.answer is True
+    stored = await storage.instances.getById("i")
+    assert stored is not None
+    assert stored.output == {"key": "value"}
+    (event,) = await storage.events.getByWorkflowInstanceId("i", eventTypes=["changed"])
+    assert event.eventType == "changed"

@@ -79,6 +79,11 @@ class Transaction:
         return _Repository(self._storage.workflows, self._parts)
 
     @cached_property
+    def instances(self) -> Any:  # noqa: ANN401
+        """The runs."""
+        return _Repository(self._storage.instances, self._parts)
+
+    @cached_property
     def userTaskInstances(self) -> Any:  # noqa: ANN401
         """What people are asked to do."""
         return _Repository(self._storage.userTaskInstances, self._parts)
