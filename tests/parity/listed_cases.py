@@ -219,7 +219,7 @@ STEM: dict[str, dict[str, str]] = {
         "dueRuns honors limit": f"{_WAITS}due_runs_honors_limit",
         "suspendOnTopic/runsWaitingOn/cancel": f"{_WAITS}suspend_on_topic_runs_waiting_on_cancel",
         "runsWaitingOn returns all on a topic": f"{_WAITS}runs_waiting_on_returns_all_on_a_topic",
-        "registerWatcher resolves payload exactly once": f"{_WAITS}register_watcher_resolves_payload_exactly_once",
+        "registerWatcher resolves payload exactly_once": f"{_WAITS}register_watcher_resolves_payload_exactly_once",
         "listWatchers exposes deadline and data": f"{_WAITS}list_watchers_exposes_deadline_and_data",
         "markCompleted stores result": f"{_STEM}mark_completed_stores_result",
         "markFailed": f"{_STEM}mark_failed",
