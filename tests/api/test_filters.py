@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
@@ -141,15 +142,55 @@ def test_what_is_not_understood_is_refused_where_it_stands(text: str, place: int
 
 
 def test_a_text_that_is_too_long_is_refused_unread() -> None:
-    assert "4097 characters" in problem("(" * 4_097)
+    said = problem("(" * 4_097)
+    assert "4097 characters" in said
+    assert "at character 4097:" in said
+
+
+def read_or_pointed_at(text: str) -> None:
+    """The filter is read, or refused with a place that is in it, or just behind it."""
+    try:
+        read(text)
+    except InvalidField as refused:
+        ((field, said),) = refused.field_violations()
+        place = re.search(r"at character (\d+):", said)
+        assert field == "filter"
+        assert place is not None, said
+        assert 1 <= int(place[1]) <= len(text) + 1
+        assert len(said) < 1_000
 
 
 @given(st.text(max_size=60))
-def test_any_text_is_read_or_refused(text: str) -> None:
-    try:
-        read(text)
-    except InvalidField:
-        return
+def test_any_text_is_read_or_refused_where_it_goes_wrong(text: str) -> None:
+    read_or_pointed_at(text)
+
+
+GOOD = (
+    "phase = FAILED AND (type = 'a b*' OR NOT priority >= -3)",
+    'attribute.a.b >= -1.5e3 AND attribute.x:* OR attribute.y = "2026-01-01T00:00:00Z"',
+    'attribute.x = true AND attribute.x != "a\\"*" AND attribute.x < 12',
+    'create_time > "2026-01-01T00:00:00.5+02:00" AND paused != true',
+    f"task_queues:mail AND run_id = {RUN_ID} AND end_time:*",
+)
+
+
+@st.composite
+def mutilated(draw: st.DrawFn) -> str:
+    """A good filter, of which pieces are cut out, put in, repeated, and taken from another."""
+    text = draw(st.sampled_from(GOOD))
+    for _ in range(draw(st.integers(1, 4))):
+        first, last = sorted(draw(st.tuples(*[st.integers(0, len(text))] * 2)))
+        piece = draw(st.text(st.sampled_from("()\"'\\*=!<>:.,;-+eE09 attribue\0\x1b\u2028é\u0661"), max_size=4))
+        other = draw(st.sampled_from(GOOD))
+        instead = ("", piece, text[first:last] * draw(st.integers(2, 99)), other[draw(st.integers(0, len(other))) :])
+        text = text[:first] + draw(st.sampled_from(instead)) + text[last:]
+    return text
+
+
+@settings(max_examples=1_000)
+@given(mutilated())
+def test_a_mutilated_filter_is_read_or_refused_where_it_goes_wrong(text: str) -> None:
+    read_or_pointed_at(text)
 
 
 VALUES = st.text(st.characters(exclude_categories=["Cc", "Cs"], include_characters="'\"\\%_;-*"), max_size=40).filter(

@@ -264,6 +264,9 @@ class World:
         schedule = {"name": self._next(), "spec": SPEC, "run": {"type": "t"}}
         return type(method.new())(schedule=schedule)
 
+    async def _ApplyToRuns(self, method: Method) -> Any:
+        return type(method.new())(filter="workflow_id = nobody", signal={"signal_name": "s"}, request_id="r")
+
     async def _GetRunTimeseries(self, method: Method) -> Any:
         return type(method.new())(
             start_time=Timestamp(seconds=1_700_000_000), end_time=Timestamp(seconds=1_700_100_000)

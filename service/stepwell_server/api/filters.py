@@ -117,7 +117,8 @@ def position_of(order: Order, fields: Fields, tie: type) -> type[tuple[Any, ...]
 class _Reader:
     def __init__(self, text: str, fields: Fields, limits: Limits, field: str) -> None:
         if len(text) > _CHARACTERS:
-            raise InvalidField(field=field, problem=f"has {len(text)} characters: give it at most {_CHARACTERS}")
+            problem = f"is too long at character {_CHARACTERS + 1}: it has {len(text)} characters, so shorten it"
+            raise InvalidField(field=field, problem=problem)
         self._text, self._fields, self._limits, self._field = text, fields, limits, field
         self._tokens = list(self._split())
         self._next = 0
