@@ -53,12 +53,17 @@ async def test_stale_tasks_return_and_ended_runs_have_none(service: Service, sto
     assert not (await store.call("ClaimRunTask", task_queue="q", worker_id="w")).claimed
 
 
-async def test_each_task_goes_to_one_of_many_workers(service: Service, store: Store) -> None:
+async def test_each_task_goes_to_one_of_many_workers(service: Service, store: Store, database_url: str) -> None:
+    """Over two replicas."""
     created = {await create(service, task_queue="q") for _ in range(6)}
     for run_id in created:
         await store.call("MarkRunDispatchable", run_id=run_id)
-    claims = [store.call("ClaimRunTask", task_queue="q", worker_id=f"w{number}") for number in range(8)]
-    got = [response.run.run_id for response in await asyncio.gather(*claims) if response.claimed]
+    async with serving(database_url) as other:
+        stores = (store, Store(other, "run"))
+        claims = [
+            stores[number % 2].call("ClaimRunTask", task_queue="q", worker_id=f"w{number}") for number in range(8)
+        ]
+        got = [response.run.run_id for response in await asyncio.gather(*claims) if response.claimed]
     assert sorted(got) == sorted(created)
 
 
@@ -72,11 +77,14 @@ async def test_two_engines_claim_once(service: Service, store: Store, database_u
             assert sum(answer.claimed for answer in answers) == 1
 
 
-async def test_due_runs_are_disjoint_over_many_pollers(service: Service, store: Store) -> None:
+async def test_due_runs_are_disjoint_over_many_pollers(service: Service, store: Store, database_url: str) -> None:
+    """Over two replicas."""
     created = {await create(service) for _ in range(20)}
     for run_id in created:
         await store.call("SuspendRun", run_id=run_id, step_name="s", wake_time=at(-1))
-    polls = await asyncio.gather(*(store.call("TakeDueRuns", now=at(0), limit=5) for _ in range(8)))
+    async with serving(database_url) as other:
+        stores = (store, Store(other, "run"))
+        polls = await asyncio.gather(*(stores[n % 2].call("TakeDueRuns", now=at(0), limit=5) for n in range(8)))
     taken = [run.run_id for poll in polls for run in poll.runs]
     assert sorted(taken) == sorted(created)
 
