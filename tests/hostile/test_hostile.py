@@ -28,6 +28,7 @@ NOT_OK = {
     "RetryJob": "FAILED_PRECONDITION",
     "RewindRun": "NOT_FOUND",
     "RepairRun": "FAILED_PRECONDITION",
+    "SettleRunStep": "NOT_FOUND",
 }
 
 

@@ -11,7 +11,16 @@ import pytest
 from tests.hostile.values import Place, hostile
 from tests.hostile.world import BAD, SAMPLES, World, methods
 
-from stepwell.v1 import jobs_pb2, jobs_pb2_grpc, runs_pb2, runs_pb2_grpc, workers_pb2, workers_pb2_grpc
+from stepwell.v1 import (
+    jobs_pb2,
+    jobs_pb2_grpc,
+    retention_pb2,
+    retention_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
+    workers_pb2,
+    workers_pb2_grpc,
+)
 
 (CONNECT,) = (method for method in methods() if method.name == "Connect")
 AT_ONCE = 12
@@ -68,7 +77,16 @@ async def test_no_cursor_breaks_a_watch(made: World, noun: str, cursor: str) -> 
     assert code.split()[0] in ("INVALID_ARGUMENT", "OUT_OF_RANGE"), code
 
 
+@pytest.mark.parametrize("field", ["namespace", "run_id", "workflow_id"])
+async def test_no_name_breaks_an_export(made: World, field: str) -> None:
+    stub: Any = retention_pb2_grpc.RetentionServiceStub(made.channel)
+    for value in ("\0", "x" * 300_000, "", "é", "../..", "elsewhere"):
+        request = retention_pb2.ExportRunRequest(**{field: value})
+        code = await end_of(stub.ExportRun(request, timeout=60), lambda _: True)
+        assert code.split()[0] in ("INVALID_ARGUMENT", "NOT_FOUND"), (value[:20], code)
+
+
 def test_every_stream_is_tried() -> None:
     """These are all that there are."""
     streams = {method.name for method in methods() if not method.is_unary}
-    assert streams == {"Connect", "WatchRuns", "WatchJobs"}
+    assert streams == {"Connect", "ExportRun", "WatchRuns", "WatchJobs"}

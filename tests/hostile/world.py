@@ -147,7 +147,7 @@ class World:
         if "run_id" in fields and method.name not in ("StartRun", "CreateRun") and not request.run_id:
             kind = self._driven_run if method.service.endswith("Store") else self._run
             request.run_id = await kind()
-        if "job_id" in fields and method.service == "JobService" and method.name != "StartJob":
+        if "job_id" in fields and not method.service.endswith("Store") and method.name != "StartJob":
             request.job_id = (await self.do("StartJob", type="t", task_queue="held")).job_id
         if "session_id" in fields and not request.session_id:
             request.session_id = await self._session()
@@ -344,6 +344,9 @@ class World:
 
     async def _RewindRun(self, method: Method) -> Any:
         return type(method.new())(step={"name": "x"})
+
+    async def _SettleRunStep(self, method: Method) -> Any:
+        return type(method.new())(step={"name": "x"}, complete={"result": {"json": "1"}})
 
     async def _RepairRun(self, method: Method) -> Any:
         return type(method.new())(repairs=[SAMPLES["Repair"]])

@@ -261,6 +261,7 @@ async def _is_open(database: Look, name: str) -> bool:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 async def test_a_hundred_thousand_go_in_small_transactions(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are, none takes more than a hundred runs, nor long enough to be in anybody's way."""
     count = 100_000
