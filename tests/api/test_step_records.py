@@ -193,6 +193,14 @@ async def test_attempts_count_and_stay(steps: Steps) -> None:
     assert all(each.HasField("end_time") and each.type == "call" for each in detail.attempts)
 
 
+async def test_attempts_begun_at_once_have_numbers_of_their_own(service: Service, other: Service, run_id: str) -> None:
+    """Over two replicas, again and again: each finds the one before it."""
+    both = (Steps(service, run_id), Steps(other, run_id))
+    for first in range(1, 241, 12):
+        begun = await asyncio.gather(*(both[place % 2].start() for place in range(12)))
+        assert sorted(step.attempt for step in begun) == list(range(first, first + 12))
+
+
 async def test_a_step_that_waits_is_begun_again(steps: Steps) -> None:
     await steps.start()
     assert (await steps.end(state=WAITING)).state == WAITING
