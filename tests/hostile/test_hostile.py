@@ -29,6 +29,7 @@ NOT_OK = {
     "RewindRun": "NOT_FOUND",
     "RepairRun": "FAILED_PRECONDITION",
     "SettleRunStep": "NOT_FOUND",
+    "ForkRun": "NOT_FOUND",
 }
 
 

@@ -348,6 +348,9 @@ class World:
     async def _SettleRunStep(self, method: Method) -> Any:
         return type(method.new())(step={"name": "x"}, complete={"result": {"json": "1"}})
 
+    async def _ForkRun(self, method: Method) -> Any:
+        return type(method.new())(step={"name": "x"})
+
     async def _RepairRun(self, method: Method) -> Any:
         return type(method.new())(repairs=[SAMPLES["Repair"]])
 

@@ -163,6 +163,7 @@ TABLE: dict[str, dict[str, Access]] = {
         "RewindRun": WRITES,
         "RepairRun": WRITES,
         "SettleRunStep": WRITES,
+        "ForkRun": WRITES,
         "ListRunSteps": READS,
     },
     "RunStore": {

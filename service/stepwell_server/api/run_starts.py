@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stepwell.v1 import run_store_pb2, runs_pb2, types_pb2, workers_pb2
+from stepwell.v1 import repairs_pb2, run_store_pb2, runs_pb2, types_pb2, workers_pb2
 from stepwell_server import telemetry
 from stepwell_server.api.activity_options import run_retry_from_proto
 from stepwell_server.api.definition_values import ref_from_proto
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     from stepwell_server.model.search_attributes import AttributeValue
 
 Metadata = Iterable[tuple[str, str | bytes]]
-Started = TypeVar("Started", runs_pb2.StartRunRequest, run_store_pb2.CreateRunRequest, run_store_pb2.RerunRunRequest)
+Started = TypeVar(
+    "Started",
+    runs_pb2.StartRunRequest,
+    run_store_pb2.CreateRunRequest,
+    run_store_pb2.RerunRunRequest,
+    repairs_pb2.ForkRunRequest,
+)
 DEFAULT_QUEUE, DEFAULT_PRIORITY, HIGHEST_PRIORITY = "default", 4, 9
 _OVERHEAD = 512
 

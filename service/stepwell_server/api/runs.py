@@ -17,6 +17,7 @@ from stepwell_server.api.interceptors.errors import as_refusal, to_status
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_asks import RunAsks
 from stepwell_server.api.run_attributes import RunAttributes
+from stepwell_server.api.run_forks import RunForks
 from stepwell_server.api.run_mends import RunMends
 from stepwell_server.api.run_repairs import RunRepairs
 from stepwell_server.api.run_starts import (
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Runs(RunReads, RunAsks, RunMends, RunRepairs, RunAttributes, runs_pb2_grpc.RunServiceServicer):
+class Runs(RunReads, RunAsks, RunMends, RunRepairs, RunForks, RunAttributes, runs_pb2_grpc.RunServiceServicer):
     """Starts, reads and steers runs."""
 
     def __init__(  # noqa: PLR0917 - made in one place

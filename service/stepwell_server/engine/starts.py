@@ -12,6 +12,7 @@ import msgspec
 from stepwell_server import errors
 from stepwell_server.engine import endings, run_data, search_attributes
 from stepwell_server.engine.change import Change
+from stepwell_server.engine.copying import Copied, copy
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
@@ -101,6 +102,7 @@ class NewRun(msgspec.Struct, frozen=True, gc=False):
     search_attributes: dict[str, AttributeValue] = {}
     definition: DefinitionRef | None = None
     data: dict[str, Payload] | None = None
+    copied: Copied | None = None  # of a fork: what its record begins with
 
     @property
     def key_place(self) -> tuple[int, str, str, str] | None:
@@ -259,6 +261,8 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
         change.put_side((RunDefinition, 0), RunDefinition(run.run_key, details.definition.key))
     if new.data:
         run_data.begin(change, new.data)
+    if new.copied is not None:
+        copy(change, new.copied)
     if run.managed:
         change.update(wake_time=next_look(change))
     if run.queued:

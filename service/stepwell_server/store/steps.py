@@ -148,7 +148,7 @@ async def pick(
 
 async def whole(connection: AsyncConnection, run_key: int, steps: list[SeenStep]) -> list[WholeStep]:
     """Steps with their payloads."""
-    told = await _read(connection, run_key, {number for step in steps for number in step.events if number})
+    told = await told_by(connection, run_key, {number for step in steps for number in step.events if number})
     return [_whole(step, told) for step in steps]
 
 
@@ -210,7 +210,8 @@ def _fitting(steps: list[SeenStep], sizes: dict[int, int], most_bytes: int) -> l
     return steps
 
 
-async def _read(connection: AsyncConnection, run_key: int, numbers: set[int]) -> dict[int, Told]:
+async def told_by(connection: AsyncConnection, run_key: int, numbers: set[int]) -> dict[int, Told]:
+    """What events hold, by their numbers."""
     if not numbers:
         return {}
     columns = (EVENTS.c.number, EVENTS.c.payload_kind, EVENTS.c.payload, EVENTS.c.attributes)

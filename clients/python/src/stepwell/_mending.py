@@ -100,6 +100,32 @@ class Mending(ABC):
             self._client.run_stub.RepairRun, request, traceparent=_tracing.current_traceparent()
         )
 
+    async def fork(
+        self,
+        step: int | str,
+        *,
+        scope: str = "",
+        occurrence: int = 0,
+        key: str = "",
+        workflow_id: str = "",
+        request_id: str | None = None,
+    ) -> str:
+        """Starts a new run whose record begins with what this one had recorded before a step; gives its id.
+
+        The step is named as in `rewind`; this run stays as it is. `workflow_id` is the new run's (default: none).
+        Raises `StepNotFound`, `LimitExceeded`, `WorkflowIdInUse`.
+        """
+        request = repairs_pb2.ForkRunRequest(
+            **self._name(),
+            step=step_name(step, scope=scope, occurrence=occurrence, key=key),
+            new_workflow_id=workflow_id,
+            request_id=uuid7() if request_id is None else request_id,
+        )
+        response = await self._client.caller.call(
+            self._client.run_stub.ForkRun, request, traceparent=_tracing.current_traceparent()
+        )
+        return response.run_id
+
 
 class SyncMending(ABC):
     """The part of `stepwell.sync.RunHandle`."""
@@ -125,3 +151,10 @@ class SyncMending(ABC):
     def repair(self, *repairs: Repair, accept: bool = False, reason: str = "") -> repairs_pb2.RepairRunResponse:
         """Mends the record of the run, which is paused, to fit its code, as `RunHandle.repair`."""
         return self._loop.call(self._mending.repair(*repairs, accept=accept, reason=reason))
+
+    def fork(
+        self, step: int | str, *, scope: str = "", occurrence: int = 0, key: str = "", workflow_id: str = ""
+    ) -> str:
+        """Starts a new run whose record begins with what this one had recorded before a step, as `RunHandle.fork`."""
+        wanted = self._mending.fork(step, scope=scope, occurrence=occurrence, key=key, workflow_id=workflow_id)
+        return self._loop.call(wanted)

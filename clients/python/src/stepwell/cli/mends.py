@@ -1,4 +1,4 @@
-"""`stepwell run retry`, `rewind` and `repair`: let runs go on from their record, or mend it."""
+"""`stepwell run retry`, `rewind`, `fork` and `repair`: let runs go on from their record, or mend it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,26 @@ def rewind(
     with context.obj.client() as client:
         handle = handle_of(client, name)
         _say(handle.rewind(wanted, scope=branch, occurrence=occurrence, key=key, reason=reason), output)
+
+
+@app.command()
+def fork(
+    context: typer.Context,
+    name: Named,
+    step: Annotated[str, typer.Argument(metavar="STEP", help="The step's number, or its name.")],
+    *,
+    branch: Annotated[str, typer.Option(help="The branch of a step by name, such as 2/1.")] = "",
+    occurrence: Annotated[int, typer.Option(help="Which step of that name in the branch, from 0.", min=0)] = 0,
+    key: Annotated[str, typer.Option(help="The key of a step by name.")] = "",
+    workflow_id: Annotated[str, typer.Option(help="Your name for the new run.")] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Start a new run from before a step of this one, which stays as it is."""
+    wanted = int(step) if step.isdecimal() else step
+    with context.obj.client() as client:
+        handle = handle_of(client, name)
+        run_id = handle.fork(wanted, scope=branch, occurrence=occurrence, key=key, workflow_id=workflow_id)
+        say(f"run {run_id} goes on from before step {step}", {"run_id": run_id, "source": name, "step": step}, output)
 
 
 @app.command()

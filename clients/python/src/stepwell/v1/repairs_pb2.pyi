@@ -825,3 +825,81 @@ class SettleRunStepResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SettleRunStepResponse: _TypeAlias = SettleRunStepResponse  # noqa: Y015
+
+@_typing.final
+class ForkRunRequest(_message.Message):
+    """What to fork, and where."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    NEW_RUN_ID_FIELD_NUMBER: _builtins.int
+    NEW_WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    run_id: _builtins.str
+    """The run's id, or empty."""
+    workflow_id: _builtins.str
+    """The caller's name, if `run_id` is empty."""
+    new_run_id: _builtins.str
+    """The new run's id, a UUID of the caller's. Made by the service if empty."""
+    new_workflow_id: _builtins.str
+    """The caller's name for the new run. Default: none."""
+    request_id: _builtins.str
+    """Makes a repeat safe: a repeat with the same content finds the new run even when it has ended. At most 255 bytes."""
+    @_builtins.property
+    def step(self) -> Global___StepName:
+        """The first step to be done anew. Required."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+        workflow_id: _builtins.str = ...,
+        step: Global___StepName | None = ...,
+        new_run_id: _builtins.str = ...,
+        new_workflow_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "new_run_id", b"new_run_id", "new_workflow_id", b"new_workflow_id", "request_id", b"request_id", "run_id", b"run_id", "step", b"step", "workflow_id", b"workflow_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkRunRequest: _TypeAlias = ForkRunRequest  # noqa: Y015
+
+@_typing.final
+class ForkRunResponse(_message.Message):
+    """The new run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STARTED_FIELD_NUMBER: _builtins.int
+    COPIED_COUNT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Its id."""
+    started: _builtins.bool
+    """False if this was a repeat."""
+    copied_count: _builtins.int
+    """How many steps its record begins with."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        started: _builtins.bool = ...,
+        copied_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied_count", b"copied_count", "run_id", b"run_id", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkRunResponse: _TypeAlias = ForkRunResponse  # noqa: Y015

@@ -143,6 +143,11 @@ class RunServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesResponse.FromString,
                 _registered_method=True)
+        self.ForkRun = channel.unary_unary(
+                '/stepwell.v1.RunService/ForkRun',
+                request_serializer=stepwell_dot_v1_dot_repairs__pb2.ForkRunRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_repairs__pb2.ForkRunResponse.FromString,
+                _registered_method=True)
         self.SettleRunStep = channel.unary_unary(
                 '/stepwell.v1.RunService/SettleRunStep',
                 request_serializer=stepwell_dot_v1_dot_repairs__pb2.SettleRunStepRequest.SerializeToString,
@@ -333,6 +338,18 @@ class RunServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForkRun(self, request, context):
+        """Starts a new run whose record begins with what a code run, open or ended, had recorded before a step, at most 2,000
+        steps. It has the run's type, input, queue, priority, search attributes, policies and definition, and `source_run_id`;
+        the run itself stays as it is. Children, tasks for people and signals are not copied, but what they came to is; what
+        was open, and all that may have come of it, is done anew. Published values and signals that were not taken stay
+        behind. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
+        WORKFLOW_ID_IN_USE, REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SettleRunStep(self, request, context):
         """Settles an open step of a code run by hand: completes, fails or skips it, or has an activity tried again at once.
         Whoever is at it loses it, and what that reports later is LEASE_LOST. A child that it waits for goes on by itself.
@@ -453,6 +470,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.UpsertSearchAttributes,
                     request_deserializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesResponse.SerializeToString,
+            ),
+            'ForkRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkRun,
+                    request_deserializer=stepwell_dot_v1_dot_repairs__pb2.ForkRunRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_repairs__pb2.ForkRunResponse.SerializeToString,
             ),
             'SettleRunStep': grpc.unary_unary_rpc_method_handler(
                     servicer.SettleRunStep,
@@ -1012,6 +1034,33 @@ class RunService(object):
             '/stepwell.v1.RunService/UpsertSearchAttributes',
             stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesRequest.SerializeToString,
             stepwell_dot_v1_dot_search__attributes__pb2.UpsertSearchAttributesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.RunService/ForkRun',
+            stepwell_dot_v1_dot_repairs__pb2.ForkRunRequest.SerializeToString,
+            stepwell_dot_v1_dot_repairs__pb2.ForkRunResponse.FromString,
             options,
             channel_credentials,
             insecure,
