@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from stepwell.cli.output import Output, OutputOption, say
+from stepwell.cli.retention import counted
 from stepwell.cli.runs import Input, Reason, value_from
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from stepwell.bulk import Part
 
@@ -103,22 +103,21 @@ def retry(
 
 
 def _show(parts: Iterable[Part], *, dry_run: bool, output: Output) -> None:
-    """Shows on standard error how far it is, where somebody looks; then what became of all."""
-    matched = changed = unchanged = 0
-    refused: dict[str, int] = {}
-    words: list[str] = []
-    columns = (SpinnerColumn(), TextColumn("{task.completed:.0f} {task.description}"), TimeElapsedColumn())
-    with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
-        task = progress.add_task("runs", total=None)
+    """Prints what became of all."""
+    seen: list[Part] = []
+
+    def noted() -> Iterator[int]:
         for part in parts:
-            progress.advance(task, part.matched_count)
-            matched += part.matched_count
-            changed += part.changed_count
-            unchanged += part.unchanged_count
-            for refusal in part.refusals:
-                if refusal.reason not in refused:
-                    words.append(f"{refusal.reason}: {refusal.text}")
-                refused[refusal.reason] = refused.get(refusal.reason, 0) + refusal.count
+            seen.append(part)
+            yield part.matched_count
+
+    matched = counted(noted(), "runs")
+    changed, unchanged = (sum(getattr(part, f"{kind}_count") for part in seen) for kind in ("changed", "unchanged"))
+    refused: Counter[str] = Counter()
+    words: dict[str, str] = {}
+    for refusal in (each for part in seen for each in part.refusals):
+        refused[refusal.reason] += refusal.count
+        words.setdefault(refusal.reason, f"{refusal.reason}: {refusal.text}")
     facts = {"matched": matched, "changed": changed, "unchanged": unchanged, "refused": refused, "dry_run": dry_run}
-    told = f"{changed} runs were changed, {unchanged} were so already, {sum(refused.values())} refused"
-    say("\n".join([f"{matched} runs would be met" if dry_run else told, *words]), facts, output)
+    told = f"{changed} runs were changed, {unchanged} were so already, {refused.total()} refused"
+    say("\n".join([f"{matched} runs would be met" if dry_run else told, *words.values()]), facts, output)
