@@ -7,26 +7,26 @@ import sys
 
 import pytest
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 
-DECLARED = sorted(errors.REASONS.values(), key=lambda kind: kind.reason)
+DECLARED = sorted(refusals.REASONS.values(), key=lambda kind: kind.reason)
 
 
-def example(kind: type[errors.Refusal]) -> errors.Refusal:
+def example(kind: type[refusals.Refusal]) -> refusals.Refusal:
     return kind(**{name: 1 if name == "retry_seconds" else name for name in kind.fields})
 
 
 def test_a_declaration_says_everything() -> None:
     """Class, docstring and fields give code, reason, message and metadata."""
     error = errors.RunNotFound(namespace="main", run_id="r1")
-    assert error.code is errors.Code.NOT_FOUND
+    assert error.code is refusals.Code.NOT_FOUND
     assert error.reason == "RUN_NOT_FOUND"
     assert str(error) == "Run r1 does not exist in namespace main."
     assert error.metadata == {"namespace": "main", "run_id": "r1"}
 
 
 @pytest.mark.parametrize("kind", DECLARED, ids=lambda kind: kind.reason)
-def test_every_declaration_renders(kind: type[errors.Refusal]) -> None:
+def test_every_declaration_renders(kind: type[refusals.Refusal]) -> None:
     """Each message is a sentence made of its own fields, and each reason is spelt for the wire."""
     error = example(kind)
     assert str(error).endswith(".")
@@ -38,15 +38,15 @@ def test_every_declaration_renders(kind: type[errors.Refusal]) -> None:
 def test_a_reason_is_declared_once() -> None:
     """A second class of the same name is refused where it is declared."""
     with pytest.raises(TypeError, match="RUN_NOT_FOUND is declared twice"):
-        type("RunNotFound", (errors.NotFound,), {"__doc__": "Again."})
-    assert errors.REASONS["RUN_NOT_FOUND"] is errors.RunNotFound
+        type("RunNotFound", (refusals.NotFound,), {"__doc__": "Again."})
+    assert refusals.REASONS["RUN_NOT_FOUND"] is errors.RunNotFound
 
 
 def test_a_message_speaks_only_of_its_fields() -> None:
     """A template that needs what the error does not have is refused where it is declared."""
     with pytest.raises(TypeError, match="speaks of moon"):
-        type("NeverDeclared", (errors.NotFound,), {"__doc__": "No {moon} tonight."})
-    assert "NEVER_DECLARED" not in errors.REASONS
+        type("NeverDeclared", (refusals.NotFound,), {"__doc__": "No {moon} tonight."})
+    assert "NEVER_DECLARED" not in refusals.REASONS
 
 
 def test_fields_are_asked_for() -> None:

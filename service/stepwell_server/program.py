@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from stepwell_server import errors, running, telemetry
+from stepwell_server import refusals, running, telemetry
 from stepwell_server.embedded import EmbeddedError
 from stepwell_server.service import StartError
 from stepwell_server.settings import Settings
@@ -70,7 +70,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the work 
     try:
         with asyncio.Runner(loop_factory=running.loop_factory()) as runner:
             return runner.run(work)
-    except (StartError, EmbeddedError, migrations.MigrationError, errors.Refusal) as error:
+    except (StartError, EmbeddedError, migrations.MigrationError, refusals.Refusal) as error:
         die(str(error))
     except Exception as error:
         if translated(error) is error:

@@ -20,7 +20,7 @@ from stepwell import Client, Context, Worker, workflow
 from stepwell.errors import PermissionDenied
 from stepwell.reasons import ApiKeyRevoked
 from stepwell.v1 import runs_pb2, runs_pb2_grpc, workers_pb2, workers_pb2_grpc
-from stepwell_server import errors
+from stepwell_server import refusals
 from stepwell_server.dispatch import api_keys as known_keys
 from stepwell_server.model.api_keys import Role, new_secret
 from stepwell_server.store import api_keys
@@ -136,7 +136,7 @@ async def test_what_waits_and_what_is_known_is_bounded(
 async def refused_by(keys: known_keys.KnownKeys, secret: str) -> str:
     try:
         await keys.learn(secret)
-    except errors.Refusal as refusal:
+    except refusals.Refusal as refusal:
         return refusal.reason
     return "OK"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.engine.world import World
 
-from stepwell_server import errors
+from stepwell_server import refusals
 from stepwell_server.engine.activities import CompleteActivity, NewActivity
 from stepwell_server.engine.order import chain
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
@@ -147,7 +147,7 @@ class Code:
         before = (self.counts.copy(), dict(self.hashes))
         try:
             answer = self.world.do(self.message(*steps, **fields))
-        except errors.Refusal:
+        except refusals.Refusal:
             self.counts, self.hashes = before
             raise
         assert isinstance(answer, ProgressAnswer)

@@ -32,7 +32,7 @@ from tests.engine.draws import (
 from tests.engine.machine_people import PersonLives
 from tests.engine.world import MAIN
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
 from stepwell_server.engine.builds import PinRun
 from stepwell_server.engine.change import Change
@@ -85,7 +85,7 @@ class Service(PersonLives):
         assert self.world.last is not None
         changes = self.world.last.subjects.runs
         for (_, then), answer in zip(orders, answers, strict=True):
-            assert not isinstance(answer, errors.Internal | errors.StepOrderChanged), answer
+            assert not isinstance(answer, refusals.Internal | errors.StepOrderChanged), answer
             then(answer)
         for key, change in changes.items():
             self.hear(key, change)
@@ -280,7 +280,7 @@ class Service(PersonLives):
         )
 
         def refused(answer: Any) -> None:
-            assert isinstance(answer, errors.Refusal) or not foreign or answer.duplicate
+            assert isinstance(answer, refusals.Refusal) or not foreign or answer.duplicate
 
         self.give(order, refused)
 

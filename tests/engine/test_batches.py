@@ -6,7 +6,7 @@ import pytest
 from tests.engine.code import Code, activity
 from tests.engine.world import MAIN, World
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.committer.batch import HELD
 from stepwell_server.engine.committer.protocols import Reservation
 from stepwell_server.engine.letters import ReadLetter
@@ -47,7 +47,7 @@ def test_a_fault_in_one_decision_is_its_callers_alone() -> None:
     before, answer, after = world.batch(
         SignalRun(world.ref(first), "s", NULL), broken, SignalRun(world.ref(second), "s", NULL)
     )
-    assert isinstance(answer, errors.Internal)
+    assert isinstance(answer, refusals.Internal)
     assert isinstance(before, Signalled)
     assert isinstance(after, Signalled)
     assert world.run(first).last_step == 0

@@ -10,7 +10,7 @@ import pytest
 from tests.engine.proxy import Lose, proxy
 from tests.engine.replica import MAIN, Look, Replica, look, new_run, replica
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.activities import CompleteActivity, FailActivity, Outcome
 from stepwell_server.engine.committer import Claim
 from stepwell_server.engine.grants import ReturnTask
@@ -111,7 +111,7 @@ async def test_a_poisoned_command_hurts_only_its_caller(database_url: str, poiso
         futures += [server.submit(StartJob(new_job())) for _ in range(100)]
         futures.append(server.submit(completed(first, grant.session_id)))
         answers = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 20)
-        refused = [place for place, answer in enumerate(answers) if isinstance(answer, errors.Internal)]
+        refused = [place for place, answer in enumerate(answers) if isinstance(answer, refusals.Internal)]
         assert refused == [150]
         assert len({answer.job_key for answer in answers if isinstance(answer, StartedJob)}) == 200
         assert len({answer.run_key for answer in answers if isinstance(answer, Started)}) == 50

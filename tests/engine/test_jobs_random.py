@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.engine.test_job_states import CAME, FAILED
 from tests.engine.world import MAIN, World, new_job
 
-from stepwell_server import errors
+from stepwell_server import refusals
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, Outcome
 from stepwell_server.engine.committer.batch import HELD
 from stepwell_server.engine.grants import GrantTask, ReturnTask
@@ -68,10 +68,10 @@ class Lives:
             return
         for order, answer in zip(orders, self.world.batch(*orders), strict=True):
             assert answer is not HELD
-            assert not isinstance(answer, errors.Internal)
+            assert not isinstance(answer, refusals.Internal)
             if isinstance(answer, StartedJob) and answer.started:
                 self.keys.append(answer.job_key)
-            elif isinstance(order, GrantTask) and answer is not None and not isinstance(answer, errors.Refusal):
+            elif isinstance(order, GrantTask) and answer is not None and not isinstance(answer, refusals.Refusal):
                 self.holders[answer.job.job_key] = order.session_id
             elif isinstance(order, CompleteActivity) and answer == Outcome():
                 key = order.ref.key

@@ -13,7 +13,7 @@ from tests.engine.code import COMPLETED
 from tests.engine.proxy import Lose, proxy
 from tests.engine.replica import Look, Replica, end_of, look, new_run, ref, replica
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.committer import committer as loop
 from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.starts import Started, StartRun
@@ -119,7 +119,7 @@ async def test_places_are_kept_in_step_through_a_retry(database_url: str) -> Non
         bad = server.submit(poison)
         way.lose = Lose.REQUEST
         await asyncio.gather(*futures)
-        with pytest.raises(errors.Internal):
+        with pytest.raises(refusals.Internal):
             await bad
         assert server.ears.taken == 20
         assert await database.value("SELECT count(*) FROM runs WHERE session_id IS NOT NULL") == 20

@@ -8,7 +8,7 @@ import time
 import pytest
 from tests.engine.replica import MAIN, look, new_run, replica
 
-from stepwell_server import errors
+from stepwell_server import refusals
 from stepwell_server.engine.progress import ProgressRun
 from stepwell_server.engine.reported import NewStep, NewTimer, ScopeClaim
 from stepwell_server.engine.signals import SignalRun
@@ -36,7 +36,7 @@ async def test_a_poisoned_command_hurts_only_its_caller(database_url: str, poiso
         futures.append(server.submit(POISON[poison]))
         futures += [server.submit(StartRun(new_run())) for _ in range(150)]
         answers = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 20)
-        assert [place for place, answer in enumerate(answers) if isinstance(answer, errors.Internal)] == [150]
+        assert [place for place, answer in enumerate(answers) if isinstance(answer, refusals.Internal)] == [150]
         assert len({answer.run_key for answer in answers if isinstance(answer, Started)}) == 300
         assert await database.value("SELECT count(*) FROM runs") == 301
         await database.check()
@@ -59,7 +59,7 @@ async def test_a_row_that_is_there_already_is_poison_not_conflict(database_url: 
         futures = [server.submit(StartRun(new_run())) for _ in range(100)]
         bad = server.submit(timer("1"))
         begun = time.monotonic()
-        with pytest.raises(errors.Internal):
+        with pytest.raises(refusals.Internal):
             await bad
         assert time.monotonic() - begun < 1.0
         assert len(await asyncio.gather(*futures)) == 100

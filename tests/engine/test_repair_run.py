@@ -10,7 +10,7 @@ from tests.engine.mended import names_of, replayed, retry, rewind, steps_of
 from tests.engine.repaired import ACCEPT, do, rename, repair, skip
 from tests.engine.world import World
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.reported import Body, End, NewTimer
 from stepwell_server.engine.runs import PauseRun, ResumeRun, TerminateRun
 from stepwell_server.model.events import EventType, payload_of, unpack_attributes
@@ -160,7 +160,7 @@ def test_a_fingerprint_is_replaced_or_dropped() -> None:
     assert world.closed(key).phase == Phase.COMPLETED
 
 
-WRONG: list[tuple[tuple[Any, ...], type[errors.Refusal], str]] = [
+WRONG: list[tuple[tuple[Any, ...], type[refusals.Refusal], str]] = [
     ((rename("x", "y"),), errors.StepNotFound, "x"),
     ((rename("a", "y", occurrence=1),), errors.StepNotFound, "a"),
     ((skip(9),), errors.StepNotFound, "9"),
@@ -175,7 +175,7 @@ WRONG: list[tuple[tuple[Any, ...], type[errors.Refusal], str]] = [
 
 
 @pytest.mark.parametrize(("repairs", "refusal", "words"), WRONG)
-def test_a_wrong_repair_is_refused(repairs: tuple[Any, ...], refusal: type[errors.Refusal], words: str) -> None:
+def test_a_wrong_repair_is_refused(repairs: tuple[Any, ...], refusal: type[refusals.Refusal], words: str) -> None:
     """Steps that are not there, repairs that contradict each other or come to nothing: the whole request."""
     world, key = recorded("a", "b", "c")
     code = Code(world, key, granted=True)
@@ -304,7 +304,7 @@ def test_in_one_batch_with_what_pauses_and_what_goes_on() -> None:
     good = code.message(code.call("a", local(), "1"))
     bad = code.message(code.call("b", activity(), "1"), code.call("x", local()))
     answers = world.batch(good, bad, repair(world, key, skip("a"), ACCEPT), rewind(world, key, name="a", scope="1"))
-    assert [isinstance(answer, errors.Refusal) for answer in answers] == [False, True, False, False]
+    assert [isinstance(answer, refusals.Refusal) for answer in answers] == [False, True, False, False]
     assert names_of(world, key) == []
     ends(world, key)
 

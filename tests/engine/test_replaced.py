@@ -8,7 +8,7 @@ import pytest
 from tests.engine.code import Code, activity
 from tests.engine.world import MAIN, World
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.committer.batch import HELD
 from stepwell_server.engine.reported import NewChild
 from stepwell_server.engine.runs import TerminateRun
@@ -64,7 +64,7 @@ def test_the_old_run_s_holder_records_nothing_more() -> None:
     before = code.message(code.call("a", activity()))
     behind = code.message(code.call("b", activity()))
     answers = world.batch(before, replacing(), behind)
-    assert not isinstance(answers[0], errors.Refusal)
+    assert not isinstance(answers[0], refusals.Refusal)
     assert isinstance(answers[2], errors.LeaseLost)
     assert world.ended(old, 1).state == StepState.CANCELLED
     with pytest.raises(errors.LeaseLost):

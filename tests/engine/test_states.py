@@ -9,7 +9,7 @@ import pytest
 from tests.engine.code import COMPLETED, Code
 from tests.engine.world import World
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
 from stepwell_server.engine.grants import GrantTask, ReturnTask
 from stepwell_server.engine.progress import ProgressRun
@@ -140,7 +140,7 @@ COMMANDS: dict[str, Callable[[World, int], Any]] = {
 
 YES, NO = "yes", "no"
 LOST, OVER, DEAF, STILL = errors.LeaseLost, errors.RunTerminal, errors.SignalRefused, errors.RunPaused
-Expected = str | type[errors.Refusal]
+Expected = str | type[refusals.Refusal]
 
 # What each command comes to; `open` where a situation is not named.
 EFFECTS: dict[str, dict[str, Expected]] = {
@@ -176,7 +176,7 @@ CASES = [
 
 def outcome(answer: object) -> Expected:
     """What a caller makes of an answer."""
-    if isinstance(answer, errors.Refusal):
+    if isinstance(answer, refusals.Refusal):
         return type(answer)
     if isinstance(answer, Steered):
         return YES if answer.accepted else NO

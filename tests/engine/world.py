@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 from tests.engine.memory import MemoryStore
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading, recalling
 from stepwell_server.engine.committer import batch as batch_module
@@ -103,7 +103,7 @@ class WatchedBatch(Batch):
         before = self._traces()
         wants = super()._decide_one(place, key)
         answer = self.answers[place]
-        refused = isinstance(answer, errors.Refusal) and not isinstance(answer, errors.StepOrderChanged)
+        refused = isinstance(answer, refusals.Refusal) and not isinstance(answer, errors.StepOrderChanged)
         if wants is not None or refused:
             assert self._traces() == before, f"{type(self._entries[place].order).__name__} left a trace"
         return wants
@@ -173,7 +173,7 @@ class World:
         """Commits one command; raises its refusal."""
         (answer,) = self.batch(order)
         assert answer is not HELD
-        if isinstance(answer, errors.Refusal):
+        if isinstance(answer, refusals.Refusal):
             raise answer
         return answer
 

@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 import stepwell_server
 from stepwell.v1 import error_reason_pb2
-from stepwell_server import errors
+from stepwell_server import refusals
 
 PREFIX = "ERROR_REASON_"
 DESCRIBED = FileDescriptorSet.FromString(files("stepwell.v1").joinpath("descriptors.binpb").read_bytes())
@@ -121,14 +121,14 @@ def requests() -> dict[str, Any]:
     return {name: messages[name] for name in (method.input_type.rsplit(".", 1)[-1] for method in methods)}
 
 
-def declared_reasons() -> dict[str, type[errors.Refusal]]:
+def declared_reasons() -> dict[str, type[refusals.Refusal]]:
     """The reasons that the service declares, wherever it does."""
     for module in pkgutil.walk_packages(stepwell_server.__path__, "stepwell_server."):
         if module.name.startswith(("stepwell_server.errors", "stepwell_server.api.interceptors")):
             importlib.import_module(module.name)
     return {
         reason: refusal
-        for reason, refusal in errors.REASONS.items()
+        for reason, refusal in refusals.REASONS.items()
         if refusal.__module__.startswith("stepwell_server.")
     }
 

@@ -10,7 +10,7 @@ import pytest
 from tests.sdk.fake_service import FakeService
 
 from stepwell import Client, Context, RunFailed, errors, reasons, sync, workflow
-from stepwell_server import errors as refusals
+from stepwell_server import refusals
 
 Working = Callable[..., Any]
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.api.interceptors.errors import as_refusal
 from stepwell_server.api.reports import (
     BeatReader,
@@ -74,7 +74,7 @@ class Stream:
         self._under_way: set[asyncio.Future[object]] = set()
         self._details: dict[tuple[TaskKey, int], asyncio.Future[Flushed]] = {}
         self.left = False
-        self.fault: errors.Refusal | None = None
+        self.fault: refusals.Refusal | None = None
 
     async def read(self, requests: AsyncIterator[workers_pb2.ConnectRequest]) -> None:
         """Reads until the worker half-closes, breaks the protocol, or is cut off."""
@@ -137,7 +137,7 @@ class Stream:
                 future: asyncio.Future[object] = asyncio.ensure_future(self._behind(details, order, report.ByteSize()))
             else:
                 future = self._dispatcher.committers.submit(order, report.ByteSize(), _COMMAND_SECONDS)
-        except errors.Refusal as refusal:
+        except refusals.Refusal as refusal:
             session.go_on(key, report.ref.token)
             session.outbox.answer(ReportAnswer(report.correlation, refusal=refusal))
             return
@@ -170,7 +170,7 @@ class Stream:
     def _refused(self, correlation: int, key: TaskKey, order: Report, error: BaseException) -> None:
         refusal = (
             error
-            if isinstance(error, errors.Refusal)
+            if isinstance(error, refusals.Refusal)
             else as_refusal(error if isinstance(error, Exception) else RuntimeError(), "Connect")
         )
         if isinstance(refusal, _OVER):
@@ -213,7 +213,7 @@ class Stream:
         """Answers a progress some of whose steps ended at once with payloads that must be read."""
         try:
             ended = await self._dispatcher.reader.completed(answer.ended)
-        except errors.Refusal as refusal:
+        except refusals.Refusal as refusal:
             # The worker sends it again, and hears then.
             self._session.outbox.answer(ReportAnswer(correlation, refusal=refusal))
             return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc.aio
 
 from stepwell.v1 import transactions_pb2, transactions_pb2_grpc
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.gathering import Given, Part
 from stepwell_server.api.interceptors.deadlines import remaining
@@ -123,7 +123,7 @@ async def _all_given(parts: Sequence[Part], labels: Sequence[str]) -> list[Given
     given: list[Given] = []
     for each, label in zip(found, labels, strict=True):
         if isinstance(each, BaseException):
-            raise errors.placed(each, label) if isinstance(each, errors.Refusal) else each
+            raise errors.placed(each, label) if isinstance(each, refusals.Refusal) else each
         given.append(each)
     return given
 

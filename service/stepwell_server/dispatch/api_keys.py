@@ -18,7 +18,7 @@ from uuid import UUID
 
 import msgspec
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.model.api_keys import hash_of, prefix_of
 from stepwell_server.store import api_keys
 
@@ -64,11 +64,11 @@ class OpenStream:
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
-        self.refusal: errors.Refusal | None = None
+        self.refusal: refusals.Refusal | None = None
         self.is_sending = False
         self._task = asyncio.current_task()
 
-    def end(self, refusal: errors.Refusal) -> None:
+    def end(self, refusal: refusals.Refusal) -> None:
         """Interrupts the task, once."""
         if self.refusal is not None or self._task is None:
             return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -27,7 +27,7 @@ class Background:
         async def run() -> None:
             try:
                 await work
-            except errors.Refusal as refusal:
+            except refusals.Refusal as refusal:
                 _log.info("gave up", reason=refusal.reason)
             except Exception:  # noqa: BLE001 - nobody awaits this task
                 _log.exception("dispatch failed")

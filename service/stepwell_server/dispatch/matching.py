@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import refusals
 from stepwell_server.engine.committer import Claim
 from stepwell_server.engine.committer.protocols import Reservation
 from stepwell_server.model.tasks import WORKERS_KINDS, TaskKind
@@ -216,7 +216,7 @@ class Matcher:
         try:
             answer = await self._committers.submit(claim)
             grants = answer if isinstance(answer, list) else []
-        except errors.Refusal as refusal:
+        except refusals.Refusal as refusal:
             _log.warning("claim failed", reason=refusal.reason)
             return False
         finally:

@@ -7,11 +7,11 @@ from datetime import datetime
 
 import msgspec
 
-from stepwell_server.errors import Refusal
 from stepwell_server.model.payloads import Failure, Payload
 from stepwell_server.model.run_calls import RunCall
 from stepwell_server.model.steps import ClosedStep, EndedStep, Step
 from stepwell_server.model.tasks import AnyGrant
+from stepwell_server.refusals import Refusal
 
 # Bytes of payload that one message should hold; a single larger payload goes by itself.
 MOST_BYTES = 1_000_000

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from stepwell_server import errors, telemetry
+from stepwell_server import refusals, telemetry
 from stepwell_server.dispatch.messages import AdvanceRun, TaskNotice, slices
 from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
 from stepwell_server.model.steps import EndedStep, Kind
@@ -101,7 +101,7 @@ class Pushes:
                 assigns = await self._reader.assignments(grants)
                 if self.deliveries is not None:
                     assigns = await self.deliveries.with_updates(assigns)
-            except errors.Refusal:
+            except refusals.Refusal:
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             except Exception:  # noqa: BLE001 - a task that can't be told of must not stay with this worker

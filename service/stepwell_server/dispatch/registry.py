@@ -14,7 +14,7 @@ from uuid import UUID
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.dispatch.messages import TaskNotice
 from stepwell_server.dispatch.outbox import Outbox
 from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
@@ -228,7 +228,7 @@ class Registry:
                 returned = await self.committers.submit(order)
             except (errors.RunNotFound, errors.JobNotFound):
                 return
-            except errors.Refusal as refusal:
+            except refusals.Refusal as refusal:
                 _log.info("task not returned yet", key=order.ref.key, reason=refusal.reason)
             else:
                 if returned is True and order.reason not in _CONSENTED:

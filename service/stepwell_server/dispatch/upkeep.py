@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from stepwell_server import errors
+from stepwell_server import refusals
 from stepwell_server.dispatch.gauges import measure_capacity
 from stepwell_server.dispatch.messages import TaskNotice
 from stepwell_server.model.jobs import JOB_ORDINAL, Job
@@ -122,7 +122,7 @@ class Upkeep:
     async def _reconcile_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_RECONCILE_SECONDS)
-            with contextlib.suppress(errors.Refusal):
+            with contextlib.suppress(refusals.Refusal):
                 await self.reconcile()
                 if self._pushes.deliveries is not None:
                     self._background.spawn(self._pushes.deliveries.look())

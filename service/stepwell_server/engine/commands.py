@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from stepwell_server.errors import Refusal
+from stepwell_server.refusals import Refusal
 
 if TYPE_CHECKING:
     from stepwell_server.engine.change import Change

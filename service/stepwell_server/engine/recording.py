@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from stepwell_server import errors
+from stepwell_server import refusals
 from stepwell_server.engine import grants, search_attributes, starts, topic_waits
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.change import Change
@@ -322,7 +322,7 @@ def _start_child(change: Change, new: NewStep, body: NewChild) -> int:
     )
     try:
         started = start.decide(births, change.now, change.limits)
-    except errors.AlreadyExists as refusal:
+    except refusals.AlreadyExists as refusal:
         failure = Failure(str(refusal), refusal.reason, non_retryable=True)
         step = _open(change, new, type_name=body.type, task_queue=body.task_queue)
         event = change.event(EventType.CHILD_FAILED, ordinal=ordinal, failure=failure)

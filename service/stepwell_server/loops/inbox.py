@@ -16,7 +16,7 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.inbox import order_of
 from stepwell_server.loops.loop import Loop
 from stepwell_server.store import inbox
@@ -34,7 +34,7 @@ _OVERHEAD = 512
 _PRUNED_AT_ONCE = 2_000
 _BRISK_SECONDS = 0.02
 _BRISK_ROUNDS = 50
-_PASSING = frozenset({errors.Code.UNAVAILABLE, errors.Code.ABORTED})
+_PASSING = frozenset({refusals.Code.UNAVAILABLE, refusals.Code.ABORTED})
 
 
 class Inbox(Loop):
@@ -71,7 +71,7 @@ class Inbox(Loop):
         dead = [
             (row.number, answer.reason, answer.message)
             for row, answer in zip(rows, answers, strict=False)
-            if isinstance(answer, errors.Refusal) and not is_passing(answer)
+            if isinstance(answer, refusals.Refusal) and not is_passing(answer)
         ]
         if dead:
             async with self._connection.use() as connection:
@@ -91,7 +91,7 @@ class Inbox(Loop):
         return await asyncio.gather(*futures, return_exceptions=True)
 
 
-def is_passing(refusal: errors.Refusal) -> bool:
+def is_passing(refusal: refusals.Refusal) -> bool:
     """Whether the same may be accepted later."""
     return refusal.code in _PASSING or isinstance(refusal, errors.QueueFull)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from stepwell_server import telemetry
-from stepwell_server.errors import Refusal
 from stepwell_server.loops.loop import Loop
+from stepwell_server.refusals import Refusal
 from stepwell_server.store import archives, leftovers, partitions, removal
 from stepwell_server.store.database import Conflict, in_our_words
 from stepwell_server.store.removal import Wanted

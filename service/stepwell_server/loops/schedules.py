@@ -7,7 +7,7 @@ from uuid import UUID
 
 import structlog
 
-from stepwell_server import errors, telemetry
+from stepwell_server import refusals, telemetry
 from stepwell_server.engine import schedules as engine
 from stepwell_server.engine.cron import BadTimes, with_jitter
 from stepwell_server.engine.runs import CancelRun, TerminateRun
@@ -150,7 +150,7 @@ class _Look:
             last_time = self.schedule.last_time
             self._fired += answer.started or last_time is None or nominal > last_time
             self._last = (nominal, answer)
-        elif isinstance(answer, errors.AlreadyExists | errors.NotFound | errors.InvalidArgument):
+        elif isinstance(answer, refusals.AlreadyExists | refusals.NotFound | refusals.InvalidArgument):
             self._error = str(answer)
             _log.warning("firing refused", schedule=self.schedule.name, time=str(nominal), cause=self._error)
         else:

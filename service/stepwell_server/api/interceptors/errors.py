@@ -25,11 +25,10 @@ from stepwell_server.errors import (
     DatabaseContended,
     DatabaseUnavailable,
     InternalError,
-    InvalidArgument,
     MethodUnimplemented,
-    Refusal,
 )
 from stepwell_server.ids import uuid7
+from stepwell_server.refusals import InvalidArgument, Refusal
 
 DOMAIN = "stepwell.dev"
 DETAILS_KEY = "grpc-status-details-bin"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.collecting import collect, collect_names
@@ -154,7 +154,7 @@ class Batch:
         if not unknown:
             return
         for place, key in (await self.subjects.resolve(unknown)).items():
-            if not isinstance(key, errors.Refusal):
+            if not isinstance(key, refusals.Refusal):
                 self._entries[place].key = key
             elif not self.subjects.is_awaited(unknown[place]):
                 self.answers[place] = key
@@ -329,7 +329,7 @@ class Batch:
                 answer = cast("Any", order).decide(change)  # a run or a job, as its reference says
             else:
                 raise absent(cast("Command", order).ref)
-        except (errors.Refusal, Missing) as told:
+        except (refusals.Refusal, Missing) as told:
             subjects.undo(change)
             if isinstance(told, Missing):
                 return told
@@ -343,7 +343,7 @@ class Batch:
         self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
         self._requests.note(asked, self.answers[place])
         number = self._entries[place].inbox
-        if number is not None and not isinstance(self.answers[place], errors.Refusal):
+        if number is not None and not isinstance(self.answers[place], refusals.Refusal):
             self._inbox_done.append(number)
         return None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from stepwell_server import errors, telemetry
+from stepwell_server import errors, refusals, telemetry
 from stepwell_server.engine.activity_claims import ClaimedActivity, ReturnActivity
 from stepwell_server.engine.committer.batch import ANOTHERS, HELD, Batch
 from stepwell_server.engine.committer.orders import Order, Writes, busy, label_of
@@ -158,7 +158,7 @@ class Committer:
             try:
                 await self._commit(entries)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the door for all others
-                failed = error if isinstance(error, errors.Refusal) else errors.InternalError(error_id=uuid7())
+                failed = error if isinstance(error, refusals.Refusal) else errors.InternalError(error_id=uuid7())
                 _log.exception("batch failed", commands=len(entries), reason=str(failed))
                 _answer_all(entries, failed)
 
@@ -253,7 +253,7 @@ class Committer:
             elif entry.future is not None and entry.future.done():
                 self._take_back(answer)
             elif entry.future is not None:
-                if isinstance(answer, errors.Refusal):
+                if isinstance(answer, refusals.Refusal):
                     entry.future.set_exception(answer)
                 else:
                     entry.future.set_result(answer)
@@ -386,7 +386,7 @@ def _without_late(entries: list[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.deadline > now]
 
 
-def _answer_all(entries: Sequence[Entry], refusal: errors.Refusal) -> None:
+def _answer_all(entries: Sequence[Entry], refusal: refusals.Refusal) -> None:
     for entry in entries:
         if entry.future is not None and not entry.future.done():
             entry.future.set_exception(refusal)

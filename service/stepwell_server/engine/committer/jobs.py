@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from stepwell_server import errors
+    from stepwell_server import refusals
     from stepwell_server.engine.jobs import StartJob
     from stepwell_server.engine.limits import Limits
     from stepwell_server.engine.wishes import Missing
@@ -62,11 +62,11 @@ class Jobs:
         for name, found in zip(wanted, await job_batches.find_unique_jobs(connection, asked), strict=True):
             self.births.names[name] = _latest(found) if found is not None else None
 
-    async def resolve(self, connection: Connection, refs: Sequence[JobRef]) -> list[int | errors.Refusal]:
+    async def resolve(self, connection: Connection, refs: Sequence[JobRef]) -> list[int | refusals.Refusal]:
         """The keys of the jobs that references mean."""
         wanted = [(ref.job_id, ref.namespace_id) for ref in refs if ref.job_id is not None]
         ids = dict(zip(wanted, await job_batches.find_job_ids(connection, wanted), strict=True)) if wanted else {}
-        resolved: list[int | errors.Refusal] = []
+        resolved: list[int | refusals.Refusal] = []
         for ref in refs:
             entry = ids.get((ref.job_id, ref.namespace_id)) if ref.job_id is not None else None
             key = entry.job_key if entry is not None else ref.job_key

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.change import Change, Slice
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import GONE, Births, Latest
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MOST_CARRIED, MOST_CARRIED_BYTES = 256, 4 * 1024 * 1024
 # What resolving a reference came to: a key, or why there is none.
-Resolved = int | errors.Refusal
+Resolved = int | refusals.Refusal
 # Of a name. Who needs more asks again.
 SIGNALS_AT_ONCE = 256
 # Of a topic, for one wait. Who needs more asks again, and gets many.

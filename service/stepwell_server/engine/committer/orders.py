@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
-from stepwell_server import errors, telemetry
+from stepwell_server import errors, refusals, telemetry
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Command, JobCommand
 from stepwell_server.engine.committer.protocols import ActivityClaim, AnyChange, Claim
@@ -47,7 +47,7 @@ def label_of(order: Order) -> str:
     return str(ref.label) if ref is not None else ""
 
 
-def busy(order: Order) -> errors.Refusal:
+def busy(order: Order) -> refusals.Refusal:
     """Somebody else is changing what a command is about."""
     if isinstance(order, Writes):
         return errors.WritesBusy(count=len(order.orders))
@@ -56,7 +56,7 @@ def busy(order: Order) -> errors.Refusal:
     return errors.RunBusy(run_id=label_of(order))
 
 
-def absent(ref: AnyRef) -> errors.Refusal:
+def absent(ref: AnyRef) -> refusals.Refusal:
     """There is no such run or job."""
     if isinstance(ref, JobRef):
         return errors.JobNotFound(namespace=ref.namespace, job_id=ref.label)

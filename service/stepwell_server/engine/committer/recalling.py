@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.model.requests import Asked, Recorded, RequestKey, answer_of, record
 from stepwell_server.store import batches
 
@@ -48,6 +48,6 @@ class Recalling:
 
     def note(self, asked: Asked | None, answer: object) -> None:
         """Keeps what the request is answered. A refusal has changed nothing, and its repeat is decided anew."""
-        if asked is not None and not isinstance(answer, errors.Refusal):
+        if asked is not None and not isinstance(answer, refusals.Refusal):
             self._known[asked.key] = row = record(asked, answer, self._now)
             self.made.append(row)

@@ -13,7 +13,7 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING
 
-from stepwell_server import errors
+from stepwell_server import errors, refusals
 from stepwell_server.engine.committer.batch import HELD, Batch
 from stepwell_server.engine.committer.committer import Committer
 from stepwell_server.engine.committer.orders import Writes, ref_of
@@ -91,7 +91,7 @@ class SetBatch(Batch):
         for place, answer in enumerate(self.answers):
             if answer is HELD:
                 return HELD
-            if isinstance(answer, errors.Refusal):
+            if isinstance(answer, refusals.Refusal):
                 return errors.placed(answer, self._writes.labels[place])
         touched = len(self.subjects.runs)
         if touched > self._most_runs:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepwell_server import errors
+from stepwell_server import refusals
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer import loading
 from stepwell_server.engine.committer.jobs import Jobs
@@ -65,7 +65,7 @@ class Subjects:
         if jobs:
             await self.jobs.look_up_starts(self._connection, jobs)
 
-    async def resolve(self, refs: Mapping[int, AnyRef]) -> dict[int, int | errors.Refusal]:
+    async def resolve(self, refs: Mapping[int, AnyRef]) -> dict[int, int | refusals.Refusal]:
         """The keys that references mean, or why there is none, by the places of those who asked."""
         runs = {place: ref for place, ref in refs.items() if isinstance(ref, RunRef)}
         jobs = {place: ref for place, ref in refs.items() if isinstance(ref, JobRef)}
