@@ -14,10 +14,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tests.api.stores import Store
 from tests.api.stores import json as payload
 from tests.api.test_retention import clean, delete, ended, later
+from tests.api.test_watches import watching
 from tests.engine.replica import look
 from tests.service import TIMEOUT, Service, refusal, serving
 
-from stepwell.v1 import history_pb2, namespaces_pb2, repairs_pb2, retention_pb2, runs_pb2
+from stepwell.v1 import history_pb2, namespaces_pb2, repairs_pb2, retention_pb2, runs_pb2, types_pb2
 from stepwell_server.store import archives, batches, object_stores
 
 
@@ -252,3 +253,20 @@ async def test_without_an_archive_nothing_is_archived(service: Service, tmp_path
     await set_archive(service, "")
     assert await refusal(archive(service)) == ("FAILED_PRECONDITION", "ARCHIVE_NOT_SET")
     assert await delete(service, run_id=run_id)
+
+
+@pytest.mark.parametrize("far", [False, True], ids=["the same replica", "another"])
+async def test_a_watch_that_comes_late_hears_of_runs_archived_since(
+    service: Service, database_url: str, *, far: bool
+) -> None:
+    """All that ended after the cursor are told in their order, those without history as such."""
+    async with watching(service) as before:
+        cursor = before.cursor
+    ids = [await rich(service, name) for name in "ab"]
+    assert await mark(service, run_id=ids[0], archive_uri="there")
+    async with serving(database_url) as other, watching(other if far else service, cursor) as watcher:
+        assert await watcher.until(2) == ids
+    assert [(end.purged, end.phase, end.failure.message) for end in watcher.ends] == [
+        (True, types_pb2.RUN_PHASE_TERMINATED, ""),
+        (False, types_pb2.RUN_PHASE_TERMINATED, "test"),
+    ]

@@ -138,6 +138,7 @@ def run_to_proto(run: SeenRun, namespace: str, attributes: Values | None = None)
         search_attributes=attributes_to_proto(attributes or {}),
         archive_time=time_to_proto(details.archive_time),
         archive_uri=details.archive_uri,
+        purged=details.is_purged,
         definition=_followed_to_proto(details.definition),
         data_version=details.data_version,
     )

@@ -154,7 +154,8 @@ def end_to_proto(end: End) -> runs_pb2.WatchRunsResponse.End:
         workflow_id=end.workflow_id,
         phase=types_pb2.RunPhase.ValueType(end.phase),
         continued_run_id=end.continued_run_id,
-        result=payload_to_proto(end.result) if end.phase == Phase.COMPLETED else None,
+        result=payload_to_proto(end.result) if end.phase == Phase.COMPLETED and not end.purged else None,
         failure=failure_to_proto(end.failure),
         result_omitted=end.result is None,
+        purged=end.purged,
     )

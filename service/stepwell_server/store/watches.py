@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from sqlalchemy import ARRAY, BigInteger, and_, any_, case, cast, func, select
 
 from stepwell_server.model.events import payload_of, unpack_attributes
-from stepwell_server.model.payloads import Failure, Payload
+from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import ClosedRun, unpack_details
 from stepwell_server.store.schema import BATCHES, CLOSED_RUNS, EVENTS
 
@@ -42,6 +42,7 @@ class End(msgspec.Struct, frozen=True, gc=False):
     continued_run_id: str
     result: Payload | None
     failure: Failure | None
+    purged: bool = False
 
     @property
     def size(self) -> int:
@@ -57,8 +58,9 @@ def end_of(run: ClosedRun, payload: Payload, failure: Failure | None) -> End:
     if failure is not None and failure.details is not None and len(failure.details.body) > RESULT_BYTES:
         failure = replace(failure, details=None)
     result = payload if len(payload.body) <= RESULT_BYTES else None
-    continued = unpack_details(run.details).continued_run_id
-    return End(run.run_key, run.namespace_id, run.run_id, run.workflow_id, run.phase, continued, result, failure)
+    details = unpack_details(run.details)
+    named = (run.run_key, run.namespace_id, run.run_id, run.workflow_id)
+    return End(*named, run.phase, details.continued_run_id, result, failure, details.is_purged)
 
 
 async def heads(database: Database) -> dict[int, int]:
@@ -89,13 +91,13 @@ async def batches_after(
 
 
 async def read_ends(database: Database, run_keys: Iterable[int], namespace_ids: Iterable[int]) -> dict[int, End]:
-    """How runs of these namespaces ended, by key. One whose retention is over is missing."""
+    """How runs of these namespaces ended, by key. One that was deleted is missing, one that was purged is not."""
     size = func.coalesce(func.octet_length(EVENTS.c.payload), 0)
     # A body one byte too long stands for a larger one, which need not be read to be left out.
     body = case((size <= RESULT_BYTES, EVENTS.c.payload), else_=func.substring(EVENTS.c.payload, 1, RESULT_BYTES + 1))
     query = (
         select(CLOSED_RUNS, EVENTS.c.payload_kind, body, EVENTS.c.attributes)
-        .join(EVENTS, and_(EVENTS.c.run_key == CLOSED_RUNS.c.run_key, EVENTS.c.number == CLOSED_RUNS.c.end_event))
+        .outerjoin(EVENTS, and_(EVENTS.c.run_key == CLOSED_RUNS.c.run_key, EVENTS.c.number == CLOSED_RUNS.c.end_event))
         .where(
             CLOSED_RUNS.c.run_key == any_(cast(list(run_keys), ARRAY(BigInteger))),
             CLOSED_RUNS.c.namespace_id.in_(list(namespace_ids)),
@@ -105,6 +107,10 @@ async def read_ends(database: Database, run_keys: Iterable[int], namespace_ids: 
         rows = (await connection.execute(query)).all()
     ends: dict[int, End] = {}
     for *columns, kind, payload, packed in rows:
+        run = ClosedRun(*columns)
+        if kind is None:
+            ends[run.run_key] = end_of(run, NULL, None)
+            continue
         attributes = unpack_attributes(packed)
-        ends[columns[0]] = end_of(ClosedRun(*columns), payload_of(kind, payload, attributes), attributes.failure)
+        ends[run.run_key] = end_of(run, payload_of(kind, payload, attributes), attributes.failure)
     return ends

@@ -134,6 +134,7 @@ def _end_of_run(run: runs_pb2.Run) -> RunEnd:
         continued_run_id=run.continued_run_id,
         result=run.result if run.HasField("result") else None,
         failure=run.failure if run.HasField("failure") else None,
+        purged=run.purged,
     )
 
 

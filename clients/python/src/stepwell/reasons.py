@@ -118,7 +118,7 @@ class RunNotEnded(errors.FailedPrecondition):
 
 
 class RunPurged(errors.FailedPrecondition):
-    """The run's history was archived or pruned: `metadata["archive_uri"]`."""
+    """The run's history was archived (`metadata["archive_uri"]`) or pruned: nor is its result here any more."""
 
 
 class ArchiveNotSet(errors.FailedPrecondition):

@@ -77,7 +77,9 @@ class RunHandle(Mending, Settling, Attributes, Generic[T_co]):
     async def result(self) -> T_co:
         """Waits until the run has ended, and the runs that continue it, and gives what it returned.
 
-        Raises `RunFailed` when it ended otherwise, `RunNotFound` when there is none. Bound it with `asyncio.timeout`.
+        Raises `RunFailed` when it ended otherwise (without the failure, if its history was archived or pruned since),
+        `RunPurged` when it returned something that is here no more, `RunNotFound` when there is none. Bound it with
+        `asyncio.timeout`.
         """
         client = self._client
         run_id = self.run_id or (await self.describe()).run_id
@@ -87,9 +89,12 @@ class RunHandle(Mending, Settling, Attributes, Generic[T_co]):
                 end.run_id or run_id, phase_name(end.phase), end.failure if end.HasField("failure") else None
             )
         result = end.result
-        if end.result_omitted:
+        if end.result_omitted or end.purged:
             request = runs_pb2.GetRunRequest(namespace=client.namespace, run_id=end.run_id)
-            result = (await client.caller.call(client.run_stub.GetRun, request)).run.result
+            run = (await client.caller.call(client.run_stub.GetRun, request)).run
+            if run.purged:
+                raise _purged(run)
+            result = run.result
         value: T_co = client.converter.from_payload(result, self._hint)
         return value
 
@@ -236,7 +241,7 @@ class RunHandle(Mending, Settling, Attributes, Generic[T_co]):
     async def follow(self) -> AsyncGenerator[history_pb2.Event, None]:
         """Reads the run's events from the first on, as they are recorded, to its end.
 
-        Goes on with the run that continues it, if there is one. Raises `RunNotFound`.
+        Goes on with the run that continues it, if there is one. Raises `RunNotFound`, `RunPurged`.
         """
         client = self._client
         run_id = self.run_id or (await self.describe()).run_id
@@ -250,9 +255,14 @@ class RunHandle(Mending, Settling, Attributes, Generic[T_co]):
                 ended, run_id = answer.ended, answer.run.continued_run_id
                 while seen < answer.run.event_count:
                     events.filter = f"number > {seen}"
-                    for event in (await client.caller.call(client.history_stub.ListEvents, events)).events:
+                    found = (await client.caller.call(client.history_stub.ListEvents, events)).events
+                    for event in found:
                         seen = event.number
                         yield event
+                    if not found and answer.run.purged:
+                        raise _purged(answer.run)
+                    if not found:  # those that are left were removed
+                        break
                 wait.wait.FromMilliseconds(_LOOK_MILLISECONDS)
 
     async def data(self, *names: str) -> dict[str, Any]:
@@ -293,3 +303,9 @@ class RunHandle(Mending, Settling, Attributes, Generic[T_co]):
         if self.run_id:
             return {"namespace": self._client.namespace, "run_id": self.run_id}
         return {"namespace": self._client.namespace, "workflow_id": self.workflow_id}
+
+
+def _purged(run: runs_pb2.Run) -> reasons.RunPurged:
+    where = f"it was archived to {run.archive_uri}" if run.archive_uri else "its history was pruned"
+    message = f"the history of run {run.run_id} is here no more, nor what it returned: {where}"
+    return reasons.RunPurged(message, metadata={"run_id": run.run_id, "archive_uri": run.archive_uri})

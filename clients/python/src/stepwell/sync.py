@@ -143,7 +143,7 @@ class RunHandle(SyncMending, SyncSettling, SyncAttributes, Generic[T_co]):
     def result(self, timeout: float | None = None) -> T_co:
         """Waits until the run has ended, at most `timeout` seconds (default: for ever), and gives what it returned.
 
-        Raises `RunFailed`, `RunNotFound`, `TimeoutError`.
+        Raises `RunFailed`, `RunPurged`, `RunNotFound`, `TimeoutError`.
         """
         return self._loop.call(self._inner.result(), timeout)
 

@@ -47,6 +47,8 @@ def _outcome(end: WatchRunsResponse.End) -> str:
         return f"goes on as {end.continued_run_id}"
     if end.HasField("failure"):
         return f"{end.failure.type}: {end.failure.message}"
+    if end.purged:
+        return "(its history is here no more)"
     return "(a large result)" if end.result_omitted else value_of(end.result)
 
 

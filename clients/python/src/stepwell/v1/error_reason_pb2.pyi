@@ -379,7 +379,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING"}}
     """
     ERROR_REASON_RUN_PURGED: _ErrorReason.ValueType  # 81
-    """The run's history was archived or pruned, so that it can't be opened again. FAILED_PRECONDITION.
+    """The run's history was archived or pruned, so that it can't be opened again, and clients that wait for its result
+    are told so. FAILED_PRECONDITION.
 
         {"reason": "RUN_PURGED", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "archive_uri": "s3://bucket/main/17.json"}}
@@ -837,7 +838,8 @@ ERROR_REASON_RUN_NOT_ENDED: ErrorReason.ValueType  # 80
     "01890a5d-ac96-774b-bcce-b302099a8057", "phase": "RUNNING"}}
 """
 ERROR_REASON_RUN_PURGED: ErrorReason.ValueType  # 81
-"""The run's history was archived or pruned, so that it can't be opened again. FAILED_PRECONDITION.
+"""The run's history was archived or pruned, so that it can't be opened again, and clients that wait for its result
+are told so. FAILED_PRECONDITION.
 
     {"reason": "RUN_PURGED", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "archive_uri": "s3://bucket/main/17.json"}}

@@ -422,6 +422,7 @@ class Run(_message.Message):
     PARENT_WORKFLOW_ID_FIELD_NUMBER: _builtins.int
     ARCHIVE_TIME_FIELD_NUMBER: _builtins.int
     ARCHIVE_URI_FIELD_NUMBER: _builtins.int
+    PURGED_FIELD_NUMBER: _builtins.int
     DEFINITION_FIELD_NUMBER: _builtins.int
     DATA_VERSION_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
@@ -478,6 +479,8 @@ class Run(_message.Message):
     """The workflow id of the run that started it as a child, if that has one."""
     archive_uri: _builtins.str
     """Where it was archived to."""
+    purged: _builtins.bool
+    """True if its history was archived or pruned. What it was given and what it came to are here no more."""
     data_version: _builtins.int
     """Grows with every change of its data. 0: it never had any."""
     data_omitted: _builtins.bool
@@ -631,6 +634,7 @@ class Run(_message.Message):
         parent_workflow_id: _builtins.str = ...,
         archive_time: _timestamp_pb2.Timestamp | None = ...,
         archive_uri: _builtins.str = ...,
+        purged: _builtins.bool = ...,
         definition: _definitions_pb2.DefinitionRef | None = ...,
         data_version: _builtins.int = ...,
         data: _abc.Mapping[_builtins.str, _types_pb2.Payload] | None = ...,
@@ -640,7 +644,7 @@ class Run(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "definition", b"definition", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "origin", b"origin", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "archive_time", b"archive_time", "archive_uri", b"archive_uri", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "data", b"data", "data_omitted", b"data_omitted", "data_version", b"data_version", "deadline", b"deadline", "definition", b"definition", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "archive_time", b"archive_time", "archive_uri", b"archive_uri", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "data", b"data", "data_omitted", b"data_omitted", "data_version", b"data_version", "deadline", b"deadline", "definition", b"definition", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "purged", b"purged", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1237,6 +1241,7 @@ class WatchRunsResponse(_message.Message):
         RESULT_FIELD_NUMBER: _builtins.int
         FAILURE_FIELD_NUMBER: _builtins.int
         RESULT_OMITTED_FIELD_NUMBER: _builtins.int
+        PURGED_FIELD_NUMBER: _builtins.int
         run_id: _builtins.str
         """The run's id."""
         workflow_id: _builtins.str
@@ -1247,6 +1252,8 @@ class WatchRunsResponse(_message.Message):
         """The run that goes on with its work, after continue-as-new."""
         result_omitted: _builtins.bool
         """True if the result was too large to be sent along."""
+        purged: _builtins.bool
+        """True if the run's history was archived or pruned since: what it returned, or why it failed, is here no more."""
         @_builtins.property
         def result(self) -> _types_pb2.Payload:
             """What it returned, if that is at most 64 KiB; else read the run."""
@@ -1265,10 +1272,11 @@ class WatchRunsResponse(_message.Message):
             result: _types_pb2.Payload | None = ...,
             failure: _types_pb2.Failure | None = ...,
             result_omitted: _builtins.bool = ...,
+            purged: _builtins.bool = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "result", b"result"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["continued_run_id", b"continued_run_id", "failure", b"failure", "phase", b"phase", "result", b"result", "result_omitted", b"result_omitted", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["continued_run_id", b"continued_run_id", "failure", b"failure", "phase", b"phase", "purged", b"purged", "result", b"result", "result_omitted", b"result_omitted", "run_id", b"run_id", "workflow_id", b"workflow_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -216,7 +216,8 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchRuns(self, request, context):
-        """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client.
+        """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client. Runs that were
+        archived or pruned after the cursor are told, as `purged`; those that were deleted, or are open again, are not.
         Reasons: WATCH_CURSOR_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

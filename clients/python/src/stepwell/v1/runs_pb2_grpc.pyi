@@ -61,7 +61,8 @@ class RunServiceStub:
     Follows a chain of continued runs unless told not to. Reasons: RUN_NOT_FOUND.
     """
     WatchRuns: _grpc.UnaryStreamMultiCallable[_runs_pb2.WatchRunsRequest, _runs_pb2.WatchRunsResponse]
-    """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client.
+    """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client. Runs that were
+    archived or pruned after the cursor are told, as `purged`; those that were deleted, or are open again, are not.
     Reasons: WATCH_CURSOR_INVALID.
     """
     SignalRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.SignalRunRequest, _runs_pb2.SignalRunResponse]
@@ -173,7 +174,8 @@ class RunServiceAsyncStub(RunServiceStub):
     Follows a chain of continued runs unless told not to. Reasons: RUN_NOT_FOUND.
     """
     WatchRuns: _aio.UnaryStreamMultiCallable[_runs_pb2.WatchRunsRequest, _runs_pb2.WatchRunsResponse]  # type: ignore[assignment]
-    """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client.
+    """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client. Runs that were
+    archived or pruned after the cursor are told, as `purged`; those that were deleted, or are open again, are not.
     Reasons: WATCH_CURSOR_INVALID.
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.SignalRunRequest, _runs_pb2.SignalRunResponse]  # type: ignore[assignment]
@@ -324,7 +326,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.WatchRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_runs_pb2.WatchRunsResponse], _abc.AsyncIterator[_runs_pb2.WatchRunsResponse]]:
-        """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client.
+        """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client. Runs that were
+        archived or pruned after the cursor are told, as `purged`; those that were deleted, or are open again, are not.
         Reasons: WATCH_CURSOR_INVALID.
         """
 
