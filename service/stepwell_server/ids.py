@@ -67,10 +67,13 @@ def _draw() -> int:
         return _drawn.pop() & _RANDOM_MASK
 
 
-def run_id_for_request(namespace: str, request_id: str) -> RunId:
-    """Derives the id of the run that a request starts, so that its repeat finds the run even when that has ended."""
-    # Neither text may hold NUL, so no two pairs read alike.
-    return RunId(uuid5(_RUN_IDS, f"{namespace}\0{request_id}"))
+def run_id_for_request(namespace: str, request_id: str, method: str = "") -> RunId:
+    """Derives the id of the run that a request starts, so that its repeat finds the run even when that has ended.
+
+    `method` is named where a run is made of another one: such a request and a start may have the same id.
+    """
+    # None of the texts may hold NUL, so no two pairs read alike, nor any with a method like one without.
+    return RunId(uuid5(_RUN_IDS, "\0".join((namespace, request_id, *filter(None, (method,))))))
 
 
 def job_id_for_request(namespace: str, request_id: str) -> JobId:

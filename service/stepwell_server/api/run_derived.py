@@ -52,7 +52,7 @@ class DerivedRuns(StoreCalls, run_store_pb2_grpc.RunStoreServicer):
         request_id = self._fields.text(request.request_id, "request_id")
         run_id = optional_uuid(request.new_run_id, "new_run_id")
         if run_id is None:
-            run_id = run_id_for_request(space.namespace, request_id) if request_id else uuid7()
+            run_id = run_id_for_request(space.namespace, request_id, "RerunRun") if request_id else uuid7()
         source = await runs.read(self._database, await self._refs.read(request))
         if not source.run.driven:
             raise errors.RunNotDriven(run_id=source.run.run_id)
@@ -66,7 +66,7 @@ class DerivedRuns(StoreCalls, run_store_pb2_grpc.RunStoreServicer):
             correlation_id=self._fields.text(request.correlation_id, "correlation_id") or source.run.correlation_id,
         )
         request_hash = content_hash(request, space.namespace) if request_id else None
-        command = StartRun(new, reuse=Reuse.REJECT, request_id=request_id, request_hash=request_hash)
+        command = StartRun(new, Reuse.REJECT, request_id=request_id, request_hash=request_hash, method="RerunRun")
         started = await self._committers.do(Started, command, len(source.input.body), remaining())
         return run_store_pb2.RerunRunResponse(run_id=str(started.run_id), created=started.started)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.steps import ClosedStep
     from stepwell_server.store.database import Database
     from stepwell_server.store.forks import Record
+    from stepwell_server.store.namespaces import Namespaces
     from stepwell_server.store.runs import SeenRun, WholeRun
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -43,6 +44,7 @@ class RunForks:
     _committers: Committers
     _database: Database
     _fields: Fields
+    _namespaces: Namespaces
     _refs: RunRefs
 
     async def ForkRun(self, request: repairs_pb2.ForkRunRequest, context: Context) -> repairs_pb2.ForkRunResponse:
@@ -50,20 +52,21 @@ class RunForks:
         step = step_name_from_proto(request.step, self._fields, "step.")
         request_id = self._fields.text(request.request_id, "request_id")
         run_id = optional_uuid(request.new_run_id, "new_run_id")
-        if run_id is None and request_id:
-            run_id = run_id_for_request(ref.namespace, request_id)
         workflow_id = self._fields.text(request.new_workflow_id, "new_workflow_id")
         whole, chosen = await forks.read(self._database, ref, choosing(step))
+        namespace = await self._namespaces.name_of(whole.run.namespace_id)
+        if run_id is None and request_id:
+            run_id = run_id_for_request(namespace, request_id, "ForkRun")
         copied = copied_of(CopiedStep(each, *told) for each, told in chosen)
         size = size_of(request) + sum(len(each.payload.body) for each in copied.steps)
         if size > self._fields.limits.message_bytes:
             raise errors.LimitExceeded(limit="message_bytes", value=size, maximum=self._fields.limits.message_bytes)
         metadata = context.invocation_metadata() or ()
         traceparent, tracestate = telemetry.new_traceparent(metadata, type=whole.run.type)
-        new = new_run(whole, ref.namespace, copied)
+        new = new_run(whole, namespace, copied)
         new = replace(new, run_id=run_id, workflow_id=workflow_id, traceparent=traceparent, tracestate=tracestate)
-        hash_ = content_hash(request, ref.namespace) if request_id else None
-        command = StartRun(new, request_id=request_id, request_hash=hash_)
+        hash_ = content_hash(request, namespace) if request_id else None
+        command = StartRun(new, request_id=request_id, request_hash=hash_, method="ForkRun")
         started = await self._committers.do(Started, command, size, remaining())
         count = len(copied.steps) if started.started else 0
         return repairs_pb2.ForkRunResponse(run_id=str(started.run_id), started=started.started, copied_count=count)
@@ -86,6 +89,8 @@ def choosing(target: StepName) -> Callable[[SeenRun, Record], Sequence[ClosedSte
 def new_run(whole: WholeRun, namespace: str, copied: Copied) -> NewRun:
     """The new run, alike the one that it comes from."""
     run, details = whole.run, unpack_details(whole.run.details)
+    # Of a run that was opened again both the deadline and what counts towards it are of that time.
+    began = details.reopen_time or run.create_time
     return NewRun(
         namespace_id=run.namespace_id,
         namespace=namespace,
@@ -94,7 +99,7 @@ def new_run(whole: WholeRun, namespace: str, copied: Copied) -> NewRun:
         input=whole.input,
         priority=run.priority,
         correlation_id=run.correlation_id,
-        timeout_seconds=None if run.deadline is None else (run.deadline - run.create_time).total_seconds(),
+        timeout_seconds=None if run.deadline is None else (run.deadline - began).total_seconds(),
         details=RunDetails(
             maximum_run_seconds=details.maximum_run_seconds,
             maximum_suspend_seconds=details.maximum_suspend_seconds,

@@ -216,7 +216,7 @@ class RunStoreCalls(RunDetailCalls, DerivedRuns, RunSets, RunDataCalls, run_stor
             data=data_from_proto(request.data, fields),
         )
         request_hash = content_hash(request, space.namespace) if request_id else None
-        return StartRun(new, reuse=Reuse.REJECT, request_id=request_id, request_hash=request_hash)
+        return StartRun(new, Reuse.REJECT, request_id=request_id, request_hash=request_hash, method="CreateRun")
 
     async def _parent(self, request: run_store_pb2.CreateRunRequest, space: RunRef) -> runs.SeenRun | None:
         run_id = optional_uuid(request.parent_run_id, "parent_run_id")

@@ -132,6 +132,7 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
     conflict: int = Conflict.FAIL
     request_id: str = ""
     request_hash: bytes | None = None
+    method: str = "StartRun"
 
     def open_key(self, births: Births) -> int | None:
         """The open run that it replaces, or None: it is loaded and locked before this is decided."""
@@ -168,7 +169,7 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
         if self.request_hash is None or known.request_hash is None:
             raise errors.RunExists(namespace=new.namespace, workflow_id=new.workflow_id, run_id=new.run_id)
         if known.request_hash != self.request_hash:
-            raise errors.RequestIdReused(method="StartRun", request_id=self.request_id)
+            raise errors.RequestIdReused(method=self.method, request_id=self.request_id)
         return Started(known.run_id, known.run_key, started=False)
 
     def _keyed(self, births: Births, now: datetime) -> Started | None:

@@ -850,7 +850,9 @@ class ForkRunRequest(_message.Message):
     new_workflow_id: _builtins.str
     """The caller's name for the new run. Default: none."""
     request_id: _builtins.str
-    """Makes a repeat safe: a repeat with the same content finds the new run even when it has ended. At most 255 bytes."""
+    """Makes a repeat safe: a repeat with the same content finds the new run even when it has ended, as long as the step is
+    there to be found in the other run. At most 255 bytes.
+    """
     @_builtins.property
     def step(self) -> Global___StepName:
         """The first step to be done anew. Required."""
@@ -888,7 +890,7 @@ class ForkRunResponse(_message.Message):
     started: _builtins.bool
     """False if this was a repeat."""
     copied_count: _builtins.int
-    """How many steps its record begins with."""
+    """How many steps its record begins with. 0 for a repeat."""
     def __init__(
         self,
         *,
