@@ -21,6 +21,10 @@ TYPED := service clients/python/src $(wildcard tests bench)
 
 export BUF GRPCURL
 
+# Compiled modules are kept beside their sources, also where the environment says otherwise: the tests start hundreds of
+# processes, and each would compile all that it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:

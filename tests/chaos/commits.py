@@ -57,7 +57,7 @@ class CommitHolder:
 
     async def held(self) -> int:
         """The number of the transaction whose COMMIT, or its reply, does not arrive."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self._held
 
     def lose(self) -> None:

@@ -20,7 +20,7 @@ async def check(url: str, effects: Sequence[dict[str, Any]], run_ids: Iterable[s
     """
     connection = await asyncpg.connect(url, server_settings={"search_path": "stepwell"})
     try:
-        await until(lambda: _is_quiet(connection), 10)
+        await until(lambda: _is_quiet(connection))
         rows = await connection.fetch(
             "SELECT c.run_key, c.run_id::text AS run_id, c.phase FROM closed_runs AS c ORDER BY c.run_key"
         )

@@ -22,7 +22,7 @@ async def check_jobs(
     """
     connection = await asyncpg.connect(url, server_settings={"search_path": "stepwell"})
     try:
-        await until(lambda: _is_quiet(connection), 20)
+        await until(lambda: _is_quiet(connection))
         rows = await connection.fetch("SELECT job_id::text AS job_id, state, attempt, grants FROM closed_jobs")
         jobs = {row["job_id"]: row for row in rows}
         assert len(jobs) == len(rows), "a job is there twice"

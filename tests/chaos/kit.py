@@ -113,7 +113,7 @@ class Stage:
         lines = [json.loads(line) for line in self.effects.read_text().splitlines()]
         return [line for line in lines if kind in (None, line["kind"])]
 
-    async def more(self, count: int, seconds: float = 20.0) -> None:
+    async def more(self, count: int, seconds: float = 60.0) -> None:
         """Returns once the workers have done so much more."""
         goal = len(self.done()) + count
         await until(lambda: len(self.done()) >= goal, seconds)
@@ -144,7 +144,7 @@ async def stage(folder: Path, database_url: str, hold_seconds: float = 0.05) -> 
 
 async def connect(address: str) -> Client:
     """A client, once the server is there."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while True:
         try:
             client = await Client.connect(address, connect_timeout=2, call_timeout=30)
@@ -161,7 +161,7 @@ async def connected(*addresses: str) -> AsyncIterator[list[Client]]:
         yield [await stack.enter_async_context(await connect(address)) for address in addresses]
 
 
-async def until(holds: Callable[[], Any], seconds: float = 20.0) -> None:
+async def until(holds: Callable[[], Any], seconds: float = 60.0) -> None:
     """Looks until it holds, at what another process does."""
     end = time.monotonic() + seconds
     while True:
@@ -179,7 +179,7 @@ async def start_errands(client: Client, count: int, activities: int) -> list[Run
     return list(await asyncio.gather(*started))
 
 
-async def results(handles: Iterable[RunHandle[Any] | JobHandle[Any]], seconds: float = 30.0) -> list[Any]:
+async def results(handles: Iterable[RunHandle[Any] | JobHandle[Any]], seconds: float = 60.0) -> list[Any]:
     """Every run, and every job, ends."""
     async with asyncio.timeout(seconds):
         return list(await asyncio.gather(*(handle.result() for handle in handles)))

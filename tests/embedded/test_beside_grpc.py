@@ -47,7 +47,7 @@ class Load:
 
     async def more(self) -> None:
         """Returns once further calls have been answered."""
-        async with asyncio.timeout(10), self._answered:
+        async with asyncio.timeout(60), self._answered:
             goal = self._calls + CALLERS
             await self._answered.wait_for(lambda: self._calls >= goal)
 
@@ -76,7 +76,7 @@ async def test_is_restarted_beside_grpc(data_dir: Path, caplog: pytest.LogCaptur
         for kill in range(RESTARTS):
             await calls.more()
             os.kill(postgres.pid, signal.SIGKILL)
-            await asyncio.wait_for(postgres.wait_restarted(beyond=kill), 30)
+            await asyncio.wait_for(postgres.wait_restarted(beyond=kill), 60)
         connection = await asyncpg.connect(postgres.url)
         assert await connection.fetchval("SELECT 1") == 1
         await connection.close()

@@ -70,7 +70,7 @@ async def test_a_run_begins_anew_until_it_succeeds(client: Client, working: Work
     handle = await client.start_run(flow, 2, task_queue=QUEUE, workflow_id="w", retry=AT_ONCE)
     await handle.signal("go", "now")
     async with working(flow, activities=[work]):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == ["A", "B", "now"]
     assert begun == [1, 2, 3]
     assert done == {"a": 3, "b": 3}
@@ -101,7 +101,7 @@ async def test_what_people_see_while_it_waits(client: Client, working: Working, 
         await advance(HOUR - 60)
         assert (await handle.describe()).phase == PENDING
         await advance(60)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == ["A", "B", "now"]
 
 
@@ -147,7 +147,7 @@ async def test_the_code_chooses_the_delay(client: Client, working: Working, adva
         await advance(HOUR + 60)
         assert (await handle.describe()).phase == PENDING
         await advance(HOUR)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == 2
 
 
@@ -181,7 +181,7 @@ async def test_a_child_begins_anew_unseen_by_its_parent(client: Client, working:
 
     handle = await client.start_run(parent, task_queue=QUEUE)
     async with working(parent, stubborn):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == 2
     kinds = await happened(handle)
     assert (kinds.count("ChildStarted"), kinds.count("ChildCompleted"), kinds.count("ChildFailed")) == (1, 1, 0)
@@ -201,7 +201,7 @@ async def test_a_run_that_continues_keeps_its_policy(client: Client, working: Wo
 
     handle = await client.start_run(chained, 1, task_queue=QUEUE, retry=AT_ONCE)
     async with working(chained):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == [1, 2, 1, 2]
 
 
@@ -211,7 +211,7 @@ async def test_the_sync_client_and_the_command_start_with_a_policy(client: Clien
     def start() -> tuple[str, int]:
         with sync.Client.connect(client.address) as connected:
             handle = connected.start_run(stubborn, {}, task_queue=QUEUE, retry=AT_ONCE)
-            return handle.run_id, handle.result(timeout=20)
+            return handle.run_id, handle.result(timeout=60)
 
     async with working(stubborn):
         run_id, result = await asyncio.to_thread(start)
@@ -266,7 +266,7 @@ async def test_an_update_goes_to_the_next_attempt(client: Client, working: Worki
         answer = await handle.query("attempt")
         assert (answer.value, answer.is_live) == (1, False)
         await advance(HOUR)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await update == [2, 7]
             await handle.result()
     assert (await happened(handle)).count("UpdateAccepted") == 2

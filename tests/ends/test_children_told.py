@@ -40,5 +40,5 @@ async def test_a_parent_is_told_of_a_child_that_somebody_else_ended(
         (child,) = await until(lambda: children(client, handle.run_id), bool)
         await described(client.run(child), lambda run: run.phase == RUN_PHASE_SUSPENDED)
         assert await getattr(client.run(child), verb)("enough")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             assert await handle.result() == "told: waiting"

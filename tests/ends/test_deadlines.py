@@ -132,7 +132,7 @@ async def test_a_childs_timeout_is_its_parents_to_catch(client: Client, working:
         (child,) = await until(lambda: children_of(client, handle.run_id), bool)
         await described(client.run(child), lambda run: run.phase == SUSPENDED)
         await advance(MINUTE)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             assert await handle.result() == "the run's deadline passed"
 
 

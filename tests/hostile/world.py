@@ -426,6 +426,6 @@ def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
 async def world(database_url: str) -> AsyncIterator[World]:
     settings = Settings(database_url=database_url, port=0, test_clock=True, shutdown_seconds=1.0)
     async with Service(settings) as service, grpc.aio.insecure_channel(service.address) as channel:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await service.leader.wait_elected()
         yield World(service, channel)

@@ -32,7 +32,7 @@ async def empty(sql: asyncpg.Connection) -> bool:
 
 
 async def test_a_server_deals_with_it_soon_and_shows_what_it_could_not(service: Service, database_url: str) -> None:
-    async with program(database_url) as sql, await Client.connect(service.address) as client, asyncio.timeout(20):
+    async with program(database_url) as sql, await Client.connect(service.address) as client, asyncio.timeout(60):
         run_id = await start(sql, workflow_id="w")
         await signal(sql, run_id, "go")
         numbers = [await signal(sql, uuid4(), f"s{place}", payload=f"{place}") for place in range(3)]
@@ -70,7 +70,7 @@ async def test_what_waits_is_counted(service: Service, database_url: str) -> Non
 
 
 async def test_dead_letters_come_in_pages_and_go_in_time(service: Service, database_url: str) -> None:
-    async with program(database_url) as sql, await Client.connect(service.address) as client, asyncio.timeout(20):
+    async with program(database_url) as sql, await Client.connect(service.address) as client, asyncio.timeout(60):
         for place in range(5):
             await signal(sql, uuid4(), f"s{place}")
         await soon(lambda: empty(sql))

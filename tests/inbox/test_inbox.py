@@ -116,7 +116,7 @@ async def test_an_open_transaction_holds_up_nobody(database_url: str) -> None:
         consumer(database_url) as mine,
         program(database_url) as slow,
         program(database_url) as sql,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
     ):
         seen = Seen(sql)
         run_id = await start(sql)
@@ -194,7 +194,7 @@ async def test_a_commit_that_is_cut_does_what_was_asked_once(database_url: str, 
                 await signal(sql, run_id, f"s{number}")
         await mine.server.start()
         way.lose = lose
-        await asyncio.wait_for(mine.drain(), 20)
+        await asyncio.wait_for(mine.drain(), 60)
         assert way.lost == 1
         assert await Seen(sql).signals() == {run_id: [f"s{number}" for number in range(20)]}
         assert (await Seen(sql).waiting(), await Seen(sql).dead()) == (0, [])

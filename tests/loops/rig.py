@@ -114,7 +114,7 @@ async def rigged(url: str, listener: Any = None, **fields: Any) -> AsyncIterator
         await sql.close()
 
 
-async def until(holds: Callable[[], Any], seconds: float = 10.0) -> None:
+async def until(holds: Callable[[], Any], seconds: float = 60.0) -> None:
     """For what another process does, and can't be awaited."""
     async with asyncio.timeout(seconds):
         while True:

@@ -97,7 +97,7 @@ async def test_a_timer_is_not_late_by_a_poll(database_url: str) -> None:
             member._listener = alarms
         loop.start()
         key = await rig.waiting_run(NewTimer(0.2))
-        await until(lambda: fired(rig, key), 5)
+        await until(lambda: fired(rig, key))
         await loop.stop()
 
 
@@ -112,7 +112,7 @@ async def test_a_timer_of_another_replica_is_not_late_either(database_url: str) 
             member._listener = there
         leading.start()
         key = await rig.waiting_run(NewTimer(0.2))
-        await until(lambda: fired(rig, key), 5)
+        await until(lambda: fired(rig, key))
         await leading.stop()
 
 
@@ -125,7 +125,7 @@ async def test_a_timer_known_to_the_database_only_is_not_late_either(database_ur
         key = await rig.waiting_run(NewTimer(0.5))
         loop = timers(rig)
         loop.start()
-        await until(lambda: fired(rig, key), 5)
+        await until(lambda: fired(rig, key))
         await loop.stop()
 
 

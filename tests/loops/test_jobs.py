@@ -92,7 +92,7 @@ async def test_a_job_is_not_late_by_a_poll(database_url: str) -> None:
             for member in rig.committers.members:
                 member._listener = listener
             await start(rig, delay_seconds=0.2)
-            await until(functools.partial(_has_tasks, rig, place), 5)
+            await until(functools.partial(_has_tasks, rig, place))
         await leading.stop()
 
 

@@ -24,7 +24,7 @@ class Program:
         self.lines: list[Line] = []
         self.printed = ""
 
-    async def say(self, event: str, seconds: float = 30.0, **fields: Any) -> Line:
+    async def say(self, event: str, seconds: float = 60.0, **fields: Any) -> Line:
         """The next line of the log that tells of this."""
         assert self.process.stderr is not None
         async with asyncio.timeout(seconds):
@@ -39,7 +39,7 @@ class Program:
                     return line
         raise AssertionError(f"it never said {event!r}: {self.lines[-5:]}")
 
-    async def end(self, seconds: float = 30.0) -> int:
+    async def end(self, seconds: float = 60.0) -> int:
         """Its exit code, once it has ended; the rest of what it said is in `printed`."""
         async with asyncio.timeout(seconds):
             output, told = await self.process.communicate()

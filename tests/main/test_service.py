@@ -30,7 +30,7 @@ async def health(address: str) -> Any:
 
 async def watched(address: str, wanted: Any) -> None:
     """Returns when health says so."""
-    async with asyncio.timeout(20), grpc.aio.insecure_channel(address) as channel:
+    async with asyncio.timeout(60), grpc.aio.insecure_channel(address) as channel:
         async for answer in health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()):
             if answer.status == wanted:
                 return
@@ -56,7 +56,7 @@ def has_looked(service: Service) -> Callable[[], Awaitable[bool]]:
 async def test_a_service_serves(database_url: str) -> None:
     async with Service(rig_settings(database_url)) as service:
         assert await health(service.address) == SERVING
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await service.leader.wait_elected()
         assert service.database.counters.statements > 0
     assert not service.leader.is_leading()
@@ -64,7 +64,7 @@ async def test_a_service_serves(database_url: str) -> None:
 
 async def test_two_services_one_leader(database_url: str) -> None:
     async with Service(rig_settings(database_url)) as one, Service(rig_settings(database_url)) as other:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.wait(
                 [asyncio.ensure_future(each.leader.wait_elected()) for each in (one, other)],
                 return_when=asyncio.FIRST_COMPLETED,
@@ -107,7 +107,7 @@ async def test_a_schema_that_goes_beyond_is_stood_down_from(database_url: str) -
         assert "bears none older than 1000: upgrade the server" in advice
         await sql.execute("UPDATE stepwell.stepwell_version SET version = 1000, min_server = 1")
         await watched(service.address, SERVING)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await service.leader.wait_elected()
     await sql.close()
 
@@ -141,7 +141,7 @@ async def test_a_server_knows_its_number_from_its_start(database_url: str, monke
 
         monkeypatch.setattr(migrations, "shipped", lambda: newer)
         monkeypatch.setattr(migrations, "check", counted)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await looked.wait()
             looked.clear()
             await looked.wait()

@@ -23,7 +23,7 @@ async def one(database_url: str) -> AsyncIterator[Replica]:
 
 @pytest_asyncio.fixture
 async def client(one: Replica) -> AsyncIterator[Client]:
-    async with await Client.connect(one.service.address, call_timeout=10) as made:
+    async with await Client.connect(one.service.address, call_timeout=60) as made:
         yield made
 
 
@@ -37,7 +37,7 @@ async def working(client: Client) -> Working:
             yield worker
         finally:
             worker.shutdown()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 await running
 
     return work

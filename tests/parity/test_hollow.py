@@ -17,7 +17,7 @@ from stepwell.v1 import mirrors_pb2
 
 import_cases()
 
-SECONDS = 20
+SECONDS = 60
 ECHOED = {
     (mirrors_pb2.TRAIT_STEM_WORKFLOW_STORE, "createRun"): "gives back the id that its request has",
 }

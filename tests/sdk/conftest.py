@@ -23,7 +23,7 @@ async def service() -> AsyncIterator[FakeService]:
 
 @pytest_asyncio.fixture
 async def client(service: FakeService) -> AsyncIterator[Client]:
-    async with await Client.connect(service.address, call_timeout=5) as made:
+    async with await Client.connect(service.address, call_timeout=60) as made:
         yield made
 
 
@@ -40,7 +40,7 @@ async def working(client: Client) -> Callable[..., Any]:
         finally:
             waiting.cancel()
             worker.shutdown()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await running
 
     return work

@@ -47,7 +47,7 @@ class FakeRuns(RunServiceServicer, abc.ABC):
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Returns once it is so; the double says when something has changed."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not condition():
                 await self._change.wait()
 

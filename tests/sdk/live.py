@@ -31,7 +31,7 @@ class Live:
         finally:
             connected.cancel()
             worker.shutdown()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await running
 
 
@@ -39,6 +39,6 @@ class Live:
 async def live(database_url: str, **settings: Any) -> AsyncIterator[Live]:
     async with (
         replica(database_url, **settings) as server,
-        await Client.connect(server.service.address, call_timeout=10) as client,
+        await Client.connect(server.service.address, call_timeout=60) as client,
     ):
         yield Live(server, client)

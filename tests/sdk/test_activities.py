@@ -100,7 +100,7 @@ async def test_a_revoked_activity_reports_nothing(service: FakeService, client: 
         assert task.holder is not None
         revoke = workers_pb2.RevokeTask(ref=task.ref, reason="LEASE_LOST")
         task.holder.out.put_nowait(ConnectResponse(revokes=[revoke]))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await stopped.wait()
         task.holder = None
     reported = {report.ref.task_id for message in service.received for report in message.reports}

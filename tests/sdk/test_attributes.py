@@ -62,7 +62,7 @@ async def test_code_sets_them_once(one: Live) -> None:
     assert await found(one.client, "attribute.stage = changed AND attribute.by.hand = true") == [handle.run_id]
     async with one.working(workflows=[flow]):
         await handle.signal("go")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == "done"
     assert values_of((await handle.describe()).search_attributes) == {"env": "prod", "rounds": 0, "stage": "over"}
     assert (await happened(handle)).count("SearchAttributesSet") == 3
@@ -81,7 +81,7 @@ async def test_they_go_along_with_a_chain(one: Live) -> None:
         await described(later, lambda run: run.run_id != handle.run_id and run.phase == types_pb2.RUN_PHASE_SUSPENDED)
         assert values_of((await later.describe()).search_attributes) == {"env": "prod", "rounds": 0, "stage": "begun"}
         await later.signal("go")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == "done"
 
 
@@ -92,7 +92,7 @@ async def test_too_many_stop_nobody(one: Live) -> None:
         return await ctx.step("last", lambda: "went on")
 
     handle = await one.client.start_run(greedy, search_attributes={"env": "prod"})
-    async with one.working(workflows=[greedy]), asyncio.timeout(20):
+    async with one.working(workflows=[greedy]), asyncio.timeout(60):
         assert await handle.result() == "went on"
     (step, _) = [step async for step in handle.steps()]
     assert (step.state, step.failure.type) == (types_pb2.STEP_STATE_FAILED, "LIMIT_EXCEEDED")

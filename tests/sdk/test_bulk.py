@@ -98,7 +98,7 @@ async def test_each_run_gets_a_signal_once(one: Live) -> None:
     assert (first.changed_count, first.unchanged_count) == (3, 0)
     assert (again.changed_count, again.unchanged_count) == (0, 3)
     async with one.working(workflows=[asked]):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert [await handle.result() for handle in handles] == ["ahead"] * 3
     for handle in handles:
         assert len([event async for event in handle.history() if event.type == "SignalReceived"]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,12 +17,14 @@ from stepwell.v1 import types_pb2
 
 told: list[str] = []
 began: list[asyncio.Event] = [asyncio.Event()]
+accepted: list[asyncio.Event] = [asyncio.Event()]
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> None:
     told.clear()
     began[0] = asyncio.Event()
+    accepted[0] = asyncio.Event()
 
 
 @pytest_asyncio.fixture
@@ -44,12 +47,24 @@ async def works(name: str) -> str:
 
 
 @activity
+async def insists(name: str) -> str:
+    """Does not let itself be stopped, however long it takes to be asked to."""
+    began[0].set()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    told.append(f"{name} was asked")
+    told.append(f"{name} finished")
+    return name
+
+
+@activity
 async def finishes(name: str) -> str:
-    """Does not let itself be stopped."""
+    """Ends by itself, some time after the run was cancelled."""
     began[0].set()
     try:
-        # Work that ends by itself, asked or not, after the run was cancelled.
-        await asyncio.sleep(0.3)
+        await accepted[0].wait()
+        # Long enough for a cancellation that must not reach it.
+        await asyncio.sleep(0.1)
     except asyncio.CancelledError:
         told.append(f"{name} was asked")
     told.append(f"{name} finished")
@@ -65,10 +80,11 @@ async def cleans(name: str) -> str:
 
 
 async def cancelled(handle: RunHandle[Any]) -> RunFailed:
-    await asyncio.wait_for(began[0].wait(), 10)
+    await asyncio.wait_for(began[0].wait(), 60)
     assert await handle.cancel("enough")
+    accepted[0].set()
     with pytest.raises(RunFailed) as caught:
-        await asyncio.wait_for(handle.result(), 10)
+        await asyncio.wait_for(handle.result(), 60)
     return caught.value
 
 
@@ -119,10 +135,10 @@ async def test_an_activity_that_finishes_all_the_same(service: Live) -> None:
 
     @workflow
     async def patient(ctx: Context) -> None:
-        told.append(await ctx.activity(finishes, "work", wait_cancelled=True))
+        told.append(await ctx.activity(insists, "work", wait_cancelled=True))
         await ctx.sleep(60)
 
-    async with service.working(workflows=[patient], activities=[finishes]):
+    async with service.working(workflows=[patient], activities=[insists]):
         handle = await service.client.start_run(patient)
         assert (await cancelled(handle)).phase == "CANCELLED"
     assert told == ["work was asked", "work finished", "work"]
@@ -183,7 +199,7 @@ async def test_a_replay_hears_in_the_same_places(service: Live) -> None:
         await handle.signal("go on")
         await handle.signal("go on")
         with pytest.raises(RunFailed) as caught:
-            await asyncio.wait_for(handle.result(), 10)
+            await asyncio.wait_for(handle.result(), 60)
     assert caught.value.phase == "CANCELLED"
     assert "bare began" not in told
 

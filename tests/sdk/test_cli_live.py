@@ -38,7 +38,7 @@ async def stepwell(one: Replica, *arguments: str) -> tuple[int, str, str]:
 
 async def line(process: Process) -> str:
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return (await process.stdout.readline()).decode()
 
 
@@ -79,7 +79,7 @@ async def test_the_ends_of_runs_are_watched_as_they_come(one: Replica) -> None:
         else:
             assert json.loads(first)["phase"] == "RUN_PHASE_TERMINATED"
         await one.end(await one.start())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await watching.wait() == 0
 
 
@@ -87,7 +87,7 @@ async def test_a_watch_is_left_by_the_keyboard(one: Replica) -> None:
     watching = await begin(one, "run", "watch")
     await line(watching)
     watching.send_signal(signal.SIGINT)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         _, err = await watching.communicate()
     assert (watching.returncode, err.decode()) == (130, "")
 

@@ -81,7 +81,7 @@ async def test_ends_are_followed_over_a_watch_that_breaks(
         upcoming = asyncio.ensure_future(anext(followed))
         await service.until(lambda: service.watch_events)
         started = [await client.start_run(echo, 1)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             seen = [await upcoming]
             service.is_deaf = True
             started.append(await client.start_run(echo, 2))
@@ -135,7 +135,7 @@ async def test_the_sync_client(service: FakeService, client: Client, working: Wo
             handle.signal("go", "went")
             failing = here.start_run("unknown to the code below", None)
             failing.cancel()
-            return [handle.result(timeout=10), here.start_run(echo, 5).result(timeout=10)]
+            return [handle.result(timeout=60), here.start_run(echo, 5).result(timeout=60)]
 
     async with working(workflows=[waits, echo]):
         assert await asyncio.to_thread(use) == ["went", 5]

@@ -63,7 +63,7 @@ async def explained(handle: Any, wanted: list[str]) -> list[Explanation]:
     """Asks until it is so: what a worker does is heard of when it has done it."""
     found: list[Explanation] = []
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while [code_of(each) for each in found] != wanted:
                 found = await handle.explain()
                 await asyncio.sleep(0.02)

@@ -75,7 +75,7 @@ async def test_a_failure_waits_for_the_others_and_does_not_stop_them(service: Li
         await until(lambda: service.server.count(handle.run_id, "WaitStarted"), lambda count: count == 3)
     async with service.working(**options):
         await handle.signal("end", "end")
-        assert await asyncio.wait_for(handle.result(), 10) == ["ValueError late", "end"]
+        assert await asyncio.wait_for(handle.result(), 60) == ["ValueError late", "end"]
     assert told[:2] == ["done", "done"]
 
 
@@ -90,7 +90,7 @@ async def test_failures_may_stand_among_the_results(service: Live) -> None:
 
     async with service.working(workflows=[mixed], activities=[says, breaks]):
         handle = await service.client.start_run(mixed)
-        assert await asyncio.wait_for(handle.result(), 10) == ["a", "ValueError b", "ValueError c", "ValueError d"]
+        assert await asyncio.wait_for(handle.result(), 60) == ["a", "ValueError b", "ValueError c", "ValueError d"]
 
 
 async def test_what_is_nested_fails_as_one_branch(service: Live) -> None:
@@ -116,7 +116,7 @@ async def test_what_is_nested_fails_as_one_branch(service: Live) -> None:
 
     async with service.working(workflows=[nested], activities=[says, breaks]):
         handle = await service.client.start_run(nested)
-        assert await asyncio.wait_for(handle.result(), 10) == [
+        assert await asyncio.wait_for(handle.result(), 60) == [
             "ValueError two",
             "ValueError four",
             "ValueError two",
@@ -154,7 +154,7 @@ async def test_a_cancellation_goes_before_failures(service: Live, *, keeps: bool
         await until(lambda: service.server.count(handle.run_id, "WaitStarted"), lambda count: count == 4)
         await handle.cancel("enough")
         with pytest.raises(RunFailed) as caught:
-            await asyncio.wait_for(handle.result(), 10)
+            await asyncio.wait_for(handle.result(), 60)
     assert caught.value.phase == "CANCELLED"
     assert sorted(told) == [f"{name} RunCancelled" for name in ("a.1", "a.2.1", "a.2.2", "b")]
 
@@ -185,5 +185,5 @@ async def test_a_loss_goes_before_failures_and_stops_at_a_shield(service: Live) 
         await until(lambda: service.server.count(handle.run_id, "WaitCancelled"), lambda count: count == 1)
         assert told == []
         await handle.signal("kept", "kept")
-        assert await asyncio.wait_for(handle.result(), 10) == "went"
+        assert await asyncio.wait_for(handle.result(), 60) == "went"
     assert told == ["kept", RaceLost.__name__, "went on"]

@@ -232,7 +232,7 @@ async def test_without_asyncio(client: Client, working: Working) -> None:
     def work() -> None:
         with sync.Client.connect(client.address) as plain:
             handle = plain.start_job(book, Order("pen", 1), unique_key="k")
-            assert handle.result(timeout=20).order == "pen"
+            assert handle.result(timeout=60).order == "pen"
             assert (handle.started, handle.unique_key) == (True, "k")
             again: sync.JobHandle[Receipt] = plain.job(handle.job_id)
             assert again.describe().state == jobs_pb2.JOB_STATE_COMPLETED

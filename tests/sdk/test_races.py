@@ -81,7 +81,7 @@ async def test_the_first_one_wins_and_the_others_are_given_up(service: Live) -> 
 
     async with service.working(workflows=[race], activities=[says]):
         handle = await service.client.start_run(race)
-        assert await asyncio.wait_for(handle.result(), 10) == [1, "quick", "after"]
+        assert await asyncio.wait_for(handle.result(), 60) == [1, "quick", "after"]
     steps = [step async for step in handle.steps()]
     assert [(step.scope, step.name, step.key, _state(step)) for step in steps] == [
         ("1", "sleep", "", "CANCELLED"),
@@ -105,7 +105,7 @@ async def test_work_whose_time_is_over_is_stopped(service: Live) -> None:
 
     async with service.working(workflows=[bounded], activities=[works, says]):
         handle = await service.client.start_run(bounded)
-        assert "timeout" in await asyncio.wait_for(handle.result(), 10)
+        assert "timeout" in await asyncio.wait_for(handle.result(), 60)
         await until(lambda: "slow stopped" in told)
     assert [state for _, name, _, state in await record(handle) if name in {"works", "says"}] == [
         "CANCELLED",
@@ -142,7 +142,7 @@ async def test_a_loser_cleans_up_before_the_code_goes_on(service: Live) -> None:
         handle = await service.client.start_run(tidy)
         await until(lambda: {"one began", "two began"} <= set(told))
         await handle.signal("go", "now")
-        assert await asyncio.wait_for(handle.result(), 10) == "now"
+        assert await asyncio.wait_for(handle.result(), 60) == "now"
     assert (
         told.index("went on") > told.index("said undo both") > max(told.index(f"said undo {n}") for n in ("one", "two"))
     )
@@ -165,7 +165,7 @@ async def test_the_winner_s_failure_is_what_the_race_comes_to(service: Live) -> 
 
     async with service.working(workflows=[race], activities=[breaks]):
         handle = await service.client.start_run(race)
-        assert await asyncio.wait_for(handle.result(), 10) == "down"
+        assert await asyncio.wait_for(handle.result(), 60) == "down"
     assert ("2", "never", "", "CANCELLED") in await record(handle)
 
 
@@ -192,7 +192,7 @@ async def test_a_replay_takes_the_same_winner(service: Live) -> None:
     async with service.working(**options):
         await until(lambda: len(told) == 2)
         await handle.signal("end", "end")
-        assert await asyncio.wait_for(handle.result(), 10) == [[1, 1], "end"]
+        assert await asyncio.wait_for(handle.result(), 60) == [[1, 1], "end"]
     assert told == ["1 [1, 1]"] * 2
 
 
@@ -209,7 +209,7 @@ async def test_of_two_that_ended_unseen_the_earlier_wins(service: Live) -> None:
     await handle.signal("first", 1)
     await handle.signal("second", 2)
     async with service.working(workflows=[race], activities=[]):
-        assert await asyncio.wait_for(handle.result(), 10) == [1, 1]
+        assert await asyncio.wait_for(handle.result(), 60) == [1, 1]
 
 
 async def test_a_cancelled_run_s_race_has_no_winner(service: Live) -> None:
@@ -235,7 +235,7 @@ async def test_a_cancelled_run_s_race_has_no_winner(service: Live) -> None:
     async with service.working(workflows=[race], activities=[]):
         await handle.signal("cleaned")
         with pytest.raises(RunFailed) as caught:
-            await asyncio.wait_for(handle.result(), 10)
+            await asyncio.wait_for(handle.result(), 60)
     assert caught.value.phase == "CANCELLED"
     assert told == ["RunCancelled heard"] * 2
     assert "__race" not in [name for _, name, _, _ in await record(handle)]
@@ -256,10 +256,10 @@ async def test_a_child_that_loses_is_ended(service: Live) -> None:
         handle = await service.client.start_run(race)
         await until(lambda: service.server.count(handle.run_id, "ChildStarted"), lambda count: count == 1)
         await handle.signal("go")
-        assert await asyncio.wait_for(handle.result(), 10) == 1
+        assert await asyncio.wait_for(handle.result(), 60) == 1
         child: RunHandle[Any] = service.client.run(workflow_id="slow")
         with pytest.raises(RunFailed) as caught:
-            await asyncio.wait_for(child.result(), 10)
+            await asyncio.wait_for(child.result(), 60)
     assert caught.value.phase == "TERMINATED"
 
 
@@ -278,7 +278,7 @@ async def test_a_condition_may_race(service: Live) -> None:
         handle = await service.client.start_run(asked)
         await until(lambda: service.server.count(handle.run_id, "TimerStarted"), lambda count: count == 1)
         await handle.update("add", 7)
-        assert await asyncio.wait_for(handle.result(), 10) == [0, 1, [7]]
+        assert await asyncio.wait_for(handle.result(), 60) == [0, 1, [7]]
 
 
 async def test_a_race_whose_winner_failed_is_run_again_by_a_retry(service: Live) -> None:
@@ -299,7 +299,7 @@ async def test_a_race_whose_winner_failed_is_run_again_by_a_retry(service: Live)
     async with service.working(workflows=[bounded], activities=[says, may_break]):
         handle = await service.client.start_run(bounded)
         with pytest.raises(RunFailed):
-            await asyncio.wait_for(handle.result(), 10)
+            await asyncio.wait_for(handle.result(), 60)
         broken[0] = False
         removed = await handle.retry()
         assert [(step.scope, step.name) for step in removed.removed] == [
@@ -308,7 +308,7 @@ async def test_a_race_whose_winner_failed_is_run_again_by_a_retry(service: Live)
             ("", "__race"),
             ("2", "__lost"),
         ]
-        assert await asyncio.wait_for(handle.result(), 10) == "notedup"
+        assert await asyncio.wait_for(handle.result(), 60) == "notedup"
     assert told == ["said noted"]
 
 
@@ -322,4 +322,4 @@ async def test_what_is_no_race_is_refused(service: Live) -> None:
     async with service.working(workflows=[none], activities=[]):
         handle = await service.client.start_run(none)
         with pytest.raises(RunFailed, match="branches"):
-            await asyncio.wait_for(handle.result(), 10)
+            await asyncio.wait_for(handle.result(), 60)

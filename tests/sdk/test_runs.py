@@ -299,7 +299,7 @@ async def test_cancellation_with_clean_up(service: FakeService, client: Client, 
         try:
             await ctx.gather(branch("a"), branch("b"), ctx.wait_signal("c"))
         finally:
-            await ctx.wait_signal("confirm", timeout=5)
+            await ctx.wait_signal("confirm", timeout=60)
             await ctx.step("after", note, "after")
 
     async with working(workflows=[careful]):

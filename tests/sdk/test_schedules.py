@@ -41,7 +41,7 @@ async def test_a_nightly_report(server: TestServer) -> None:
         await schedules.create("nightly", report, cron="@daily")
     async with server.worker("q", workflows=[report]):
         await server.advance(made.next_time.ToDatetime(dt.UTC) - await server.now() + dt.timedelta(seconds=1))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (fired := await schedules.get("nightly")).last_run_id:  # noqa: ASYNC110 - the service is remote
                 await asyncio.sleep(0.02)
         assert await server.client.run(fired.last_run_id, as_type=str).result() == "day"

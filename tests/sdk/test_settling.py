@@ -74,7 +74,7 @@ async def tries(ctx: Context) -> str:
 
 
 async def until_open(handle: Any, ordinal: int) -> Any:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             found = [step async for step in handle.steps(states=["pending", "running", "waiting"])]
             if found and found[-1].ordinal == ordinal:
@@ -102,7 +102,7 @@ async def test_each_kind_of_step_is_settled_and_the_code_goes_on(one: Live) -> N
         await until_open(handle, 5)
         await handle.complete_step("review", "fine")
         STUCK.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == [{"by": "hand"}, "by hand", None, "fine"]
     assert await events(handle) == [
         ("StepCompleted", 1, "lost in the post"),
@@ -138,7 +138,7 @@ async def test_a_failure_by_hand_is_the_codes_to_catch(one: Live) -> None:
         await ENTERED.get()
         await handle.fail_step(1, "the shop has closed")
         STUCK.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == "the shop has closed"
 
 
@@ -146,12 +146,12 @@ async def test_an_activity_is_tried_again_at_once(one: Live) -> None:
     handle = await one.client.start_run(tries, task_queue="default")
     async with one.working(workflows=[tries], activities=[unlucky]):
         assert await ENTERED.get() == 1
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (await until_open(handle, 1)).failure.message:  # noqa: ASYNC110 - the run is remote
                 await asyncio.sleep(0.02)
         assert await handle.retry_step(1, reason="the shop is open")
         assert await ENTERED.get() == 2
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == "lucky"
     assert await events(handle) == [("ActivityRequeued", 1, "the shop is open")]
 
@@ -163,7 +163,7 @@ async def test_one_that_somebody_is_at_is_taken_from_there(one: Live) -> None:
         assert await handle.retry_step(1)
         assert await ENTERED.get() == 2
         STUCK.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == "not caught"
 
 

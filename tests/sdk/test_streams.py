@@ -50,7 +50,7 @@ async def test_lost_answers_are_asked_for_again(service: FakeService, client: Cl
     """Reports without an answer are sent again after the resume, and recognised."""
     async with working(workflows=[steps], activities=[pause]):
         service.swallow_results = 3
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await (await client.start_run(steps)).result() == ["first", 0.05, "last"]
     assert calls == ["first", "pause", "last"]
     assert len(service.sessions) == 1
@@ -63,7 +63,7 @@ async def test_a_cut_stream_is_resumed(service: FakeService, client: Client, wor
         handle = await client.start_run(steps)
         await begun.wait()
         service.cut()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == ["first", 0.05, "last"]
     assert calls == ["first", "pause", "last"]
     assert len(service.sessions) == 1
@@ -76,7 +76,7 @@ async def test_a_refused_resume_drops_what_was_held(service: FakeService, client
         await begun.wait()
         service.expire_sessions = True
         service.cut()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == ["first", 0.05, "last"]
     assert calls == ["first", "pause", "pause", "last"]
     assert len(service.sessions) == 2
@@ -184,7 +184,7 @@ async def test_news_of_a_task_in_the_message_that_assigns_it(
         service._assign(session, run)
         service._close(run, run.steps[0], Payload(json='"went"'), None)
         service._advance(run, [run.steps[0]])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await handle.result() == "went"
 
         asking = await client.start_run(asks)
@@ -193,5 +193,5 @@ async def test_news_of_a_task_in_the_message_that_assigns_it(
         service._assign(session, task)
         cancel = workers_pb2.CancelTask(ref=task.ref)
         session.out.put_nowait(workers_pb2.ConnectResponse(cancels=[cancel]))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await asking.result() == "Cancelled"

@@ -310,7 +310,7 @@ async def test_replays_begin_updates_where_they_were_accepted(client: Client, wo
                 await handle.signal("go")
             expected.append(count)
             await until(lambda: steps(handle, "see"), lambda found: len(found) == len(expected))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await handle.result() == expected
 
 
@@ -318,7 +318,7 @@ async def test_programs_without_asyncio_ask_too(client: Client, working: Working
     def converse(run_id: str) -> tuple[Any, Any]:
         with in_step.Client.connect(client.address) as connected:
             handle = connected.run(run_id, as_type=dict)
-            count = handle.update("add", {"name": "pen", "count": 2}, timeout=10)
+            count = handle.update("add", {"name": "pen", "count": 2}, timeout=60)
             total = handle.query("total").value
             handle.update("close", wait_for="accepted")
             return count, total

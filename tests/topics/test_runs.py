@@ -90,13 +90,13 @@ async def here(database_url: str) -> AsyncIterator[Live]:
 
 async def waiting(here: Live, topic: str, count: int) -> None:
     """Returns once so many steps wait on a topic."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len([wait async for wait in here.client.topics.waits(topic)]) < count:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.02)
 
 
 async def nothing_under_way(here: Live, topic: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while [event async for event in here.client.topics.events(topic) if not event.delivered]:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
