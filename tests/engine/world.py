@@ -27,9 +27,7 @@ from stepwell_server.engine.jobs import NewJob, StartedJob, StartJob
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births, JobBirths
-from stepwell_server.engine.run_change import RunChange
 from stepwell_server.engine.starts import NewRun, Started, StartRun
-from stepwell_server.engine.step_change import StepChange
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import Event, EventType
 from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job, JobRef
@@ -43,7 +41,7 @@ from stepwell_server.store.batches import Write
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MAIN = 1
 Wanted = TypeVar("Wanted")
-_SLOTS = [name for part in (RunChange, StepChange, Change) for name in part.__slots__]
+_SLOTS = [name for part in Change.__mro__ for name in getattr(part, "__slots__", ())]
 _SET_BY_LOADING = ("births", "_mark", "heartbeats", "has_beat", "news")
 _SET_BY_UNDO = ("known", "limits", "births", "loaded_steps", "_undo", "_mark", "_lists", "heartbeats", "news")
 

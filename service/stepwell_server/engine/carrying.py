@@ -16,7 +16,8 @@ from stepwell_server.model.mail import Letter, Subject
 from stepwell_server.model.runs import pack_details, unpack_details
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.change import Change, Slice
+    from stepwell_server.engine.change import Change
+    from stepwell_server.engine.signal_change import Slice
 
 _NEXT_SLICE = Letter(Subject.CARRY_SIGNALS)
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from stepwell_server import errors, refusals
-from stepwell_server.engine.change import Change, Slice
+from stepwell_server.engine.change import Change
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import GONE, Births, Latest
+from stepwell_server.engine.signal_change import Slice
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.ids import MAIN
 from stepwell_server.model.steps import Kind, Step
