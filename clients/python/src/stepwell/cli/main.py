@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+
+_SHOW_CURSOR = b"\x1b[?25h"
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Runs the command."""
+    if sys.platform != "win32":
+        _leave_when_interrupted()
     try:
         from stepwell.cli.app import app  # noqa: PLC0415 - its imports need an extra
     except ModuleNotFoundError as error:
@@ -14,3 +22,22 @@ def main() -> None:
             raise
         sys.exit("the command needs more than the client: pip install 'stepwell[cli]'")
     app()
+
+
+if sys.platform != "win32":
+
+    def _leave_when_interrupted() -> None:
+        """Lets a thread of its own wait for Ctrl-C.
+
+        `KeyboardInterrupt` would not do: one that comes just before the main thread waits for an answer is told to it
+        only when that answer comes, and one that strikes in a callback of the interpreter is printed and forgotten.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        threading.Thread(target=_leave, name="stepwell-interrupt", daemon=True).start()
+
+    def _leave() -> None:
+        """Leaves with nothing to tidy but the cursor, which a progress bar hides."""
+        signal.sigwait({signal.SIGINT})
+        if os.isatty(sys.stderr.fileno()):
+            os.write(sys.stderr.fileno(), _SHOW_CURSOR + b"\n")
+        os._exit(_INTERRUPTED)

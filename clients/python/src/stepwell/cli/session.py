@@ -66,8 +66,6 @@ class Session:
                 yield client
         except errors.StepwellError as error:
             fail(str(error), _advice(error))
-        except KeyboardInterrupt:
-            sys.exit(130)
 
 
 def _advice(error: errors.StepwellError) -> str:
