@@ -353,6 +353,19 @@ async def test_of_retries_at_once_each_finds_what_is_there(service: Service, oth
     assert (events.count("RunRetried"), events.count("StepRetried")) == (1, 8)
 
 
+async def test_a_retried_run_knows_its_callers_numbers(service: Service, steps: Steps) -> None:
+    """An event that is sent again after the run has gone on is still the same event."""
+    events = Store(service, "event")
+    await steps.start()
+    await steps.end(state=BROKEN)
+    note = {"run_id": steps.run_id, "type": "note", "caller_seq": 7}
+    await events.call("AppendEvent", **note)
+    await steps.runs.call("SetRunPhase", run_id=steps.run_id, phase=FAILED)
+    await steps.do("RetryStep")
+    assert await refusal(events.call("AppendEvent", **note)) == ("ALREADY_EXISTS", "EVENT_SEQ_EXISTS")
+    await events.call("AppendEvent", **{**note, "caller_seq": 8})
+
+
 async def test_a_suspended_run_goes_on(service: Service, steps: Steps) -> None:
     await steps.start()
     await steps.end(state=BROKEN)

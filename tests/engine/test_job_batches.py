@@ -20,6 +20,7 @@ from stepwell_server.model.jobs import JOB_ORDINAL, JobRef
 from stepwell_server.model.payloads import JSON, Failure, Payload
 from stepwell_server.model.steps import RetryPolicy, StepDetails
 from stepwell_server.model.tasks import JobGrant, TaskKind
+from stepwell_server.store import job_batches
 
 FIRST_KEY = 1_000
 CAME = Payload(JSON, b'"out"')
@@ -181,6 +182,35 @@ async def test_two_replicas_retry_a_job_once(database_url: str) -> None:
             assert sum(isinstance(answer, SteeredJob) for answer in answers) == 1
             assert sum(isinstance(answer, errors.JobNotFailed) for answer in answers) == 5
         assert await database.value("SELECT retries FROM jobs") == 10
+        await check(database)
+
+
+async def test_a_retry_decided_before_another_has_come_and_gone(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In between the job is retried elsewhere and fails again: that is not undone, and no token is given twice."""
+    write, first = job_batches.write, True
+    async with replica(database_url) as one, replica(database_url) as two, look(database_url) as database:
+        job = await start(one, details=ONCE)
+
+        async def fail(token: int) -> None:
+            (grant,) = await claim(one)
+            assert grant.token == token
+            await one.do(FailActivity(ref(job), JOB_ORDINAL, one.session, token, Failure("no")))
+
+        async def late(*arguments: Any) -> None:
+            nonlocal first
+            if first:
+                first = False
+                await one.do(RetryJob(ref(job)))
+                await fail(2)
+            await write(*arguments)
+
+        await fail(1)
+        monkeypatch.setattr(job_batches, "write", late)
+        assert (await two.do(RetryJob(ref(job)))).accepted
+        assert not first
+        assert [tuple(row) for row in await database.rows("SELECT retries, grants FROM jobs")] == [(2, 2)]
         await check(database)
 
 

@@ -34,6 +34,7 @@ class JobWrite(msgspec.Struct):
     inputs: list[tuple[int, Payload]] = []
     changed: list[Job] = []
     reopened: list[Job] = []
+    taken: list[tuple[int, int]] = []  # of those the keys, and how often each had been retried when it was looked at
     retried: list[int] = []  # keys of those that begin anew, also if they ended in this very batch
     closed: list[tuple[ClosedJob, Payload]] = []
 
@@ -47,8 +48,7 @@ async def write(connection: Connection, batch: JobWrite) -> None:
     """Writes jobs, tables in one order and keys sorted. Raises Conflict if what was decided on has changed."""
     if batch.reopened:
         # Before its unique key, as retention does: who of the two comes first has both.
-        keys = sorted(job.job_key for job in batch.reopened)
-        await _all_of(connection, "delete_closed_jobs", [keys], len(keys))
+        await _all_of(connection, "delete_closed_jobs", pairs(sorted(batch.taken)), len(batch.taken))
     if batch.ids:
         batch.ids.sort(key=lambda entry: (entry.job_id.int, entry.namespace_id))
         await connection.write(JOBS["insert_job_ids"], columns(batch.ids))

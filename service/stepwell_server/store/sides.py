@@ -84,7 +84,10 @@ async def find_user_tasks(connection: Connection, wanted: Sequence[tuple[int, UU
 async def write(
     connection: Connection, changed: Iterable[tuple[int, SideKey, Side | None]], gone: Sequence[int]
 ) -> None:
-    """Writes rows, takes away those that are None, and all of runs that have ended."""
+    """Writes rows, takes away those that are None, and what runs that have ended wait for.
+
+    Callers' own numbers stay with an ended run: it may be opened again, and must know them then.
+    """
     rows: dict[type[Side], list[Side]] = {}
     over: list[tuple[int, SideKey]] = []
     for run_key, key, row in changed:
@@ -99,7 +102,7 @@ async def write(
             ordered: list[Side] = sorted(rows[kind], key=_place)
             await connection.write(SIDES[name], columns(ordered))
     if gone:
-        for name in ("delete_watchers_of_runs", "delete_run_tasks", "delete_caller_seqs"):
+        for name in ("delete_watchers_of_runs", "delete_run_tasks"):
             await connection.write(SIDES[name], [sorted(gone)])
 
 

@@ -133,6 +133,7 @@ def _collect(jobs: job_batches.JobWrite, change: JobChange) -> None:
             jobs.inputs.append((change.key, change.input))
     elif isinstance(original, ClosedJob):
         jobs.reopened.append(job or open_job(original, change.now))
+        jobs.taken.append((change.key, original.retries))
     elif job is not None:
         jobs.changed.append(job)
     if not change.fresh and original is not None and change.retries > original.retries:

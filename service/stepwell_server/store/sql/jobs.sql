@@ -132,8 +132,13 @@ INSERT INTO closed_jobs (
 SELECT * FROM gone;
 
 -- name: delete_closed_jobs
--- Takes jobs that are retried out of the ended ones. Walks one partition's primary key.
-DELETE FROM closed_jobs WHERE job_key = ANY($1::bigint[]);
+-- Takes jobs that are retried out of the ended ones, if nobody has retried them since they were looked at: fewer rows are
+-- a conflict. Each names its key, so that only one partition is looked at: walks its primary key.
+DELETE FROM closed_jobs
+WHERE job_key = ANY($1::bigint[]) AND EXISTS (
+    SELECT FROM unnest($1::bigint[], $2::int[]) AS x (job_key, retries)
+    WHERE x.job_key = closed_jobs.job_key AND x.retries = closed_jobs.retries
+);
 
 -- name: read_due_jobs
 -- Jobs that begin, try again or may have timed out, earliest first. Walks jobs_wake_idx. Locks nothing: the decision

@@ -64,10 +64,6 @@ SELECT * FROM unnest(
     $1::bigint[], $2::bigint[], $3::int[]
 );
 
--- name: delete_caller_seqs
--- Forgets the numbers of ended runs, which take no more events; their history keeps them. Walks caller_seqs_pkey.
-DELETE FROM caller_seqs WHERE run_key = ANY($1::bigint[]);
-
 -- name: write_topic_waits
 INSERT INTO topic_waits (
     run_key, ordinal, namespace_id, topic, after_number
