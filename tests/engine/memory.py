@@ -1,4 +1,4 @@
-"""The store of a batch in memory: the functions of `store.batches`, over dictionaries that check what Postgres would.
+"""The store of a batch in memory: the functions of `store.batch_reads`, over dictionaries that check as Postgres does.
 
 Reads answer what the statements answer; `apply` refuses a row twice, an update of nothing and a delete of nothing, so
 that whatever a batch writes is known to fit the schema's keys.
@@ -26,8 +26,7 @@ from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task, TaskKind
-from stepwell_server.store import batches
-from stepwell_server.store.batches import Identity
+from stepwell_server.store.batches import Identity, Write
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -38,9 +37,7 @@ Key = tuple[int, int]
 
 
 class MemoryStore:
-    """See the module. Stands where `loading` and `batch` expect the module `store.batches`."""
-
-    Write = batches.Write
+    """See the module. Stands where `loading` and `batch` expect the module `store.batch_reads`."""
 
     def __init__(self) -> None:
         self.runs: dict[int, Run] = {}
@@ -187,7 +184,7 @@ class MemoryStore:
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def apply(self, write: batches.Write) -> None:
+    def apply(self, write: Write) -> None:
         """Writes a batch in the order of `store.batches.write`."""
         self._apply_runs(write)
         self._apply_steps(write)
@@ -209,7 +206,7 @@ class MemoryStore:
             self.heartbeats.pop((key, JOB_ORDINAL), None)
         self._apply_work(write)
 
-    def _apply_runs(self, write: batches.Write) -> None:
+    def _apply_runs(self, write: Write) -> None:
         for entry in write.run_ids:
             _insert(self.run_ids, (entry.run_id, entry.namespace_id), entry)
         for name, namespace_id, key in write.names:
@@ -229,7 +226,7 @@ class MemoryStore:
         for closed in write.closed_runs:
             _insert(self.closed_runs, closed.run_key, closed)
 
-    def _apply_steps(self, write: batches.Write) -> None:
+    def _apply_steps(self, write: Write) -> None:
         for run_key, *identity in write.removed_steps:
             (place,) = [
                 place
@@ -255,7 +252,7 @@ class MemoryStore:
         for key in write.scopes_gone:
             self.scopes = {path: scope for path, scope in self.scopes.items() if path[0] != key}
 
-    def _apply_work(self, write: batches.Write) -> None:
+    def _apply_work(self, write: Write) -> None:
         for place in write.tasks_gone:
             self.tasks.pop(place, None)
         for task in write.tasks:
@@ -267,7 +264,7 @@ class MemoryStore:
         for mail_id in write.mail_done:
             del self.mail[mail_id]
 
-    def _apply_signals(self, write: batches.Write) -> None:
+    def _apply_signals(self, write: Write) -> None:
         for signal in write.signals:
             _insert(self.signals, (signal.run_key, signal.ordinal), signal)
         for place in write.consumed:

@@ -9,7 +9,7 @@ from tests.engine.code import Code
 from tests.engine.world import World
 
 from stepwell_server.engine.reported import NewTimer
-from stepwell_server.store import batches
+from stepwell_server.store import batch_reads
 
 
 class Reader:
@@ -31,8 +31,8 @@ async def test_one_ended_step_does_not_drag_the_open_ones_along() -> None:
     Code(world, key).run("t", NewTimer(5))
     step = world.step(key, 1)
     reader = Reader(astuple(step))
-    await batches.read_steps(reader, [(key, 1), (key, 2)])  # type: ignore[arg-type] # all that is needed of one
+    await batch_reads.read_steps(reader, [(key, 1), (key, 2)])  # type: ignore[arg-type] # all that is needed of one
     assert reader.asked["read_closed_steps"] == [(key, 2)]
     wanted = [(key, *step.identity), (key, "", "other", 0, "")]
-    await batches.read_steps_named(reader, wanted)  # type: ignore[arg-type]
+    await batch_reads.read_steps_named(reader, wanted)  # type: ignore[arg-type]
     assert reader.asked["read_closed_steps_named"] == [wanted[1]]

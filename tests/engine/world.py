@@ -129,17 +129,17 @@ class World:
     @contextmanager
     def _stored(self) -> Iterator[None]:
         with (
-            patch.object(loading, "batches", self.store),
+            patch.object(loading, "batch_reads", self.store),
             patch.object(loading, "recall", self.store),
             patch.object(loading, "topics", self.store.topics),
             patch.object(loading, "search_attributes", self.store.attributes),
             patch.object(loading, "sides", self.store.user_tasks),
             patch.object(loading, "MOST_CARRIED", self.most_carried),
-            patch.object(granting, "batches", self.store),
-            patch.object(claiming, "batches", self.store),
-            patch.object(recalling, "batches", self.store),
-            patch.object(batch_module, "batches", self.store),
-            patch.object(jobs_module, "batches", self.store),
+            patch.object(granting, "batch_reads", self.store),
+            patch.object(claiming, "batch_reads", self.store),
+            patch.object(recalling, "batch_reads", self.store),
+            patch.object(batch_module, "batch_reads", self.store),
+            patch.object(jobs_module, "batch_reads", self.store),
             patch.object(jobs_module, "job_batches", self.store.jobs),
         ):
             yield

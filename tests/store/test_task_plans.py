@@ -12,7 +12,7 @@ import pytest
 from tests.store.plans import explained, scans
 
 from stepwell_server.settings import Settings
-from stepwell_server.store import batches, task_queues
+from stepwell_server.store import batch_reads, task_queues
 from stepwell_server.store.database import Connection, Database
 
 GROWN = 100_000
@@ -46,7 +46,7 @@ async def connected(url: str, *, is_grown: bool, pinned: bool) -> AsyncIterator[
 async def test_a_claim_reads_candidates_alone_and_locks_what_it_takes(database_url: str, is_grown: bool) -> None:
     async with connected(database_url, is_grown=is_grown, pinned=True) as (_, connection):
         arguments = (1, "q", 1, TYPES, ["", "v1"], 16, 48)
-        plan = await explained(connection.raw, batches.TASKS["claim_tasks"], *arguments)
+        plan = await explained(connection.raw, batch_reads.TASKS["claim_tasks"], *arguments)
         read = scans(plan)
         assert set(read) == {INDEX, ROWS}
         assert read[INDEX] <= 48 * len(TYPES) * 2
@@ -60,7 +60,7 @@ async def test_a_claim_for_a_build_of_which_nothing_waits_reads_nothing(database
     async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
         await connection.raw.execute("UPDATE tasks SET build_id = 'v1'")
         await connection.raw.execute("VACUUM ANALYZE tasks")
-        plan = await explained(connection.raw, batches.TASKS["claim_tasks"], 1, "q", 1, TYPES, ["", "v2"], 16, 48)
+        plan = await explained(connection.raw, batch_reads.TASKS["claim_tasks"], 1, "q", 1, TYPES, ["", "v2"], 16, 48)
         assert sum(scans(plan).values()) == 0
 
 
@@ -70,7 +70,7 @@ async def test_a_claim_takes_those_first_that_go_first(database_url: str) -> Non
             "SELECT run_key FROM tasks WHERE build_id = '' ORDER BY rank, ready_time, run_key LIMIT 300"
         )
         async with connection.transaction():
-            claimed = await batches.claim_tasks(connection, 1, "q", 1, TYPES, (), 300)
+            claimed = await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, (), 300)
         assert [key for key, _, _ in claimed] == [row[0] for row in best]
 
 
@@ -79,9 +79,9 @@ async def test_a_claim_looks_further_when_others_hold_what_goes_first(database_u
     async with connected(database_url, is_grown=True, pinned=True) as (database, connection):
         other = await database.connect()
         async with other.transaction():
-            theirs = await batches.claim_tasks(other, 1, "q", 1, TYPES, ("v1",), 900)
+            theirs = await batch_reads.claim_tasks(other, 1, "q", 1, TYPES, ("v1",), 900)
             async with connection.transaction():
-                ours = await batches.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10)
+                ours = await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10)
         await other.close()
         assert (len(theirs), len(ours)) == (900, 10)
         assert not set(theirs) & set(ours)
@@ -91,7 +91,7 @@ async def test_a_claim_locks_no_more_than_it_takes(database_url: str) -> None:
     async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
         other = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
         async with connection.transaction():
-            await batches.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10)
+            await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10)
             free = await other.fetchval("SELECT count(*) FROM (SELECT FROM tasks FOR UPDATE SKIP LOCKED) AS t")
         await other.close()
         assert free == GROWN - 10
@@ -121,7 +121,7 @@ async def test_a_claim_of_a_driven_activity_reads_what_it_takes(database_url: st
     async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
         await connection.raw.execute("UPDATE tasks SET kind = 4, type = '', build_id = '', rank = 0")
         await connection.raw.execute("VACUUM ANALYZE tasks")
-        statement = batches.TASKS["claim_driven_activities"]
+        statement = batch_reads.TASKS["claim_driven_activities"]
         plan = await explained(connection.raw, statement, 1, "q", "2999-01-01T00:00:00Z", 16)
         assert scans(plan) == {INDEX: 16}
         assert not [part for part in plan.parts() if part.kind == "Sort"]

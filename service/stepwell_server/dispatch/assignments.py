@@ -12,7 +12,7 @@ from stepwell_server.model.events import Attributes, payload_of, unpack_attribut
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.steps import ClosedStep, EndedStep, Kind, Step, result_event
 from stepwell_server.model.tasks import AnyGrant, Grant
-from stepwell_server.store import batches, job_batches, recall
+from stepwell_server.store import batch_reads, job_batches, recall
 from stepwell_server.store.database import Conflict, Lost
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Reader:
             async with self.connection() as connection:
                 inputs = await read_inputs(connection, wanted)
                 if beats:
-                    for run_key, ordinal, _, payload in await batches.read_heartbeats(connection, beats):
+                    for run_key, ordinal, _, payload in await batch_reads.read_heartbeats(connection, beats):
                         details[run_key, ordinal] = payload
                 for grant in replays:
                     size = len(_input(grant, inputs).body)

@@ -17,7 +17,7 @@ from stepwell_server import telemetry
 from stepwell_server.dispatch.traces import LOST, RECORDED, issued, subject, subject_of_job
 from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job
 from stepwell_server.model.runs import ClosedRun, Run
-from stepwell_server.store import activity_store, batches, job_batches, recall
+from stepwell_server.store import activity_store, batch_reads, job_batches, recall
 from stepwell_server.store.database import Lost
 from stepwell_server.telemetry import metrics
 
@@ -102,7 +102,7 @@ class BeatTraces:
         keys = sorted({(beat.run_key, beat.ordinal) for beat, _, _ in told if beat.ordinal != JOB_ORDINAL})
         job_keys = sorted({beat.run_key for beat, _, _ in told if beat.ordinal == JOB_ORDINAL})
         try:
-            found = await batches.read_steps(connection, keys) if keys else []
+            found = await batch_reads.read_steps(connection, keys) if keys else []
             steps = {(step.run_key, step.ordinal): step for step in found}
             runs = await _runs(connection, sorted({key[0] for key in keys})) if keys else {}
             jobs = await _jobs(connection, job_keys) if job_keys else {}
@@ -125,7 +125,7 @@ async def _runs(connection: Connection, keys: list[int]) -> dict[int, Run | Clos
     found: dict[int, Run | ClosedRun] = {**await recall.read_runs(connection, keys)}
     ended = [key for key in keys if key not in found]
     if ended:
-        found |= {run.run_key: run for run in await batches.read_closed_runs(connection, ended)}
+        found |= {run.run_key: run for run in await batch_reads.read_closed_runs(connection, ended)}
     return found
 
 

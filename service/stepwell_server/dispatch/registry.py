@@ -25,7 +25,7 @@ from stepwell_server.model.runs import Phase
 from stepwell_server.model.steps import Step
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.workers import Hello, Session, listed_of, pack_hello
-from stepwell_server.store import batches, job_batches, recall
+from stepwell_server.store import batch_reads, job_batches, recall
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ async def _read_held(
     leases = [lease for lease in leases if lease[1] != JOB_ORDINAL]
     runs = await recall.read_runs(connection, sorted({run_key for run_key, _, _ in leases})) if leases else {}
     wanted = sorted((run_key, ordinal) for run_key, ordinal, _ in leases if ordinal)
-    steps = await batches.read_steps(connection, wanted) if wanted else []
+    steps = await batch_reads.read_steps(connection, wanted) if wanted else []
     activities = {(step.run_key, step.ordinal): step for step in steps if isinstance(step, Step)}
     for run_key, ordinal, token in leases:
         run, step = runs.get(run_key), activities.get((run_key, ordinal))

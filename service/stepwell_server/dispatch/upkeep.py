@@ -17,7 +17,7 @@ from stepwell_server.dispatch.gauges import measure_capacity
 from stepwell_server.dispatch.messages import TaskNotice
 from stepwell_server.model.jobs import JOB_ORDINAL, Job
 from stepwell_server.model.steps import Step
-from stepwell_server.store import batches, job_batches, recall
+from stepwell_server.store import batch_reads, job_batches, recall
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -151,7 +151,7 @@ class Upkeep:
         steps = sorted(key for _, key in part if key[1] != JOB_ORDINAL)
         jobs = sorted(key for key, ordinal in {key for _, key in part} if ordinal == JOB_ORDINAL)
         async with self._reader.connection() as connection:
-            found = await batches.read_steps(connection, steps) if steps else []
+            found = await batch_reads.read_steps(connection, steps) if steps else []
             open_jobs = await job_batches.read_jobs(connection, jobs) if jobs else {}
         opened: dict[TaskKey, Step | Job] = {(key, JOB_ORDINAL): job for key, job in open_jobs.items()}
         opened |= {(step.run_key, step.ordinal): step for step in found if isinstance(step, Step)}

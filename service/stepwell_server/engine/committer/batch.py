@@ -36,7 +36,7 @@ from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
 from stepwell_server.model.jobs import JOB_ORDINAL
 from stepwell_server.model.runs import RunRef
-from stepwell_server.store import batches
+from stepwell_server.store import batch_reads, batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -209,7 +209,7 @@ class Batch:
         }
         if not letters:
             return
-        left = await batches.mail_left(self._connection, list(letters.values()))
+        left = await batch_reads.mail_left(self._connection, list(letters.values()))
         for place, mail_id in letters.items():
             if mail_id in left:
                 left.remove(mail_id)
@@ -228,7 +228,7 @@ class Batch:
         }
         if not asked:
             return
-        left = await batches.inbox_left(self._connection, list(asked.values()))
+        left = await batch_reads.inbox_left(self._connection, list(asked.values()))
         for place, number in asked.items():
             if number in left:
                 left.remove(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server.engine import activity_claims
-from stepwell_server.store import batches
+from stepwell_server.store import batch_reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -37,7 +37,7 @@ class Claiming:
             queues.setdefault((claim.namespace_id, claim.task_queue, claim.now or self._now), []).append(place)
         taken: set[tuple[int, int]] = set()
         for queue, places in queues.items():
-            found = await batches.claim_driven_activities(self._connection, *queue, len(places) + len(taken))
+            found = await batch_reads.claim_driven_activities(self._connection, *queue, len(places) + len(taken))
             mine = [task for task in found if task not in taken][: len(places)]
             taken.update(mine)
             self._found.update(zip(places, mine, strict=False))

@@ -27,7 +27,7 @@ from stepwell_server.engine.starts import StartRun
 from stepwell_server.ids import uuid7
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import RunRef
-from stepwell_server.store import batches
+from stepwell_server.store import batch_reads, batches
 from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ class Committer:
         Gaps do no harm: between them, and where a block is lost in a crash.
         """
         while self._spare_keys < count:
-            block = await batches.take_run_keys(connection)
+            block = await batch_reads.take_run_keys(connection)
             taken = block[(self._place - block.start) % self._key_step :: self._key_step]
             self._keys = iter([*self._keys, *taken])
             self._spare_keys += len(taken)

@@ -8,7 +8,7 @@ from stepwell_server.engine.committer.claiming import Claiming
 from stepwell_server.engine.committer.protocols import ActivityClaim, Capacity, Claim, Reservation
 from stepwell_server.engine.grants import GrantTask, ref_to
 from stepwell_server.model.jobs import JOB_ORDINAL
-from stepwell_server.store import batches
+from stepwell_server.store import batch_reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -45,7 +45,7 @@ class Granting:
             if not isinstance(claim, Claim):
                 continue
             most = claim.most + len(taken)
-            found = await batches.claim_tasks(
+            found = await batch_reads.claim_tasks(
                 self._connection, claim.namespace_id, claim.task_queue, claim.kind, claim.types, claim.builds, most
             )
             mine = [task for task in found if task not in taken][: claim.most]

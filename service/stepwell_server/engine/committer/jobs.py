@@ -11,7 +11,7 @@ from stepwell_server.engine.job_change import JobChange
 from stepwell_server.engine.names import GONE, JobBirths, Latest
 from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job
 from stepwell_server.model.payloads import NULL
-from stepwell_server.store import batches, job_batches
+from stepwell_server.store import batch_reads, batches, job_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -101,7 +101,7 @@ class Jobs:
         beating = {change.key: change for change, missing in wanted if missing.heartbeats and not change.has_beat}
         if beating:
             keys = [(key, JOB_ORDINAL) for key in sorted(beating)]
-            for key, ordinal, time, details in await batches.read_heartbeats(connection, keys):
+            for key, ordinal, time, details in await batch_reads.read_heartbeats(connection, keys):
                 beating[key].heartbeats[ordinal] = (time, details)
             for change in beating.values():
                 change.has_beat = True

@@ -15,7 +15,15 @@ from stepwell_server.ids import MAIN
 from stepwell_server.model.steps import Kind, Step
 from stepwell_server.model.topics import stripe_of
 from stepwell_server.model.user_tasks import UserTask
-from stepwell_server.store import batches, dispatches, recall, run_definitions, search_attributes, sides, topics
+from stepwell_server.store import (
+    batch_reads,
+    dispatches,
+    recall,
+    run_definitions,
+    search_attributes,
+    sides,
+    topics,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,7 +60,8 @@ async def look_up_starts(connection: Connection, births: Births, starts: Sequenc
     await look_up_keys(connection, births, starts)
     if ids:
         wanted = list(ids)
-        for (run_id, namespace_id), found in zip(wanted, await batches.find_run_ids(connection, wanted), strict=True):
+        stored = await batch_reads.find_run_ids(connection, wanted)
+        for (run_id, namespace_id), found in zip(wanted, stored, strict=True):
             if namespace_id is not None:
                 births.ids[namespace_id, run_id] = found[0] if found else None
 
@@ -70,8 +79,8 @@ async def absent_namespaces(connection: Connection, spaces: Iterable[tuple[int, 
     What is in a namespace keeps it from being deleted, so that only starts have to ask. `main` always exists.
     """
     asked = {namespace_id for namespace_id, name in spaces if name != MAIN}
-    absent = sorted(asked - await batches.hold_namespaces(connection, sorted(asked))) if asked else []
-    there = await batches.find_namespaces(connection, absent) if absent else ()
+    absent = sorted(asked - await batch_reads.hold_namespaces(connection, sorted(asked))) if asked else []
+    there = await batch_reads.find_namespaces(connection, absent) if absent else ()
     return {namespace_id: namespace_id in there for namespace_id in absent}
 
 
@@ -90,7 +99,7 @@ async def look_up_names(connection: Connection, births: Births, names: Iterable[
     if not wanted:
         return
     asked: list[tuple[str, int | None]] = [(workflow_id, namespace_id) for namespace_id, workflow_id in wanted]
-    for name, found in zip(wanted, await batches.find_workflow_ids(connection, asked), strict=True):
+    for name, found in zip(wanted, await batch_reads.find_workflow_ids(connection, asked), strict=True):
         births.names[name] = _latest(found[0]) if found else None
 
 
@@ -105,11 +114,11 @@ async def resolve(connection: Connection, refs: Sequence[RunRef]) -> list[Resolv
     by_name = [place for place, ref in enumerate(refs) if ref.run_key is None and ref.run_id is None]
     if by_id:
         ids = [(refs[place].run_id, refs[place].namespace_id) for place in by_id]
-        found = await batches.find_run_ids(connection, [(i, n) for i, n in ids if i is not None])
+        found = await batch_reads.find_run_ids(connection, [(i, n) for i, n in ids if i is not None])
         for place, rows in zip(by_id, found, strict=True):
             resolved[place] = _one_of(refs[place], [row.run_key for row in rows])
     if by_name:
-        named = await batches.find_workflow_ids(
+        named = await batch_reads.find_workflow_ids(
             connection, [(refs[place].workflow_id, refs[place].namespace_id) for place in by_name]
         )
         for place, records in zip(by_name, named, strict=True):
@@ -156,13 +165,13 @@ async def _look(  # noqa: PLR0917 - what a Change is made of
     limits: Limits,
 ) -> set[int]:
     """Opens changes for those that are there and not locked elsewhere; answers those that are."""
-    for run in await batches.lock_runs(connection, wanted):
+    for run in await batch_reads.lock_runs(connection, wanted):
         changes[run.run_key] = Change(now=now, namespace="", limits=limits, run=run, births=births)
     absent = [key for key in wanted if key not in changes]
     if not absent:
         return set()
-    locked = await batches.open_keys(connection, absent)
-    for closed in await batches.read_closed_runs(connection, [key for key in absent if key not in locked]):
+    locked = await batch_reads.open_keys(connection, absent)
+    for closed in await batch_reads.read_closed_runs(connection, [key for key in absent if key not in locked]):
         changes[closed.run_key] = Change(
             now=now, namespace="", limits=limits, run=None, closed_run=closed, births=births
         )
@@ -180,7 +189,7 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
     scopes = [(change.run_key, scope) for change, missing in wanted for scope in missing.scopes - change.known.scopes]
     by_key = {change.run_key: change for change, _ in wanted}
     if scopes:
-        for scope in await batches.read_scopes(connection, scopes):
+        for scope in await batch_reads.read_scopes(connection, scopes):
             by_key[scope.run_key].scopes.setdefault(scope.scope, scope)
     events = [(change.run_key, number) for change, missing in wanted for number in missing.events]
     if events:
@@ -188,7 +197,7 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
             by_key[event.run_key].seen_events[event.number] = event
     beats = [(change.run_key, ordinal) for change, missing in wanted for ordinal in missing.heartbeats]
     if beats:
-        for key, ordinal, time, details in await batches.read_heartbeats(connection, beats):
+        for key, ordinal, time, details in await batch_reads.read_heartbeats(connection, beats):
             by_key[key].heartbeats[ordinal] = (time, details)
     await look_up_names(connection, births, {name for _, missing in wanted for name in missing.names})
     await _look_up_user_tasks(connection, births, {each for _, missing in wanted for each in missing.user_tasks})
@@ -214,7 +223,7 @@ async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Mis
     every = {change.run_key for change, missing in wanted if missing.open_steps and _has_more_steps(change)}
     opened: list[Step] = []
     if every:
-        opened = await batches.read_open_steps(connection, sorted(every))
+        opened = await batch_reads.read_open_steps(connection, sorted(every))
         for step in opened:
             by_key[step.run_key].load_step(step)
     ordinals = [
@@ -228,9 +237,9 @@ async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Mis
         for change, missing in wanted
         for identity in missing.identities - change.known.identities
     ]
-    found = await batches.read_steps(connection, ordinals) if ordinals else []
+    found = await batch_reads.read_steps(connection, ordinals) if ordinals else []
     if identities:
-        found += await batches.read_steps_named(connection, identities)
+        found += await batch_reads.read_steps_named(connection, identities)
     for each in found:
         if isinstance(each, Step):
             by_key[each.run_key].load_step(each)
@@ -239,7 +248,7 @@ async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Mis
             by_key[each.run_key].load_closed_step(each)
     ended = {change.run_key for change, missing in wanted if missing.closed_steps and not change.known.closed_steps}
     if ended:
-        for closed in await batches.read_all_closed_steps(connection, sorted(ended)):
+        for closed in await batch_reads.read_all_closed_steps(connection, sorted(ended)):
             by_key[closed.run_key].load_closed_step(closed)
     await _load_user_tasks(connection, by_key, opened)
     waits = [
@@ -249,7 +258,7 @@ async def _load_steps(connection: Connection, wanted: Sequence[tuple[Change, Mis
         for name in missing.waits - change.known.waits
     ]
     if waits:
-        for step in await batches.read_steps_waiting(connection, waits):
+        for step in await batch_reads.read_steps_waiting(connection, waits):
             by_key[step.run_key].load_step(step)
 
 
@@ -316,10 +325,10 @@ def _has_more_steps(change: Change) -> bool:
 
 async def _load_received(connection: Connection, by_key: dict[int, Change], keys: Sequence[int]) -> None:
     """All signals that runs ever got, and which of them nobody has taken."""
-    for signal in await batches.read_received_signals(connection, keys):
+    for signal in await batch_reads.read_received_signals(connection, keys):
         by_key[signal.run_key].received.append(signal)
     kept: dict[tuple[int, str], list[Signal]] = {}
-    for signal in await batches.read_kept_signals(connection, keys):
+    for signal in await batch_reads.read_kept_signals(connection, keys):
         if signal.ordinal > by_key[signal.run_key].known.signals.get(signal.name, 0):
             kept.setdefault((signal.run_key, signal.name), []).append(signal)
     for (run_key, name), signals in kept.items():
@@ -342,7 +351,7 @@ async def _load_signals(connection: Connection, wanted: Sequence[tuple[Change, M
     if after:
         places = [(*place, ordinal) for place, ordinal in after.items()]
         found: dict[tuple[int, str], list[Signal]] = {place: [] for place in after}
-        for signal in await batches.read_signals(connection, places, SIGNALS_AT_ONCE):
+        for signal in await batch_reads.read_signals(connection, places, SIGNALS_AT_ONCE):
             found[signal.run_key, signal.name].append(signal)
         for (key, name), signals in found.items():
             through = signals[-1].ordinal if len(signals) == SIGNALS_AT_ONCE else EVERY_SIGNAL
@@ -352,7 +361,7 @@ async def _load_signals(connection: Connection, wanted: Sequence[tuple[Change, M
         for signal_id in missing.signal_ids - change.known.signal_ids if change.had_signals else ():
             asking.setdefault((change.chain_key, signal_id), []).append(change)
     if asking:
-        for signal in await batches.read_signal_ids(connection, list(asking)):
+        for signal in await batch_reads.read_signal_ids(connection, list(asking)):
             if signal.signal_id is not None:
                 for change in asking[signal.chain_key, signal.signal_id]:
                     change.signal_ids.setdefault(signal.signal_id, signal)
@@ -365,7 +374,7 @@ async def _load_slices(connection: Connection, wanted: Sequence[tuple[Change, Mi
     if not keys:
         return
     found: dict[int, list[tuple[Signal, int]]] = {key: [] for key in keys}
-    for signal, size in await batches.read_left_signals(connection, keys, MOST_CARRIED + 1):
+    for signal, size in await batch_reads.read_left_signals(connection, keys, MOST_CARRIED + 1):
         found[signal.run_key].append((signal, size))
     for change, missing in wanted:
         for key in missing.carried & found.keys():

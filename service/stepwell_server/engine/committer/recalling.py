@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stepwell_server import errors, refusals
 from stepwell_server.model.requests import Asked, Recorded, RequestKey, answer_of, record
-from stepwell_server.store import batches
+from stepwell_server.store import batch_reads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Recalling:
         """For each entry what its request was answered before, a refusal if it is another one, or None."""
         keys = {entry.asked.key for entry in entries if entry.asked is not None}
         if keys:
-            found = await batches.read_requests(self._connection, sorted(keys))
+            found = await batch_reads.read_requests(self._connection, sorted(keys))
             self._known = {(row.request_id, row.namespace_id, row.method): row for row in found}
         return [self.answer(entry.asked) for entry in entries]
 

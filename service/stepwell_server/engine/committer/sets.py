@@ -19,7 +19,7 @@ from stepwell_server.engine.committer.committer import Committer
 from stepwell_server.engine.committer.orders import Writes, ref_of
 from stepwell_server.engine.committer.subjects import Subjects
 from stepwell_server.engine.committer.waiting import Entry
-from stepwell_server.store import batches
+from stepwell_server.store import batch_reads
 from stepwell_server.store.database import Conflict
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SetBatch(Batch):
         found = (await self.subjects.resolve(refs)).values() if refs else ()
         keys = sorted({key for key in found if isinstance(key, int)})
         if keys:
-            await batches.await_runs(self._connection, keys)
+            await batch_reads.await_runs(self._connection, keys)
 
     def _outcome(self) -> object:
         """What the writes came to together. The first that is refused tells why."""
