@@ -13,9 +13,9 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import asyncpg
 import pytest
 import pytest_asyncio
+from tests.databases import Databases, drop_database
 
 from stepwell_server.embedded import EmbeddedPostgres, create_database
 from stepwell_server.embedded.postmaster import running_postmaster
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # Servers within the tests ask for no API key, as `dev` does not; tests of keys say so.
 os.environ["STEPWELL_REQUIRE_KEYS"] = "false"
+
+# Nothing but a test changes what is in its database, and its statistics.
+SERVER_SETTINGS = {"autovacuum": "off"}
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +57,7 @@ async def server_url(session_dir: Path) -> AsyncIterator[str]:
     if given:
         yield given
         return
-    async with EmbeddedPostgres(session_dir / "postgres", durable=False) as postgres:
+    async with EmbeddedPostgres(session_dir / "postgres", durable=False, extra=SERVER_SETTINGS) as postgres:
         yield postgres.url
 
 
@@ -64,15 +67,24 @@ async def migrated_template(server_url: str) -> AsyncIterator[str]:
     name = f"template_{uuid.uuid4().hex[:12]}"
     await migrations.migrate(await create_database(server_url, name))
     yield name
-    await _drop_database(server_url, name)
+    await drop_database(server_url, name)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def databases(server_url: str, migrated_template: str) -> AsyncIterator[Databases]:
+    """Migrated databases, lent to one test at a time."""
+    made = Databases(server_url, migrated_template)
+    await made.start()
+    yield made
+    await made.close()
 
 
 @pytest_asyncio.fixture
-async def database_url(server_url: str, migrated_template: str) -> AsyncIterator[str]:
-    """A fresh, migrated database."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    yield await create_database(server_url, name, migrated_template)
-    await _drop_database(server_url, name)
+async def database_url(databases: Databases) -> AsyncIterator[str]:
+    """A migrated database without a run, a job or anything else that a test makes."""
+    lent = await databases.lend()
+    yield lent.url
+    await databases.give_back(lent)
 
 
 @pytest_asyncio.fixture
@@ -80,12 +92,4 @@ async def empty_database_url(server_url: str) -> AsyncIterator[str]:
     """A fresh database without a schema."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     yield await create_database(server_url, name)
-    await _drop_database(server_url, name)
-
-
-async def _drop_database(url: str, name: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-    finally:
-        await connection.close()
+    await drop_database(server_url, name)
