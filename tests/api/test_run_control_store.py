@@ -13,8 +13,10 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 from tests.api.stores import CANCELLED, RUNNING, START, Store, at, create, json, read
-from tests.service import Service, refusal, serving
+from tests.api.test_definitions import create as define
+from tests.service import TIMEOUT, Service, refusal, serving
 
+from stepwell.v1 import retention_pb2, runs_pb2, search_attributes_pb2
 from stepwell_server.engine.driven_runs import MarkRunCompleted
 from stepwell_server.engine.run_controls import ConfigureRun
 from stepwell_server.engine.starts import NewRun, Reuse, StartRun
@@ -247,6 +249,33 @@ async def test_a_re_run_is_as_the_run_was_but_for_its_key(service: Service) -> N
     assert (run.origin.title, run.origin.trigger_key, run.origin.idempotency_key) == ("Pay", "manual", "")
     assert (run.source_run_id, run.phase) == (source, RUNNING)
     assert (await refusal(runs.call("RerunRun", run_id=str(uuid4()))))[1] == "RUN_NOT_FOUND"
+
+
+async def test_a_re_run_has_the_attributes_and_the_definition_of_the_run(service: Service) -> None:
+    """The attributes as they are now; each run has its own from then on."""
+    runs = Store(service, "run")
+    definition = await define(service, version=1)
+    follows = {"code": definition.code, "version": 1}
+    source = await create(service, type="", definition=follows, search_attributes={"env": {"text": "prod"}})
+    score = {"score": search_attributes_pb2.SearchAttribute(integer=3)}
+    request = search_attributes_pb2.UpsertSearchAttributesRequest(run_id=source, attributes=score)
+    await service.runs.UpsertSearchAttributes(request, timeout=TIMEOUT)
+    await runs.call("MarkRunCompleted", run_id=source)
+    again = await read(service, (await runs.call("RerunRun", run_id=source)).run_id)
+    assert again.search_attributes["env"].text == "prod"
+    assert again.search_attributes["score"].integer == 3
+    assert again.definition.definition_id == definition.definition_id
+    listing = runs_pb2.ListRunsRequest(filter='attribute.env = "prod"')
+    found = (await service.runs.ListRuns(listing, timeout=TIMEOUT)).runs
+    assert [run.run_id for run in found] == [again.run_id, source]
+
+
+async def test_a_run_whose_input_is_gone_is_not_created_again(service: Service) -> None:
+    source = await create(service, type="flow", input=json("[1]"))
+    await Store(service, "run").call("MarkRunCompleted", run_id=source)
+    request = retention_pb2.MarkRunArchivedRequest(run_id=source, archive_uri="there")
+    await service.retention.MarkRunArchived(request, timeout=TIMEOUT)
+    assert (await refusal(Store(service, "run").call("RerunRun", run_id=source)))[1] == "RUN_PURGED"
 
 
 async def test_runs_derived_from_a_run_newest_first(service: Service) -> None:

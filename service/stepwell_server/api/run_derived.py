@@ -19,6 +19,7 @@ from stepwell_server.api.stores import StoreCalls
 from stepwell_server.engine.starts import NewRun, Reuse, Started, StartRun
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import run_id_for_request, uuid7
+from stepwell_server.model.definitions import DefinitionRef
 from stepwell_server.model.driven import RunOrigin
 from stepwell_server.model.runs import Phase, RunDetails, RunRef, unpack_details
 from stepwell_server.store import run_origins, runs
@@ -56,6 +57,9 @@ class DerivedRuns(StoreCalls, run_store_pb2_grpc.RunStoreServicer):
         source = await runs.read(self._database, await self._refs.read(request))
         if not source.run.driven:
             raise errors.RunNotDriven(run_id=source.run.run_id)
+        details = unpack_details(source.run.details)
+        if details.is_purged:
+            raise errors.RunPurged(run_id=source.run.run_id, archive_uri=details.archive_uri)
         origins = await run_origins.read(self._database, [source.run.run_key])
         traces = telemetry.new_traceparent(context.invocation_metadata() or (), type=source.run.type)
         new = msgspec.structs.replace(
@@ -89,6 +93,8 @@ def again(space: RunRef, source: WholeRun, origin: RunOrigin | None, traces: tup
         managed=run.managed,
         details=msgspec.structs.replace(details, **limits),
         origin=msgspec.structs.replace(kept, idempotency_key="", source_run_id=run.run_id),
+        search_attributes=source.search_attributes,
+        definition=None if before.definition is None else DefinitionRef(before.definition.definition_id),
     )
 
 

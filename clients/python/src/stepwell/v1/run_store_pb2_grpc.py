@@ -370,9 +370,10 @@ class RunStoreServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RerunRun(self, request, context):
-        """Creates a run as another one was: of its type, with its input, trigger and title, and as managed as that was; but for
-        its idempotency key, its deadline and its parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND,
-        RUN_NOT_DRIVEN, RUN_EXISTS, REQUEST_ID_REUSED.
+        """Creates a run as another one was: of its type and definition, with its input, trigger and title, with the search
+        attributes that it has now, and as managed as that was; but for its idempotency key, its deadline, its data and its
+        parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_PURGED, RUN_EXISTS,
+        REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -117,9 +117,10 @@ class RunStoreStub:
     ListDerivedRuns: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.ListDerivedRunsRequest, _run_store_pb2.ListDerivedRunsResponse]
     """Lists the runs that were created from a run, as re-runs of it, newest first. An unknown run has none."""
     RerunRun: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.RerunRunRequest, _run_store_pb2.RerunRunResponse]
-    """Creates a run as another one was: of its type, with its input, trigger and title, and as managed as that was; but for
-    its idempotency key, its deadline and its parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND,
-    RUN_NOT_DRIVEN, RUN_EXISTS, REQUEST_ID_REUSED.
+    """Creates a run as another one was: of its type and definition, with its input, trigger and title, with the search
+    attributes that it has now, and as managed as that was; but for its idempotency key, its deadline, its data and its
+    parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_PURGED, RUN_EXISTS,
+    REQUEST_ID_REUSED.
     """
     MarkRunDispatchable: _grpc.UnaryUnaryMultiCallable[_run_store_pb2.MarkRunDispatchableRequest, _run_store_pb2.MarkRunDispatchableResponse]
     """Notes that a worker should look at the run. Also while one does: then it is handed out again when that one is
@@ -225,9 +226,10 @@ class RunStoreAsyncStub(RunStoreStub):
     ListDerivedRuns: _aio.UnaryUnaryMultiCallable[_run_store_pb2.ListDerivedRunsRequest, _run_store_pb2.ListDerivedRunsResponse]  # type: ignore[assignment]
     """Lists the runs that were created from a run, as re-runs of it, newest first. An unknown run has none."""
     RerunRun: _aio.UnaryUnaryMultiCallable[_run_store_pb2.RerunRunRequest, _run_store_pb2.RerunRunResponse]  # type: ignore[assignment]
-    """Creates a run as another one was: of its type, with its input, trigger and title, and as managed as that was; but for
-    its idempotency key, its deadline and its parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND,
-    RUN_NOT_DRIVEN, RUN_EXISTS, REQUEST_ID_REUSED.
+    """Creates a run as another one was: of its type and definition, with its input, trigger and title, with the search
+    attributes that it has now, and as managed as that was; but for its idempotency key, its deadline, its data and its
+    parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_PURGED, RUN_EXISTS,
+    REQUEST_ID_REUSED.
     """
     MarkRunDispatchable: _aio.UnaryUnaryMultiCallable[_run_store_pb2.MarkRunDispatchableRequest, _run_store_pb2.MarkRunDispatchableResponse]  # type: ignore[assignment]
     """Notes that a worker should look at the run. Also while one does: then it is handed out again when that one is
@@ -468,9 +470,10 @@ class RunStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _run_store_pb2.RerunRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_store_pb2.RerunRunResponse, _abc.Awaitable[_run_store_pb2.RerunRunResponse]]:
-        """Creates a run as another one was: of its type, with its input, trigger and title, and as managed as that was; but for
-        its idempotency key, its deadline and its parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND,
-        RUN_NOT_DRIVEN, RUN_EXISTS, REQUEST_ID_REUSED.
+        """Creates a run as another one was: of its type and definition, with its input, trigger and title, with the search
+        attributes that it has now, and as managed as that was; but for its idempotency key, its deadline, its data and its
+        parent. Its `source_run_id` is that run. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_PURGED, RUN_EXISTS,
+        REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
