@@ -74,10 +74,10 @@ async def eventually(look: Any) -> Any:
 
 
 @asynccontextmanager
-async def scheduling(database_url: str) -> AsyncIterator[World]:
+async def scheduling(database_url: str, **settings: Any) -> AsyncIterator[World]:
     """A service that leads, and so fires."""
     async with (
-        Service(rig_settings(database_url, **QUICK)) as service,
+        Service(rig_settings(database_url, **QUICK, **settings)) as service,
         grpc.aio.insecure_channel(service.address) as channel,
     ):
         await service.leader.wait_elected()

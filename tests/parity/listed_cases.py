@@ -91,56 +91,81 @@ ASSAY: dict[str, dict[str, str]] = {
     },
     "D3 orchestration": {
         "schedule_activity_creates_pending_row_and_event": (
-            f"{_ACTIVITIES}activity_create_and_claim api/test_activity_store.py::test_an_activity_is_created_once"
+            f"{_ACTIVITIES}activity_create_and_claim "
+            "stream/test_orchestration.py::test_an_activity_is_in_history_and_advances_its_run_once"
         ),
         "schedule_activity_is_idempotent_on_seq": "api/test_activity_store.py::test_an_activity_is_created_once",
-        "complete_activity_appends_event": "stream/test_unary.py::test_a_run_and_its_activity_from_start_to_end_by_calls",
-        "fail_activity_retries_until_max_attempts": (
-            "stream/test_jobs.py::test_a_failed_attempt_is_tried_again_with_the_details_it_left "
-            "sdk/test_runs.py::test_an_activity_that_fails_for_good"
+        "complete_activity_appends_event": (
+            "stream/test_orchestration.py::test_an_activity_is_in_history_and_advances_its_run_once"
         ),
-        "start_workflow_makes_it_dispatchable": "stream/test_order.py::test_a_fresh_task_goes_straight_to_a_waiting_worker",
+        "fail_activity_retries_until_max_attempts": (
+            "stream/test_orchestration.py::test_an_activity_fails_for_good_after_its_last_attempt"
+        ),
+        "start_workflow_makes_it_dispatchable": (
+            "stream/test_orchestration.py::test_an_activity_is_in_history_and_advances_its_run_once"
+        ),
         "workflow_task_claim_is_exclusive": (
             f"{_ASSAY}concurrent_task_claims_are_exclusive "
             "stream/test_replicas.py::test_64_claimers_on_two_replicas_never_share_a_task"
         ),
         "submit_commands_schedules_activities_and_releases_claim": (
-            "stream/test_capacity.py::test_a_waiting_run_costs_no_slot"
+            "stream/test_orchestration.py::test_an_activity_is_in_history_and_advances_its_run_once"
         ),
         "activity_completion_redispatches_workflow": (
-            "stream/test_replicas.py::test_an_end_on_one_replica_advances_a_run_on_the_other_within_a_second "
+            "stream/test_orchestration.py::test_an_end_while_the_run_is_held_is_not_lost "
             "api/test_driven_runs.py::test_a_task_marked_while_it_is_claimed_is_handed_out_again"
         ),
         "complete_workflow_command_marks_terminal": (
-            "stream/test_unary.py::test_a_run_and_its_activity_from_start_to_end_by_calls"
+            "stream/test_orchestration.py::test_an_activity_is_in_history_and_advances_its_run_once"
         ),
-        "lua_workflow_runs_to_completion": "sdk/test_runs.py::test_values_keep_their_types",
-        "lua_workflow_with_signal": "sdk/test_runs.py::test_a_wait_tells_timeout_from_arrival",
-        "lua_workflow_ctx_cancel_lands_in_cancelled_status": "sdk/test_runs.py::test_cancellation_with_clean_up",
+        "lua_workflow_runs_to_completion": ("sdk/test_orchestration.py::test_workflow_runs_to_completion"),
+        "lua_workflow_with_signal": ("sdk/test_orchestration.py::test_workflow_with_signal_first_and_timer_first"),
+        "lua_workflow_ctx_cancel_lands_in_cancelled_status": (
+            "sdk/test_orchestration.py::test_ctx_cancel_lands_in_cancelled_status"
+        ),
         "lua_workflow_namespace_scoping_end_to_end": (
-            "api/test_runs.py::test_nothing_crosses_namespaces stream/test_topics.py::test_nothing_crosses_a_namespace"
+            "sdk/test_orchestration.py::test_workflow_namespace_scoping_end_to_end"
         ),
         "wait_for_signal with a timeout, signal first and timer first": (
-            "sdk/test_runs.py::test_a_wait_tells_timeout_from_arrival"
+            "sdk/test_orchestration.py::test_workflow_with_signal_first_and_timer_first"
         ),
         "lua_cron_schedule_fires_real_workflow": "sdk/test_schedules.py::test_a_nightly_report",
         "lua_worker_crash_resumes_workflow": "chaos/test_kills.py::test_workers_killed_in_mid_step",
-        "lua_workflow_side_effect_is_recorded_once": "sdk/test_run_order.py::test_a_replay_answers_from_the_record",
-        "lua_child_workflow_completes_before_parent": "sdk/test_runs.py::test_a_child_and_its_continuation",
-        "lua_workflow_cancellation_stops_work": "sdk/test_runs.py::test_cancellation_before_the_first_call",
-        "lua_workflow_with_durable_timer": "sdk/test_testing.py::test_a_month_and_two_retries_take_no_time",
-        "register_query_exposes_live_state": "stream/test_queries.py::test_a_waiting_run_answers_from_memory",
-        "continue_as_new_starts_fresh_run": "sdk/test_runs.py::test_a_child_and_its_continuation",
-        "execute_parallel_three_activities": "sdk/test_runs.py::test_branches_with_code_travel_together_too",
-        "execute_parallel: one fails": "sdk/test_runs.py::test_a_group_waits_for_all_and_raises_the_first",
+        "lua_workflow_side_effect_is_recorded_once": (
+            "sdk/test_orchestration.py::test_side_effect_and_steps_of_one_name_are_recorded_once"
+        ),
+        "lua_child_workflow_completes_before_parent": (
+            "sdk/test_orchestration.py::test_child_workflow_completes_before_parent"
+        ),
+        "lua_workflow_cancellation_stops_work": ("sdk/test_orchestration.py::test_workflow_cancellation_stops_work"),
+        "lua_workflow_with_durable_timer": ("sdk/test_orchestration.py::test_workflow_with_durable_timer"),
+        "register_query_exposes_live_state": (
+            "sdk/test_updates.py::test_a_conversation sdk/test_updates.py::test_what_is_wrong_is_told_apart"
+        ),
+        "continue_as_new_starts_fresh_run": ("sdk/test_orchestration.py::test_continue_as_new_starts_fresh_run"),
+        "execute_parallel_three_activities": (
+            "sdk/test_orchestration.py::test_execute_parallel_three_activities_and_one_fails"
+        ),
+        "execute_parallel: one fails": (
+            "sdk/test_orchestration.py::test_execute_parallel_three_activities_and_one_fails"
+        ),
         "search_attributes_filter_list": f"{_P}test_assay_found.py::test_search_attributes_filter_list",
         "lua_stdlib_management_surface_roundtrips": _LUA,
-        "CLI cases (13)": "sdk/test_cli.py::test_start_and_wait sdk/test_cli.py::test_errors_say_what_to_do",
+        "CLI cases: lists of nothing, output, standard input, environment, what is not there, waits, schedules": (
+            "sdk/test_cli_cases.py::test_a_list_of_nothing "
+            "sdk/test_cli_cases.py::test_the_environment_standard_input_and_the_exit_codes "
+            "sdk/test_cli_cases.py::test_namespaces_from_their_making_to_their_end "
+            "sdk/test_cli_cases.py::test_a_patch_of_nothing_is_refused "
+            "sdk/test_schedules.py::test_by_the_command sdk/test_cli.py::test_errors_say_what_to_do"
+        ),
+        "CLI cases: a file of settings, completion": "not ours: our command has neither; the environment does for the one",
     },
     "D4 REST": {
         "health": "api/test_server.py::test_health_tells_when_it_is_ready",
         "start_and_list": "api/test_runs.py::test_a_started_run_is_as_it_was_asked_for api/test_runs.py::test_newest_come_first",
-        "explicit_ascending_order_uses_default_bounded_page": "api/test_history.py::test_events_are_listed_in_both_directions",
+        "explicit_ascending_order_uses_default_bounded_page": (
+            "api/test_history.py::test_events_are_listed_in_both_directions api/test_page.py::test_sizes_are_coerced"
+        ),
         "signal_and_cancel": (
             "api/test_steering.py::test_a_signal_is_recorded_once "
             "api/test_steering.py::test_a_run_that_nobody_has_begun_cancels_at_once"
@@ -148,7 +173,7 @@ ASSAY: dict[str, dict[str, str]] = {
         "cancel_accepts_any_body_shape": f"{_REST}a request has one shape, checked by the stubs",
         "worker_register_and_poll": f"{_WORK}worker_register_heartbeat_list",
         "schedule_crud": "api/test_schedules.py::test_a_schedule_is_made_found_listed_and_deleted",
-        "workflow_not_found": "sdk/test_client.py::test_an_unknown_run",
+        "workflow_not_found": ("api/test_runs.py::test_nothing_crosses_namespaces"),
         "schedule_create_returns_the_seeded_next_run_at": (
             "api/test_schedules.py::test_a_schedule_is_made_found_listed_and_deleted"
         ),
@@ -163,14 +188,16 @@ ASSAY: dict[str, dict[str, str]] = {
             "mending/test_retry.py::test_failed_steps_are_done_anew_and_completed_ones_stay"
         ),
         "concurrent_retry_requests_schedule_the_failed_activity_once": (
-            "api/test_requests.py::test_a_repeated_retry_tells_what_it_told_and_begins_nothing"
+            "sdk/test_orchestration.py::test_concurrent_retry_requests_schedule_the_failed_activity_once"
         ),
         "get_events of a missing workflow": f"{_ASSAY}events_append_and_list",
     },
     "D5 authentication": {
-        "no_auth allows all": "main/test_program.py::test_dev_brings_its_own_postgres_and_shares_it_with_nobody",
+        "no_auth allows all": ("api/test_api_keys.py::test_who_asks_nobody_for_keys_makes_none"),
         "api_key: none, invalid, valid": (
-            "api/test_access.py::test_without_a_key_nothing_is_answered api/test_access.py::test_what_is_no_key_is_malformed"
+            "api/test_access.py::test_without_a_key_nothing_is_answered "
+            "api/test_access.py::test_what_is_no_key_is_malformed "
+            "api/test_access.py::test_a_role_makes_its_own_calls_only"
         ),
         "jwt and combined": "open: identity by tokens comes with the second part of identity",
         "bootstrap create only while the table is empty": (
@@ -183,7 +210,7 @@ ASSAY: dict[str, dict[str, str]] = {
             "engine/test_schedules.py::test_times engine/test_schedules.py::test_what_names_no_times_is_refused"
         ),
         "seed honours the time zone and keeps an explicit next_run_at": (
-            "api/test_firings.py::test_a_first_time_that_has_passed_fires_once"
+            "engine/test_schedules.py::test_times api/test_firings.py::test_a_first_time_that_has_passed_fires_once"
         ),
         "bus: append and read; cursor skips earlier": (
             "api/test_watches.py::test_a_stream_goes_on_from_its_cursor_on_another_replica"
@@ -230,20 +257,20 @@ STEM: dict[str, dict[str, str]] = {
         "cancel reason persisted": f"{_STEM}cancel_reason_is_persisted",
     },
     "I2 script facade": {
-        "sequential steps": "sdk/test_run_order.py::test_a_replay_answers_from_the_record",
+        "sequential steps": ("sdk/test_orchestration.py::test_side_effect_and_steps_of_one_name_are_recorded_once"),
         "sleep": "sdk/test_testing.py::test_a_month_and_two_retries_take_no_time",
-        "autoVersion": "sdk/test_run_order.py::test_a_replay_answers_from_the_record",
+        "autoVersion": ("sdk/test_orchestration.py::test_side_effect_and_steps_of_one_name_are_recorded_once"),
         "awaitEvent": "topics/test_runs.py::test_every_run_gets_the_event_with_its_type",
         "event resumption is enqueued on the persisted queue": (
-            "stream/test_topics.py::test_an_event_reaches_every_run_that_waits"
+            "stream/test_orchestration.py::test_an_event_brings_its_run_to_the_runs_own_queue"
         ),
     },
     "I3 runtime": {
-        "executes and persists results": "sdk/test_runs.py::test_values_keep_their_types",
+        "executes and persists results": ("sdk/test_orchestration.py::test_workflow_runs_to_completion"),
         "runtime metadata stripped; parent id persisted but hidden": (
             f"{_STEM}create_run_persists_runtime_metadata_and_workflow_params_strips_internals"
         ),
-        "child start and wait": "sdk/test_runs.py::test_a_child_and_its_continuation",
+        "child start and wait": ("sdk/test_orchestration.py::test_child_workflow_completes_before_parent"),
         "run detail views; manifest; lifecycle logs": "not ours: that runtime's own views and logs",
         "extends the lease when checkpoints persist": (
             "not ours: a code run's lease is its session's; an engine's own renews it as it likes"
@@ -253,22 +280,26 @@ STEM: dict[str, dict[str, str]] = {
         "awaitEvent payload": "topics/test_runs.py::test_every_run_gets_the_event_with_its_type",
         "emit persists payload before the worker resumes": f"{_WAITS}register_watcher_resolves_payload_exactly_once",
         "saveStep heartbeat": f"{_STEM}save_step_refreshes_updated_at",
-        "sleep then event": "topics/test_runs.py::test_arrival_and_timeout_are_told_apart",
+        "sleep then event": ("sdk/test_orchestration.py::test_workflow_with_durable_timer"),
         "idempotency key stable over retry": "not ours: made by that runtime of ids that the store keeps",
         "autoVersion after rewind": "mending/test_rewind.py::test_exactly_the_steps_from_there_on_are_done_anew",
         "autoVersion over suspension": f"{_STEM}auto_version_checkpoints",
-        "step events": "stream/test_unary.py::test_a_run_and_its_activity_from_start_to_end_by_calls",
+        "step events": ("stream/test_orchestration.py::test_an_activity_is_in_history_and_advances_its_run_once"),
         "failure: error propagates, status running": f"{_STEM}mark_failed",
-        "cancel": "sdk/test_runs.py::test_cancellation_with_clean_up",
+        "cancel": ("sdk/test_orchestration.py::test_workflow_cancellation_stops_work"),
         "maxRunDuration": "ends/test_deadlines.py::test_a_run_that_takes_too_long_is_cancelled",
         "maxSuspendDuration": "ends/test_deadlines.py::test_a_run_that_is_suspended_too_long_is_cancelled",
         "enqueued tasks carry workflow metadata": "stream/test_order.py::test_a_fresh_task_goes_straight_to_a_waiting_worker",
         "policy unit tests": "not ours: that client's spelling of a policy; ours is a message",
     },
     "I4 lock store, broker, queue events, revoke store, result backend": {
-        "lock store (7)": (
+        "lock store: one holder, renewal, expiry, another's renewal": (
+            "api/test_leader_store.py::test_assay_29_leader_election "
             "api/test_leader_store.py::test_a_leader_whose_time_is_over_is_followed_under_a_higher_token "
             "api/test_leader_store.py::test_one_of_many_leads"
+        ),
+        "lock store: release, who holds it": (
+            "not ours: a leadership is not given up before its time, and only who asks for it hears who has it"
         ),
         "broker (16)": (
             "not ours: a task queue is no broker; what it stands for is proven by `tests/stream`: "
@@ -276,7 +307,12 @@ STEM: dict[str, dict[str, str]] = {
         ),
         "queue events (5)": "not ours: `WatchRuns` tells of ends; there are no queues of events",
         "revoke store (4)": "not ours: a running task is cancelled by its run or its job, not by a list of revoked ids",
-        "result backend (15)": "api/test_job_ends.py::test_a_wait_ends_with_the_job_on_either_replica",
+        "result backend: set, get, watch, expiry, heartbeats": (
+            "api/test_job_ends.py::test_a_wait_ends_with_the_job_on_either_replica "
+            "stream/test_jobs.py::test_a_failed_attempt_is_tried_again_with_the_details_it_left "
+            "loops/test_jobs.py::test_a_job_is_forgotten_when_its_own_retention_is_over"
+        ),
+        "result backend: groups, chords": "not ours: work that belongs together is the code of a run",
     },
 }
 
@@ -359,7 +395,7 @@ FLOW_ORCHESTRATOR: dict[str, dict[str, str]] = {
         "engine: happy path, two waiters, timeout, cancelled while waiting": _ENGINE,
     },
     "Flow store and outputs": {
-        "save and get, unknown, upsert, toggle, delete, list by name": (
+        "save and get, unknown, update, toggle, delete, list": (
             "parity/test_vyuh_workflows.py::test_create parity/test_vyuh_workflows.py::test_update "
             "parity/test_vyuh_workflows.py::test_activate parity/test_vyuh_workflows.py::test_delete "
             "parity/test_vyuh_workflows.py::test_list"
@@ -383,6 +419,7 @@ FLOW_ORCHESTRATOR: dict[str, dict[str, str]] = {
     "Cron dispatcher": {
         "computes the next run; remove; override replaces; paused": (
             "api/test_schedules.py::test_a_patch_reckons_the_next_firing_anew_and_keeps_the_rest "
+            "api/test_overlaps.py::test_a_paused_schedule_is_patched_and_noted_and_does_not_fire "
             "api/test_schedules.py::test_a_schedule_is_made_found_listed_and_deleted"
         ),
         "failure marks state and the loop survives": (
@@ -405,7 +442,11 @@ SQUID_MESH: dict[str, dict[str, str]] = {
         "fail after complete": "parity/test_squid_mesh_attempts.py::test_fail_after_complete_is_stale",
     },
     "C.4 state machine and retry policy": {
-        "states, moves, terminal set": "engine/test_states.py::test_the_tables_of_moves_close",
+        "states, moves, terminal set": (
+            "engine/test_states.py::test_a_command_in_a_situation "
+            "engine/test_states.py::test_the_tables_of_moves_close "
+            "api/test_driven_runs.py::test_only_legal_moves_of_driven_runs"
+        ),
         "retry policy and backoff": (
             "engine/test_retries.py::test_the_delay_after_an_attempt "
             "engine/test_retries.py::test_growth_beyond_all_numbers_is_the_maximum"
@@ -423,19 +464,25 @@ SQUID_MESH: dict[str, dict[str, str]] = {
         "dependency jobs, joins, fan-out": "not ours: that runtime's planning",
         "two parallel roots failing with retries": "sdk/test_gathers.py::test_a_failure_waits_for_the_others_and_does_not_stop_them",
         "dispatch failure rolls back": "not ours: a dispatch is a row of the same transaction",
-        "cancelling and stale delivery": "stream/test_cancellation.py::test_a_cancelled_run_s_holder_hears",
+        "cancelling and stale delivery": (
+            "stream/test_cancellation.py::test_a_cancelled_step_that_was_not_sent_yet_is_withdrawn"
+        ),
         "a scheduled step keeps its input": f"{_SQUID}schedule_then_begin_keeps_id_and_input",
     },
     "C.4 runs": {
         "list newest first, filters, limit": "api/test_runs.py::test_newest_come_first api/test_runs.py::test_lists_are_filtered",
-        "malformed id, unknown id": "api/test_fields.py::test_uuids_are_of_the_usual_form sdk/test_client.py::test_an_unknown_run",
+        "malformed id, unknown id": (
+            "api/test_fields.py::test_uuids_are_of_the_usual_form api/test_runs.py::test_nothing_crosses_namespaces"
+        ),
         "replay links its source": "api/test_run_control_store.py::test_a_re_run_is_as_the_run_was_but_for_its_key",
         "start rolls back if dispatch fails": "not ours: a dispatch is a row of the same transaction",
         "payload validation": "not ours: payloads are opaque to the service",
     },
     "C.4 protocol": {
         "claim before visible": f"{_ACTIVITIES}activity_retry_on_failure",
-        "a live lease hides; an expired one gives a new fence": f"{_STEM}claim_run_leases",
+        "a live lease hides; an expired one gives a new fence": (
+            f"{_STEM}claim_run_leases api/test_driven_runs.py::test_a_stale_token_is_refused_everywhere"
+        ),
         "an expired owner cannot heartbeat, complete, fail or retry": (
             f"{_STEM}whose_lease_went_to_another_writes_no_more stream/test_leases.py::test_a_lost_session_s_reports_change_nothing"
         ),
@@ -444,7 +491,7 @@ SQUID_MESH: dict[str, dict[str, str]] = {
             "stream/test_reports.py::test_the_same_report_twice_is_a_duplicate_and_recorded_once "
             "stream/test_reports.py::test_another_end_after_the_first_is_refused"
         ),
-        "a terminal run fences claims": f"{_STEM}mark_completed_stores_result",
+        "a terminal run fences claims": ("api/test_driven_runs.py::test_what_has_ended_stays_as_it_is"),
     },
 }
 

@@ -1,12 +1,13 @@
 -- name: read_due_schedules
--- Schedules whose time has come, earliest first. Walks schedules_next_idx.
+-- Schedules whose time has come, earliest first, but for those that are paused: an outside engine that notes a firing
+-- of such a one may give it a next time. Walks schedules_next_idx.
 SELECT
     s.schedule_id, s.namespace_id, s.name, s.cron, s.time_zone, s.jitter_seconds, s.start_time, s.end_time,
     s.overlap_policy, s.catchup_seconds, s.run, s.pause_reason, s.create_time, s.update_time, s.version, s.next_time,
     s.next_nominal, s.waiting, s.last_time, s.last_workflow_id, s.last_run_id, s.fired, s.skipped, s.missed,
     s.last_error
 FROM schedules AS s
-WHERE s.next_time <= $1
+WHERE s.next_time <= $1 AND s.pause_reason IS NULL
 ORDER BY s.next_time
 LIMIT $2;
 
