@@ -333,7 +333,8 @@ class Batch:
             subjects.undo(change)
             if isinstance(told, Missing):
                 return told
-            answer = told
+            # Who raised it knows the batch, which should be gone before the caller has dealt with the refusal.
+            answer = told.with_traceback(None)
         except Exception:  # noqa: BLE001 - a fault of ours in one decision is no reason to fail the others
             failed = errors.InternalError(error_id=uuid7())
             with about(order, change):

@@ -205,6 +205,12 @@ class Committer:
         await self._have_number(connection)
         await self._have_keys(connection, sum(_births(entry.order) for entry in entries))
         batch = self._batch(connection, entries)
+        try:
+            await self._carry_out(connection, entries, batch)
+        finally:
+            batch.subjects.part()
+
+    async def _carry_out(self, connection: Connection, entries: list[Entry], batch: Batch) -> None:
         write: batches.Write | None = None
         began = time.monotonic()
         try:

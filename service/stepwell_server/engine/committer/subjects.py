@@ -100,6 +100,11 @@ class Subjects:
         if jobs:
             await self.jobs.load(self._connection, jobs)
 
+    def part(self) -> None:
+        """Once the batch is over: runs and names know of each other, and would stay until a garbage collection."""
+        self.births.changes = {}
+        self.jobs.births.changes = {}
+
     def begin(self, change: AnyChange | None) -> None:
         """Starts a command, of that run or job if there is one yet: what follows can be undone."""
         self.births.begin()
