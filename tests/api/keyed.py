@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
-from tests.hostile.world import Method, methods
+from tests.hostile.methods import Method, methods
 from tests.service import reason_of
 
 from stepwell_server.api.interceptors.errors import DETAILS_KEY

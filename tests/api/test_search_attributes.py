@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
 from tests.api.stores import Store
-from tests.hostile.world import fields_of
+from tests.hostile.answers import fields_of
 from tests.service import TIMEOUT, Service, refusal, serving
 
 from stepwell.v1 import runs_pb2, schedules_pb2, search_attributes_pb2

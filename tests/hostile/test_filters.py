@@ -11,8 +11,10 @@ import grpc
 import grpc.aio
 import pytest
 from structlog.testing import capture_logs
+from tests.hostile.answers import fields_of
+from tests.hostile.methods import Method, methods
 from tests.hostile.test_hostile import NOT_OK
-from tests.hostile.world import Method, World, fields_of, methods
+from tests.hostile.world import World
 
 FILTERED = [method for method in methods() if "filter" in method.fields]
 COUNT, AT_ONCE = 150, 12

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from tests.hostile.answers import BAD
+from tests.hostile.methods import SAMPLES, Method, methods
 from tests.hostile.values import Place, hostile
-from tests.hostile.world import BAD, SAMPLES, Method, World, methods
+from tests.hostile.world import World
 
 UNARY = [method for method in methods() if method.is_unary]
 # The clock last: it goes forward by years.

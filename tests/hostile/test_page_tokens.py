@@ -17,8 +17,10 @@ import grpc
 import grpc.aio
 import msgspec
 import pytest
+from tests.hostile.answers import fields_of
+from tests.hostile.methods import Method, methods
 from tests.hostile.test_hostile import NOT_OK
-from tests.hostile.world import Method, World, fields_of, methods
+from tests.hostile.world import World
 
 from stepwell_server.api import page
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from tests.hostile.answers import BAD
+from tests.hostile.methods import SAMPLES, methods
 from tests.hostile.values import Place, hostile
-from tests.hostile.world import BAD, SAMPLES, World, methods
+from tests.hostile.world import World
 
 from stepwell.v1 import (
     jobs_pb2,

@@ -4,48 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pool
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.rpc import error_details_pb2
-from google.rpc.status_pb2 import Status
-from tests.hostile.values import Place, places, sampled
+from tests.hostile.answers import BAD_CODES, statuses
+from tests.hostile.methods import SAMPLES, Method, methods
 
-from stepwell.v1 import repairs_pb2, runs_pb2, types_pb2, user_tasks_pb2, workers_pb2
+from stepwell.v1 import runs_pb2, types_pb2, workers_pb2
 from stepwell_server.service import Service
 from stepwell_server.settings import Settings
 
-DESCRIBED = FileDescriptorSet.FromString(files("stepwell.v1").joinpath("descriptors.binpb").read_bytes())
 SPEC = {"cron": "0 0 1 1 *"}
-SAMPLES: dict[str, dict[str, Any]] = {
-    "Activity": {"type": "t"},
-    "ActivityStep": {"type": "t"},
-    "Capacity": {"kind": workers_pb2.TASK_KIND_RUN, "task_queue": "q", "max_outstanding": 1},
-    "ChildStep": {"type": "t"},
-    "Hello": {"worker_id": "w", "task_queues": ["q"], "workflow_types": ["t"], "activity_types": ["t"]},
-    "MadeCall": {"kind": types_pb2.STEP_KIND_TIMER, "name": "x"},
-    "NewEvent": {"type": "t"},
-    "NewStep": {"name": "x"},
-    "OutcomeStep": {"result": types_pb2.Payload(json="1")},
-    "RunDataChange": {"name": "d", "set": types_pb2.Payload(json="1")},
-    "Repair": {"accept": repairs_pb2.Repair.Accept()},
-    "StartJobRequest": {"type": "t"},
-    "StartRunRequest": {"type": "t"},
-    "StepName": {"name": "x"},
-    "TimerStep": {"duration": Duration(seconds=1)},
-    "UserTaskStep": {"spec": user_tasks_pb2.UserTaskSpec(title="t")},
-    "WaitStep": {"signal_name": "s"},
-}
 NAMED = {
     "type": "t",
     "name": "x",
@@ -70,39 +45,6 @@ TIMES = {"fire_time", "schedule_time", "wake_time", "last_time", "cutoff", "star
 LENGTHS = {"ttl", "lease_duration", "timeout", "by"}
 """Fields that are filled wherever they are, since most requests want them."""
 SHORT_WAIT = 1.0
-BAD = {"INTERNAL", "UNKNOWN", "UNAVAILABLE", "UNIMPLEMENTED", "DEADLINE_EXCEEDED", "DATA_LOSS"}
-BAD_CODES = {code.value[0]: code.name for code in grpc.StatusCode if code.name in BAD}
-
-
-class Method:
-    """One method by descriptor."""
-
-    def __init__(self, service: str, module: str, name: str) -> None:
-        self.service, self.module, self.name = service, module, name
-        importlib.import_module(f"{module}_pb2")
-        pool: Any = descriptor_pool.Default()
-        self.descriptor = pool.FindMessageTypeByName(f"stepwell.v1.{name}Request")
-        method = pool.FindServiceByName(f"stepwell.v1.{service}").methods_by_name[name]
-        self.is_unary = not (method.client_streaming or method.server_streaming)
-
-    def new(self) -> Any:
-        return sampled(GetMessageClass(self.descriptor)(), SAMPLES)
-
-    @property
-    def fields(self) -> set[str]:
-        return set(self.descriptor.fields_by_name)
-
-    @property
-    def places(self) -> list[Place]:
-        return list(places(self.descriptor))
-
-
-def methods() -> Iterator[Method]:
-    for file in DESCRIBED.file:
-        for service in file.service if file.package == "stepwell.v1" else ():
-            for method in service.method:
-                module = file.name.removesuffix(".proto").replace("/", ".")
-                yield Method(service.name, module, method.name)
 
 
 class World:
@@ -399,27 +341,6 @@ class World:
 
     async def _SignalWithStartRun(self, method: Method) -> Any:
         return runs_pb2.SignalWithStartRunRequest(start={"type": "t", "workflow_id": self._next()})  # type: ignore[arg-type]
-
-
-def statuses(message: Message) -> Iterator[Status]:
-    """The statuses within an answer."""
-    for field, value in message.ListFields():
-        if field.message_type is None or field.message_type.GetOptions().map_entry:
-            continue
-        for item in value if field.is_repeated else (value,):
-            if isinstance(item, Status):
-                yield item
-            else:
-                yield from statuses(item)
-
-
-def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
-    """The fields that a refusal names."""
-    bad = error_details_pb2.BadRequest()
-    trailers = dict(error.trailing_metadata() or ())
-    for detail in Status.FromString(trailers["grpc-status-details-bin"]).details:
-        detail.Unpack(bad)
-    return [violation.field for violation in bad.field_violations]
 
 
 @asynccontextmanager
