@@ -8,8 +8,8 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
+from tests.store.filled import Filled
 from tests.store.plans import Part, explained, scans
-from tests.store.test_task_plans import connected
 
 from stepwell_server.api.filters import read_filter
 from stepwell_server.model.runs import LISTED
@@ -60,13 +60,10 @@ async def plan_of(raw: asyncpg.Connection, text: str, before: int | None) -> Par
 
 
 @pytest.mark.parametrize("grown", [False, True], ids=["empty", "grown"])
-async def test_a_page_reads_what_it_shows(database_url: str, grown: bool) -> None:
-    async with connected(database_url, is_grown=False, pinned=False) as (_, connection):
-        raw = connection.raw
-        if grown:
-            await raw.execute(GROW)
+async def test_a_page_reads_what_it_shows(filled: Filled, grown: bool) -> None:
+    async with filled.connected(*[GROW] * grown, pinned=False) as connection:
         for text, (before, runs, attributes) in LOOKS.items():
-            read = scans(await plan_of(raw, text, before))
+            read = scans(await plan_of(connection.raw, text, before))
             of_runs = sum(rows for (table, _), rows in read.items() if table.startswith("closed_runs"))
             of_attributes = sum(rows for (table, _), rows in read.items() if table == "search_attributes")
             assert (of_runs <= runs, of_attributes <= attributes) == (True, True), (text, read)
@@ -80,10 +77,9 @@ WRITTEN: dict[str, tuple[tuple[Any, ...], int]] = {
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-async def test_batches_look_keys_up(database_url: str, name: str) -> None:
+async def test_batches_look_keys_up(filled: Filled, name: str) -> None:
     assert search_attributes.ATTRIBUTES is ATTRIBUTES
     arguments, rows = WRITTEN[name]
-    async with connected(database_url, is_grown=False, pinned=True) as (_, connection):
-        await connection.raw.execute(GROW)
+    async with filled.connected(GROW, pinned=True) as connection:
         read = scans(await explained(connection.raw, ATTRIBUTES[name], *arguments))
         assert sum(read.values()) <= rows, read

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from tests.store.filled import Filled
 from tests.store.plans import explained, scans
-from tests.store.test_task_plans import connected
+from tests.store.test_task_plans import GROW, connected
 
 from stepwell_server.store import backlog
 from stepwell_server.store.backlog import BACKLOG, Waiting
@@ -23,7 +24,7 @@ async def test_what_is_to_be_had_is_counted_by_queue_and_kind(database_url: str)
         (1, "b", 1, "t", 0, START + timedelta(hours=2), ""),
         (2, "a", 4, "", 0, START + timedelta(seconds=9), ""),
     ]
-    async with connected(database_url, is_grown=False, pinned=True) as (_, connection):
+    async with connected(database_url, pinned=True) as (_, connection):
         await connection.raw.execute("INSERT INTO namespaces (name, create_time) VALUES ('other', now())")
         await connection.raw.executemany(
             "INSERT INTO tasks VALUES ($1, 0, $2, $3, $4, $5, $6, $7, $8)",
@@ -40,9 +41,9 @@ async def test_what_is_to_be_had_is_counted_by_queue_and_kind(database_url: str)
 
 
 @pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
-async def test_counting_hops_and_stops(database_url: str, is_grown: bool) -> None:
+async def test_counting_hops_and_stops(filled: Filled, is_grown: bool) -> None:
     """Of a hundred thousand tasks in twenty sorts and seven priorities: a hop a sort, and at most fifty a priority."""
-    async with connected(database_url, is_grown=is_grown, pinned=True) as (_, connection):
+    async with filled.connected(*[GROW] * is_grown, pinned=True) as connection:
         plan = await explained(connection.raw, BACKLOG["read_backlog"], datetime.now(UTC) + timedelta(hours=1), 500, 50)
         read = scans(plan)
         assert {table for table, index in read if not index} == set()

@@ -7,15 +7,14 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy.dialects import postgresql
+from tests.store.filled import Filled
 from tests.store.plans import Part, scans
 
-from stepwell_server.settings import Settings
 from stepwell_server.store import statements
-from stepwell_server.store.database import Connection, Database
+from stepwell_server.store.database import Connection
 from stepwell_server.store.jobs import JobFilter, page_query
 
 GROWN = """
@@ -58,17 +57,10 @@ JOBS = statements.load("jobs")
 
 
 @pytest_asyncio.fixture(params=["empty", "grown"])
-async def connection(database_url: str, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+async def connection(filled: Filled, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
     """A connection as the hot path has it."""
-    if request.param == "grown":
-        raw = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
-        await raw.execute(GROWN)
-        await raw.close()
-    database = Database(Settings(database_url=database_url))
-    made = await database.connect()
-    yield made
-    await made.close()
-    await database.close()
+    async with filled.connected(*[GROWN] * (request.param == "grown"), pinned=True) as made:
+        yield made
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -103,31 +95,31 @@ LISTS: dict[str, tuple[JobFilter, set[str]]] = {
 }
 
 
+# Some have not completed, and one unique key has had three jobs.
+LISTED = """
+UPDATE closed_jobs SET state = CASE WHEN job_key % 2000 = 0 THEN 7 ELSE 5 END WHERE job_key % 1000 = 0;
+UPDATE closed_jobs SET unique_key = 'u' WHERE job_key IN (7, 8);
+UPDATE jobs SET unique_key = 'u' WHERE job_key = 100001;
+UPDATE jobs SET state = 2 WHERE session_id IS NOT NULL;
+INSERT INTO unique_jobs VALUES ('u', 1, 100001, 0);
+"""
+LOOKED_THROUGH = "VACUUM ANALYZE jobs, closed_jobs, unique_jobs"
+
+
 @pytest.mark.parametrize("name", LISTS)
-async def test_a_page_of_jobs_reads_little_of_what_has_grown(database_url: str, name: str) -> None:
+async def test_a_page_of_jobs_reads_little_of_what_has_grown(filled: Filled, name: str) -> None:
     """A hundred thousand have completed, a hundred have not, and twenty thousand are open."""
-    raw = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
-    try:
-        await raw.execute(GROWN)
-        await raw.execute(
-            "UPDATE closed_jobs SET state = CASE WHEN job_key % 2000 = 0 THEN 7 ELSE 5 END WHERE job_key % 1000 = 0"
-        )
-        await raw.execute("UPDATE closed_jobs SET unique_key = 'u' WHERE job_key IN (7, 8)")
-        await raw.execute("UPDATE jobs SET unique_key = 'u' WHERE job_key = 100001")
-        await raw.execute("UPDATE jobs SET state = 2 WHERE session_id IS NOT NULL")
-        await raw.execute("INSERT INTO unique_jobs VALUES ('u', 1, 100001, 0)")
-        await raw.execute("VACUUM ANALYZE jobs, closed_jobs, unique_jobs")
-        wanted, indexes = LISTS[name]
-        dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-        query = page_query(wanted, None, 51, 0).compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    wanted, indexes = LISTS[name]
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    query = page_query(wanted, None, 51, 0).compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    async with filled.connected(GROWN, LISTED, LOOKED_THROUGH, pinned=False) as connection:
+        raw = connection.raw
         plan = Part(json.loads(await raw.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {query}"))[0]["Plan"])
         read = scans(plan)
         assert sum(read.values()) <= 1000
         assert indexes <= {index for _, index in read}
         found = await raw.fetch(str(query))
         assert len(found) == {"by key": 3, "failed": 50}.get(name, 51)
-    finally:
-        await raw.close()
 
 
 def test_every_statement_is_looked_at() -> None:

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import event
 from tests.loops.rig import Rig, rigged
+from tests.store.filled import Filled
 from tests.store.plans import Part, scans
 
 from stepwell_server.ids import uuid7
@@ -31,10 +32,10 @@ DEFINITION = """
 """
 
 
-@pytest_asyncio.fixture
-async def rig(database_url: str) -> AsyncIterator[Rig]:
-    """Fifty thousand driven runs that belong to one another, and five that belong to something rare."""
-    async with rigged(database_url) as made:
+@pytest_asyncio.fixture(scope="module")
+async def rig(filled: Filled) -> AsyncIterator[Rig]:
+    """Fifty thousand driven runs that belong to one another, and five that belong to something rare; only looked at."""
+    async with rigged(await filled.url()) as made:
         pattern = await made.start(driven=True, managed=False, run_id=uuid7())
         keys = [await made.sql.fetchval(DEFINITION, code) for code in ("common", "rare")]
         names = [row[0] for row in await made.sql.fetch(COMMON, "runs")]

@@ -43,7 +43,7 @@ async def read(raw: asyncpg.Connection, query: Subquery) -> dict[tuple[str, str]
 
 async def test_a_time_reads_its_own_pages(database_url: str) -> None:
     """An hour of a hundred thousand minutes: some thirty-two pages, and not all three thousand."""
-    async with connected(database_url, is_grown=False, pinned=False) as (_, connection):
+    async with connected(database_url, pinned=False) as (_, connection):
         for statement in GROW.split(";\n"):
             if statement.strip():
                 await connection.raw.execute(statement)

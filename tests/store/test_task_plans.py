@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from tests.store.filled import Filled
 from tests.store.plans import explained, scans
 
 from stepwell_server.settings import Settings
@@ -22,19 +23,17 @@ GROW = f"""
 INSERT INTO tasks
 SELECT
     n, 0, 1, 'q', 1, 't' || (n % 10), n % 7, now() + n * interval '1 ms', CASE WHEN n % 100 < 10 THEN 'v1' ELSE '' END
-FROM generate_series(1, {GROWN}) AS n
+FROM generate_series(1, {GROWN}) AS n;
+ANALYZE tasks;
 """  # noqa: S608 - a number from above
 TYPES = [f"t{number}" for number in range(10)]
 
 
 @asynccontextmanager
-async def connected(url: str, *, is_grown: bool, pinned: bool) -> AsyncIterator[tuple[Database, Connection]]:
+async def connected(url: str, *, pinned: bool) -> AsyncIterator[tuple[Database, Connection]]:
     """A connection as the hot path has it, or with the planner left as it is."""
     database = Database(Settings(database_url=url))
     connection = await database.connect(pinned=pinned)
-    if is_grown:
-        await connection.raw.execute(GROW)
-        await connection.raw.execute("ANALYZE tasks")
     try:
         yield database, connection
     finally:
@@ -43,8 +42,8 @@ async def connected(url: str, *, is_grown: bool, pinned: bool) -> AsyncIterator[
 
 
 @pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
-async def test_a_claim_reads_candidates_alone_and_locks_what_it_takes(database_url: str, is_grown: bool) -> None:
-    async with connected(database_url, is_grown=is_grown, pinned=True) as (_, connection):
+async def test_a_claim_reads_candidates_alone_and_locks_what_it_takes(filled: Filled, is_grown: bool) -> None:
+    async with filled.connected(*[GROW] * is_grown, pinned=True) as connection:
         arguments = (1, "q", 1, TYPES, ["", "v1"], 16, 48)
         plan = await explained(connection.raw, batch_reads.TASKS["claim_tasks"], *arguments)
         read = scans(plan)
@@ -55,17 +54,16 @@ async def test_a_claim_reads_candidates_alone_and_locks_what_it_takes(database_u
         assert locks.rows == (16 if is_grown else 0)
 
 
-async def test_a_claim_for_a_build_of_which_nothing_waits_reads_nothing(database_url: str) -> None:
+async def test_a_claim_for_a_build_of_which_nothing_waits_reads_nothing(filled: Filled) -> None:
     """Ten thousand runs that are pinned elsewhere are not in its way."""
-    async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
-        await connection.raw.execute("UPDATE tasks SET build_id = 'v1'")
-        await connection.raw.execute("VACUUM ANALYZE tasks")
+    pinned = "UPDATE tasks SET build_id = 'v1'"
+    async with filled.connected(GROW, pinned, "VACUUM ANALYZE tasks", pinned=True) as connection:
         plan = await explained(connection.raw, batch_reads.TASKS["claim_tasks"], 1, "q", 1, TYPES, ["", "v2"], 16, 48)
         assert sum(scans(plan).values()) == 0
 
 
-async def test_a_claim_takes_those_first_that_go_first(database_url: str) -> None:
-    async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
+async def test_a_claim_takes_those_first_that_go_first(filled: Filled) -> None:
+    async with connected(await filled.url(GROW), pinned=True) as (_, connection):
         best = await connection.raw.fetch(
             "SELECT run_key FROM tasks WHERE build_id = '' ORDER BY rank, ready_time, run_key LIMIT 300"
         )
@@ -74,9 +72,9 @@ async def test_a_claim_takes_those_first_that_go_first(database_url: str) -> Non
         assert [key for key, _, _ in claimed] == [row[0] for row in best]
 
 
-async def test_a_claim_looks_further_when_others_hold_what_goes_first(database_url: str) -> None:
+async def test_a_claim_looks_further_when_others_hold_what_goes_first(filled: Filled) -> None:
     """However many: what waits is found."""
-    async with connected(database_url, is_grown=True, pinned=True) as (database, connection):
+    async with connected(await filled.url(GROW), pinned=True) as (database, connection):
         other = await database.connect()
         async with other.transaction():
             theirs = await batch_reads.claim_tasks(other, 1, "q", 1, TYPES, ("v1",), 900)
@@ -87,9 +85,9 @@ async def test_a_claim_looks_further_when_others_hold_what_goes_first(database_u
         assert not set(theirs) & set(ours)
 
 
-async def test_a_claim_locks_no_more_than_it_takes(database_url: str) -> None:
-    async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
-        other = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
+async def test_a_claim_locks_no_more_than_it_takes(filled: Filled) -> None:
+    async with connected(await filled.url(GROW), pinned=True) as (_, connection):
+        other = await asyncpg.connect(await filled.url(GROW), server_settings={"search_path": "stepwell"})
         async with connection.transaction():
             await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10)
             free = await other.fetchval("SELECT count(*) FROM (SELECT FROM tasks FOR UPDATE SKIP LOCKED) AS t")
@@ -106,9 +104,9 @@ LOOKS: dict[str, tuple[tuple[Any, ...], int]] = {
 
 @pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
 @pytest.mark.parametrize("name", LOOKS)
-async def test_a_look_at_queues_hops(database_url: str, name: str, is_grown: bool) -> None:
+async def test_a_look_at_queues_hops(filled: Filled, name: str, is_grown: bool) -> None:
     arguments, most = LOOKS[name]
-    async with connected(database_url, is_grown=is_grown, pinned=False) as (_, connection):
+    async with filled.connected(*[GROW] * is_grown, pinned=False) as connection:
         await connection.raw.execute("SET enable_seqscan TO off")
         read = scans(await explained(connection.raw, task_queues.TASK_QUEUES[name], *arguments))
         assert set(read) == {INDEX}
@@ -116,11 +114,10 @@ async def test_a_look_at_queues_hops(database_url: str, name: str, is_grown: boo
         assert (read[INDEX] > 0) is is_grown
 
 
-async def test_a_claim_of_a_driven_activity_reads_what_it_takes(database_url: str) -> None:
+async def test_a_claim_of_a_driven_activity_reads_what_it_takes(filled: Filled) -> None:
     """Its statement knows that such tasks have neither type nor build, and so walks along the index."""
-    async with connected(database_url, is_grown=True, pinned=True) as (_, connection):
-        await connection.raw.execute("UPDATE tasks SET kind = 4, type = '', build_id = '', rank = 0")
-        await connection.raw.execute("VACUUM ANALYZE tasks")
+    driven = "UPDATE tasks SET kind = 4, type = '', build_id = '', rank = 0"
+    async with filled.connected(GROW, driven, "VACUUM ANALYZE tasks", pinned=True) as connection:
         statement = batch_reads.TASKS["claim_driven_activities"]
         plan = await explained(connection.raw, statement, 1, "q", "2999-01-01T00:00:00Z", 16)
         assert scans(plan) == {INDEX: 16}
@@ -130,7 +127,7 @@ async def test_a_claim_of_a_driven_activity_reads_what_it_takes(database_url: st
 async def test_running_activities_are_found_by_their_sessions(database_url: str) -> None:
     """Of twenty thousand open steps, and as many jobs, only those are read that a session holds."""
     session_id = uuid4()
-    async with connected(database_url, is_grown=False, pinned=False) as (database, connection):
+    async with connected(database_url, pinned=False) as (database, connection):
         await connection.raw.execute(
             """
             INSERT INTO steps

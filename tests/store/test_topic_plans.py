@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.store.filled import Filled
 from tests.store.plans import explained, scans
-from tests.store.test_task_plans import connected
 
 from stepwell_server.store.sides import SIDES
 from stepwell_server.store.topics import TOPICS
@@ -51,11 +51,9 @@ LOOKS: dict[str, tuple[tuple[Any, ...], dict[tuple[str, str], int]]] = {
 
 @pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
 @pytest.mark.parametrize("name", LOOKS)
-async def test_a_look_reads_what_it_brings(database_url: str, name: str, is_grown: bool) -> None:
+async def test_a_look_reads_what_it_brings(filled: Filled, name: str, is_grown: bool) -> None:
     arguments, most = LOOKS[name]
-    async with connected(database_url, is_grown=False, pinned=True) as (_, connection):
-        if is_grown:
-            await connection.raw.execute(GROW)
+    async with filled.connected(*[GROW] * is_grown, pinned=True) as connection:
         plan = await explained(connection.raw, (TOPICS | SIDES)[name], *arguments)
         # What writes names its table, too, but walks nothing.
         writes = {part.scan for part in plan.parts() if part.kind == "ModifyTable"}
@@ -65,9 +63,8 @@ async def test_a_look_reads_what_it_brings(database_url: str, name: str, is_grow
         assert (sum(read.values()) > 0) is is_grown
 
 
-async def test_an_event_is_copied_by_its_key(database_url: str) -> None:
-    async with connected(database_url, is_grown=False, pinned=True) as (_, connection):
-        await connection.raw.execute(GROW)
+async def test_an_event_is_copied_by_its_key(filled: Filled) -> None:
+    async with filled.connected(GROW, pinned=True) as connection:
         columns = ([1], [1], [1], [LATER], ["x"], [1], ["t1"], [101])
         read = scans(await explained(connection.raw, TOPICS["copy_topic_events"], *columns, 55, 1))
         assert {place: rows for place, rows in read.items() if place[0] == EVENTS} == {(EVENTS, "topic_events_pkey"): 1}

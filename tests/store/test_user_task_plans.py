@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Select
 from sqlalchemy.dialects import postgresql
+from tests.store.filled import Filled
 from tests.store.plans import Part, explained, scans
-from tests.store.test_task_plans import connected
 
 from stepwell_server.model.user_tasks import TaskStatus
 from stepwell_server.store.sides import SIDES
@@ -68,11 +68,10 @@ def read_by(plan: Part) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", LISTS)
-async def test_a_list_walks_its_index_on_a_grown_table(database_url: str, name: str) -> None:
+async def test_a_list_walks_its_index_on_a_grown_table(filled: Filled, name: str) -> None:
     query, most = LISTS[name]
     written = query.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})  # type: ignore[no-untyped-call]
-    async with connected(database_url, is_grown=False, pinned=False) as (_, connection):
-        await connection.raw.execute(GROW)
+    async with filled.connected(GROW, pinned=False) as connection:
         explain = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {written}"
         plan = Part(json.loads(await connection.raw.fetchval(explain))[0]["Plan"])
         read = read_by(plan)
@@ -83,11 +82,9 @@ async def test_a_list_walks_its_index_on_a_grown_table(database_url: str, name: 
 
 @pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
 @pytest.mark.parametrize("name", NAMED)
-async def test_keys_are_looked_up(database_url: str, name: str, is_grown: bool) -> None:
+async def test_keys_are_looked_up(filled: Filled, name: str, is_grown: bool) -> None:
     arguments, most = NAMED[name]
-    async with connected(database_url, is_grown=False, pinned=True) as (_, connection):
-        if is_grown:
-            await connection.raw.execute(GROW)
+    async with filled.connected(*[GROW] * is_grown, pinned=True) as connection:
         read = read_by(await explained(connection.raw, SIDES[name], *arguments))
         assert set(read) == set(most)
         assert {index: rows for index, rows in read.items() if rows > most[index]} == {}

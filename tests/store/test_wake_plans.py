@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
 import pytest_asyncio
 from tests.loops.rig import Rig, rigged
+from tests.store.filled import Filled
 from tests.store.plans import explained, scans
 
 from stepwell_server.engine.driven_timers import CreateTimer
@@ -21,9 +23,15 @@ from stepwell_server.store.statements import Statement
 UNMANAGED = 100_000
 
 
-@pytest_asyncio.fixture
-async def rig(database_url: str) -> AsyncIterator[Rig]:
-    """Of a hundred thousand unmanaged runs each is due with a step; of two managed ones, too."""
+@pytest_asyncio.fixture(scope="module")
+async def rig(filled: Filled) -> AsyncIterator[Rig]:
+    """Of a hundred thousand unmanaged runs each is due with a step; of two managed ones, too. Tests change nothing."""
+    async with crowded(await filled.url()) as made:
+        yield made
+
+
+@asynccontextmanager
+async def crowded(database_url: str) -> AsyncIterator[Rig]:
     async with rigged(database_url) as made:
         for _ in range(2):
             await made.waiting_run(NewTimer(1))
@@ -67,11 +75,12 @@ async def test_the_next_time_is_that_of_what_is_managed(rig: Rig, name: str) -> 
     assert sum(scans(plan).values()) == 0
 
 
-async def test_engines_still_find_all_that_is_theirs(rig: Rig) -> None:
+async def test_engines_still_find_all_that_is_theirs(database_url: str) -> None:
     """Timers of runs that are not managed, and of one that is."""
-    managed = await rig.start(driven=True, managed=True)
-    ref = RunRef(1, "main", managed)
-    await rig.committers.do(object, CreateTimer(ref, 1, datetime.now(UTC) - timedelta(seconds=9), 0))
-    found = await timer_store.due(rig.database, 1, datetime.now(UTC), (), 3)
+    async with crowded(database_url) as rig:
+        managed = await rig.start(driven=True, managed=True)
+        ref = RunRef(1, "main", managed)
+        await rig.committers.do(object, CreateTimer(ref, 1, datetime.now(UTC) - timedelta(seconds=9), 0))
+        found = await timer_store.due(rig.database, 1, datetime.now(UTC), (), 3)
     assert len(found) == 3
     assert unpack(found[0])[0] == managed
