@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING
 from stepwell_server import errors, refusals
 from stepwell_server.engine.inbox import order_of
 from stepwell_server.loops.loop import Loop
+from stepwell_server.loops.orders import SLICE, CommandLoop
 from stepwell_server.store import inbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from stepwell_server.clock import Clock
-    from stepwell_server.engine.committer import Committers
     from stepwell_server.loops.connection import SharedConnection
     from stepwell_server.model.inbox import InboxRow
 
-SLICE = 256
 _OVERHEAD = 512
 _PRUNED_AT_ONCE = 2_000
 _BRISK_SECONDS = 0.02
@@ -37,24 +36,12 @@ _BRISK_ROUNDS = 50
 _PASSING = frozenset({refusals.Code.UNAVAILABLE, refusals.Code.ABORTED})
 
 
-class Inbox(Loop):
+class Inbox(CommandLoop):
     """See the module."""
 
     name = "inbox"
 
-    def __init__(
-        self,
-        connection: SharedConnection,
-        committers: Committers,
-        clock: Clock,
-        seconds: float,
-        may_run: Callable[[], bool] = lambda: True,
-    ) -> None:
-        super().__init__(seconds, may_run)
-        self._connection = connection
-        self._committers = committers
-        self._clock = clock
-        self._brisk = 0
+    _brisk = 0
 
     def pause(self, done: int) -> float:
         """None after a full slice; short for a while after something came: more may follow."""

@@ -7,44 +7,19 @@ from typing import TYPE_CHECKING
 
 from stepwell_server import errors
 from stepwell_server.engine.letters import ReadLetter
-from stepwell_server.loops.loop import Loop
-from stepwell_server.loops.orders import SLICE, Deferred, submit_all
+from stepwell_server.loops.orders import SLICE, CommandLoop, submit_all
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import mail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from uuid import UUID
 
-    from stepwell_server.clock import Clock
-    from stepwell_server.engine.committer import Committers
-    from stepwell_server.loops.connection import SharedConnection
 
-
-class MailDelivery(Loop):
+class MailDelivery(CommandLoop):
     """Delivers what has lain for two polls. Whoever comes second finds the row gone, and changes nothing."""
 
     name = "mail"
-
-    def __init__(
-        self,
-        connection: SharedConnection,
-        committers: Committers,
-        clock: Clock,
-        seconds: float,
-        may_run: Callable[[], bool] = lambda: True,
-    ) -> None:
-        super().__init__(seconds, may_run)
-        self._connection = connection
-        self._committers = committers
-        self._clock = clock
-        self._deferred = Deferred()
-        self._has_more = False
-
-    def pause(self, done: int) -> float:
-        """None, if a round could not take all."""
-        return 0.0 if self._has_more and done else super().pause(done)
 
     async def run_once(self) -> int:
         """Delivers a slice; each is waited for, so that none is under way twice."""

@@ -7,12 +7,15 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from stepwell_server import errors
+from stepwell_server.loops.loop import Loop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from stepwell_server.clock import Clock
     from stepwell_server.engine.committer import Committers
     from stepwell_server.engine.committer.orders import Order
+    from stepwell_server.loops.connection import SharedConnection
 
 SLICE = 256
 _FIRST_SECONDS, _LONGEST_SECONDS = 1.0, 60.0
@@ -59,3 +62,26 @@ class Deferred:
         old = [key for key, (until, _) in self._entries.items() if until + _LONGEST_SECONDS < now]
         for key in old:
             del self._entries[key]
+
+
+class CommandLoop(Loop):
+    """Reads a slice of what waits and gives commands about it; what nothing comes of may be deferred."""
+
+    def __init__(
+        self,
+        connection: SharedConnection,
+        committers: Committers,
+        clock: Clock,
+        seconds: float,
+        may_run: Callable[[], bool] = lambda: True,
+    ) -> None:
+        super().__init__(seconds, may_run)
+        self._connection = connection
+        self._committers = committers
+        self._clock = clock
+        self._deferred = Deferred()
+        self._has_more = False
+
+    def pause(self, done: int) -> float:
+        """None, if a round could not take all."""
+        return 0.0 if self._has_more and done else super().pause(done)

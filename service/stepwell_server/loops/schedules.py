@@ -12,20 +12,16 @@ from stepwell_server.engine import schedules as engine
 from stepwell_server.engine.cron import BadTimes, with_jitter
 from stepwell_server.engine.runs import CancelRun, TerminateRun
 from stepwell_server.engine.starts import Started
-from stepwell_server.loops.loop import Loop
-from stepwell_server.loops.orders import SLICE, submit_all
+from stepwell_server.loops.orders import SLICE, CommandLoop, submit_all
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import schedules as store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
-    from stepwell_server.clock import Clock
-    from stepwell_server.engine.committer import Committers
     from stepwell_server.engine.committer.orders import Order
     from stepwell_server.engine.schedules import Plan
-    from stepwell_server.loops.connection import SharedConnection
     from stepwell_server.model.schedules import OpenRun, Schedule, Waiting
 
 _log = structlog.get_logger("stepwell.schedules")
@@ -34,33 +30,18 @@ _SHORTEST_SECONDS = 0.01
 _BEFORE_ALL = UUID(int=0)
 
 
-class Schedules(Loop):
+class Schedules(CommandLoop):
     """See the module. Runs are started first and noted after: their ids follow from the times, so a repeat is none."""
 
     name = "schedules"
 
-    def __init__(
-        self,
-        connection: SharedConnection,
-        committers: Committers,
-        clock: Clock,
-        seconds: float,
-        may_run: Callable[[], bool] = lambda: True,
-    ) -> None:
-        super().__init__(seconds, may_run)
-        self._connection = connection
-        self._committers = committers
-        self._clock = clock
-        self._place = _BEFORE_ALL
-        self._next: datetime | None = None
-        self._has_more = False
+    _place = _BEFORE_ALL
+    _next: datetime | None = None
 
     def pause(self, done: int) -> float:
         """None, if more is due than one round took; else until the next time that is known."""
-        if self._has_more and done:
-            return 0.0
         pause = super().pause(done)
-        if self._next is None:
+        if not pause or self._next is None:
             return pause
         return max(_SHORTEST_SECONDS, min(pause, (self._next - self._clock.now()).total_seconds()))
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.timers import FireStep
-from stepwell_server.loops.loop import Loop
-from stepwell_server.loops.orders import SLICE, Deferred, submit_all
+from stepwell_server.loops.orders import SLICE, CommandLoop, submit_all
 from stepwell_server.model.jobs import JobRef
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import timers
@@ -19,11 +18,8 @@ from stepwell_server.store import timers
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from stepwell_server.clock import Clock
-    from stepwell_server.engine.committer import Committers
     from stepwell_server.engine.committer.orders import Order
     from stepwell_server.engine.committer.protocols import AnyChange
-    from stepwell_server.loops.connection import SharedConnection
     from stepwell_server.store.database import Connection
     from stepwell_server.store.timers import Due
 
@@ -31,24 +27,10 @@ _WAKE = "wake"
 _GRAIN_SECONDS = 0.02
 
 
-class Firing(Loop):
+class Firing(CommandLoop):
     """Fires what is due. Between rounds it sleeps until the next time that it knows of, and not beyond its pause."""
 
-    def __init__(
-        self,
-        connection: SharedConnection,
-        committers: Committers,
-        clock: Clock,
-        seconds: float,
-        may_run: Callable[[], bool] = lambda: True,
-    ) -> None:
-        super().__init__(seconds, may_run)
-        self._connection = connection
-        self._committers = committers
-        self._clock = clock
-        self._deferred = Deferred()
-        self._has_more = False
-        self._alarm: tuple[datetime, asyncio.TimerHandle] | None = None
+    _alarm: tuple[datetime, asyncio.TimerHandle] | None = None
 
     @abstractmethod
     async def read(self, connection: Connection, now: datetime, most: int) -> list[Due]:
@@ -74,10 +56,6 @@ class Firing(Loop):
     def is_soon(self, wake_time: datetime) -> bool:
         """Whether that is before the next look."""
         return (wake_time - self._clock.now()).total_seconds() < self._seconds
-
-    def pause(self, done: int) -> float:
-        """None, if more is due than one round took."""
-        return 0.0 if self._has_more and done else super().pause(done)
 
     async def run_once(self) -> int:
         """Fires a slice."""

@@ -13,8 +13,7 @@ import msgspec
 
 from stepwell_server import errors
 from stepwell_server.engine.topic_waits import BringEvents
-from stepwell_server.loops.loop import Loop
-from stepwell_server.loops.orders import SLICE, Deferred, submit_all
+from stepwell_server.loops.orders import SLICE, CommandLoop, submit_all
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.topics import TopicEvent, stripe_of
 from stepwell_server.store import topics
@@ -51,7 +50,7 @@ class Walk(msgspec.Struct):
         return self.events[-1].number
 
 
-class Topics(Loop):
+class Topics(CommandLoop):
     """See the module."""
 
     name = "topics"
@@ -64,14 +63,10 @@ class Topics(Loop):
         seconds: float,
         may_run: Callable[[], bool] = lambda: True,
     ) -> None:
-        super().__init__(seconds, may_run)
-        self._connection = connection
-        self._committers = committers
-        self._clock = clock
+        super().__init__(connection, committers, clock, seconds, may_run)
         self._walks: dict[Topic, Walk] = {}
         # Topics whose walk somebody did not answer: with how many events, and until when they are left alone.
         self._failed: dict[Topic, tuple[int, float]] = {}
-        self._deferred = Deferred()
 
     def start(self) -> None:
         """Begins, with nothing in mind: another leader may have gone on meanwhile."""
