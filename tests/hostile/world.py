@@ -54,6 +54,7 @@ class World:
         self.service = service
         self.channel = channel
         self._methods = {method.name: method for method in methods()}
+        self._stubs: dict[str, Any] = {}
         self._count = 0
 
     async def do(self, name: str, **fields: Any) -> Any:
@@ -61,18 +62,18 @@ class World:
         request.MergeFrom(type(request)(**fields))
         return await self.send(self._methods[name], request)
 
-    async def send(self, method: Method, request: Message) -> Any:
-        stubs = importlib.import_module(f"{method.module}_pb2_grpc")
-        stub = getattr(stubs, f"{method.service}Stub")(self.channel)
-        timeout = SHORT_WAIT if "wait" in method.fields else 60
-        return await getattr(stub, method.name)(request, timeout=timeout)
+    async def send(self, method: Method, request: Message, seconds: float = 60) -> Any:
+        if method.service not in self._stubs:
+            stubs = importlib.import_module(f"{method.module}_pb2_grpc")
+            self._stubs[method.service] = getattr(stubs, f"{method.service}Stub")(self.channel)
+        return await getattr(self._stubs[method.service], method.name)(request, timeout=seconds)
 
-    async def outcome(self, method: Method, request: Message) -> str:
-        """The code that a call ends with, or that of an answer within it."""
+    async def outcome(self, method: Method, request: Message, *, may_wait: bool = False) -> str:
+        """The code that a call ends with, or that of an answer within it. One that may wait is soon given up."""
         try:
-            answer = await self.send(method, request)
+            answer = await self.send(method, request, SHORT_WAIT if may_wait else 60)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and "wait" in method.fields:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and may_wait:
                 return "OK it waits"
             return f"{error.code().name} {error.details()}"
         return next((BAD_CODES[status.code] for status in statuses(answer) if status.code in BAD_CODES), "OK")
