@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests import warm
 from tests.docs.documents import ADDRESS, Document, blocks
 
 from stepwell.v1 import types_pb2
@@ -81,7 +82,7 @@ async def test_the_readme_is_true(database_url: str, empty_database_url: str, gr
 )
 async def test_the_pages_for_users_are_true(name: str, database_url: str, grpcurl: Path, tmp_path: Path) -> None:
     async with serving(database_url) as service:
-        programs = [grpcurl, Path(sys.executable).parent]
+        programs = [grpcurl, warm.command().parent, Path(sys.executable).parent]
         document = Document(DOCS / f"{name}.md", tmp_path, {ADDRESS: service.address}, programs)
         assert await document.carry_out() >= 5
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import typer
+from tests import warm
 from tests.docs.documents import ADDRESS, Document
 from tests.docs.test_documents import ROOT, grpcurl
 from tests.parity.cases import MIRRORED
@@ -33,7 +34,7 @@ CLASSES = {rpc: [found(*key) for key in MIRRORED if rpc in MIRRORED[key]] for _,
 async def test_its_examples_are_true(service: str, database_url: str, grpcurl: Path, tmp_path: Path) -> None:
     settings = Settings(database_url=database_url, port=0, shutdown_seconds=2.0, test_clock=service == "ClockService")
     async with Service(settings) as running:
-        programs = [grpcurl, Path(sys.executable).parent]
+        programs = [grpcurl, warm.command().parent]
         document = Document(reference.PAGES / f"{service}.md", tmp_path, {ADDRESS: running.address}, programs)
         assert await document.carry_out() >= 1
 
@@ -68,7 +69,7 @@ def is_command(words: str) -> bool:
     """Whether the command of that name exists."""
     group: Any = typer.main.get_command(app)
     for word in words.split():
-        group = getattr(group, "commands", {}).get(word)
+        group = group.get_command(None, word) if hasattr(group, "get_command") else None
     return group is not None
 
 

@@ -39,7 +39,7 @@ NOT_OK = {
 
 @pytest.mark.parametrize("service", SERVICES)
 async def test_no_value_breaks_a_call(made: World, service: str) -> None:
-    """What is spoilt was accepted before, so that it gets beyond the first look; what is refused leaves nothing behind."""
+    """What is spoilt was accepted before, so that it gets beyond the first look; a refusal leaves nothing behind."""
     called = [method for method in UNARY if method.service == service]
     good = {each.name: await made.outcome(each, await made.good(each), may_wait=each.name in WAITS) for each in called}
     assert {name: code.split()[0] for name, code in good.items()} == {name: NOT_OK.get(name, "OK") for name in good}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from tests import warm
 from tests.stream.kit import until
 
 from stepwell import Client
@@ -15,7 +14,6 @@ from stepwell.runs import RunHandle
 from stepwell.v1 import runs_pb2, types_pb2
 
 QUEUE = "q"
-COMMAND = Path(sys.executable).with_name("stepwell")
 
 
 async def described(handle: RunHandle[Any], holds: Callable[[runs_pb2.Run], bool]) -> runs_pb2.Run:
@@ -52,7 +50,12 @@ async def happened(handle: RunHandle[Any]) -> list[str]:
 async def stepwell(client: Client, *arguments: str) -> str:
     """What the command prints."""
     process = await asyncio.create_subprocess_exec(
-        COMMAND, "--address", client.address, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        warm.command(),
+        "--address",
+        client.address,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from tests import warm
 from tests.api.keyed import Keyed, keyed
-from tests.sdk.test_cli import COMMAND
 
 from stepwell import Client, reasons
 from stepwell.sync import Client as SyncClient
@@ -87,7 +87,7 @@ async def test_without_asyncio(server: Keyed) -> None:
 
 async def stepwell(server: Keyed, *arguments: str, key: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        COMMAND,
+        warm.command(),
         "--address",
         server.service.address,
         *arguments,

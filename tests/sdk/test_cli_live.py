@@ -9,7 +9,7 @@ from asyncio.subprocess import PIPE, Process
 from typing import Any
 
 import pytest_asyncio
-from tests.sdk.test_cli import COMMAND
+from tests import warm
 from tests.stream.code import Code
 from tests.stream.kit import RUN, Replica, capacity, payload, replica
 from tests.stream.wire import wire
@@ -25,7 +25,7 @@ async def one(database_url: str) -> Any:
 
 async def begin(one: Replica, *arguments: str) -> Process:
     return await asyncio.create_subprocess_exec(
-        COMMAND, "--address", one.service.address, *arguments, stdout=PIPE, stderr=PIPE
+        warm.command(), "--address", one.service.address, *arguments, stdout=PIPE, stderr=PIPE
     )
 
 

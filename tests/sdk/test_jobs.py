@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import sys
 import uuid
 from asyncio.subprocess import PIPE
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests import warm
 from tests.stream.kit import replica, until
 
 from stepwell import ApplicationError, Client, JobFailed, RetryPolicy, activity, errors, reasons, sync
 from stepwell.v1 import jobs_pb2
 
 Working = Callable[..., Any]
-COMMAND = Path(sys.executable).with_name("stepwell")
 ONCE = RetryPolicy(maximum_attempts=1)
 
 
@@ -253,7 +251,7 @@ async def test_without_asyncio(client: Client, working: Working) -> None:
 
 async def stepwell(client: Client, *arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        COMMAND, "--address", client.address, "job", *arguments, stdout=PIPE, stderr=PIPE
+        warm.command(), "--address", client.address, "job", *arguments, stdout=PIPE, stderr=PIPE
     )
     out, err = await process.communicate()
     assert process.returncode is not None

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from tests import warm
 
 from stepwell import Context, sync, workflow
 from stepwell.reasons import InvalidField, ScheduleExists, ScheduleNotFound
 from stepwell.testing import TestServer
-
-COMMAND = Path(sys.executable).with_name("stepwell")
 
 
 @workflow
@@ -82,7 +79,7 @@ async def test_without_asyncio(server: TestServer) -> None:
 
 async def command(server: TestServer, *arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        COMMAND, "--address", server.address, "schedule", *arguments,
+        warm.command(), "--address", server.address, "schedule", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()

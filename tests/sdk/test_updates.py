@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from tests import warm
 from tests.stream.kit import replica, until
 
 from stepwell import (
@@ -32,7 +31,6 @@ from stepwell import sync as in_step
 from stepwell.v1 import types_pb2
 
 Working = Callable[..., Any]
-COMMAND = Path(sys.executable).with_name("stepwell")
 DONE, SUSPENDED = types_pb2.STEP_STATE_COMPLETED, types_pb2.RUN_PHASE_SUSPENDED
 EVICTED = {"max_resident_runs": 0}
 
@@ -364,7 +362,7 @@ async def test_mistakes_of_the_code_are_its_own(client: Client, working: Working
 async def test_the_command_asks_too(client: Client, working: Working) -> None:
     async def stepwell(*arguments: str) -> tuple[int | None, Any, str]:
         process = await asyncio.create_subprocess_exec(
-            COMMAND, "--address", client.address, "run", *arguments, "-o", "json", stdout=PIPE, stderr=PIPE
+            warm.command(), "--address", client.address, "run", *arguments, "-o", "json", stdout=PIPE, stderr=PIPE
         )
         out, err = await process.communicate()
         return process.returncode, json.loads(out or "null"), err.decode()

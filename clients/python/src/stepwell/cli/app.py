@@ -1,70 +1,57 @@
-"""The command's root: how to reach the service, and the groups."""
+"""The command's root: how to reach the service, and the groups, each read when it is named."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import importlib
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from stepwell.cli import (
-    attributes,
-    bulk,
-    definitions,
-    explanations,
-    inbox,
-    jobs,
-    keys,
-    mends,
-    namespaces,
-    queues,
-    retention,
-    run_asks,
-    runs,
-    schedules,
-    search,
-    settling,
-    stats,
-    steering,
-    topics,
-    user_tasks,
-    watches,
-    workers,
-)
 from stepwell.cli.session import Session
+
+GROUPS = {
+    "run": "run_commands",
+    "bulk": "bulk",
+    "job": "job_commands",
+    "schedule": "schedules",
+    "key": "keys",
+    "topic": "topics",
+    "stats": "stats",
+    "task": "user_tasks",
+    "definition": "definitions",
+    "inbox": "inbox",
+    "queue": "queues",
+    "worker": "workers",
+    "namespace": "namespaces",
+    "retention": "retention",
+}
+"""The module of each, whose `app` it is. All together take longer to read than most commands to run."""
+
+
+class _Groups(TyperGroup):
+    def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002 - typer's
+        """Names all, read or not."""
+        return list(GROUPS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 - the types are typer's own affair
+        """Reads a group; all of them for a name that is none, so that what is like it can be suggested."""
+        for name in [cmd_name] if cmd_name in GROUPS else GROUPS:
+            if name not in self.commands:
+                group = typer.main.get_group(importlib.import_module(f"stepwell.cli.{GROUPS[name]}").app)
+                group.name = name
+                self.add_command(group)
+        return super().get_command(ctx, cmd_name)
+
 
 app = typer.Typer(
     name="stepwell",
+    cls=_Groups,
     help="Start, watch and steer durable runs, and jobs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-runs.app.command()(watches.watch)
-runs.app.command()(run_asks.query)
-runs.app.command()(run_asks.update)
-runs.app.command("delete")(retention.delete_run)
-runs.app.command()(attributes.attributes)
-runs.app.command()(search.search)
-runs.app.command("explain")(explanations.explain_run)
-jobs.app.command("explain")(explanations.explain_job)
-runs.app.command("export")(retention.export_run)
-runs.app.add_typer(steering.app)
-runs.app.add_typer(mends.app)
-runs.app.add_typer(settling.app, name="step")
-app.add_typer(runs.app, name="run")
-app.add_typer(bulk.app, name="bulk")
-app.add_typer(jobs.app, name="job")
-app.add_typer(schedules.app, name="schedule")
-app.add_typer(keys.app, name="key", no_args_is_help=True)
-app.add_typer(topics.app, name="topic")
-app.add_typer(stats.app, name="stats")
-app.add_typer(user_tasks.app, name="task")
-app.add_typer(definitions.app, name="definition")
-app.add_typer(inbox.app, name="inbox")
-app.add_typer(queues.app, name="queue")
-app.add_typer(workers.app, name="worker")
-app.add_typer(namespaces.app, name="namespace")
-app.add_typer(retention.app, name="retention")
 
 
 @app.callback()

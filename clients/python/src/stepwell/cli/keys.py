@@ -12,7 +12,9 @@ import typer
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show_list, time_of
 from stepwell.v1.api_keys_pb2 import ApiKeyRole
 
-app = typer.Typer(help="API keys. It takes an admin's: the first is made by `stepwell-server keys create`.")
+app = typer.Typer(
+    help="API keys. It takes an admin's: the first is made by `stepwell-server keys create`.", no_args_is_help=True
+)
 
 
 class RoleName(StrEnum):
