@@ -163,7 +163,7 @@ async def test_a_batch_is_cut_where_a_message_is_full(
     service: Service, replica: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cursor in the middle of a batch goes on with its next end: none is missed or doubled."""
-    monkeypatch.setattr(watch_streams, "_MESSAGE_ENDS", 3)
+    monkeypatch.setattr(watch_streams, "_MESSAGE_NEWS", 3)
     heard: list[str] = []
     async with watching(service) as watcher:
         ids = await run_and_end(service, 50)
@@ -253,17 +253,17 @@ async def test_a_slow_reader_is_moved_to_the_table(database_url: str) -> None:
     async with serving(database_url, outbox_messages=3) as service:
         namespace = await service.namespaces.get("main")
         news = service.watches.watch(namespace, "")
-        assert (await anext(news)).ends == []
+        assert (await anext(news)).told == []
         (stream,) = service.watches._streams
         ids = [run_id for _ in range(10) for run_id in await run_and_end(service, 3)]
         assert not stream.attached
         assert len(stream._queue) <= 3
         heard: list[str] = []
         while len(heard) < len(ids):
-            heard += [str(end.run_id) for end in (await anext(news)).ends if isinstance(end, End)]
+            heard += [str(end.run_id) for end in (await anext(news)).told if isinstance(end, End)]
         assert sorted(heard) == sorted(ids)
         ids = await run_and_end(service, 1)
-        assert [str(end.run_id) for end in (await anext(news)).ends if isinstance(end, End)] == ids
+        assert [str(end.run_id) for end in (await anext(news)).told if isinstance(end, End)] == ids
         assert stream.attached
         await news.aclose()
 

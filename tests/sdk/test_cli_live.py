@@ -83,6 +83,28 @@ async def test_the_ends_of_runs_are_watched_as_they_come(one: Replica) -> None:
             assert await watching.wait() == 0
 
 
+async def test_starts_and_pauses_are_watched_if_asked_for(one: Replica) -> None:
+    watching = await begin(one, "run", "watch", "--starts", "--pauses")
+    assert (await line(watching)).split() == ["RUN", "WORKFLOW", "ID", "NEWS", "WHAT"]
+    # It follows from now on; that it does is told by the first line.
+    shown = asyncio.create_task(line(watching))
+    while not shown.done():
+        await one.start()
+        await asyncio.wait([shown], timeout=0.2)
+    run_id = await one.start(workflow_id="w", type_="order", queue="orders")
+    for command in ("pause", "resume", "terminate"):
+        code, _, _ = await stepwell(one, "run", command, "w")
+        assert code == 0
+    seen: list[list[str]] = []
+    while len(seen) < 4:
+        words = (await line(watching)).split(maxsplit=3)
+        seen += [words[1:]] if words[0] == run_id else []
+    watching.send_signal(signal.SIGINT)
+    await watching.communicate()
+    assert [words[:2] for words in seen] == [["w", news] for news in ("STARTED", "PAUSED", "RESUMED", "TERMINATED")]
+    assert seen[0][2].strip() == "order in orders"
+
+
 async def test_a_watch_is_left_by_the_keyboard(one: Replica) -> None:
     watching = await begin(one, "run", "watch")
     await line(watching)

@@ -112,7 +112,7 @@ class Jobs(jobs_pb2_grpc.JobServiceServicer):
         namespace = await self._namespaces.get(self._fields.namespace(request.namespace))
         async with aclosing(self._watches.watch(namespace, request.cursor, JobEnd)) as watched:
             async for news in watched:
-                ends = [end_to_proto(end) for end in news.ends if isinstance(end, JobEnd)]
+                ends = [end_to_proto(end) for end in news.told if isinstance(end, JobEnd)]
                 yield jobs_pb2.WatchJobsResponse(ends=ends, cursor=news.cursor)
 
     async def CancelJob(self, request: jobs_pb2.CancelJobRequest, context: Context) -> jobs_pb2.CancelJobResponse:

@@ -14,11 +14,20 @@ from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.page import read_page
 from stepwell_server.api.payloads import failure_to_proto, payload_to_proto
 from stepwell_server.api.run_starts import definition_from_proto
-from stepwell_server.api.run_values import MESSAGE_MARGIN, run_to_proto, step_to_proto, whole_run_to_proto
+from stepwell_server.api.run_values import (
+    MESSAGE_MARGIN,
+    run_to_proto,
+    step_to_proto,
+    time_to_proto,
+    whole_run_to_proto,
+)
+from stepwell_server.dispatch.watch_streams import ONLY_ENDS
+from stepwell_server.model.notices import RunNews
 from stepwell_server.model.runs import LISTED as LISTED_RUNS
 from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.steps import LISTED as LISTED_STEPS
 from stepwell_server.store import run_lists, runs, search_attributes, steps
+from stepwell_server.store.notices import Notice
 from stepwell_server.store.run_lists import RunFilter
 from stepwell_server.store.watches import End
 
@@ -89,7 +98,10 @@ class RunReads:
         self, request: runs_pb2.WatchRunsRequest, context: Context
     ) -> AsyncIterator[runs_pb2.WatchRunsResponse]:
         namespace = await self._namespaces.get(self._fields.namespace(request.namespace))
-        async with aclosing(self._watches.watch(namespace, request.cursor)) as watched:
+        asked = self._fields.items(request.news, "news")
+        wanted = {RunNews(self._fields.member(each, runs_pb2.RunNews, "news", required=True)) for each in asked}
+        watch = self._watches.watch(namespace, request.cursor, End, frozenset(wanted) or ONLY_ENDS)
+        async with aclosing(watch) as watched:
             async for news in watched:
                 yield news_to_proto(news)
 
@@ -141,9 +153,24 @@ def filter_from_proto(request: runs_pb2.ListRunsRequest, namespace_id: int, fiel
 
 
 def news_to_proto(news: News) -> runs_pb2.WatchRunsResponse:
-    """Renders ends, or a sign of life."""
+    """Renders what happened, or a sign of life."""
     return runs_pb2.WatchRunsResponse(
-        ends=[end_to_proto(end) for end in news.ends if isinstance(end, End)], cursor=news.cursor
+        ends=[end_to_proto(each) for each in news.told if isinstance(each, End)],
+        notices=[notice_to_proto(each) for each in news.told if isinstance(each, Notice)],
+        cursor=news.cursor,
+    )
+
+
+def notice_to_proto(notice: Notice) -> runs_pb2.WatchRunsResponse.Notice:
+    """Renders something else that happened to a run."""
+    return runs_pb2.WatchRunsResponse.Notice(
+        news=runs_pb2.RunNews.ValueType(notice.news),
+        run_id=str(notice.run_id),
+        workflow_id=notice.workflow_id,
+        type=notice.type,
+        task_queue=notice.task_queue,
+        time=time_to_proto(notice.time),
+        reason=notice.reason,
     )
 
 

@@ -1,4 +1,4 @@
-"""What one stream of ends was told and what it is still to be told, bounded however slow its reader is."""
+"""What one watch was told and what it is still to be told, bounded however slow its reader is."""
 
 from __future__ import annotations
 
@@ -6,40 +6,59 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from stepwell_server.model.notices import RunNews
 from stepwell_server.store.job_ends import JobEnd
+from stepwell_server.store.notices import Notice
 from stepwell_server.store.watches import End
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from stepwell_server.dispatch.cursors import Cursor
+    from stepwell_server.store.watches import BatchNews
 
 AnyEnd = End | JobEnd
+AnyNews = AnyEnd | Notice
+ONLY_ENDS = frozenset({RunNews.ENDED})
 
-_MESSAGE_ENDS, _MESSAGE_BYTES = 256, 1024 * 1024
+_MESSAGE_NEWS, _MESSAGE_BYTES = 256, 1024 * 1024
 _QUEUE_BYTES = 4 * 1024 * 1024
 
 
-class Ended(NamedTuple):
-    """The ends of one batch that a stream is told of, each with its place among all ends of the batch."""
+class Found(NamedTuple):
+    """What is known of some batches: ends by the keys of what ended, notices by their events' numbers."""
+
+    ends: dict[int, AnyEnd]
+    notices: dict[int, Notice]
+
+
+class Told(NamedTuple):
+    """What a stream is told of one batch, each with its place there: ends from 0 on, notices before them, below 0."""
 
     committer: int
     position: int
-    ends: list[tuple[int, AnyEnd]]
+    news: list[tuple[int, AnyNews]]
 
     @property
     def size(self) -> int:
-        return 64 + sum(end.size for _, end in self.ends)
+        return 64 + sum(each.size for _, each in self.news)
 
 
 class Watched(NamedTuple):
-    """What a stream is about: runs or jobs of one namespace."""
+    """What a stream is about: runs or jobs of one namespace, and what of them."""
 
     namespace_id: int
     kind: type[AnyEnd]
+    news: frozenset[RunNews] = ONLY_ENDS
 
-    def is_told(self, end: AnyEnd) -> bool:
-        return end.namespace_id == self.namespace_id and isinstance(end, self.kind)
+    @property
+    def has_notices(self) -> bool:
+        return self.news != ONLY_ENDS
+
+    def is_told(self, news: AnyNews) -> bool:
+        if news.namespace_id != self.namespace_id:
+            return False
+        if isinstance(news, Notice):
+            return news.news in self.news
+        return isinstance(news, self.kind) and RunNews.ENDED in self.news
 
 
 class Stream:
@@ -51,8 +70,8 @@ class Stream:
         self.arrived = asyncio.Event()
         self.goal: dict[int, int] | None = None  # how far to read the table; None: the feed is all it needs
         self.attached = False
-        self.recalled: deque[Ended] = deque()
-        self._queue: deque[Ended] = deque()
+        self.recalled: deque[Told] = deque()
+        self._queue: deque[Told] = deque()
         self._bytes = 0
         self._most_batches = most_batches
 
@@ -68,11 +87,11 @@ class Stream:
         self._bytes = 0
         self.arrived.set()
 
-    def offer(self, batch: Ended) -> None:
+    def offer(self, batch: Told) -> None:
         """Queues a batch of the feed, or falls behind."""
         if not self.attached or batch.position <= self.seen.positions.get(batch.committer, 0):
             return
-        if not batch.ends and not self._queue and self.goal is None:
+        if not batch.news and not self._queue and self.goal is None:
             self.seen.pass_batch(batch.committer, batch.position)
             return
         self._queue.append(batch)
@@ -81,20 +100,22 @@ class Stream:
             self.detach()
         self.arrived.set()
 
-    def take(self) -> list[AnyEnd]:
-        """As many ends as one message holds, in order."""
-        taken: list[AnyEnd] = []
+    def take(self) -> list[AnyNews]:
+        """As much as one message holds, in order: no notice after an end."""
+        taken: list[AnyNews] = []
         size = 0
         while source := self.recalled or (self._queue if self.goal is None else None):
             batch = source[0]
-            for place, end in batch.ends:
-                if place < self.seen.partial.get(batch.committer, 0):
+            begin = self.seen.partial.get(batch.committer)
+            for place, news in batch.news:
+                if begin is not None and place < begin:
                     continue
-                size += end.size
-                if taken and (size > _MESSAGE_BYTES or len(taken) == _MESSAGE_ENDS):
+                size += news.size
+                is_full = size > _MESSAGE_BYTES or len(taken) == _MESSAGE_NEWS
+                if taken and (is_full or (isinstance(news, Notice) and not isinstance(taken[-1], Notice))):
                     self.seen.partial[batch.committer] = place
                     return taken
-                taken.append(end)
+                taken.append(news)
             self.seen.pass_batch(batch.committer, batch.position)
             source.popleft()
             if source is self._queue:
@@ -102,7 +123,11 @@ class Stream:
         return taken
 
 
-def told_of(committer: int, position: int, keys: Sequence[int], ends: dict[int, AnyEnd], watched: Watched) -> Ended:
+def told_of(batch: BatchNews, found: Found, watched: Watched) -> Told:
     """What a stream is told of a batch."""
-    told = [(place, ends[key]) for place, key in enumerate(keys) if key in ends and watched.is_told(ends[key])]
-    return Ended(committer, position, told)
+    notices = batch.notices or []
+    numbered = ((place - len(notices), found.notices.get(number)) for place, number in enumerate(notices))
+    keyed = ((place, found.ends.get(key)) for place, key in enumerate(batch.keys))
+    every: list[tuple[int, AnyNews | None]] = [*numbered, *keyed]
+    told = [(place, news) for place, news in every if news is not None and watched.is_told(news)]
+    return Told(batch.committer, batch.position, told)

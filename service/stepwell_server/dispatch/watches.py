@@ -1,4 +1,4 @@
-"""Who waits for runs and jobs to end: long polls for one, streams for all ends of a namespace.
+"""Who waits for runs and jobs to end: long polls for one, streams for all news of a namespace.
 
 Each batch of a committer has a position; batches of one committer commit one after another. So "what was seen" is a
 position per committer, and nothing committed late can hide behind a later number. One feed serves a replica: it takes
@@ -19,25 +19,27 @@ import structlog
 
 from stepwell_server import errors, telemetry
 from stepwell_server.dispatch.cursors import Cursor, pack_cursor, unpack_cursor
-from stepwell_server.dispatch.ends import end_of, has_ended, portions
-from stepwell_server.dispatch.watch_streams import AnyEnd, Stream, Watched, told_of
+from stepwell_server.dispatch.ends import end_of, has_ended, notices_of, portions
+from stepwell_server.dispatch.watch_streams import ONLY_ENDS, AnyEnd, AnyNews, Found, Stream, Watched, told_of
 from stepwell_server.model.runs import RunRef, unpack_details
 from stepwell_server.store import job_ends, jobs, runs, watches
 from stepwell_server.store.job_ends import JobEnd
-from stepwell_server.store.watches import End
+from stepwell_server.store.notices import read_notices
+from stepwell_server.store.watches import BatchNews, End
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 
     from stepwell_server.clock import Clock
     from stepwell_server.engine.committer.protocols import AnyChange
     from stepwell_server.model.jobs import JobRef
+    from stepwell_server.model.notices import RunNews
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Database
     from stepwell_server.store.jobs import SeenJob
     from stepwell_server.store.namespaces import NamespaceRow
+    from stepwell_server.store.notices import Notice
     from stepwell_server.store.runs import SeenRun
-    from stepwell_server.store.watches import BatchEnds
 
 _log = structlog.get_logger("stepwell.watches")
 AnySeen = TypeVar("AnySeen", "SeenRun", "SeenJob")
@@ -46,9 +48,9 @@ _PRUNED = "it is older than what is kept; begin again without one"
 
 
 class News(NamedTuple):
-    """Ends for one message, all of the kind that is watched, and the cursor after it."""
+    """What one message tells, all of it watched, and the cursor after it."""
 
-    ends: list[AnyEnd]
+    told: list[AnyNews]
     cursor: str
 
 
@@ -77,8 +79,11 @@ class Watches:
         known = self._positions.get(committer, 0)
         if position == known + 1:
             ended = [change for change in changes if has_ended(change)]
-            ends = {change.key: end_of(change) for change in ended} if self._streams else {}
-            self._pass(committer, position, [change.key for change in ended], ends)
+            found = Found({change.key: end_of(change) for change in ended} if self._streams else {}, {})
+            if any(stream.watched.has_notices for stream in self._streams):
+                for change in changes:
+                    found.notices.update(notices_of(change))
+            self._pass(BatchNews(committer, position, [change.key for change in ended], [*found.notices]), found)
         elif position > known:
             self._due.set()
 
@@ -86,26 +91,19 @@ class Watches:
         """Other replicas may have committed: looks at once."""
         self._due.set()
 
-    def _pass(
-        self,
-        committer: int,
-        position: int,
-        keys: Sequence[int],
-        ends: dict[int, AnyEnd],
-        only: set[Watched] | None = None,
-    ) -> None:
-        """Lets a batch by. `only` names what was watched when its ends were read, where not all were."""
+    def _pass(self, batch: BatchNews, found: Found, only: set[Watched] | None = None) -> None:
+        """Lets a batch by. `only` names what was watched when its news were read, where not all were."""
         if self._positions is None:
             return
-        self._positions[committer] = position
-        for key in keys:
+        self._positions[batch.committer] = batch.position
+        for key in batch.keys:
             for waiting in self._waits.get(key, ()):
                 waiting.set()
         for stream in self._streams:
             if only is not None and stream.watched not in only:
                 stream.detach()
             else:
-                stream.offer(told_of(committer, position, keys, ends, stream.watched))
+                stream.offer(told_of(batch, found, stream.watched))
 
     @contextlib.asynccontextmanager
     async def _feed(self) -> AsyncIterator[dict[int, int]]:
@@ -142,26 +140,31 @@ class Watches:
                     break
                 await self._pass_recorded(rows)
 
-    async def _pass_recorded(self, rows: Iterable[BatchEnds]) -> None:
+    async def _pass_recorded(self, rows: Iterable[BatchNews]) -> None:
         for part in portions(rows):
             watched = {stream.watched for stream in self._streams}
-            ends = await self._read_ends(part, watched)
+            found = await self._read(part, watched)
             for row in part:
                 # Memory may have been faster meanwhile.
                 if self._positions is not None and row.position > self._positions.get(row.committer, 0):
-                    self._pass(row.committer, row.position, row.keys, ends, watched)
+                    self._pass(row, found, watched)
 
-    async def _read_ends(self, part: Iterable[BatchEnds], watched: Iterable[Watched]) -> dict[int, AnyEnd]:
-        """What is watched of the ends in some batches. A key does not say whether it is a run's or a job's."""
+    async def _read(self, part: Sequence[BatchNews], watched: Collection[Watched]) -> Found:
+        """What is watched of some batches. A key does not say whether it is a run's or a job's."""
         keys = [key for row in part for key in row.keys]
         ends: dict[int, AnyEnd] = {}
+        notices: dict[int, Notice] = {}
         of_runs = {each.namespace_id for each in watched if each.kind is End}
         if keys and of_runs:
             ends |= await watches.read_ends(self._database, keys, of_runs)
         of_jobs = {each.namespace_id for each in watched if each.kind is JobEnd}
         if keys and of_jobs:
             ends |= await job_ends.read_ends(self._database, keys, of_jobs)
-        return ends
+        noticed = {each.namespace_id for each in watched if each.has_notices}
+        numbers = [number for row in part for number in row.notices or ()]
+        if numbers and noticed:
+            notices = await read_notices(self._database, numbers, noticed)
+        return Found(ends, notices)
 
     async def stop(self) -> None:
         """Ends the streams, which their clients continue elsewhere from their cursors."""
@@ -224,21 +227,27 @@ class Watches:
 
     # --- following a namespace --------------------------------------------------------------------------------------
 
-    async def watch(self, namespace: NamespaceRow, token: str, kind: type[AnyEnd] = End) -> AsyncGenerator[News, None]:
-        """Ends of runs, or of jobs, in commit order after a cursor, or from now on.
+    async def watch(
+        self,
+        namespace: NamespaceRow,
+        token: str,
+        kind: type[AnyEnd] = End,
+        news: frozenset[RunNews] = ONLY_ENDS,
+    ) -> AsyncGenerator[News, None]:
+        """Ends of runs, or of jobs, and other news of runs, in commit order after a cursor, or from now on.
 
         The first message comes at once, and may be empty.
         """
         async with self._feed() as positions:
             cursor = await self._begin(namespace, token) if token else Cursor(dict(positions), {})
-            watched = Watched(namespace.namespace_id, kind)
+            watched = Watched(namespace.namespace_id, kind, news)
             stream = Stream(watched, cursor, self._settings.outbox_messages)
             self._streams.add(stream)
             if not token:
                 stream.attach({})
             try:
-                async for ends in self._told(stream):
-                    yield News(ends, pack_cursor(stream.seen, namespace, self._clock.now()))
+                async for told in self._told(stream):
+                    yield News(told, pack_cursor(stream.seen, namespace, self._clock.now()))
             finally:
                 self._streams.discard(stream)
 
@@ -249,7 +258,7 @@ class Watches:
             raise errors.WatchCursorInvalid(problem="it comes from another database; begin again without one")
         return cursor
 
-    async def _told(self, stream: Stream) -> AsyncIterator[list[AnyEnd]]:
+    async def _told(self, stream: Stream) -> AsyncIterator[list[AnyNews]]:
         yield []
         while not self._stopping:
             if not stream.attached and self._positions is not None:
@@ -257,10 +266,10 @@ class Watches:
             if stream.goal is not None and not stream.recalled:
                 await self._recall(stream, stream.goal)
             stream.arrived.clear()
-            ends = stream.take()
-            if ends or stream.goal is not None:
-                if ends:
-                    yield ends
+            told = stream.take()
+            if told or stream.goal is not None:
+                if told:
+                    yield told
                 continue
             try:
                 # A margin, so that the sign of life is there in time.
@@ -283,5 +292,5 @@ class Watches:
             seen[behind] = goal[behind]
             return
         part = next(portions(rows))
-        ends = await self._read_ends(part, [stream.watched])
-        stream.recalled.extend(told_of(row.committer, row.position, row.keys, ends, stream.watched) for row in part)
+        found = await self._read(part, [stream.watched])
+        stream.recalled.extend(told_of(row, found, stream.watched) for row in part)

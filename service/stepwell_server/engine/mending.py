@@ -150,11 +150,14 @@ def _go_on(
     take_out(change, removed, "the run goes on from an earlier place")
     count_again(change, scopes)
     give_signals_back(change)
-    if change.open.pause_reason == ORDER_CHANGED:
+    is_mended = change.open.pause_reason == ORDER_CHANGED
+    if is_mended:
         clear_pause(change)
     shown = tuple(RemovedStep(step.ordinal, step.scope, step.name) for step in removed[:MOST_SHOWN])
     told = {name: fact for name, fact in facts.items() if fact} | {"removed": str(len(removed))}
-    change.event(kind, payload=pack_removed(shown), facts=told)
+    event = change.event(kind, payload=pack_removed(shown), facts=told)
+    if is_mended or "phase" in told:
+        change.news.notices.append(event)
     set_going(change)
     answer = Mended(change.run_id, change.phase, len(removed), shown)
     forget_news(change, removed)

@@ -20,6 +20,7 @@ class News:
         "ended",
         "follows",
         "grants",
+        "notices",
         "rejections",
         "renewals",
         "revokes",
@@ -39,4 +40,5 @@ class News:
         self.tasks: list[Task] = []
         self.updates: list[str] = []  # ids of those that were accepted, or came to something
         self.rejections: list[Rejection] = []
+        self.notices: list[int] = []  # events of a run, besides its start and its end, of which watches tell
         self.run_cancel = False

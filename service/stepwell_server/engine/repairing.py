@@ -88,8 +88,9 @@ class RepairRun(msgspec.Struct, frozen=True, gc=False):
         facts = {name: str(count) for name, count in counts.items() if count}
         facts |= {"accepted": "true"} if is_accepted else {}
         facts |= {"reason": self.reason} if self.reason else {}
-        change.event(EventType.RUN_REPAIRED, payload=pack_repaired(shown), facts=facts)
+        event = change.event(EventType.RUN_REPAIRED, payload=pack_repaired(shown), facts=facts)
         if change.open.pause_reason == ORDER_CHANGED:
+            change.news.notices.append(event)
             clear_pause(change)
             set_going(change)
         removing.forget_news(change, made.skipped)

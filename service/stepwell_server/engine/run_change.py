@@ -12,9 +12,10 @@ from stepwell_server.engine.closing import close_run
 from stepwell_server.engine.limits import ALWAYS_KEPT, Limits
 from stepwell_server.engine.news import News
 from stepwell_server.engine.wishes import Known
-from stepwell_server.ids import uuid7
+from stepwell_server.ids import pack, uuid7
 from stepwell_server.model.events import CopiedEvent, Event, EventType, Origin, pack_attributes
 from stepwell_server.model.mail import Letter, Mail, pack_letter
+from stepwell_server.model.notices import FIRST_EVENT
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.runs import TERMINAL, ClosedRun, Phase, Run, unpack_details
 from stepwell_server.model.tasks import Task, TaskKind
@@ -97,6 +98,7 @@ class RunChange:
             self.news.tasks,
             self.news.updates,
             self.news.rejections,
+            self.news.notices,
         ]
         self._mark: tuple[Run | None, ClosedRun | None, bool, list[int]] = (run, closed_run, False, [])
         self._begin_empty()
@@ -278,6 +280,13 @@ class RunChange:
     def has_ended(self) -> bool:
         """Whether the run ended in this batch."""
         return self.run is None and (self.fresh or self.original is not None or self.is_reopened)
+
+    @property
+    def notices(self) -> list[int]:
+        """Where history tells what watches tell of a run besides its end, as numbers of events."""
+        events = [FIRST_EVENT, *self.news.notices] if self.fresh else self.news.notices
+        start = pack(self.run_key, 0)
+        return [start | event for event in events]
 
     # --- tasks and mail ---------------------------------------------------------------------------------------------
 

@@ -75,7 +75,8 @@ class RetryStep(msgspec.Struct, frozen=True, gc=False):
                 raise errors.RunNotDriven(run_id=closed.run_id)
             reopening.reopen(change, closed, self.ref.namespace)
             facts = {"phase": Phase(closed.phase).name, "step": self.step_name}
-            change.event(EventType.RUN_RETRIED, ordinal=step.ordinal if step is not None else 0, facts=facts)
+            event = change.event(EventType.RUN_RETRIED, ordinal=step.ordinal if step is not None else 0, facts=facts)
+            change.news.notices.append(event)
         go_on(change)
 
 

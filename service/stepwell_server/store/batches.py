@@ -51,6 +51,7 @@ class Write(msgspec.Struct):
     position: int
     now: datetime
     ended: list[int] = []
+    notices: list[int] = []
     run_ids: list[RunId] = []
     names: list[tuple[str, int, int]] = []
     renamed: list[tuple[str, int, int, int]] = []  # workflow id, namespace, the turn found, run key
@@ -102,9 +103,8 @@ class Write(msgspec.Struct):
 
 async def write(connection: Connection, batch: Write) -> None:
     """Writes a batch, tables in one order and keys sorted. Raises Conflict if what it was decided on has changed."""
-    await connection.fetch(
-        BATCHES["insert_batch"], batch.batch_id, batch.committer, batch.position, batch.now, batch.ended
-    )
+    first = (batch.batch_id, batch.committer, batch.position, batch.now, batch.ended, batch.notices or None)
+    await connection.fetch(BATCHES["insert_batch"], *first)
     if batch.requests:
         batch.requests.sort(key=lambda row: (row.request_id, row.namespace_id, row.method))
         await connection.write(REQUESTS["insert_requests"], columns(batch.requests))

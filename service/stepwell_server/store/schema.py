@@ -485,6 +485,7 @@ BATCHES = Table(
     *_bigint("committer position"),
     *_times("commit_time"),
     *_columns(ARRAY(BigInteger), "ended"),
+    *_columns(ARRAY(BigInteger), "notices", nullable=True),
 )
 LEADERSHIPS = Table(
     "leaderships", METADATA, *_text("name", key=True), *_text("holder"), *_bigint("epoch"), *_times("expire_time")

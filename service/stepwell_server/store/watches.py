@@ -23,12 +23,13 @@ RESULT_BYTES = 65_536
 """A larger result does not travel with the news of an end."""
 
 
-class BatchEnds(NamedTuple):
-    """The keys of the runs and jobs that ended in one batch, in its order."""
+class BatchNews(NamedTuple):
+    """The keys of the runs and jobs that ended in one batch, in its order, and the events that tell what else was."""
 
     committer: int
     position: int
     keys: list[int]
+    notices: list[int] | None
 
 
 class End(msgspec.Struct, frozen=True, gc=False):
@@ -76,10 +77,10 @@ async def heads(database: Database) -> dict[int, int]:
 
 async def batches_after(
     database: Database, committer: int, after: int, most: int, *, up_to: int | None = None
-) -> list[BatchEnds]:
+) -> list[BatchNews]:
     """Batches of one committer in their order. Walks batches_position_idx."""
     query = (
-        select(BATCHES.c.committer, BATCHES.c.position, BATCHES.c.ended)
+        select(BATCHES.c.committer, BATCHES.c.position, BATCHES.c.ended, BATCHES.c.notices)
         .where(BATCHES.c.committer == committer, BATCHES.c.position > after)
         .order_by(BATCHES.c.position)
         .limit(most)
@@ -87,7 +88,7 @@ async def batches_after(
     if up_to is not None:
         query = query.where(BATCHES.c.position <= up_to)
     async with database.pool.begin() as connection:
-        return [BatchEnds(*row) for row in await connection.execute(query)]
+        return [BatchNews(*row) for row in await connection.execute(query)]
 
 
 async def read_ends(database: Database, run_keys: Iterable[int], namespace_ids: Iterable[int]) -> dict[int, End]:

@@ -1,4 +1,4 @@
-"""Where the ends of runs and those of jobs come from, each in the words of its own calls."""
+"""Where the ends of runs and those of jobs come from, and what else is told of runs, each in the words of its calls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from stepwell.v1 import jobs_pb2, runs_pb2, types_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import grpc
 
     from stepwell._rpc import Caller
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
     from stepwell.v1.runs_pb2_grpc import RunServiceAsyncStub
 
 End = TypeVar("End")
+Told_co = TypeVar("Told_co", covariant=True)
 RunEnd = runs_pb2.WatchRunsResponse.End
+RunNotice = runs_pb2.WatchRunsResponse.Notice
 JobEnd = jobs_pb2.WatchJobsResponse.End
 
 # One wait's; a call is given up and repeated after 20.
@@ -23,14 +27,22 @@ _FIRST_ENDED_PHASE = types_pb2.RUN_PHASE_COMPLETED
 _FIRST_ENDED_STATE = jobs_pb2.JOB_STATE_COMPLETED
 
 
-class Ends(Protocol[End]):
+class News(Protocol[Told_co]):
+    """What is told of one kind of thing in one namespace."""
+
+    def stream(self, cursor: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
+        """Opens a stream of it, from a cursor or from now."""
+        ...
+
+    def told(self, message: Any) -> Sequence[Told_co]:  # noqa: ANN401 - of each stream another
+        """What one message of the stream tells, in its order."""
+        ...
+
+
+class Ends(News[End], Protocol[End]):
     """The ends of one kind of thing in one namespace. `noun` is what people call these."""
 
     noun: str
-
-    def stream(self, cursor: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
-        """Opens a stream of them, from a cursor or from now."""
-        ...
 
     def id_of(self, end: End) -> str:
         """Whose end it is."""
@@ -65,6 +77,10 @@ class RunEnds:
         request = runs_pb2.WatchRunsRequest(namespace=self._namespace, cursor=cursor)
         return self._stub.WatchRuns(request, metadata=self._caller.metadata)
 
+    def told(self, message: runs_pb2.WatchRunsResponse) -> Sequence[RunEnd]:
+        """See News."""
+        return message.ends
+
     def id_of(self, end: RunEnd) -> str:
         """See Ends."""
         return end.run_id
@@ -87,6 +103,28 @@ class RunEnds:
         return _end_of_run(response.run) if response.ended else None
 
 
+class RunNews:
+    """Ends of runs, and notices of what else happens to them."""
+
+    def __init__(
+        self, stub: RunServiceAsyncStub, caller: Caller, namespace: str, news: Sequence[runs_pb2.RunNews.ValueType]
+    ) -> None:
+        """Keeps how to ask, and for what."""
+        self._stub = stub
+        self._caller = caller
+        self._namespace = namespace
+        self._news = news
+
+    def stream(self, cursor: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
+        """See News."""
+        request = runs_pb2.WatchRunsRequest(namespace=self._namespace, cursor=cursor, news=self._news)
+        return self._stub.WatchRuns(request, metadata=self._caller.metadata)
+
+    def told(self, message: runs_pb2.WatchRunsResponse) -> Sequence[RunEnd | RunNotice]:
+        """See News: a message's notices come before its ends."""
+        return [*message.notices, *message.ends]
+
+
 class JobEnds:
     """Ends of jobs."""
 
@@ -102,6 +140,10 @@ class JobEnds:
         """See Ends."""
         request = jobs_pb2.WatchJobsRequest(namespace=self._namespace, cursor=cursor)
         return self._stub.WatchJobs(request, metadata=self._caller.metadata)
+
+    def told(self, message: jobs_pb2.WatchJobsResponse) -> Sequence[JobEnd]:
+        """See News."""
+        return message.ends
 
     def id_of(self, end: JobEnd) -> str:
         """See Ends."""

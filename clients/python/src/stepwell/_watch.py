@@ -20,7 +20,7 @@ from stepwell._rpc import backoff
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from stepwell._ends import Ends
+    from stepwell._ends import Ends, News
 
 log = logging.getLogger("stepwell.client")
 
@@ -33,8 +33,8 @@ _READERS = 16
 End = TypeVar("End")
 
 
-async def watch(source: Ends[End], cursor: str) -> AsyncGenerator[tuple[Sequence[End], str], None]:
-    """Reads one stream of ends, from a cursor or from now, to its end. Raises `ServiceError`."""
+async def watch(source: News[End], cursor: str) -> AsyncGenerator[tuple[Sequence[End], str], None]:
+    """Reads one stream, from a cursor or from now, to its end. Raises `ServiceError`."""
     call = source.stream(cursor)
     try:
         while True:
@@ -42,7 +42,7 @@ async def watch(source: Ends[End], cursor: str) -> AsyncGenerator[tuple[Sequence
                 message: Any = await call.read()
             if message is grpc.aio.EOF:
                 return
-            yield message.ends, message.cursor
+            yield source.told(message), message.cursor
     except TimeoutError:
         raise errors.Unavailable("the watch fell silent") from None
     except grpc.RpcError as error:
@@ -51,8 +51,8 @@ async def watch(source: Ends[End], cursor: str) -> AsyncGenerator[tuple[Sequence
         call.cancel()
 
 
-async def ends(source: Ends[End]) -> AsyncGenerator[End, None]:
-    """Reads the ends of a namespace from now on, over streams that come and go."""
+async def news(source: News[End]) -> AsyncGenerator[End, None]:
+    """Reads what happens in a namespace from now on, over streams that come and go."""
     cursor, attempt = "", 0
     while True:
         try:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
-from stepwell._ends import RunEnd, RunEnds
+from stepwell._ends import RunEnd, RunEnds, RunNews, RunNotice
 from stepwell._rpc import Caller, open_channel, start_ids, uuid7, uuid_of
-from stepwell._watch import Watcher, ends
+from stepwell._watch import Watcher, news
 from stepwell.api_keys import ApiKeys
 from stepwell.bulk import Bulk
 from stepwell.commits import Commit
@@ -272,12 +272,25 @@ class Client(JobCalls):
         """Sends a commit that is made already. Raises `ServiceError`."""
         return await self.caller.call(self.transaction_stub.Commit, request, traceparent=_tracing.current_traceparent())
 
-    def watch_runs(self) -> AsyncGenerator[RunEnd, None]:
+    @overload
+    def watch_runs(self) -> AsyncGenerator[RunEnd, None]: ...
+
+    @overload
+    def watch_runs(self, *, starts: bool = ..., pauses: bool = ...) -> AsyncGenerator[RunEnd | RunNotice, None]: ...
+
+    def watch_runs(self, *, starts: bool = False, pauses: bool = False) -> AsyncGenerator[Any, None]:
         """Follows the ends of the namespace's runs from now on, in the order of their commits, until it is left.
 
-        It outlives interruptions and misses none meanwhile. Raises `ServiceError` when the service refuses for good.
+        With `starts` it also tells of starts, and of runs that had ended and go on; with `pauses` of pauses and
+        resumptions: each is a `RunNotice`, with `news`, `time` and `reason`. It outlives interruptions and misses
+        nothing meanwhile. Raises `ServiceError` when the service refuses for good.
         """
-        return ends(self._run_ends)
+        if not starts and not pauses:
+            return news(self._run_ends)
+        wanted = [runs_pb2.RUN_NEWS_ENDED]
+        wanted += [runs_pb2.RUN_NEWS_STARTED, runs_pb2.RUN_NEWS_REOPENED] if starts else []
+        wanted += [runs_pb2.RUN_NEWS_PAUSED, runs_pb2.RUN_NEWS_RESUMED] if pauses else []
+        return news(RunNews(self.run_stub, self.caller, self.namespace, wanted))
 
     async def create_namespace(self, name: str) -> None:
         """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""

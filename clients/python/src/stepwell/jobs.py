@@ -9,7 +9,7 @@ from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
 from stepwell._ends import JobEnds
 from stepwell._rpc import Caller, start_ids, uuid7, uuid_of
-from stepwell._watch import Watcher, ends
+from stepwell._watch import Watcher, news
 from stepwell.definitions import defaults_of, type_and_hint
 from stepwell.errors import JobFailed
 from stepwell.policies import JOB_CONFLICT, JOB_REUSE, duration
@@ -234,4 +234,4 @@ class JobCalls:
 
     def watch_jobs(self) -> AsyncGenerator[JobEnd, None]:
         """Follows the ends of the namespace's jobs from now on, as `watch_runs` does those of runs."""
-        return ends(self._job_ends)
+        return news(self._job_ends)

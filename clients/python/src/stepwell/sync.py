@@ -34,6 +34,7 @@ from stepwell.commits import SyncCommit
 if TYPE_CHECKING:
     import grpc
 
+    from stepwell._ends import RunEnd, RunNotice
     from stepwell.converter import Codec, DataConverter
     from stepwell.options import RunFilter, StartOptions
     from stepwell.policies import Seconds
@@ -336,9 +337,15 @@ class Client(SyncJobCalls):
         inner = self._inner
         return SyncCommit(self._loop, inner.send_commit, inner.namespace, inner.converter, request_id)
 
-    def watch_runs(self) -> Iterator[runs_pb2.WatchRunsResponse.End]:
-        """Follows the ends of the namespace's runs from now on, until it is left."""
-        return self._loop.iterate(self._inner.watch_runs(), at_once=1)
+    @overload
+    def watch_runs(self) -> Iterator[RunEnd]: ...
+
+    @overload
+    def watch_runs(self, *, starts: bool = ..., pauses: bool = ...) -> Iterator[RunEnd | RunNotice]: ...
+
+    def watch_runs(self, *, starts: bool = False, pauses: bool = False) -> Iterator[Any]:
+        """Follows the ends of the namespace's runs from now on, until it is left; also starts, pauses, as asked for."""
+        return self._loop.iterate(self._inner.watch_runs(starts=starts, pauses=pauses), at_once=1)
 
     def create_namespace(self, name: str) -> None:
         """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""

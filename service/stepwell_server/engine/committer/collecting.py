@@ -43,6 +43,8 @@ def collect(write: batches.Write, change: Change) -> None:
     _collect_steps(write, change, key)
     _collect_dispatches(write, change)
     write.events.extend(change.events)
+    if change.fresh or change.news.notices:
+        write.notices.extend(change.notices)
     write.copies.extend(change.copies)
     write.topic_copies.extend(change.topic_copies)
     write.topic_positions.extend(change.topic_positions.values())

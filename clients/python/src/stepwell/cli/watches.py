@@ -10,20 +10,22 @@ import typer
 from stepwell.cli.output import Lines, Output, OutputOption, time_of, value_of
 from stepwell.cli.runs import attributes_of, handle_of
 from stepwell.runs import phase_name
+from stepwell.v1.runs_pb2 import RUN_NEWS_STARTED, RunNews, WatchRunsResponse
 
 if TYPE_CHECKING:
     from stepwell.sync import Client
     from stepwell.v1.history_pb2 import Event
-    from stepwell.v1.runs_pb2 import WatchRunsResponse
 
 
-def watch(
+def watch(  # noqa: PLR0917 - the options of one command
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="[RUN]", help="One run, by its id or workflow id.")] = "",
+    starts: Annotated[bool, typer.Option("--starts", help="All runs: also their starts and reopenings.")] = False,
+    pauses: Annotated[bool, typer.Option("--pauses", help="All runs: also their pauses and resumptions.")] = False,
     limit: Annotated[int | None, typer.Option(help="Leave after so many lines.", min=1)] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Watch the ends of all runs from now on; or one run's events, from its first to its end.
+    """Watch the ends of all runs from now on, and more if asked to; or one run's events, from its first to its end.
 
     JSON is one object a line. Watching one run exits with 1 unless it completed.
     """
@@ -31,15 +33,23 @@ def watch(
         if name:
             _watch_run(client, name, limit, output)
         else:
-            _watch_ends(client, limit, output)
+            _watch_runs(client, limit, output, starts=starts, pauses=pauses)
 
 
-def _watch_ends(client: Client, limit: int | None, output: Output) -> None:
-    lines = Lines({"RUN": 36, "WORKFLOW ID": 24, "PHASE": 10, "WHAT": 0}, output)
-    for number, end in enumerate(client.watch_runs(), 1):
-        lines.add(end, end.run_id, end.workflow_id, phase_name(end.phase), _outcome(end))
+def _watch_runs(client: Client, limit: int | None, output: Output, *, starts: bool, pauses: bool) -> None:
+    lines = Lines({"RUN": 36, "WORKFLOW ID": 24, "NEWS" if starts or pauses else "PHASE": 10, "WHAT": 0}, output)
+    for number, told in enumerate(client.watch_runs(starts=starts, pauses=pauses), 1):
+        lines.add(told, told.run_id, told.workflow_id, *_told(told))
         if number == limit:
             return
+
+
+def _told(told: WatchRunsResponse.End | WatchRunsResponse.Notice) -> tuple[str, str]:
+    """What happened in a word, and more of it."""
+    if isinstance(told, WatchRunsResponse.End):
+        return phase_name(told.phase), _outcome(told)
+    news = RunNews.Name(told.news).removeprefix("RUN_NEWS_")
+    return news, f"{told.type} in {told.task_queue}" if told.news == RUN_NEWS_STARTED else told.reason
 
 
 def _outcome(end: WatchRunsResponse.End) -> str:

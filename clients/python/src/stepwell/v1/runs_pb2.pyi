@@ -86,6 +86,42 @@ are open. Its reason names the new run. Not with REJECT.
 """
 Global___WorkflowIdConflictPolicy: _TypeAlias = WorkflowIdConflictPolicy  # noqa: Y015
 
+class _RunNews:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunNewsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunNews.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_NEWS_UNSPECIFIED: _RunNews.ValueType  # 0
+    """None."""
+    RUN_NEWS_ENDED: _RunNews.ValueType  # 1
+    """It has ended."""
+    RUN_NEWS_STARTED: _RunNews.ValueType  # 2
+    """It was started: by a call, a schedule, a parent, or as one that goes on with another's work."""
+    RUN_NEWS_PAUSED: _RunNews.ValueType  # 3
+    """It was paused, by somebody or by the service."""
+    RUN_NEWS_RESUMED: _RunNews.ValueType  # 4
+    """Its pause is over."""
+    RUN_NEWS_REOPENED: _RunNews.ValueType  # 5
+    """It had ended and goes on, by `RetryRun`, `RewindRun` or `RetryStep`."""
+
+class RunNews(_RunNews, metaclass=_RunNewsEnumTypeWrapper):
+    """What a watch tells of runs."""
+
+RUN_NEWS_UNSPECIFIED: RunNews.ValueType  # 0
+"""None."""
+RUN_NEWS_ENDED: RunNews.ValueType  # 1
+"""It has ended."""
+RUN_NEWS_STARTED: RunNews.ValueType  # 2
+"""It was started: by a call, a schedule, a parent, or as one that goes on with another's work."""
+RUN_NEWS_PAUSED: RunNews.ValueType  # 3
+"""It was paused, by somebody or by the service."""
+RUN_NEWS_RESUMED: RunNews.ValueType  # 4
+"""Its pause is over."""
+RUN_NEWS_REOPENED: RunNews.ValueType  # 5
+"""It had ended and goes on, by `RetryRun`, `RewindRun` or `RetryStep`."""
+Global___RunNews: _TypeAlias = RunNews  # noqa: Y015
+
 class _UpdateStage:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1204,19 +1240,25 @@ class WatchRunsRequest(_message.Message):
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    NEWS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     cursor: _builtins.str
-    """Where to go on: a `cursor` seen before. Empty: from now."""
+    """Where to go on: a `cursor` seen before, of a stream of whatever news. Empty: from now."""
+    @_builtins.property
+    def news(self) -> _containers.RepeatedScalarFieldContainer[Global___RunNews.ValueType]:
+        """What to tell of. Default: `RUN_NEWS_ENDED` alone. At most 256."""
+
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         cursor: _builtins.str = ...,
+        news: _abc.Iterable[Global___RunNews.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "namespace", b"namespace", "news", b"news"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1224,7 +1266,9 @@ Global___WatchRunsRequest: _TypeAlias = WatchRunsRequest  # noqa: Y015
 
 @_typing.final
 class WatchRunsResponse(_message.Message):
-    """Ends, in commit order."""
+    """What happened, in commit order. A message has first its notices, then its ends. Of a run that was deleted since nothing
+    is told, of one that was archived or pruned its start and its end.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1280,23 +1324,75 @@ class WatchRunsResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class Notice(_message.Message):
+        """Something else that happened to one run."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        NEWS_FIELD_NUMBER: _builtins.int
+        RUN_ID_FIELD_NUMBER: _builtins.int
+        WORKFLOW_ID_FIELD_NUMBER: _builtins.int
+        TYPE_FIELD_NUMBER: _builtins.int
+        TASK_QUEUE_FIELD_NUMBER: _builtins.int
+        TIME_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        news: Global___RunNews.ValueType
+        """What."""
+        run_id: _builtins.str
+        """The run's id."""
+        workflow_id: _builtins.str
+        """The caller's name for it."""
+        type: _builtins.str
+        """Its type."""
+        task_queue: _builtins.str
+        """The queue of its workers."""
+        reason: _builtins.str
+        """Why it was paused, or opened again, if that was said."""
+        @_builtins.property
+        def time(self) -> _timestamp_pb2.Timestamp:
+            """When it happened."""
+
+        def __init__(
+            self,
+            *,
+            news: Global___RunNews.ValueType = ...,
+            run_id: _builtins.str = ...,
+            workflow_id: _builtins.str = ...,
+            type: _builtins.str = ...,
+            task_queue: _builtins.str = ...,
+            time: _timestamp_pb2.Timestamp | None = ...,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["news", b"news", "reason", b"reason", "run_id", b"run_id", "task_queue", b"task_queue", "time", b"time", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ENDS_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    NOTICES_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Where to go on after this message."""
     @_builtins.property
     def ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchRunsResponse.End]:
-        """What ended. Empty in a sign of life, which comes at least every 20 s."""
+        """What ended. Without notices too, it is a sign of life, which comes at least every 20 s."""
+
+    @_builtins.property
+    def notices(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchRunsResponse.Notice]:
+        """What else was asked for."""
 
     def __init__(
         self,
         *,
         ends: _abc.Iterable[Global___WatchRunsResponse.End] | None = ...,
         cursor: _builtins.str = ...,
+        notices: _abc.Iterable[Global___WatchRunsResponse.Notice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "ends", b"ends"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "ends", b"ends", "notices", b"notices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -216,9 +216,10 @@ class RunServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchRuns(self, request, context):
-        """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client. Runs that were
-        archived or pruned after the cursor are told, as `purged`; those that were deleted, or are open again, are not.
-        Reasons: WATCH_CURSOR_INVALID.
+        """Streams the ends of a namespace's runs, in commit order; if asked to, also their starts, pauses, resumptions and
+        reopenings. One stream serves all waits of a client. Ends of runs that were archived or pruned after the cursor are
+        told, as `purged`; those of runs that were deleted, or are open again, are not.
+        Reasons: WATCH_CURSOR_INVALID, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

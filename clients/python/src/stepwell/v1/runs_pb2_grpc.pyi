@@ -61,9 +61,10 @@ class RunServiceStub:
     Follows a chain of continued runs unless told not to. Reasons: RUN_NOT_FOUND.
     """
     WatchRuns: _grpc.UnaryStreamMultiCallable[_runs_pb2.WatchRunsRequest, _runs_pb2.WatchRunsResponse]
-    """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client. Runs that were
-    archived or pruned after the cursor are told, as `purged`; those that were deleted, or are open again, are not.
-    Reasons: WATCH_CURSOR_INVALID.
+    """Streams the ends of a namespace's runs, in commit order; if asked to, also their starts, pauses, resumptions and
+    reopenings. One stream serves all waits of a client. Ends of runs that were archived or pruned after the cursor are
+    told, as `purged`; those of runs that were deleted, or are open again, are not.
+    Reasons: WATCH_CURSOR_INVALID, INVALID_FIELD.
     """
     SignalRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.SignalRunRequest, _runs_pb2.SignalRunResponse]
     """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, SIGNAL_REFUSED."""
@@ -175,9 +176,10 @@ class RunServiceAsyncStub(RunServiceStub):
     Follows a chain of continued runs unless told not to. Reasons: RUN_NOT_FOUND.
     """
     WatchRuns: _aio.UnaryStreamMultiCallable[_runs_pb2.WatchRunsRequest, _runs_pb2.WatchRunsResponse]  # type: ignore[assignment]
-    """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client. Runs that were
-    archived or pruned after the cursor are told, as `purged`; those that were deleted, or are open again, are not.
-    Reasons: WATCH_CURSOR_INVALID.
+    """Streams the ends of a namespace's runs, in commit order; if asked to, also their starts, pauses, resumptions and
+    reopenings. One stream serves all waits of a client. Ends of runs that were archived or pruned after the cursor are
+    told, as `purged`; those of runs that were deleted, or are open again, are not.
+    Reasons: WATCH_CURSOR_INVALID, INVALID_FIELD.
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.SignalRunRequest, _runs_pb2.SignalRunResponse]  # type: ignore[assignment]
     """Sends a signal. It is kept until the run waits for it. Reasons: RUN_NOT_FOUND, SIGNAL_REFUSED."""
@@ -328,9 +330,10 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _runs_pb2.WatchRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_runs_pb2.WatchRunsResponse], _abc.AsyncIterator[_runs_pb2.WatchRunsResponse]]:
-        """Streams the ends of a namespace's runs, in commit order. One stream serves all waits of a client. Runs that were
-        archived or pruned after the cursor are told, as `purged`; those that were deleted, or are open again, are not.
-        Reasons: WATCH_CURSOR_INVALID.
+        """Streams the ends of a namespace's runs, in commit order; if asked to, also their starts, pauses, resumptions and
+        reopenings. One stream serves all waits of a client. Ends of runs that were archived or pruned after the cursor are
+        told, as `purged`; those of runs that were deleted, or are open again, are not.
+        Reasons: WATCH_CURSOR_INVALID, INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod

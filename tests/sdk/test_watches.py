@@ -1,0 +1,86 @@
+"""Following a namespace by the SDK: ends, and starts and pauses if they are asked for, by both clients."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest_asyncio
+from tests.stream.kit import Replica, replica
+
+from stepwell import Client, RunHandle
+from stepwell.sync import Client as SyncClient
+from stepwell.v1 import runs_pb2, types_pb2
+
+TIMEOUT = 30
+LIFE = ["STARTED", "PAUSED", "RESUMED", "TERMINATED"]
+
+
+@pytest_asyncio.fixture
+async def one(database_url: str) -> Any:
+    async with replica(database_url) as made:
+        yield made
+
+
+def word_of(told: Any) -> str:
+    if isinstance(told, runs_pb2.WatchRunsResponse.Notice):
+        return runs_pb2.RunNews.Name(told.news).removeprefix("RUN_NEWS_")
+    return types_pb2.RunPhase.Name(told.phase).removeprefix("RUN_PHASE_")
+
+
+async def live(client: Client, one: Replica) -> str:
+    """A run that is started, paused, resumed and ended."""
+    handle: RunHandle[Any] = client.run(await one.start())
+    await handle.pause("lunch")
+    await handle.resume()
+    await handle.terminate("over")
+    return handle.run_id
+
+
+async def heard(news: AsyncIterator[Any], client: Client, one: Replica, expected: list[str]) -> None:
+    """Follows from now on; that it does is told by the first line. Then one run's whole life is heard."""
+    first = asyncio.ensure_future(anext(news))
+    while not first.done():
+        await live(client, one)
+        await asyncio.wait([first], timeout=0.2)
+    run_id = await live(client, one)
+    words: list[str] = []
+    async with asyncio.timeout(TIMEOUT):
+        while len(words) < len(expected):
+            told = await anext(news)
+            words += [word_of(told)] if told.run_id == run_id else []
+    assert words == expected
+
+
+async def test_a_client_follows_what_it_asks_for(one: Replica) -> None:
+    async with await Client.connect(one.service.address) as client:
+        wanted: tuple[tuple[dict[str, bool], list[str]], ...] = (
+            ({}, LIFE[3:]),
+            ({"starts": True}, [LIFE[0], LIFE[3]]),
+            ({"pauses": True}, LIFE[1:]),
+            ({"starts": True, "pauses": True}, LIFE),
+        )
+        for asked, expected in wanted:
+            news: Any = client.watch_runs(**asked)
+            await heard(news, client, one, expected)
+            await news.aclose()
+
+
+async def test_a_sync_client_does_too(one: Replica) -> None:
+    def follow() -> list[str]:
+        with SyncClient.connect(one.service.address) as client:
+            words: dict[str, list[str]] = {}
+            for told in client.watch_runs(starts=True, pauses=True):
+                words.setdefault(told.run_id, []).append(word_of(told))
+                if words[told.run_id] == LIFE:
+                    return words[told.run_id]
+        return []
+
+    async with await Client.connect(one.service.address) as client:
+        following = asyncio.create_task(asyncio.to_thread(follow))
+        async with asyncio.timeout(TIMEOUT):
+            while not following.done():
+                await live(client, one)
+                await asyncio.wait([following], timeout=0.2)
+        assert following.result() == LIFE
