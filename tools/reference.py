@@ -42,7 +42,9 @@ carried out by a test, in the order of its page, against a service that is empty
 value that differs each time.
 
 Errors are canonical codes with an `ErrorInfo`, whose reason is one of `ErrorReason`; what is wrong with a request names
-the field.
+the field. A call names its own reasons. Any may refuse with INVALID_FIELD, with NAMESPACE_NOT_FOUND where it names a
+namespace, and with PAGE_TOKEN_INVALID where it takes a page token; beside those stand what any server may say:
+UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, and what [keys](../security.md) are refused for.
 
 | service | what it does |
 |---|---|

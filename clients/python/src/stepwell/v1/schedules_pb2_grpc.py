@@ -28,6 +28,9 @@ if _version_not_supported:
 class ScheduleServiceStub(object):
     """Keeps schedules. The service's leader fires them: a firing starts a run, whose id follows from the schedule and the
     time that it is for, so that no firing happens twice, whoever leads.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel):
@@ -96,6 +99,9 @@ class ScheduleServiceStub(object):
 class ScheduleServiceServicer(object):
     """Keeps schedules. The service's leader fires them: a firing starts a run, whose id follows from the schedule and the
     time that it is for, so that no firing happens twice, whoever leads.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def CreateSchedule(self, request, context):
@@ -249,6 +255,9 @@ def add_ScheduleServiceServicer_to_server(servicer, server):
 class ScheduleService(object):
     """Keeps schedules. The service's leader fires them: a firing starts a run, whose id follows from the schedule and the
     time that it is for, so that no firing happens twice, whoever leads.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @staticmethod

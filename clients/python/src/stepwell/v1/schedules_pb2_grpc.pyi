@@ -29,6 +29,9 @@ GRPC_VERSION: str
 class ScheduleServiceStub:
     """Keeps schedules. The service's leader fires them: a firing starts a run, whose id follows from the schedule and the
     time that it is for, so that no firing happens twice, whoever leads.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_typing.overload
@@ -71,6 +74,9 @@ class ScheduleServiceStub:
 class ScheduleServiceAsyncStub(ScheduleServiceStub):
     """Keeps schedules. The service's leader fires them: a firing starts a run, whose id follows from the schedule and the
     time that it is for, so that no firing happens twice, whoever leads.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -109,6 +115,9 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
 class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps schedules. The service's leader fires them: a firing starts a run, whose id follows from the schedule and the
     time that it is for, so that no firing happens twice, whoever leads.
+
+    Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
+    another request is REQUEST_ID_REUSED.
     """
 
     @_abc_1.abstractmethod
