@@ -97,7 +97,7 @@ class Service:
             RetentionCalls(self.committers, self.database, self.namespaces, self.clock, settings),
             ScheduleCalls(self.committers, self.database, self.namespaces, self.clock, settings),
             DefinitionCalls(self.database, self.namespaces, self.clock, settings),
-            NamespaceCalls(self.namespaces, self.clock, settings),
+            NamespaceCalls(self.database, self.namespaces, self.clock, settings),
             UserTasks(self.committers, self.database, self.namespaces, self.clock, settings),
             *store_servicers(self.committers, self.database, self.namespaces, self.clock, settings),
         )

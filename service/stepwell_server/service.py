@@ -237,7 +237,7 @@ class Service:
         """All but those whose calls are made of theirs."""
         settings, namespaces = self.settings, self.namespaces
         return (
-            NamespaceCalls(namespaces, self.clock, settings),
+            NamespaceCalls(self.database, namespaces, self.clock, settings),
             ApiKeys(self.database, namespaces, self.clock, settings, self._key_changed),
             Runs(
                 self.committers,

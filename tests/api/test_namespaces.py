@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.engine.replica import look
 from tests.service import Service, refusal, serving, soon
 
 from stepwell.v1 import jobs_pb2, namespaces_pb2, runs_pb2, types_pb2, worker_store_pb2, worker_store_pb2_grpc
-from stepwell_server.store import batches, namespaces
+from stepwell_server.store import batches, namespaces, task_queues
 
 
 @pytest_asyncio.fixture
@@ -216,7 +217,7 @@ async def test_many_who_ask_at_once_ask_once(service: Service) -> None:
 async def test_stats_count_runs_by_phase(service: Service) -> None:
     """An unknown namespace counts as empty."""
     await create(service, "a")
-    ids = [await service.begin(namespace="a") for _ in range(3)]
+    ids = [await service.begin(namespace="a", task_queue=queue) for queue in ("p", "p", "q")]
     await service.begin()
     await service.end(ids[0], "a")
     calls = service.namespace_calls
@@ -224,5 +225,20 @@ async def test_stats_count_runs_by_phase(service: Service) -> None:
     counts = {each.phase: each.count for each in stats.runs}
     assert counts == {types_pb2.RUN_PHASE_PENDING: 2, types_pb2.RUN_PHASE_TERMINATED: 1}
     assert (stats.namespace, stats.total_runs, stats.workers) == ("a", 3, 0)
+    assert (stats.waiting_runs.count, stats.waiting_runs.has_more, stats.waiting_activities.count) == (2, False, 0)
+    oldest = stats.waiting_runs.oldest_wait_duration.ToNanoseconds()
+    run = await service.get(ids[1], "a")
+    assert 0 < oldest <= (service.clock.now() - run.create_time.ToDatetime(UTC)).total_seconds() * 1e9
+    assert not stats.waiting_activities.HasField("oldest_wait_duration")
     empty = await calls.GetNamespaceStats(namespaces_pb2.GetNamespaceStatsRequest(namespace="none"))
-    assert (empty.total_runs, list(empty.runs)) == (0, [])
+    assert (empty.total_runs, list(empty.runs), empty.waiting_runs.count) == (0, [], 0)
+
+
+async def test_stats_say_that_there_are_more_queues_than_they_look_at(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_queues, "MOST_QUEUES", 2)
+    for queue in ("p", "q", "r"):
+        await service.begin(task_queue=queue)
+    stats = await service.namespace_calls.GetNamespaceStats(namespaces_pb2.GetNamespaceStatsRequest())
+    assert (stats.waiting_runs.count, stats.waiting_runs.has_more) == (2, True)

@@ -14,14 +14,17 @@ from stepwell_server.api.page import read_page
 from stepwell_server.api.payloads import duration_to_proto
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.api.task_queues import backlog_to_proto
 from stepwell_server.errors import InvalidField
 from stepwell_server.model.archive_urls import ArchiveUrl, read_archive_url
-from stepwell_server.store import object_stores
+from stepwell_server.model.tasks import TaskKind
+from stepwell_server.store import object_stores, task_queues
 from stepwell_server.store.namespaces import LISTED, NamespaceRow, place_of
 
 if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.settings import Settings
+    from stepwell_server.store.database import Database
     from stepwell_server.store.namespaces import Namespaces
 
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -32,7 +35,8 @@ _CHANGEABLE = {"retention", "archive_url"}
 class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
     """Creates, lists and deletes namespaces."""
 
-    def __init__(self, namespaces: Namespaces, clock: Clock, settings: Settings) -> None:
+    def __init__(self, database: Database, namespaces: Namespaces, clock: Clock, settings: Settings) -> None:
+        self._database = database
         self._namespaces = namespaces
         self._clock = clock
         self._fields = Fields(settings.limits)
@@ -104,7 +108,9 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
         self, request: namespaces_pb2.GetNamespaceStatsRequest, context: Context
     ) -> namespaces_pb2.GetNamespaceStatsResponse:
         namespace = self._fields.namespace(request.namespace)
-        stats = await self._namespaces.stats(namespace, self._clock.now())
+        now = self._clock.now()
+        stats = await self._namespaces.stats(namespace, now)
+        waiting, more = await task_queues.backlogs_of_all(self._database, stats.namespace_id or 0)
         count = namespaces_pb2.GetNamespaceStatsResponse.PhaseCount
         return namespaces_pb2.GetNamespaceStatsResponse(
             namespace=namespace,
@@ -112,6 +118,10 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
             runs=[count(phase=types_pb2.RunPhase.ValueType(phase), count=runs) for phase, runs in stats.runs.items()],
             workers=stats.workers,
             schedules=stats.schedules,
+            waiting_runs=backlog_to_proto((each for each in waiting if each.kind == TaskKind.RUN), now, more=more),
+            waiting_activities=backlog_to_proto(
+                (each for each in waiting if each.kind != TaskKind.RUN), now, more=more
+            ),
         )
 
 

@@ -111,13 +111,13 @@ def queue_to_proto(  # noqa: PLR0917 - rendered in one place
     )
 
 
-def backlog_to_proto(waiting: Iterable[Backlog], now: datetime) -> task_queues_pb2.TaskBacklog:
-    """Renders what waits, of several sorts together."""
+def backlog_to_proto(waiting: Iterable[Backlog], now: datetime, *, more: bool = False) -> task_queues_pb2.TaskBacklog:
+    """Renders what waits, of several sorts together. `more` if others were not looked at."""
     sorts = list(waiting)
     oldest = min((each.oldest for each in sorts), default=None)
     return task_queues_pb2.TaskBacklog(
         count=sum(min(each.count, task_queues.MOST_COUNTED) for each in sorts),
-        has_more=any(each.count > task_queues.MOST_COUNTED for each in sorts),
+        has_more=more or any(each.count > task_queues.MOST_COUNTED for each in sorts),
         oldest_wait_duration=None if oldest is None else duration_to_proto(max(0.0, (now - oldest).total_seconds())),
     )
 

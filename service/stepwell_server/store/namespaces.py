@@ -50,7 +50,7 @@ _KNOWN_SECONDS = 5.0
 _MOST_KNOWN = 10_000
 _BY_NAME = SortKey("name")
 # What is counted beside the phases of runs.
-_WORKERS, _SCHEDULES = 0, -1
+_WORKERS, _SCHEDULES, _ID = 0, -1, -2
 
 
 class NamespaceRow(msgspec.Struct, frozen=True, gc=False):
@@ -75,6 +75,7 @@ def place_of(row: NamespaceRow, order: Order) -> tuple[Any, ...]:
 class Stats(msgspec.Struct, frozen=True, gc=False):
     """What is in a namespace, in one snapshot."""
 
+    namespace_id: int | None  # None: there is none of that name
     runs: dict[int, int]
     workers: int
     schedules: int
@@ -198,6 +199,7 @@ class Namespaces:
     async def stats(self, name: str, now: datetime) -> Stats:
         """Counts runs by phase, workers and schedules, in one statement and so in one snapshot."""
         parts = [
+            select(literal(_ID).label("phase"), NAMESPACES.c.namespace_id).where(NAMESPACES.c.name == name),
             *(_counted(table, name) for table in (RUNS, CLOSED_RUNS)),
             _counted_as(_WORKERS, SESSIONS, name, SESSIONS.c.expire_time > now),
             _counted_as(_WORKERS, WORKERS, name, ~WORKERS.c.condemned),
@@ -206,10 +208,12 @@ class Namespaces:
         async with self._pool.begin() as connection:
             rows: Sequence[Any] = (await connection.execute(union_all(*parts))).all()
         counts: dict[int, int] = {_WORKERS: 0, _SCHEDULES: 0}
+        namespace_id = next((row[1] for row in rows if row[0] == _ID), None)
         for counted, count in rows:
             counts[counted] = counts.get(counted, 0) + count
+        counts.pop(_ID, None)
         workers, schedules = counts.pop(_WORKERS), counts.pop(_SCHEDULES)
-        return Stats(runs=dict(sorted(counts.items())), workers=workers, schedules=schedules)
+        return Stats(namespace_id, dict(sorted(counts.items())), workers, schedules)
 
     async def _read(self, name: str) -> NamespaceRow | None:
         async with self._pool.begin() as connection:

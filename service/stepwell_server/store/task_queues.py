@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 TASK_QUEUES = load("task_queues")
 MOST_COUNTED = 10_000
 """Where counting the tasks of one sort ends."""
+MOST_QUEUES = 1_000
+"""How many queues of one namespace are looked at together."""
 MOST_SORTS = 1_000
 """How many sorts of one queue are looked at."""
 
@@ -44,6 +46,12 @@ async def backlogs(database: Database, namespace_id: int, task_queues: Sequence[
     """What waits in queues, by queue, kind, type and build; of each queue at most one sort more than are told of."""
     arguments = (namespace_id, list(task_queues), MOST_COUNTED + 1, MOST_SORTS + 1)
     return [Backlog(*row) for row in await _rows(database, TASK_QUEUES["read_backlogs"], *arguments)]
+
+
+async def backlogs_of_all(database: Database, namespace_id: int) -> tuple[list[Backlog], bool]:
+    """What waits in the namespace's queues, and whether there are more queues than are looked at."""
+    names = await page(database, namespace_id, "", (), MOST_QUEUES + 1)
+    return await backlogs(database, namespace_id, names[:MOST_QUEUES]), len(names) > MOST_QUEUES
 
 
 async def running_activities(

@@ -26,10 +26,11 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
+from stepwell.v1 import task_queues_pb2 as stepwell_dot_v1_dot_task__queues__pb2
 from stepwell.v1 import types_pb2 as stepwell_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepwell/v1/namespaces.proto\x12\x0bstepwell.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x17stepwell/v1/types.proto\"\x8d\x01\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61rchive_url\x18\x04 \x01(\t\"?\n\x16\x43reateNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"D\n\x17\x43reateNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"\xb3\x01\n\x16UpdateNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12,\n\tretention\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61rchive_url\x18\x03 \x01(\t\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"D\n\x17UpdateNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"(\n\x13GetNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"A\n\x14GetNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"`\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"]\n\x16ListNamespacesResponse\x12*\n\nnamespaces\x18\x01 \x03(\x0b\x32\x16.stepwell.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x16\x44\x65leteNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"*\n\x17\x44\x65leteNamespaceResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"-\n\x18GetNamespaceStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"\xea\x01\n\x19GetNamespaceStatsResponse\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntotal_runs\x18\x02 \x01(\x03\x12?\n\x04runs\x18\x03 \x03(\x0b\x32\x31.stepwell.v1.GetNamespaceStatsResponse.PhaseCount\x12\x0f\n\x07workers\x18\x04 \x01(\x03\x12\x11\n\tschedules\x18\x05 \x01(\x03\x1a\x41\n\nPhaseCount\x12$\n\x05phase\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.RunPhase\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x32\xaa\x05\n\x10NamespaceService\x12v\n\x0f\x43reateNamespace\x12#.stepwell.v1.CreateNamespaceRequest\x1a$.stepwell.v1.CreateNamespaceResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10\x63reate_namespace\x12S\n\x0cGetNamespace\x12 .stepwell.v1.GetNamespaceRequest\x1a!.stepwell.v1.GetNamespaceResponse\x12r\n\x0eListNamespaces\x12\".stepwell.v1.ListNamespacesRequest\x1a#.stepwell.v1.ListNamespacesResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0flist_namespaces\x12\\\n\x0fUpdateNamespace\x12#.stepwell.v1.UpdateNamespaceRequest\x1a$.stepwell.v1.UpdateNamespaceResponse\x12v\n\x0f\x44\x65leteNamespace\x12#.stepwell.v1.DeleteNamespaceRequest\x1a$.stepwell.v1.DeleteNamespaceResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10\x64\x65lete_namespace\x12\x7f\n\x11GetNamespaceStats\x12%.stepwell.v1.GetNamespaceStatsRequest\x1a&.stepwell.v1.GetNamespaceStatsResponse\"\x1b\xda\xbb\x18\x17\x08\x01\x12\x13get_namespace_statsBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstepwell/v1/namespaces.proto\x12\x0bstepwell.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x1dstepwell/v1/task_queues.proto\x1a\x17stepwell/v1/types.proto\"\x8d\x01\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tretention\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61rchive_url\x18\x04 \x01(\t\"?\n\x16\x43reateNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"D\n\x17\x43reateNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"\xb3\x01\n\x16UpdateNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12,\n\tretention\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x0b\x61rchive_url\x18\x03 \x01(\t\x12/\n\x0bupdate_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"D\n\x17UpdateNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"(\n\x13GetNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"A\n\x14GetNamespaceResponse\x12)\n\tnamespace\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.Namespace\"`\n\x15ListNamespacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"]\n\x16ListNamespacesResponse\x12*\n\nnamespaces\x18\x01 \x03(\x0b\x32\x16.stepwell.v1.Namespace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"?\n\x16\x44\x65leteNamespaceRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"*\n\x17\x44\x65leteNamespaceResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\"-\n\x18GetNamespaceStatsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\"\xd0\x02\n\x19GetNamespaceStatsResponse\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntotal_runs\x18\x02 \x01(\x03\x12?\n\x04runs\x18\x03 \x03(\x0b\x32\x31.stepwell.v1.GetNamespaceStatsResponse.PhaseCount\x12\x0f\n\x07workers\x18\x04 \x01(\x03\x12\x11\n\tschedules\x18\x05 \x01(\x03\x12.\n\x0cwaiting_runs\x18\x06 \x01(\x0b\x32\x18.stepwell.v1.TaskBacklog\x12\x34\n\x12waiting_activities\x18\x07 \x01(\x0b\x32\x18.stepwell.v1.TaskBacklog\x1a\x41\n\nPhaseCount\x12$\n\x05phase\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.RunPhase\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\x32\xaa\x05\n\x10NamespaceService\x12v\n\x0f\x43reateNamespace\x12#.stepwell.v1.CreateNamespaceRequest\x1a$.stepwell.v1.CreateNamespaceResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10\x63reate_namespace\x12S\n\x0cGetNamespace\x12 .stepwell.v1.GetNamespaceRequest\x1a!.stepwell.v1.GetNamespaceResponse\x12r\n\x0eListNamespaces\x12\".stepwell.v1.ListNamespacesRequest\x1a#.stepwell.v1.ListNamespacesResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0flist_namespaces\x12\\\n\x0fUpdateNamespace\x12#.stepwell.v1.UpdateNamespaceRequest\x1a$.stepwell.v1.UpdateNamespaceResponse\x12v\n\x0f\x44\x65leteNamespace\x12#.stepwell.v1.DeleteNamespaceRequest\x1a$.stepwell.v1.DeleteNamespaceResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10\x64\x65lete_namespace\x12\x7f\n\x11GetNamespaceStats\x12%.stepwell.v1.GetNamespaceStatsRequest\x1a&.stepwell.v1.GetNamespaceStatsResponse\"\x1b\xda\xbb\x18\x17\x08\x01\x12\x13get_namespace_statsBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,34 +46,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NAMESPACESERVICE'].methods_by_name['DeleteNamespace']._serialized_options = b'\332\273\030\024\010\001\022\020delete_namespace'
   _globals['_NAMESPACESERVICE'].methods_by_name['GetNamespaceStats']._loaded_options = None
   _globals['_NAMESPACESERVICE'].methods_by_name['GetNamespaceStats']._serialized_options = b'\332\273\030\027\010\001\022\023get_namespace_stats'
-  _globals['_NAMESPACE']._serialized_start=197
-  _globals['_NAMESPACE']._serialized_end=338
-  _globals['_CREATENAMESPACEREQUEST']._serialized_start=340
-  _globals['_CREATENAMESPACEREQUEST']._serialized_end=403
-  _globals['_CREATENAMESPACERESPONSE']._serialized_start=405
-  _globals['_CREATENAMESPACERESPONSE']._serialized_end=473
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=476
-  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=655
-  _globals['_UPDATENAMESPACERESPONSE']._serialized_start=657
-  _globals['_UPDATENAMESPACERESPONSE']._serialized_end=725
-  _globals['_GETNAMESPACEREQUEST']._serialized_start=727
-  _globals['_GETNAMESPACEREQUEST']._serialized_end=767
-  _globals['_GETNAMESPACERESPONSE']._serialized_start=769
-  _globals['_GETNAMESPACERESPONSE']._serialized_end=834
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=836
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=932
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=934
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1027
-  _globals['_DELETENAMESPACEREQUEST']._serialized_start=1029
-  _globals['_DELETENAMESPACEREQUEST']._serialized_end=1092
-  _globals['_DELETENAMESPACERESPONSE']._serialized_start=1094
-  _globals['_DELETENAMESPACERESPONSE']._serialized_end=1136
-  _globals['_GETNAMESPACESTATSREQUEST']._serialized_start=1138
-  _globals['_GETNAMESPACESTATSREQUEST']._serialized_end=1183
-  _globals['_GETNAMESPACESTATSRESPONSE']._serialized_start=1186
-  _globals['_GETNAMESPACESTATSRESPONSE']._serialized_end=1420
-  _globals['_GETNAMESPACESTATSRESPONSE_PHASECOUNT']._serialized_start=1355
-  _globals['_GETNAMESPACESTATSRESPONSE_PHASECOUNT']._serialized_end=1420
-  _globals['_NAMESPACESERVICE']._serialized_start=1423
-  _globals['_NAMESPACESERVICE']._serialized_end=2105
+  _globals['_NAMESPACE']._serialized_start=228
+  _globals['_NAMESPACE']._serialized_end=369
+  _globals['_CREATENAMESPACEREQUEST']._serialized_start=371
+  _globals['_CREATENAMESPACEREQUEST']._serialized_end=434
+  _globals['_CREATENAMESPACERESPONSE']._serialized_start=436
+  _globals['_CREATENAMESPACERESPONSE']._serialized_end=504
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_start=507
+  _globals['_UPDATENAMESPACEREQUEST']._serialized_end=686
+  _globals['_UPDATENAMESPACERESPONSE']._serialized_start=688
+  _globals['_UPDATENAMESPACERESPONSE']._serialized_end=756
+  _globals['_GETNAMESPACEREQUEST']._serialized_start=758
+  _globals['_GETNAMESPACEREQUEST']._serialized_end=798
+  _globals['_GETNAMESPACERESPONSE']._serialized_start=800
+  _globals['_GETNAMESPACERESPONSE']._serialized_end=865
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=867
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=963
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=965
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1058
+  _globals['_DELETENAMESPACEREQUEST']._serialized_start=1060
+  _globals['_DELETENAMESPACEREQUEST']._serialized_end=1123
+  _globals['_DELETENAMESPACERESPONSE']._serialized_start=1125
+  _globals['_DELETENAMESPACERESPONSE']._serialized_end=1167
+  _globals['_GETNAMESPACESTATSREQUEST']._serialized_start=1169
+  _globals['_GETNAMESPACESTATSREQUEST']._serialized_end=1214
+  _globals['_GETNAMESPACESTATSRESPONSE']._serialized_start=1217
+  _globals['_GETNAMESPACESTATSRESPONSE']._serialized_end=1553
+  _globals['_GETNAMESPACESTATSRESPONSE_PHASECOUNT']._serialized_start=1488
+  _globals['_GETNAMESPACESTATSRESPONSE_PHASECOUNT']._serialized_end=1553
+  _globals['_NAMESPACESERVICE']._serialized_start=1556
+  _globals['_NAMESPACESERVICE']._serialized_end=2238
 # @@protoc_insertion_point(module_scope)

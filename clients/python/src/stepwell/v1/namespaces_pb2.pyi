@@ -10,6 +10,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from stepwell.v1 import task_queues_pb2 as _task_queues_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -393,6 +394,8 @@ class GetNamespaceStatsResponse(_message.Message):
     RUNS_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     SCHEDULES_FIELD_NUMBER: _builtins.int
+    WAITING_RUNS_FIELD_NUMBER: _builtins.int
+    WAITING_ACTIVITIES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace asked for."""
     total_runs: _builtins.int
@@ -405,6 +408,16 @@ class GetNamespaceStatsResponse(_message.Message):
     def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetNamespaceStatsResponse.PhaseCount]:
         """Runs by phase. Phases without a run are left out."""
 
+    @_builtins.property
+    def waiting_runs(self) -> _task_queues_pb2.TaskBacklog:
+        """Runs that wait in any task queue to be advanced. Those of the first 1,000 queues by name are counted, a moment after
+        the rest.
+        """
+
+    @_builtins.property
+    def waiting_activities(self) -> _task_queues_pb2.TaskBacklog:
+        """Activities and jobs that wait in any task queue to be performed, counted alike."""
+
     def __init__(
         self,
         *,
@@ -413,10 +426,12 @@ class GetNamespaceStatsResponse(_message.Message):
         runs: _abc.Iterable[Global___GetNamespaceStatsResponse.PhaseCount] | None = ...,
         workers: _builtins.int = ...,
         schedules: _builtins.int = ...,
+        waiting_runs: _task_queues_pb2.TaskBacklog | None = ...,
+        waiting_activities: _task_queues_pb2.TaskBacklog | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["waiting_activities", b"waiting_activities", "waiting_runs", b"waiting_runs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "runs", b"runs", "schedules", b"schedules", "total_runs", b"total_runs", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["namespace", b"namespace", "runs", b"runs", "schedules", b"schedules", "total_runs", b"total_runs", "waiting_activities", b"waiting_activities", "waiting_runs", b"waiting_runs", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

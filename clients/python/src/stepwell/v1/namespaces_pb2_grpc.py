@@ -116,7 +116,7 @@ class NamespaceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetNamespaceStats(self, request, context):
-        """Counts what is in a namespace, in one snapshot. An unknown namespace counts as empty.
+        """Counts what is in a namespace, in one snapshot, and what waits in its queues. An unknown namespace counts as empty.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

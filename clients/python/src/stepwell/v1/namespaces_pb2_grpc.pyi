@@ -53,7 +53,7 @@ class NamespaceServiceStub:
     Reasons: NAMESPACE_NOT_EMPTY.
     """
     GetNamespaceStats: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceStatsRequest, _namespaces_pb2.GetNamespaceStatsResponse]
-    """Counts what is in a namespace, in one snapshot. An unknown namespace counts as empty."""
+    """Counts what is in a namespace, in one snapshot, and what waits in its queues. An unknown namespace counts as empty."""
 
 @_typing.type_check_only
 class NamespaceServiceAsyncStub(NamespaceServiceStub):
@@ -80,7 +80,7 @@ class NamespaceServiceAsyncStub(NamespaceServiceStub):
     Reasons: NAMESPACE_NOT_EMPTY.
     """
     GetNamespaceStats: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.GetNamespaceStatsRequest, _namespaces_pb2.GetNamespaceStatsResponse]  # type: ignore[assignment]
-    """Counts what is in a namespace, in one snapshot. An unknown namespace counts as empty."""
+    """Counts what is in a namespace, in one snapshot, and what waits in its queues. An unknown namespace counts as empty."""
 
 class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates, lists and deletes namespaces. `main` always exists.
@@ -140,6 +140,6 @@ class NamespaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _namespaces_pb2.GetNamespaceStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_namespaces_pb2.GetNamespaceStatsResponse, _abc.Awaitable[_namespaces_pb2.GetNamespaceStatsResponse]]:
-        """Counts what is in a namespace, in one snapshot. An unknown namespace counts as empty."""
+        """Counts what is in a namespace, in one snapshot, and what waits in its queues. An unknown namespace counts as empty."""
 
 def add_NamespaceServiceServicer_to_server(servicer: NamespaceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
