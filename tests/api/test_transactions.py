@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from tests.api.stores import COMPLETED, FAILED, RUNNING, Store, at, create, json, read
 from tests.service import TIMEOUT, Service, refusal, serving, soon
 
-from stepwell.v1 import transactions_pb2
+from stepwell.v1 import transactions_pb2, user_tasks_pb2
 from stepwell_server.api.transactions import Result, Write, write_methods
 
 STARTS = {"start_run", "create_run"}
@@ -275,3 +275,37 @@ async def test_tasks_for_people_data_and_control_are_writes_too(service: Service
         "USER_TASK_STATE_CONFLICT",
         "writes[1].claim_user_task",
     )
+
+
+async def test_a_user_task_is_made_claimed_and_completed_in_one_commit(service: Service) -> None:
+    """Also one of a run that the commit makes; by what comes before only, and only by its own id."""
+    run_id, task_id, other = str(uuid4()), str(uuid4()), str(uuid4())
+    creation = {"create_run": {"run_id": run_id, "type": "t", "initial_phase": RUNNING}}
+    making = {"create_user_task": {"run_id": run_id, "step_name": "approve", "task_id": task_id.upper()}}
+    claiming = {"claim_user_task": {"task_id": task_id, "user_id": "ann"}}
+    completing = {"complete_user_task": {"task_id": task_id, "user_id": "ann", "output": json("true")}}
+    for writes, place in ([creation, claiming, making], 1), ([creation, making, completing], 2):
+        at_fault = f"writes[{place}].{next(iter(writes[place]))}"
+        assert (await refused(commit(service, *writes)))[1] == at_fault
+    found = {"create_user_task": {"run_id": run_id, "step_name": "approve", "task_id": other, "unless_active": True}}
+    last = {"cancel_user_task": {"task_id": other}}
+    reason = ("USER_TASK_NOT_FOUND", "writes[3].cancel_user_task", "")
+    assert await refused(commit(service, creation, making, found, last)) == reason
+    answers = await commit(service, creation, making, claiming, completing, request_id="once")
+    assert [answer.user_task.task_id for answer in answers[1:]] == [task_id] * 3
+    assert answers[3].user_task.completed_by == "ann"
+    assert answers[3].user_task.output == json("true")
+    assert await commit(service, creation, making, claiming, completing, request_id="once") == answers
+    again = {"create_user_task": {"run_id": run_id, "step_name": "look", "task_id": other}}
+    *_, gone = await commit(service, again, {"cancel_user_task": {"task_id": other}})
+    assert gone.user_task.status == user_tasks_pb2.USER_TASK_STATUS_CANCELLED
+
+
+async def test_several_events_are_one_write(service: Service) -> None:
+    run_id = await create(service)
+    both = {"append_events": {"run_id": run_id, "events": [{"type": "a", "caller_seq": 1}, {"type": "b"}]}}
+    first, appended = await commit(service, event(run_id), both, request_id="once")
+    assert [each.number for each in appended.events] == [first.number + 1, first.number + 2]
+    assert await commit(service, event(run_id), both, request_id="once") == [first, appended]
+    assert await refused(commit(service, event(run_id), both)) == ("EVENT_SEQ_EXISTS", "writes[1].append_events", "")
+    assert await history(service, run_id) == ["RunStarted", "Paid", "a", "b"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from tests.parity.cases import Engine, answers
@@ -106,3 +108,22 @@ async def test_the_seeds_own_example(engine: Engine) -> None:
     assert stored.output == {"key": "value"}
     (event,) = await storage.events.getByWorkflowInstanceId("i", eventTypes=["changed"])
     assert event.eventType == "changed"
+
+
+async def test_what_is_made_in_a_block_is_worked_on_in_it(engine: Engine) -> None:
+    """A task that is given its id is claimed and completed; the events of an instance are appended together."""
+    await engine.create("w")
+    storage, made = engine.store(WorkflowStorage), replace(task("a"), id=str(uuid4()))
+    noted = [WorkflowEvent(workflowInstanceId="w", eventType=name) for name in ("one", "two")]
+
+    async def operation(within: Any) -> Any:
+        await within.userTaskInstances.create(made)
+        await within.userTaskInstances.claim(made.id, "ann")
+        await within.userTaskInstances.complete(made.id, "ann", {"ok": True})
+        return await within.events.appendAll(noted)
+
+    appended = await storage.transaction(operation)
+    assert [event.eventType for event in appended.answer] == ["one", "two"]
+    stored = await storage.userTaskInstances.getById(made.id)
+    assert stored is not None
+    assert (stored.status, stored.output) == (TaskStatus.completed, {"ok": True})

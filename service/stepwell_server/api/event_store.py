@@ -16,7 +16,7 @@ from stepwell_server.api.payloads import payload_from_proto
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_values import MESSAGE_MARGIN, time_to_proto
 from stepwell_server.api.stores import StoreCalls
-from stepwell_server.engine.driven_events import Appended, AppendEvent, AppendEvents, NewEvent
+from stepwell_server.engine.driven_events import AllAppended, Appended, AppendEvent, AppendEvents, NewEvent
 from stepwell_server.errors import InvalidField
 from stepwell_server.model.events import LISTED
 from stepwell_server.store import event_removal, event_store, events, runs
@@ -46,8 +46,8 @@ class EventStoreCalls(StoreCalls, event_store_pb2_grpc.EventStoreServicer):
         given = self._fields.items(request.events, "events", at_least=1)
         events = tuple(self._event(event, f"events[{place}].") for place, event in enumerate(given))
         command = AppendEvents(await self._refs.read(request), events, request.token)
-        appended: list[Appended] = await self._do(list, command, request, list[Appended])
-        return event_store_pb2.AppendEventsResponse(events=[_appended_to_proto(each) for each in appended])
+        appended = await self._do(AllAppended, command, request)
+        return event_store_pb2.AppendEventsResponse(events=[_appended_to_proto(each) for each in appended.events])
 
     def _event(self, event: event_store_pb2.AppendEventsRequest.NewEvent, at: str) -> NewEvent:
         if event.caller_seq < 0:

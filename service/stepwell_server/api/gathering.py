@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from stepwell_server.errors import InvalidField
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from google.protobuf.message import Message
 
@@ -52,12 +52,15 @@ class Gathered:
 
 
 class Part:
-    """One call, begun."""
+    """One call, begun. `earlier` are the requests of the calls before it."""
 
-    def __init__(self, servicer: object, method: str, request: Message, context: object) -> None:
+    def __init__(
+        self, servicer: object, method: str, request: Message, context: object, earlier: Sequence[Message] = ()
+    ) -> None:
         gathered = Gathered()
         own: Any = copy.copy(servicer)
         own._committers = gathered  # noqa: SLF001 - what a servicer asks for its answer
+        own._earlier = earlier  # noqa: SLF001 - what will be there when it is decided
         call: Callable[[Message, object], Awaitable[Message]] = getattr(own, method)
         self._gathered = gathered
         self._task = asyncio.ensure_future(call(request, context))

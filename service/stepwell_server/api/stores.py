@@ -44,6 +44,9 @@ _MOST_ROUNDS = 256
 class StoreCalls:
     """The base of those servicers."""
 
+    _earlier: Sequence[Message] = ()
+    """The requests that come before this one in a commit."""
+
     def __init__(
         self, committers: Committers, database: Database, namespaces: Namespaces, clock: Clock, settings: Settings
     ) -> None:

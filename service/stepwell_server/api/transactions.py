@@ -54,9 +54,8 @@ class Transactions(transactions_pb2_grpc.TransactionServiceServicer):
         namespace = self._fields.namespace(request.namespace)
         namespace_id = await self._namespaces.id_of(namespace)
         labels = self._labels(request)
-        parts = [
-            self._part(write, label, namespace, context) for write, label in zip(request.writes, labels, strict=True)
-        ]
+        requests = [getattr(write, write.WhichOneof("write") or "") for write in request.writes]
+        parts = [self._part(place, requests, labels[place], namespace, context) for place in range(len(requests))]
         try:
             given = await _all_given(parts, labels)
             orders = [
@@ -85,12 +84,11 @@ class Transactions(transactions_pb2_grpc.TransactionServiceServicer):
             labels.append(f"writes[{place}].{name}")
         return labels
 
-    def _part(self, write: Write, label: str, namespace: str, context: Context) -> Part:
-        name = write.WhichOneof("write") or ""
-        request = getattr(write, name)
+    def _part(self, place: int, requests: Sequence[Any], label: str, namespace: str, context: Context) -> Part:
+        request = requests[place]
         require_namespace(request.namespace, namespace, f"{label}.")
         request.namespace = namespace
-        return Part(*self._callees[name], request, context)
+        return Part(*self._callees[label.partition(".")[2]], request, context, requests[:place])
 
     async def _response(
         self, parts: Sequence[Part], answers: Sequence[object], request: transactions_pb2.CommitRequest

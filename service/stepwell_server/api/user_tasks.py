@@ -121,24 +121,21 @@ class UserTasks(StoreCalls, user_tasks_pb2_grpc.UserTaskServiceServicer):
         spec = spec_from_proto(request.spec, self._fields)
         payload = payload_from_proto(request.spec.input, self._fields, "spec.input") if "input" in names else None
         version = integer(request.expected_version, "expected_version", at_most=_LARGEST_VERSION)
-        ref, task = await self._find(request)
-        command = engine.UpdateUserTask(ref, task.ordinal, task.task_id, spec, names - {"input"}, payload, version)
+        command = engine.UpdateUserTask(*await self._place(request), spec, names - {"input"}, payload, version)
         return user_tasks_pb2.UpdateUserTaskResponse(user_task=await self._done(command, request))
 
     async def ClaimUserTask(
         self, request: user_tasks_pb2.ClaimUserTaskRequest, context: Context
     ) -> user_tasks_pb2.ClaimUserTaskResponse:
         user_id = self._fields.name(request.user_id, "user_id")
-        ref, task = await self._find(request)
-        command = engine.ClaimUserTask(ref, task.ordinal, task.task_id, user_id)
+        command = engine.ClaimUserTask(*await self._place(request), user_id)
         return user_tasks_pb2.ClaimUserTaskResponse(user_task=await self._done(command, request))
 
     async def UnclaimUserTask(
         self, request: user_tasks_pb2.UnclaimUserTaskRequest, context: Context
     ) -> user_tasks_pb2.UnclaimUserTaskResponse:
         user_id = self._fields.text(request.user_id, "user_id")
-        ref, task = await self._find(request)
-        command = engine.UnclaimUserTask(ref, task.ordinal, task.task_id, user_id)
+        command = engine.UnclaimUserTask(*await self._place(request), user_id)
         return user_tasks_pb2.UnclaimUserTaskResponse(user_task=await self._done(command, request))
 
     async def CompleteUserTask(
@@ -146,16 +143,14 @@ class UserTasks(StoreCalls, user_tasks_pb2_grpc.UserTaskServiceServicer):
     ) -> user_tasks_pb2.CompleteUserTaskResponse:
         user_id = self._fields.name(request.user_id, "user_id")
         output = payload_from_proto(request.output, self._fields, "output")
-        ref, task = await self._find(request)
-        command = engine.CompleteUserTask(ref, task.ordinal, task.task_id, user_id, output)
+        command = engine.CompleteUserTask(*await self._place(request), user_id, output)
         return user_tasks_pb2.CompleteUserTaskResponse(user_task=await self._done(command, request))
 
     async def CancelUserTask(
         self, request: user_tasks_pb2.CancelUserTaskRequest, context: Context
     ) -> user_tasks_pb2.CancelUserTaskResponse:
         reason = self._fields.remark(request.reason, "reason")
-        ref, task = await self._find(request)
-        command = engine.CancelUserTask(ref, task.ordinal, task.task_id, reason)
+        command = engine.CancelUserTask(*await self._place(request), reason)
         return user_tasks_pb2.CancelUserTaskResponse(user_task=await self._done(command, request))
 
     async def CancelRunUserTasks(
@@ -185,6 +180,16 @@ class UserTasks(StoreCalls, user_tasks_pb2_grpc.UserTaskServiceServicer):
         if task is None:
             raise errors.UserTaskNotFound(task_id=task_id)
         return _within(space, task), task
+
+    async def _place(self, request: Any) -> tuple[RunRef, int, UUID]:  # noqa: ANN401 - as `_find`
+        """The run, ordinal and id of that task, which the same commit may be about to make. Refuses as `_find`."""
+        task_id = uuid(request.task_id, "task_id")
+        for earlier in self._earlier:
+            made = isinstance(earlier, user_tasks_pb2.CreateUserTaskRequest) and earlier
+            if made and optional_uuid(made.task_id, "task_id") == task_id:
+                return await self._refs.read(made), engine.NEW_TASK, task_id
+        ref, task = await self._find(request)
+        return ref, task.ordinal, task.task_id
 
     async def _was_deleted(self, request: Message, space: RunRef) -> bool:
         """Whether a repeat of a deletion is answered as the first was."""

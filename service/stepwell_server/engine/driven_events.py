@@ -58,6 +58,12 @@ class AppendEvent(msgspec.Struct, frozen=True, gc=False):
         return _appended(change, [self._event], self.token)[0]
 
 
+class AllAppended(msgspec.Struct, frozen=True, gc=False):
+    """Several events that were appended together, in their order."""
+
+    events: tuple[Appended, ...]
+
+
 class AppendEvents(msgspec.Struct, frozen=True, gc=False):
     """The same with several, all or none."""
 
@@ -68,8 +74,8 @@ class AppendEvents(msgspec.Struct, frozen=True, gc=False):
     def wants(self) -> Missing | None:
         return _wanted(self.events)
 
-    def decide(self, change: Change) -> list[Appended]:
-        return _appended(change, self.events, self.token)
+    def decide(self, change: Change) -> AllAppended:
+        return AllAppended(tuple(_appended(change, self.events, self.token)))
 
 
 def _wanted(events: Sequence[NewEvent]) -> Missing | None:

@@ -103,6 +103,10 @@ class CreateUserTask(msgspec.Struct, frozen=True, gc=False):
         return change.user_task(max(named)) if named else None
 
 
+NEW_TASK = 0
+"""In place of a task's ordinal: one that a write before in the same commit makes, which has none yet."""
+
+
 class _OfTask:
     """What the commands on one task share."""
 
@@ -111,15 +115,22 @@ class _OfTask:
     ref: RunRef
     ordinal: int
 
-    def wants(self) -> Missing:
+    def wants(self) -> Missing | None:
+        if self.ordinal == NEW_TASK:
+            return None
         return Missing(sides=[(UserTask, self.ordinal)], ordinals=[self.ordinal])
 
 
 def _found(change: Change, ordinal: int, task_id: UUID) -> UserTask:
-    task = change.user_task(ordinal)
+    task = change.user_task(ordinal) if ordinal != NEW_TASK else _made(change, task_id)
     if task is None:
         raise errors.UserTaskNotFound(task_id=task_id)
     return task
+
+
+def _made(change: Change, task_id: UUID) -> UserTask | None:
+    rows = (row for row in change.sides.values() if isinstance(row, UserTask))
+    return next((row for row in rows if row.task_id == task_id), None)
 
 
 def _refuse(task: UserTask) -> NoReturn:
@@ -222,7 +233,7 @@ class CompleteUserTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
         task = _found(change, self.ordinal, self.task_id)
         if task.status == TaskStatus.COMPLETED and task.completed_by == self.user_id and self._is_same(change, task):
             return TaskAnswer(task, done=False)
-        step = change.step(self.ordinal)
+        step = change.step(task.ordinal)
         if task.status != TaskStatus.CLAIMED or task.claimed_by != self.user_id or not isinstance(step, Step):
             _refuse(task)
         facts = {"task_id": str(task.task_id), "by": self.user_id}
@@ -259,11 +270,11 @@ class CancelUserTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
         task = _found(change, self.ordinal, self.task_id)
         if task.status == TaskStatus.CANCELLED:
             return TaskAnswer(task, done=False)
-        step = change.step(self.ordinal)
+        step = change.step(task.ordinal)
         if not isinstance(step, Step):
             _refuse(task)
         _cancel(change, step, self.reason)
-        return TaskAnswer(_found(change, self.ordinal, self.task_id), done=True)
+        return TaskAnswer(_found(change, task.ordinal, self.task_id), done=True)
 
 
 class CancelRunUserTasks(msgspec.Struct, frozen=True, gc=False):

@@ -42,7 +42,8 @@ class TransactionServiceStub:
     a field at fault is named with it: `writes[3].append_event.type`. Then nothing is written. Reads are not part of
     it: what a caller has read is guarded by `expected_version`.
 
-    A run that is created here may be named by later writes: by the `run_id` or `workflow_id` that it is given.
+    A run that is created here may be named by later writes: by the `run_id` or `workflow_id` that it is given. So may a
+    user task, by the `task_id` that it is given.
 
     Reasons: NAMESPACE_NOT_FOUND, RUN_VERSION_CHANGED, WRITES_BUSY, LIMIT_EXCEEDED, REQUEST_ID_REUSED, and those of the
     single calls.
@@ -62,7 +63,8 @@ class TransactionServiceAsyncStub(TransactionServiceStub):
     a field at fault is named with it: `writes[3].append_event.type`. Then nothing is written. Reads are not part of
     it: what a caller has read is guarded by `expected_version`.
 
-    A run that is created here may be named by later writes: by the `run_id` or `workflow_id` that it is given.
+    A run that is created here may be named by later writes: by the `run_id` or `workflow_id` that it is given. So may a
+    user task, by the `task_id` that it is given.
 
     Reasons: NAMESPACE_NOT_FOUND, RUN_VERSION_CHANGED, WRITES_BUSY, LIMIT_EXCEEDED, REQUEST_ID_REUSED, and those of the
     single calls.
@@ -85,7 +87,8 @@ class TransactionServiceServicer(metaclass=_abc_1.ABCMeta):
         a field at fault is named with it: `writes[3].append_event.type`. Then nothing is written. Reads are not part of
         it: what a caller has read is guarded by `expected_version`.
 
-        A run that is created here may be named by later writes: by the `run_id` or `workflow_id` that it is given.
+        A run that is created here may be named by later writes: by the `run_id` or `workflow_id` that it is given. So may a
+        user task, by the `task_id` that it is given.
 
         Reasons: NAMESPACE_NOT_FOUND, RUN_VERSION_CHANGED, WRITES_BUSY, LIMIT_EXCEEDED, REQUEST_ID_REUSED, and those of the
         single calls.

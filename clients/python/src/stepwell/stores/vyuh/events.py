@@ -105,11 +105,11 @@ class WorkflowEventRepository(Store):
     async def appendAll(self, events_: Sequence[WorkflowEvent]) -> list[WorkflowEvent]:
         """Appends events, all or none.
 
-        Differs: all of one instance, since a change is of one run; for several there is `transaction`. Raises
-        `ValueError` otherwise.
+        Differs: all of one instance, since a change is of one run; for several there is `transaction`, and in it a call
+        for each instance. Raises `ValueError` otherwise.
         """
         if len({event.workflowInstanceId for event in events_}) > 1:
-            raise ValueError("events of several instances are appended together by a transaction")
+            raise ValueError("events of several instances: append each one's by a call of its own, in a transaction")
         if not events_:
             return []
         made = events.AppendEventsRequest.NewEvent

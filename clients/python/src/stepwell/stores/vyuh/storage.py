@@ -60,7 +60,8 @@ class WorkflowStorage(Store):
         Differs: the operation is given the storage to use, whose writes are collected and sent when it has ended
         without an exception; until then nothing is done. A write gives a `Written`, whose `answer` is there after the
         transaction. Reads are done at once and lock nothing: a transaction that stays open while a program thinks
-        would hold locks over the network. What can't be part of a transaction raises `TypeError`.
+        would hold locks over the network. A task that is made in it may be claimed and completed in it, if it is given
+        its `id`. What can't be part of a transaction raises `TypeError`.
         """
         transaction = Transaction(self)
         try:
