@@ -53,6 +53,8 @@ class Limits(BaseModel):
     """Search attributes of one run."""
     search_attribute_bytes: Count = 8 * 1024
     """All search attributes of one run together."""
+    user_task_changes: Count = 100
+    """Claims, returns and changes of one user task that history tells of. Later ones happen, and it does not."""
     page_items: Count = 50
     """Items of a page for which no size is asked."""
     page_items_maximum: Count = 1_000

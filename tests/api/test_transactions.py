@@ -280,14 +280,15 @@ async def test_tasks_for_people_data_and_control_are_writes_too(service: Service
 async def test_a_user_task_is_made_claimed_and_completed_in_one_commit(service: Service) -> None:
     """Also one of a run that the commit makes; by what comes before only, and only by its own id."""
     run_id, task_id, other = str(uuid4()), str(uuid4()), str(uuid4())
-    creation = {"create_run": {"run_id": run_id, "type": "t", "initial_phase": RUNNING}}
-    making = {"create_user_task": {"run_id": run_id, "step_name": "approve", "task_id": task_id.upper()}}
-    claiming = {"claim_user_task": {"task_id": task_id, "user_id": "ann"}}
-    completing = {"complete_user_task": {"task_id": task_id, "user_id": "ann", "output": json("true")}}
+    creation: dict[str, Any] = {"create_run": {"run_id": run_id, "type": "t", "initial_phase": RUNNING}}
+    named = {"run_id": run_id, "step_name": "approve"}
+    making: dict[str, Any] = {"create_user_task": {**named, "task_id": task_id.upper()}}
+    claiming: dict[str, Any] = {"claim_user_task": {"task_id": task_id, "user_id": "ann"}}
+    completing: dict[str, Any] = {"complete_user_task": {"task_id": task_id, "user_id": "ann", "output": json("true")}}
     for writes, place in ([creation, claiming, making], 1), ([creation, making, completing], 2):
         at_fault = f"writes[{place}].{next(iter(writes[place]))}"
         assert (await refused(commit(service, *writes)))[1] == at_fault
-    found = {"create_user_task": {"run_id": run_id, "step_name": "approve", "task_id": other, "unless_active": True}}
+    found: dict[str, Any] = {"create_user_task": {**named, "task_id": other, "unless_active": True}}
     last = {"cancel_user_task": {"task_id": other}}
     reason = ("USER_TASK_NOT_FOUND", "writes[3].cancel_user_task", "")
     assert await refused(commit(service, creation, making, found, last)) == reason

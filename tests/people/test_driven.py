@@ -16,6 +16,7 @@ from tests.service import TIMEOUT, Service, refusal, serving
 from stepwell.v1 import runs_pb2, types_pb2
 
 CONFLICT = ("FAILED_PRECONDITION", "USER_TASK_STATE_CONFLICT")
+NOTED = "UserTaskChanged"
 MISSING = ("NOT_FOUND", "USER_TASK_NOT_FOUND")
 
 
@@ -230,3 +231,23 @@ async def test_a_full_history_keeps_nobody_from_finishing(database_url: str) -> 
         done = await people.call("CompleteUserTask", task_id=task.task_id, user_id="ann", output=json("1"))
         assert done.user_task.output.json == "1"
         assert await happened(service, run_id) == ["UserTaskCreated", "UserTaskCreated", "UserTaskCompleted"]
+
+
+async def test_claims_for_ever_do_not_fill_history(database_url: str) -> None:
+    """History tells of the first changes of a task; people go on, but for an input that it would have to keep."""
+    async with serving(database_url, limits={"user_task_changes": 3}) as service:
+        people, run_id = People(service), await create(service)
+        task, other = await people.made(run_id), await people.made(run_id)
+        for _ in range(4):
+            await people.call("ClaimUserTask", task_id=task.task_id, user_id="ann")
+            shown = (await people.call("UnclaimUserTask", task_id=task.task_id)).user_task
+        assert (shown.status, shown.version) == (PENDING, 9)
+        changed = [dict(event.attributes)["change"] for event in await history(service, run_id) if event.type == NOTED]
+        assert changed == ["claimed", "unclaimed", "claimed"]
+        update: dict[str, Any] = {"spec": {"input": json("1")}, "update_mask": {"paths": ["input"]}}
+        refused = people.call("UpdateUserTask", task_id=task.task_id, **update)
+        assert await refusal(refused) == ("RESOURCE_EXHAUSTED", "LIMIT_EXCEEDED")
+        await people.call("UpdateUserTask", task_id=other.task_id, **update)
+        await people.call("ClaimUserTask", task_id=task.task_id, user_id="ann")
+        await people.call("CompleteUserTask", task_id=task.task_id, user_id="ann")
+        assert (await happened(service, run_id))[-2:] == [NOTED, "UserTaskCompleted"]

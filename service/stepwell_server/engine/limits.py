@@ -15,6 +15,7 @@ class Limits(NamedTuple):
     returns: int = 10
     search_attributes: int = 32
     search_attribute_bytes: int = 8 * 1024
+    user_task_changes: int = 100
 
 
 # Events that a run at its limit still records, because without them what is under way could not end: one for each

@@ -139,12 +139,23 @@ def _refuse(task: UserTask) -> NoReturn:
 
 
 def _note(change: Change, task: UserTask, what: str, by: str = "", payload: Payload = NULL) -> int:
-    """Tells history of a change, as long as that has room, and answers the event's number: people go on without."""
-    if not change.has_room:
+    """Tells history of a change, as long as that has room, and answers the event's number: people go on without.
+
+    A task that is claimed and given back for ever must not fill the history of its run.
+    """
+    if not change.has_room or task.version > change.limits.user_task_changes:
         change.bump()
         return 0
     facts = {"task_id": str(task.task_id), "change": what} | ({"by": by} if by else {})
     return change.event(EventType.USER_TASK_CHANGED, ordinal=task.ordinal, payload=payload, facts=facts)
+
+
+def _need_room(change: Change, task: UserTask) -> None:
+    """Refuses a new input, which would be in history, where that tells no more of the task."""
+    change.need_room()
+    at_most = change.limits.user_task_changes
+    if task.version > at_most:
+        raise errors.LimitExceeded(limit="user_task_changes", value=task.version, maximum=at_most)
 
 
 class ClaimUserTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
@@ -209,7 +220,7 @@ class UpdateUserTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
         if "title" in changed:
             changed["title"] = changed["title"] or task.step_name
         if self.payload is not None:
-            change.need_room()
+            _need_room(change, task)
             changed["input_event"] = _note(change, task, "updated", payload=self.payload)
         else:
             _note(change, task, "updated")

@@ -77,6 +77,7 @@ class Committer:
             settings.max_returns,
             limits.search_attributes,
             limits.search_attribute_bytes,
+            limits.user_task_changes,
         )
         self._waiting = Waiting(settings.committer_queue_commands, settings.committer_queue_bytes)
         self._connection: Connection | None = None
