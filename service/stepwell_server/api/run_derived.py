@@ -14,14 +14,13 @@ from stepwell_server.api.fields import Fields, optional_uuid, uuid
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.page import read_page
 from stepwell_server.api.run_control_store import folded_name
-from stepwell_server.api.run_starts import content_hash
+from stepwell_server.api.run_starts import alike, content_hash
 from stepwell_server.api.stores import StoreCalls
 from stepwell_server.engine.starts import NewRun, Reuse, Started, StartRun
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import run_id_for_request, uuid7
-from stepwell_server.model.definitions import DefinitionRef
 from stepwell_server.model.driven import RunOrigin
-from stepwell_server.model.runs import Phase, RunDetails, RunRef, unpack_details
+from stepwell_server.model.runs import Phase, RunRef, unpack_details
 from stepwell_server.store import run_origins, runs
 
 if TYPE_CHECKING:
@@ -78,23 +77,14 @@ class DerivedRuns(StoreCalls, run_store_pb2_grpc.RunStoreServicer):
 def again(space: RunRef, source: WholeRun, origin: RunOrigin | None, traces: tuple[str, str]) -> NewRun:
     """A run as another one was, but for its names, its times, its parent and its idempotency key."""
     run = source.run
-    before, details = unpack_details(run.details), RunDetails(source_run_id=str(run.run_id))
-    limits = {name: getattr(before, name) for name in ("maximum_run_seconds", "maximum_suspend_seconds")}
     kept = origin or RunOrigin(0, run.namespace_id)
-    return NewRun(
-        namespace_id=run.namespace_id,
-        namespace=space.namespace,
-        type=run.type,
-        task_queue=run.task_queue,
-        input=source.input,
+    return msgspec.structs.replace(
+        alike(source, space.namespace),
         traceparent=traces[0],
         tracestate=traces[1],
         driven=True,
         managed=run.managed,
-        details=msgspec.structs.replace(details, **limits),
         origin=msgspec.structs.replace(kept, idempotency_key="", source_run_id=run.run_id),
-        search_attributes=source.search_attributes,
-        definition=None if before.definition is None else DefinitionRef(before.definition.definition_id),
     )
 
 

@@ -12,14 +12,13 @@ from stepwell_server import errors, telemetry
 from stepwell_server.api.fields import optional_uuid
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.run_mends import step_name_from_proto
-from stepwell_server.api.run_starts import content_hash, size_of
+from stepwell_server.api.run_starts import alike, content_hash, size_of
 from stepwell_server.engine.copying import Copied, CopiedStep
 from stepwell_server.engine.forking import before, copied_of
 from stepwell_server.engine.starts import NewRun, Started, StartRun
 from stepwell_server.ids import run_id_for_request
-from stepwell_server.model.definitions import DefinitionRef
 from stepwell_server.model.driven import RunOrigin
-from stepwell_server.model.runs import RunDetails, unpack_details
+from stepwell_server.model.runs import unpack_details
 from stepwell_server.store import forks
 
 if TYPE_CHECKING:
@@ -91,23 +90,13 @@ def new_run(whole: WholeRun, namespace: str, copied: Copied) -> NewRun:
     run, details = whole.run, unpack_details(whole.run.details)
     # Of a run that was opened again both the deadline and what counts towards it are of that time.
     began = details.reopen_time or run.create_time
-    return NewRun(
-        namespace_id=run.namespace_id,
-        namespace=namespace,
-        type=run.type,
-        task_queue=run.task_queue,
-        input=whole.input,
+    new = alike(whole, namespace)
+    return replace(
+        new,
         priority=run.priority,
         correlation_id=run.correlation_id,
         timeout_seconds=None if run.deadline is None else (run.deadline - began).total_seconds(),
-        details=RunDetails(
-            maximum_run_seconds=details.maximum_run_seconds,
-            maximum_suspend_seconds=details.maximum_suspend_seconds,
-            retry=details.retry,
-            source_run_id=str(run.run_id),
-        ),
+        details=replace(new.details, retry=details.retry),
         origin=RunOrigin(0, run.namespace_id, source_run_id=run.run_id),
-        search_attributes=whole.search_attributes,
-        definition=None if details.definition is None else DefinitionRef(details.definition.definition_id),
         copied=copied,
     )

@@ -18,15 +18,16 @@ from stepwell_server.engine.signals import SignalRun
 from stepwell_server.engine.starts import Conflict, NewRun, Reuse, StartRun
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import run_id_for_request
-from stepwell_server.model.runs import RunDetails
+from stepwell_server.model.definitions import DefinitionRef
+from stepwell_server.model.runs import RunDetails, unpack_details
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from stepwell_server.api.fields import Fields
-    from stepwell_server.model.definitions import DefinitionRef
     from stepwell_server.model.runs import RunRef
     from stepwell_server.model.search_attributes import AttributeValue
+    from stepwell_server.store.runs import WholeRun
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Started = TypeVar(
@@ -182,3 +183,22 @@ def content_hash(request: Started, namespace: str) -> bytes:
     # The same start is the same whether it names its namespace itself, or the batch does.
     content.namespace = namespace
     return sha256(content.SerializeToString(deterministic=True)).digest()
+
+
+def alike(source: WholeRun, namespace: str) -> NewRun:
+    """A new run with what every run has of the one that it comes from."""
+    run, details = source.run, unpack_details(source.run.details)
+    return NewRun(
+        namespace_id=run.namespace_id,
+        namespace=namespace,
+        type=run.type,
+        task_queue=run.task_queue,
+        input=source.input,
+        details=RunDetails(
+            maximum_run_seconds=details.maximum_run_seconds,
+            maximum_suspend_seconds=details.maximum_suspend_seconds,
+            source_run_id=str(run.run_id),
+        ),
+        search_attributes=source.search_attributes,
+        definition=None if details.definition is None else DefinitionRef(details.definition.definition_id),
+    )

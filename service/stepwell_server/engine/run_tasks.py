@@ -18,13 +18,19 @@ _TASK = (RunTask, 0)
 _WANTS = Missing(sides=[_TASK])
 
 
-class MarkRunDispatchable(msgspec.Struct, frozen=True, gc=False):
-    """A worker should look at the run; also while one does. Answers whether that is news."""
+class _OfTask:
+    """What the commands on a run's task share."""
 
-    ref: RunRef
+    __slots__ = ()
 
     def wants(self) -> Missing:
         return _WANTS
+
+
+class MarkRunDispatchable(_OfTask, msgspec.Struct, frozen=True, gc=False):
+    """A worker should look at the run; also while one does. Answers whether that is news."""
+
+    ref: RunRef
 
     def decide(self, change: Change) -> bool:
         run, task = driven(change), _task(change)
@@ -36,14 +42,11 @@ class MarkRunDispatchable(msgspec.Struct, frozen=True, gc=False):
         return True
 
 
-class ClaimRunTask(msgspec.Struct, frozen=True, gc=False):
+class ClaimRunTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
     """Gives a run's task to a worker. Answers False if it is not to be had any more."""
 
     ref: RunRef
     worker_id: str
-
-    def wants(self) -> Missing:
-        return _WANTS
 
     def decide(self, change: Change) -> bool:
         task = _task(change)
@@ -54,14 +57,11 @@ class ClaimRunTask(msgspec.Struct, frozen=True, gc=False):
         return True
 
 
-class ReleaseRunTask(msgspec.Struct, frozen=True, gc=False):
+class ReleaseRunTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
     """Takes a task back from the worker that has it. Answers False if that one did not."""
 
     ref: RunRef
     worker_id: str
-
-    def wants(self) -> Missing:
-        return _WANTS
 
     def decide(self, change: Change) -> bool:
         task = _task(change)
@@ -71,14 +71,11 @@ class ReleaseRunTask(msgspec.Struct, frozen=True, gc=False):
         return True
 
 
-class RenewRunTask(msgspec.Struct, frozen=True, gc=False):
+class RenewRunTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
     """The worker that has a task is still at it. Answers False if that one has it not."""
 
     ref: RunRef
     worker_id: str
-
-    def wants(self) -> Missing:
-        return _WANTS
 
     def decide(self, change: Change) -> bool:
         task = _task(change)
@@ -88,14 +85,11 @@ class RenewRunTask(msgspec.Struct, frozen=True, gc=False):
         return True
 
 
-class ReleaseStaleRunTask(msgspec.Struct, frozen=True, gc=False):
+class ReleaseStaleRunTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
     """Takes a task back that was claimed before a time, and makes it dispatchable."""
 
     ref: RunRef
     before: datetime
-
-    def wants(self) -> Missing:
-        return _WANTS
 
     def decide(self, change: Change) -> bool:
         task = _task(change)
@@ -105,14 +99,11 @@ class ReleaseStaleRunTask(msgspec.Struct, frozen=True, gc=False):
         return True
 
 
-class TakeBackRunTask(msgspec.Struct, frozen=True, gc=False):
+class TakeBackRunTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
     """Takes a task from a worker that is gone, and makes it dispatchable. Answers False if that one has it not."""
 
     ref: RunRef
     worker_id: str
-
-    def wants(self) -> Missing:
-        return _WANTS
 
     def decide(self, change: Change) -> bool:
         task = _task(change)
