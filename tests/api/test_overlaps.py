@@ -14,7 +14,7 @@ from tests.stream.calls import Caller, code_of
 from tests.stream.code import Code
 from tests.stream.kit import ACCEPTED, RUN
 
-from stepwell.v1 import types_pb2, workers_pb2, workers_pb2_grpc
+from stepwell.v1 import definitions_pb2, definitions_pb2_grpc, runs_pb2, types_pb2, workers_pb2, workers_pb2_grpc
 
 RUNNING, CANCELLED = types_pb2.RUN_PHASE_RUNNING, types_pb2.RUN_PHASE_CANCELLED
 
@@ -92,3 +92,26 @@ async def test_a_paused_schedule_is_patched_and_noted_and_does_not_fire(world: W
     resumed = (await world.calls.ResumeSchedule(P.ResumeScheduleRequest(name="nightly"))).schedule
     assert resumed.next_time.ToDatetime(UTC).minute == 30
     assert resumed.next_time.ToDatetime(UTC) > world.service.clock.now()
+
+
+async def test_a_schedule_tells_that_its_definition_is_gone(world: World) -> None:
+    """What a schedule would start is not held for it; it fires again once the definition is there again."""
+    async with grpc.aio.insecure_channel(world.service.address) as channel:
+        definitions: Any = definitions_pb2_grpc.DefinitionServiceStub(channel)
+
+        async def define() -> None:
+            made = definitions_pb2.Definition(code="order", name="order")
+            await definitions.CreateDefinition(definitions_pb2.CreateDefinitionRequest(definition=made))
+
+        await define()
+        run = runs_pb2.StartRunRequest(type="t", definition=definitions_pb2.DefinitionRef(code="order"))
+        await world.create(run=run)
+        gone = await definitions.DeleteDefinition(definitions_pb2.DeleteDefinitionRequest(code="order"))
+        assert gone.deleted_count == 1
+        world.advance(HOUR)
+        after = await world.past()
+        assert (after.fired_count, "order" in after.last_error) == (0, True)
+        await define()
+        world.advance(HOUR)
+        after = await world.past()
+        assert (after.fired_count, after.last_error) == (1, "")

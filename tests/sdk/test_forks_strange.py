@@ -162,6 +162,19 @@ async def test_old_code_stays_where_the_record_has_it(one: Live) -> None:
         assert await result(await forked(newer, "c")) == ["a1", "new1", "c4"]
 
 
+async def test_a_fork_is_pinned_to_no_build(one: Live) -> None:
+    """The code of its source may be there no more, or be what was at fault."""
+    HOLD[0].set()
+    async with one.working(workflows=[performs], activities=[held], build_id="one"):
+        source = await started(one, performs)
+        await result(source)
+    fork = await forked(source, "held")
+    assert ((await source.describe()).build_id, (await fork.describe()).build_id) == ("one", "")
+    async with one.working(workflows=[performs], activities=[held], build_id="two"):
+        assert await result(fork) == ["a1", "b2"]
+    assert (await fork.describe()).build_id == "two"
+
+
 async def test_updates_are_as_they_were_before_the_step(one: Live) -> None:
     @workflow
     async def code(ctx: Context) -> list[str]:

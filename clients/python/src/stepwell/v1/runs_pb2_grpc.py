@@ -343,11 +343,11 @@ class RunServiceServicer(object):
     def ForkRun(self, request, context):
         """Starts a new run whose record begins with what a code run, open or ended, had recorded before a step: at most 2,000
         steps, which came to no more than fits one message (4 MiB). It has the run's type, input, queue, priority, search
-        attributes, policies and definition, the whole of its timeout, `source_run_id`, and no parent; the run itself stays
-        as it is. Children, tasks for people and signals are not copied, but what they came to is; what was open, and all
-        that may have come of it, is done anew. Published values and signals that were not taken stay behind. Reasons:
-        RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS, WORKFLOW_ID_IN_USE,
-        REQUEST_ID_REUSED.
+        attributes, policies and definition, the whole of its timeout, `source_run_id`, no parent, and no build that it is
+        pinned to; the run itself stays as it is. Children, tasks for people and signals are not copied, but what they came
+        to is; what was open, and all that may have come of it, is done anew. Published values and signals that were not
+        taken stay behind. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
+        WORKFLOW_ID_IN_USE, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
