@@ -87,6 +87,14 @@ async def database_url(databases: Databases) -> AsyncIterator[str]:
     await databases.give_back(lent)
 
 
+@pytest_asyncio.fixture(scope="module")
+async def shared_database_url(databases: Databases) -> AsyncIterator[str]:
+    """One for all tests of a module that ask for it: for those that leave nothing in it that the next would notice."""
+    lent = await databases.lend()
+    yield lent.url
+    await databases.give_back(lent)
+
+
 @pytest_asyncio.fixture
 async def empty_database_url(server_url: str) -> AsyncIterator[str]:
     """A fresh database without a schema."""

@@ -200,9 +200,9 @@ async def test_it_is_told_what_was_active_before(service: Service) -> None:
         {"body": json("x" * 2_100_000)},
     ],
 )
-async def test_bad_definitions_are_refused(service: Service, fields: dict[str, Any]) -> None:
-    assert await refusal(create(service, **fields)) == ("INVALID_ARGUMENT", "INVALID_FIELD")
-    assert await codes(service) == []
+async def test_bad_definitions_are_refused(shared: Service, fields: dict[str, Any]) -> None:
+    assert await refusal(create(shared, **fields)) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert await codes(shared) == []
 
 
 @pytest.mark.parametrize("paths", [[], ["code"], ["version"], ["revision"], ["body.json"], ["\0"]])

@@ -134,7 +134,7 @@ async def test_namespaces_are_apart(service: Service, store: Store) -> None:
         ("TakeUnclaimedDispatches", {}, "timeout"),
     ],
 )
-async def test_bad_input_names_its_field(store: Store, method: str, fields: dict[str, Any], field: str) -> None:
+async def test_bad_input_names_its_field(shared: Service, method: str, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match=field) as refused:
-        await store.call(method, **fields)
+        await Store(shared, "dispatch").call(method, **fields)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

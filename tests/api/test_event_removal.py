@@ -67,13 +67,13 @@ async def test_all_or_none_and_each_number_once(service: Service, store: Store) 
         [{"type": "a"}] * 257,
     ],
 )
-async def test_one_bad_event_refuses_all(service: Service, store: Store, events: list[Any]) -> None:
-    run_id = await create(service)
-    assert await refusal(store.call("AppendEvents", run_id=run_id, events=events)) == (
+async def test_one_bad_event_refuses_all(shared: Service, events: list[Any]) -> None:
+    run_id = await create(shared)
+    assert await refusal(Store(shared, "event").call("AppendEvents", run_id=run_id, events=events)) == (
         "INVALID_ARGUMENT",
         "INVALID_FIELD",
     )
-    assert await kinds(service, run_id) == ["RunStarted"]
+    assert await kinds(shared, run_id) == ["RunStarted"]
 
 
 async def test_an_event_is_found_in_its_namespace_alone(service: Service, store: Store) -> None:
@@ -146,5 +146,5 @@ async def test_histories_of_ended_runs_are_pruned_and_these_stay_ended(service: 
 
 
 @pytest.mark.parametrize("fields", [{"scope": 0}, {"scope": 9}, {"cutoff": None}, {"cutoff": Timestamp(seconds=-1)}])
-async def test_a_bad_pruning_is_refused(service: Service, fields: dict[str, Any]) -> None:
-    assert (await refusal(prune(service, **{"scope": CALLERS, **fields})))[1] == "INVALID_FIELD"
+async def test_a_bad_pruning_is_refused(shared: Service, fields: dict[str, Any]) -> None:
+    assert (await refusal(prune(shared, **{"scope": CALLERS, **fields})))[1] == "INVALID_FIELD"

@@ -172,15 +172,15 @@ async def test_all_that_fits_is_counted_when_asked_for(
 
 
 @pytest.mark.parametrize("text", ["phase = BROKEN", "type = 'a", "colour = red", "type = \0", "a" * 5_000])
-async def test_a_wrong_filter_is_refused_by_every_list(service: Service, text: str) -> None:
-    run_id = await service.begin()
+async def test_a_wrong_filter_is_refused_by_every_list(shared: Service, text: str) -> None:
+    run_id = await shared.begin()
     lists = (
-        service.runs.ListRuns(runs_pb2.ListRunsRequest(filter=text), timeout=TIMEOUT),
-        service.runs.ListRunSteps(runs_pb2.ListRunStepsRequest(run_id=run_id, filter=text), timeout=TIMEOUT),
-        service.history.ListEvents(history_pb2.ListEventsRequest(run_id=run_id, filter=text), timeout=TIMEOUT),
-        service.namespace_calls.ListNamespaces(namespaces_pb2.ListNamespacesRequest(filter=text), timeout=TIMEOUT),
-        Store(service, "run").call("ListDrivenRuns", filter=text),
-        Store(service, "event").call("ReadEvents", run_id=run_id, filter=text),
+        shared.runs.ListRuns(runs_pb2.ListRunsRequest(filter=text), timeout=TIMEOUT),
+        shared.runs.ListRunSteps(runs_pb2.ListRunStepsRequest(run_id=run_id, filter=text), timeout=TIMEOUT),
+        shared.history.ListEvents(history_pb2.ListEventsRequest(run_id=run_id, filter=text), timeout=TIMEOUT),
+        shared.namespace_calls.ListNamespaces(namespaces_pb2.ListNamespacesRequest(filter=text), timeout=TIMEOUT),
+        Store(shared, "run").call("ListDrivenRuns", filter=text),
+        Store(shared, "event").call("ReadEvents", run_id=run_id, filter=text),
     )
     for call in lists:
         assert await refusal(call) == ("INVALID_ARGUMENT", "INVALID_FIELD")

@@ -53,10 +53,10 @@ async def test_a_namespace_is_created_once(service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "-", "a b", "a\0", "ä", "x" * 256])
-async def test_a_wrong_name_is_refused(service: Service, name: str) -> None:
+async def test_a_wrong_name_is_refused(shared: Service, name: str) -> None:
     for call, request in (
-        (service.namespace_calls.CreateNamespace, namespaces_pb2.CreateNamespaceRequest(namespace=name)),
-        (service.namespace_calls.DeleteNamespace, namespaces_pb2.DeleteNamespaceRequest(namespace=name)),
+        (shared.namespace_calls.CreateNamespace, namespaces_pb2.CreateNamespaceRequest(namespace=name)),
+        (shared.namespace_calls.DeleteNamespace, namespaces_pb2.DeleteNamespaceRequest(namespace=name)),
     ):
         assert await refusal(call(request)) == ("INVALID_ARGUMENT", "INVALID_FIELD")
 

@@ -205,8 +205,9 @@ async def test_phase_pause_and_data_change_together(service: Service, store: Sto
         put(**{f"n{n}": "1" for n in range(257)}),
     ],
 )
-async def test_bad_changes_are_refused(service: Service, store: Store, changes: list[dict[str, Any]]) -> None:
-    run_id = await create(service)
+async def test_bad_changes_are_refused(shared: Service, changes: list[dict[str, Any]]) -> None:
+    store = Store(shared, "run")
+    run_id = await create(shared)
     assert await refusal(change(store, run_id, changes)) == INVALID
     assert await data(store, run_id) == {}
 

@@ -186,10 +186,10 @@ async def test_batches_are_bounded(service: Service) -> None:
     ],
     ids=lambda fields: next(iter(fields)),
 )
-async def test_a_wrong_field_is_refused(service: Service, fields: dict[str, Any]) -> None:
+async def test_a_wrong_field_is_refused(shared: Service, fields: dict[str, Any]) -> None:
     """The answer is INVALID_ARGUMENT with a reason, and nothing was started."""
-    assert await refusal(service.runs.StartRun(start(**fields))) == ("INVALID_ARGUMENT", "INVALID_FIELD")
-    assert await listed(service) == []
+    assert await refusal(shared.runs.StartRun(start(**fields))) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+    assert await listed(shared) == []
 
 
 async def test_the_largest_payload_is_kept(service: Service) -> None:

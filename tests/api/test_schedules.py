@@ -24,6 +24,13 @@ async def world(database_url: str) -> AsyncIterator[World]:
         yield made
 
 
+@pytest_asyncio.fixture(scope="module")
+async def shared_world(shared_database_url: str) -> AsyncIterator[World]:
+    """For calls that are refused."""
+    async with scheduling(shared_database_url) as made:
+        yield made
+
+
 async def test_a_schedule_is_made_found_listed_and_deleted(world: World) -> None:
     for name in ("b", "a", "c"):
         await world.create(name)
@@ -84,8 +91,8 @@ async def test_a_namespace_with_a_schedule_is_not_deleted(world: World) -> None:
         {"overlap_policy": 17},
     ],
 )
-async def test_bad_schedules_are_refused(world: World, fields: dict[str, Any]) -> None:
-    assert await refusal(world.create(**fields)) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+async def test_bad_schedules_are_refused(shared_world: World, fields: dict[str, Any]) -> None:
+    assert await refusal(shared_world.create(**fields)) == ("INVALID_ARGUMENT", "INVALID_FIELD")
 
 
 @pytest.mark.parametrize("paths", [[], ["name"], ["paused"], ["spec.nothing"], ["fired_count"]])

@@ -225,10 +225,10 @@ async def test_runs_are_found_by_them(service: Service) -> None:
     ],
 )
 async def test_a_hostile_filter_is_refused_where_it_stands(
-    service: Service, text: str, place: int, expected: str
+    shared: Service, text: str, place: int, expected: str
 ) -> None:
     with pytest.raises(Exception, match=f"at character {place}:") as refused:
-        await listed(service, text)
+        await listed(shared, text)
     assert expected in str(refused.value)
 
 

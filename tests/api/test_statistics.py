@@ -150,5 +150,5 @@ async def test_what_is_stored(service: Service, database_url: str) -> None:
         ("SearchRuns", {"phases": [99]}),
     ],
 )
-async def test_refusals(service: Service, method: str, fields: dict[str, Any]) -> None:
-    assert await refusal(call(service, method, **fields)) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+async def test_refusals(shared: Service, method: str, fields: dict[str, Any]) -> None:
+    assert await refusal(call(shared, method, **fields)) == ("INVALID_ARGUMENT", "INVALID_FIELD")

@@ -134,11 +134,11 @@ async def test_the_first_refused_write_is_named(service: Service) -> None:
         ({}, "writes[1]"),
     ],
 )
-async def test_a_field_at_fault_is_named_by_its_path(service: Service, write: dict[str, Any], field: str) -> None:
-    run_id = await create(service)
-    reason, _, found = await refused(commit(service, event(run_id), write))
+async def test_a_field_at_fault_is_named_by_its_path(shared: Service, write: dict[str, Any], field: str) -> None:
+    run_id = await create(shared)
+    reason, _, found = await refused(commit(shared, event(run_id), write))
     assert (reason, found) == ("INVALID_FIELD" if field else "RUN_NOT_FOUND", field)
-    assert await history(service, run_id) == ["RunStarted"]
+    assert await history(shared, run_id) == ["RunStarted"]
 
 
 @pytest.mark.parametrize("count", [0, 101])

@@ -92,10 +92,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("function", "given", "problem"), BAD)
 async def test_what_is_wrong_is_told_at_once(
-    database_url: str, function: str, given: dict[str, Any], problem: str
+    shared_database_url: str, function: str, given: dict[str, Any], problem: str
 ) -> None:
     """In the program's own transaction, by an error that names the argument; nothing is left of it."""
-    async with program(database_url) as sql:
+    async with program(shared_database_url) as sql:
         names = ", ".join(f"{name} => ${place}" for place, name in enumerate(given, start=1))
         with pytest.raises(asyncpg.InvalidParameterValueError, match=problem):
             await sql.fetchval(f"SELECT stepwell.{function}({names})", *given.values())

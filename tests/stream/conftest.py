@@ -20,3 +20,10 @@ async def two(database_url: str) -> AsyncIterator[tuple[Replica, Replica]]:
         await first.service.hints.wait_listening()
         await second.service.hints.wait_listening()
         yield first, second
+
+
+@pytest_asyncio.fixture(scope="module")
+async def shared(shared_database_url: str) -> AsyncIterator[Replica]:
+    """For calls that are refused: what is left behind is there for the module's next test."""
+    async with replica(shared_database_url) as made:
+        yield made

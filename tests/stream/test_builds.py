@@ -174,9 +174,9 @@ async def test_why_a_task_waits(one: Replica) -> None:
     ("compatible", "field"),
     [([f"v{n}" for n in range(17)], "compatible_build_ids"), (["v\0"], "compatible_build_ids[0]"), ([""], "[0]")],
 )
-async def test_builds_that_cannot_be_are_refused(one: Replica, compatible: list[str], field: str) -> None:
+async def test_builds_that_cannot_be_are_refused(shared: Replica, compatible: list[str], field: str) -> None:
     greeting = hello(build_id="v", compatible_build_ids=compatible)
-    call = one.workers.OpenSession(workers_pb2.OpenSessionRequest(hello=greeting))
+    call = shared.workers.OpenSession(workers_pb2.OpenSessionRequest(hello=greeting))
     with pytest.raises(grpc.aio.AioRpcError, match=field.replace("[", r"\[")) as refused:
         await call
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

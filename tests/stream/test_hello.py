@@ -30,8 +30,8 @@ async def refused(one: Replica, *messages: ConnectRequest) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("first", [[], [ConnectRequest(ping=1)], [ConnectRequest(capacity=capacity(runs=1))]])
-async def test_a_stream_without_a_hello_first_is_invalid(one: Replica, first: list[ConnectRequest]) -> None:
-    assert await refused(one, *first) == ("INVALID_ARGUMENT", "INVALID_FIELD")
+async def test_a_stream_without_a_hello_first_is_invalid(shared: Replica, first: list[ConnectRequest]) -> None:
+    assert await refused(shared, *first) == ("INVALID_ARGUMENT", "INVALID_FIELD")
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ async def test_a_stream_without_a_hello_first_is_invalid(one: Replica, first: li
     ],
     ids=["no queue", "no worker id", "unknown namespace", "wrong session id", "unknown session"],
 )
-async def test_a_hello_that_will_not_do(one: Replica, greeting: Any, expected: tuple[str, str]) -> None:
-    assert await refused(one, ConnectRequest(hello=greeting)) == expected
+async def test_a_hello_that_will_not_do(shared: Replica, greeting: Any, expected: tuple[str, str]) -> None:
+    assert await refused(shared, ConnectRequest(hello=greeting)) == expected
 
 
 async def test_the_welcome_states_times_and_limits(one: Replica) -> None:
@@ -60,14 +60,14 @@ async def test_the_welcome_states_times_and_limits(one: Replica) -> None:
 
 
 @pytest.mark.parametrize("field", ["acks", "reports", "heartbeats"])
-async def test_more_than_256_items_of_a_field_are_invalid(one: Replica, field: str) -> None:
+async def test_more_than_256_items_of_a_field_are_invalid(shared: Replica, field: str) -> None:
     ref = TaskRef(task_id="1.1", token=1)
     items: dict[str, Any] = {
         "acks": [ref] * 257,
         "reports": [Report(correlation=number, ref=ref) for number in range(257)],
         "heartbeats": [TaskHeartbeat(ref=ref)] * 257,
     }
-    async with wire(one) as stream:
+    async with wire(shared) as stream:
         await stream.say(**{field: items[field]})
         assert await stream.end() == "INVALID_ARGUMENT"
         assert await stream.reason() == "INVALID_FIELD"

@@ -219,8 +219,8 @@ async def test_nothing_crosses_a_namespace(one: Replica) -> None:
         ("namespace", topics_pb2.ListTopicWaitsRequest(topic="t", namespace="a b")),
     ],
 )
-async def test_what_is_not_right_is_refused_by_name(one: Replica, field: str, request_: Any) -> None:
-    call = getattr(one.topics, request_.DESCRIPTOR.name.removesuffix("Request"))
+async def test_what_is_not_right_is_refused_by_name(shared: Replica, field: str, request_: Any) -> None:
+    call = getattr(shared.topics, request_.DESCRIPTOR.name.removesuffix("Request"))
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await call(request_, timeout=SECONDS)
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT

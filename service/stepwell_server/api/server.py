@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -140,13 +141,8 @@ class Reflection:
 
     def __init__(self, services: Iterable[str]) -> None:
         self._services = sorted(services)
-        self._files = {file.name: file for file in described_files()}
-        self._symbols = {symbol: file.name for file in self._files.values() for symbol in _symbols(file)}
-        self._extensions = {
-            (extension.extendee.removeprefix("."), extension.number): file.name
-            for file in self._files.values()
-            for extension in file.extension
-        }
+        self._files = described_files()
+        self._symbols, self._extensions = _declared()
 
     async def ServerReflectionInfo(
         self,
@@ -177,7 +173,7 @@ class Reflection:
             _refuse(response, _INVALID_ARGUMENT, "the request asks for nothing")
 
     def _add_files(self, response: Any, name: str | None) -> None:  # noqa: ANN401 - messages without types
-        if name not in self._files:
+        if name is None or name not in self._files:
             return _refuse(response, _NOT_FOUND, "there is no such file, symbol or extension")
         # Those that a file imports go along, or a tool would have to ask for each.
         names = [name]
@@ -196,14 +192,28 @@ class Reflection:
         return None
 
 
-def described_files() -> list[FileDescriptorProto]:
-    """Reads the compiled protos, in which the comments are, and adds what is served beside them."""
+@cache
+def described_files() -> Mapping[str, FileDescriptorProto]:
+    """The compiled protos by name, in which the comments are, and what is served beside them. Read once."""
     packaged = files(PACKAGE).joinpath("descriptors.binpb").read_bytes()
     described = list(FileDescriptorSet.FromString(packaged).file)
     known = {file.name for file in described}
     beside = [module.DESCRIPTOR for module in (error_details_pb2, health_pb2, reflection_pb2)]
     described += [FileDescriptorProto.FromString(file.serialized_pb) for file in beside if file.name not in known]
-    return described
+    return {file.name: file for file in described}
+
+
+@cache
+def _declared() -> tuple[Mapping[str, str], Mapping[tuple[str, int], str]]:
+    """The file that declares each symbol, and each extension, by the type that it extends and its number."""
+    described = described_files().values()
+    symbols = {symbol: file.name for file in described for symbol in _symbols(file)}
+    extensions = {
+        (extension.extendee.removeprefix("."), extension.number): file.name
+        for file in described
+        for extension in file.extension
+    }
+    return symbols, extensions
 
 
 def _refuse(response: Any, code: int, message: str) -> None:  # noqa: ANN401 - messages without types
