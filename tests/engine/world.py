@@ -14,7 +14,7 @@ from tests.engine.memory import MemoryStore
 
 from stepwell_server import errors, refusals
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading, recalling
+from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading, lookups, recalling
 from stepwell_server.engine.committer import batch as batch_module
 from stepwell_server.engine.committer import jobs as jobs_module
 from stepwell_server.engine.committer.batch import HELD, Batch
@@ -129,10 +129,12 @@ class World:
     @contextmanager
     def _stored(self) -> Iterator[None]:
         with (
+            patch.object(lookups, "batch_reads", self.store),
             patch.object(loading, "batch_reads", self.store),
             patch.object(loading, "recall", self.store),
             patch.object(loading, "topics", self.store.topics),
             patch.object(loading, "search_attributes", self.store.attributes),
+            patch.object(lookups, "sides", self.store.user_tasks),
             patch.object(loading, "sides", self.store.user_tasks),
             patch.object(loading, "MOST_CARRIED", self.most_carried),
             patch.object(granting, "batch_reads", self.store),

@@ -25,10 +25,7 @@ from stepwell_server.engine import endings
 from stepwell_server.engine.run_change import HIGHEST_PRIORITY
 from stepwell_server.engine.step_change import AnyStep
 from stepwell_server.engine.topic_change import TopicChange
-from stepwell_server.model.events import (
-    payload_of,
-    unpack_attributes,
-)
+from stepwell_server.model.events import payload_of, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.steps import ClosedStep, Kind, Step, StepState, is_on_topic
 from stepwell_server.model.tasks import Grant, TaskKind

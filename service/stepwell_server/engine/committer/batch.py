@@ -8,7 +8,7 @@ import structlog
 
 from stepwell_server import errors, refusals
 from stepwell_server.engine.commands import Refused
-from stepwell_server.engine.committer import loading
+from stepwell_server.engine.committer import lookups
 from stepwell_server.engine.committer.collecting import collect, collect_names
 from stepwell_server.engine.committer.granting import Granting
 from stepwell_server.engine.committer.orders import (
@@ -122,7 +122,7 @@ class Batch:
     async def _hold_namespaces(self, orders: Sequence[Order]) -> None:
         """Refuses starts in namespaces that are gone, and leaves for later those in one that is being deleted."""
         spaces = {place: space for place, order in enumerate(orders) if (space := space_of(order)) is not None}
-        absent = await loading.absent_namespaces(self._connection, spaces.values())
+        absent = await lookups.absent_namespaces(self._connection, spaces.values())
         for place, (namespace_id, name) in spaces.items() if absent else ():
             if namespace_id in absent and self.answers[place] is None:
                 self.answers[place] = HELD if absent[namespace_id] else errors.NamespaceNotFound(namespace=name)
@@ -137,7 +137,7 @@ class Batch:
         if not named:
             return
         births = self.subjects.births
-        busy = await loading.hold_definitions(self._connection, births, named.values())
+        busy = await lookups.hold_definitions(self._connection, births, named.values())
         for place, wanted in named.items():
             followed = births.definitions[wanted]
             if followed is not None and followed.key in busy and self.answers[place] is None:
@@ -192,7 +192,7 @@ class Batch:
                 ended[place] = ref
         if not ended:
             return
-        for place, key in zip(ended, await loading.resolve(self._connection, list(ended.values())), strict=True):
+        for place, key in zip(ended, await lookups.resolve(self._connection, list(ended.values())), strict=True):
             if key != self._entries[place].key:
                 self._entries[place].key = None
                 self.answers[place] = HELD
@@ -296,7 +296,7 @@ class Batch:
                 missing.append((change, wants))
         missing += [(self.subjects.runs[key], Missing(open_steps=True)) for key in others - gone]
         await self.subjects.load(missing)
-        await loading.look_up_names(self._connection, self.subjects.births, names)
+        await lookups.look_up_names(self._connection, self.subjects.births, names)
         busy = [place for place, (_, wants) in wishes.items() if wants.others & gone]
         return busy + [place for place, (key, wants) in wishes.items() if self._lacks(key, wants)]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stepwell_server import refusals
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.committer import loading
+from stepwell_server.engine.committer import loading, lookups
 from stepwell_server.engine.committer.jobs import Jobs
 from stepwell_server.engine.committer.orders import is_of_job, start_of
 from stepwell_server.engine.jobs import StartJob
@@ -60,7 +60,7 @@ class Subjects:
         """Finds out which of the ids and names that starts give are borne already."""
         runs = [start for order in orders if (start := start_of(order)) is not None]
         if runs:
-            await loading.look_up_starts(self._connection, self.births, runs)
+            await lookups.look_up_starts(self._connection, self.births, runs)
         jobs = [order for order in orders if isinstance(order, StartJob)]
         if jobs:
             await self.jobs.look_up_starts(self._connection, jobs)
@@ -69,7 +69,7 @@ class Subjects:
         """The keys that references mean, or why there is none, by the places of those who asked."""
         runs = {place: ref for place, ref in refs.items() if isinstance(ref, RunRef)}
         jobs = {place: ref for place, ref in refs.items() if isinstance(ref, JobRef)}
-        found = await loading.resolve(self._connection, list(runs.values())) if runs else []
+        found = await lookups.resolve(self._connection, list(runs.values())) if runs else []
         if jobs:
             found += await self.jobs.resolve(self._connection, list(jobs.values()))
         return dict(zip([*runs, *jobs], found, strict=True))
