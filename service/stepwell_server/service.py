@@ -254,7 +254,7 @@ class Service:
             RetentionCalls(self.committers, self.database, namespaces, self.clock, settings),
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             DefinitionCalls(self.database, namespaces, self.clock, settings),
-            InboxCalls(self.database, namespaces, settings),
+            InboxCalls(self.database, namespaces, self.clock, settings),
             TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
             UserTasks(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),

@@ -343,6 +343,11 @@ class World:
     async def _SignalWithStartRun(self, method: Method) -> Any:
         return runs_pb2.SignalWithStartRunRequest(start={"type": "t", "workflow_id": self._next()})  # type: ignore[arg-type]
 
+    async def _RetryDeadLetter(self, method: Method) -> Any:
+        return type(method.new())(number=1)
+
+    _DiscardDeadLetter = _RetryDeadLetter
+
 
 @asynccontextmanager
 async def world(database_url: str) -> AsyncIterator[World]:

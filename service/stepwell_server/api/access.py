@@ -102,6 +102,8 @@ TABLE: dict[str, dict[str, Access]] = {
     "InboxService": {
         "GetInbox": READS,
         "ListDeadLetters": READS,
+        "RetryDeadLetter": WRITES,
+        "DiscardDeadLetter": WRITES,
     },
     "JobService": {
         "StartJob": WRITES,

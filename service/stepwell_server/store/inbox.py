@@ -5,15 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select, text
 
 from stepwell_server.model.inbox import DeadLetter, InboxRow
+from stepwell_server.store import requests
 from stepwell_server.store.schema import DEAD_LETTERS, INBOX
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepwell_server.model.requests import Asked
     from stepwell_server.store.database import Connection, Database
 
 STATEMENTS = load("inbox")
@@ -21,6 +23,21 @@ _MOST_COUNTED = 10_000
 # Of one letter, beside what it carries.
 _LETTER_BYTES = 2_048
 _LARGEST = 2**63 - 1
+# A letter keeps the number by which its program knows it.
+_BRING_BACK = text("""
+    WITH gone AS (
+        DELETE FROM dead_letters WHERE number = :number AND namespace_id = :namespace_id RETURNING *
+    )
+    INSERT INTO inbox (
+        number, namespace_id, namespace, verb, run_id, workflow_id, name, task_queue, priority, signal_id, token,
+        payload, append_time
+    )
+    OVERRIDING SYSTEM VALUE
+    SELECT
+        g.number, g.namespace_id, g.namespace, g.verb, g.run_id, g.workflow_id, g.name, g.task_queue, g.priority,
+        g.signal_id, g.token, g.payload, g.append_time
+    FROM gone AS g
+""")
 
 
 class Standing(NamedTuple):
@@ -83,3 +100,27 @@ async def list_dead(
     async with database.pool.begin() as connection:
         rows = (await connection.execute(query)).all()
     return [DeadLetter(*row[:-1]) for row in rows], bool(rows) and len(rows) < rows[0][-1]
+
+
+async def bring_back(database: Database, namespace_id: int, number: int, asked: Asked | None, now: datetime) -> bool:
+    """Puts a dead letter back into the inbox under its number; false if there is none. Walks dead_letters_pkey."""
+    async with database.pool.begin() as connection:
+        known = await requests.recall(connection, asked)
+        if isinstance(known, bool):
+            return known
+        found = await connection.execute(_BRING_BACK, {"number": number, "namespace_id": namespace_id})
+        await requests.note(connection, asked, bool(found.rowcount), now)
+    return bool(found.rowcount)
+
+
+async def discard(database: Database, namespace_id: int, number: int, asked: Asked | None, now: datetime) -> bool:
+    """Forgets a dead letter; false if there is none. Walks dead_letters_pkey."""
+    table = DEAD_LETTERS.c
+    gone = delete(DEAD_LETTERS).where(table.number == number, table.namespace_id == namespace_id)
+    async with database.pool.begin() as connection:
+        known = await requests.recall(connection, asked)
+        if isinstance(known, bool):
+            return known
+        found = await connection.execute(gone)
+        await requests.note(connection, asked, bool(found.rowcount), now)
+    return bool(found.rowcount)

@@ -27,3 +27,11 @@ class SyncInbox:
     def dead_letters(self) -> Iterator[inbox_pb2.DeadLetter]:
         """Lists what was asked for and refused, newest first, with the reasons. Raises `NamespaceNotFound`."""
         return self._loop.iterate(self._inner.dead_letters())
+
+    def retry(self, number: int) -> bool:
+        """Has a dead letter dealt with again; false if there is none of that number. Raises `NamespaceNotFound`."""
+        return self._loop.call(self._inner.retry(number))
+
+    def discard(self, number: int) -> bool:
+        """Forgets a dead letter; false if there is none of that number. Raises `NamespaceNotFound`."""
+        return self._loop.call(self._inner.discard(number))

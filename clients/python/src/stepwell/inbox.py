@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
+from stepwell._rpc import uuid7
 from stepwell.runs import PAGE_SIZE
 from stepwell.v1 import inbox_pb2
 from stepwell.v1.inbox_pb2_grpc import InboxServiceStub
@@ -39,3 +40,17 @@ class Inbox:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+    async def retry(self, number: int) -> bool:
+        """Has a dead letter dealt with again. False if there is none of that number.
+
+        It is dealt with before all that was asked for later; what is refused again is a dead letter again. Raises
+        `NamespaceNotFound`.
+        """
+        request = inbox_pb2.RetryDeadLetterRequest(namespace=self._namespace, number=number, request_id=uuid7())
+        return (await self._caller.call(self._stub.RetryDeadLetter, request)).retried
+
+    async def discard(self, number: int) -> bool:
+        """Forgets a dead letter. False if there is none of that number. Raises `NamespaceNotFound`."""
+        request = inbox_pb2.DiscardDeadLetterRequest(namespace=self._namespace, number=number, request_id=uuid7())
+        return (await self._caller.call(self._stub.DiscardDeadLetter, request)).discarded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from stepwell.cli.output import Output, OutputOption, say, show_list, time_of, value_of
@@ -34,3 +36,22 @@ def show(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     more = "+" if inbox.has_more else ""
     since = f", the oldest since {time_of(inbox.oldest_time)}" if inbox.HasField("oldest_time") else ""
     say(f"{inbox.waiting_count}{more} waiting{since}", {"waiting": inbox.waiting_count}, output)
+
+
+Number = Annotated[int, typer.Argument(help="The letter's number.", min=1)]
+
+
+@app.command()
+def retry(context: typer.Context, number: Number, output: OutputOption = Output.TABLE) -> None:
+    """Have a dead letter dealt with again. What is refused again is a dead letter again."""
+    with context.obj.client() as client:
+        done = client.inbox.retry(number)
+    say(f"letter {number} waits again" if done else f"there is no dead letter {number}", {"retried": done}, output)
+
+
+@app.command()
+def discard(context: typer.Context, number: Number, output: OutputOption = Output.TABLE) -> None:
+    """Forget a dead letter."""
+    with context.obj.client() as client:
+        done = client.inbox.discard(number)
+    say(f"letter {number} is forgotten" if done else f"there is no dead letter {number}", {"discarded": done}, output)

@@ -45,6 +45,16 @@ class InboxServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_inbox__pb2.ListDeadLettersRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_inbox__pb2.ListDeadLettersResponse.FromString,
                 _registered_method=True)
+        self.RetryDeadLetter = channel.unary_unary(
+                '/stepwell.v1.InboxService/RetryDeadLetter',
+                request_serializer=stepwell_dot_v1_dot_inbox__pb2.RetryDeadLetterRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_inbox__pb2.RetryDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.DiscardDeadLetter = channel.unary_unary(
+                '/stepwell.v1.InboxService/DiscardDeadLetter',
+                request_serializer=stepwell_dot_v1_dot_inbox__pb2.DiscardDeadLetterRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_inbox__pb2.DiscardDeadLetterResponse.FromString,
+                _registered_method=True)
 
 
 class InboxServiceServicer(object):
@@ -66,6 +76,23 @@ class InboxServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryDeadLetter(self, request, context):
+        """Puts a dead letter back among what waits, under its number, because what stood in its way is gone. It is dealt with
+        before all that was asked for later; what is refused again is a dead letter again. Reasons: NAMESPACE_NOT_FOUND,
+        INVALID_FIELD, REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiscardDeadLetter(self, request, context):
+        """Forgets a dead letter. What it asked for is not done. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD,
+        REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InboxServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +105,16 @@ def add_InboxServiceServicer_to_server(servicer, server):
                     servicer.ListDeadLetters,
                     request_deserializer=stepwell_dot_v1_dot_inbox__pb2.ListDeadLettersRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_inbox__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'RetryDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryDeadLetter,
+                    request_deserializer=stepwell_dot_v1_dot_inbox__pb2.RetryDeadLetterRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_inbox__pb2.RetryDeadLetterResponse.SerializeToString,
+            ),
+            'DiscardDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiscardDeadLetter,
+                    request_deserializer=stepwell_dot_v1_dot_inbox__pb2.DiscardDeadLetterRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_inbox__pb2.DiscardDeadLetterResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +172,60 @@ class InboxService(object):
             '/stepwell.v1.InboxService/ListDeadLetters',
             stepwell_dot_v1_dot_inbox__pb2.ListDeadLettersRequest.SerializeToString,
             stepwell_dot_v1_dot_inbox__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.InboxService/RetryDeadLetter',
+            stepwell_dot_v1_dot_inbox__pb2.RetryDeadLetterRequest.SerializeToString,
+            stepwell_dot_v1_dot_inbox__pb2.RetryDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiscardDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.InboxService/DiscardDeadLetter',
+            stepwell_dot_v1_dot_inbox__pb2.DiscardDeadLetterRequest.SerializeToString,
+            stepwell_dot_v1_dot_inbox__pb2.DiscardDeadLetterResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,15 @@ class InboxServiceStub:
     """Lists what was asked for and refused, newest first. It is kept for seven days unless set otherwise. Reasons:
     NAMESPACE_NOT_FOUND.
     """
+    RetryDeadLetter: _grpc.UnaryUnaryMultiCallable[_inbox_pb2.RetryDeadLetterRequest, _inbox_pb2.RetryDeadLetterResponse]
+    """Puts a dead letter back among what waits, under its number, because what stood in its way is gone. It is dealt with
+    before all that was asked for later; what is refused again is a dead letter again. Reasons: NAMESPACE_NOT_FOUND,
+    INVALID_FIELD, REQUEST_ID_REUSED.
+    """
+    DiscardDeadLetter: _grpc.UnaryUnaryMultiCallable[_inbox_pb2.DiscardDeadLetterRequest, _inbox_pb2.DiscardDeadLetterResponse]
+    """Forgets a dead letter. What it asked for is not done. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD,
+    REQUEST_ID_REUSED.
+    """
 
 @_typing.type_check_only
 class InboxServiceAsyncStub(InboxServiceStub):
@@ -50,6 +59,15 @@ class InboxServiceAsyncStub(InboxServiceStub):
     ListDeadLetters: _aio.UnaryUnaryMultiCallable[_inbox_pb2.ListDeadLettersRequest, _inbox_pb2.ListDeadLettersResponse]  # type: ignore[assignment]
     """Lists what was asked for and refused, newest first. It is kept for seven days unless set otherwise. Reasons:
     NAMESPACE_NOT_FOUND.
+    """
+    RetryDeadLetter: _aio.UnaryUnaryMultiCallable[_inbox_pb2.RetryDeadLetterRequest, _inbox_pb2.RetryDeadLetterResponse]  # type: ignore[assignment]
+    """Puts a dead letter back among what waits, under its number, because what stood in its way is gone. It is dealt with
+    before all that was asked for later; what is refused again is a dead letter again. Reasons: NAMESPACE_NOT_FOUND,
+    INVALID_FIELD, REQUEST_ID_REUSED.
+    """
+    DiscardDeadLetter: _aio.UnaryUnaryMultiCallable[_inbox_pb2.DiscardDeadLetterRequest, _inbox_pb2.DiscardDeadLetterResponse]  # type: ignore[assignment]
+    """Forgets a dead letter. What it asked for is not done. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD,
+    REQUEST_ID_REUSED.
     """
 
 class InboxServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -71,6 +89,27 @@ class InboxServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inbox_pb2.ListDeadLettersResponse, _abc.Awaitable[_inbox_pb2.ListDeadLettersResponse]]:
         """Lists what was asked for and refused, newest first. It is kept for seven days unless set otherwise. Reasons:
         NAMESPACE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RetryDeadLetter(
+        self,
+        request: _inbox_pb2.RetryDeadLetterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inbox_pb2.RetryDeadLetterResponse, _abc.Awaitable[_inbox_pb2.RetryDeadLetterResponse]]:
+        """Puts a dead letter back among what waits, under its number, because what stood in its way is gone. It is dealt with
+        before all that was asked for later; what is refused again is a dead letter again. Reasons: NAMESPACE_NOT_FOUND,
+        INVALID_FIELD, REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def DiscardDeadLetter(
+        self,
+        request: _inbox_pb2.DiscardDeadLetterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inbox_pb2.DiscardDeadLetterResponse, _abc.Awaitable[_inbox_pb2.DiscardDeadLetterResponse]]:
+        """Forgets a dead letter. What it asked for is not done. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD,
+        REQUEST_ID_REUSED.
         """
 
 def add_InboxServiceServicer_to_server(servicer: InboxServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
