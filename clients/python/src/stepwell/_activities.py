@@ -39,6 +39,7 @@ class Running:
         "_next_beat",
         "attempt",
         "has_begun",
+        "info",
         "is_cancelled",
         "is_gone",
         "outcome",
@@ -73,6 +74,7 @@ class Running:
         self.has_begun = self.is_cancelled = self.is_gone = False
         self.traceparent = ""
         self.outcome: dict[str, Any] = {}
+        self.info = info
         self.attempt = Attempt(info, self.heartbeat, lambda: self.is_cancelled)
         self._details: types_pb2.Payload | None = None
         self._is_beat_due = False
@@ -101,6 +103,12 @@ class Running:
             details, self._details = self._details, None
             self._next_beat = self.owner.loop.time() + self._beat_interval
             self.owner.outbox.heartbeat(self.ref, details, self.traceparent)
+
+    def part(self) -> None:
+        """Once its code has ended: that knows of it, and would keep it until a garbage collection."""
+        if self.task is not None and self.task.done():
+            del self.attempt
+            self.task = None
 
     def report_answered(self, result: ReportResult) -> None:
         """Takes in what became of the report: there is nothing left to do, whatever it is."""
@@ -219,7 +227,7 @@ class Activities:
         # Cancelled before its first turn, a task would never get to its report.
         if running.task is None or not running.has_begun:
             return
-        definition = self._definitions[running.attempt.info.type]
+        definition = self._definitions[running.info.type]
         if definition.is_async:
             running.task.cancel()
         elif self._processes is not None:
@@ -236,7 +244,7 @@ class Activities:
         """Forgets an attempt whose report was answered."""
         if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
             error = reasons.from_status(result.error)
-            log.info("the report of %s was refused: %s", running.attempt.info.type, error)
+            log.info("the report of %s was refused: %s", running.info.type, error)
             if errors.is_passing(error):
                 delay = error.retry_seconds or errors.RETRY_SECONDS
                 self.loop.call_later(random.uniform(0, 2 * delay), self._report, running, running.outcome)
@@ -258,6 +266,7 @@ class Activities:
         running.is_gone = True
         if self.running.get(running.ref.task_id) is running:
             del self.running[running.ref.task_id]
+        running.part()
         if not self.running:
             self._idle.set()
 

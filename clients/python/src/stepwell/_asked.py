@@ -27,8 +27,10 @@ class Asked:
         """Publishes a value for those who ask under that name, also when no worker has the run, and after its end.
 
         Goes out with the run's next report; of each name the latest is kept. At most 16 names, 64 KiB each: raises
-        `ValueError` beyond.
+        `ValueError` beyond. Raises `RuntimeError` once the run has ended: it reports no more.
         """
+        if self._run.is_ended:
+            raise RuntimeError(f"{name}: the run has ended, and reports no more")
         self._run.queries.publish(name, value)
 
     def on_update(

@@ -34,6 +34,10 @@ class Cancellation:
         self.is_due = task.cancel_requested
         self.reason = task.cancel_reason
 
+    def part(self) -> None:
+        """Forgets the run, of which nothing is under way any more."""
+        del self._run
+
     def request(self, reason: str) -> None:
         """Takes note that cancellation was asked for."""
         self.is_due = True

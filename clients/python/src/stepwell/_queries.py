@@ -37,6 +37,10 @@ class Queries:
         self._waiting: list[Query] = []
         self._is_ready = False
 
+    def part(self) -> None:
+        """Forgets the run, of which nothing is under way any more."""
+        del self._run
+
     def register(self, name: str, fn: Callable[..., Any], *, publish: bool) -> None:
         """Lets a function answer. Raises `TypeError` for one that waits, `ValueError` for a name too many."""
         function = Definition(fn, name, is_workflow=False, defaults=NO_DEFAULTS)

@@ -136,6 +136,10 @@ class Races:
         self._run = run
         self.running: dict[Race, None] = {}
 
+    def part(self) -> None:
+        """Forgets the run, of which nothing is under way any more."""
+        del self._run
+
     def move(self, *, is_still: bool) -> bool:
         """Decides what can be decided and tells losers that wait. True if any of them may go on.
 

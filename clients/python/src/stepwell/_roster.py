@@ -176,6 +176,7 @@ class Runs:
         seat = self.seats.get(task_id)
         if seat is not None and seat.run is run:
             del self.seats[task_id]
+            run.part()
         if not self.seats:
             self._idle.set()
 

@@ -330,6 +330,12 @@ class RunExecution:
         self.is_leaving = True
         self.wake()
 
+    def part(self) -> None:
+        """Once it has ended: its parts know of it, and would keep it until a garbage collection."""
+        if self.is_ended and not self._tasks:
+            for part in (self.updates, self.races, self.queries, self.cancellation):
+                part.part()
+
     def drop(self) -> None:
         """Stops the code: the run is somebody else's now. Nothing more is told."""
         self.is_dropped = True

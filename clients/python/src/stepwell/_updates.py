@@ -93,6 +93,10 @@ class Updates:
         self._gate: asyncio.Future[None] | None = None
         self._waits = 0
 
+    def part(self) -> None:
+        """Forgets the run, of which nothing is under way any more."""
+        del self._run
+
     def register(self, name: str, handler: Callable[..., Any], validator: Callable[..., object] | None) -> None:
         """Lets a function make a change, after another one has found it right."""
         self._handlers[name] = (Definition(handler, name, is_workflow=False, defaults=NO_DEFAULTS), validator)
