@@ -170,9 +170,7 @@ async def test_the_command_shows_what_fits_and_does_it(client: Client, working: 
     await handle.signal("go")
     async with working(release(effects, "a", "B", branches=("z", "z"))):
         # Which branches the worker has told of by then, its threads decide.
-        while (
-            await described(handle, lambda run: run.HasField("pause") or run.HasField("end_time"))
-        ).phase < COMPLETED:
+        while (await described(handle, is_paused_or_over)).phase < COMPLETED:
             await stepwell(client, *await shown_repair(client, handle))
     assert await handle.result() == ["a done", "b done", "x done", "x done", "last done"]
     assert [name for _, name, _ in await recorded(handle)] == ["a", "B", "z", "z", "go", "last"]

@@ -111,10 +111,6 @@ class Matcher:
         if self._backlog:
             self._wake.set()
 
-    def serves(self, queue: Queue) -> bool:
-        """Whether a worker of this replica takes from that queue."""
-        return queue in self._rings
-
     def rooms(self, queue: Queue, kind: TaskKind) -> list[Room]:
         """What each of this replica's workers can take on of a kind from a queue; those who take none are left out."""
         rooms = [session.room(kind, queue[1]) for session in self._rings.get(queue, ())]

@@ -137,10 +137,8 @@ def show_job(context: typer.Context, name: Named, output: OutputOption = Output.
             "heartbeat": f"{time_of(job.heartbeat_time)} {value_of(job.heartbeat_details)}".strip(),
             "input": value_of(job.input),
             "result": value_of(job.result),
-            "failure": f"{job.failure.type}: {job.failure.message}" if job.HasField("failure") else "",
-            "last failure": f"{job.last_failure.type}: {job.last_failure.message}"
-            if job.HasField("last_failure")
-            else "",
+            "failure": _words_of(job.failure) if job.HasField("failure") else "",
+            "last failure": _words_of(job.last_failure) if job.HasField("last_failure") else "",
             "stack trace": job.failure.stack_trace or job.last_failure.stack_trace,
         }
         show(job, rows, output)

@@ -7,14 +7,8 @@ async with WorkflowStorage.connect("127.0.0.1:7233") as storage:
 """
 
 from stepwell.stores.vyuh.events import WorkflowEvent, WorkflowEventQuery, WorkflowEventRepository
-from stepwell.stores.vyuh.instances import (
-    WorkflowError,
-    WorkflowInstance,
-    WorkflowInstanceQuery,
-    WorkflowInstanceRepository,
-    WorkflowStatus,
-    WorkflowToken,
-)
+from stepwell.stores.vyuh.instance_records import WorkflowError, WorkflowInstance, WorkflowStatus, WorkflowToken
+from stepwell.stores.vyuh.instances import WorkflowInstanceQuery, WorkflowInstanceRepository
 from stepwell.stores.vyuh.storage import StorageStats, WorkflowStorage
 from stepwell.stores.vyuh.user_task_instances import (
     TaskStatus,
