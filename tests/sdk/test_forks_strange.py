@@ -72,8 +72,8 @@ async def asks(ctx: Context) -> list[Any]:
     ]
 
 
-async def started(one: Live, code: Any, **options: Any) -> RunHandle[Any]:
-    return await one.client.start_run(code, **{"workflow_id": "w", "task_queue": "default", **options})
+async def started(one: Live, code: Any, *given: Any, **options: Any) -> RunHandle[Any]:
+    return await one.client.start_run(code, *given, **{"workflow_id": "w", "task_queue": "default", **options})
 
 
 async def result(handle: Any) -> Any:
@@ -160,6 +160,27 @@ async def test_old_code_stays_where_the_record_has_it(one: Live) -> None:
         newer = await forked(source, "old")
         assert await result(newer) == ["a1", "new1", "c3"]
         assert await result(await forked(newer, "c")) == ["a1", "new1", "c4"]
+
+
+async def test_a_fork_has_had_what_its_source_had_of_topics_by_then(one: Live) -> None:
+    """Also of a run that continues another; what its source got later it gets as well, if that is still kept."""
+
+    @workflow
+    async def code(ctx: Context, has_gone_on: bool) -> list[int]:
+        if not has_gone_on:
+            await ctx.wait_topic("paid")
+            ctx.continue_as_new(True)
+        return [await ctx.wait_topic("paid", as_type=int) for _ in range(3)]
+
+    for number in range(4):
+        await one.client.topics.publish("paid", number, retain=600)
+    async with one.working(workflows=[code]):
+        source = await started(one, code, False)
+        assert await result(source) == [1, 2, 3]
+        last: Any = one.client.run((await source.describe()).continued_run_id)
+        for occurrence in range(3):
+            fork = await forked(last, "topic paid", occurrence=occurrence)
+            assert await result(fork) == [1, 2, 3]
 
 
 async def test_a_fork_is_pinned_to_no_build(one: Live) -> None:

@@ -52,11 +52,11 @@ class RunForks:
         request_id = self._fields.text(request.request_id, "request_id")
         run_id = optional_uuid(request.new_run_id, "new_run_id")
         workflow_id = self._fields.text(request.new_workflow_id, "new_workflow_id")
-        whole, chosen = await forks.read(self._database, ref, choosing(step))
+        whole, chosen, had = await forks.read(self._database, ref, choosing(step))
         namespace = await self._namespaces.name_of(whole.run.namespace_id)
         if run_id is None and request_id:
             run_id = run_id_for_request(namespace, request_id, "ForkRun")
-        copied = copied_of(CopiedStep(each, *told) for each, told in chosen)
+        copied = copied_of((CopiedStep(each, *told) for each, told in chosen), had)
         size = size_of(request) + sum(len(each.payload.body) for each in copied.steps)
         if size > self._fields.limits.message_bytes:
             raise errors.LimitExceeded(limit="message_bytes", value=size, maximum=self._fields.limits.message_bytes)

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Failure, Payload
 from stepwell_server.model.steps import ClosedStep, Kind, Scope, StepState
+from stepwell_server.model.topics import TopicPosition
 
 if TYPE_CHECKING:
     from stepwell_server.engine.change import Change
@@ -31,10 +32,14 @@ class CopiedStep(msgspec.Struct, frozen=True, gc=False):
 
 
 class Copied(msgspec.Struct, frozen=True, gc=False):
-    """The steps, by ordinal, and of each branch how many calls they are, with their chained hash."""
+    """The steps, by ordinal, and of each branch how many calls they are, with their chained hash.
+
+    `had` is how far the other run had come with the events of topics that are kept.
+    """
 
     steps: tuple[CopiedStep, ...] = ()
     lines: tuple[tuple[str, int, bytes], ...] = ()
+    had: tuple[TopicPosition, ...] = ()
 
 
 def copy(change: Change, copied: Copied) -> None:
@@ -59,5 +64,7 @@ def copy(change: Change, copied: Copied) -> None:
                 end_event=event,
             )
         )
+    for position in copied.had:
+        change.note_had(position.topic, position.number, position.expire_time)
     for scope, count, hash_ in copied.lines:
         change.set_scope(Scope(change.run_key, scope, count, hash_))

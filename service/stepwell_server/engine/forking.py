@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from stepwell_server.engine.mending import StepName
+    from stepwell_server.model.topics import TopicPosition
 
 AnyStep = Step | ClosedStep
 MOST_STEPS = 2_000
@@ -42,12 +43,12 @@ def before(steps: Sequence[AnyStep], target: StepName, run_id: UUID, cancel_time
     return kept
 
 
-def copied_of(steps: Iterable[CopiedStep]) -> Copied:
-    """The steps with their branches counted and hashed."""
+def copied_of(steps: Iterable[CopiedStep], had: Iterable[TopicPosition]) -> Copied:
+    """The steps with their branches counted and hashed, and what was had of topics with them."""
     kept = tuple(steps)
     lines: dict[str, tuple[int, bytes]] = {}
     for each in kept:
         step = each.step
         count, hash_ = lines.get(step.scope, (0, EMPTY_HASH))
         lines[step.scope] = (count + 1, chain(hash_, step.kind, step.name, fingerprint_of(step)))
-    return Copied(kept, tuple((scope, count, hash_) for scope, (count, hash_) in lines.items()))
+    return Copied(kept, tuple((scope, count, hash_) for scope, (count, hash_) in lines.items()), tuple(had))

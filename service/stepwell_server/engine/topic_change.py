@@ -74,10 +74,10 @@ class TopicChange(SignalChange):
         )
         self.run = replace(run, last_event=number, last_signal=signal, version=run.version + 1, update_time=self.now)
         if event.retain_time is not None:
-            self._note_had(topic, event.number, event.retain_time)
+            self.note_had(topic, event.number, event.retain_time)
         return number
 
-    def _note_had(self, topic: str, number: int, expire_time: datetime) -> None:
+    def note_had(self, topic: str, number: int, expire_time: datetime) -> None:
         """Notes that an event was had which is kept for later waits: none of this chain gets it again."""
         known = self.topic_positions.get(topic)
         if known is not None:

@@ -132,7 +132,8 @@ class RunServiceStub:
     attributes, policies and definition, the whole of its timeout, `source_run_id`, no parent, and no build that it is
     pinned to; the run itself stays as it is. Children, tasks for people and signals are not copied, but what they came
     to is; what was open, and all that may have come of it, is done anew. Published values and signals that were not
-    taken stay behind. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
+    taken stay behind; events that are kept for waits on their topic, and that the run got from the step on, are the
+    new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
     WORKFLOW_ID_IN_USE, REQUEST_ID_REUSED.
     """
     SettleRunStep: _grpc.UnaryUnaryMultiCallable[_repairs_pb2.SettleRunStepRequest, _repairs_pb2.SettleRunStepResponse]
@@ -247,7 +248,8 @@ class RunServiceAsyncStub(RunServiceStub):
     attributes, policies and definition, the whole of its timeout, `source_run_id`, no parent, and no build that it is
     pinned to; the run itself stays as it is. Children, tasks for people and signals are not copied, but what they came
     to is; what was open, and all that may have come of it, is done anew. Published values and signals that were not
-    taken stay behind. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
+    taken stay behind; events that are kept for waits on their topic, and that the run got from the step on, are the
+    new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
     WORKFLOW_ID_IN_USE, REQUEST_ID_REUSED.
     """
     SettleRunStep: _aio.UnaryUnaryMultiCallable[_repairs_pb2.SettleRunStepRequest, _repairs_pb2.SettleRunStepResponse]  # type: ignore[assignment]
@@ -485,7 +487,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         attributes, policies and definition, the whole of its timeout, `source_run_id`, no parent, and no build that it is
         pinned to; the run itself stays as it is. Children, tasks for people and signals are not copied, but what they came
         to is; what was open, and all that may have come of it, is done anew. Published values and signals that were not
-        taken stay behind. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
+        taken stay behind; events that are kept for waits on their topic, and that the run got from the step on, are the
+        new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
         WORKFLOW_ID_IN_USE, REQUEST_ID_REUSED.
         """
 
