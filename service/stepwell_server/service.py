@@ -52,6 +52,7 @@ from stepwell_server.loops.connection import SharedConnection
 from stepwell_server.loops.deadlines import Deadlines
 from stepwell_server.loops.expiry import Expiry
 from stepwell_server.loops.inbox import DeadLetters, Inbox
+from stepwell_server.loops.inbox_limits import InboxLimits
 from stepwell_server.loops.leader import Leader
 from stepwell_server.loops.mail import MailDelivery
 from stepwell_server.loops.partitions import Partitions
@@ -137,6 +138,7 @@ class Service:
             topics,
             MailDelivery(connection, committers, self.clock, settings.mail_poll_seconds, leads),
             Inbox(self._inbox_connection, committers, self.clock, settings.inbox_poll_seconds, leads),
+            InboxLimits(connection, settings.limits, settings.retention_poll_seconds, leads),
             DeadLetters(connection, self.clock, settings.retention_poll_seconds, settings.dead_letter_seconds, leads),
             Partitions(connection, settings.retention_poll_seconds, leads),
             Pruner(connection, self.clock, settings.retention_poll_seconds, leads),

@@ -64,6 +64,11 @@ async def prune(connection: Connection, before: datetime, most: int) -> int:
     return len(await connection.fetch(STATEMENTS["prune_dead_letters"], before, most))
 
 
+async def set_limits(connection: Connection, id_bytes: int, payload_bytes: int) -> int:
+    """Tells the functions what to refuse; answers 1 if that is new, else 0."""
+    return len(await connection.fetch(STATEMENTS["set_inbox_limits"], id_bytes, payload_bytes))
+
+
 async def standing(database: Database, namespace_id: int) -> Standing:
     """Counts what waits. Walks inbox_pkey."""
     table = INBOX.c

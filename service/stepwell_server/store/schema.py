@@ -554,4 +554,10 @@ def _inbox_columns() -> list[Column[Any]]:
 
 
 INBOX = Table("inbox", METADATA, *_inbox_columns())
+INBOX_LIMITS = Table(
+    "inbox_limits",
+    METADATA,
+    Column("is_only", Boolean, nullable=False, primary_key=True),
+    *_bigint("id_bytes payload_bytes"),
+)
 DEAD_LETTERS = Table("dead_letters", METADATA, *_inbox_columns(), *_text("reason message"), *_times("refuse_time"))

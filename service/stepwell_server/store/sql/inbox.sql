@@ -38,3 +38,10 @@ RETURNING number;
 DELETE FROM dead_letters
 WHERE number IN (SELECT d.number FROM dead_letters AS d WHERE d.refuse_time < $1 ORDER BY d.refuse_time LIMIT $2)
 RETURNING number;
+
+-- name: set_inbox_limits
+-- Tells the functions what to refuse; answers whether that is new. Walks inbox_limits_pkey.
+INSERT INTO inbox_limits AS l (is_only, id_bytes, payload_bytes) VALUES (TRUE, $1, $2)
+ON CONFLICT (is_only) DO UPDATE SET id_bytes = excluded.id_bytes, payload_bytes = excluded.payload_bytes
+WHERE (l.id_bytes, l.payload_bytes) IS DISTINCT FROM (excluded.id_bytes, excluded.payload_bytes)
+RETURNING l.is_only;
