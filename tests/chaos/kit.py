@@ -147,7 +147,7 @@ async def connect(address: str) -> Client:
     end = time.monotonic() + 60
     while True:
         try:
-            client = await Client.connect(address, connect_timeout=2, call_timeout=30)
+            client = await Client.connect(address, connect_timeout=2, call_timeout=60)
             assert [namespace async for namespace in client.list_namespaces()]
             return client
         except (StepwellError, OSError, TimeoutError):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,27 @@ async def sql(scene: Stage) -> AsyncIterator[asyncpg.Connection]:
     await made.close()
 
 
+@asynccontextmanager
+async def _one_held(scene: Stage) -> AsyncIterator[None]:
+    """Locks an ended run: who works through them all has not done so before it is killed, however slow the test is."""
+    other = await asyncpg.connect(scene.database_url, server_settings={"search_path": "stepwell"})
+    try:
+        async with other.transaction():
+            await other.execute("SELECT FROM closed_runs ORDER BY run_key DESC LIMIT 1 FOR UPDATE")
+            yield
+    finally:
+        await other.close()
+
+
 async def test_killed_in_the_middle_of_a_clean_up(scene: Stage, sql: asyncpg.Connection) -> None:
     count, port = 2_000, free_port()
     server = await scene.server(port)
     async with connected(f"127.0.0.1:{port}") as (client,):
         await _ended(client, sql, count)
-        cleaning = asyncio.create_task(total(client.retention.clean_up(await later())))
-        await until(lambda: sql.fetchval("SELECT count(*) < $1 FROM closed_runs", count - 300))
-        await server.kill()
+        async with _one_held(scene):
+            cleaning = asyncio.create_task(total(client.retention.clean_up(await later())))
+            await until(lambda: sql.fetchval("SELECT count(*) < $1 FROM closed_runs", count - 300))
+            await server.kill()
         left = await sql.fetchval("SELECT count(*) FROM closed_runs")
         assert 0 < left < count
         await _whole_or_gone(sql)
@@ -104,15 +118,16 @@ async def test_killed_in_the_middle_of_a_clean_up(scene: Stage, sql: asyncpg.Con
 
 
 async def test_killed_in_the_middle_of_an_archiving(scene: Stage, sql: asyncpg.Connection, tmp_path: Path) -> None:
-    count, port, folder = 150, free_port(), tmp_path / "archive"
+    count, port, folder = 60, free_port(), tmp_path / "archive"
     server = await scene.server(port, ARCHIVE_FOLDER=str(folder))
     async with connected(f"127.0.0.1:{port}") as (client,):
         await _ended(client, sql, count)
         await client.update_namespace("main", archive_url=f"file://{folder}")
-        archiving = asyncio.create_task(total(client.retention.archive(await later())))
         purged = "SELECT count(*) FROM closed_runs WHERE details IS NOT NULL"
-        await until(lambda: sql.fetchval(f"SELECT ({purged}) > 20"))
-        await server.kill()
+        async with _one_held(scene):
+            archiving = asyncio.create_task(total(client.retention.archive(await later())))
+            await until(lambda: sql.fetchval(f"SELECT ({purged}) > 20"))
+            await server.kill()
         done = await sql.fetchval(purged)
         assert 20 < done < count
         await _whole_or_gone(sql)

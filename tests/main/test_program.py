@@ -109,7 +109,8 @@ async def test_dev_brings_its_own_postgres_and_shares_it_with_nobody(data_dir: P
 
 DUTIES = {"timers", "deadlines", "expiry", "mail", "partitions", "pruner"}
 FROZEN = [
-    pytest.param({"LEADER_IDLE_SECONDS": "1.5", "LEADER_PROBE_SECONDS": "0.3"}, 3.0, id="quick"),
+    # The time stands only in the long one: any machine is slow at times.
+    pytest.param({"LEADER_IDLE_SECONDS": "2", "LEADER_PROBE_SECONDS": "0.3"}, 60.0, id="quick"),
     pytest.param({}, 7.0, id="defaults", marks=pytest.mark.long),
 ]
 
@@ -121,12 +122,15 @@ async def test_a_frozen_leader_is_replaced_and_thaws_harmless(
     serve = {"DATABASE_URL": database_url, "LOG_LEVEL": "debug", **variables}
     async with rigged(database_url) as rig, AsyncExitStack() as programs:
         first = await programs.enter_async_context(program("serve", "--port", "0", **serve))
-        await first.say("elected", epoch=1)
+        begun = (await first.say("elected"))["epoch"]
+        while not {line["loop"] for line in first.lines if line["event"] == "round"} >= DUTIES:
+            await first.say("round")
         second = await programs.enter_async_context(program("serve", "--port", "0", **serve))
         await second.say("serving")
         first.send(signal.SIGSTOP)
         key = await rig.waiting_run(NewTimer(0.1))
-        await second.say("elected", seconds=within, epoch=2)
+        follows = (await second.say("elected", seconds=within))["epoch"]
+        assert follows > begun
 
         async def fired() -> bool:
             return await rig.events(key, EventType.TIMER_FIRED) == 1
@@ -137,10 +141,8 @@ async def test_a_frozen_leader_is_replaced_and_thaws_harmless(
         await first.say("resigned")
         since = [line for line in first.lines if datetime.fromisoformat(line["timestamp"]) > thaw_time]
         assert [line["loop"] for line in since if line["event"] == "round" and line["loop"] in DUTIES] == []
-        before = [line["loop"] for line in first.lines if line["event"] == "round"]
-        assert {*before} >= DUTIES
         second.send(signal.SIGTERM)
-        assert (await first.say("elected"))["epoch"] == 3
+        assert (await first.say("elected"))["epoch"] > follows
         assert await rig.events(key, EventType.TIMER_FIRED) == 1
 
 
