@@ -14,16 +14,12 @@ from structlog.testing import capture_logs
 from tests.hostile.answers import BAD
 from tests.hostile.methods import SAMPLES, Method, methods
 from tests.hostile.values import Place, hostile
-from tests.hostile.world import World
+from tests.hostile.world import SHORT_WAIT, World
 
 UNARY = [method for method in methods() if method.is_unary]
 # The clock last: it goes forward by years.
 SERVICES = sorted({method.service for method in UNARY}, key=lambda name: (name == "ClockService", name))
 AT_ONCE = 12
-# Of calls that may wait for what does not come.
-WAITING_AT_ONCE = 48
-# What waits although all is well with the request.
-WAITS = {"UpdateRun", "WaitJob"}
 # What cannot succeed in a test's world, with the answer to a good request.
 NOT_OK = {
     "CreateApiKey": "FAILED_PRECONDITION",
@@ -43,19 +39,18 @@ NOT_OK = {
 async def test_no_value_breaks_a_call(made: World, service: str) -> None:
     """What is spoilt was accepted before, so that it gets beyond the first look; a refusal leaves nothing behind."""
     called = [method for method in UNARY if method.service == service]
-    good = {each.name: await made.outcome(each, await made.good(each), may_wait=each.name in WAITS) for each in called}
+    good = {method.name: await made.outcome(method, await made.good(method)) for method in called}
     assert {name: code.split()[0] for name, code in good.items()} == {name: NOT_OK.get(name, "OK") for name in good}
-    rooms = {False: asyncio.Semaphore(AT_ONCE), True: asyncio.Semaphore(WAITING_AT_ONCE)}
+    room = asyncio.Semaphore(AT_ONCE)
     unspent: dict[str, list[Any]] = {method.name: [] for method in called}
 
     async def tried(method: Method, place: Place, value: Any) -> str | None:
-        may_wait = "wait" in method.fields
-        async with rooms[may_wait]:
+        async with room:
             request = unspent[method.name].pop() if unspent[method.name] else await made.good(method)
             spoilt = type(request)()
             spoilt.CopyFrom(request)
             place.put(spoilt, value, SAMPLES)
-            code = await made.outcome(method, spoilt, may_wait=may_wait)
+            code = await made.outcome(method, spoilt, SHORT_WAIT if place.field.name == "wait" else 60)
         if code.startswith("INVALID_ARGUMENT"):
             unspent[method.name].append(request)
         return f"{method.name}.{place} = {str(value)[:60]!r}: {code}" if code.split()[0] in BAD else None
@@ -70,11 +65,7 @@ async def test_no_value_breaks_a_call(made: World, service: str) -> None:
         found = [problem for problem in await asyncio.gather(*wanted) if problem]
         # A session may have expired meanwhile.
         lasting = [method for method in called if "session_id" not in method.fields]
-        still = [
-            (each.name, await made.outcome(each, request, may_wait=each.name in WAITS))
-            for each in lasting
-            for request in unspent[each.name]
-        ]
+        still = [(each.name, await made.outcome(each, request)) for each in lasting for request in unspent[each.name]]
     assert found == []
     assert [(name, code) for name, code in still if code.split()[0] != NOT_OK.get(name, "OK")] == []
     assert [entry for entry in logs if entry["log_level"] in ("error", "critical", "warning")] == []

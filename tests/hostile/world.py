@@ -68,12 +68,12 @@ class World:
             self._stubs[method.service] = getattr(stubs, f"{method.service}Stub")(self.channel)
         return await getattr(self._stubs[method.service], method.name)(request, timeout=seconds)
 
-    async def outcome(self, method: Method, request: Message, *, may_wait: bool = False) -> str:
-        """The code that a call ends with, or that of an answer within it. One that may wait is soon given up."""
+    async def outcome(self, method: Method, request: Message, seconds: float = 60) -> str:
+        """The code that a call ends with, or that of an answer within it."""
         try:
-            answer = await self.send(method, request, SHORT_WAIT if may_wait else 60)
+            answer = await self.send(method, request, seconds)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and may_wait:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and "wait" in method.fields:
                 return "OK it waits"
             return f"{error.code().name} {error.details()}"
         return next((BAD_CODES[status.code] for status in statuses(answer) if status.code in BAD_CODES), "OK")
@@ -98,6 +98,8 @@ class World:
             self._fill(request, name, Timestamp(seconds=1_800_000_000))
         for name in fields & LENGTHS:
             self._fill(request, name, Duration(seconds=1))
+        if "wait" in fields:
+            self._fill(request, "wait", Duration(nanos=10_000_000))
         return request
 
     def _fill(self, request: Any, name: str, value: Any) -> None:
