@@ -22,7 +22,7 @@ RUNNING, CANCELLED = types_pb2.RUN_PHASE_RUNNING, types_pb2.RUN_PHASE_CANCELLED
 @pytest_asyncio.fixture
 async def world(database_url: str) -> AsyncIterator[World]:
     # What a worker has in hand stays there, however slow the machine is.
-    async with scheduling(database_url, session_seconds=600.0) as made:
+    async with scheduling(database_url, session_seconds=600.0, ack_seconds=300.0) as made:
         yield made
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from tests.stream.calls import Caller, code_of
-from tests.stream.kit import ACCEPTED, ACTIVITY, RUN, Replica, payload
+from tests.stream.kit import ACCEPTED, ACTIVITY, RUN, Replica, payload, replica
 
 from stepwell.v1 import runs_pb2, types_pb2, workers_pb2
 from stepwell.v1.workers_pb2 import CompleteActivity, FailActivity
@@ -14,6 +16,13 @@ from stepwell.v1.workers_pb2 import CompleteActivity, FailActivity
 AT_ONCE = types_pb2.RetryPolicy(maximum_attempts=3, initial_interval=Duration())
 NOTHING_YET = 0.05
 """How long a claim waits where there must be nothing: however slow the machine, it gets nothing."""
+
+
+@pytest_asyncio.fixture
+async def one(database_url: str) -> AsyncIterator[Replica]:
+    """A replica that has patience with its workers: what they have stays theirs, however slow the machine is."""
+    async with replica(database_url, session_seconds=600.0, ack_seconds=300.0) as made:
+        yield made
 
 
 async def of_activities(one: Replica, run_id: str) -> list[tuple[str, str]]:
