@@ -559,7 +559,11 @@ BEYOND: dict[str, tuple[str, str]] = {
     ),
     "m": (
         "a timer fires with its event",
-        "parity/test_beyond.py::test_m_a_timer_fires_together_with_its_event chaos/test_kills.py::test_the_service_killed_between_a_commit_and_its_answer",
+        (
+            "parity/test_beyond.py::test_m_a_timer_fires_together_with_its_event "
+            "chaos/test_timers.py::test_the_service_killed_while_it_fires_timers "
+            "chaos/test_timers.py::test_postgres_killed_while_timers_fire"
+        ),
     ),
     "n": (
         "due runs are crash-safe, and disjoint over 8 pollers",
