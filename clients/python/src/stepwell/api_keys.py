@@ -6,9 +6,8 @@ import datetime as dt
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from stepwell._rpc import uuid7
+from stepwell.policies import timestamp
 from stepwell.runs import PAGE_SIZE
 from stepwell.v1 import api_keys_pb2
 from stepwell.v1.api_keys_pb2_grpc import ApiKeyServiceStub
@@ -54,7 +53,7 @@ class ApiKeys:
             namespace=namespace if namespace is not None else "-" if role == "admin" else "main",
             role=api_keys_pb2.ApiKeyRole.Value(f"API_KEY_ROLE_{role.upper()}"),
             label=label,
-            expire_time=_stamp(expire_time),
+            expire_time=timestamp(expire_time),
             reuse_label=reuse_label,
             request_id=uuid7(),
         )
@@ -104,8 +103,8 @@ class ApiKeys:
             key_hash=key_hash,
             prefix=prefix,
             label=label,
-            create_time=_stamp(create_time),
-            expire_time=_stamp(expire_time),
+            create_time=timestamp(create_time),
+            expire_time=timestamp(expire_time),
         )
         return (await self._caller.call(self._stub.ImportApiKey, request)).api_key
 
@@ -113,13 +112,3 @@ class ApiKeys:
         """Tells whether a hash was imported and holds still."""
         request = api_keys_pb2.ValidateApiKeyRequest(key_hash=key_hash)
         return (await self._caller.call(self._stub.ValidateApiKey, request)).valid
-
-
-def _stamp(time: dt.datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    if time.tzinfo is None:
-        raise ValueError(f"{time} has no time zone: say datetime.UTC, or which")
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp

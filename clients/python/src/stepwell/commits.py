@@ -18,12 +18,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from stepwell._rpc import start_ids, uuid7, uuid_of
 from stepwell.definitions import type_and_hint
 from stepwell.options import StartOptions, run_fields
-from stepwell.policies import CONFLICT, REUSE, Seconds, duration
+from stepwell.policies import CONFLICT, REUSE, Seconds, duration, timestamp
 from stepwell.v1 import (
     event_store_pb2,
     run_store_pb2,
@@ -272,11 +270,8 @@ class Writes:
         self, run: Run, seq: int, fire_time: dt.datetime, *, token: int = 0, expected_version: int | None = None
     ) -> Written[timer_store_pb2.CreateTimerResponse]:
         """Creates a timer of a driven run. Raises `ValueError` for a time without a zone."""
-        if fire_time.tzinfo is None:
-            raise ValueError(f"{fire_time} has no time zone: say datetime.UTC, or which")
-        stamp = Timestamp()
-        stamp.FromDatetime(fire_time)
-        request = timer_store_pb2.CreateTimerRequest(**_named(run), seq=seq, fire_time=stamp, token=token)
+        time = timestamp(fire_time)
+        request = timer_store_pb2.CreateTimerRequest(**_named(run), seq=seq, fire_time=time, token=token)
         return self.add(request, expected_version=expected_version)
 
     def _told(self, response: transactions_pb2.CommitResponse) -> None:

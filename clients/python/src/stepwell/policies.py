@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell.v1 import jobs_pb2, runs_pb2, types_pb2
 
@@ -85,6 +86,17 @@ class CancellationPolicy:
             maximum_run_duration=duration(self.maximum_run_duration),
             maximum_suspend_duration=duration(self.maximum_suspend_duration),
         )
+
+
+def timestamp(time: dt.datetime | None) -> Timestamp | None:
+    """Spells a time; `None` stays absent. Raises `ValueError` for a time without a zone."""
+    if time is None:
+        return None
+    if time.tzinfo is None:
+        raise ValueError(f"{time} has no time zone: say datetime.UTC, or which")
+    spelt = Timestamp()
+    spelt.FromDatetime(time)
+    return spelt
 
 
 def duration(value: Seconds | None) -> Duration | None:

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import grpc.aio
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell import reasons
 from stepwell._rpc import uuid7
+from stepwell.policies import timestamp
 from stepwell.v1 import retention_pb2
 from stepwell.v1.retention_pb2_grpc import RetentionServiceStub
 
@@ -51,7 +51,7 @@ class Retention:
         `InvalidField`, `NamespaceNotFound`.
         """
         request = retention_pb2.CleanUpRunsRequest(
-            namespace=self._namespace, cutoff=stamp(ended_before), filter=filter, dry_run=dry_run
+            namespace=self._namespace, cutoff=timestamp(ended_before), filter=filter, dry_run=dry_run
         )
         while True:
             part = await self._caller.call(self._stub.CleanUpRuns, request)
@@ -71,7 +71,7 @@ class Retention:
         `filter` is as in `list_runs` (default: all). Raises `InvalidField`, `NamespaceNotFound`.
         """
         request = retention_pb2.ListArchivableRunsRequest(
-            namespace=self._namespace, cutoff=stamp(ended_before), filter=filter
+            namespace=self._namespace, cutoff=timestamp(ended_before), filter=filter
         )
         while True:
             page = await self._caller.call(self._stub.ListArchivableRuns, request)
@@ -94,7 +94,7 @@ class Retention:
         (default: all); with `dry_run` nothing is written. Raises `ArchiveNotSet`, `ArchiveUnavailable`, `InvalidField`.
         """
         request = retention_pb2.ArchiveRunsRequest(
-            namespace=self._namespace, cutoff=stamp(ended_before), filter=filter, dry_run=dry_run
+            namespace=self._namespace, cutoff=timestamp(ended_before), filter=filter, dry_run=dry_run
         )
         while True:
             part = await self._caller.call(self._stub.ArchiveRuns, request)
@@ -115,7 +115,7 @@ class Retention:
             run_id=run_id,
             workflow_id=workflow_id,
             archive_uri=archive_uri,
-            archive_time=None if archive_time is None else stamp(archive_time),
+            archive_time=timestamp(archive_time),
             request_id=uuid7(),
         )
         return (await self._caller.call(self._stub.MarkRunArchived, request)).archived
@@ -130,7 +130,7 @@ class Retention:
         """
         scopes = retention_pb2.PruneEventsRequest
         scope = scopes.SCOPE_CALLERS if of == "callers" else scopes.SCOPE_ENDED_RUNS
-        request = retention_pb2.PruneEventsRequest(namespace=self._namespace, cutoff=stamp(older_than), scope=scope)
+        request = retention_pb2.PruneEventsRequest(namespace=self._namespace, cutoff=timestamp(older_than), scope=scope)
         while True:
             part = await self._caller.call(self._stub.PruneEvents, request)
             yield part.count
@@ -149,12 +149,3 @@ class Retention:
                 yield part.data
         except grpc.RpcError as error:
             raise reasons.from_rpc(error) from None
-
-
-def stamp(time: datetime) -> Timestamp:
-    """Gives a time as the protocol has it. Raises `ValueError` if it has no zone."""
-    if time.tzinfo is None:
-        raise ValueError("the time needs a zone, such as datetime.now(UTC)")
-    made = Timestamp()
-    made.FromDatetime(time)
-    return made

@@ -7,12 +7,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell._rpc import uuid7
 from stepwell.definitions import type_and_hint
 from stepwell.options import RunOptions, run_fields
-from stepwell.policies import Seconds, duration
+from stepwell.policies import Seconds, duration, timestamp
 from stepwell.runs import PAGE_SIZE
 from stepwell.v1 import runs_pb2, schedules_pb2
 from stepwell.v1.schedules_pb2_grpc import ScheduleServiceStub
@@ -147,8 +146,8 @@ class Schedules:
         request = schedules_pb2.BackfillScheduleRequest(
             namespace=self._namespace,
             name=name,
-            start_time=_stamp(start),
-            end_time=_stamp(end),
+            start_time=timestamp(start),
+            end_time=timestamp(end),
             overlap_policy=_overlap(overlap),
             request_id=uuid7(),
         )
@@ -171,8 +170,8 @@ class Schedules:
         schedule.spec.time_zone = options.get("time_zone", "")
         for message, field, given in (
             (schedule.spec, "jitter", duration(options.get("jitter"))),
-            (schedule.spec, "start_time", _stamp(options.get("start_time"))),
-            (schedule.spec, "end_time", _stamp(options.get("end_time"))),
+            (schedule.spec, "start_time", timestamp(options.get("start_time"))),
+            (schedule.spec, "end_time", timestamp(options.get("end_time"))),
             (schedule, "catchup_window", duration(options.get("catchup_window"))),
         ):
             if given is not None:
@@ -194,13 +193,3 @@ _PATHS = {
 
 def _overlap(name: Overlap) -> schedules_pb2.ScheduleOverlapPolicy.ValueType:
     return schedules_pb2.ScheduleOverlapPolicy.Value(f"SCHEDULE_OVERLAP_POLICY_{name.upper()}")
-
-
-def _stamp(time: dt.datetime | None) -> Timestamp | None:
-    if time is None:
-        return None
-    if time.tzinfo is None:
-        raise ValueError(f"{time} has no time zone: say datetime.UTC, or which")
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
 from google.protobuf.field_mask_pb2 import FieldMask
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell._rpc import uuid7
 from stepwell.options import DrivenTaskOptions, UserTaskFilter, UserTaskOptions
+from stepwell.policies import timestamp
 from stepwell.runs import PAGE_SIZE
 from stepwell.v1 import user_tasks_pb2 as messages
 from stepwell.v1.user_tasks_pb2_grpc import UserTaskServiceStub
@@ -199,12 +199,6 @@ class UserTasks:
 
 def spell(options: UserTaskOptions, due: dt.datetime | None = None, signal_name: str = "") -> messages.UserTaskSpec:
     """Spells what a task asks for. Raises `ValueError` for a time without a zone."""
-    stamp: Timestamp | None = None
-    if due is not None:
-        if due.tzinfo is None:
-            raise ValueError(f"{due} has no time zone: say datetime.UTC, or which")
-        stamp = Timestamp()
-        stamp.FromDatetime(due)
     return messages.UserTaskSpec(
         title=options.get("title", ""),
         description=options.get("description", ""),
@@ -213,7 +207,7 @@ def spell(options: UserTaskOptions, due: dt.datetime | None = None, signal_name:
         assigned_user_id=options.get("user", ""),
         assigned_group_id=options.get("group", ""),
         priority=messages.UserTaskPriority.Value(f"USER_TASK_PRIORITY_{options.get('priority', 'normal').upper()}"),
-        due_time=stamp,
+        due_time=timestamp(due),
         signal_name=signal_name,
     )
 

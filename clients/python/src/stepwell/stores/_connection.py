@@ -13,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell._rpc import Caller, open_channel, uuid7
 from stepwell.converter import JsonConverter
+from stepwell.policies import timestamp
 from stepwell.v1.types_pb2 import Payload
 
 if TYPE_CHECKING:
@@ -129,15 +130,10 @@ def value_of(payload: Payload) -> Any:  # noqa: ANN401 - any JSON
 
 def stamp(time: dt.datetime | float | None) -> Timestamp | None:
     """A time, or seconds since 1970, as the protocol has it. Raises `ValueError` for a time without a zone."""
-    if time is None:
-        return None
+    if time is None or isinstance(time, dt.datetime):
+        return timestamp(time)
     result = Timestamp()
-    if isinstance(time, dt.datetime):
-        if time.tzinfo is None:
-            raise ValueError(f"{time} has no time zone: say datetime.UTC, or which")
-        result.FromDatetime(time)
-    else:
-        result.FromNanoseconds(round(time * 1_000_000) * 1000)
+    result.FromNanoseconds(round(time * 1_000_000) * 1000)
     return result
 
 
