@@ -26,5 +26,7 @@ method is a few lines over them. Programs of one's own use `stepwell.Client`.
 * Where a store's code and its documents or tests disagree, documents and tests hold. Where we chose to differ from all
   of them, the method says so after "Differs:", with the reason.
 
+What an engine may want that none of these stores has is in `stepwell.stores.engine` (`EngineStore`).
+
 `docs/parity.md` lists every method with the RPCs that answer it and the test that proves it.
 """
