@@ -22,7 +22,7 @@ from stepwell_server.service import Service
 from stepwell_server.settings import Settings
 from stepwell_server.store import api_keys
 
-TIMEOUT = 20
+TIMEOUT = 60
 METHODS = {method.name: method for method in methods()}
 Metadata = tuple[tuple[str, str], ...]
 

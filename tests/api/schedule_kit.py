@@ -67,7 +67,7 @@ class World:
 
 async def eventually(look: Any) -> Any:
     """What another task does in its own time."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (found := await look()):  # noqa: ASYNC110 - the service is remote
             await asyncio.sleep(0.02)
     return found

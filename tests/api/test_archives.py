@@ -198,7 +198,7 @@ async def test_a_retry_that_has_read_the_run_before_it_was_archived(service: Ser
         assert await archives._purge(connection, [key], service.clock.now(), "x") == 1
         retried = asyncio.ensure_future(service.runs.RetryRun(retry(run_id), timeout=TIMEOUT))
         async with look(service.settings.database_url or "") as database:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await database.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
     assert await refusal(retried) == ("FAILED_PRECONDITION", "RUN_PURGED")

@@ -188,7 +188,7 @@ async def test_streams_end_with_their_key(quick: Keyed, open_stream: Callable[[K
         await revoke_elsewhere(quick, key)
     else:
         await quick.call("AdvanceClock", by=Duration(seconds=3_601))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         ended = await refused(rest_of(streams[0]))
     assert ended == ("UNAUTHENTICATED", "API_KEY_EXPIRED" if how == "expired" else "API_KEY_REVOKED")
     await quick.service.keys.look_again()
@@ -223,7 +223,7 @@ async def test_while_the_database_is_away_streams_stay(quick: Keyed, monkeypatch
     monkeypatch.setattr(api_keys, "own_by_prefix", away)
     for _ in range(2):
         looked.clear()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await looked.wait()
     assert not stream.done()
     stream.cancel()
@@ -274,7 +274,7 @@ async def test_a_worker_s_key_is_enough_to_work(server: Keyed) -> None:
         worker = Worker(working, workflows=[greet], activities=[], drain_seconds=1.0)
         task = asyncio.create_task(worker.run())
         run = await asking.start_run(greet, "Ada")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await run.result() == "Hello, Ada"
         worker.shutdown()
         await task
@@ -291,7 +291,7 @@ async def test_a_worker_whose_key_is_revoked_says_so_and_ends(quick: Keyed) -> N
         task = asyncio.create_task(worker.run())
         await worker.is_connected.wait()
         await revoke_elsewhere(quick, key)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             with pytest.raises(ApiKeyRevoked):
                 await task
 
@@ -319,7 +319,7 @@ async def test_who_reads_late_hears_why_the_stream_ended(server: Keyed) -> None:
     stream = await held_up(server, key)
     await revoke_elsewhere(server, key)
     await server.service.keys.look_again()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await refused(rest_of(stream)) == REVOKED
     assert server.service.keys._streams == {}
 

@@ -139,7 +139,7 @@ async def test_stopping_has_an_end() -> None:
     async with serving(servicer, shutdown_seconds=0.4) as (server, channel):
         call = asyncio.ensure_future(get(channel))
         await servicer.asked.wait()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await server.stop(lambda: asyncio.sleep(60))
         with pytest.raises(grpc.aio.AioRpcError):
             await call

@@ -115,7 +115,7 @@ async def test_a_retry_that_comes_behind_retention_finds_nothing(database_url: s
             for table in ("closed_jobs", "job_ids"):
                 await database.raw.execute(f"DELETE FROM {table}")  # noqa: S608 - ours
             retried = one.submit(RetryJob(ref(old)))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not await other.value(WAITING):  # noqa: ASYNC110 - another process does it
                     await asyncio.sleep(0.01)
         with pytest.raises(errors.JobNotFound):

@@ -17,7 +17,7 @@ from stepwell import RunHandle, errors, reasons
 from stepwell.sync import Client as SyncClient
 from stepwell.v1 import types_pb2
 
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest_asyncio.fixture

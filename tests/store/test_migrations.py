@@ -129,7 +129,7 @@ async def test_a_busy_table_is_waited_for_in_short_turns(empty_database_url: str
         await transaction.start()
         await holder.execute("LOCK TABLE stepwell.things IN ACCESS SHARE MODE")
         migration = asyncio.create_task(migrate(empty_database_url, migrations=ALL[:2], lock_timeout_seconds=0.2))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await wait_for_waiters(holder, present=True)
             await wait_for_waiters(holder, present=False)
         assert not migration.done()

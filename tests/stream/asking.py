@@ -51,7 +51,7 @@ async def holding(stream: Wire, run_id: str = "", *, waits: bool = True) -> Code
 
 async def answer(stream: Wire, value: Any = None, **fields: Any) -> workers_pb2.Query:
     """Answers the next query."""
-    query: workers_pb2.Query = await stream.next("queries", seconds=10.0)
+    query: workers_pb2.Query = await stream.next("queries")
     given = fields or {"result": payload(value)}
     await stream.say(answers=[QueryAnswer(correlation=query.correlation, ref=query.ref, **given)])
     return query

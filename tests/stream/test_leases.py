@@ -234,7 +234,7 @@ async def test_a_repeated_wait_without_room_in_memory_queues_the_run(one: Replic
         again = await resumed(one, stream, code.task.ref, capacity=capacity(runs=1, resident=0))
         assert (await again.report(code.task.ref, progress=told)).status == DUPLICATE
         await one.signal(run_id, "go")
-        await until(lambda: bool(again.got.get("assigns")), seconds=3)
+        await until(lambda: bool(again.got.get("assigns")))
         await again.cut()
 
 

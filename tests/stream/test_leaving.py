@@ -135,7 +135,7 @@ async def test_a_slow_reader_s_stream_is_ended(database_url: str) -> None:
         async with wire(one, "quick", capacity=capacity(activities=1000)) as quick:
             for _ in range(10):
                 assert (await quick.task(ACTIVITY)).attempt == 1
-        await until(lambda: telemetry.metrics.streams._value.get() == streams, seconds=20)
+        await until(lambda: telemetry.metrics.streams._value.get() == streams)
         assert await one.count(run_id, "ActivityInterrupted") == 0
 
 

@@ -68,7 +68,7 @@ async def test_a_queue_is_there_while_something_waits_or_somebody_takes(one: Rep
             ("waits", 1, 0),
         ]
         assert [each.is_stranded for each in queues] == [False, False, True]
-    await until(lambda: listed(one), lambda found: [each.task_queue for each in found] == ["waits"], seconds=20)
+    await until(lambda: listed(one), lambda found: [each.task_queue for each in found] == ["waits"])
 
 
 async def test_what_waits_and_what_is_under_way(one: Replica) -> None:
