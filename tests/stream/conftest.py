@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 from tests.stream.kit import Replica, replica
+
+from stepwell_server.dispatch import upkeep
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas that are made after this look every half second, not every five, for what no hint told them."""
+    monkeypatch.setattr(upkeep, "_RECONCILE_SECONDS", 0.5)
 
 
 @pytest_asyncio.fixture

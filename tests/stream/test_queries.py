@@ -145,7 +145,7 @@ async def test_the_other_replica_s_worker_answers(two: Two) -> None:
     assert await until(lambda: rows(first), lambda found: not found) == 0
 
 
-async def test_hints_among_replicas_may_get_lost(two: Two) -> None:
+async def test_hints_among_replicas_may_get_lost(looks_often: None, two: Two) -> None:
     """The question and the answer are found by looking."""
     first, second = two
     run_id = await first.start()

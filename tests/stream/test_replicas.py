@@ -54,7 +54,7 @@ async def test_news_whose_hint_was_lost_are_told_with_the_next(two: Two) -> None
         assert heard == {"a", "wait go"}
 
 
-async def test_news_whose_hint_was_lost_are_found_by_looking(two: Two) -> None:
+async def test_news_whose_hint_was_lost_are_found_by_looking(looks_often: None, two: Two) -> None:
     first, second = two
     await first.start(queue="runs")
     async with (

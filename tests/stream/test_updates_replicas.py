@@ -36,7 +36,7 @@ async def test_a_rejection_crosses_too(two: Two) -> None:
         assert (await asked).rejection.message == "no"
 
 
-async def test_hints_among_replicas_may_get_lost(two: Two) -> None:
+async def test_hints_among_replicas_may_get_lost(looks_often: None, two: Two) -> None:
     first, second = two
     run_id = await first.start()
     async with wire(first, capacity=capacity(runs=1)) as stream:
