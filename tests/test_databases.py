@@ -27,7 +27,8 @@ async def change(database: Database, script: str) -> None:
     await connection.close()
 
 
-async def test_what_a_test_made_is_gone(made: Databases) -> None:
+async def test_what_a_test_made_is_gone(made: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.databases.LEAVING_SECONDS", 60.0)
     lent = await made.lend()
     contents, sequences = await Contents.of(lent.connection), await lent.connection.fetch(SEQUENCES)
     async with serving(lent.url) as service:
