@@ -9,6 +9,7 @@ import asyncio
 import copy
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from stepwell_server.engine.committer.orders import Birth
 from stepwell_server.errors import InvalidField
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class Gathered:
     ) -> Answer:
         """As `Committers.do`: it is answered when all are."""
         del seconds
-        if asked is not None:
+        # A start's own id is in its command: what it does there, it does here.
+        if asked is not None and not isinstance(order, Birth):
             problem = "must be empty: the request_id of the whole request makes its repeat safe"
             raise InvalidField(field="request_id", problem=problem)
         self.given.set_result(Given(order, kind, size))

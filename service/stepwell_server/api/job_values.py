@@ -41,7 +41,7 @@ class JobReader:
     def __init__(
         self, namespace_id: int, namespace: str, metadata: Metadata, fields: Fields, retention_seconds: float
     ) -> None:
-        self._namespace_id = namespace_id
+        self.namespace_id = namespace_id
         self._namespace = namespace
         self._metadata = tuple(metadata)
         self._fields = fields
@@ -65,7 +65,7 @@ class JobReader:
         conflict = fields.member(request.conflict_policy, jobs_pb2.JobConflictPolicy, "conflict_policy", at)
         traceparent, tracestate = telemetry.new_traceparent(self._metadata, type=activity_type)
         new = NewJob(
-            namespace_id=self._namespace_id,
+            namespace_id=self.namespace_id,
             namespace=self._namespace,
             type=activity_type,
             task_queue=fields.text(request.task_queue, "task_queue", at) or DEFAULT_QUEUE,

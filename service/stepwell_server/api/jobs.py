@@ -19,7 +19,7 @@ from stepwell_server.api.job_values import (
     whole_job_to_proto,
 )
 from stepwell_server.api.page import read_page
-from stepwell_server.api.requests import asked_of
+from stepwell_server.api.requests import asked_of, asked_of_start
 from stepwell_server.api.run_starts import require_namespace, size_of
 from stepwell_server.api.run_values import each
 from stepwell_server.engine.commands import JobCommand
@@ -69,7 +69,8 @@ class Jobs(jobs_pb2_grpc.JobServiceServicer):
 
     async def StartJob(self, request: jobs_pb2.StartJobRequest, context: Context) -> jobs_pb2.StartJobResponse:
         reader = await self._reader(request.namespace, context)
-        started = await self._committers.do(StartedJob, reader.read(request), size_of(request), remaining())
+        asked = asked_of_start(request, reader.namespace_id, StartedJob, self._fields)
+        started = await self._committers.do(StartedJob, reader.read(request), size_of(request), remaining(), asked)
         return started_to_proto(started)
 
     async def BatchStartJobs(
@@ -81,7 +82,9 @@ class Jobs(jobs_pb2_grpc.JobServiceServicer):
         def submit(place: int, item: jobs_pb2.StartJobRequest) -> asyncio.Future[object]:
             at = f"requests[{place}]."
             require_namespace(item.namespace, namespace, at)
-            return self._committers.submit(reader.read(item, at), size_of(item), remaining())
+            command = reader.read(item, at)
+            asked = asked_of_start(item, reader.namespace_id, StartedJob, self._fields)
+            return self._committers.submit(command, size_of(item), remaining(), asked)
 
         items = self._fields.items(request.requests, "requests", at_least=1)
         answers = await each(items, submit)

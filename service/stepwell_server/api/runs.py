@@ -14,7 +14,7 @@ from stepwell.v1 import runs_pb2, runs_pb2_grpc, types_pb2
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.interceptors.deadlines import remaining
 from stepwell_server.api.interceptors.errors import as_refusal, to_status
-from stepwell_server.api.requests import asked_of
+from stepwell_server.api.requests import asked_of, asked_of_start
 from stepwell_server.api.run_asks import RunAsks
 from stepwell_server.api.run_attributes import RunAttributes
 from stepwell_server.api.run_forks import RunForks
@@ -79,7 +79,8 @@ class Runs(RunReads, RunAsks, RunMends, RunRepairs, RunForks, RunAttributes, run
         namespace_id = await self._namespaces.id_of(namespace)
         metadata = context.invocation_metadata() or ()
         command = start_from_proto(request, namespace_id, namespace, metadata, self._fields)
-        return started_to_proto(await self._committers.do(Started, command, size_of(request), remaining()))
+        asked = asked_of_start(request, namespace_id, Started, self._fields)
+        return started_to_proto(await self._committers.do(Started, command, size_of(request), remaining(), asked))
 
     async def BatchStartRuns(
         self, request: runs_pb2.BatchStartRunsRequest, context: Context
@@ -92,7 +93,8 @@ class Runs(RunReads, RunAsks, RunMends, RunRepairs, RunForks, RunAttributes, run
             at = f"requests[{place}]."
             require_namespace(item.namespace, namespace, at)
             command = start_from_proto(item, namespace_id, namespace, metadata, self._fields, at)
-            return self._committers.submit(command, size_of(item), remaining())
+            asked = asked_of_start(item, namespace_id, Started, self._fields)
+            return self._committers.submit(command, size_of(item), remaining(), asked)
 
         items = self._fields.items(request.requests, "requests", at_least=1)
         answers = await each(items, submit)

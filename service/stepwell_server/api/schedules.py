@@ -27,7 +27,8 @@ from stepwell_server.engine import schedules as engine
 from stepwell_server.engine.starts import Started, StartRun
 from stepwell_server.errors import InvalidField, ScheduleExists, ScheduleNotFound
 from stepwell_server.ids import run_id_for_request, uuid7
-from stepwell_server.model.schedules import Overlap, Schedule
+from stepwell_server.model.schedules import Overlap, Schedule, Trigger
+from stepwell_server.store import requests
 from stepwell_server.store import schedules as store
 from stepwell_server.store.schedules import Changed
 
@@ -166,10 +167,17 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         namespace = self._fields.namespace(request.namespace)
         request_id = self._fields.text(request.request_id, "request_id")
         schedule = await self._find(request)
-        if request.skip_if_open and (left_to := await store.open_run(self._database, schedule)) is not None:
-            return schedules_pb2.TriggerScheduleResponse(run_id=str(left_to[0]), workflow_id=left_to[1])
         scoped = f"schedule {schedule.schedule_id} {request_id}"
-        run_id = run_id_for_request(namespace, scoped) if request_id else uuid7()
+        trigger = Trigger(run_id_for_request(namespace, scoped) if request_id else uuid7())
+        if request.skip_if_open and (left_to := await store.open_run(self._database, schedule)) is not None:
+            trigger = Trigger(*left_to)
+        asked = asked_of(request, schedule.namespace_id, Trigger, self._fields)
+        if asked is not None:
+            # Kept before it is done: a repeat does it, if it is not done yet, and nothing else.
+            trigger = await requests.settled(self._database, asked, trigger, self._clock.now())
+        run_id = trigger.run_id
+        if trigger.left_to:
+            return schedules_pb2.TriggerScheduleResponse(run_id=str(run_id), workflow_id=trigger.left_to)
         traceparent, _ = telemetry.new_traceparent(_metadata(context), type=engine.unpack_run(schedule.run).type)
         start = engine.trigger_of(schedule, run_id, traceparent)
         answer = await self._committers.do(Started, start, size_of(request), remaining())

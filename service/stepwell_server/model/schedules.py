@@ -79,3 +79,10 @@ class OpenRun(msgspec.Struct, frozen=True, gc=False):
     run_key: int
     run_id: UUID
     cancel_requested: bool
+
+
+class Trigger(msgspec.Struct, frozen=True, gc=False):
+    """What a trigger comes to: the run that it starts, or the open one that it leaves it to, by both its names."""
+
+    run_id: UUID
+    left_to: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import asdict
 from sqlalchemy import select
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from stepwell_server.store.database import Database
+
+Answer = TypeVar("Answer")
 
 
 async def recall(connection: AsyncConnection, asked: Asked | None) -> object | None:
@@ -42,3 +46,12 @@ async def note(connection: AsyncConnection, asked: Asked | None, answer: object,
     """Keeps what the request is answered, in the transaction of its change."""
     if asked is not None:
         await connection.execute(insert(REQUESTS).values(asdict(record(asked, answer, now))))
+
+
+async def settled(database: Database, asked: Asked, answer: Answer, now: datetime) -> Answer:
+    """What the request is to come to: what it came to before, or else this, which is kept. Refuses as `recall`."""
+    async with database.pool.begin() as connection:
+        known: Any = await recall(connection, asked)
+        if known is None:
+            await note(connection, asked, answer, now)
+        return answer if known is None else known

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server import errors, refusals
+from stepwell_server.engine.jobs import StartedJob
+from stepwell_server.engine.starts import Started
 from stepwell_server.model.requests import Asked, Recorded, RequestKey, answer_of, record
 from stepwell_server.store import batch_reads
 
@@ -47,7 +49,11 @@ class Recalling:
         return answer_of(known, asked)
 
     def note(self, asked: Asked | None, answer: object) -> None:
-        """Keeps what the request is answered. A refusal has changed nothing, and its repeat is decided anew."""
-        if asked is not None and not isinstance(answer, refusals.Refusal):
+        """Keeps what the request is answered, unless that is found by itself.
+
+        A refusal has changed nothing, and its repeat is decided anew; what a start has made tells of its request.
+        """
+        is_made = isinstance(answer, Started | StartedJob) and answer.started
+        if asked is not None and not isinstance(answer, refusals.Refusal) and not is_made:
             self._known[asked.key] = row = record(asked, answer, self._now)
             self.made.append(row)

@@ -645,7 +645,7 @@ class TriggerScheduleRequest(_message.Message):
     name: _builtins.str
     """Its name."""
     request_id: _builtins.str
-    """Makes a repeat safe: it finds the run that the first call started."""
+    """Makes a repeat safe: it finds the run that the first call started, or was left to. At most 255 bytes."""
     skip_if_open: _builtins.bool
     """True to start nothing while the latest run is open."""
     def __init__(
