@@ -111,7 +111,7 @@ class RunChange:
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
         self._undo.clear()
-        self._mark = (self.run, self.closed_run, self.news.run_cancel, [len(each) for each in self._lists])
+        self._mark = (self.run, self.closed_run, self.news.run_cancel, list(map(len, self._lists)))
 
     def undo(self) -> None:
         """Takes back all since `begin`."""

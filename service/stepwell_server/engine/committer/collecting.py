@@ -41,22 +41,26 @@ def collect(write: batches.Write, change: Change) -> None:
             if change.closed_run.driven:
                 write.sides_gone.append(key)
     _collect_steps(write, change, key)
-    _collect_dispatches(write, change)
+    if change.dispatches:
+        _collect_dispatches(write, change)
     write.events.extend(change.events)
     if change.fresh or change.news.notices:
         write.notices.extend(change.notices)
     write.copies.extend(change.copies)
     write.topic_copies.extend(change.topic_copies)
     write.topic_positions.extend(change.topic_positions.values())
-    sides = (side for side in change.touched_sides if run is not None or _outlives(change, side))
-    write.sides.extend((key, side, change.sides[side]) for side in sides)
-    if run is not None:
+    if change.touched_sides:
+        sides = (side for side in change.touched_sides if run is not None or _outlives(change, side))
+        write.sides.extend((key, side, change.sides[side]) for side in sides)
+    if run is not None and change.touched_scopes:
         write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
     _collect_signals(write, change, key)
     write.published.extend(change.published.values())
-    _collect_search_attributes(write, change, key)
+    if change.touched_attributes:
+        _collect_search_attributes(write, change, key)
     write.tasks.extend(change.tasks.values())
-    write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
+    if change.task_drops:
+        write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
     write.mail.extend(change.mail)
     write.mail_done.extend(change.mail_done)
 
@@ -118,7 +122,8 @@ def collect_names(write: batches.Write, births: Births) -> None:
 
 
 def _collect_steps(write: batches.Write, change: Change, key: int) -> None:
-    write.removed_steps.extend((key, *step.identity) for step in change.removed_steps.values())
+    if change.removed_steps:
+        write.removed_steps.extend((key, *step.identity) for step in change.removed_steps.values())
     for ordinal in change.touched:
         step = change.steps.get(ordinal)
         stored = ordinal in change.loaded_steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import random
 import time
@@ -105,9 +106,14 @@ class Committer:
         """
         if self._waiting.is_full or self._stopping:
             raise errors.QueueFull(queue="committer")
-        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[object] = self._loop.create_future()
         self._waiting.add(Entry(order, future, size, time.monotonic() + seconds, asked=asked, inbox=inbox))
         return future
+
+    @functools.cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Asked for once: each time costs a system call."""
+        return asyncio.get_running_loop()
 
     def post(self, orders: Sequence[Order]) -> None:
         """Queues mail, which nobody waits for. What would crowd out callers stays in the database until it is found."""
