@@ -80,7 +80,7 @@ async def test_engines_still_find_all_that_is_theirs(database_url: str) -> None:
     async with crowded(database_url) as rig:
         managed = await rig.start(driven=True, managed=True)
         ref = RunRef(1, "main", managed)
-        await rig.committers.do(object, CreateTimer(ref, 1, datetime.now(UTC) - timedelta(seconds=9), 0))
+        await rig.committers.do(object, CreateTimer(ref, 1, datetime.now(UTC) - timedelta(hours=1), 0))
         found = await timer_store.due(rig.database, 1, datetime.now(UTC), (), 3)
     assert len(found) == 3
     assert unpack(found[0])[0] == managed
