@@ -150,7 +150,7 @@ class ActivityStoreServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTimedOutActivities(self, request, context):
-        """Lists RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
+        """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
         counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -68,7 +68,7 @@ class ActivityStoreStub:
     given to somebody else, answers `recorded: false`.
     """
     ListTimedOutActivities: _grpc.UnaryUnaryMultiCallable[_activity_store_pb2.ListTimedOutActivitiesRequest, _activity_store_pb2.ListTimedOutActivitiesResponse]
-    """Lists RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
+    """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
     counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the service.
     """
     CancelPendingActivities: _grpc.UnaryUnaryMultiCallable[_activity_store_pb2.CancelPendingActivitiesRequest, _activity_store_pb2.CancelPendingActivitiesResponse]
@@ -116,7 +116,7 @@ class ActivityStoreAsyncStub(ActivityStoreStub):
     given to somebody else, answers `recorded: false`.
     """
     ListTimedOutActivities: _aio.UnaryUnaryMultiCallable[_activity_store_pb2.ListTimedOutActivitiesRequest, _activity_store_pb2.ListTimedOutActivitiesResponse]  # type: ignore[assignment]
-    """Lists RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
+    """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
     counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the service.
     """
     CancelPendingActivities: _aio.UnaryUnaryMultiCallable[_activity_store_pb2.CancelPendingActivitiesRequest, _activity_store_pb2.CancelPendingActivitiesResponse]  # type: ignore[assignment]
@@ -203,7 +203,7 @@ class ActivityStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _activity_store_pb2.ListTimedOutActivitiesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_activity_store_pb2.ListTimedOutActivitiesResponse, _abc.Awaitable[_activity_store_pb2.ListTimedOutActivitiesResponse]]:
-        """Lists RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
+        """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
         counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the service.
         """
 

@@ -44,7 +44,7 @@ class TimerStoreStub:
     GetTimer: _grpc.UnaryUnaryMultiCallable[_timer_store_pb2.GetTimerRequest, _timer_store_pb2.GetTimerResponse]
     """Reads one timer, or tells that it is not there."""
     FireDueTimers: _grpc.UnaryUnaryMultiCallable[_timer_store_pb2.FireDueTimersRequest, _timer_store_pb2.FireDueTimersResponse]
-    """Fires timers of driven runs that are due, earliest first, each once over all callers, and records it in their runs'
+    """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it in their runs'
     history in the same transaction. A managed run's fire by themselves as well.
     """
     CancelPendingTimers: _grpc.UnaryUnaryMultiCallable[_timer_store_pb2.CancelPendingTimersRequest, _timer_store_pb2.CancelPendingTimersResponse]
@@ -66,7 +66,7 @@ class TimerStoreAsyncStub(TimerStoreStub):
     GetTimer: _aio.UnaryUnaryMultiCallable[_timer_store_pb2.GetTimerRequest, _timer_store_pb2.GetTimerResponse]  # type: ignore[assignment]
     """Reads one timer, or tells that it is not there."""
     FireDueTimers: _aio.UnaryUnaryMultiCallable[_timer_store_pb2.FireDueTimersRequest, _timer_store_pb2.FireDueTimersResponse]  # type: ignore[assignment]
-    """Fires timers of driven runs that are due, earliest first, each once over all callers, and records it in their runs'
+    """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it in their runs'
     history in the same transaction. A managed run's fire by themselves as well.
     """
     CancelPendingTimers: _aio.UnaryUnaryMultiCallable[_timer_store_pb2.CancelPendingTimersRequest, _timer_store_pb2.CancelPendingTimersResponse]  # type: ignore[assignment]
@@ -103,7 +103,7 @@ class TimerStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _timer_store_pb2.FireDueTimersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_timer_store_pb2.FireDueTimersResponse, _abc.Awaitable[_timer_store_pb2.FireDueTimersResponse]]:
-        """Fires timers of driven runs that are due, earliest first, each once over all callers, and records it in their runs'
+        """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it in their runs'
         history in the same transaction. A managed run's fire by themselves as well.
         """
 
