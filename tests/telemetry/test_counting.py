@@ -94,8 +94,8 @@ class Life:
 async def served(
     folder: Path, url: str, port: int, otel: Mapping[str, str], **settings: str
 ) -> AsyncIterator[tuple[Process, Replica]]:
-    """A service in a process of its own, and stubs to it."""
-    terms = {**TERMS, "SESSION_SECONDS": "30", **settings}
+    """A service in a process of its own, and stubs to it. Workers that are counted lose nothing by being slow."""
+    terms = {**TERMS, "SESSION_SECONDS": "600", "ACK_SECONDS": "60", **settings}
     variables = (
         {f"STEPWELL_{name}": value for name, value in terms.items()}
         | {f"OTEL_{name}": value for name, value in otel.items()}
