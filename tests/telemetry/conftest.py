@@ -23,5 +23,6 @@ def spans() -> Iterator[InMemorySpanExporter]:
 
 @pytest_asyncio.fixture
 async def one(spans: InMemorySpanExporter, database_url: str) -> AsyncIterator[Replica]:
-    async with replica(database_url) as made:
+    # Each claim and each heartbeat is counted: nobody may lose a task by being slow.
+    async with replica(database_url, session_seconds=60.0, ack_seconds=30.0) as made:
         yield made
