@@ -19,6 +19,7 @@ from stepwell_server.store.run_lists import RunFilter
 from stepwell_server.store.search_attributes import ATTRIBUTES
 
 # A hundred thousand ended runs, each with three attributes: one value is everybody's, one is rare, one is its own.
+# The statistics are of all rows: those of a random sample made one plan in many another one.
 RUNS = 100_000
 GROW = f"""
 INSERT INTO closed_runs
@@ -31,6 +32,7 @@ INSERT INTO search_attributes
 SELECT n, 'tenant', 1, 1, 'tenant' || (n / 20), NULL, NULL FROM generate_series(1, {RUNS}) AS n;
 INSERT INTO search_attributes SELECT n, 'score', 1, 3, NULL, n, NULL FROM generate_series(1, {RUNS}) AS n;
 INSERT INTO search_attributes SELECT n, 'part', 1, 1, 'a', NULL, NULL FROM generate_series(1, {RUNS}, 200) AS n;
+SET default_statistics_target = 1200;
 ANALYZE;
 """  # noqa: S608 - a number from above
 # What one page of twenty may read of the runs, and of their attributes.
