@@ -35,13 +35,6 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
-@pytest_asyncio.fixture
-async def replica(service: Service) -> AsyncIterator[Service]:
-    """A second replica. Nothing hints to it: it polls."""
-    async with serving(service.settings.database_url or "", watch_poll_seconds=0.02) as running:
-        yield running
-
-
 class Watcher:
     """Reads a watch of jobs."""
 

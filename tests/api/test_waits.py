@@ -25,13 +25,6 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
-@pytest_asyncio.fixture
-async def replica(service: Service) -> AsyncIterator[Service]:
-    """A second replica. Nothing hints to it: it polls."""
-    async with serving(service.settings.database_url or "", watch_poll_seconds=0.02) as running:
-        yield running
-
-
 async def wait(service: Service, run_id: str, seconds: int = 20, **fields: Any) -> Any:
     request = runs_pb2.WaitRunRequest(run_id=run_id, wait=Duration(seconds=seconds), **fields)
     return await service.runs.WaitRun(request, timeout=TIMEOUT)

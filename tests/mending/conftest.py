@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from tests.stream.kit import Replica, replica
+from tests.workers import at_work
 
-from stepwell import Client, Worker
+from stepwell import Client
 
 Working = Callable[..., Any]
 
@@ -27,17 +28,6 @@ async def client(one: Replica) -> AsyncIterator[Client]:
         yield made
 
 
-@pytest_asyncio.fixture
-async def working(client: Client) -> Working:
-    @asynccontextmanager
-    async def work(*workflows: Any, activities: Any = (), **options: Any) -> AsyncIterator[Worker]:
-        worker = Worker(client, "q", workflows=workflows, activities=activities, drain_seconds=1, **options)
-        running = asyncio.create_task(worker.run())
-        try:
-            yield worker
-        finally:
-            worker.shutdown()
-            async with asyncio.timeout(60):
-                await running
-
-    return work
+@pytest.fixture
+def working(client: Client) -> Working:
+    return partial(at_work, client)
