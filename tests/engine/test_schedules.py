@@ -237,3 +237,19 @@ def test_a_run_has_the_same_ids_whoever_fires_it() -> None:
     assert (one.run_id, one.workflow_id) == (other.run_id, "nightly-2030-01-01T12:00:00Z")
     assert schedules.start_of(made, NOW + timedelta(hours=1), "").new.run_id != one.run_id
     assert first_after(Spec("@hourly"), NOW) == NOW + timedelta(hours=1)
+
+
+# --- patches ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_patch_that_mends_an_unknown_zone_owes_the_time_that_is_known() -> None:
+    known = schedule(Spec("@daily"), NOW - timedelta(days=1))
+    before = replace(known, time_zone="Mars/Olympus")
+    after, owed = schedules.patched(before, known, NOW)
+    assert (owed.times, owed.missed, after.next_nominal) == ([known.next_nominal], 0, NOW + timedelta(hours=12))
+
+
+def test_a_patch_of_the_times_before_they_come_owes_nothing() -> None:
+    before = schedule(Spec("@daily"), NOW)
+    after, owed = schedules.patched(before, replace(before, cron="@hourly"), NOW)
+    assert (owed, after.next_nominal) == (schedules.Owed(), NOW + timedelta(hours=1))

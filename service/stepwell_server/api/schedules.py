@@ -30,7 +30,7 @@ from stepwell_server.ids import run_id_for_request, uuid7
 from stepwell_server.model.schedules import Overlap, Schedule, Trigger
 from stepwell_server.store import requests
 from stepwell_server.store import schedules as store
-from stepwell_server.store.schedules import Changed
+from stepwell_server.store.schedules import Changed, Decided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,16 +109,18 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         _check_mask(mask)
         namespace_id = await self._namespaces.id_of(namespace)
 
-        def decide(before: Schedule) -> Schedule:
+        def decide(before: Schedule) -> Decided:
             merged = schedule_to_proto(before)
             mask.MergeMessage(request.schedule, merged, replace_message_field=True, replace_repeated_field=True)
             after = schedule_from_proto(
                 merged, namespace_id, namespace, _metadata(context), self._fields, now, before.schedule_id
             )
-            if before.pause_reason is not None:
-                after = replace(after, next_time=None, next_nominal=None)
             fixed = {name: getattr(before, name) for name in ("pause_reason", "create_time", "waiting", *_RECORDED)}
-            return replace(after, **fixed)
+            after, owed = engine.patched(before, replace(after, **fixed), now)
+            if owed.has_more:
+                most = engine.MOST_TIMES
+                raise errors.LimitExceeded(limit="due_times", value=most + 1, maximum=most)
+            return Decided(after, owed.times)
 
         changed = await self._change(request, request.schedule.name, decide, "schedule.name")
         return schedules_pb2.UpdateScheduleResponse(schedule=schedule_to_proto(changed.schedule))
@@ -265,7 +267,7 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         self,
         request: Any,  # noqa: ANN401 - any request that changes a schedule
         name: str,
-        decide: Callable[[Schedule], Schedule],
+        decide: Callable[[Schedule], Schedule | Decided],
         field: str = "name",
     ) -> Changed:
         namespace = self._fields.namespace(request.namespace)

@@ -99,6 +99,40 @@ def _due(schedule: Schedule, now: datetime) -> tuple[list[datetime], int, dateti
     return due, missed, None
 
 
+class Owed(msgspec.Struct, frozen=True):
+    """What of a schedule is due and has yet to fire: its times, how many were too old, and whether there are more."""
+
+    times: list[datetime] = []
+    missed: int = 0
+    has_more: bool = False
+
+
+def patched(before: Schedule, after: Schedule, now: datetime) -> tuple[Schedule, Owed]:
+    """A schedule that a call changes, when it fires next, and what it owes by the times that it had.
+
+    Only a change of its times reckons the next firing anew. What is due by then neither waits for the new times nor is
+    forgotten.
+    """
+    if after.spec == before.spec:
+        return replace(after, next_time=before.next_time, next_nominal=before.next_nominal), Owed()
+    if before.pause_reason is not None:
+        return replace(after, next_time=None, next_nominal=None), Owed()
+    owed = _owed(before, now)
+    next_time, nominal = next_firing(after.spec, after.schedule_id, now)
+    return replace(after, next_time=next_time, next_nominal=nominal, missed=before.missed + owed.missed), owed
+
+
+def _owed(schedule: Schedule, now: datetime) -> Owed:
+    try:
+        due, missed, following = _due(schedule, now)
+    except cron.BadTimes:
+        # The patch mends a zone that this machine does not know: of what is due only the first time is known.
+        first = schedule.next_nominal
+        return Owed([] if first is None else [first])
+    is_next_due = following is not None and cron.with_jitter(schedule.spec, schedule.schedule_id, following) <= now
+    return Owed(due, missed, has_more=is_next_due and len(due) + missed == MOST_TIMES)
+
+
 def next_firing(spec: Spec, schedule_id: UUID, now: datetime) -> tuple[datetime | None, datetime | None]:
     """When a schedule fires next, with jitter, and for which time."""
     nominal = cron.first_after(spec, now)

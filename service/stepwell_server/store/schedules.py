@@ -45,6 +45,13 @@ class Fired(msgspec.Struct, frozen=True, gc=False):
     last_error: str
 
 
+class Decided(msgspec.Struct, frozen=True, gc=False):
+    """What a call makes of a schedule, and the times whose firing is to wait."""
+
+    schedule: Schedule
+    times: Sequence[datetime]
+
+
 class Changed(msgspec.Struct, frozen=True, gc=False):
     """A schedule as a call left it, and whether that changed anything."""
 
@@ -102,7 +109,7 @@ async def change(  # noqa: PLR0917 - what there is to a change
     database: Database,
     namespace_id: int,
     name: str,
-    decide: Callable[[Schedule], Schedule],
+    decide: Callable[[Schedule], Schedule | Decided],
     now: datetime,
     asked: Asked | None = None,
 ) -> Changed | None:
@@ -117,11 +124,14 @@ async def change(  # noqa: PLR0917 - what there is to a change
         before = await _lock(connection, namespace_id, name)
         if before is None:
             return None
-        after = decide(before)
+        decided = decide(before)
+        after, times = (decided.schedule, decided.times) if isinstance(decided, Decided) else (decided, ())
         if after is not before:
             after = msgspec.structs.replace(after, version=before.version + 1)
             statement = update(SCHEDULES).where(SCHEDULES.c.schedule_id == before.schedule_id).values(asdict(after))
             await connection.execute(statement)
+            added = await _add_firings(connection, after.schedule_id, times, after.overlap_policy)
+            after = msgspec.structs.replace(after, waiting=after.waiting + added)
         changed = Changed(after is not before, after)
         await requests.note(connection, asked, changed, now)
         return changed
@@ -170,14 +180,16 @@ async def wait_for(  # noqa: PLR0917 - what there is to a change
 
 async def _add_firings(
     connection: AsyncConnection, schedule_id: UUID, times: Sequence[datetime], overlap_policy: int
-) -> None:
+) -> int:
+    """Answers how many did not wait yet."""
     rows = [{"schedule_id": schedule_id, "nominal_time": time, "overlap_policy": overlap_policy} for time in times]
     if not rows:
-        return
+        return 0
     added = insert(SCHEDULE_FIRINGS).values(rows).on_conflict_do_nothing().returning(SCHEDULE_FIRINGS.c.nominal_time)
     count = len((await connection.execute(added)).all())
     waiting = {"waiting": SCHEDULES.c.waiting + count}
     await connection.execute(update(SCHEDULES).where(SCHEDULES.c.schedule_id == schedule_id).values(waiting))
+    return count
 
 
 async def open_run(database: Database, schedule: Schedule) -> tuple[UUID, str] | None:

@@ -96,7 +96,7 @@ class Schedules:
             request.page_token = page.next_page_token
 
     async def update(self, name: str, **options: Unpack[ScheduleOptions]) -> schedules_pb2.Schedule:
-        """Changes the options given, but for `paused`; the next firing is reckoned anew from now.
+        """Changes the options given, but for `paused`; new times reckon the next firing anew from now.
 
         Raises `ScheduleNotFound`, `InvalidField`.
         """

@@ -75,7 +75,7 @@ def update(
     overlap: OverlapOption = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Change when a schedule fires; the next time is reckoned anew from now."""
+    """Change a schedule; new times reckon the next firing anew from now."""
     options: ScheduleOptions = {}
     if cron:
         options["cron"] = cron

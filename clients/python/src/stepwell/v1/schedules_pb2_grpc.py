@@ -127,7 +127,10 @@ class ScheduleServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateSchedule(self, request, context):
-        """Changes what the mask names. The next firing is reckoned anew from now. Reasons: SCHEDULE_NOT_FOUND, INVALID_FIELD.
+        """Changes what the mask names. If that changes `spec`, the next firing is reckoned anew from now; what is due by the
+        old times and has yet to fire waits and fires all the same, or counts as missed if it is beyond the catch-up window.
+        Anything else leaves the next firing as it is, a due one too, which fires as the schedule is then. Reasons:
+        SCHEDULE_NOT_FOUND, INVALID_FIELD, LIMIT_EXCEEDED (more than 1,000 times are due: ask again once they have fired).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,11 @@ class ScheduleServiceStub:
     ListSchedules: _grpc.UnaryUnaryMultiCallable[_schedules_pb2.ListSchedulesRequest, _schedules_pb2.ListSchedulesResponse]
     """Lists a namespace's schedules by name."""
     UpdateSchedule: _grpc.UnaryUnaryMultiCallable[_schedules_pb2.UpdateScheduleRequest, _schedules_pb2.UpdateScheduleResponse]
-    """Changes what the mask names. The next firing is reckoned anew from now. Reasons: SCHEDULE_NOT_FOUND, INVALID_FIELD."""
+    """Changes what the mask names. If that changes `spec`, the next firing is reckoned anew from now; what is due by the
+    old times and has yet to fire waits and fires all the same, or counts as missed if it is beyond the catch-up window.
+    Anything else leaves the next firing as it is, a due one too, which fires as the schedule is then. Reasons:
+    SCHEDULE_NOT_FOUND, INVALID_FIELD, LIMIT_EXCEEDED (more than 1,000 times are due: ask again once they have fired).
+    """
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_schedules_pb2.DeleteScheduleRequest, _schedules_pb2.DeleteScheduleResponse]
     """Deletes a schedule. Runs that it started go on."""
     PauseSchedule: _grpc.UnaryUnaryMultiCallable[_schedules_pb2.PauseScheduleRequest, _schedules_pb2.PauseScheduleResponse]
@@ -89,7 +93,11 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     ListSchedules: _aio.UnaryUnaryMultiCallable[_schedules_pb2.ListSchedulesRequest, _schedules_pb2.ListSchedulesResponse]  # type: ignore[assignment]
     """Lists a namespace's schedules by name."""
     UpdateSchedule: _aio.UnaryUnaryMultiCallable[_schedules_pb2.UpdateScheduleRequest, _schedules_pb2.UpdateScheduleResponse]  # type: ignore[assignment]
-    """Changes what the mask names. The next firing is reckoned anew from now. Reasons: SCHEDULE_NOT_FOUND, INVALID_FIELD."""
+    """Changes what the mask names. If that changes `spec`, the next firing is reckoned anew from now; what is due by the
+    old times and has yet to fire waits and fires all the same, or counts as missed if it is beyond the catch-up window.
+    Anything else leaves the next firing as it is, a due one too, which fires as the schedule is then. Reasons:
+    SCHEDULE_NOT_FOUND, INVALID_FIELD, LIMIT_EXCEEDED (more than 1,000 times are due: ask again once they have fired).
+    """
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedules_pb2.DeleteScheduleRequest, _schedules_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
     """Deletes a schedule. Runs that it started go on."""
     PauseSchedule: _aio.UnaryUnaryMultiCallable[_schedules_pb2.PauseScheduleRequest, _schedules_pb2.PauseScheduleResponse]  # type: ignore[assignment]
@@ -152,7 +160,11 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedules_pb2.UpdateScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedules_pb2.UpdateScheduleResponse, _abc.Awaitable[_schedules_pb2.UpdateScheduleResponse]]:
-        """Changes what the mask names. The next firing is reckoned anew from now. Reasons: SCHEDULE_NOT_FOUND, INVALID_FIELD."""
+        """Changes what the mask names. If that changes `spec`, the next firing is reckoned anew from now; what is due by the
+        old times and has yet to fire waits and fires all the same, or counts as missed if it is beyond the catch-up window.
+        Anything else leaves the next firing as it is, a due one too, which fires as the schedule is then. Reasons:
+        SCHEDULE_NOT_FOUND, INVALID_FIELD, LIMIT_EXCEEDED (more than 1,000 times are due: ask again once they have fired).
+        """
 
     @_abc_1.abstractmethod
     def DeleteSchedule(

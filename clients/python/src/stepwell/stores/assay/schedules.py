@@ -83,7 +83,7 @@ class Schedules(Store):
         return (await self.call(ScheduleServiceStub(self.channel).DeleteSchedule, request)).deleted
 
     async def update_schedule(self, namespace: str, name: str, patch: SchedulePatch) -> WorkflowSchedule | None:
-        """Changes what the patch names, or answers `None`. The next firing is reckoned anew at once."""
+        """Changes what the patch names, or answers `None`. New times reckon the next firing anew."""
         paths = [path for field, path in _PATHS.items() if getattr(patch, field) is not None]
         if not paths:
             return await self.get_schedule(namespace, name)
