@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.parity.cases import CASES, MIRRORED, Case, import_cases  # noqa: E402 - found by the line above
-from tests.parity.classes import found, place  # noqa: E402
+from tests.parity.classes import place  # noqa: E402
 from tests.parity.listed_cases import BEYOND, STORES  # noqa: E402
-from tests.parity.seed_methods import CLIENTS_OWN, CONSTRUCTORS, METHODS, UNANSWERED  # noqa: E402
+from tests.parity.seed_methods import CLIENTS_OWN, CONSTRUCTORS, METHODS  # noqa: E402
 
 from stepwell.v1 import mirrors_pb2  # noqa: E402
 
@@ -32,7 +32,7 @@ Written by `make generate` from the protocol and from `tests/parity`; change it 
 
 Stepwell mirrors five workflow stores. Each of their {total} methods is answered by an RPC, which says so in an option
 of the protocol, and by a class in `stepwell.stores`, a few lines over that RPC. {answered} are answered, {own} are a
-client's own{later}.
+client's own.
 
 A method is proven by its cases: tests that call it and assert what came back. Whether they do is tried out.
 `tests/parity/test_hollow.py` runs each case again for each of its methods. Once the method does its work and its
@@ -53,17 +53,15 @@ What none of the five passes, and the tests of ours that do.
 
 def method_rows(trait: int) -> list[str]:
     """What answers and proves each method of a store."""
-    later, own = UNANSWERED.get(trait, {}), CLIENTS_OWN.get(trait, {})
+    own = CLIENTS_OWN.get(trait, {})
     rows = ["| method | RPC | class | cases |", "|---|---|---|---|"]
     for method in METHODS[trait]:
         if method in own:
             rows.append(f"| `{method}` | none: {own[method]} | | |")
-        elif method in later:
-            rows.append(f"| `{method}` | comes with {later[method]} | | |")
         else:
             rpcs = ", ".join(f"`{rpc}`" for rpc in sorted(MIRRORED[trait, method]))
             module, name, _ = place(trait, method)
-            shown = f"`{module.removeprefix('stepwell.stores.')}.{name}`" if found(trait, method) else "to come"
+            shown = f"`{module.removeprefix('stepwell.stores.')}.{name}`"
             cases = ", ".join(sorted({f"`{_file(case)}::{case.__name__}`" for case in CASES[trait, method]}))
             rows.append(f"| `{method}` | {rpcs} | {shown} | {cases} |")
     return rows
@@ -84,9 +82,8 @@ def render() -> str:
     """The whole document."""
     import_cases()
     total = sum(map(len, METHODS.values()))
-    own, left = sum(map(len, CLIENTS_OWN.values())), sum(map(len, UNANSWERED.values()))
-    later = f", and {left} are yet to come" if left else ""
-    parts = [INTRODUCTION.format(total=total, answered=total - own - left, own=own, later=later)]
+    own = sum(map(len, CLIENTS_OWN.values()))
+    parts = [INTRODUCTION.format(total=total, answered=total - own, own=own)]
     for trait, name in NAMES.items():
         parts.append(f"## {name}\n\nMethods: {len(METHODS[trait])}.\n")
         parts.append("\n".join(method_rows(trait)) + "\n")

@@ -194,13 +194,6 @@ METHODS: dict[int, tuple[str, ...]] = {
     ),
 }
 
-UNANSWERED: dict[int, dict[str, str]] = {
-    mirrors_pb2.TRAIT_ASSAY_WORKFLOW_STORE: {},
-    mirrors_pb2.TRAIT_FLOW_RUN_STORE: {},
-    mirrors_pb2.TRAIT_VYUH_WORKFLOW_STORAGE: {},
-}
-"""Methods that no RPC answers yet, each with the noun that brings it."""
-
 CLIENTS_OWN: dict[int, dict[str, str]] = {
     mirrors_pb2.TRAIT_STEM_WORKFLOW_STORE: {
         "close": "a client closes its channel; the service has nothing to release for it",
