@@ -141,35 +141,35 @@ def test_jitter_is_the_same_each_time_and_never_beyond_the_next() -> None:
 
 
 def test_what_is_due_fires_and_the_next_follows() -> None:
-    plan = schedules.plan(schedule(Spec("@hourly"), NOW - timedelta(minutes=90)), [], None, NOW)
+    plan = schedules.plan(schedule(Spec("@hourly"), NOW - timedelta(minutes=90)), [], [], NOW)
     assert (plan.starts, plan.skipped) == ([NOW - timedelta(hours=1)], 1)
     assert plan.next_nominal == NOW + timedelta(hours=1)
 
 
 def test_nothing_is_due_before_its_time() -> None:
     made = schedule(Spec("@hourly"), NOW)
-    plan = schedules.plan(made, [], None, NOW + timedelta(minutes=59))
+    plan = schedules.plan(made, [], [], NOW + timedelta(minutes=59))
     assert (plan.starts, plan.next_nominal) == ([], made.next_nominal)
 
 
 def test_times_beyond_the_window_are_missed() -> None:
     made = schedule(Spec("@hourly"), NOW - timedelta(hours=10, minutes=1), Overlap.ALLOW_ALL, catchup=7_200)
-    plan = schedules.plan(made, [], None, NOW)
+    plan = schedules.plan(made, [], [], NOW)
     assert plan.starts == [NOW - timedelta(hours=hours) for hours in (2, 1, 0)]
     assert plan.missed == 8
 
 
 def test_a_look_goes_through_a_thousand_times_and_the_next_goes_on() -> None:
     made = schedule(Spec("* * * * * *"), NOW - timedelta(hours=1), Overlap.ALLOW_ALL)
-    plan = schedules.plan(made, [], None, NOW)
+    plan = schedules.plan(made, [], [], NOW)
     assert len(plan.starts) == schedules.MOST_TIMES
     following = replace(made, next_time=plan.next_nominal, next_nominal=plan.next_nominal)
-    assert schedules.plan(following, [], None, NOW).starts[0] == plan.starts[-1] + timedelta(seconds=1)
+    assert schedules.plan(following, [], [], NOW).starts[0] == plan.starts[-1] + timedelta(seconds=1)
 
 
 def test_after_its_end_nothing_is_next() -> None:
     spec = Spec("@hourly", end_time=NOW + timedelta(minutes=1))
-    plan = schedules.plan(schedule(spec, NOW - timedelta(minutes=1)), [], None, NOW)
+    plan = schedules.plan(schedule(spec, NOW - timedelta(minutes=1)), [], [], NOW)
     assert (plan.starts, plan.next_nominal) == ([NOW], None)
 
 
@@ -187,7 +187,7 @@ def test_three_firings_meet_an_open_run(  # noqa: PLR0917 - a row of the table
     overlap: Overlap, starts: list[int], terminate: bool, cancel: bool, kept: list[int], skipped: int
 ) -> None:
     times = [NOW - timedelta(hours=2), NOW - timedelta(hours=1), NOW]
-    plan = schedules.plan(schedule(Spec("@hourly"), NOW - timedelta(hours=2, minutes=1), overlap), [], OPEN, NOW)
+    plan = schedules.plan(schedule(Spec("@hourly"), NOW - timedelta(hours=2, minutes=1), overlap), [], [OPEN], NOW)
     assert plan.starts == [times[place] for place in starts]
     assert (plan.terminate, plan.cancel, plan.skipped) == (terminate, cancel, skipped)
     assert plan.keep == [Waiting(ID, times[place], overlap) for place in kept]
@@ -196,16 +196,32 @@ def test_three_firings_meet_an_open_run(  # noqa: PLR0917 - a row of the table
 def test_what_waited_goes_ahead_once_the_run_has_ended() -> None:
     made = schedule(Spec("@hourly"), NOW + timedelta(minutes=1), Overlap.BUFFER_ONE)
     waiting = [Waiting(ID, NOW, Overlap.BUFFER_ONE)]
-    assert schedules.plan(made, waiting, OPEN, NOW).keep == waiting
-    plan = schedules.plan(made, waiting, None, NOW)
+    assert schedules.plan(made, waiting, [OPEN], NOW).keep == waiting
+    plan = schedules.plan(made, waiting, [], NOW)
     assert (plan.starts, plan.keep) == ([NOW], [])
 
 
 def test_a_run_is_asked_to_cancel_once() -> None:
     made = schedule(Spec("@hourly"), NOW + timedelta(minutes=1), Overlap.CANCEL_OTHER)
     waiting = [Waiting(ID, NOW, Overlap.CANCEL_OTHER)]
-    plan = schedules.plan(made, waiting, replace(OPEN, cancel_requested=True), NOW)
+    plan = schedules.plan(made, waiting, [replace(OPEN, cancel_requested=True)] * 2, NOW)
     assert (plan.cancel, plan.keep) == (False, waiting)
+    beside = [replace(OPEN, cancel_requested=True), OPEN]
+    assert schedules.plan(made, waiting, beside, NOW).cancel
+
+
+@pytest.mark.parametrize(
+    ("overlap", "waiting", "heeds"),
+    [
+        (Overlap.ALLOW_ALL, [], False),
+        (Overlap.ALLOW_ALL, [Overlap.ALLOW_ALL], False),
+        (Overlap.ALLOW_ALL, [Overlap.BUFFER_ONE], True),
+        (Overlap.SKIP, [Overlap.ALLOW_ALL], True),
+    ],
+)
+def test_under_allow_all_nobody_looks_at_open_runs(overlap: Overlap, waiting: list[Overlap], heeds: bool) -> None:
+    made = schedule(Spec("@hourly"), NOW, overlap)
+    assert schedules.heeds_open_runs(made, [Waiting(ID, NOW, policy) for policy in waiting]) == heeds
 
 
 @given(
@@ -223,7 +239,7 @@ def test_every_firing_goes_ahead_waits_or_is_counted(
     """And without ALLOW_ALL no two runs of a schedule are open at once."""
     made = schedule(Spec("@hourly"), NOW - timedelta(hours=hours, minutes=1), overlap)
     rows = [Waiting(ID, NOW + timedelta(minutes=minute, seconds=30), policy) for minute, policy in waiting]
-    plan = schedules.plan(made, rows, OPEN if is_open else None, NOW)
+    plan = schedules.plan(made, rows, [OPEN] if is_open else [], NOW)
     due = hours + 1
     assert len(plan.starts) + len(plan.keep) + plan.skipped == len(rows) + due
     assert plan.starts == sorted(plan.starts)

@@ -16,7 +16,7 @@ from stepwell_server.model.jobs import ClosedJob, Job, JobId
 from stepwell_server.model.mail import Mail
 from stepwell_server.model.requests import Recorded
 from stepwell_server.model.runs import ClosedRun, Run, RunId
-from stepwell_server.model.schedules import Schedule, Waiting
+from stepwell_server.model.schedules import Schedule, ScheduleRun, Waiting
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
@@ -64,6 +64,7 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("run_data", RunDatum),
     ("schedules", Schedule),
     ("schedule_firings", Waiting),
+    ("schedule_runs", ScheduleRun),
     ("job_ids", JobId),
     ("jobs", Job),
     ("api_keys", ApiKey),

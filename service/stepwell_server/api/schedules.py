@@ -30,6 +30,7 @@ from stepwell_server.ids import run_id_for_request, uuid7
 from stepwell_server.model.schedules import Overlap, Schedule, Trigger
 from stepwell_server.store import requests
 from stepwell_server.store import schedules as store
+from stepwell_server.store.schedule_runs import newest_open_run
 from stepwell_server.store.schedules import Changed, Decided
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         schedule = await self._find(request)
         scoped = f"schedule {schedule.schedule_id} {request_id}"
         trigger = Trigger(run_id_for_request(namespace, scoped) if request_id else uuid7())
-        if request.skip_if_open and (left_to := await store.open_run(self._database, schedule)) is not None:
+        if request.skip_if_open and (left_to := await newest_open_run(self._database, schedule)) is not None:
             trigger = Trigger(*left_to)
         asked = asked_of(request, schedule.namespace_id, Trigger, self._fields)
         if asked is not None:

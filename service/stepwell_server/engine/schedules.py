@@ -49,19 +49,25 @@ def unpack_run(packed: bytes) -> NewRun:
     return _decoder.decode(packed)
 
 
-def plan(schedule: Schedule, waiting: Sequence[Waiting], open_run: OpenRun | None, now: datetime) -> Plan:
+def heeds_open_runs(schedule: Schedule, waiting: Sequence[Waiting]) -> bool:
+    """Whether it matters for a schedule, or for what waits of it, which of its runs are open."""
+    policies = {schedule.overlap_policy, *(each.overlap_policy for each in waiting)}
+    return policies != {Overlap.ALLOW_ALL}
+
+
+def plan(schedule: Schedule, waiting: Sequence[Waiting], open_runs: Sequence[OpenRun], now: datetime) -> Plan:
     """Goes through what waits and what is due, in the order of their times."""
     due, missed, following = _due(schedule, now)
     made = Plan(missed=missed, next_nominal=following)
     firings = [*waiting, *(Waiting(schedule.schedule_id, time, schedule.overlap_policy) for time in due)]
     for firing in sorted(firings, key=lambda each: each.nominal_time):
-        _place(made, firing, open_run)
+        _place(made, firing, open_runs)
     return made
 
 
-def _place(made: Plan, firing: Waiting, open_run: OpenRun | None) -> None:
+def _place(made: Plan, firing: Waiting, open_runs: Sequence[OpenRun]) -> None:
     policy, time = firing.overlap_policy, firing.nominal_time
-    if policy == Overlap.ALLOW_ALL or (open_run is None and not made.starts):
+    if policy == Overlap.ALLOW_ALL or not (open_runs or made.starts):
         made.starts.append(time)
     elif policy == Overlap.BUFFER_ONE and not any(each.overlap_policy == policy for each in made.keep):
         made.keep.append(firing)
@@ -72,7 +78,7 @@ def _place(made: Plan, firing: Waiting, open_run: OpenRun | None) -> None:
         left = [each for each in made.keep if each.overlap_policy != policy]
         made.skipped += len(made.keep) - len(left)
         made.keep = [*left, firing]
-        made.cancel = open_run is not None and not open_run.cancel_requested
+        made.cancel = any(not run.cancel_requested for run in open_runs)
     else:
         made.skipped += 1
         if policy in {Overlap.TERMINATE_OTHER, Overlap.CANCEL_OTHER}:

@@ -14,7 +14,9 @@ from stepwell_server.engine.runs import CancelRun, TerminateRun
 from stepwell_server.engine.starts import Started
 from stepwell_server.loops.orders import SLICE, CommandLoop, submit_all
 from stepwell_server.model.runs import RunRef
+from stepwell_server.model.schedules import ScheduleRun
 from stepwell_server.store import schedules as store
+from stepwell_server.store.schedule_runs import bound, open_runs_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +57,8 @@ class Schedules(CommandLoop):
             known = {schedule.schedule_id for schedule in due}
             looked_at = [*due, *(schedule for schedule in waiting if schedule.schedule_id not in known)]
             firings = await store.read_firings(connection, looked_at, _FIRINGS)
-            open_runs = await store.read_open_runs(connection, looked_at)
+            heeding = [each for each in looked_at if engine.heeds_open_runs(each, firings.get(each.schedule_id, []))]
+            open_runs = await open_runs_of(connection, heeding)
             self._next = await store.next_after(connection, now)
         self._has_more = len(due) == SLICE
         looks = [self._look(schedule, firings, open_runs, now) for schedule in looked_at]
@@ -66,26 +69,32 @@ class Schedules(CommandLoop):
         return await self._fire(news)
 
     def _look(
-        self, schedule: Schedule, firings: dict[UUID, list[Waiting]], open_runs: dict[UUID, OpenRun], now: datetime
+        self,
+        schedule: Schedule,
+        firings: dict[UUID, list[Waiting]],
+        open_runs: dict[UUID, list[OpenRun]],
+        now: datetime,
     ) -> _Look | None:
-        waiting, open_run = firings.get(schedule.schedule_id, []), open_runs.get(schedule.schedule_id)
+        waiting, still_open = firings.get(schedule.schedule_id, []), open_runs.get(schedule.schedule_id, [])
         try:
-            plan = engine.plan(schedule, waiting, open_run, now)
+            plan = engine.plan(schedule, waiting, still_open, now)
         except BadTimes as error:
             # A zone that this machine does not know: another replica may.
             _log.warning("schedule left alone", schedule=schedule.name, cause=error.problem)
             return None
-        return _Look(schedule, waiting, open_run, plan)
+        return _Look(schedule, waiting, still_open, plan, now)
 
     async def _make_way(self, looks: Sequence[_Look]) -> None:
         """Stops the open runs that are in the way."""
         orders: list[Order] = []
         for look in looks:
-            if look.open_run is None or not (look.plan.cancel or look.plan.terminate):
-                continue
-            ref = RunRef(look.schedule.namespace_id, "", look.open_run.run_key)
             reason = f"schedule {look.schedule.name} is due again"
-            orders.append(TerminateRun(ref, reason) if look.plan.terminate else CancelRun(ref, reason))
+            for run in look.open_runs:
+                ref = RunRef(look.schedule.namespace_id, "", run.run_key)
+                if look.plan.terminate:
+                    orders.append(TerminateRun(ref, reason))
+                elif look.plan.cancel and not run.cancel_requested:
+                    orders.append(CancelRun(ref, reason))
         await submit_all(self._committers, orders)
 
     async def _fire(self, looks: Sequence[_Look]) -> int:
@@ -98,21 +107,28 @@ class Schedules(CommandLoop):
         settled = [look for look in looks if not look.is_held_up]
         gone = [each for look in settled for each in look.waiting if each not in look.plan.keep]
         kept = [each for look in settled for each in look.plan.keep if each not in look.waiting]
+        begun = [each for look in settled for each in look.begun]
         if not settled:
             return 0
         async with self._connection.use() as connection:
-            return await store.write_fired(connection, [look.fired() for look in settled], gone, kept)
+            written = await store.write_fired(connection, [look.fired() for look in settled], gone, kept, begun)
+            await bound(connection, begun)
+        return written
 
 
 class _Look:
     """One schedule in one round."""
 
-    def __init__(self, schedule: Schedule, waiting: list[Waiting], open_run: OpenRun | None, plan: Plan) -> None:
+    def __init__(
+        self, schedule: Schedule, waiting: list[Waiting], open_runs: list[OpenRun], plan: Plan, now: datetime
+    ) -> None:
         self.schedule = schedule
         self.waiting = waiting
-        self.open_run = open_run
+        self.open_runs = open_runs
         self.plan = plan
+        self.begun: list[ScheduleRun] = []
         self.is_held_up = False
+        self._now = now
         self._last: tuple[datetime, Started] | None = None
         self._fired = 0
         self._error = "" if plan.starts else schedule.last_error
@@ -131,6 +147,8 @@ class _Look:
             last_time = self.schedule.last_time
             self._fired += answer.started or last_time is None or nominal > last_time
             self._last = (nominal, answer)
+            name = engine.workflow_id_of(self.schedule, nominal)
+            self.begun.append(ScheduleRun(self.schedule.schedule_id, name, self._now))
         elif isinstance(answer, refusals.AlreadyExists | refusals.NotFound | refusals.InvalidArgument):
             self._error = str(answer)
             _log.warning("firing refused", schedule=self.schedule.name, time=str(nominal), cause=self._error)

@@ -10,7 +10,7 @@ import msgspec
 
 
 class Overlap(IntEnum):
-    """What happens when a schedule is due while its latest run is open; the proto's ScheduleOverlapPolicy."""
+    """What happens when a schedule is due while runs of it are open; the proto's ScheduleOverlapPolicy."""
 
     SKIP = 1
     BUFFER_ONE = 2
@@ -73,8 +73,16 @@ class Waiting(msgspec.Struct, frozen=True, gc=False):
     overlap_policy: int
 
 
+class ScheduleRun(msgspec.Struct, frozen=True, gc=False):
+    """A row of `schedule_runs`: a run that was open when somebody last looked, by the name that it goes on under."""
+
+    schedule_id: UUID
+    workflow_id: str
+    note_time: datetime
+
+
 class OpenRun(msgspec.Struct, frozen=True, gc=False):
-    """The latest run of a schedule, or the one that continues it, while it is open."""
+    """A run of a schedule, or one that continues it, while it is open."""
 
     run_key: int
     run_id: UUID

@@ -9,10 +9,11 @@ from msgspec.structs import asdict
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from stepwell_server.model.schedules import OpenRun, Schedule, Waiting
+from stepwell_server.model.schedules import Schedule, ScheduleRun, Waiting
 from stepwell_server.store import namespaces, requests
 from stepwell_server.store.columns import columns, pairs
-from stepwell_server.store.schema import RUNS, SCHEDULE_FIRINGS, SCHEDULES, WORKFLOW_IDS
+from stepwell_server.store.schedule_runs import add_run
+from stepwell_server.store.schema import SCHEDULE_FIRINGS, SCHEDULE_RUNS, SCHEDULES
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ async def change(  # noqa: PLR0917 - what there is to a change
             await connection.execute(statement)
             added = await _add_firings(connection, after.schedule_id, times, after.overlap_policy)
             after = msgspec.structs.replace(after, waiting=after.waiting + added)
+        if after.last_workflow_id not in {"", before.last_workflow_id}:
+            await add_run(connection, ScheduleRun(after.schedule_id, after.last_workflow_id, now))
         changed = Changed(after is not before, after)
         await requests.note(connection, asked, changed, now)
         return changed
@@ -146,7 +149,8 @@ async def remove(database: Database, namespace_id: int, name: str, now: datetime
         statement = delete(SCHEDULES).where(_named(namespace_id, name)).returning(SCHEDULES.c.schedule_id)
         schedule_id = (await connection.execute(statement)).scalar_one_or_none()
         if schedule_id is not None:
-            await connection.execute(delete(SCHEDULE_FIRINGS).where(SCHEDULE_FIRINGS.c.schedule_id == schedule_id))
+            for table in (SCHEDULE_FIRINGS, SCHEDULE_RUNS):
+                await connection.execute(delete(table).where(table.c.schedule_id == schedule_id))
         await requests.note(connection, asked, schedule_id is not None, now)
         return schedule_id is not None
 
@@ -192,21 +196,6 @@ async def _add_firings(
     return count
 
 
-async def open_run(database: Database, schedule: Schedule) -> tuple[UUID, str] | None:
-    """The id and workflow id of the schedule's latest run, while it or one that continues it is open."""
-    query = (
-        select(RUNS.c.run_id, RUNS.c.workflow_id)
-        .join(WORKFLOW_IDS, WORKFLOW_IDS.c.run_key == RUNS.c.run_key)
-        .where(
-            WORKFLOW_IDS.c.workflow_id == schedule.last_workflow_id,
-            WORKFLOW_IDS.c.namespace_id == schedule.namespace_id,
-        )
-    )
-    async with database.pool.begin() as connection:
-        found = (await connection.execute(query)).one_or_none()
-    return None if found is None else (found[0], found[1])
-
-
 async def _lock(connection: AsyncConnection, namespace_id: int, name: str) -> Schedule | None:
     query = select(SCHEDULES).where(_named(namespace_id, name)).with_for_update()
     found = (await connection.execute(query)).one_or_none()
@@ -245,21 +234,20 @@ async def read_firings(connection: Connection, schedules: Sequence[Schedule], mo
     return found
 
 
-async def read_open_runs(connection: Connection, schedules: Sequence[Schedule]) -> dict[UUID, OpenRun]:
-    """The latest run of each schedule that has an open one."""
-    rows = [(each.schedule_id, each.namespace_id, each.last_workflow_id) for each in schedules if each.last_workflow_id]
-    if not rows:
-        return {}
-    found = await connection.fetch(STATEMENTS["read_open_runs"], *pairs(rows))
-    return {row[0]: OpenRun(row[1], row[2], row[3]) for row in found}
-
-
 async def write_fired(
-    connection: Connection, fired: Sequence[Fired], gone: Sequence[Waiting], kept: Sequence[Waiting]
+    connection: Connection,
+    fired: Sequence[Fired],
+    gone: Sequence[Waiting],
+    kept: Sequence[Waiting],
+    begun: Sequence[ScheduleRun],
 ) -> int:
     """Notes what became of due schedules; answers of how many. One that was changed meanwhile is left as it is."""
     removed = pairs([(each.schedule_id, each.nominal_time) for each in gone]) or [(), ()]
     written: int = await connection.fetchval(
-        STATEMENTS["write_fired"], *columns(fired), *removed, *(columns(kept) or [(), (), ()])
+        STATEMENTS["write_fired"],
+        *columns(fired),
+        *removed,
+        *(columns(kept) or [(), (), ()]),
+        *(columns(begun) or [(), (), ()]),
     )
     return written

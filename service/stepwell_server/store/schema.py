@@ -519,6 +519,13 @@ SCHEDULE_FIRINGS = Table(
     *_times("nominal_time", key=True),
     *_smallint("overlap_policy"),
 )
+SCHEDULE_RUNS = Table(
+    "schedule_runs",
+    METADATA,
+    *_uuid("schedule_id", key=True),
+    *_text("workflow_id", key=True),
+    *_times("note_time"),
+)
 DEFINITIONS = Table(
     "definitions",
     METADATA,

@@ -43,7 +43,7 @@ class When(TypedDict, total=False):
 class ScheduleOptions(When, RunOptions, total=False):
     """How a schedule is made.
 
-    `overlap`: what happens while its latest run is open, default `skip`. `catchup_window`: how many seconds old a time
+    `overlap`: what happens while runs of it are open, default `skip`. `catchup_window`: how many seconds old a time
     may be that nobody could fire, default a day. `paused`: it does not fire by the clock. The others are of its runs,
     as in `StartOptions`; each run's `workflow_id` has its time behind it.
     """

@@ -39,20 +39,6 @@ FROM unnest($1::uuid[]) AS x (schedule_id),
         LIMIT $2
     ) AS f;
 
--- name: read_open_runs
--- The open runs of workflow ids, or those that continue them, and whether they were asked to cancel. Walks
--- workflow_ids_pkey and runs_pkey.
-SELECT x.schedule_id, r.run_key, r.run_id, r.cancel_time IS NOT NULL AS cancel_requested
-FROM unnest($1::uuid[], $2::int[], $3::text[]) AS x (schedule_id, namespace_id, workflow_id),
-    LATERAL (
-        SELECT o.run_key, o.run_id, o.cancel_time
-        FROM workflow_ids AS w
-        JOIN runs AS o ON o.run_key = w.run_key
-        WHERE w.workflow_id = x.workflow_id AND w.namespace_id = x.namespace_id
-        LIMIT 1
-        OFFSET 0
-    ) AS r;
-
 -- name: write_fired
 -- Notes what became of due schedules, all of one or nothing: one that somebody has changed meanwhile is left as it is,
 -- and looked at again. The ids of the runs follow from the times, so that nothing starts twice.
@@ -79,6 +65,12 @@ WITH x AS (
     JOIN due AS e ON e.schedule_id = z.schedule_id
     ON CONFLICT DO NOTHING
     RETURNING schedule_id
+), begun AS (
+    INSERT INTO schedule_runs (schedule_id, workflow_id, note_time)
+    SELECT v.schedule_id, v.workflow_id, v.note_time
+    FROM unnest($17::uuid[], $18::text[], $19::timestamptz[]) AS v (schedule_id, workflow_id, note_time)
+    JOIN due AS b ON b.schedule_id = v.schedule_id
+    ON CONFLICT DO NOTHING
 ), done AS (
     UPDATE schedules AS s SET
         version = s.version + 1,

@@ -22,7 +22,7 @@ app = typer.Typer(help="Schedules.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The schedule's name.")]
 Cron = Annotated[str, typer.Option(help="Five fields, six with seconds first, @daily and the like, or '@every 90s'.")]
 Zone = Annotated[str, typer.Option("--zone", help="The time zone of the fields, such as Europe/Berlin. Default: UTC.")]
-OverlapOption = Annotated[str, typer.Option(help=f"While its latest run is open: {', '.join(get_args(Overlap))}.")]
+OverlapOption = Annotated[str, typer.Option(help=f"While runs of it are open: {', '.join(get_args(Overlap))}.")]
 
 
 def _overlap(name: str) -> Overlap:
@@ -145,7 +145,7 @@ def resume(context: typer.Context, name: Name, output: OutputOption = Output.TAB
 def trigger(
     context: typer.Context,
     name: Name,
-    skip_if_open: Annotated[bool, typer.Option("--skip-if-open", help="Not while its latest run is open.")] = False,
+    skip_if_open: Annotated[bool, typer.Option("--skip-if-open", help="Not while a run of it is open.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a run of a schedule now."""

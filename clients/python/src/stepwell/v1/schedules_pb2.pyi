@@ -34,29 +34,31 @@ class _ScheduleOverlapPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[
     SCHEDULE_OVERLAP_POLICY_SKIP: _ScheduleOverlapPolicy.ValueType  # 1
     """The firing is left out."""
     SCHEDULE_OVERLAP_POLICY_BUFFER_ONE: _ScheduleOverlapPolicy.ValueType  # 2
-    """One firing waits until the run has ended; further ones are left out."""
+    """One firing waits until they have all ended; further ones are left out."""
     SCHEDULE_OVERLAP_POLICY_CANCEL_OTHER: _ScheduleOverlapPolicy.ValueType  # 3
-    """The run is asked to cancel, and the firing waits until it has ended. Of several the last one waits."""
+    """They are asked to cancel, and the firing waits until all have ended. Of several the last one waits."""
     SCHEDULE_OVERLAP_POLICY_TERMINATE_OTHER: _ScheduleOverlapPolicy.ValueType  # 4
-    """The run is terminated, and the firing goes ahead."""
+    """They are terminated, and the firing goes ahead."""
     SCHEDULE_OVERLAP_POLICY_ALLOW_ALL: _ScheduleOverlapPolicy.ValueType  # 5
-    """The firing goes ahead beside it."""
+    """The firing goes ahead beside them."""
 
 class ScheduleOverlapPolicy(_ScheduleOverlapPolicy, metaclass=_ScheduleOverlapPolicyEnumTypeWrapper):
-    """What happens when a schedule is due while the latest run that it started (or one that continues it) is still open."""
+    """What happens when a schedule is due while runs that it started, by the clock or when triggered, are still open; a run
+    that continues one of them counts as that one. Of more than 1,000 such runs the newest 1,000 count.
+    """
 
 SCHEDULE_OVERLAP_POLICY_UNSPECIFIED: ScheduleOverlapPolicy.ValueType  # 0
 """The same as SKIP."""
 SCHEDULE_OVERLAP_POLICY_SKIP: ScheduleOverlapPolicy.ValueType  # 1
 """The firing is left out."""
 SCHEDULE_OVERLAP_POLICY_BUFFER_ONE: ScheduleOverlapPolicy.ValueType  # 2
-"""One firing waits until the run has ended; further ones are left out."""
+"""One firing waits until they have all ended; further ones are left out."""
 SCHEDULE_OVERLAP_POLICY_CANCEL_OTHER: ScheduleOverlapPolicy.ValueType  # 3
-"""The run is asked to cancel, and the firing waits until it has ended. Of several the last one waits."""
+"""They are asked to cancel, and the firing waits until all have ended. Of several the last one waits."""
 SCHEDULE_OVERLAP_POLICY_TERMINATE_OTHER: ScheduleOverlapPolicy.ValueType  # 4
-"""The run is terminated, and the firing goes ahead."""
+"""They are terminated, and the firing goes ahead."""
 SCHEDULE_OVERLAP_POLICY_ALLOW_ALL: ScheduleOverlapPolicy.ValueType  # 5
-"""The firing goes ahead beside it."""
+"""The firing goes ahead beside them."""
 Global___ScheduleOverlapPolicy: _TypeAlias = ScheduleOverlapPolicy  # noqa: Y015
 
 @_typing.final
@@ -647,7 +649,7 @@ class TriggerScheduleRequest(_message.Message):
     request_id: _builtins.str
     """Makes a repeat safe: it finds the run that the first call started, or was left to. At most 255 bytes."""
     skip_if_open: _builtins.bool
-    """True to start nothing while the latest run is open."""
+    """True to start nothing while a run that the schedule started is open."""
     def __init__(
         self,
         *,
@@ -676,7 +678,7 @@ class TriggerScheduleResponse(_message.Message):
     started: _builtins.bool
     """False if it was left out, or if a repeat found the run."""
     run_id: _builtins.str
-    """The run's id; the open one's if it was left out."""
+    """The run's id; the newest open one's if it was left out."""
     workflow_id: _builtins.str
     """The run's workflow id."""
     def __init__(
