@@ -46,7 +46,7 @@ _GROUPS = {
     "jobs": ("jobs", "closed_jobs", "job_ids", "job_inputs", "unique_jobs"),
     "work": ("tasks", "sessions", "workers", "mail", "run_calls", "batches", "requests"),
     "user tasks": ("user_tasks",),
-    "definitions and schedules": ("definitions", "schedules", "schedule_firings"),
+    "definitions and schedules": ("definitions", "schedules", "schedule_firings", "schedule_runs"),
 }
 _GROUP_OF = {table: name for name, tables in _GROUPS.items() for table in tables}
 _SIZES = text("""
