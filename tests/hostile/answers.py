@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -33,3 +34,9 @@ def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
     for detail in Status.FromString(trailers["grpc-status-details-bin"]).details:
         detail.Unpack(bad)
     return [violation.field for violation in bad.field_violations]
+
+
+def alarming(logs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What the service wrote that tells of a fault of its own. A leader that resigns had a slow machine."""
+    levels = ("error", "critical", "warning")
+    return [entry for entry in logs if entry["log_level"] in levels and entry["event"] != "resigned"]

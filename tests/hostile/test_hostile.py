@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tests.hostile.answers import BAD
+from tests.hostile.answers import BAD, alarming
 from tests.hostile.methods import SAMPLES, Method, methods
 from tests.hostile.values import Place, hostile
 from tests.hostile.world import SHORT_WAIT, World
@@ -68,4 +68,4 @@ async def test_no_value_breaks_a_call(made: World, service: str) -> None:
         still = [(each.name, await made.outcome(each, request)) for each in lasting for request in unspent[each.name]]
     assert found == []
     assert [(name, code) for name, code in still if code.split()[0] != NOT_OK.get(name, "OK")] == []
-    assert [entry for entry in logs if entry["log_level"] in ("error", "critical", "warning")] == []
+    assert alarming(logs) == []
