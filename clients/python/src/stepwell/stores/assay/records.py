@@ -41,7 +41,7 @@ class ActivityStatus(StrEnum):
 
 
 class OverlapPolicy(StrEnum):
-    """What happens when a schedule is due while its latest run is open."""
+    """What happens when a schedule is due while a run of it is open."""
 
     skip = "skip"
     queue = "queue"
