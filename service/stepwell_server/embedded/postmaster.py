@@ -26,14 +26,19 @@ class Postmaster:
     cluster: Path
 
     def is_alive(self) -> bool:
-        """Whether the process exists, is no zombie, and serves this cluster (a pid may have been given away again)."""
+        """Whether the process exists, is no zombie, and serves this cluster (a pid may have been given away again).
+
+        A child of ours lives until we have heard of its end: one that is on its way out has no folder any more, but
+        its pid, and Postgres would refuse to start beside that.
+        """
+        is_unheard = False
         with suppress(ChildProcessError):
-            os.waitpid(self.pid, os.WNOHANG)
+            is_unheard = os.waitpid(self.pid, os.WNOHANG)[0] == 0
         if sys.platform == "linux":
             try:
                 return Path(f"/proc/{self.pid}/cwd").samefile(self.cluster)
             except OSError:
-                return False
+                return is_unheard
         listing = subprocess.run(
             ["/bin/ps", "-ww", "-o", "stat=,command=", "-p", str(self.pid)], capture_output=True, text=True, check=False
         ).stdout.strip()
