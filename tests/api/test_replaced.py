@@ -17,6 +17,7 @@ PENDING, TERMINATED = types_pb2.RUN_PHASE_PENDING, types_pb2.RUN_PHASE_TERMINATE
 REPLACE = runs_pb2.WORKFLOW_ID_CONFLICT_POLICY_TERMINATE_EXISTING
 REJECT = runs_pb2.WORKFLOW_ID_REUSE_POLICY_REJECT
 STARTERS = 64
+OPEN = "SELECT count(*) FROM runs WHERE workflow_id = 'w'"
 
 
 @pytest_asyncio.fixture
@@ -83,11 +84,13 @@ async def test_of_starters_at_the_same_time_the_last_one_stays(service: Service,
 
     first = (await service.runs.StartRun(start(), timeout=TIMEOUT)).run_id
     async with serving(database_url, committers=2) as left, serving(database_url, committers=2) as right:
-        counting = asyncio.create_task(_counts(database_url))
+        counts: set[int] = set()
+        enough = asyncio.Event()
+        counting = asyncio.create_task(_count(database_url, counts, enough))
         run_ids = await asyncio.gather(*(one(replica) for replica in (left, right) * (STARTERS // 2)))
-        counting.cancel()
-        counts = await counting
-    assert set(counts) == {1}
+        enough.set()
+        await counting
+    assert counts == {1}
     ends = {run_id: await end_of(service, run_id) for run_id in [first, *run_ids]}
     assert len(ends) == STARTERS + 1
     (stays,) = [run_id for run_id, (phase, _) in ends.items() if phase == PENDING]
@@ -103,14 +106,12 @@ async def test_of_starters_at_the_same_time_the_last_one_stays(service: Service,
     assert line[-1] == stays
 
 
-async def _counts(database_url: str) -> list[int]:
-    """How many runs of the name are open, again and again until it is enough."""
-    counts: list[int] = []
+async def _count(database_url: str, counts: set[int], enough: asyncio.Event) -> None:
+    """Looks how many runs of the name are open, again and again until it is enough."""
     raw = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
     try:
-        while True:
-            counts.append(await raw.fetchval("SELECT count(*) FROM runs WHERE workflow_id = 'w'"))
-    except asyncio.CancelledError:
-        return counts
+        counts.add(await raw.fetchval(OPEN))
+        while not enough.is_set():
+            counts.add(await raw.fetchval(OPEN))
     finally:
         await raw.close()
