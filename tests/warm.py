@@ -26,14 +26,18 @@ PROGRAM = """\
 #!{python} -IS
 import json, os, signal, socket, sys
 
+MEANT = (signal.SIGINT, signal.SIGTERM)
+# One that comes before there is a fork to give it to waits.
+signal.pthread_sigmask(signal.SIG_BLOCK, MEANT)
 with socket.socket(socket.AF_UNIX) as door:
     door.connect({path!r})
     told = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()
     socket.send_fds(door, [len(told).to_bytes(4, "big")], [0, 1, 2])
     door.sendall(told)
-    pid = int.from_bytes(door.recv(4), "big")
-    for number in (signal.SIGINT, signal.SIGTERM):
+    pid = int.from_bytes(door.recv(4), "big") or sys.exit("the forker is gone")
+    for number in MEANT:
         signal.signal(number, lambda number, _: os.kill(pid, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, MEANT)
     code = int(door.recv(16) or 1)
 if code < 0:
     signal.signal(-code, signal.SIG_DFL)

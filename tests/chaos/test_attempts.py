@@ -11,7 +11,7 @@ from tests.stream.kit import until
 
 from stepwell import RetryPolicy, RunHandle
 
-DELAY_SECONDS = 4.0
+DELAY_SECONDS = 8.0
 FAILED = "RunAttemptFailed"
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 from tests.service import refusal
@@ -25,6 +27,8 @@ from tests.stream.wire import wire
 
 from stepwell.v1 import workers_pb2
 from stepwell.v1.workers_pb2 import CompleteActivity
+from stepwell_server.store.recall import read_session
+from stepwell_server.store.sessions import condemn_sessions
 
 
 async def test_a_run_and_its_activity_from_start_to_end_by_calls(one: Replica) -> None:
@@ -122,6 +126,20 @@ async def test_a_session_that_no_call_names_expires_with_what_it_holds(one: Repl
         assert again.attempt == task.attempt + 1
     assert await refusal(caller.claim()) == ("NOT_FOUND", "SESSION_NOT_FOUND")
     assert await refusal(other.claim()) == ("NOT_FOUND", "SESSION_NOT_FOUND")
+
+
+async def test_a_session_that_is_condemned_is_gone_before_its_row_is(one: Replica) -> None:
+    """A call may come in between."""
+    caller = await Caller.of(one)
+    session_id, now = UUID(caller.session_id), datetime.max.replace(tzinfo=UTC)
+    connection = await one.service.database.connect()
+    try:
+        assert await read_session(connection, session_id) is not None
+        async with connection.transaction():
+            assert await condemn_sessions(connection, [session_id], now) == [session_id]
+            assert await read_session(connection, session_id) is None
+    finally:
+        await connection.close()
 
 
 async def test_closing_a_session_returns_what_it_holds(one: Replica) -> None:
