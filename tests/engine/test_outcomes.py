@@ -14,7 +14,7 @@ from tests.engine.proxy import Lose, proxy
 from tests.engine.replica import Look, Replica, end_of, look, new_run, ref, replica
 
 from stepwell_server import errors, refusals
-from stepwell_server.engine.committer import committer as loop
+from stepwell_server.engine.committer import link
 from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.starts import Started, StartRun
 from stepwell_server.model.payloads import NULL
@@ -92,7 +92,7 @@ async def test_what_stays_unknown_is_told_so_and_the_door_stays_open(
         raise Lost("nobody there")
 
     monkeypatch.setattr(batches, "settle", never)
-    monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(link, "SETTLE_SECONDS", 0.3)
     async with proxy(database_url) as way, replica(way.url) as server, look(database_url) as database:
         await server.start()
         server.ears.session = uuid4()
@@ -216,7 +216,7 @@ async def test_commands_hear_that_the_database_is_away_when_their_time_is_over(d
 
 async def test_an_outage_in_commit_is_told_in_time(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A database that goes away in COMMIT and does not come back: callers hear that nobody knows."""
-    monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.5)
+    monkeypatch.setattr(link, "SETTLE_SECONDS", 0.5)
     async with proxy(database_url) as way, replica(way.url) as server:
         started = await server.start()
         way.lose = Lose.REPLY

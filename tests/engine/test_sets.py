@@ -19,7 +19,7 @@ from tests.service import soon
 
 from stepwell_server import errors
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.committer import committer as loop
+from stepwell_server.engine.committer import link
 from stepwell_server.engine.committer.orders import Writes
 from stepwell_server.engine.driven_events import AppendEvent
 from stepwell_server.engine.runs import TerminateRun
@@ -81,7 +81,7 @@ async def test_a_set_of_unknown_outcome_is_repeated_by_its_id(
         raise Lost("nobody there")
 
     monkeypatch.setattr(batches, "settle", never)
-    monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(link, "SETTLE_SECONDS", 0.3)
     async with proxy(database_url) as way, replica(way.url) as server, look(database_url) as database:
         runs = [await server.start() for _ in range(3)]
         asked = Asked("r", 1, "Commit", b"h", tuple[Any, Any, Any])

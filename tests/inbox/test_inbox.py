@@ -14,7 +14,7 @@ from tests.engine.proxy import Lose, proxy
 from tests.engine.replica import look, ref, replica
 from tests.inbox.kit import FUNCTIONS, Seen, consumer, program, signal, start
 
-from stepwell_server.engine.committer import committer as loop
+from stepwell_server.engine.committer import link
 from stepwell_server.engine.driven_steps import BeginStep
 from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.signals import SignalRun
@@ -260,7 +260,7 @@ async def test_what_is_refused_in_passing_comes_again(database_url: str, monkeyp
         raise Lost("nobody there")
 
     monkeypatch.setattr(batches, "settle", never)
-    monkeypatch.setattr(loop, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(link, "SETTLE_SECONDS", 0.3)
     async with proxy(database_url) as way, consumer(way.url) as mine, program(database_url) as sql:
         run_id = await start(sql)
         await signal(sql, run_id, "go")

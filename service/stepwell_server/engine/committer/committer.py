@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import math
 import random
 import time
 from typing import TYPE_CHECKING
@@ -15,24 +14,20 @@ import structlog
 from stepwell_server import errors, refusals, telemetry
 from stepwell_server.engine.activity_claims import ClaimedActivity, ReturnActivity
 from stepwell_server.engine.committer.batch import ANOTHERS, HELD, Batch
-from stepwell_server.engine.committer.orders import Order, Writes, busy, label_of
-from stepwell_server.engine.committer.waiting import Entry, Waiting
+from stepwell_server.engine.committer.link import Link
+from stepwell_server.engine.committer.orders import Order, births_of, busy, label_of
+from stepwell_server.engine.committer.waiting import Entry, Waiting, answer_all, without_late
 from stepwell_server.engine.grants import return_of
-from stepwell_server.engine.jobs import StartJob
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
-from stepwell_server.engine.progress import ProgressRun
-from stepwell_server.engine.reported import NewChild
-from stepwell_server.engine.signal_with_start import SignalWithStartRun
-from stepwell_server.engine.starts import StartRun
 from stepwell_server.ids import uuid7
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import RunRef
-from stepwell_server.store import batch_reads, batches
+from stepwell_server.store import batches
 from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from stepwell_server.clock import Clock
     from stepwell_server.engine.change import Change
@@ -43,8 +38,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("stepwell.committer")
 _MAIL_SIZE = 256
-SETTLE_SECONDS = 30.0
-_FIRST_PAUSE = 0.05
 
 
 class Committer:
@@ -60,17 +53,15 @@ class Committer:
         capacity: Capacity,
         listener: Listener,
         place: int,
+        key_step: int,
         of_run: Callable[[int], Committer],
     ) -> None:
-        self._database = database
         self._clock = clock
         self._settings = settings
         self._capacity = capacity
         self._listener = listener
-        self._place = place
         self._of_run = of_run
         self._batch_commands = settings.committer_batch_commands
-        self._key_step = settings.committers
         limits = settings.limits
         self._limits = Limits(
             limits.open_steps,
@@ -81,13 +72,9 @@ class Committer:
             limits.user_task_changes,
         )
         self._waiting = Waiting(settings.committer_queue_commands, settings.committer_queue_bytes)
-        self._connection: Connection | None = None
-        self._keys: Iterator[int] = iter(())
-        self._spare_keys = 0
+        self._link = Link(database, settings, self._waiting, place, key_step)
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
-        self.number = 0
-        self.position = 0
 
     # --- callers' side ----------------------------------------------------------------------------------------------
 
@@ -132,6 +119,11 @@ class Committer:
         return self._task is not None and not self._task.done()
 
     @property
+    def number(self) -> int:
+        """Under which it counts its batches."""
+        return self._link.number
+
+    @property
     def waiting(self) -> int:
         """How many commands wait."""
         return len(self._waiting)
@@ -140,7 +132,7 @@ class Committer:
 
     async def start(self) -> None:
         """Connects, takes a number, and begins."""
-        await self._have_number(await self._connected())
+        await self._link.have_number(await self._link.connected())
         self._task = asyncio.create_task(self._run(), name="committer")
 
     async def stop(self) -> None:
@@ -150,8 +142,7 @@ class Committer:
         if self._task is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._connection is not None:
-            await self._connection.close()
+        await self._link.drop()
 
     async def _run(self) -> None:
         settings = self._settings
@@ -167,7 +158,7 @@ class Committer:
             except Exception as error:  # noqa: BLE001 - a fault of ours must not stop the door for all others
                 failed = error if isinstance(error, refusals.Refusal) else errors.InternalError(error_id=uuid7())
                 _log.exception("batch failed", commands=len(entries), reason=str(failed))
-                _answer_all(entries, failed)
+                answer_all(entries, failed)
 
     async def _commit(self, entries: list[Entry]) -> None:
         """Commits the entries as one batch; more than one only after a row was refused."""
@@ -185,8 +176,8 @@ class Committer:
                 await self._halve(entries, rejection)
                 return
             except Lost:
-                await self._drop_connection()
-                entries = _without_late(entries)
+                await self._link.drop()
+                entries = without_late(entries)
             except Unsettled:
                 return
             else:
@@ -199,7 +190,7 @@ class Committer:
             kind, error_id = type(order).__name__, str(failed.error_id)
             run = label_of(order)
             _log.error("command refused by the database", order=kind, run=run, cause=str(cause), error_id=error_id)
-            _answer_all(entries, busy(order) if isinstance(cause, Conflict) else failed)
+            answer_all(entries, busy(order) if isinstance(cause, Conflict) else failed)
             return
         middle = len(entries) // 2
         await self._commit(entries[:middle])
@@ -208,9 +199,9 @@ class Committer:
     async def _attempt(self, entries: list[Entry]) -> None:
         if not entries:
             return
-        connection = await self._connected(entries)
-        await self._have_number(connection)
-        await self._have_keys(connection, sum(_births(entry.order) for entry in entries))
+        connection = await self._link.connected(entries)
+        await self._link.have_number(connection)
+        await self._link.have_keys(connection, sum(births_of(entry.order) for entry in entries))
         batch = self._batch(connection, entries)
         try:
             await self._carry_out(connection, entries, batch)
@@ -223,18 +214,18 @@ class Committer:
         try:
             async with connection.transaction():
                 await batch.prepare()
-                write = batch.to_write(self.number, self.position + 1)
+                write = batch.to_write(self._link.number, self._link.position + 1)
                 if write is not None:
                     await batches.write(connection, write)
         except Unsettled:
-            await self._drop_connection()
+            await self._link.drop()
             if not await self._settled(entries, batch, write):
                 raise
         except BaseException:
             self._give_back(batch)
             raise
         if write is not None:
-            self.position += 1
+            self._link.position += 1
         telemetry.metrics.commit_seconds.observe(time.monotonic() - began)
         telemetry.metrics.commit_batch_commands.observe(len(entries))
         self._finish(entries, batch)
@@ -246,7 +237,7 @@ class Committer:
             self._clock.now(),
             self._limits,
             self._capacity,
-            self._next_key,
+            self._link.next_key,
             self._waiting.aside,
             self._is_anothers,
         )
@@ -255,7 +246,7 @@ class Committer:
         """After the commit: those who hold workers hear first, then each caller is answered."""
         changes = batch.subjects.every()
         try:
-            self._listener.committed(self.number, self.position, changes)
+            self._listener.committed(self._link.number, self._link.position, changes)
         except Exception:  # noqa: BLE001 - what is committed is committed
             _log.exception("a listener failed")
         for entry, answer in zip(entries, batch.answers, strict=True):
@@ -303,13 +294,11 @@ class Committer:
     def _set_aside(self, entry: Entry) -> None:
         """A run that is locked elsewhere: its commands come again, in their order, until their time is over."""
         if not self._waiting.set_aside(entry):
-            _answer_all([entry], busy(entry.order))
+            answer_all([entry], busy(entry.order))
 
     def _give_back(self, batch: Batch) -> None:
         for task, reservation in batch.reservations:
             self._capacity.release(task, reservation)
-
-    # --- unknown outcomes -------------------------------------------------------------------------------------------
 
     async def _settled(self, entries: list[Entry], batch: Batch, write: batches.Write | None) -> bool:
         """Finds out whether the batch was committed. True: it was, and is to be finished.
@@ -318,88 +307,14 @@ class Committer:
         """
         if write is None:
             return True
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                connection = await self._connected(until=deadline)
-                committed = await batches.settle(connection, write.batch_id, self._clock.now())
-            except (Lost, Conflict, Rejected, Unsettled):
-                await self._drop_connection()
-                await asyncio.sleep(_FIRST_PAUSE)
-                continue
-            _log.warning("commit was interrupted", committed=committed, commands=len(entries))
-            if committed:
-                return True
-            self._give_back(batch)
-            raise Lost("the commit did not happen")
+        committed = await self._link.settle(write.batch_id, self._clock)
+        _log.warning("commit was interrupted", committed=committed, commands=len(entries))
+        if committed:
+            return True
         self._give_back(batch)
-        # It may commit yet, out of turn: what this committer goes on with counts from the start under another number.
-        self.number = 0
-        _answer_all(entries, errors.OutcomeUnknown())
+        if committed is not None:
+            raise Lost("the commit did not happen")
+        self._link.forget_number()
+        answer_all(entries, errors.OutcomeUnknown())
         self._listener.unsettled()
         return False
-
-    # --- connection and keys ----------------------------------------------------------------------------------------
-
-    async def _connected(self, entries: Sequence[Entry] = (), until: float = math.inf) -> Connection:
-        """The connection, made anew however long that takes; who can't wait is told. Raises Lost after `until`."""
-        pause = _FIRST_PAUSE
-        while self._connection is None or self._connection.closed:
-            try:
-                self._connection = await self._database.connect()
-            except Lost:
-                _without_late([*entries, *self._waiting])
-                if time.monotonic() >= until:
-                    raise
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, self._settings.reconnect_seconds_maximum)
-        return self._connection
-
-    async def _have_number(self, connection: Connection) -> None:
-        if not self.number:
-            self.number, self.position = await batches.take_committer_number(connection), 0
-
-    async def _drop_connection(self) -> None:
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
-
-    async def _have_keys(self, connection: Connection, count: int) -> None:
-        """Keys for as many runs as a batch may start, those of a block that lead to this committer.
-
-        Gaps do no harm: between them, and where a block is lost in a crash.
-        """
-        while self._spare_keys < count:
-            block = await batch_reads.take_run_keys(connection)
-            taken = block[(self._place - block.start) % self._key_step :: self._key_step]
-            self._keys = iter([*self._keys, *taken])
-            self._spare_keys += len(taken)
-
-    def _next_key(self) -> int:
-        self._spare_keys -= 1
-        return next(self._keys)
-
-
-def _births(order: Order) -> int:
-    """How many runs or jobs a command may start."""
-    if isinstance(order, Writes):
-        return sum(map(_births, order.orders))
-    if isinstance(order, StartRun | SignalWithStartRun | StartJob):
-        return 1
-    if isinstance(order, ProgressRun):
-        return sum(isinstance(step.body, NewChild) for step in order.steps) + (order.end is not None)
-    return 0
-
-
-def _without_late(entries: list[Entry]) -> list[Entry]:
-    """The entries that still have time; the others are told that the database is away."""
-    now = time.monotonic()
-    late = [entry for entry in entries if entry.deadline <= now]
-    _answer_all(late, errors.DatabaseUnavailable())
-    return [entry for entry in entries if entry.deadline > now]
-
-
-def _answer_all(entries: Sequence[Entry], refusal: refusals.Refusal) -> None:
-    for entry in entries:
-        if entry.future is not None and not entry.future.done():
-            entry.future.set_exception(refusal)

@@ -11,6 +11,8 @@ from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Command, JobCommand
 from stepwell_server.engine.committer.protocols import ActivityClaim, AnyChange, Claim
 from stepwell_server.engine.jobs import StartJob
+from stepwell_server.engine.progress import ProgressRun
+from stepwell_server.engine.reported import NewChild
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun
 from stepwell_server.model.jobs import JobRef
@@ -78,6 +80,17 @@ def start_of(order: Order) -> StartRun | None:
     if isinstance(order, SignalWithStartRun):
         return order.start
     return order if isinstance(order, StartRun) else None
+
+
+def births_of(order: Order) -> int:
+    """How many runs or jobs a command may start."""
+    if isinstance(order, Writes):
+        return sum(map(births_of, order.orders))
+    if isinstance(order, Birth | StartJob):
+        return 1
+    if isinstance(order, ProgressRun):
+        return sum(isinstance(step.body, NewChild) for step in order.steps) + (order.end is not None)
+    return 0
 
 
 def space_of(order: Order) -> tuple[int, str] | None:

@@ -42,7 +42,7 @@ class Committers:
         self, database: Database, clock: Clock, settings: Settings, capacity: Capacity, listener: Listener
     ) -> None:
         self.members = [
-            Committer(database, clock, settings, capacity, listener, place, self._of_run)
+            Committer(database, clock, settings, capacity, listener, place, settings.committers, self._of_run)
             for place in range(settings.committers)
         ]
         self._sets = SetCommitter(database, clock, settings, capacity, listener, self._of_run)

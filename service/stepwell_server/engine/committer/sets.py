@@ -113,9 +113,9 @@ class SetCommitter(Committer):
         listener: Listener,
         of_run: Callable[[int], Committer],
     ) -> None:
-        super().__init__(database, clock, settings, capacity, listener, 0, of_run)
         # Runs that it starts may be any committer's, and so may their keys.
-        self._batch_commands = self._key_step = 1
+        super().__init__(database, clock, settings, capacity, listener, place=0, key_step=1, of_run=of_run)
+        self._batch_commands = 1
         self._numbers = itertools.count(1)
 
     def submit(
@@ -144,7 +144,9 @@ class SetCommitter(Committer):
         # Each stands aside by itself.
         entry.key = entry.key or -next(self._numbers)
         most_runs = self._settings.limits.set_runs
-        return SetBatch(connection, entry, self._clock.now(), self._limits, self._capacity, self._next_key, most_runs)
+        return SetBatch(
+            connection, entry, self._clock.now(), self._limits, self._capacity, self._link.next_key, most_runs
+        )
 
     async def _halve(self, entries: list[Entry], cause: Exception) -> None:
         """A set can't be halved. Somebody was in its way: it comes again, as long as it has time."""

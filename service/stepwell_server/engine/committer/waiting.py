@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from stepwell_server import errors
 from stepwell_server.model.requests import Asked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from stepwell_server import refusals
     from stepwell_server.engine.committer.orders import Order
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.001, 0.050
@@ -128,3 +130,17 @@ class Waiting:
     def _counted(self, entry: Entry, sign: int) -> None:
         self._count += sign
         self._bytes += sign * entry.size
+
+
+def without_late(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries that still have time; the others are told that the database is away."""
+    now = time.monotonic()
+    answer_all([entry for entry in entries if entry.deadline <= now], errors.DatabaseUnavailable())
+    return [entry for entry in entries if entry.deadline > now]
+
+
+def answer_all(entries: Sequence[Entry], refusal: refusals.Refusal) -> None:
+    """Refuses what is not answered yet."""
+    for entry in entries:
+        if entry.future is not None and not entry.future.done():
+            entry.future.set_exception(refusal)
