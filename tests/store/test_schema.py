@@ -137,7 +137,11 @@ async def test_every_statement_prepares(database_url: str) -> None:
     try:
         for noun in statements.nouns():
             for statement in statements.load(noun).values():
-                await connection.prepare(statement.sql)
+                sql = statement.sql
+                if sql.startswith("COPY "):
+                    table, columns = statements.target_of(sql)
+                    sql = f"SELECT {', '.join(columns)} FROM {table}"  # noqa: S608 - of our own
+                await connection.prepare(sql)
     finally:
         await connection.close()
 

@@ -107,11 +107,11 @@ async def write(connection: Connection, batch: Write) -> None:
     await connection.fetch(BATCHES["insert_batch"], *first)
     if batch.requests:
         batch.requests.sort(key=lambda row: (row.request_id, row.namespace_id, row.method))
-        await connection.write(REQUESTS["insert_requests"], columns(batch.requests))
+        await connection.insert(REQUESTS["insert_requests"], map(astuple, batch.requests))
     await _write_runs(connection, batch)
     await _write_steps(connection, batch)
     if batch.events:
-        await connection.write(EVENTS["insert_events"], columns(batch.events))
+        await connection.insert(EVENTS["insert_events"], map(astuple, batch.events))
     if batch.topic_copies or batch.topic_positions:
         await topics.write(connection, batch.topic_copies, batch.topic_positions)
     # What came in this very batch may go on with a run's successor.
@@ -133,25 +133,25 @@ async def write(connection: Connection, batch: Write) -> None:
 async def _write_runs(connection: Connection, batch: Write) -> None:
     if batch.run_ids:
         batch.run_ids.sort(key=lambda entry: (entry.run_id.int, entry.namespace_id))
-        await connection.write(RUNS["insert_run_ids"], columns(batch.run_ids))
+        await connection.insert(RUNS["insert_run_ids"], map(astuple, batch.run_ids))
     if batch.idempotency_keys:
         await dispatches.insert_keys(connection, batch.idempotency_keys)
     if batch.names:
-        await connection.write(RUNS["insert_workflow_ids"], pairs(sorted(batch.names)))
+        await connection.insert(RUNS["insert_workflow_ids"], sorted(batch.names))
     if batch.renamed:
         await _all_of(connection, RUNS["update_workflow_ids"], pairs(sorted(batch.renamed)), len(batch.renamed))
     if batch.reopened_runs:
         count = len(batch.reopened_runs)
         await _all_of(connection, RUNS["delete_closed_runs"], pairs(sorted(batch.reopened_runs)), count)
     if batch.new_runs:
-        await connection.write(RUNS["insert_runs"], columns(batch.new_runs))
+        await connection.insert(RUNS["insert_runs"], map(astuple, batch.new_runs))
     if batch.changed_runs:
         rows = [(run.run_key, *astuple(run)[_RUN_CHANGES:]) for run in batch.changed_runs]
         await _all_of(connection, RUNS["update_runs"], pairs(rows), len(rows))
     if batch.gone_runs:
         await _all_of(connection, RUNS["delete_runs"], [batch.gone_runs], len(batch.gone_runs))
     if batch.closed_runs:
-        await connection.write(RUNS["insert_closed_runs"], columns(batch.closed_runs))
+        await connection.insert(RUNS["insert_closed_runs"], map(astuple, batch.closed_runs))
 
 
 async def _all_of(
@@ -168,12 +168,12 @@ async def _write_steps(connection: Connection, batch: Write) -> None:
     if batch.gone_steps:
         await connection.write(STEPS["delete_steps"], pairs(batch.gone_steps))
     if batch.new_steps:
-        await connection.write(STEPS["insert_steps"], columns(batch.new_steps))
+        await connection.insert(STEPS["insert_steps"], map(astuple, batch.new_steps))
     if batch.changed_steps:
         rows = [(step.run_key, step.ordinal, *astuple(step)[_STEP_CHANGES]) for step in batch.changed_steps]
         await connection.write(STEPS["update_steps"], pairs(rows))
     if batch.closed_steps:
-        await connection.write(STEPS["insert_closed_steps"], columns(batch.closed_steps))
+        await connection.insert(STEPS["insert_closed_steps"], map(astuple, batch.closed_steps))
     if batch.scopes:
         await connection.write(STEPS["write_scopes"], columns(batch.scopes))
     if batch.scopes_gone:
@@ -182,13 +182,13 @@ async def _write_steps(connection: Connection, batch: Write) -> None:
 
 async def _write_signals(connection: Connection, batch: Write) -> None:
     if batch.signals:
-        await connection.write(SIGNALS["insert_signals"], columns(batch.signals))
+        await connection.insert(SIGNALS["insert_signals"], map(astuple, batch.signals))
     if batch.consumed:
         await connection.write(SIGNALS["consume_signals"], pairs(batch.consumed))
     if batch.carried_away:
         await connection.write(SIGNALS["carry_signals_away"], pairs(batch.carried_away))
     if batch.carried:
-        await connection.write(SIGNALS["insert_signals"], columns(batch.carried))
+        await connection.insert(SIGNALS["insert_signals"], map(astuple, batch.carried))
     if batch.given_back:
         await connection.write(SIGNALS["give_back_signals"], columns(batch.given_back))
     if batch.signals_gone:
@@ -199,9 +199,9 @@ async def _write_tasks_and_mail(connection: Connection, batch: Write) -> None:
     if batch.tasks_gone:
         await connection.write(TASKS["delete_tasks"], pairs(sorted(batch.tasks_gone)))
     if batch.tasks:
-        await connection.write(TASKS["insert_tasks"], columns(batch.tasks))
+        await connection.insert(TASKS["insert_tasks"], map(astuple, batch.tasks))
     if batch.mail:
-        await connection.write(MAIL["insert_mail"], columns(batch.mail))
+        await connection.insert(MAIL["insert_mail"], map(astuple, batch.mail))
     if batch.mail_done:
         deleted = await connection.write(MAIL["delete_mail"], [sorted(batch.mail_done)])
         if deleted != len(batch.mail_done):

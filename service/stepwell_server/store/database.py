@@ -17,8 +17,10 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from stepwell_server.store.statements import target_of
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from stepwell_server.settings import Settings
@@ -118,6 +120,18 @@ class Connection:
             self._counters.statements += 1
             await prepared.fetch(*columns)
             return int((prepared.get_statusmsg() or "0").rsplit(" ", 1)[-1])
+        except Exception as error:
+            raise translated(error) from error
+
+    async def insert(self, statement: Statement, rows: Iterable[tuple[object, ...]]) -> None:
+        """Puts rows into the table that a COPY names, with their values in the order of its columns.
+
+        Cheaper than INSERT from arrays, for one row as for hundreds, on both sides; and less is written to the log.
+        """
+        table, columns = target_of(statement.sql)
+        self._counters.statements += 1
+        try:
+            await self.raw.copy_records_to_table(table, records=rows, columns=columns)
         except Exception as error:
             raise translated(error) from error
 

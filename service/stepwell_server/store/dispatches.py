@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import astuple
 from sqlalchemy import ColumnElement, delete, exists, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server.model.dispatches import Dispatch, IdempotencyKey
 from stepwell_server.store import namespaces, requests
-from stepwell_server.store.columns import columns, pairs
+from stepwell_server.store.columns import pairs
 from stepwell_server.store.schema import CLOSED_RUNS, DISPATCHES, IDEMPOTENCY_KEYS, RUN_IDS
 from stepwell_server.store.statements import load
 
@@ -58,7 +59,7 @@ async def find_keys(connection: Connection, wanted: Sequence[KeyPlace]) -> list[
 async def insert_keys(connection: Connection, keys: Sequence[IdempotencyKey]) -> None:
     """Registers keys that were free. Raises Conflict if one is registered meanwhile."""
     ordered: list[IdempotencyKey] = sorted(keys, key=lambda key: key.place)
-    await connection.write(SQL["insert_idempotency_keys"], columns(ordered))
+    await connection.insert(SQL["insert_idempotency_keys"], map(astuple, ordered))
 
 
 async def note(

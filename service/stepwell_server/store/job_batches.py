@@ -9,7 +9,7 @@ from msgspec.structs import astuple
 
 from stepwell_server.model.jobs import ClosedJob, Job, JobId
 from stepwell_server.model.payloads import Payload, pack_payload, unpack_payload
-from stepwell_server.store.columns import columns, pairs
+from stepwell_server.store.columns import pairs
 from stepwell_server.store.database import Conflict
 from stepwell_server.store.statements import load
 
@@ -51,16 +51,16 @@ async def write(connection: Connection, batch: JobWrite) -> None:
         await _all_of(connection, "delete_closed_jobs", pairs(sorted(batch.taken)), len(batch.taken))
     if batch.ids:
         batch.ids.sort(key=lambda entry: (entry.job_id.int, entry.namespace_id))
-        await connection.write(JOBS["insert_job_ids"], columns(batch.ids))
+        await connection.insert(JOBS["insert_job_ids"], map(astuple, batch.ids))
     if batch.names:
-        await connection.write(JOBS["insert_unique_jobs"], pairs(sorted(batch.names)))
+        await connection.insert(JOBS["insert_unique_jobs"], sorted(batch.names))
     if batch.renamed:
         await _all_of(connection, "update_unique_jobs", pairs(sorted(batch.renamed)), len(batch.renamed))
     if batch.new or batch.reopened:
-        await connection.write(JOBS["insert_jobs"], columns([*batch.new, *batch.reopened]))
+        await connection.insert(JOBS["insert_jobs"], map(astuple, [*batch.new, *batch.reopened]))
     if batch.inputs:
         packed = ((key, pack_payload(given)) for key, given in batch.inputs)
-        await connection.write(JOBS["insert_job_inputs"], pairs(packed))
+        await connection.insert(JOBS["insert_job_inputs"], packed)
     if batch.retried:
         await connection.write(JOBS["delete_job_heartbeats"], [sorted(batch.retried)])
     if batch.changed:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from importlib import resources
 from typing import NamedTuple
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_COPY = re.compile(r"COPY (\w+) \(([^)]+)\) FROM STDIN \(FORMAT binary\);")
 
 
 class Statement(NamedTuple):
@@ -23,6 +25,15 @@ def load(noun: str) -> dict[str, Statement]:
     text = resources.files("stepwell_server.store").joinpath("sql", f"{noun}.sql").read_text()
     _, *parts = _NAME.split(text)
     return {name: _statement(noun, name, body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+@functools.cache
+def target_of(sql: str) -> tuple[str, tuple[str, ...]]:
+    """The table and the columns into which a COPY puts rows."""
+    found = _COPY.fullmatch(sql)
+    if found is None:
+        raise ValueError(f"no COPY of rows: {sql}")
+    return found[1], tuple(found[2].replace(",", " ").split())
 
 
 def _statement(noun: str, name: str, body: str) -> Statement:

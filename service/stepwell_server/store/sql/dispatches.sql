@@ -15,12 +15,7 @@ FROM unnest($1::int[], $2::text[], $3::text[], $4::text[])
 
 -- name: insert_idempotency_keys
 -- Registers keys with their runs; one registered meanwhile is a conflict. Sorted by key.
-INSERT INTO idempotency_keys (
-    namespace_id, type, trigger_key, idempotency_key, run_id, register_time
-)
-SELECT * FROM unnest(
-    $1::int[], $2::text[], $3::text[], $4::text[], $5::uuid[], $6::timestamptz[]
-);
+COPY idempotency_keys (namespace_id, type, trigger_key, idempotency_key, run_id, register_time) FROM STDIN (FORMAT binary);
 
 -- name: claim_dispatches
 -- Notes that dispatched steps were claimed, unless that is noted. Walks dispatches_pkey.

@@ -1,12 +1,8 @@
 -- name: insert_events
-INSERT INTO events (
+COPY events (
     run_key, number, type, origin, step_ordinal, event_time, payload_kind, payload, caller_type, caller_seq,
     attributes
-)
-SELECT * FROM unnest(
-    $1::bigint[], $2::int[], $3::smallint[], $4::smallint[], $5::int[], $6::timestamptz[], $7::smallint[],
-    $8::bytea[], $9::text[], $10::bigint[], $11::bytea[]
-);
+) FROM STDIN (FORMAT binary);
 
 -- name: read_events
 -- Single events. Walks one partition's primary key each.

@@ -57,13 +57,11 @@ FROM unnest($1::bigint[]) AS x (job_key),
 
 -- name: insert_job_ids
 -- Makes ids known; a second one of the same namespace is a conflict. Sorted by id.
-INSERT INTO job_ids (job_id, namespace_id, job_key, request_hash)
-SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::bytea[]);
+COPY job_ids (job_id, namespace_id, job_key, request_hash) FROM STDIN (FORMAT binary);
 
 -- name: insert_unique_jobs
 -- Gives unique keys that were free to their first jobs; one taken meanwhile is a conflict. Sorted by unique key.
-INSERT INTO unique_jobs (unique_key, namespace_id, job_key)
-SELECT * FROM unnest($1::text[], $2::int[], $3::bigint[]);
+COPY unique_jobs (unique_key, namespace_id, job_key) FROM STDIN (FORMAT binary);
 
 -- name: update_unique_jobs
 -- Gives unique keys to jobs that open, if nobody has got them since they were looked at: a smaller count is a conflict.
@@ -74,21 +72,14 @@ WHERE unique_jobs.unique_key = x.unique_key AND unique_jobs.namespace_id = x.nam
     AND unique_jobs.turn = x.turn;
 
 -- name: insert_jobs
-INSERT INTO jobs (
+COPY jobs (
     job_key, namespace_id, job_id, unique_key, type, task_queue, priority, correlation_id, traceparent, tracestate,
     create_time, retention_seconds, schedule_time, state, attempt, grants, session_id, returns, owner_id, start_time,
     wake_time, cancel_reason, cancel_time, retries, details
-)
-SELECT * FROM unnest(
-    $1::bigint[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::text[], $9::text[],
-    $10::text[], $11::timestamptz[], $12::double precision[], $13::timestamptz[], $14::smallint[], $15::int[],
-    $16::bigint[], $17::uuid[], $18::smallint[], $19::text[], $20::timestamptz[], $21::timestamptz[], $22::text[],
-    $23::timestamptz[], $24::int[], $25::bytea[]
-);
+) FROM STDIN (FORMAT binary);
 
 -- name: insert_job_inputs
-INSERT INTO job_inputs (job_key, input)
-SELECT * FROM unnest($1::bigint[], $2::bytea[]);
+COPY job_inputs (job_key, input) FROM STDIN (FORMAT binary);
 
 -- name: update_jobs
 -- Writes what changes of open jobs that this batch has locked. Walks jobs_pkey.

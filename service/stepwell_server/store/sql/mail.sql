@@ -1,10 +1,5 @@
 -- name: insert_mail
-INSERT INTO mail (
-    mail_id, run_key, post_time, body
-)
-SELECT * FROM unnest(
-    $1::uuid[], $2::bigint[], $3::timestamptz[], $4::bytea[]
-);
+COPY mail (mail_id, run_key, post_time, body) FROM STDIN (FORMAT binary);
 
 -- name: delete_mail
 -- Takes applied mail away; answers what was there. Less than asked for is a conflict: somebody else applied it.

@@ -10,9 +10,4 @@ FROM unnest($1::text[], $2::int[], $3::text[]) AS x (request_id, namespace_id, m
     ) AS r;
 
 -- name: insert_requests
-INSERT INTO requests (
-    request_id, namespace_id, method, body_hash, answer, request_time
-)
-SELECT * FROM unnest(
-    $1::text[], $2::int[], $3::text[], $4::bytea[], $5::bytea[], $6::timestamptz[]
-);
+COPY requests (request_id, namespace_id, method, body_hash, answer, request_time) FROM STDIN (FORMAT binary);

@@ -77,21 +77,11 @@ FROM unnest($1::bigint[]) AS x (run_key),
 
 -- name: insert_run_ids
 -- Makes ids known; a second one of the same namespace is a conflict. Sorted by id.
-INSERT INTO run_ids (
-    run_id, namespace_id, run_key, request_hash
-)
-SELECT * FROM unnest(
-    $1::uuid[], $2::int[], $3::bigint[], $4::bytea[]
-);
+COPY run_ids (run_id, namespace_id, run_key, request_hash) FROM STDIN (FORMAT binary);
 
 -- name: insert_workflow_ids
 -- Gives names that were free to their first runs; one taken meanwhile is a conflict. Sorted by name.
-INSERT INTO workflow_ids (
-    workflow_id, namespace_id, run_key
-)
-SELECT * FROM unnest(
-    $1::text[], $2::int[], $3::bigint[]
-);
+COPY workflow_ids (workflow_id, namespace_id, run_key) FROM STDIN (FORMAT binary);
 
 -- name: update_workflow_ids
 -- Gives names to runs that open, if nobody has got them since they were looked at: a smaller count is a conflict. The
@@ -102,21 +92,13 @@ WHERE workflow_ids.workflow_id = x.workflow_id AND workflow_ids.namespace_id = x
     AND workflow_ids.turn = x.turn;
 
 -- name: insert_runs
-INSERT INTO runs (
+COPY runs (
     run_key, namespace_id, run_id, workflow_id, type, task_queue, priority, driven, managed, parent_key,
-    parent_ordinal, correlation_id, traceparent, tracestate, create_time, deadline, phase, version,
-    last_event, last_step, last_signal, open_steps, order_count, order_hash, grants, session_id, returns,
-    queued, dirty, owner_id, lease_expire_time, pause_reason, cancel_reason, cancel_time, build_id,
-    update_time, suspend_time, wake_time, details
-)
-SELECT * FROM unnest(
-    $1::bigint[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::boolean[],
-    $9::boolean[], $10::bigint[], $11::int[], $12::text[], $13::text[], $14::text[], $15::timestamptz[],
-    $16::timestamptz[], $17::smallint[], $18::bigint[], $19::int[], $20::int[], $21::int[], $22::int[],
-    $23::int[], $24::bytea[], $25::bigint[], $26::uuid[], $27::smallint[], $28::boolean[], $29::boolean[],
-    $30::text[], $31::timestamptz[], $32::text[], $33::text[], $34::timestamptz[], $35::text[],
-    $36::timestamptz[], $37::timestamptz[], $38::timestamptz[], $39::bytea[]
-);
+    parent_ordinal, correlation_id, traceparent, tracestate, create_time, deadline, phase, version, last_event,
+    last_step, last_signal, open_steps, order_count, order_hash, grants, session_id, returns, queued, dirty, owner_id,
+    lease_expire_time, pause_reason, cancel_reason, cancel_time, build_id, update_time, suspend_time, wake_time,
+    details
+) FROM STDIN (FORMAT binary);
 
 -- name: update_runs
 -- Writes what changes of open runs that this batch has locked. Walks runs_pkey.
@@ -154,19 +136,12 @@ WHERE run_key = ANY($1::bigint[]) AND EXISTS (
 );
 
 -- name: insert_closed_runs
-INSERT INTO closed_runs (
+COPY closed_runs (
     run_key, namespace_id, run_id, workflow_id, type, task_queue, priority, driven, managed, parent_key,
-    parent_ordinal, correlation_id, traceparent, tracestate, create_time, deadline, phase, version,
-    last_event, last_step, last_signal, order_count, order_hash, grants, cancel_reason, cancel_time, build_id,
-    end_time, end_event, details
-)
-SELECT * FROM unnest(
-    $1::bigint[], $2::int[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::smallint[], $8::boolean[],
-    $9::boolean[], $10::bigint[], $11::int[], $12::text[], $13::text[], $14::text[], $15::timestamptz[],
-    $16::timestamptz[], $17::smallint[], $18::bigint[], $19::int[], $20::int[], $21::int[], $22::int[],
-    $23::bytea[], $24::bigint[], $25::text[], $26::timestamptz[], $27::text[], $28::timestamptz[], $29::int[],
-    $30::bytea[]
-);
+    parent_ordinal, correlation_id, traceparent, tracestate, create_time, deadline, phase, version, last_event,
+    last_step, last_signal, order_count, order_hash, grants, cancel_reason, cancel_time, build_id, end_time,
+    end_event, details
+) FROM STDIN (FORMAT binary);
 
 -- name: read_due_runs
 -- Runs that want to be looked at, earliest first. Walks runs_managed_wake_idx. Locks nothing: the decision looks again.

@@ -37,12 +37,7 @@ FROM unnest($1::bigint[]) AS x (run_key),
 ORDER BY s.run_key, s.name, s.ordinal;
 
 -- name: insert_signals
-INSERT INTO signals (
-    run_key, ordinal, name, event, signal_id, consumed, receive_time, chain_key
-)
-SELECT * FROM unnest(
-    $1::bigint[], $2::int[], $3::text[], $4::int[], $5::text[], $6::boolean[], $7::timestamptz[], $8::bigint[]
-);
+COPY signals (run_key, ordinal, name, event, signal_id, consumed, receive_time, chain_key) FROM STDIN (FORMAT binary);
 
 -- name: consume_signals
 -- Marks signals as taken. Walks signals_pkey.

@@ -113,17 +113,11 @@ ORDER BY s.end_event
 LIMIT 100000;
 
 -- name: insert_steps
-INSERT INTO steps (
-    run_key, ordinal, scope, name, occurrence, key, kind, type, task_queue, priority, wait_name, seq,
-    child_key, create_time, input_event, state, attempt, grants, session_id, returns, owner_id, start_time,
-    wake_time, cancel_requested, details, managed
-)
-SELECT * FROM unnest(
-    $1::bigint[], $2::int[], $3::text[], $4::text[], $5::int[], $6::text[], $7::smallint[], $8::text[],
-    $9::text[], $10::smallint[], $11::text[], $12::bigint[], $13::bigint[], $14::timestamptz[], $15::int[],
-    $16::smallint[], $17::int[], $18::bigint[], $19::uuid[], $20::smallint[], $21::text[], $22::timestamptz[],
-    $23::timestamptz[], $24::boolean[], $25::bytea[], $26::boolean[]
-);
+COPY steps (
+    run_key, ordinal, scope, name, occurrence, key, kind, type, task_queue, priority, wait_name, seq, child_key,
+    create_time, input_event, state, attempt, grants, session_id, returns, owner_id, start_time, wake_time,
+    cancel_requested, details, managed
+) FROM STDIN (FORMAT binary);
 
 -- name: update_steps
 -- Writes what changes of open steps, whose runs this batch has locked. Walks steps_pkey.
@@ -146,17 +140,10 @@ DELETE FROM steps USING unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal)
 WHERE steps.run_key = x.run_key AND steps.ordinal = x.ordinal;
 
 -- name: insert_closed_steps
-INSERT INTO closed_steps (
-    run_key, ordinal, scope, name, occurrence, key, kind, type, task_queue, priority, wait_name, seq,
-    child_key, create_time, input_event, state, attempt, grants, start_time, end_time, end_event, timed_out,
-    details
-)
-SELECT * FROM unnest(
-    $1::bigint[], $2::int[], $3::text[], $4::text[], $5::int[], $6::text[], $7::smallint[], $8::text[],
-    $9::text[], $10::smallint[], $11::text[], $12::bigint[], $13::bigint[], $14::timestamptz[], $15::int[],
-    $16::smallint[], $17::int[], $18::bigint[], $19::timestamptz[], $20::timestamptz[], $21::int[],
-    $22::boolean[], $23::bytea[]
-);
+COPY closed_steps (
+    run_key, ordinal, scope, name, occurrence, key, kind, type, task_queue, priority, wait_name, seq, child_key,
+    create_time, input_event, state, attempt, grants, start_time, end_time, end_event, timed_out, details
+) FROM STDIN (FORMAT binary);
 
 -- name: delete_closed_steps
 -- Takes steps out of the record that are rewound, begun anew or saved again. Each names its run, so that only one

@@ -46,13 +46,9 @@ LIMIT $4
 FOR UPDATE SKIP LOCKED;
 
 -- name: insert_tasks
-INSERT INTO tasks (
+COPY tasks (
     run_key, ordinal, namespace_id, task_queue, kind, type, rank, ready_time, build_id
-)
-SELECT * FROM unnest(
-    $1::bigint[], $2::int[], $3::int[], $4::text[], $5::smallint[], $6::text[], $7::smallint[],
-    $8::timestamptz[], $9::text[]
-);
+) FROM STDIN (FORMAT binary);
 
 -- name: delete_tasks
 -- Takes tasks out of their queues. Walks tasks_pkey.
