@@ -171,7 +171,7 @@ class RunAmbiguous(FailedPrecondition):
 
 
 class RunExists(AlreadyExists):
-    """Run {run_id} of workflow {workflow_id} exists already in namespace {namespace}."""
+    """Run {run_id} exists already, and its id or workflow id is not given twice: choose another."""
 
     namespace: str
     workflow_id: str
@@ -179,7 +179,7 @@ class RunExists(AlreadyExists):
 
 
 class WorkflowIdInUse(AlreadyExists):
-    """Workflow id {workflow_id} is in use by the open run {run_id} in namespace {namespace}."""
+    """Workflow id {workflow_id} is in use by the open run {run_id}: choose another, or another conflict policy."""
 
     namespace: str
     workflow_id: str
@@ -298,7 +298,7 @@ class JobNotFound(NotFound):
 
 
 class JobExists(AlreadyExists):
-    """Job {job_id} of unique key {unique_key} exists already in namespace {namespace}."""
+    """Job {job_id} exists already, and its id or unique key is not given twice: choose another."""
 
     namespace: str
     unique_key: str
@@ -306,7 +306,7 @@ class JobExists(AlreadyExists):
 
 
 class UniqueKeyInUse(AlreadyExists):
-    """Unique key {unique_key} is in use by the open job {job_id} in namespace {namespace}."""
+    """Unique key {unique_key} is in use by the open job {job_id}: choose another, or another conflict policy."""
 
     namespace: str
     unique_key: str

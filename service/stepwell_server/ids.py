@@ -10,12 +10,7 @@ from uuid import UUID, SafeUUID, uuid5
 
 Namespace = NewType("Namespace", str)
 RunId = NewType("RunId", UUID)
-WorkflowId = NewType("WorkflowId", str)
-RequestId = NewType("RequestId", str)
-SessionId = NewType("SessionId", UUID)
-WorkerId = NewType("WorkerId", str)
 JobId = NewType("JobId", UUID)
-Token = NewType("Token", int)
 RunKey = NewType("RunKey", int)
 """A run's internal key; rises with time."""
 Ordinal = NewType("Ordinal", int)

@@ -48,6 +48,20 @@ async def test_a_start_that_found_a_run_finds_it_again_when_that_has_ended(servi
     assert new_id != open_id
 
 
+async def test_a_signal_with_start_is_given_once(service: Service) -> None:
+    """Whether it found its run or started one: its repeat after the end does neither again."""
+    open_id = await service.begin(workflow_id="w")
+    for run_id, request_id in ((open_id, "found"), (None, "made")):
+        run = runs_pb2.StartRunRequest(type="t", workflow_id="w")
+        request = runs_pb2.SignalWithStartRunRequest(start=run, signal_name="s", request_id=request_id)
+        first = await service.runs.SignalWithStartRun(request, timeout=TIMEOUT)
+        assert (first.run_id == run_id, first.started) == (run_id is not None, run_id is None)
+        await service.end(first.run_id)
+        assert await service.runs.SignalWithStartRun(request, timeout=TIMEOUT) == first
+        request.signal_name = "t"
+        assert await refusal(service.runs.SignalWithStartRun(request, timeout=TIMEOUT)) == REUSED
+
+
 async def test_a_start_that_made_its_run_is_recognised_by_that(service: Service) -> None:
     run_id, is_new = await start(service)
     assert is_new

@@ -97,3 +97,13 @@ async def test_a_paused_schedule_owes_nothing(world: World) -> None:
     world.advance(3 * HOUR)
     patched = await patch(world, ["spec.cron"], spec=P.ScheduleSpec(cron="@daily"))
     assert (patched.waiting_count, patched.missed_count, patched.HasField("next_time")) == (0, 0, False)
+
+
+async def test_what_is_due_when_a_schedule_is_paused_is_missed(world: World) -> None:
+    made = await world.create()
+    world.advance(2 * HOUR)
+    paused = (await world.calls.PauseSchedule(P.PauseScheduleRequest(name="nightly"))).schedule
+    assert (paused.missed_count, paused.HasField("next_time")) == (2, False)
+    await world.calls.ResumeSchedule(P.ResumeScheduleRequest(name="nightly"))
+    again = (await world.calls.PauseSchedule(P.PauseScheduleRequest(name="nightly"))).schedule
+    assert (again.missed_count, again.fired_count, made.missed_count) == (2, 0, 0)

@@ -103,7 +103,7 @@ def test_a_refused_progress_frees_the_names_of_its_children() -> None:
 def test_a_child_whose_name_is_taken_fails_its_step() -> None:
     """The code hears of it at once, with the reason; the run goes on."""
     world = World()
-    world.start(workflow_id="w")
+    named = world.start(workflow_id="w")
     key = world.start()
     code = Code(world, key)
     answer = code.send(code.call("c", NewChild("flow", workflow_id="w")), waiting=True, resident=True)
@@ -111,5 +111,8 @@ def test_a_child_whose_name_is_taken_fails_its_step() -> None:
     assert ended.step.state == StepState.FAILED
     assert ended.failure is not None
     assert ended.failure.type == "WORKFLOW_ID_IN_USE"
+    assert ended.failure.message == f"Workflow id w is in use by the open run {world.store.runs[named].run_id}: " + (
+        "choose another, or another conflict policy."
+    )
     assert world.happened(key)[-1] == EventType.CHILD_FAILED
     world.check()

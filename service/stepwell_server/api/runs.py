@@ -107,7 +107,8 @@ class Runs(RunReads, RunAsks, RunMends, RunRepairs, RunForks, RunAttributes, run
         namespace_id = await self._namespaces.id_of(namespace)
         metadata = context.invocation_metadata() or ()
         command = signal_with_start_from_proto(request, namespace_id, namespace, metadata, self._fields)
-        answer = await self._committers.do(SignalledWithStart, command, size_of(request), remaining())
+        asked = asked_of(request, namespace_id, SignalledWithStart, self._fields)
+        answer = await self._committers.do(SignalledWithStart, command, size_of(request), remaining(), asked)
         return runs_pb2.SignalWithStartRunResponse(run_id=str(answer.run_id), started=answer.started)
 
     async def SignalRun(self, request: runs_pb2.SignalRunRequest, context: Context) -> runs_pb2.SignalRunResponse:

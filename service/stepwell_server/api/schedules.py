@@ -143,7 +143,7 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         def decide(before: Schedule) -> Schedule:
             if before.pause_reason is not None:
                 return before
-            return replace(before, pause_reason=reason, next_time=None, next_nominal=None, update_time=now)
+            return engine.paused(before, reason, now)
 
         changed = await self._change(request, request.name, decide)
         schedule = schedule_to_proto(changed.schedule)

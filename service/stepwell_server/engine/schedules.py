@@ -128,11 +128,18 @@ def patched(before: Schedule, after: Schedule, now: datetime) -> tuple[Schedule,
     return replace(after, next_time=next_time, next_nominal=nominal, missed=before.missed + owed.missed), owed
 
 
+def paused(before: Schedule, reason: str, now: datetime) -> Schedule:
+    """A schedule that fires no more. What is due by then and has yet to fire is missed."""
+    owed = _owed(before, now)
+    missed = before.missed + owed.missed + len(owed.times)
+    return replace(before, pause_reason=reason, next_time=None, next_nominal=None, missed=missed, update_time=now)
+
+
 def _owed(schedule: Schedule, now: datetime) -> Owed:
     try:
         due, missed, following = _due(schedule, now)
     except cron.BadTimes:
-        # The patch mends a zone that this machine does not know: of what is due only the first time is known.
+        # A zone that this machine does not know: of what is due only the first time is known.
         first = schedule.next_nominal
         return Owed([] if first is None else [first])
     is_next_due = following is not None and cron.with_jitter(schedule.spec, schedule.schedule_id, following) <= now

@@ -31,8 +31,8 @@ class SignalledWithStart(msgspec.Struct, frozen=True, gc=False):
 class SignalWithStartRun(msgspec.Struct, frozen=True, gc=False):
     """Signals the open run of the start's workflow id, else starts one by its policies and signals that.
 
-    A start that replaces what is open signals the new run. A repeat whose run has ended is answered from what it left:
-    the start finds its run, and nothing is signalled.
+    A start that replaces what is open signals the new run. A repeat by the start's own id finds the run that has ended,
+    and nothing is signalled.
     """
 
     start: StartRun

@@ -75,7 +75,6 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     keeps_signals: bool = False  # of an ended run, whose signals have yet to go to the one that continues it
     parent_run_id: str = ""
     parent_workflow_id: str = ""
-    failure_message: str = ""
     pause_event: int = 0  # holds the differences of a run whose order changed
     # Of code runs: the names of published values, and whether calls were ever left in `run_calls`.
     published: tuple[str, ...] = ()

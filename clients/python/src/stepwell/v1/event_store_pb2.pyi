@@ -65,7 +65,7 @@ class AppendEventRequest(_message.Message):
     type: _builtins.str
     """What happened, in the caller's own word. Required."""
     caller_seq: _builtins.int
-    """The caller's own number, unique in the run. 0 for none."""
+    """The caller's own number, unique in the run, also when its event was deleted. 0 for none."""
     token: _builtins.int
     """The claim's token, if the run is held under a lease."""
     request_id: _builtins.str
@@ -170,7 +170,7 @@ class AppendEventsRequest(_message.Message):
         type: _builtins.str
         """What happened, in the caller's own word. Required."""
         caller_seq: _builtins.int
-        """The caller's own number, unique in the run. 0 for none."""
+        """The caller's own number, unique in the run, also when its event was deleted. 0 for none."""
         @_builtins.property
         def payload(self) -> _types_pb2.Payload:
             """What came with it."""

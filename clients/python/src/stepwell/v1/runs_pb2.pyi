@@ -938,7 +938,9 @@ class SignalWithStartRunRequest(_message.Message):
     signal_name: _builtins.str
     """The signal's name."""
     request_id: _builtins.str
-    """Makes a repeat of the signal safe."""
+    """Makes a repeat safe: the signal is unique in its run, and for a day the call is answered as the first was, also after
+    the run's end. At most 255 bytes.
+    """
     @_builtins.property
     def start(self) -> Global___StartRunRequest:
         """The run to start; `workflow_id` is required."""

@@ -187,7 +187,7 @@ class RunServiceServicer(object):
 
     def SignalWithStartRun(self, request, context):
         """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
-        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal.
+        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: as those of StartRun and SignalRun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

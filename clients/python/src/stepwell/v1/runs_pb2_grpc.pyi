@@ -50,7 +50,7 @@ class RunServiceStub:
     """Starts up to 256 runs. Each has an answer of its own; one refusal does not disturb the others."""
     SignalWithStartRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.SignalWithStartRunRequest, _runs_pb2.SignalWithStartRunResponse]
     """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
-    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal.
+    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: as those of StartRun and SignalRun.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]
     """Reads one run. Reasons: RUN_NOT_FOUND."""
@@ -166,7 +166,7 @@ class RunServiceAsyncStub(RunServiceStub):
     """Starts up to 256 runs. Each has an answer of its own; one refusal does not disturb the others."""
     SignalWithStartRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.SignalWithStartRunRequest, _runs_pb2.SignalWithStartRunResponse]  # type: ignore[assignment]
     """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
-    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal.
+    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: as those of StartRun and SignalRun.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]  # type: ignore[assignment]
     """Reads one run. Reasons: RUN_NOT_FOUND."""
@@ -297,7 +297,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.SignalWithStartRunResponse, _abc.Awaitable[_runs_pb2.SignalWithStartRunResponse]]:
         """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
-        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal.
+        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: as those of StartRun and SignalRun.
         """
 
     @_abc_1.abstractmethod

@@ -154,7 +154,7 @@ class Schedule(_message.Message):
     skipped_count: _builtins.int
     """How many firings were left out because of a run still open."""
     missed_count: _builtins.int
-    """How many times had passed beyond the catch-up window."""
+    """How many times had passed beyond the catch-up window, or were due when it was paused."""
     waiting_count: _builtins.int
     """How many firings wait: for an open run to end, or from a backfill."""
     last_error: _builtins.str

@@ -144,7 +144,8 @@ class ScheduleServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PauseSchedule(self, request, context):
-        """Stops a schedule from firing by the clock. Reasons: SCHEDULE_NOT_FOUND.
+        """Stops a schedule from firing by the clock. What is due and has yet to fire counts as missed. Reasons:
+        SCHEDULE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

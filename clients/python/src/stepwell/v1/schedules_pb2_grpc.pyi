@@ -55,7 +55,9 @@ class ScheduleServiceStub:
     DeleteSchedule: _grpc.UnaryUnaryMultiCallable[_schedules_pb2.DeleteScheduleRequest, _schedules_pb2.DeleteScheduleResponse]
     """Deletes a schedule. Runs that it started go on."""
     PauseSchedule: _grpc.UnaryUnaryMultiCallable[_schedules_pb2.PauseScheduleRequest, _schedules_pb2.PauseScheduleResponse]
-    """Stops a schedule from firing by the clock. Reasons: SCHEDULE_NOT_FOUND."""
+    """Stops a schedule from firing by the clock. What is due and has yet to fire counts as missed. Reasons:
+    SCHEDULE_NOT_FOUND.
+    """
     ResumeSchedule: _grpc.UnaryUnaryMultiCallable[_schedules_pb2.ResumeScheduleRequest, _schedules_pb2.ResumeScheduleResponse]
     """Lets a paused schedule fire again, from now on: what it missed while paused stays undone (see BackfillSchedule).
     Reasons: SCHEDULE_NOT_FOUND.
@@ -101,7 +103,9 @@ class ScheduleServiceAsyncStub(ScheduleServiceStub):
     DeleteSchedule: _aio.UnaryUnaryMultiCallable[_schedules_pb2.DeleteScheduleRequest, _schedules_pb2.DeleteScheduleResponse]  # type: ignore[assignment]
     """Deletes a schedule. Runs that it started go on."""
     PauseSchedule: _aio.UnaryUnaryMultiCallable[_schedules_pb2.PauseScheduleRequest, _schedules_pb2.PauseScheduleResponse]  # type: ignore[assignment]
-    """Stops a schedule from firing by the clock. Reasons: SCHEDULE_NOT_FOUND."""
+    """Stops a schedule from firing by the clock. What is due and has yet to fire counts as missed. Reasons:
+    SCHEDULE_NOT_FOUND.
+    """
     ResumeSchedule: _aio.UnaryUnaryMultiCallable[_schedules_pb2.ResumeScheduleRequest, _schedules_pb2.ResumeScheduleResponse]  # type: ignore[assignment]
     """Lets a paused schedule fire again, from now on: what it missed while paused stays undone (see BackfillSchedule).
     Reasons: SCHEDULE_NOT_FOUND.
@@ -180,7 +184,9 @@ class ScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _schedules_pb2.PauseScheduleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_schedules_pb2.PauseScheduleResponse, _abc.Awaitable[_schedules_pb2.PauseScheduleResponse]]:
-        """Stops a schedule from firing by the clock. Reasons: SCHEDULE_NOT_FOUND."""
+        """Stops a schedule from firing by the clock. What is due and has yet to fire counts as missed. Reasons:
+        SCHEDULE_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def ResumeSchedule(
