@@ -111,8 +111,7 @@ def test_a_child_whose_name_is_taken_fails_its_step() -> None:
     assert ended.step.state == StepState.FAILED
     assert ended.failure is not None
     assert ended.failure.type == "WORKFLOW_ID_IN_USE"
-    assert ended.failure.message == f"Workflow id w is in use by the open run {world.store.runs[named].run_id}: " + (
-        "choose another, or another conflict policy."
-    )
+    in_use = f"Workflow id w is in use by the open run {world.store.runs[named].run_id}: "
+    assert ended.failure.message == f"{in_use}choose another, or another conflict policy."
     assert world.happened(key)[-1] == EventType.CHILD_FAILED
     world.check()
