@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -26,7 +26,7 @@ from stepwell_server.api.explanations import Explanations
 from stepwell_server.api.history import History
 from stepwell_server.api.inbox import InboxCalls
 from stepwell_server.api.interceptors.access import AccessControl
-from stepwell_server.api.interceptors.around import AroundCalls, Context
+from stepwell_server.api.interceptors.around import NOTHING, AroundCalls, Context
 from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.namespaces import NamespaceCalls
 from stepwell_server.api.retention import RetentionCalls
@@ -343,16 +343,11 @@ class Gate(AroundCalls):
     """Refuses calls while the server is not ready; health and reflection answer always."""
 
     def __init__(self, readiness: Readiness) -> None:
-        super().__init__()
         self._readiness = readiness
         self.is_open = False
 
     def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:  # noqa: ARG002 - all alike
-        """Surrounds one call."""
-        return self._passed(method)
-
-    @asynccontextmanager
-    async def _passed(self, method: str) -> AsyncIterator[None]:
+        """Lets one call pass."""
         if not self.is_open and not method.startswith("/grpc."):
             raise errors.ServerNotReady(advice=self._readiness.advice)
-        yield
+        return NOTHING

@@ -15,6 +15,7 @@ from google.rpc import status_pb2
 from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.errors import DETAILS_KEY, Errors
 from stepwell_server.api.interceptors.tracing import Tracing
+from stepwell_server.api.methods import Interceptor, Methods
 
 SERVICE = "test.v1.Tests"
 RUN_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -54,8 +55,9 @@ class Handlers:
         await context.write(b"first")
         await self.act(context)
 
-    def generic(self) -> grpc.GenericRpcHandler:
-        return grpc.method_handlers_generic_handler(
+    def methods(self, *interceptors: Interceptor) -> Methods:
+        methods = Methods(interceptors)
+        methods.add_registered_method_handlers(
             SERVICE,
             {
                 "UnaryUnary": grpc.unary_unary_rpc_method_handler(self.UnaryUnary),
@@ -66,12 +68,12 @@ class Handlers:
                 "StreamWriter": grpc.stream_stream_rpc_method_handler(self.StreamWriter),
             },
         )
+        return methods
 
 
 @asynccontextmanager
 async def serving(act: Fail, maximum: float = 60.0) -> AsyncIterator[Any]:
-    server = grpc.aio.server(interceptors=[Tracing(), Errors(), Deadlines(maximum)])
-    server.add_generic_rpc_handlers((Handlers(act).generic(),))
+    server = grpc.aio.server(handlers=(Handlers(act).methods(Tracing(), Errors(), Deadlines(maximum)),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

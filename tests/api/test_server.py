@@ -113,6 +113,15 @@ def test_a_servicer_has_a_service() -> None:
         build_server(Settings(port=0), [object()])
 
 
+async def test_no_method_is_registered_with_grpc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loop would wait for a call of each apart: with two hundred methods that costs more than most calls."""
+    registered: list[str] = []
+    monkeypatch.setattr(grpc.aio.Server, "add_registered_method_handlers", lambda _, name, __: registered.append(name))
+    async with serving(Namespaces()) as (_, channel):
+        assert await get(channel) == "main"
+    assert registered == []
+
+
 async def test_stopping_drains_and_lets_calls_end() -> None:
     """Health first, then what drains, then the calls that run, which are answered."""
     servicer = Namespaces()

@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type:
 from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.errors import Errors
 from stepwell_server.api.interceptors.tracing import Tracing
+from stepwell_server.api.methods import Interceptor, Methods
 from stepwell_server.settings import Settings
 
 PACKAGE = "stepwell.v1"
@@ -41,13 +42,14 @@ _INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 class Server:
     """A server on its address. Not serving, as health has it, until `ready`."""
 
-    def __init__(self, server: grpc.aio.Server, servicers: Iterable[object], settings: Settings) -> None:
-        self._server = server
+    def __init__(self, servicers: Iterable[object], interceptors: Sequence[Interceptor], settings: Settings) -> None:
+        methods = Methods(interceptors)
+        self._server = server = grpc.aio.server(handlers=(methods,), options=_options(settings))
         self._settings = settings
         self._health = health.aio.HealthServicer()
-        self.services = tuple(sorted(name for servicer in servicers for name in _register(servicer, server)))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        _register_reflection(Reflection((*self.services, HEALTH, REFLECTION)), server)
+        self.services = tuple(sorted(name for servicer in servicers for name in _register(servicer, methods)))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
+        _register_reflection(Reflection((*self.services, HEALTH, REFLECTION)), methods)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self.port = server.add_insecure_port(f"{host}:{settings.port}")
 
@@ -88,14 +90,13 @@ class Server:
 def build_server(
     settings: Settings,
     servicers: Iterable[object],
-    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    interceptors: Sequence[Interceptor] = (),
 ) -> Server:
     """Makes a server for the servicers, each derived from the generated class of its service.
 
     The interceptors given come after those for spans, errors and deadlines, nearer to the handlers.
     """
-    inner = (Tracing(), Errors(), Deadlines(), *interceptors)
-    return Server(grpc.aio.server(interceptors=inner, options=_options(settings)), servicers, settings)
+    return Server(servicers, (Tracing(), Errors(), Deadlines(), *interceptors), settings)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -115,25 +116,24 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _register(servicer: object, server: grpc.aio.Server) -> Iterator[str]:
+def _register(servicer: object, methods: Methods) -> Iterator[str]:
     """Adds a servicer by the function that was generated with its base class; answers the service's name."""
     generated = [base for base in type(servicer).__mro__ if base.__module__.endswith("_pb2_grpc")]
     if not generated:
         raise TypeError(f"{type(servicer).__name__} is derived from no generated servicer")
     for base in generated:
-        getattr(sys.modules[base.__module__], f"add_{base.__name__}_to_server")(servicer, server)
+        getattr(sys.modules[base.__module__], f"add_{base.__name__}_to_server")(servicer, methods)
         yield f"{PACKAGE}.{base.__name__.removesuffix('Servicer')}"
 
 
-def _register_reflection(reflection: Reflection, server: grpc.aio.Server) -> None:
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection, server)
+def _register_reflection(reflection: Reflection, methods: Methods) -> None:
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection, methods)
     handler = grpc.stream_stream_rpc_method_handler(
         reflection.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    generic = grpc.method_handlers_generic_handler(REFLECTION_V1, {"ServerReflectionInfo": handler})
-    server.add_generic_rpc_handlers((generic,))
+    methods.add_registered_method_handlers(REFLECTION_V1, {"ServerReflectionInfo": handler})
 
 
 class Reflection:

@@ -14,13 +14,11 @@ from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
-import grpc
-import grpc.aio
 from google.protobuf.message import Message
 
 from stepwell_server import errors
 from stepwell_server.api.access import NAMESPACE, RULES, Access, access_of
-from stepwell_server.api.interceptors.around import MAKERS, Behavior, Context, Continuation, Handler
+from stepwell_server.api.interceptors.around import MAKERS, Behavior, Context, Handler
 from stepwell_server.dispatch.api_keys import Caller, KnownKeys, OpenStream
 from stepwell_server.ids import MAIN
 from stepwell_server.model.api_keys import GRANTS, Role, is_secret
@@ -43,27 +41,17 @@ def caller() -> Caller | None:
     return _caller.get()
 
 
-class AccessControl(grpc.aio.ServerInterceptor):
+class AccessControl:
     """See the module."""
 
     def __init__(self, keys: KnownKeys, *, open_reflection: bool = False) -> None:
         self._keys = keys
         self._open = (_HEALTH, _REFLECTION) if open_reflection else (_HEALTH,)
-        self._guarded: dict[str, tuple[Handler, Handler]] = {}
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if handler is None or method.startswith(self._open):
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        """The handler, for those who may call it."""
+        if method.startswith(self._open):
             return handler
-        known = self._guarded.get(method)
-        if known is None or known[0] is not handler:
-            known = self._guarded[method] = (handler, self._guard(method, handler))
-        return known[1]
-
-    def _guard(self, method: str, handler: Handler) -> Handler:
         kind, make = MAKERS[handler.request_streaming, handler.response_streaming]
         behavior: Behavior = getattr(handler, kind)
         guard = _Guard(self._keys, method, is_reading=handler.request_streaming)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, aclosing
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, TypeAlias
 
 import grpc
@@ -19,7 +19,6 @@ import grpc.aio
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Behavior: TypeAlias = "Callable[[Any, Context], Any]"
-Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]"
 
 MAKERS: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
@@ -27,36 +26,23 @@ MAKERS: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
     (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
     (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
 }
+NOTHING: AbstractAsyncContextManager[None] = nullcontext()
+"""What surrounds a call for which there is nothing to do."""
 
 
-class AroundCalls(grpc.aio.ServerInterceptor):
+class AroundCalls:
     """Enters `around` before the handler of a call and leaves it afterwards."""
 
     unary_only = False
-
-    def __init__(self) -> None:
-        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     @abstractmethod
     def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
         """Surrounds one call of a method, named as `/package.Service/Method`."""
 
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler | None:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
+    def wrap(self, method: str, handler: Handler) -> Handler:
+        """The handler with every call surrounded."""
         if self.unary_only and (handler.request_streaming or handler.response_streaming):
             return handler
-        method = handler_call_details.method
-        known = self._wrapped.get(method)
-        # An interceptor further in may answer a call with a handler of its own.
-        if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(method, handler))
-        return known[1]
-
-    def _wrap(self, method: str, handler: Handler) -> Handler:
         kind, make = MAKERS[handler.request_streaming, handler.response_streaming]
         behavior: Behavior = getattr(handler, kind)
         wrap = self._generator if inspect.isasyncgenfunction(behavior) else self._coroutine

@@ -8,16 +8,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 
-from stepwell_server.api.interceptors.around import AroundCalls, Context
+from stepwell_server.api.interceptors.around import NOTHING, AroundCalls, Context
 
 MAXIMUM = 120.0
 LONGEST_WAIT = 60.0
 # An empty answer must still reach its caller in time.
 _MARGIN = 0.2
-_KEPT_BY_GRPC = nullcontext()
 
 _deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
 
@@ -43,7 +42,6 @@ class Deadlines(AroundCalls):
     unary_only = True
 
     def __init__(self, maximum: float = MAXIMUM) -> None:
-        super().__init__()
         self._maximum = maximum
 
     def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
@@ -52,7 +50,7 @@ class Deadlines(AroundCalls):
         # A call runs in a task of its own, whose context ends with it: nothing needs to be reset.
         _deadline.set(time.monotonic() + min(self._maximum if left is None else left, self._maximum))
         if left is not None and left <= self._maximum:
-            return _KEPT_BY_GRPC
+            return NOTHING  # gRPC keeps it
         return _bounded(self._maximum)
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
 
 from stepwell_server import telemetry
-from stepwell_server.api.interceptors.around import AroundCalls, Context
+from stepwell_server.api.interceptors.around import NOTHING, AroundCalls, Context
 
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-_NOTHING = nullcontext()
 
 
 class Tracing(AroundCalls):
@@ -25,10 +24,10 @@ class Tracing(AroundCalls):
     def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
         # Probes would fill every trace store.
         if not telemetry.is_exporting() or method.startswith("/grpc."):
-            return _NOTHING
+            return NOTHING
         traceparent, tracestate = telemetry.caller_context(context.invocation_metadata() or ())
         if traceparent and not telemetry.is_sampled(telemetry.decided(traceparent)):
-            return _NOTHING
+            return NOTHING
         return _span(method.removeprefix("/"), context, traceparent, tracestate)
 
 
