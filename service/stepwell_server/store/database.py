@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from stepwell_server.store.statements import target_of
+from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -86,6 +87,17 @@ class Counters:
         self.statements = 0
         self.commits = 0
 
+    def sent(self) -> None:
+        """Counts a statement."""
+        self.statements += 1
+        metrics.statements.inc()
+
+    def committed(self) -> None:
+        """Counts a COMMIT, which is a statement too."""
+        self.sent()
+        self.commits += 1
+        metrics.commits.inc()
+
 
 class Connection:
     """One dedicated connection. Not for use by two tasks at a time."""
@@ -101,7 +113,7 @@ class Connection:
             prepared = self._prepared.get(statement.name)
             if prepared is None:
                 prepared = self._prepared[statement.name] = await self.raw.prepare(statement.sql)
-            self._counters.statements += 1
+            self._counters.sent()
             return await prepared.fetch(*arguments)
         except Exception as error:
             raise translated(error) from error
@@ -117,7 +129,7 @@ class Connection:
             prepared = self._prepared.get(statement.name)
             if prepared is None:
                 prepared = self._prepared[statement.name] = await self.raw.prepare(statement.sql)
-            self._counters.statements += 1
+            self._counters.sent()
             await prepared.fetch(*columns)
             return int((prepared.get_statusmsg() or "0").rsplit(" ", 1)[-1])
         except Exception as error:
@@ -150,11 +162,10 @@ class Connection:
         except Exception as error:
             told = translated(error)
             raise Unsettled(str(error)) if isinstance(told, Lost) else told from error
-        self._counters.statements += 1
-        self._counters.commits += 1
+        self._counters.committed()
 
     async def _control(self, command: str) -> None:
-        self._counters.statements += 1
+        self._counters.sent()
         try:
             await self.raw.execute(command)
         except Exception as error:

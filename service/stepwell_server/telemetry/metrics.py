@@ -29,6 +29,14 @@ commit_seconds = Histogram(
     buckets=_LATENCIES,
     registry=registry,
 )
+statements = Counter(
+    "stepwell_statements",
+    "Statements that dedicated connections sent to the database, BEGIN and COMMIT among them; not those of the pool.",
+    registry=registry,
+)
+commits = Counter(
+    "stepwell_commits", "Transactions that dedicated connections committed with a COMMIT of their own.", registry=registry
+)
 streams = Gauge("stepwell_streams", "Worker streams open at this replica.", registry=registry)
 backlog_tasks = Gauge(
     "stepwell_backlog_tasks",
