@@ -102,6 +102,18 @@ test-long: setup ## The tests that take long
 mutants: setup ## Take each guard out and see that some test notices
 	$(PY) tests/mutants/run.py --workers $(WORKERS)
 
+.PHONY: bench
+bench: setup ## Measure capacity, delays and peers: 25 minutes (BENCH="--case NAME": one case)
+	$(PY) -m bench run $(BENCH)
+
+.PHONY: bench-long
+bench-long: setup ## Measure what takes long: grown tables, snapshots, backlogs, long runs, many streams
+	$(PY) -m bench run --long $(BENCH)
+
+.PHONY: bench-quick
+bench-quick: setup ## Measure the first three rows once: two minutes; fails below 3/4 of the last results
+	$(PY) -m bench quick
+
 .PHONY: wheels
 wheels: setup ## Build both wheels and try them in clean environments, new and old
 	$(PY) tools/wheels.py

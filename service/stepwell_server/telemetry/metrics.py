@@ -35,7 +35,7 @@ statements = Counter(
     registry=registry,
 )
 commits = Counter(
-    "stepwell_commits", "Transactions that dedicated connections committed with a COMMIT of their own.", registry=registry
+    "stepwell_commits", "Transactions that dedicated connections ended by a COMMIT of their own.", registry=registry
 )
 streams = Gauge("stepwell_streams", "Worker streams open at this replica.", registry=registry)
 backlog_tasks = Gauge(

@@ -1,0 +1,30 @@
+"""The cases, by name. Each measures one block and answers the figures of one or several rows."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from bench.blocks import Bench
+from bench.cases import capacity, latency
+from bench.figures import Figure
+
+
+@dataclass(frozen=True)
+class Case:
+    """A case, and the rows that it fills."""
+
+    measure: Callable[[Bench], Awaitable[list[Figure]]]
+    rows: tuple[str, ...]
+    is_long: bool = False
+
+
+CASES = {
+    "one_activity": Case(capacity.one_activity, ("one_activity", "commits", "statements", "wal", "wal_without_images")),
+    "one_activity_1kb": Case(capacity.one_activity_1kb, ("one_activity_1kb",)),
+    "three_steps": Case(capacity.three_steps, ("three_steps",)),
+    "three_steps_1kb": Case(capacity.three_steps_1kb, ("three_steps_1kb",)),
+    "jobs": Case(capacity.jobs, ("jobs",)),
+    "idle": Case(latency.idle, ("called_p50", "called_p99", "completed_p50", "completed_p99")),
+    "loaded": Case(latency.loaded, ("thousand_p50", "thousand_p99", "half_p99", "middle_cpu")),
+}
