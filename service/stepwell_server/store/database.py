@@ -141,7 +141,7 @@ class Connection:
         Cheaper than INSERT from arrays, for one row as for hundreds, on both sides; and less is written to the log.
         """
         table, columns = target_of(statement.sql)
-        self._counters.statements += 1
+        self._counters.sent()
         try:
             await self.raw.copy_records_to_table(table, records=rows, columns=columns)
         except Exception as error:
