@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from bench import page, quick, results
+from bench import latest, page, quick
 from bench.blocks import Bench, Sizes
 from bench.cases import CASES
 from bench.checks import CheckError
@@ -42,7 +42,7 @@ def run(
     figures, failures, machine = _run(_measure(names, Sizes(scale=scale, times=times)))
     judged = [targets()[each.case].judge(each) for each in figures]
     if scale >= 1 and times >= Sizes().times and judged:
-        results.write(results.merged(results.read(), judged, machine, commit(), list(targets())))
+        latest.write(latest.merged(latest.read(), judged, machine, commit(), list(targets())))
         page.write()
     _show(judged, failures, output)
 
@@ -51,7 +51,7 @@ def run(
 def run_quick() -> None:
     """Measure the first three rows once each; fail below three quarters of the last results."""
     figures, failures, _ = _run(_measure(quick.CASES, Sizes(times=1)))
-    compared = quick.compare(figures, results.read())
+    compared = quick.compare(figures, latest.read())
     for each in compared:
         print(each)
     for name, why in failures.items():

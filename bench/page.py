@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import charts
+from bench.latest import Results, case, read
 from bench.report import judged, shown
-from bench.results import Results, case, read
 from bench.targets import Target, targets
 
 _ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.figures import Figure
-from bench.results import Results, case
+from bench.latest import Results, case
 
 CASES = ("one_activity", "three_steps", "jobs")
 LEAST = 0.75

@@ -6,9 +6,9 @@ import pytest
 
 from bench.blocks import Bench, Sizes, throughput
 from bench.figures import Figure, median, percentile, spread, wanders
+from bench.latest import merged, read
 from bench.meters import Wal, read_counter, read_wal
 from bench.quick import compare
-from bench.results import merged, read
 from bench.stand import Measured
 from bench.targets import TargetError, parse, targets
 

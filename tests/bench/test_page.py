@@ -8,7 +8,7 @@ import pytest
 
 from bench import page
 from bench.figures import Figure
-from bench.results import Results, merged, read
+from bench.latest import Results, merged, read
 from bench.targets import targets
 
 _MACHINE = {
