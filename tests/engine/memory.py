@@ -159,6 +159,7 @@ class MemoryStore:
         types: Sequence[str],
         builds: Sequence[str],
         most: int,
+        now: datetime,
     ) -> list[tuple[int, int, datetime]]:
         fitting = [
             task

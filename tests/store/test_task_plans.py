@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from tests.store.plans import explained, scans
 
 from stepwell_server.settings import Settings
 from stepwell_server.store import batch_reads, task_queues
+from stepwell_server.store.claim_floors import Floors
 from stepwell_server.store.database import Connection, Database
 
 GROWN = 100_000
@@ -27,6 +29,13 @@ FROM generate_series(1, {GROWN}) AS n;
 ANALYZE tasks;
 """  # noqa: S608 - a number from above
 TYPES = [f"t{number}" for number in range(10)]
+NOW = datetime.now(UTC)
+
+
+def claim_of(*builds: str) -> list[Any]:
+    """What a claim of 16 tasks of all types asks that knows nothing of its queue."""
+    walks = Floors().walks((1, "q", 1), [(type_, build) for type_ in TYPES for build in builds], NOW)
+    return [1, "q", 1, 16, 48, *map(list, zip(*walks, strict=True))]
 
 
 @asynccontextmanager
@@ -44,8 +53,7 @@ async def connected(url: str, *, pinned: bool) -> AsyncIterator[tuple[Database, 
 @pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
 async def test_a_claim_reads_candidates_alone_and_locks_what_it_takes(filled: Filled, is_grown: bool) -> None:
     async with filled.connected(*[GROW] * is_grown, pinned=True) as connection:
-        arguments = (1, "q", 1, TYPES, ["", "v1"], 16, 48)
-        plan = await explained(connection.raw, batch_reads.TASKS["claim_tasks"], *arguments)
+        plan = await explained(connection.raw, batch_reads.TASKS["claim_tasks"], *claim_of("", "v1"))
         read = scans(plan)
         assert set(read) == {INDEX, ROWS}
         assert read[INDEX] <= 48 * len(TYPES) * 2
@@ -58,7 +66,7 @@ async def test_a_claim_for_a_build_of_which_nothing_waits_reads_nothing(filled: 
     """Ten thousand runs that are pinned elsewhere are not in its way."""
     pinned = "UPDATE tasks SET build_id = 'v1'"
     async with filled.connected(GROW, pinned, "VACUUM ANALYZE tasks", pinned=True) as connection:
-        plan = await explained(connection.raw, batch_reads.TASKS["claim_tasks"], 1, "q", 1, TYPES, ["", "v2"], 16, 48)
+        plan = await explained(connection.raw, batch_reads.TASKS["claim_tasks"], *claim_of("", "v2"))
         assert sum(scans(plan).values()) == 0
 
 
@@ -68,7 +76,7 @@ async def test_a_claim_takes_those_first_that_go_first(filled: Filled) -> None:
             "SELECT run_key FROM tasks WHERE build_id = '' ORDER BY rank, ready_time, run_key LIMIT 300"
         )
         async with connection.transaction():
-            claimed = await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, (), 300)
+            claimed = await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, (), 300, NOW)
         assert [key for key, _, _ in claimed] == [row[0] for row in best]
 
 
@@ -77,9 +85,9 @@ async def test_a_claim_looks_further_when_others_hold_what_goes_first(filled: Fi
     async with connected(await filled.url(GROW), pinned=True) as (database, connection):
         other = await database.connect()
         async with other.transaction():
-            theirs = await batch_reads.claim_tasks(other, 1, "q", 1, TYPES, ("v1",), 900)
+            theirs = await batch_reads.claim_tasks(other, 1, "q", 1, TYPES, ("v1",), 900, NOW)
             async with connection.transaction():
-                ours = await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10)
+                ours = await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10, NOW)
         await other.close()
         assert (len(theirs), len(ours)) == (900, 10)
         assert not set(theirs) & set(ours)
@@ -89,7 +97,7 @@ async def test_a_claim_locks_no_more_than_it_takes(filled: Filled) -> None:
     async with connected(await filled.url(GROW), pinned=True) as (_, connection):
         other = await asyncpg.connect(await filled.url(GROW), server_settings={"search_path": "stepwell"})
         async with connection.transaction():
-            await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10)
+            await batch_reads.claim_tasks(connection, 1, "q", 1, TYPES, ("v1",), 10, NOW)
             free = await other.fetchval("SELECT count(*) FROM (SELECT FROM tasks FOR UPDATE SKIP LOCKED) AS t")
         await other.close()
         assert free == GROWN - 10

@@ -10,6 +10,7 @@ from stepwell_server.model.requests import Recorded, RequestKey
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
+from stepwell_server.store.claim_floors import Head
 from stepwell_server.store.columns import pairs
 from stepwell_server.store.statements import load
 
@@ -180,19 +181,27 @@ async def claim_tasks(  # noqa: PLR0917 - the statement's parameters
     types: Sequence[str],
     builds: Sequence[str],
     most: int,
+    now: datetime,
 ) -> list[tuple[int, int, datetime]]:
     """The tasks that go first, as (run key, ordinal, since when they wait), locked.
 
     Runs are those that are pinned to one of the builds, or to none. Looks at some more than it takes. Only if others
     hold so many of those that it comes back short, it looks further.
     """
+    queue, floors = (namespace_id, task_queue, kind), connection.floors
+    sorts = [(type_, build) for type_ in types for build in ("", *builds)]
+    if not sorts:
+        return []
+    walks = pairs(floors.walks(queue, sorts, now))
     looked = 2 * most + _SPARE_CANDIDATES
     while True:
-        *rows, seen = await connection.fetch(
-            TASKS["claim_tasks"], namespace_id, task_queue, kind, types, ["", *builds], most, looked
-        )
-        if len(rows) == most or seen[0] < looked:
-            return [(row[0], row[1], row[2]) for row in rows]
+        rows = await connection.fetch(TASKS["claim_tasks"], *queue, most, looked, *walks)
+        found = [(row[0], row[1], row[2]) for row in rows if row[3] is None]
+        heads = [Head(row[3], row[4], row[5], row[0], row[2]) for row in rows[len(found) :]]
+        is_all = sum(head.seen for head in heads) < looked
+        if len(found) == most or is_all:
+            floors.saw(queue, sorts, heads, now, is_all=is_all)
+            return found
         looked *= 4
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from stepwell_server.store.claim_floors import Floors
 from stepwell_server.store.statements import target_of
 from stepwell_server.telemetry import metrics
 
@@ -106,6 +107,8 @@ class Connection:
         self.raw = raw
         self._counters = counters
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
+        self.floors = Floors()
+        """What its claims have seen of queues."""
 
     async def fetch(self, statement: Statement, *arguments: Any) -> list[Row]:  # noqa: ANN401 - statement's parameters
         """Runs a named statement and answers its rows."""

@@ -28,6 +28,7 @@ class Granting:
         self, connection: Connection, subjects: Subjects, capacity: Capacity, now: datetime, held: object
     ) -> None:
         self._connection = connection
+        self._now = now
         self._driven = Claiming(connection, subjects.runs, now, held)
         self._subjects = subjects
         self._capacity = capacity
@@ -46,7 +47,14 @@ class Granting:
                 continue
             most = claim.most + len(taken)
             found = await batch_reads.claim_tasks(
-                self._connection, claim.namespace_id, claim.task_queue, claim.kind, claim.types, claim.builds, most
+                self._connection,
+                claim.namespace_id,
+                claim.task_queue,
+                claim.kind,
+                claim.types,
+                claim.builds,
+                most,
+                self._now,
             )
             mine = [task for task in found if task not in taken][: claim.most]
             taken.update(mine)

@@ -1,26 +1,27 @@
 -- name: claim_tasks
 -- The tasks that go first of one queue, kind, set of types and of builds, locked so that no other claimer takes them. A
--- type that this worker lacks, or a build that it does not take, is never looked at. Looks at $7 candidates, walking
--- tasks_build_idx once a type and build, and locks of those the first $6 that nobody else has, through tasks_pkey. The
--- last row says how many candidates there were. Locks tasks, before runs.
+-- type that this worker lacks, or a build that it does not take, is never looked at. Looks at $5 candidates, walking
+-- pieces of tasks_build_idx, and locks of those the first $4 that nobody else has, through tasks_pkey. The last rows say
+-- how many candidates there were of each type, build and rank, and since when the first is ready. Locks tasks, before runs.
 WITH candidates AS MATERIALIZED (
-    SELECT c.run_key, c.ordinal
-    FROM unnest($4::text[]) AS x (type),
-        unnest($5::text[]) AS b (build_id),
+    SELECT c.run_key, c.ordinal, x.type, x.build_id, c.rank, c.ready_time
+    FROM unnest($6::text[], $7::text[], $8::smallint[], $9::timestamptz[], $10::smallint[])
+            AS x (type, build_id, from_rank, from_time, to_rank),
         LATERAL (
             SELECT t.run_key, t.ordinal, t.rank, t.ready_time
             FROM tasks AS t
             WHERE t.namespace_id = $1 AND t.task_queue = $2 AND t.kind = $3 AND t.type = x.type
-                AND t.build_id = b.build_id
+                AND t.build_id = x.build_id
+                AND (t.rank, t.ready_time) >= (x.from_rank, x.from_time) AND t.rank <= x.to_rank
             ORDER BY t.rank, t.ready_time, t.run_key, t.ordinal
-            LIMIT $7
+            LIMIT $5
             OFFSET 0
         ) AS c
     ORDER BY c.rank, c.ready_time, c.run_key, c.ordinal
-    LIMIT $7
+    LIMIT $5
 )
 (
-    SELECT picked.run_key, picked.ordinal, picked.ready_time
+    SELECT picked.run_key, picked.ordinal, picked.ready_time, NULL AS type, NULL AS build_id, NULL AS rank
     FROM candidates AS c,
         LATERAL (
             SELECT t.run_key, t.ordinal, t.ready_time
@@ -29,10 +30,12 @@ WITH candidates AS MATERIALIZED (
             OFFSET 0
             FOR UPDATE SKIP LOCKED
         ) AS picked
-    LIMIT $6
+    LIMIT $4
 )
 UNION ALL
-SELECT count(*), -1, NULL FROM candidates;
+SELECT count(*), -1, min(c.ready_time), c.type, c.build_id, c.rank
+FROM candidates AS c
+GROUP BY c.type, c.build_id, c.rank;
 
 -- name: claim_driven_activities
 -- The activities of driven runs (kind 4, without a type, all of one rank) of one queue that have waited longest and are
