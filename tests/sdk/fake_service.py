@@ -39,6 +39,7 @@ class FakeService(FakeRuns, WorkerServiceServicer):
         self.opened = self.closed = 0  # streams
         self.resume_gate: asyncio.Event | None = None  # what a hello that resumes waits for
         self.refuse_resumes = 0
+        self.traceparent = ""  # of all tasks
         self.inline_steps = 1_000  # of a task; the others are read by pages of as many
         self.page_gate: asyncio.Event | None = None  # what a page that was read waits for
 
@@ -163,6 +164,7 @@ class FakeService(FakeRuns, WorkerServiceServicer):
                 ref=item.ref,
                 kind=workers_pb2.TASK_KIND_RUN,
                 namespace="main",
+                traceparent=self.traceparent,
                 run_id=item.run_id,
                 workflow_id=item.request.workflow_id,
                 type=item.request.type,
@@ -178,6 +180,7 @@ class FakeService(FakeRuns, WorkerServiceServicer):
                 ref=item.ref,
                 kind=workers_pb2.TASK_KIND_ACTIVITY,
                 namespace="main",
+                traceparent=self.traceparent,
                 run_id=item.run.run_id,
                 type=item.step.type,
                 input=item.step.input,

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from stepwell import _tracing, errors, reasons
 from stepwell._failures import failure_of
 from stepwell._processes import Processes
-from stepwell.activities import ActivityCancelled, ActivityInfo, Attempt, current
+from stepwell.activities import ActivityCancelled, ActivityInfo, current
 from stepwell.v1 import types_pb2, workers_pb2
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from stepwell._outbox import Outbox
     from stepwell.converter import DataConverter
     from stepwell.definitions import Definition
@@ -30,16 +32,18 @@ _BEATS_PER_TIMEOUT = 3
 
 
 class Running:
-    """One attempt under way. Its `heartbeat` may be called from any thread."""
+    """One attempt under way, also as its function sees it. Its `heartbeat` may be called from any thread.
+
+    Most functions ask for none of what may be known of their attempt: it is read when they do.
+    """
 
     __slots__ = (
-        "_beat_interval",
         "_details",
+        "_info",
         "_is_beat_due",
         "_next_beat",
-        "attempt",
+        "given",
         "has_begun",
-        "info",
         "is_cancelled",
         "is_gone",
         "outcome",
@@ -49,37 +53,51 @@ class Running:
         "traceparent",
     )
 
-    def __init__(self, owner: Activities, task: Task) -> None:
-        """Prepares the attempt."""
-        timeout = task.heartbeat_timeout.ToTimedelta().total_seconds() if task.HasField("heartbeat_timeout") else None
-        info = ActivityInfo(
-            namespace=task.namespace,
-            run_id=task.run_id,
-            workflow_id=task.workflow_id,
-            job_id=task.job_id,
-            type=task.type,
-            task_queue=task.task_queue,
-            step_name=task.step_name,
-            step_ordinal=task.step_ordinal,
-            attempt=task.attempt,
-            heartbeat_details=owner.details_of(task),
-            heartbeat_timeout=timeout,
-            deadline=task.attempt_deadline.ToDatetime(dt.UTC) if task.HasField("attempt_deadline") else None,
-            schedule_time=task.schedule_time.ToDatetime(dt.UTC) if task.HasField("schedule_time") else None,
-            traceparent=task.traceparent,
-        )
+    def __init__(self, owner: Activities, given: Task) -> None:
+        """Prepares the attempt that was given out."""
         self.owner = owner
-        self.ref = task.ref
+        self.given = given
+        self.ref = given.ref
         self.task: asyncio.Task[None] | None = None
         self.has_begun = self.is_cancelled = self.is_gone = False
         self.traceparent = ""
         self.outcome: dict[str, Any] = {}
-        self.info = info
-        self.attempt = Attempt(info, self.heartbeat, lambda: self.is_cancelled)
+        self._info: ActivityInfo | None = None
         self._details: types_pb2.Payload | None = None
         self._is_beat_due = False
-        self._beat_interval = min(BEAT_INTERVAL, timeout / _BEATS_PER_TIMEOUT) if timeout else BEAT_INTERVAL
         self._next_beat = 0.0
+
+    @property
+    def info(self) -> ActivityInfo:
+        """What the function may know of the attempt."""
+        if self._info is None:
+            given = self.given
+            self._info = ActivityInfo(
+                namespace=given.namespace,
+                run_id=given.run_id,
+                workflow_id=given.workflow_id,
+                job_id=given.job_id,
+                type=given.type,
+                task_queue=given.task_queue,
+                step_name=given.step_name,
+                step_ordinal=given.step_ordinal,
+                attempt=given.attempt,
+                heartbeat_details=self.owner.details_of(given),
+                heartbeat_timeout=self._heartbeat_timeout,
+                deadline=given.attempt_deadline.ToDatetime(dt.UTC) if given.HasField("attempt_deadline") else None,
+                schedule_time=given.schedule_time.ToDatetime(dt.UTC) if given.HasField("schedule_time") else None,
+                traceparent=given.traceparent,
+            )
+        return self._info
+
+    @property
+    def _heartbeat_timeout(self) -> float | None:
+        given = self.given
+        return given.heartbeat_timeout.ToTimedelta().total_seconds() if given.HasField("heartbeat_timeout") else None
+
+    def cancelled(self) -> bool:
+        """Tells whether it was asked to stop."""
+        return self.is_cancelled
 
     def heartbeat(self, details: object) -> None:
         """Notes a sign of life. Details are converted here, since their owner may change them afterwards."""
@@ -101,13 +119,14 @@ class Running:
         if self._is_beat_due and not self.is_gone:
             self._is_beat_due = False
             details, self._details = self._details, None
-            self._next_beat = self.owner.loop.time() + self._beat_interval
+            timeout = self._heartbeat_timeout
+            interval = min(BEAT_INTERVAL, timeout / _BEATS_PER_TIMEOUT) if timeout else BEAT_INTERVAL
+            self._next_beat = self.owner.loop.time() + interval
             self.owner.outbox.heartbeat(self.ref, details, self.traceparent)
 
     def part(self) -> None:
         """Once its code has ended: that knows of it, and would keep it until a garbage collection."""
         if self.task is not None and self.task.done():
-            del self.attempt
             self.task = None
 
     def report_answered(self, result: ReportResult) -> None:
@@ -149,33 +168,31 @@ class Activities:
 
     def assign(self, task: Task) -> None:
         """Begins an attempt."""
-        former = self.running.get(task.ref.task_id)
+        running = Running(self, task)
+        task_id = running.ref.task_id
+        former = self.running.get(task_id)
         if former is not None:
             self.revoke(former.ref)
         definition = self._definitions.get(task.type)
-        running = Running(self, task)
-        self.running[task.ref.task_id] = running
+        self.running[task_id] = running
         self._idle.clear()
         if definition is None:
             release = workers_pb2.ReleaseTask(reason=f"activity {task.type} is not known here")
             self._report(running, {"release": release})
             return
-        self.outbox.acknowledge(task.ref)
-        running.task = self.loop.create_task(self._follow(running, task, definition))
+        self.outbox.acknowledge(running.ref)
+        running.task = self.loop.create_task(self._follow(running, definition))
 
-    async def _follow(self, running: Running, task: Task, definition: Definition) -> None:
+    async def _follow(self, running: Running, definition: Definition) -> None:
         running.has_begun = True
         try:
             if running.is_cancelled:
                 raise asyncio.CancelledError
-            attributes: dict[str, str | int] = {"stepwell.attempt": task.attempt}
-            if task.job_id:
-                attributes |= {"stepwell.job": task.job_id}
+            if _tracing.records_spans():
+                with _tracing.activity_span(running.given) as running.traceparent:
+                    value = await self._begin(running, definition)
             else:
-                attributes |= {"stepwell.run_id": task.run_id, "stepwell.step": task.step_name}
-            with _tracing.activity_span(task.type, task.traceparent, attributes):
-                running.traceparent = _tracing.current_traceparent()
-                value = await self._result(running, task, definition)
+                value = await self._begin(running, definition)
             outcome: dict[str, Any] = {
                 "complete": workers_pb2.CompleteActivity(result=self.converter.to_payload(value))
             }
@@ -194,18 +211,18 @@ class Activities:
                 running.send_beat()
             self._report(running, outcome)
 
-    async def _result(self, running: Running, task: Task, definition: Definition) -> object:
+    def _begin(self, running: Running, definition: Definition) -> Awaitable[object]:
         arguments: tuple[object, ...] = ()
         if definition.takes_input:
-            arguments = (self.converter.from_payload(task.input, definition.input_hint),)
+            arguments = (self.converter.from_payload(running.given.input, definition.input_hint),)
+        if self._processes is not None and not definition.is_async:
+            return self._processes.call(definition.fn, arguments, running)
+        current.set(running)
         if definition.is_async:
-            current.set(running.attempt)
-            return await definition.fn(*arguments)
-        if self._processes is not None:
-            return await self._processes.call(definition.fn, arguments, running.attempt)
-        current.set(running.attempt)
+            called: Awaitable[object] = definition.fn(*arguments)
+            return called
         context = contextvars.copy_context()
-        return await self.loop.run_in_executor(self._threads, context.run, definition.fn, *arguments)
+        return self.loop.run_in_executor(self._threads, context.run, definition.fn, *arguments)
 
     def cancel(self, ref: TaskRef) -> None:
         """Asks an attempt to stop: async functions get `CancelledError`, plain ones a flag."""
@@ -227,11 +244,11 @@ class Activities:
         # Cancelled before its first turn, a task would never get to its report.
         if running.task is None or not running.has_begun:
             return
-        definition = self._definitions[running.info.type]
+        definition = self._definitions[running.given.type]
         if definition.is_async:
             running.task.cancel()
         elif self._processes is not None:
-            self._processes.cancel(running.attempt)
+            self._processes.cancel(running)
 
     def beat_answered(self, result: workers_pb2.TaskHeartbeatResult) -> None:
         """Takes in the answer to a heartbeat."""
@@ -244,7 +261,7 @@ class Activities:
         """Forgets an attempt whose report was answered."""
         if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
             error = reasons.from_status(result.error)
-            log.info("the report of %s was refused: %s", running.info.type, error)
+            log.info("the report of %s was refused: %s", running.given.type, error)
             if errors.is_passing(error):
                 delay = error.retry_seconds or errors.RETRY_SECONDS
                 self.loop.call_later(random.uniform(0, 2 * delay), self._report, running, running.outcome)

@@ -10,10 +10,12 @@ import threading
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from stepwell.activities import ActivityInfo, Attempt, current
+from stepwell.activities import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from stepwell.activities import ActivityInfo, Attempt
 
 _inside: dict[str, Any] = {}
 
@@ -31,10 +33,22 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
+class _Inside:
+    """An attempt, as the process has it that performs it."""
+
+    def __init__(self, info: ActivityInfo, slot: int) -> None:
+        self.info = info
+        self._slot = slot
+
+    def heartbeat(self, details: object) -> None:
+        _inside["beats"].put((self._slot, details))
+
+    def cancelled(self) -> bool:
+        return bool(_inside["flags"][self._slot])
+
+
 def _call(fn: Callable[..., Any], arguments: tuple[object, ...], info: ActivityInfo, slot: int) -> object:
-    beats, flags = _inside["beats"], _inside["flags"]
-    attempt = Attempt(info, lambda details: beats.put((slot, details)), lambda: bool(flags[slot]))
-    current.set(attempt)
+    current.set(_Inside(info, slot))
     return fn(*arguments)
 
 

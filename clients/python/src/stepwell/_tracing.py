@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
 
+    from stepwell.v1.workers_pb2 import Task
+
 _SAMPLED = 1
 _PARTS = 4
 
@@ -30,17 +32,20 @@ def current_traceparent() -> str:
     return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}" if span.is_valid else ""
 
 
+def records_spans() -> bool:
+    """Tells whether this program has set tracing up."""
+    return _has_otel and not isinstance(
+        trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider
+    )
+
+
 def _remote(traceparent: str) -> Context | None:
     parts = traceparent.split("-")
     if len(parts) < _PARTS:
         return None
     try:
-        span = trace.SpanContext(
-            trace_id=int(parts[1], 16),
-            span_id=int(parts[2], 16),
-            is_remote=True,
-            trace_flags=trace.TraceFlags(int(parts[3], 16)),
-        )
+        flags = trace.TraceFlags(int(parts[3], 16))
+        span = trace.SpanContext(int(parts[1], 16), int(parts[2], 16), is_remote=True, trace_flags=flags)
     except ValueError:
         return None
     return trace.set_span_in_context(trace.NonRecordingSpan(span))
@@ -55,18 +60,18 @@ def join(traceparent: str) -> None:
 
 
 @contextlib.contextmanager
-def _activity_span(kind: str, traceparent: str, attributes: dict[str, str | int]) -> Iterator[None]:
+def activity_span(task: Task) -> Iterator[str]:
+    """Opens a span for an attempt, in its run's trace, where spans are recorded, and gives its trace context."""
+    attributes: dict[str, str | int] = {"stepwell.attempt": task.attempt}
+    if task.job_id:
+        attributes |= {"stepwell.job": task.job_id}
+    else:
+        attributes |= {"stepwell.run_id": task.run_id, "stepwell.step": task.step_name}
     tracer = trace.get_tracer("stepwell")
     with tracer.start_as_current_span(
-        f"stepwell.activity {kind}", context=_remote(traceparent), attributes=attributes, kind=trace.SpanKind.CONSUMER
+        f"stepwell.activity {task.type}",
+        context=_remote(task.traceparent),
+        attributes=attributes,
+        kind=trace.SpanKind.CONSUMER,
     ):
-        yield
-
-
-def activity_span(
-    kind: str, traceparent: str, attributes: dict[str, str | int]
-) -> contextlib.AbstractContextManager[None]:
-    """Opens a span for an attempt, in its run's trace, if spans are recorded at all."""
-    if not _has_otel or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider | trace.NoOpTracerProvider):
-        return contextlib.nullcontext()
-    return _activity_span(kind, traceparent, attributes)
+        yield current_traceparent()

@@ -86,13 +86,18 @@ def _generic(origin: object, arguments: tuple[Any, ...]) -> Reader:
         readers = [reader_for(kind) for kind in arguments]
         return lambda values: tuple(read(value) for read, value in zip(readers, values, strict=True))
     if issubclass(origin, Mapping):
-        keys, values = (reader_for(kind) for kind in arguments)
-        return lambda items: {keys(key): values(value) for key, value in items.items()}
+        return _mapping(*(reader_for(kind) for kind in arguments))
     if issubclass(origin, set | frozenset):
         return _sequence(origin, reader_for(arguments[0]))
     if issubclass(origin, Sequence) or origin is typing.get_origin(typing.Iterable[int]):
         return _sequence(list, reader_for(arguments[0]))
     return _same
+
+
+def _mapping(keys: Reader, values: Reader) -> Reader:
+    if keys is _same and values is _same:
+        return lambda items: dict(items.items())
+    return lambda items: {keys(key): values(value) for key, value in items.items()}
 
 
 def _sequence(made: Callable[[Any], Any], read: Reader) -> Reader:

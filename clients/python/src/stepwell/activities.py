@@ -14,7 +14,7 @@ import contextvars
 import dataclasses
 import datetime as dt
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, Protocol, TypeVar, overload
 
 from stepwell.definitions import ATTRIBUTE, ActivityDefaults, Definition
 from stepwell.errors import StepwellError
@@ -52,16 +52,21 @@ class ActivityInfo:
     traceparent: str
 
 
-class Attempt:
+class Attempt(Protocol):
     """A running attempt, as its function sees it."""
 
-    __slots__ = ("cancelled", "heartbeat", "info")
+    @property
+    def info(self) -> ActivityInfo:
+        """What is known of it."""
+        ...
 
-    def __init__(self, info: ActivityInfo, heartbeat: Callable[[object], None], cancelled: Callable[[], bool]) -> None:
-        """Ties the function to its worker."""
-        self.info = info
-        self.heartbeat = heartbeat
-        self.cancelled = cancelled
+    def heartbeat(self, details: object) -> None:
+        """Takes note of a sign of life."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Tells whether it was asked to stop."""
+        ...
 
 
 current: contextvars.ContextVar[Attempt] = contextvars.ContextVar("stepwell_attempt")

@@ -49,23 +49,30 @@ class Context(Asked, Parallel):
     `race`, which open branches.
     """
 
-    __slots__ = ("_run", "info")
+    __slots__ = ("_info", "_run")
 
     def __init__(self, run: RunExecution) -> None:
         """Ties the context to a run."""
-        task = run.task
         self._run = run
-        self.info = RunInfo(
-            namespace=task.namespace,
-            run_id=task.run_id,
-            workflow_id=task.workflow_id,
-            type=task.type,
-            task_queue=task.task_queue,
-            attempt=task.attempt,
-            run_attempt=max(1, task.run_attempt),
-            create_time=task.run_create_time.ToDatetime(dt.UTC),
-            traceparent=task.traceparent,
-        )
+        self._info: RunInfo | None = None
+
+    @property
+    def info(self) -> RunInfo:
+        """What is known of the run."""
+        if self._info is None:
+            task = self._run.task
+            self._info = RunInfo(
+                namespace=task.namespace,
+                run_id=task.run_id,
+                workflow_id=task.workflow_id,
+                type=task.type,
+                task_queue=task.task_queue,
+                attempt=task.attempt,
+                run_attempt=max(1, task.run_attempt),
+                create_time=task.run_create_time.ToDatetime(dt.UTC),
+                traceparent=task.traceparent,
+            )
+        return self._info
 
     @property
     def is_cancelled(self) -> bool:

@@ -60,7 +60,7 @@ class Definition:
 class ActivityDefaults:
     """What an activity asks for unless its call says otherwise."""
 
-    __slots__ = ("heartbeat_timeout", "retry", "schedule_to_close", "start_to_close", "task_queue")
+    __slots__ = ("_plain", "heartbeat_timeout", "retry", "schedule_to_close", "start_to_close", "task_queue")
 
     def __init__(
         self,
@@ -77,9 +77,17 @@ class ActivityDefaults:
         self.schedule_to_close = schedule_to_close
         self.heartbeat_timeout = heartbeat_timeout
         self.task_queue = task_queue
+        self._plain: dict[str, Any] | None = None
 
     def spell(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Spells how an activity is performed, in the fields of steps and jobs: as `options` say, or as here."""
+        if options:
+            return self._spell(options)
+        if self._plain is None:
+            self._plain = {name: value for name, value in self._spell({}).items() if value}
+        return self._plain
+
+    def _spell(self, options: Mapping[str, Any]) -> dict[str, Any]:
         retry = options.get("retry", self.retry)
         return {
             "task_queue": options.get("task_queue", self.task_queue),
