@@ -40,7 +40,8 @@ _SHAPE = """
       (SELECT array_agg(row(nspname, nspacl)::text ORDER BY nspname) FROM pg_namespace WHERE nspname !~ '^pg_'),
       (SELECT array_agg(row(proname, pronamespace, md5(prosrc))::text ORDER BY proname, prosrc) FROM pg_proc
         WHERE oid >= 16384),
-      (SELECT count(*) FROM pg_attribute WHERE attrelid >= 16384 AND NOT attisdropped),
+      (SELECT sum(hashtextextended(attname || ' ' || atttypid || ' ' || attnotnull, attrelid::bigint)) FROM pg_attribute
+        WHERE attrelid >= 16384 AND attnum > 0 AND NOT attisdropped),
       (SELECT count(*) FROM pg_class WHERE oid >= 16384),
       (SELECT count(*) FROM pg_constraint WHERE oid >= 16384),
       (SELECT count(*) FROM pg_trigger),

@@ -55,6 +55,8 @@ async def test_what_a_test_made_is_gone(made: Databases, monkeypatch: pytest.Mon
     "script",
     [
         "ALTER TABLE runs ADD COLUMN more int",
+        "ALTER TABLE run_ids ALTER COLUMN namespace_id TYPE bigint",
+        "ALTER TABLE run_ids ALTER COLUMN request_hash SET NOT NULL",
         "ALTER TABLE runs ADD CHECK (version > 0)",
         "ALTER TABLE runs SET (fillfactor = 50)",
         "GRANT SELECT ON runs TO pg_monitor",

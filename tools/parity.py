@@ -73,7 +73,7 @@ def _file(case: Case) -> str:
 
 def disposed(fate: str) -> str:
     """What becomes of a case, for people."""
-    if fate.startswith(("not ours:", "open:")):
+    if fate.startswith("not ours:"):
         return fate
     return ", ".join(f"`{test}`" for test in fate.split())
 

@@ -1,7 +1,7 @@
 """The cases that the mirrored stores' own suites list, each with what becomes of it here.
 
-A case is proven by tests of ours (their paths below `tests/`, with blanks between), or `not ours:` because, or `open:`
-until something comes. `docs/parity.md` shows them; `test_listed` sees that each test exists.
+A case is proven by tests of ours (their paths below `tests/`, with blanks between), or `not ours:` because.
+`docs/parity.md` shows them; `test_listed` sees that each test exists.
 """
 
 from __future__ import annotations
@@ -199,7 +199,9 @@ ASSAY: dict[str, dict[str, str]] = {
             "api/test_access.py::test_what_is_no_key_is_malformed "
             "api/test_access.py::test_a_role_makes_its_own_calls_only"
         ),
-        "jwt and combined": "open: identity by tokens comes with the second part of identity",
+        "jwt and combined": (
+            "not ours: tokens of the HTTP server around that store, which has no method for them; here callers show API keys"
+        ),
         "bootstrap create only while the table is empty": (
             "api/test_api_keys.py::test_the_first_key_is_not_made_by_a_call"
         ),

@@ -184,6 +184,30 @@ async def test_a_fork_has_had_what_its_source_had_of_topics_by_then(one: Live) -
             assert await result(fork) == [1, 2, 3]
 
 
+async def test_a_fork_gets_what_a_rewind_gave_back_to_its_source(one: Live) -> None:
+    """The source has it still, and takes it when it goes on."""
+    goes_on = asyncio.Event()
+
+    @workflow
+    async def code(ctx: Context) -> list[int]:
+        await ctx.step("first", done, "first")
+        await ctx.step("second", goes_on.wait)
+        return [await ctx.wait_topic("paid", as_type=int) for _ in range(2)]
+
+    for number in range(2):
+        await one.client.topics.publish("paid", number, retain=600)
+    goes_on.set()
+    async with one.working(workflows=[code]):
+        source = await started(one, code)
+        assert await result(source) == [0, 1]
+        goes_on.clear()
+        await source.rewind("second")
+        fork = await forked(source, "first")
+        goes_on.set()
+        assert await result(fork) == [0, 1]
+        assert await result(source) == [0, 1]
+
+
 async def test_a_fork_is_pinned_to_no_build(one: Live) -> None:
     """The code of its source may be there no more, or be what was at fault."""
     HOLD[0].set()

@@ -13,7 +13,7 @@ from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.steps import ClosedStep, Step, is_on_topic, result_event
 from stepwell_server.model.topics import TopicPosition
 from stepwell_server.store import runs, steps
-from stepwell_server.store.schema import CLOSED_STEPS, EVENTS, STEPS, TOPIC_POSITIONS
+from stepwell_server.store.schema import CLOSED_STEPS, EVENTS, SIGNALS, STEPS, TOPIC_POSITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -58,13 +58,18 @@ async def read(database: Database, ref: RunRef, choose: Callable[[SeenRun, Recor
 async def _had(connection: AsyncConnection, run: SeenRun, gone: Collection[Step | ClosedStep]) -> list[TopicPosition]:
     """What the run, with those that it continues, had had of topics before it got what is to be done anew.
 
-    Walks topic_positions_pkey, and the run's part of one partition's events_pkey.
+    That is what steps got that are gone, and what a rewind gave back and nobody has taken again. Walks
+    topic_positions_pkey, signals_pkey, and the run's part of one partition's events_pkey.
     """
     chain_key = unpack_details(run.details).first_key or run.run_key
     known = await connection.execute(select(TOPIC_POSITIONS).where(TOPIC_POSITIONS.c.chain_key == chain_key))
     positions = [TopicPosition(*row) for row in known]
     numbers = {result_event(step) for step in gone if isinstance(step, ClosedStep) and is_on_topic(step)}
-    if not positions or not numbers:
+    if not positions:
+        return positions
+    kept = select(SIGNALS.c.event).where(SIGNALS.c.run_key == run.run_key, ~SIGNALS.c.consumed)
+    numbers |= set(await connection.scalars(kept))
+    if not numbers:
         return positions
     first: dict[str, int] = {}
     query = select(EVENTS.c.attributes).where(EVENTS.c.run_key == run.run_key, EVENTS.c.number.in_(numbers))
