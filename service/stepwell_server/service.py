@@ -57,6 +57,8 @@ from stepwell_server.loops.leader import Leader
 from stepwell_server.loops.mail import MailDelivery
 from stepwell_server.loops.partitions import Partitions
 from stepwell_server.loops.pruner import Pruner
+from stepwell_server.loops.queue_settings import HINT as QUEUES_HINT
+from stepwell_server.loops.queue_settings import QueueWatch
 from stepwell_server.loops.readiness import Readiness
 from stepwell_server.loops.retention import JobRetention, RunRetention
 from stepwell_server.loops.schedules import Schedules
@@ -95,7 +97,9 @@ class Service:
         self.dispatcher = Dispatcher(self.database, settings, self.clock, self.real_clock, self.watches)
         self.hints = Hints(self.database, settings.database_schema)
         self._listeners = _Listeners()
-        self.committers = Committers(self.database, self.clock, settings, self.dispatcher, self._listeners)
+        self.committers = Committers(
+            self.database, self.clock, settings, self.dispatcher, self._listeners, self.dispatcher.queues
+        )
         self._connection = SharedConnection(self.database)
         self.leader = Leader(self.database, self.clock, settings)
         self._add_duties()
@@ -104,6 +108,7 @@ class Service:
         self._gate = Gate(self.readiness)
         self.keys = KnownKeys(self.database, self.clock, settings.key_seconds)
         self.key_watch = KeyWatch(self.keys, settings.key_seconds)
+        self.queue_watch = QueueWatch(self.dispatcher.queues, settings.queue_settings_seconds)
         self._server: Server | None = None
         self._has_begun = False
         self._ready = asyncio.Event()
@@ -203,6 +208,7 @@ class Service:
         if self._server is not None:
             await self._server.stop(self._drain)
         await self.key_watch.stop()
+        await self.queue_watch.stop()
         await self.leader.stop()
         await self.alignment.stop()
         if self._has_begun:
@@ -261,7 +267,9 @@ class Service:
             UserTasks(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
             Explanations(self.database, namespaces, self.crews, self.clock, settings),
-            TaskQueues(self.database, namespaces, self.crews, self.dispatcher, self.clock, settings),
+            TaskQueues(
+                self.database, namespaces, self.crews, self.dispatcher, self.clock, settings, self._queue_changed
+            ),
             *store_servicers(self.committers, self.database, namespaces, self.clock, settings),
             *([ClockCalls(self.clock, self._look_at_all)] if isinstance(self.clock, TestClock) else []),
         )
@@ -272,11 +280,17 @@ class Service:
         self.deadlines.wake()
         self.schedules.wake()
         self.job_timers.wake()
+        self.dispatcher.matcher.settings_changed()
 
     def _key_changed(self) -> None:
         """Here it holds no more from now on; elsewhere within seconds."""
         self.keys.forget()
         self.key_watch.wake()
+
+    async def _queue_changed(self) -> None:
+        """Here it counts from now on; elsewhere in a moment."""
+        await self.dispatcher.queues.look()
+        self.hints.publish(QUEUES_HINT)
 
     # --- readiness --------------------------------------------------------------------------------------------------
 
@@ -305,9 +319,12 @@ class Service:
         self.hints.subscribe(self.dispatcher.hinted)
         self.hints.subscribe(self.alarms.hinted)
         self.hints.subscribe(self.topic_news.hinted)
+        self.hints.subscribe(self.queue_watch.hinted)
         self.hints.start()
         if self.settings.require_keys:
             self.key_watch.start()
+        await _started(self.dispatcher.queues.look)
+        self.queue_watch.start()
         await self.dispatcher.start(self.committers, self.hints)
         self._has_begun = True
 
@@ -329,7 +346,7 @@ class _Listeners:
             member.unsettled()
 
 
-async def _started(start: Callable[[], Awaitable[None]]) -> None:
+async def _started(start: Callable[[], Awaitable[object]]) -> None:
     """Starts what needs the database, which may go away at any moment."""
     while True:
         try:

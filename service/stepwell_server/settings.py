@@ -154,6 +154,8 @@ class Settings(BaseSettings):
     """How long what was asked for so and refused is kept."""
     watch_poll_seconds: Seconds = 1.0
     """How often watches look for changes when no hint came."""
+    queue_settings_seconds: Seconds = 5.0
+    """How often a replica looks at what is set for task queues, beside hints."""
     clock_align_seconds: Seconds = 30.0
     """How often the clock is compared with the database's."""
     schema_check_seconds: Seconds = 5.0

@@ -13,7 +13,7 @@ import asyncpg
 
 from stepwell_server.clock import SystemClock
 from stepwell_server.engine.committer import Claim, Committers
-from stepwell_server.engine.committer.protocols import AnyChange, Reservation
+from stepwell_server.engine.committer.protocols import AnyChange, Queues, Reservation
 from stepwell_server.engine.progress import ProgressRun
 from stepwell_server.engine.reported import ScopeClaim
 from stepwell_server.engine.starts import NewRun, Started, StartRun
@@ -53,11 +53,11 @@ class Ears:
 class Replica:
     """One server's committers."""
 
-    def __init__(self, url: str, **fields: Any) -> None:
+    def __init__(self, url: str, queues: Queues | None = None, **fields: Any) -> None:
         self.settings = Settings(**{"database_url": url, "committers": 1, **fields})
         self.database = Database(self.settings)
         self.ears = Ears()
-        self.committers = Committers(self.database, SystemClock(), self.settings, self.ears, self.ears)
+        self.committers = Committers(self.database, SystemClock(), self.settings, self.ears, self.ears, queues)
         self.session = uuid4()
 
     @property

@@ -272,6 +272,12 @@ class World:
     async def _PruneEvents(self, method: Method) -> Any:
         return type(method.new())(scope=1)
 
+    async def _UpdateTaskQueue(self, method: Method) -> Any:
+        request = type(method.new())(task_queue=self._next(), rate_limit={"per_second": 1.0, "burst": 2})
+        request.aging_interval.FromSeconds(60)
+        request.update_mask.paths.extend(["rate_limit", "aging_interval"])
+        return request
+
     async def _UpdateNamespace(self, method: Method) -> Any:
         fields = {"retention": Duration(seconds=86_400 * 365), "update_mask": {"paths": ["retention", "archive_url"]}}
         return type(method.new())(**fields)

@@ -14,6 +14,7 @@ from stepwell_server.model.events import Event
 from stepwell_server.model.inbox import DeadLetter, InboxRow
 from stepwell_server.model.jobs import ClosedJob, Job, JobId
 from stepwell_server.model.mail import Mail
+from stepwell_server.model.queue_settings import QueueSettings
 from stepwell_server.model.requests import Recorded
 from stepwell_server.model.runs import ClosedRun, Run, RunId
 from stepwell_server.model.schedules import Schedule, ScheduleRun, Waiting
@@ -62,6 +63,7 @@ ROWS: list[tuple[str, type[msgspec.Struct]]] = [
     ("idempotency_keys", IdempotencyKey),
     ("run_definitions", RunDefinition),
     ("run_data", RunDatum),
+    ("queue_settings", QueueSettings),
     ("schedules", Schedule),
     ("schedule_firings", Waiting),
     ("schedule_runs", ScheduleRun),

@@ -80,6 +80,33 @@ async def test_a_claim_takes_those_first_that_go_first(filled: Filled) -> None:
         assert [key for key, _, _ in claimed] == [row[0] for row in best]
 
 
+@pytest.mark.parametrize("is_grown", [False, True], ids=["empty", "grown"])
+async def test_a_claim_of_aging_tasks_reads_the_heads_of_the_ranks(filled: Filled, is_grown: bool) -> None:
+    """Nothing is sorted but candidates, however much waits."""
+    async with filled.connected(*[GROW] * is_grown, pinned=True) as connection:
+        arguments = (1, "q", 1, TYPES, ["", "v1"], 16, 48, 60.0)
+        plan = await explained(connection.raw, batch_reads.TASKS["claim_aging_tasks"], *arguments)
+        read = scans(plan)
+        assert set(read) == {INDEX, ROWS}
+        assert read[INDEX] <= 48 * len(TYPES) * 2 * 10
+        assert read[ROWS] == (16 if is_grown else 0)
+        (locks,) = (part for part in plan.parts() if part.kind == "LockRows")
+        assert locks.rows == (16 if is_grown else 0)
+
+
+async def test_a_task_that_waits_gains_priority(filled: Filled) -> None:
+    """A step each 50 ms: in the order of the time when each would have had the highest."""
+    async with connected(await filled.url(GROW), pinned=True) as (_, connection):
+        order = "ready_time + rank * interval '0.05 s', run_key"
+        best = await connection.raw.fetch(f"SELECT run_key FROM tasks WHERE build_id = '' ORDER BY {order} LIMIT 300")  # noqa: S608
+        claim = (1, "q", 1, TYPES, (), 300)
+        async with connection.transaction():
+            aged = [key for key, _, _ in await batch_reads.claim_aging_tasks(connection, *claim, 0.05)]
+            fixed = [key for key, _, _ in await batch_reads.claim_tasks(connection, *claim, NOW)]
+        assert aged == [row[0] for row in best]
+        assert aged != fixed
+
+
 async def test_a_claim_looks_further_when_others_hold_what_goes_first(filled: Filled) -> None:
     """However many: what waits is found."""
     async with connected(await filled.url(GROW), pinned=True) as (database, connection):

@@ -254,6 +254,7 @@ TABLE: dict[str, dict[str, Access]] = {
     "TaskQueueService": {
         "ListTaskQueues": READS,
         "GetTaskQueue": READS,
+        "UpdateTaskQueue": WRITES,
     },
     "TimerStore": {
         "CreateTimer": WRITES,

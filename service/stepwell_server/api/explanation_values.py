@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from stepwell.v1 import explanations_pb2, jobs_pb2, runs_pb2, types_pb2
+from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.api.task_waits import task_wait_to_proto
+from stepwell_server.engine.rate_limits import later_time
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.store.task_queues import MOST_COUNTED
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.timestamp_pb2 import Timestamp
 
+    from stepwell_server.model.queue_settings import QueueSettings
     from stepwell_server.model.workers import Crew
     from stepwell_server.store.task_queues import Backlog
 
@@ -38,6 +41,7 @@ class Around(NamedTuple):
 
     crew: Crew
     backlogs: Sequence[Backlog]
+    settings: Mapping[str, QueueSettings]
     now: datetime
 
     def queued(self, kind: TaskKind, type_name: str, task_queue: str, build_id: str, since: datetime) -> Explanation:
@@ -45,7 +49,16 @@ class Around(NamedTuple):
         wait = task_wait_to_proto(kind, type_name, task_queue, build_id, since, self.crew)
         alike = (task_queue, int(kind), type_name, build_id)
         counts = {(each.task_queue, each.kind, each.type, each.build_id): each.count for each in self.backlogs}
-        code = _CODES[wait.reason]
+        code, later = _CODES[wait.reason], self._later(task_queue)
+        if code == Explanation.CODE_NO_ROOM and later is not None:
+            return Explanation(
+                code=Explanation.CODE_RATE_LIMITED,
+                text=f"waits in queue {task_queue} for its rate limit: the next task is given at {later.isoformat()}",
+                advice=f"wait, or set another limit with `stepwell queue set {task_queue}`",
+                since=wait.ready_time,
+                until=time_to_proto(later) if counts.get(alike, 1) == 1 else None,
+                backlog_count=min(counts.get(alike, 1), MOST_COUNTED),
+            )
         return Explanation(
             code=code,
             text=f"waits in queue {task_queue}: {wait.details}",
@@ -53,6 +66,12 @@ class Around(NamedTuple):
             since=wait.ready_time,
             backlog_count=min(counts.get(alike, 1), MOST_COUNTED),
         )
+
+    def _later(self, task_queue: str) -> datetime | None:
+        """When a queue gives its next task, if that is later because of its limit."""
+        found = self.settings.get(task_queue)
+        limit = None if found is None else found.rate_limit
+        return None if limit is None or found is None else later_time(limit, found.spent_until, self.now)
 
 
 def explain_run(

@@ -13,7 +13,7 @@ from stepwell_server.api.job_values import whole_job_to_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, step_to_proto, whole_run_to_proto
 from stepwell_server.model.jobs import JobRef
 from stepwell_server.model.steps import ENDED, StepState
-from stepwell_server.store import explanations, jobs, runs, steps, task_queues
+from stepwell_server.store import explanations, jobs, queue_settings, runs, steps, task_queues
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,5 +74,7 @@ class Explanations(explanations_pb2_grpc.ExplanationServiceServicer):
         return explanations_pb2.ExplainJobResponse(explanations=found)
 
     async def _around(self, namespace_id: int, queues: Iterable[str]) -> Around:
-        waiting = await task_queues.backlogs(self._database, namespace_id, sorted(queues))
-        return Around(await self._crews.of(namespace_id), waiting, self._clock.now())
+        names = sorted(queues)
+        waiting = await task_queues.backlogs(self._database, namespace_id, names)
+        settings = await queue_settings.read(self._database, namespace_id, names)
+        return Around(await self._crews.of(namespace_id), waiting, settings, self._clock.now())

@@ -1,4 +1,4 @@
-"""TaskQueueService: what waits in task queues, and who could take it."""
+"""TaskQueueService: what waits in task queues, who could take it, and what is set for them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from stepwell.v1 import task_queues_pb2, task_queues_pb2_grpc, workers_pb2
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.page import read_page
 from stepwell_server.api.payloads import duration_to_proto
+from stepwell_server.api.queue_settings import changes_of, settings_to_proto
+from stepwell_server.api.requests import asked_of
+from stepwell_server.model.queue_settings import QueueSettings
 from stepwell_server.model.tasks import WORKERS_KINDS, TaskKind
 from stepwell_server.model.workers import Crew, able
-from stepwell_server.store import task_queues, worker_store
+from stepwell_server.store import queue_settings, task_queues, worker_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
     from stepwell_server.clock import Clock
@@ -42,12 +45,14 @@ class TaskQueues(task_queues_pb2_grpc.TaskQueueServiceServicer):
         dispatcher: Dispatcher,
         clock: Clock,
         settings: Settings,
+        changed: Callable[[], Awaitable[None]],
     ) -> None:
         self._database = database
         self._namespaces = namespaces
         self._crews = crews
         self._dispatcher = dispatcher
         self._clock = clock
+        self._changed = changed
         self._fields = Fields(settings.limits)
 
     async def ListTaskQueues(
@@ -85,6 +90,7 @@ class TaskQueues(task_queues_pb2_grpc.TaskQueueServiceServicer):
         waiting, now = found[: task_queues.MOST_SORTS], self._clock.now()
         others = (await worker_store.count_by_queue(self._database, namespace_id)).get(name, 0)
         rooms = self._dispatcher.rooms(namespace_id, name)
+        settings = await queue_settings.read(self._database, namespace_id, [name])
         queue = queue_to_proto(namespace, name, waiting, crew, running.get(name, 0), now)
         queue.worker_count += others
         return task_queues_pb2.GetTaskQueueResponse(
@@ -92,7 +98,20 @@ class TaskQueues(task_queues_pb2_grpc.TaskQueueServiceServicer):
             lines=lines_to_proto(waiting, crew.of(name), others, now),
             has_more_lines=len(found) > len(waiting),
             capacities=[capacity_to_proto(kind, rooms[kind]) for kind in WORKERS_KINDS],
+            settings=settings_to_proto(settings.get(name), now),
         )
+
+    async def UpdateTaskQueue(
+        self, request: task_queues_pb2.UpdateTaskQueueRequest, context: Context
+    ) -> task_queues_pb2.UpdateTaskQueueResponse:
+        namespace = self._fields.namespace(request.namespace)
+        name, changes = self._fields.name(request.task_queue, "task_queue"), changes_of(request)
+        namespace_id = await self._namespaces.id_of(namespace)
+        asked = asked_of(request, namespace_id, QueueSettings, self._fields)
+        now = self._clock.now()
+        row = await queue_settings.update(self._database, namespace_id, namespace, name, changes, now, asked)
+        await self._changed()
+        return task_queues_pb2.UpdateTaskQueueResponse(settings=settings_to_proto(row))
 
 
 def queue_to_proto(  # noqa: PLR0917 - rendered in one place

@@ -33,7 +33,7 @@ from stepwell_server.api.tasks import (
 from stepwell_server.dispatch.beat_traces import hear
 from stepwell_server.dispatch.messages import ReportAnswer
 from stepwell_server.dispatch.traces import LOST, RECORDED
-from stepwell_server.engine.committer import Claim
+from stepwell_server.engine.committer import Claim, Rationed
 from stepwell_server.engine.progress import ProgressAnswer
 from stepwell_server.model.workers import LISTED, unpack_hello
 from stepwell_server.store import recall, workers
@@ -194,6 +194,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         """
         deadline = time.monotonic() + wait
         while True:
+            pause = _CLAIM_POLL_SECONDS
             for claim in claims:
                 future = self._dispatcher.committers.submit(claim)
                 try:
@@ -203,10 +204,12 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
                     raise
                 if isinstance(granted, list) and granted:
                     return granted
+                if isinstance(granted, Rationed):
+                    pause = min(pause, self._dispatcher.seconds_until(granted.next_time))
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 return []
-            await self._dispatcher.tasks_marked(min(remaining, _CLAIM_POLL_SECONDS))
+            await self._dispatcher.tasks_marked(min(remaining, pause))
 
     async def ReportTasks(
         self, request: workers_pb2.ReportTasksRequest, context: object

@@ -8,6 +8,7 @@ reconciliation that runs behind: a lost hint costs time only.
 |---|---|
 | registry | sessions: opened, resumed, attached, detached, closed; tasks given back |
 | matching | tasks to workers with room |
+| queue_settings | for which queues something is set |
 | pushes | what workers are told |
 | upkeep | acknowledgements, silence, expiry, lost news |
 | beats | heartbeats, written in batches |
@@ -29,6 +30,7 @@ from stepwell_server.dispatch.beats import Beats
 from stepwell_server.dispatch.matching import Key, Matcher
 from stepwell_server.dispatch.messages import RecordedStep, TaskNotice
 from stepwell_server.dispatch.pushes import HintSink, Pushes
+from stepwell_server.dispatch.queue_settings import KnownQueues
 from stepwell_server.dispatch.registry import Registry
 from stepwell_server.dispatch.run_calls import RunCalls
 from stepwell_server.dispatch.upkeep import Upkeep
@@ -66,9 +68,12 @@ class Dispatcher:
     ) -> None:
         self.watches = watches
         self._background = Background()
+        self._clock = clock
         self.reader = Reader(database)
         self.beats = Beats(database, clock, real_clock, settings)
-        self.matcher = Matcher(settings, self._granted)
+        self.queues = KnownQueues(database)
+        self.matcher = Matcher(settings, self._granted, self.queues, clock)
+        self.queues.changed = self.matcher.settings_changed
         self.registry = Registry(settings, real_clock, self.reader, self.matcher, self._background)
         self.sessions = self.registry.sessions
         self.pushes = Pushes(settings, self.registry, self.reader, self.matcher, self._background)
@@ -237,6 +242,10 @@ class Dispatcher:
         """Waits until tasks have come that may be had, at most so long."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._marked.wait(), seconds)
+
+    def seconds_until(self, moment: datetime) -> float:
+        """How long it is until a moment of the service's clock."""
+        return max(0.0, (moment - self._clock.now()).total_seconds())
 
     def unary_claims(self, row: Session, namespace: str, kind: int, queue: str, most: int) -> list[Claim]:
         """The claims that a session without a stream makes: of each of its queues and kinds, or those named."""

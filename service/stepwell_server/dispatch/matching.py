@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from typing import TYPE_CHECKING
 
 import structlog
 
 from stepwell_server import refusals
 from stepwell_server.engine.committer import Claim
-from stepwell_server.engine.committer.protocols import Reservation
+from stepwell_server.engine.committer.protocols import Queues, Rationed, Reservation
 from stepwell_server.model.tasks import WORKERS_KINDS, TaskKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
 
+    from stepwell_server.clock import Clock
     from stepwell_server.dispatch.sessions import Room, TaskKey, WorkerSession
     from stepwell_server.engine.committer import Committers
     from stepwell_server.model.tasks import AnyGrant, Task
@@ -39,7 +43,13 @@ _MOST_TASKS = 256
 class Matcher:
     """See the module."""
 
-    def __init__(self, settings: Settings, granted: Callable[[WorkerSession, list[AnyGrant]], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        granted: Callable[[WorkerSession, list[AnyGrant]], None],
+        queues: Queues,
+        clock: Clock,
+    ) -> None:
         self._poll_seconds = settings.dispatch_poll_seconds
         self._granted = granted
         self._rings: dict[Queue, list[WorkerSession]] = {}
@@ -47,6 +57,10 @@ class Matcher:
         self._reserved: dict[TaskKey, tuple[WorkerSession, Task]] = {}
         self._version = 0
         self._turn = 0
+        self._queues = queues
+        self._clock = clock
+        # Limited queues that give nothing more until a time of the service's clock.
+        self._resting: dict[Queue, datetime] = {}
         self._wake = asyncio.Event()
         self._committers: Committers | None = None
         self._task: asyncio.Task[None] | None = None
@@ -106,6 +120,11 @@ class Matcher:
         ring = self._rings.get((namespace_id, queue), ())
         return any(tuple(sort) in session.takes[TaskKind(kind)] for session in ring)
 
+    def settings_changed(self) -> None:
+        """Something else is set for some queues, or the clock was moved: all may give something."""
+        self._resting.clear()
+        self._wake.set()
+
     def freed(self) -> None:
         """A worker has room again."""
         if self._backlog:
@@ -119,9 +138,12 @@ class Matcher:
     # --- the straight way -------------------------------------------------------------------------------------------
 
     def reserve(self, task: Task) -> Reservation | None:
-        """A place for a fresh task, at a worker for which nothing older is known to wait."""
+        """A place for a fresh task, at a worker for which nothing older is known to wait.
+
+        There is none in a queue whose rate is limited: only a claim may take out of its bucket.
+        """
         ring = self._rings.get((task.namespace_id, task.task_queue))
-        if ring is None:
+        if ring is None or self._queues.is_limited(task.namespace_id, task.task_queue):
             return None
         waiting = self._backlog.get((task.namespace_id, task.task_queue, task.kind), {})
         for place, session in enumerate(ring):
@@ -149,12 +171,17 @@ class Matcher:
     # --- the way through the table ----------------------------------------------------------------------------------
 
     async def _pump(self) -> None:
+        quiet_until = time.monotonic() + self._poll_seconds
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
-            if not self._wake.is_set():
+                await asyncio.wait_for(self._wake.wait(), min(quiet_until - time.monotonic(), self._rest_seconds()))
+            # A queue that has rested is no reason to put off the look at what no hint told of.
+            is_quiet = not self._wake.is_set() and time.monotonic() >= quiet_until
+            if is_quiet:
                 for session in {id(each): each for ring in self._rings.values() for each in ring}.values():
                     self.look(session)
+            if is_quiet or self._wake.is_set():
+                quiet_until = time.monotonic() + self._poll_seconds
             self._wake.clear()
             try:
                 while await self._round():
@@ -162,10 +189,22 @@ class Matcher:
             except Exception:  # noqa: BLE001 - matching goes on
                 _log.exception("matching failed")
 
+    def _rest_seconds(self) -> float:
+        """In how long the next queue that rests gives something."""
+        if not self._resting:
+            return math.inf
+        return max(0.0, (min(self._resting.values()) - self._clock.now()).total_seconds())
+
+    def _rested(self) -> None:
+        now = self._clock.now()
+        self._resting = {queue: until for queue, until in self._resting.items() if until > now}
+
     async def _round(self) -> bool:
         """Claims once for some of those who have room, queues in turn. True if another round may bring more."""
         self._turn += 1
-        queues = list(self._rings)
+        if self._resting:
+            self._rested()
+        queues = [queue for queue in self._rings if queue not in self._resting]
         first = self._turn % len(queues) if queues else 0
         claims = [
             self._claim(session, claim, versions)
@@ -219,7 +258,9 @@ class Matcher:
             session.vacate(claim.kind, claim.task_queue, claim.most)
             # Also without any: news of its waiting runs may have found all places taken meanwhile.
             self._granted(session, grants)
-        if len(grants) < claim.most:
+        if isinstance(grants, Rationed):
+            self._resting[claim.namespace_id, claim.task_queue] = grants.next_time
+        elif len(grants) < claim.most:
             self._forget((claim.namespace_id, claim.task_queue, claim.kind), versions)
         return True
 

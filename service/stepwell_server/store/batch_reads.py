@@ -205,6 +205,35 @@ async def claim_tasks(  # noqa: PLR0917 - the statement's parameters
         looked *= 4
 
 
+async def claim_aging_tasks(  # noqa: PLR0917 - the statement's parameters
+    connection: Connection,
+    namespace_id: int,
+    task_queue: str,
+    kind: int,
+    types: Sequence[str],
+    builds: Sequence[str],
+    most: int,
+    aging_seconds: float,
+) -> list[tuple[int, int, datetime]]:
+    """The same of a queue whose tasks gain a step of priority each time that they have waited so long."""
+    looked = 2 * most + _SPARE_CANDIDATES
+    while True:
+        *rows, seen = await connection.fetch(
+            TASKS["claim_aging_tasks"],
+            namespace_id,
+            task_queue,
+            kind,
+            types,
+            ["", *builds],
+            most,
+            looked,
+            aging_seconds,
+        )
+        if len(rows) == most or seen[0] < looked:
+            return [(row[0], row[1], row[2]) for row in rows]
+        looked *= 4
+
+
 async def claim_driven_activities(
     connection: Connection, namespace_id: int, task_queue: str, now: datetime, most: int
 ) -> list[tuple[int, int]]:

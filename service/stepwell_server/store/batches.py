@@ -18,7 +18,7 @@ from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
 from stepwell_server.model.topics import TopicCopy, TopicPosition
-from stepwell_server.store import dispatches, job_batches, search_attributes, sides, topics
+from stepwell_server.store import dispatches, job_batches, queue_settings, search_attributes, sides, topics
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.database import Conflict
 from stepwell_server.store.dispatches import StepOfRun
@@ -91,6 +91,7 @@ class Write(msgspec.Struct):
     mail: list[Mail] = []
     mail_done: list[UUID] = []
     inbox_done: list[int] = []
+    tokens: list[tuple[int, str, datetime]] = []  # namespace, queue, until when its bucket is spent
     jobs: JobWrite = msgspec.field(default_factory=JobWrite)
 
     @property
@@ -120,6 +121,8 @@ async def write(connection: Connection, batch: Write) -> None:
     await _write_signals(connection, batch)
     await job_batches.write(connection, batch.jobs)
     await _write_tasks_and_mail(connection, batch)
+    if batch.tokens:
+        await queue_settings.spend(connection, batch.tokens)
     if batch.sides or batch.sides_gone:
         await sides.write(connection, batch.sides, batch.sides_gone)
     if batch.dispatches_claimed or batch.dispatches_released:

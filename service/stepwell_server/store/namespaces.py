@@ -31,6 +31,7 @@ from stepwell_server.store.schema import (
     IDEMPOTENCY_KEYS,
     JOBS,
     NAMESPACES,
+    QUEUE_SETTINGS,
     RUNS,
     SCHEDULES,
     SESSIONS,
@@ -241,7 +242,7 @@ async def _delete(connection: AsyncConnection, name: str) -> bool:
     used = [exists(select(literal(1)).where(table.c.namespace_id == namespace_id)) for table in tables]
     if (await connection.execute(select(or_(*used)))).scalar_one():
         raise errors.NamespaceNotEmpty(namespace=name)
-    for table in (WORKERS, TOPIC_EVENTS, API_KEYS, DISPATCHES, IDEMPOTENCY_KEYS, NAMESPACES):
+    for table in (WORKERS, TOPIC_EVENTS, API_KEYS, DISPATCHES, IDEMPOTENCY_KEYS, QUEUE_SETTINGS, NAMESPACES):
         await connection.execute(delete(table).where(table.c.namespace_id == namespace_id))
     return True
 

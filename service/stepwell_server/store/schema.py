@@ -126,6 +126,18 @@ NAMESPACES = Table(
     Column("retention_seconds", Double, nullable=True),
     *_text("archive_url"),
 )
+QUEUE_SETTINGS = Table(
+    "queue_settings",
+    METADATA,
+    *_int("namespace_id", key=True),
+    *_text("task_queue", key=True),
+    *_bigint("version"),
+    *_times("update_time"),
+    Column("rate_per_second", Double, nullable=True),
+    *_int("rate_burst", nullable=True),
+    *_times("spent_until", nullable=True),
+    Column("aging_seconds", Double, nullable=True),
+)
 API_KEYS = Table(
     "api_keys",
     METADATA,

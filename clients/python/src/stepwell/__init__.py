@@ -27,6 +27,7 @@ from stepwell.jobs import JobHandle
 from stepwell.policies import CancellationPolicy, RetryPolicy
 from stepwell.repairs import Rename, Skip
 from stepwell.runs import QueryAnswer, RunHandle
+from stepwell.task_queues import RateLimit
 from stepwell.worker import Worker
 from stepwell.workflows import workflow
 
@@ -48,6 +49,7 @@ __all__ = [
     "JsonConverter",
     "QueryAnswer",
     "RaceLost",
+    "RateLimit",
     "Rename",
     "RetryPolicy",
     "RunCancelled",

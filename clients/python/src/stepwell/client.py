@@ -25,6 +25,7 @@ from stepwell.retention import Retention
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
 from stepwell.statistics import Statistics
+from stepwell.task_queues import RateLimit, update_task_queue
 from stepwell.topics import Topics
 from stepwell.user_tasks import UserTasks
 from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, transactions_pb2, workers_pb2
@@ -260,6 +261,19 @@ class Client(JobCalls):
         """Reads what waits in a queue, sort by sort, and who could take it. Raises `InvalidField`."""
         request = task_queues_pb2.GetTaskQueueRequest(namespace=self.namespace, task_queue=name)
         return await self.caller.call(self.task_queue_stub.GetTaskQueue, request)
+
+    async def update_task_queue(
+        self,
+        name: str,
+        *,
+        rate_limit: RateLimit | Literal["none"] | None = None,
+        aging: Seconds | Literal["none"] | None = None,
+    ) -> task_queues_pb2.TaskQueueSettings:
+        """Sets how fast a queue gives its tasks, and in how many seconds one that waits gains a step of priority.
+
+        What is not given stays; "none" takes it away. Raises `InvalidField`, `LimitExceeded`.
+        """
+        return await update_task_queue(self.caller, self.task_queue_stub, self.namespace, name, rate_limit, aging)
 
     def commit(self, *, request_id: str = "") -> Commit:
         """Begins a commit: writes that happen together or not at all, see `stepwell.commits`. Sends nothing yet.

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from stepwell.converter import Codec, DataConverter
     from stepwell.options import RunFilter, StartOptions
     from stepwell.policies import Seconds
+    from stepwell.task_queues import RateLimit
     from stepwell.v1 import explanations_pb2, history_pb2, namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
 
 __all__ = ["Client", "JobHandle", "Loop", "RunHandle"]
@@ -331,6 +332,19 @@ class Client(SyncJobCalls):
     def get_task_queue(self, name: str) -> task_queues_pb2.GetTaskQueueResponse:
         """Reads what waits in a queue, sort by sort, and who could take it. Raises `InvalidField`."""
         return self._loop.call(self._inner.get_task_queue(name))
+
+    def update_task_queue(
+        self,
+        name: str,
+        *,
+        rate_limit: RateLimit | Literal["none"] | None = None,
+        aging: Seconds | Literal["none"] | None = None,
+    ) -> task_queues_pb2.TaskQueueSettings:
+        """Sets how fast a queue gives its tasks, and in how many seconds one that waits gains a step of priority.
+
+        What is not given stays; "none" takes it away. Raises `InvalidField`, `LimitExceeded`.
+        """
+        return self._loop.call(self._inner.update_task_queue(name, rate_limit=rate_limit, aging=aging))
 
     def commit(self, *, request_id: str = "") -> SyncCommit:
         """Begins a commit, as `stepwell.Client.commit`: `with client.commit() as commit`."""

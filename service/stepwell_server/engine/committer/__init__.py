@@ -17,7 +17,7 @@ it commits is the next batch: it never waits for more.
 from __future__ import annotations
 
 from stepwell_server.engine.committer.committer import Committer
-from stepwell_server.engine.committer.protocols import Capacity, Claim, Listener
+from stepwell_server.engine.committer.protocols import Capacity, Claim, Listener, Rationed
 from stepwell_server.engine.committer.router import Committers
 
-__all__ = ["Capacity", "Claim", "Committer", "Committers", "Listener"]
+__all__ = ["Capacity", "Claim", "Committer", "Committers", "Listener", "Rationed"]

@@ -25,7 +25,7 @@ from stepwell_server.engine.committer.orders import (
     space_of,
     start_of,
 )
-from stepwell_server.engine.committer.protocols import AnyChange, Capacity, Reservation
+from stepwell_server.engine.committer.protocols import AnyChange, Capacity, NoQueues, Queues, Reservation
 from stepwell_server.engine.committer.recalling import Recalling
 from stepwell_server.engine.committer.subjects import Subject, Subjects
 from stepwell_server.engine.committer.waiting import Entry
@@ -55,6 +55,7 @@ class _NotHere:
 
 # Its run is locked elsewhere; its run is another committer's.
 HELD, ANOTHERS = _NotHere(), _NotHere()
+_NO_QUEUES = NoQueues()
 
 
 class Batch:
@@ -73,6 +74,7 @@ class Batch:
         next_key: Callable[[], int],
         aside: Container[int | None] = (),
         is_anothers: Callable[[int], bool] = lambda _: False,
+        queues: Queues = _NO_QUEUES,
     ) -> None:
         self._connection = connection
         self._entries = entries
@@ -82,7 +84,7 @@ class Batch:
         self._is_anothers = is_anothers
         self.subjects = Subjects(connection, now, limits, next_key)
         self.answers: list[object] = [None] * len(entries)
-        self._grants = Granting(connection, self.subjects, capacity, now, HELD)
+        self._grants = Granting(connection, self.subjects, capacity, now, HELD, queues)
         self._requests = Recalling(connection, now)
         self._inbox_done: list[int] = []
 
@@ -371,4 +373,5 @@ class Batch:
         write.requests = self._requests.made
         write.inbox_done = self._inbox_done
         write.tasks_gone.extend(self._grants.stale)
+        write.tokens.extend(self._grants.spent)
         return None if write.is_empty else write

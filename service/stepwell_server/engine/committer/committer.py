@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.clock import Clock
     from stepwell_server.engine.change import Change
-    from stepwell_server.engine.committer.protocols import Capacity, Listener
+    from stepwell_server.engine.committer.protocols import Capacity, Listener, Queues
     from stepwell_server.model.requests import Asked
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Connection, Database
@@ -55,12 +55,14 @@ class Committer:
         place: int,
         key_step: int,
         of_run: Callable[[int], Committer],
+        queues: Queues,
     ) -> None:
         self._clock = clock
         self._settings = settings
         self._capacity = capacity
         self._listener = listener
         self._of_run = of_run
+        self._queues = queues
         self._batch_commands = settings.committer_batch_commands
         limits = settings.limits
         self._limits = Limits(
@@ -240,6 +242,7 @@ class Committer:
             self._link.next_key,
             self._waiting.aside,
             self._is_anothers,
+            self._queues,
         )
 
     def _finish(self, entries: list[Entry], batch: Batch) -> None:

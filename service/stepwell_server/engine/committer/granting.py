@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server.engine.committer.claiming import Claiming
-from stepwell_server.engine.committer.protocols import ActivityClaim, Capacity, Claim, Reservation
+from stepwell_server.engine.committer.protocols import ActivityClaim, Capacity, Claim, Queues, Reservation
+from stepwell_server.engine.committer.rationing import Rationing, queue_of
 from stepwell_server.engine.grants import GrantTask, ref_to
 from stepwell_server.model.jobs import JOB_ORDINAL
 from stepwell_server.store import batch_reads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from stepwell_server.engine.committer.orders import AnyClaim, Order
@@ -24,15 +25,25 @@ if TYPE_CHECKING:
 class Granting:
     """See the module."""
 
-    def __init__(
-        self, connection: Connection, subjects: Subjects, capacity: Capacity, now: datetime, held: object
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        connection: Connection,
+        subjects: Subjects,
+        capacity: Capacity,
+        now: datetime,
+        held: object,
+        queues: Queues,
     ) -> None:
         self._connection = connection
         self._now = now
+        self._held = held
+        self._queues = queues
+        self._rationing = Rationing(connection, queues, now)
         self._driven = Claiming(connection, subjects.runs, now, held)
         self._subjects = subjects
         self._capacity = capacity
         self._claimed: dict[int, list[tuple[int, int, datetime]]] = {}
+        self._most: dict[int, int] = {}
         self.reservations: list[tuple[Task, Reservation]] = []
         self._stale: list[tuple[int, int]] = []
 
@@ -40,26 +51,33 @@ class Granting:
         """Finds tasks for each claim. A transaction does not skip its own locks: what one got, the next leaves."""
         taken: set[tuple[int, int, datetime]] = set()
         driven: list[tuple[int, ActivityClaim]] = []
+        claims: list[tuple[int, Claim]] = []
         for place, claim in orders:
             if isinstance(claim, ActivityClaim):
                 driven.append((place, claim))
-            if not isinstance(claim, Claim):
+            elif isinstance(claim, Claim):
+                claims.append((place, claim))
+        await self._rationing.open(claim for _, claim in claims)
+        for place, claim in claims:
+            if self._rationing.is_held(claim):
                 continue
-            most = claim.most + len(taken)
-            found = await batch_reads.claim_tasks(
-                self._connection,
-                claim.namespace_id,
-                claim.task_queue,
-                claim.kind,
-                claim.types,
-                claim.builds,
-                most,
-                self._now,
-            )
-            mine = [task for task in found if task not in taken][: claim.most]
+            most = self._most[place] = self._rationing.most(claim)
+            mine = await self._find(claim, most, taken) if most else []
             taken.update(mine)
             self._claimed[place] = mine
+            self._rationing.promise(claim, len(mine))
         await self._driven.claim(driven)
+
+    async def _find(
+        self, claim: Claim, most: int, taken: set[tuple[int, int, datetime]]
+    ) -> list[tuple[int, int, datetime]]:
+        connection, sorts, aging = self._connection, (claim.types, claim.builds), self._queues.aging_of(*queue_of(claim))
+        queue, looked = (claim.namespace_id, claim.task_queue, claim.kind), most + len(taken)
+        if aging is None:
+            found = await batch_reads.claim_tasks(connection, *queue, *sorts, looked, self._now)
+        else:
+            found = await batch_reads.claim_aging_tasks(connection, *queue, *sorts, looked, aging)
+        return [task for task in found if task not in taken][:most]
 
     @property
     def tasks(self) -> Iterator[tuple[int, int]]:
@@ -78,6 +96,8 @@ class Granting:
         """What a claim gets of the tasks found for it."""
         if isinstance(claim, ActivityClaim):
             return self._driven.granted(place, claim)
+        if place not in self._claimed:
+            return self._held
         granted: list[AnyGrant] = []
         for key, ordinal, ready_time in self._claimed[place]:
             change = self._subjects.get(key, is_job=ordinal == JOB_ORDINAL)
@@ -90,7 +110,12 @@ class Granting:
             else:
                 granted.append(grant)
                 change.news.grants.remove(grant)
-        return granted
+        return self._rationing.give(claim, granted, self._most[place])
+
+    @property
+    def spent(self) -> Sequence[tuple[int, str, datetime]]:
+        """Until when the buckets of limited queues are spent, if anything was given out of them."""
+        return self._rationing.spent
 
     def match(self) -> None:
         """Gives fresh tasks straight to workers that wait for them."""

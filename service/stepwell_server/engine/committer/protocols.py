@@ -14,7 +14,7 @@ from stepwell_server.engine.job_change import JobChange
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stepwell_server.model.tasks import Task
+    from stepwell_server.model.tasks import AnyGrant, Task
 
 AnyChange = Change | JobChange
 
@@ -34,6 +34,14 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     owner_id: str
     builds: tuple[str, ...]
     most: int
+
+
+class Rationed(list["AnyGrant"]):
+    """What a claim got of a queue whose limit leaves no more for now. `next_time` is when it gives again."""
+
+    def __init__(self, grants: Sequence[AnyGrant], next_time: datetime) -> None:
+        super().__init__(grants)
+        self.next_time = next_time
 
 
 class ActivityClaim(msgspec.Struct, frozen=True, gc=False):
@@ -66,6 +74,18 @@ class Capacity(Protocol):
 
     def release(self, task: Task, reservation: Reservation) -> None:
         """Gives the place back: the task was not granted after all."""
+        ...
+
+
+class Queues(Protocol):
+    """What is known of the queues for which something is set. Of most nothing is, so it must cost next to nothing."""
+
+    def is_limited(self, namespace_id: int, task_queue: str) -> bool:
+        """Whether the queue has a limit of its rate."""
+        ...
+
+    def aging_of(self, namespace_id: int, task_queue: str) -> float | None:
+        """In how many seconds a task that waits in the queue gains a step of priority. None: it gains none."""
         ...
 
 
@@ -104,3 +124,17 @@ class NoListener:
 
     def unsettled(self) -> None:
         """Nobody hears."""
+
+
+class NoQueues:
+    """Nothing is set for any queue."""
+
+    def is_limited(self, namespace_id: int, task_queue: str) -> bool:
+        """None is."""
+        del namespace_id, task_queue
+        return False
+
+    def aging_of(self, namespace_id: int, task_queue: str) -> float | None:
+        """Nothing ages."""
+        del namespace_id, task_queue
+        return None

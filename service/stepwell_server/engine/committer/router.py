@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from stepwell_server.engine.committer.committer import Committer
 from stepwell_server.engine.committer.orders import AnyClaim, ref_of, start_of
+from stepwell_server.engine.committer.protocols import NoQueues
 from stepwell_server.engine.committer.sets import SetCommitter
 from stepwell_server.engine.jobs import StartJob
 from stepwell_server.model.runs import RunRef
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.clock import Clock
     from stepwell_server.engine.committer.orders import Order, Writes
-    from stepwell_server.engine.committer.protocols import Capacity, Listener
+    from stepwell_server.engine.committer.protocols import Capacity, Listener, Queues
     from stepwell_server.model.requests import Asked
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Database
@@ -38,14 +39,21 @@ _turns = itertools.count()
 class Committers:
     """All committers of this replica, as one."""
 
-    def __init__(
-        self, database: Database, clock: Clock, settings: Settings, capacity: Capacity, listener: Listener
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        database: Database,
+        clock: Clock,
+        settings: Settings,
+        capacity: Capacity,
+        listener: Listener,
+        queues: Queues | None = None,
     ) -> None:
+        queues = queues or NoQueues()
         self.members = [
-            Committer(database, clock, settings, capacity, listener, place, settings.committers, self._of_run)
+            Committer(database, clock, settings, capacity, listener, place, settings.committers, self._of_run, queues)
             for place in range(settings.committers)
         ]
-        self._sets = SetCommitter(database, clock, settings, capacity, listener, self._of_run)
+        self._sets = SetCommitter(database, clock, settings, capacity, listener, self._of_run, queues)
         # Ids that starts under way have given, which lead elsewhere than their workflow ids or unique keys.
         self._starting: dict[UUID, int] = {}
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.clock import Clock
     from stepwell_server.engine.committer.orders import AnyRef, Order
-    from stepwell_server.engine.committer.protocols import Capacity, Listener
+    from stepwell_server.engine.committer.protocols import Capacity, Listener, Queues
     from stepwell_server.engine.limits import Limits
     from stepwell_server.model.requests import Asked
     from stepwell_server.settings import Settings
@@ -112,9 +112,10 @@ class SetCommitter(Committer):
         capacity: Capacity,
         listener: Listener,
         of_run: Callable[[int], Committer],
+        queues: Queues,
     ) -> None:
         # Runs that it starts may be any committer's, and so may their keys.
-        super().__init__(database, clock, settings, capacity, listener, place=0, key_step=1, of_run=of_run)
+        super().__init__(database, clock, settings, capacity, listener, 0, 1, of_run, queues)
         self._batch_commands = 1
         self._numbers = itertools.count(1)
 

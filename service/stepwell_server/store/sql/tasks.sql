@@ -37,6 +37,43 @@ SELECT count(*), -1, min(c.ready_time), c.type, c.build_id, c.rank
 FROM candidates AS c
 GROUP BY c.type, c.build_id, c.rank;
 
+-- name: claim_aging_tasks
+-- As claim_tasks, of a queue whose tasks gain a step of priority in each $8 seconds that they wait. How much two of them
+-- gained differs by how much longer one waited, so their order never changes: a task stands where one of the highest rank
+-- would stand that came so much later. Merges the heads of the ten ranks, walking tasks_build_idx once a type, build and
+-- rank. Locks tasks, before runs.
+WITH candidates AS MATERIALIZED (
+    SELECT c.run_key, c.ordinal
+    FROM unnest($4::text[]) AS x (type),
+        unnest($5::text[]) AS b (build_id),
+        generate_series(0, 9) AS p (rank),
+        LATERAL (
+            SELECT t.run_key, t.ordinal, t.ready_time, t.ready_time + t.rank * $8::double precision * interval '1 s' AS place
+            FROM tasks AS t
+            WHERE t.namespace_id = $1 AND t.task_queue = $2 AND t.kind = $3 AND t.type = x.type
+                AND t.build_id = b.build_id AND t.rank = p.rank
+            ORDER BY t.ready_time, t.run_key, t.ordinal
+            LIMIT $7
+            OFFSET 0
+        ) AS c
+    ORDER BY c.place, c.run_key, c.ordinal
+    LIMIT $7
+)
+(
+    SELECT picked.run_key, picked.ordinal, picked.ready_time
+    FROM candidates AS c,
+        LATERAL (
+            SELECT t.run_key, t.ordinal, t.ready_time
+            FROM tasks AS t
+            WHERE t.run_key = c.run_key AND t.ordinal = c.ordinal
+            OFFSET 0
+            FOR UPDATE SKIP LOCKED
+        ) AS picked
+    LIMIT $6
+)
+UNION ALL
+SELECT count(*), -1, NULL FROM candidates;
+
 -- name: claim_driven_activities
 -- The activities of driven runs (kind 4, without a type, all of one rank) of one queue that have waited longest and are
 -- to be had at a time, locked so that no other claimer takes them. Walks tasks_build_idx. Locks tasks, before runs.

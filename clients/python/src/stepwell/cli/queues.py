@@ -1,16 +1,19 @@
-"""`stepwell queue`: what waits for workers, and whether there are any."""
+"""`stepwell queue`: what waits for workers, whether there are any, and how fast it is given."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stepwell.cli.output import Output, OutputOption, age_of, say, show, show_list
+from stepwell.cli.output import Output, OutputOption, age_of, say, show, show_list, time_of
+from stepwell.cli.retention import seconds_of
+from stepwell.cli.session import fail
+from stepwell.task_queues import RateLimit
 from stepwell.v1.workers_pb2 import TaskKind
 
 if TYPE_CHECKING:
-    from stepwell.v1.task_queues_pb2 import GetTaskQueueResponse, TaskBacklog, TaskQueue
+    from stepwell.v1.task_queues_pb2 import GetTaskQueueResponse, TaskBacklog, TaskQueue, TaskQueueSettings
 
 app = typer.Typer(help="Task queues.", no_args_is_help=True)
 NOBODY = "nobody"
@@ -54,6 +57,53 @@ def show_queue(
             return
         show_list(found.lines, columns, output, f"nothing waits in queue {name}, and no worker takes from it")
         say(_sums(found), {}, output)
+        for what, words in settings_rows(found.settings).items():
+            say(f"{what}: {words}", {}, output)
+
+
+@app.command("set")
+def set_queue(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="QUEUE", help="The queue's name.")],
+    *,
+    rate: Annotated[str, typer.Option(help="Tasks a second that it gives, such as 10 or 0.5; none for no limit.")] = "",
+    burst: Annotated[
+        int, typer.Option(help="With --rate: tasks at once after a rest. Default: those of a second.")
+    ] = 0,
+    aging: Annotated[
+        str, typer.Option(help="In which a waiting task gains a step of priority, such as 30s; none for never.")
+    ] = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Set how fast a queue gives its tasks to workers, and in what order."""
+    if not rate and not aging:
+        fail("nothing would change", "give --rate, --aging, or both")
+    limit = _rate_limit(rate, burst) if rate else None
+    age = "none" if aging == "none" else seconds_of(aging) if aging else None
+    with context.obj.client() as client:
+        settings = client.update_task_queue(name, rate_limit=limit, aging=age)
+        show(settings, {"queue": name, **settings_rows(settings)}, output)
+
+
+def _rate_limit(rate: str, burst: int) -> RateLimit | Literal["none"]:
+    if rate == "none":
+        return "none"
+    try:
+        return RateLimit(float(rate), burst)
+    except ValueError:
+        fail(f"{rate} is no number", "such as 10 or 0.5, or none")
+
+
+def settings_rows(settings: TaskQueueSettings) -> dict[str, str]:
+    """What is set for a queue, in words."""
+    limit, rows = settings.rate_limit, {}
+    if settings.HasField("rate_limit"):
+        rows["rate"] = f"{limit.per_second:g} a second, {limit.burst} at once"
+    if settings.HasField("next_task_time"):
+        rows["next task"] = time_of(settings.next_task_time)
+    if settings.HasField("aging_interval"):
+        rows["aging"] = f"a step of priority each {age_of(settings.aging_interval)}"
+    return rows
 
 
 def _sums(found: GetTaskQueueResponse) -> str:

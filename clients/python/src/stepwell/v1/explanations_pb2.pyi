@@ -66,6 +66,8 @@ class Explanation(_message.Message):
         """It is suspended until its engine, its topic or its time wakes it."""
         CODE_MOVING: Explanation._Code.ValueType  # 16
         """Nothing of the above: it is about to go on."""
+        CODE_RATE_LIMITED: Explanation._Code.ValueType  # 17
+        """It waits in a queue that gives no more for now, because of its rate limit."""
 
     class Code(_Code, metaclass=_CodeEnumTypeWrapper):
         """What a run or a job may wait for."""
@@ -104,6 +106,8 @@ class Explanation(_message.Message):
     """It is suspended until its engine, its topic or its time wakes it."""
     CODE_MOVING: Explanation.Code.ValueType  # 16
     """Nothing of the above: it is about to go on."""
+    CODE_RATE_LIMITED: Explanation.Code.ValueType  # 17
+    """It waits in a queue that gives no more for now, because of its rate limit."""
 
     CODE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int

@@ -6,7 +6,9 @@ Task queues: what waits in them, and who could take it."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from stepwell.v1 import workers_pb2 as _workers_pb2
 import builtins as _builtins
@@ -19,6 +21,84 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class RateLimit(_message.Message):
+    """How fast tasks are given to workers: through a bucket that holds `burst` tokens and gets `per_second` a second. Each
+    task takes one. In any span of t seconds no more than per_second * t + burst are given, by all replicas together, as
+    far as their clocks agree. A task that comes back and is given again takes another token.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PER_SECOND_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    per_second: _builtins.float
+    """Tokens a second: 0.0001 to 100,000. Required."""
+    burst: _builtins.int
+    """Tokens that the bucket holds: 1 to 100,000. Default: as many as come in a second, at least 1."""
+    def __init__(
+        self,
+        *,
+        per_second: _builtins.float = ...,
+        burst: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "per_second", b"per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
+
+@_typing.final
+class TaskQueueSettings(_message.Message):
+    """What is set for a queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    AGING_INTERVAL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    NEXT_TASK_TIME_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Counts the changes, from 1. 0: nothing was ever set."""
+    @_builtins.property
+    def rate_limit(self) -> Global___RateLimit:
+        """How fast it gives tasks. Absent: as fast as workers take them."""
+
+    @_builtins.property
+    def aging_interval(self) -> _duration_pb2.Duration:
+        """A task that waits gains a step of priority each time that it has waited so long: 1 ms to ten years. So one of
+        priority 0 goes before one of priority 9 that came nine times as much later. Absent: the higher priority goes first
+        always.
+        """
+
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last changed. Absent: never."""
+
+    @_builtins.property
+    def next_task_time(self) -> _timestamp_pb2.Timestamp:
+        """When the queue gives its next task, if that is later because of `rate_limit`. Only told by `GetTaskQueue`."""
+
+    def __init__(
+        self,
+        *,
+        rate_limit: Global___RateLimit | None = ...,
+        aging_interval: _duration_pb2.Duration | None = ...,
+        version: _builtins.int = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+        next_task_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskQueueSettings: _TypeAlias = TaskQueueSettings  # noqa: Y015
 
 @_typing.final
 class TaskBacklog(_message.Message):
@@ -294,6 +374,7 @@ class GetTaskQueueResponse(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     HAS_MORE_LINES_FIELD_NUMBER: _builtins.int
     CAPACITIES_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
     has_more_lines: _builtins.bool
     """True if there are more sorts of waiting tasks than `lines` tells of. Then the sums leave them out, too."""
     @_builtins.property
@@ -308,6 +389,10 @@ class GetTaskQueueResponse(_message.Message):
     def capacities(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskQueueCapacity]:
         """By kind."""
 
+    @_builtins.property
+    def settings(self) -> Global___TaskQueueSettings:
+        """What is set for it."""
+
     def __init__(
         self,
         *,
@@ -315,11 +400,84 @@ class GetTaskQueueResponse(_message.Message):
         lines: _abc.Iterable[Global___TaskQueueLine] | None = ...,
         has_more_lines: _builtins.bool = ...,
         capacities: _abc.Iterable[Global___TaskQueueCapacity] | None = ...,
+        settings: Global___TaskQueueSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["task_queue", b"task_queue"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings", "task_queue", b"task_queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "has_more_lines", b"has_more_lines", "lines", b"lines", "task_queue", b"task_queue"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacities", b"capacities", "has_more_lines", b"has_more_lines", "lines", b"lines", "settings", b"settings", "task_queue", b"task_queue"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTaskQueueResponse: _TypeAlias = GetTaskQueueResponse  # noqa: Y015
+
+@_typing.final
+class UpdateTaskQueueRequest(_message.Message):
+    """What to set for a queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    TASK_QUEUE_FIELD_NUMBER: _builtins.int
+    RATE_LIMIT_FIELD_NUMBER: _builtins.int
+    AGING_INTERVAL_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """Default `main`."""
+    task_queue: _builtins.str
+    """The queue's name. Required. It need not be there yet."""
+    request_id: _builtins.str
+    """Makes a repeat safe: for a day it is answered as the first was. At most 255 bytes."""
+    @_builtins.property
+    def rate_limit(self) -> Global___RateLimit:
+        """How fast it gives tasks. Absent: as fast as workers take them."""
+
+    @_builtins.property
+    def aging_interval(self) -> _duration_pb2.Duration:
+        """How long a task waits for a step of priority: 1 ms to ten years. Absent: it gains none."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """What to change: some of `rate_limit`, `aging_interval`. Required."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        task_queue: _builtins.str = ...,
+        rate_limit: Global___RateLimit | None = ...,
+        aging_interval: _duration_pb2.Duration | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "rate_limit", b"rate_limit", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "namespace", b"namespace", "rate_limit", b"rate_limit", "request_id", b"request_id", "task_queue", b"task_queue", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTaskQueueRequest: _TypeAlias = UpdateTaskQueueRequest  # noqa: Y015
+
+@_typing.final
+class UpdateTaskQueueResponse(_message.Message):
+    """What is set for the queue now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def settings(self) -> Global___TaskQueueSettings:
+        """All of its settings."""
+
+    def __init__(
+        self,
+        *,
+        settings: Global___TaskQueueSettings | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateTaskQueueResponse: _TypeAlias = UpdateTaskQueueResponse  # noqa: Y015

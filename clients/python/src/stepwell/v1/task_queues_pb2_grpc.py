@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TaskQueueServiceStub(object):
-    """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
+    """Looks at task queues, and sets how fast and in what order they give what waits. A queue is no more than a name: it is there while something waits in it, or while a live worker
     takes from it. A worker is live until its session ends.
     """
 
@@ -46,10 +46,15 @@ class TaskQueueServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_task__queues__pb2.GetTaskQueueRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_task__queues__pb2.GetTaskQueueResponse.FromString,
                 _registered_method=True)
+        self.UpdateTaskQueue = channel.unary_unary(
+                '/stepwell.v1.TaskQueueService/UpdateTaskQueue',
+                request_serializer=stepwell_dot_v1_dot_task__queues__pb2.UpdateTaskQueueRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_task__queues__pb2.UpdateTaskQueueResponse.FromString,
+                _registered_method=True)
 
 
 class TaskQueueServiceServicer(object):
-    """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
+    """Looks at task queues, and sets how fast and in what order they give what waits. A queue is no more than a name: it is there while something waits in it, or while a live worker
     takes from it. A worker is live until its session ends.
     """
 
@@ -68,6 +73,15 @@ class TaskQueueServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateTaskQueue(self, request, context):
+        """Sets how fast, and in what order, a queue gives its tasks to workers. The last write wins. It counts at once on the
+        replica that answers, and on the others within seconds. Nothing is taken back that workers have. What outside engines
+        claim of driven runs is not concerned. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, LIMIT_EXCEEDED, REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskQueueServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +95,11 @@ def add_TaskQueueServiceServicer_to_server(servicer, server):
                     request_deserializer=stepwell_dot_v1_dot_task__queues__pb2.GetTaskQueueRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_task__queues__pb2.GetTaskQueueResponse.SerializeToString,
             ),
+            'UpdateTaskQueue': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTaskQueue,
+                    request_deserializer=stepwell_dot_v1_dot_task__queues__pb2.UpdateTaskQueueRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_task__queues__pb2.UpdateTaskQueueResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stepwell.v1.TaskQueueService', rpc_method_handlers)
@@ -90,7 +109,7 @@ def add_TaskQueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TaskQueueService(object):
-    """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
+    """Looks at task queues, and sets how fast and in what order they give what waits. A queue is no more than a name: it is there while something waits in it, or while a live worker
     takes from it. A worker is live until its session ends.
     """
 
@@ -138,6 +157,33 @@ class TaskQueueService(object):
             '/stepwell.v1.TaskQueueService/GetTaskQueue',
             stepwell_dot_v1_dot_task__queues__pb2.GetTaskQueueRequest.SerializeToString,
             stepwell_dot_v1_dot_task__queues__pb2.GetTaskQueueResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTaskQueue(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.TaskQueueService/UpdateTaskQueue',
+            stepwell_dot_v1_dot_task__queues__pb2.UpdateTaskQueueRequest.SerializeToString,
+            stepwell_dot_v1_dot_task__queues__pb2.UpdateTaskQueueResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TaskQueueServiceStub:
-    """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
+    """Looks at task queues, and sets how fast and in what order they give what waits. A queue is no more than a name: it is there while something waits in it, or while a live worker
     takes from it. A worker is live until its session ends.
     """
 
@@ -41,10 +41,15 @@ class TaskQueueServiceStub:
     """Reads one queue: what waits in it, by kind, type and build, and whether anybody could take it. A queue of which
     nothing is known is empty. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD.
     """
+    UpdateTaskQueue: _grpc.UnaryUnaryMultiCallable[_task_queues_pb2.UpdateTaskQueueRequest, _task_queues_pb2.UpdateTaskQueueResponse]
+    """Sets how fast, and in what order, a queue gives its tasks to workers. The last write wins. It counts at once on the
+    replica that answers, and on the others within seconds. Nothing is taken back that workers have. What outside engines
+    claim of driven runs is not concerned. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, LIMIT_EXCEEDED, REQUEST_ID_REUSED.
+    """
 
 @_typing.type_check_only
 class TaskQueueServiceAsyncStub(TaskQueueServiceStub):
-    """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
+    """Looks at task queues, and sets how fast and in what order they give what waits. A queue is no more than a name: it is there while something waits in it, or while a live worker
     takes from it. A worker is live until its session ends.
     """
 
@@ -55,9 +60,14 @@ class TaskQueueServiceAsyncStub(TaskQueueServiceStub):
     """Reads one queue: what waits in it, by kind, type and build, and whether anybody could take it. A queue of which
     nothing is known is empty. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD.
     """
+    UpdateTaskQueue: _aio.UnaryUnaryMultiCallable[_task_queues_pb2.UpdateTaskQueueRequest, _task_queues_pb2.UpdateTaskQueueResponse]  # type: ignore[assignment]
+    """Sets how fast, and in what order, a queue gives its tasks to workers. The last write wins. It counts at once on the
+    replica that answers, and on the others within seconds. Nothing is taken back that workers have. What outside engines
+    claim of driven runs is not concerned. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, LIMIT_EXCEEDED, REQUEST_ID_REUSED.
+    """
 
 class TaskQueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Looks at task queues. A queue is no more than a name: it is there while something waits in it, or while a live worker
+    """Looks at task queues, and sets how fast and in what order they give what waits. A queue is no more than a name: it is there while something waits in it, or while a live worker
     takes from it. A worker is live until its session ends.
     """
 
@@ -77,6 +87,17 @@ class TaskQueueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_task_queues_pb2.GetTaskQueueResponse, _abc.Awaitable[_task_queues_pb2.GetTaskQueueResponse]]:
         """Reads one queue: what waits in it, by kind, type and build, and whether anybody could take it. A queue of which
         nothing is known is empty. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateTaskQueue(
+        self,
+        request: _task_queues_pb2.UpdateTaskQueueRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_task_queues_pb2.UpdateTaskQueueResponse, _abc.Awaitable[_task_queues_pb2.UpdateTaskQueueResponse]]:
+        """Sets how fast, and in what order, a queue gives its tasks to workers. The last write wins. It counts at once on the
+        replica that answers, and on the others within seconds. Nothing is taken back that workers have. What outside engines
+        claim of driven runs is not concerned. Reasons: NAMESPACE_NOT_FOUND, INVALID_FIELD, LIMIT_EXCEEDED, REQUEST_ID_REUSED.
         """
 
 def add_TaskQueueServiceServicer_to_server(servicer: TaskQueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

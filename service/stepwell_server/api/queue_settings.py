@@ -1,0 +1,63 @@
+"""What is set for a task queue, as the API says it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from stepwell.v1 import task_queues_pb2
+from stepwell_server.api.fields import integer, seconds
+from stepwell_server.api.payloads import duration_to_proto
+from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.engine import rate_limits
+from stepwell_server.errors import InvalidField
+from stepwell_server.model.queue_settings import QueueSettings, RateLimit
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_CHANGEABLE = {"rate_limit", "aging_interval"}
+_SLOWEST, _FASTEST, _MOST_TOKENS = 0.0001, 100_000.0, 100_000
+_SHORTEST_AGING = 0.001
+
+
+def changes_of(request: task_queues_pb2.UpdateTaskQueueRequest) -> dict[str, object]:
+    """The columns that change, with their new values."""
+    paths = set(request.update_mask.paths)
+    if not paths or not paths <= _CHANGEABLE:
+        problem = f"names {sorted(paths - _CHANGEABLE)}" if paths else "is required"
+        raise InvalidField(field="update_mask", problem=f"{problem}: name some of {', '.join(sorted(_CHANGEABLE))}")
+    changes: dict[str, object] = {}
+    if "rate_limit" in paths:
+        limit = rate_limit_from_proto(request.rate_limit) if request.HasField("rate_limit") else None
+        changes["rate_per_second"] = None if limit is None else limit.per_second
+        changes["rate_burst"] = None if limit is None else limit.burst
+    if "aging_interval" in paths:
+        changes["aging_seconds"] = seconds(request, "aging_interval", at_least=_SHORTEST_AGING)
+    return changes
+
+
+def rate_limit_from_proto(message: task_queues_pb2.RateLimit) -> RateLimit:
+    """Reads a limit."""
+    # A comparison with what is no number is never true.
+    if not _SLOWEST <= message.per_second <= _FASTEST:
+        problem = f"is {message.per_second:g}: it must be {_SLOWEST:g} to {_FASTEST:.0f}"
+        raise InvalidField(field="rate_limit.per_second", problem=problem)
+    burst = message.burst or math.ceil(message.per_second)
+    return RateLimit(message.per_second, integer(burst, "rate_limit.burst", at_least=1, at_most=_MOST_TOKENS))
+
+
+def settings_to_proto(row: QueueSettings | None, now: datetime | None = None) -> task_queues_pb2.TaskQueueSettings:
+    """Renders what is set; with a time, also when the next task is given if that is later."""
+    if row is None:
+        return task_queues_pb2.TaskQueueSettings()
+    limit = row.rate_limit
+    later = rate_limits.later_time(limit, row.spent_until, now) if limit is not None and now is not None else None
+    shown = None if limit is None else task_queues_pb2.RateLimit(per_second=limit.per_second, burst=limit.burst)
+    return task_queues_pb2.TaskQueueSettings(
+        rate_limit=shown,
+        aging_interval=duration_to_proto(row.aging_seconds),
+        version=row.version,
+        update_time=time_to_proto(row.update_time),
+        next_task_time=time_to_proto(later),
+    )

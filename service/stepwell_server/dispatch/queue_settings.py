@@ -1,0 +1,55 @@
+"""What this replica knows of the queues for which something is set: read as a whole, now and then and after a hint.
+
+Nothing is asked for a queue when a task comes or goes. So a change counts here at once, on another replica when the
+hint comes, and at the latest after a period. How much a limit leaves is taken from the queue's row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stepwell_server.store import queue_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stepwell_server.model.queue_settings import QueueSettings
+    from stepwell_server.store.database import Database
+
+
+class KnownQueues:
+    """See the module. `changed` is called when something else is set than before."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[tuple[int, str], QueueSettings] = {}
+        self.changed: Callable[[], None] = lambda: None
+
+    async def look(self) -> int:
+        """Reads what is set; answers for how many queues. Raises Lost."""
+        rows = await queue_settings.read_all(self._database)
+        known = {(row.namespace_id, row.task_queue): row for row in rows}
+        versions = {queue: row.version for queue, row in self._known.items()}
+        self._known = known
+        if versions != {queue: row.version for queue, row in known.items()}:
+            self.changed()
+        return len(known)
+
+    def version_of(self, namespace_id: int, task_queue: str) -> int:
+        """Which settings of a queue are known; 0 if there are none."""
+        found = self._known.get((namespace_id, task_queue))
+        return 0 if found is None else found.version
+
+    def is_limited(self, namespace_id: int, task_queue: str) -> bool:
+        """Whether the queue has a limit of its rate."""
+        if not self._known:
+            return False
+        found = self._known.get((namespace_id, task_queue))
+        return found is not None and found.rate_limit is not None
+
+    def aging_of(self, namespace_id: int, task_queue: str) -> float | None:
+        """In how many seconds a task that waits in the queue gains a step of priority. None: it gains none."""
+        if not self._known:
+            return None
+        found = self._known.get((namespace_id, task_queue))
+        return None if found is None else found.aging_seconds

@@ -1,0 +1,34 @@
+"""What is set for a task queue. Field order is column order."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+
+class RateLimit(msgspec.Struct, frozen=True, gc=False):
+    """How many tasks a queue gives: so many a second in the long run, and so many at once after a rest."""
+
+    per_second: float
+    burst: int
+
+
+class QueueSettings(msgspec.Struct, frozen=True, gc=False):
+    """A row of `queue_settings`. `spent_until` is when the bucket of the limit is full again; None: it is full."""
+
+    namespace_id: int
+    task_queue: str
+    version: int
+    update_time: datetime
+    rate_per_second: float | None = None
+    rate_burst: int | None = None
+    spent_until: datetime | None = None
+    aging_seconds: float | None = None
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """The limit, if there is one."""
+        if self.rate_per_second is None or self.rate_burst is None:
+            return None
+        return RateLimit(self.rate_per_second, self.rate_burst)

@@ -1,0 +1,85 @@
+"""What is set for task queues: written by people, read by replicas as a whole, and by the batches that give tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from stepwell_server import errors
+from stepwell_server.model.queue_settings import QueueSettings
+from stepwell_server.store import namespaces, requests
+from stepwell_server.store.columns import pairs
+from stepwell_server.store.database import in_our_words
+from stepwell_server.store.schema import QUEUE_SETTINGS
+from stepwell_server.store.statements import load
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from datetime import datetime
+
+    from stepwell_server.model.requests import Asked
+    from stepwell_server.store.database import Connection, Database
+
+STATEMENTS = load("queue_settings")
+MOST = 10_000
+"""So many queues have settings at most, in all namespaces: each replica knows all of them."""
+
+
+async def update(  # noqa: PLR0917 - one change
+    database: Database,
+    namespace_id: int,
+    namespace: str,
+    task_queue: str,
+    changes: Mapping[str, object],
+    now: datetime,
+    asked: Asked | None = None,
+) -> QueueSettings:
+    """Sets columns of a queue's row, which is made if there is none. The last write wins.
+
+    Refuses with NAMESPACE_NOT_FOUND, LIMIT_EXCEEDED, REQUEST_ID_REUSED.
+    """
+    table = QUEUE_SETTINGS
+    made = insert(table).values(namespace_id=namespace_id, task_queue=task_queue, version=1, update_time=now, **changes)
+    statement = made.on_conflict_do_update(
+        index_elements=["namespace_id", "task_queue"],
+        set_={"version": table.c.version + 1, "update_time": now, **changes},
+    ).returning(*table.c)
+    async with database.pool.begin() as connection:
+        known = await requests.recall(connection, asked)
+        if isinstance(known, QueueSettings):
+            return known
+        await namespaces.hold(connection, namespace_id, namespace)
+        row = QueueSettings(*(await connection.execute(statement)).one())
+        if row.version == 1 and (await connection.scalar(select(func.count()).select_from(table)) or 0) > MOST:
+            raise errors.LimitExceeded(limit="queue_settings", value=MOST + 1, maximum=MOST)
+        await requests.note(connection, asked, row, now)
+        return row
+
+
+async def read(database: Database, namespace_id: int, task_queues: Collection[str]) -> dict[str, QueueSettings]:
+    """The settings of queues, by their names; those that have none are absent."""
+    if not task_queues:
+        return {}
+    mine = (QUEUE_SETTINGS.c.namespace_id == namespace_id, QUEUE_SETTINGS.c.task_queue.in_(task_queues))
+    async with database.pool.begin() as connection:
+        found = [QueueSettings(*row) for row in await connection.execute(select(QUEUE_SETTINGS).where(*mine))]
+    return {each.task_queue: each for each in found}
+
+
+async def read_all(database: Database) -> list[QueueSettings]:
+    """The settings of all queues that have some. Raises Lost."""
+    with in_our_words():
+        async with database.pool.begin() as connection:
+            return [QueueSettings(*row) for row in await connection.execute(select(QUEUE_SETTINGS).limit(MOST))]
+
+
+async def lock(connection: Connection, queues: Sequence[tuple[int, str]]) -> list[QueueSettings]:
+    """The settings of queues, locked until the batch has ended; those that another batch has are left out."""
+    return [QueueSettings(*row) for row in await connection.fetch(STATEMENTS["lock_queue_settings"], *pairs(queues))]
+
+
+async def spend(connection: Connection, spent: Sequence[tuple[int, str, datetime]]) -> None:
+    """Notes until when the buckets of locked queues are spent."""
+    await connection.write(STATEMENTS["spend_tokens"], pairs(spent))
