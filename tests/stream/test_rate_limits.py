@@ -126,7 +126,7 @@ async def test_two_replicas_give_out_of_one_bucket(database_url: str) -> None:
 
 async def test_a_queue_that_waits_for_tokens_puts_off_no_look_at_others(database_url: str) -> None:
     """It wakes the matcher twenty times a second; still what no hint told of is found by looking."""
-    async with movable(database_url, **FAR) as first, movable(database_url, dispatch_poll_seconds=0.2) as second:
+    async with movable(database_url, **FAR) as first, movable(database_url, dispatch_poll_seconds=1.0) as second:
         await limited(second, 1, per_second=20.0)
         await jobs(second, 200)
         async with wire(second, task_queues=["q", "free"], capacity=capacity(activities=300)) as stream:
