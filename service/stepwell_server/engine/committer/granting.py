@@ -71,7 +71,11 @@ class Granting:
     async def _find(
         self, claim: Claim, most: int, taken: set[tuple[int, int, datetime]]
     ) -> list[tuple[int, int, datetime]]:
-        connection, sorts, aging = self._connection, (claim.types, claim.builds), self._queues.aging_of(*queue_of(claim))
+        connection, sorts, aging = (
+            self._connection,
+            (claim.types, claim.builds),
+            self._queues.aging_of(*queue_of(claim)),
+        )
         queue, looked = (claim.namespace_id, claim.task_queue, claim.kind), most + len(taken)
         if aging is None:
             found = await batch_reads.claim_tasks(connection, *queue, *sorts, looked, self._now)
