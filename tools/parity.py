@@ -1,7 +1,7 @@
 """Writes docs/parity.md from the descriptors and the cases in tests/parity; `--check` only compares.
 
 Which RPC answers a method comes from the protocol's `mirrors` options, which case proves it from the marks of the
-cases, and what becomes of the other cases that the stores list from `tests/parity/listed_cases.py`.
+cases, and what becomes of the other cases that the stores list from `tests/parity/listed`.
 """
 
 import sys
@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.parity.cases import CASES, MIRRORED, Case, import_cases  # noqa: E402 - found by the line above
 from tests.parity.classes import place  # noqa: E402
-from tests.parity.listed_cases import BEYOND, STORES  # noqa: E402
+from tests.parity.listed import BEYOND, STORES  # noqa: E402
 from tests.parity.seed_methods import CLIENTS_OWN, CONSTRUCTORS, METHODS  # noqa: E402
 
 from stepwell.v1 import mirrors_pb2  # noqa: E402

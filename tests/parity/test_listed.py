@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.parity.listed_cases import BEYOND, STORES
+from tests.parity.listed import BEYOND, STORES
 
 TESTS = Path(__file__).parent.parent
 FATES = [

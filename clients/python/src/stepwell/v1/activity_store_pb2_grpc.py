@@ -150,8 +150,9 @@ class ActivityStoreServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTimedOutActivities(self, request, context):
-        """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
-        counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the service.
+        """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat
+        its beginning counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the
+        service.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -68,8 +68,9 @@ class ActivityStoreStub:
     given to somebody else, answers `recorded: false`.
     """
     ListTimedOutActivities: _grpc.UnaryUnaryMultiCallable[_activity_store_pb2.ListTimedOutActivitiesRequest, _activity_store_pb2.ListTimedOutActivitiesResponse]
-    """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
-    counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the service.
+    """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat
+    its beginning counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the
+    service.
     """
     CancelPendingActivities: _grpc.UnaryUnaryMultiCallable[_activity_store_pb2.CancelPendingActivitiesRequest, _activity_store_pb2.CancelPendingActivitiesResponse]
     """Cancels the activities of a run that are PENDING. Those that are RUNNING go on, and hear of it by their next
@@ -116,8 +117,9 @@ class ActivityStoreAsyncStub(ActivityStoreStub):
     given to somebody else, answers `recorded: false`.
     """
     ListTimedOutActivities: _aio.UnaryUnaryMultiCallable[_activity_store_pb2.ListTimedOutActivitiesRequest, _activity_store_pb2.ListTimedOutActivitiesResponse]  # type: ignore[assignment]
-    """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
-    counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the service.
+    """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat
+    its beginning counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the
+    service.
     """
     CancelPendingActivities: _aio.UnaryUnaryMultiCallable[_activity_store_pb2.CancelPendingActivitiesRequest, _activity_store_pb2.CancelPendingActivitiesResponse]  # type: ignore[assignment]
     """Cancels the activities of a run that are PENDING. Those that are RUNNING go on, and hear of it by their next
@@ -203,8 +205,9 @@ class ActivityStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _activity_store_pb2.ListTimedOutActivitiesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_activity_store_pb2.ListTimedOutActivitiesResponse, _abc.Awaitable[_activity_store_pb2.ListTimedOutActivitiesResponse]]:
-        """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat its beginning
-        counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the service.
+        """Lists the namespace's RUNNING activities whose heartbeat or attempt has taken too long at a time. Without a heartbeat
+        its beginning counts. Nothing is changed: their engine requeues or fails them. A managed run's are looked after by the
+        service.
         """
 
     @_abc_1.abstractmethod

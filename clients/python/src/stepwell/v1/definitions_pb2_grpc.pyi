@@ -31,8 +31,8 @@ class DefinitionServiceStub:
     namespace, and so is its id. What it says is its `body`, which nobody here looks into.
 
     Every call about one definition takes `definition_id`, or `code` with a `version`; without a version the latest is
-    meant, which is the greatest number. What is given of them must fit together. Runs may name the definition that they follow (`CreateRun`, `StartRun`); it cannot
-    be deleted while one does, open or ended.
+    meant, which is the greatest number. What is given of them must fit together. Runs may name the definition that they
+    follow (`CreateRun`, `StartRun`); it cannot be deleted while one does, open or ended.
 
     Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
     another request is REQUEST_ID_REUSED.
@@ -77,8 +77,8 @@ class DefinitionServiceAsyncStub(DefinitionServiceStub):
     namespace, and so is its id. What it says is its `body`, which nobody here looks into.
 
     Every call about one definition takes `definition_id`, or `code` with a `version`; without a version the latest is
-    meant, which is the greatest number. What is given of them must fit together. Runs may name the definition that they follow (`CreateRun`, `StartRun`); it cannot
-    be deleted while one does, open or ended.
+    meant, which is the greatest number. What is given of them must fit together. Runs may name the definition that they
+    follow (`CreateRun`, `StartRun`); it cannot be deleted while one does, open or ended.
 
     Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
     another request is REQUEST_ID_REUSED.
@@ -119,8 +119,8 @@ class DefinitionServiceServicer(metaclass=_abc_1.ABCMeta):
     namespace, and so is its id. What it says is its `body`, which nobody here looks into.
 
     Every call about one definition takes `definition_id`, or `code` with a `version`; without a version the latest is
-    meant, which is the greatest number. What is given of them must fit together. Runs may name the definition that they follow (`CreateRun`, `StartRun`); it cannot
-    be deleted while one does, open or ended.
+    meant, which is the greatest number. What is given of them must fit together. Runs may name the definition that they
+    follow (`CreateRun`, `StartRun`); it cannot be deleted while one does, open or ended.
 
     Writes take a `request_id`. Within a day a repeat is answered as the first was, and changes nothing; the same id with
     another request is REQUEST_ID_REUSED.

@@ -187,7 +187,7 @@ class RunServiceServicer(object):
 
     def SignalWithStartRun(self, request, context):
         """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
-        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: as those of StartRun and SignalRun.
+        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: those of StartRun and SignalRun.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,8 +252,8 @@ class RunServiceServicer(object):
         """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
         hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
         is given to a worker. One that continues as new before it has accepted the update takes it along: the answer names the
-        run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
-        UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
+        run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED,
+        RUN_DRIVEN, REQUEST_ID_REUSED, UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -346,8 +346,8 @@ class RunServiceServicer(object):
         attributes, policies and definition, the whole of its timeout, `source_run_id`, no parent, and no build that it is
         pinned to; the run itself stays as it is. Children, tasks for people and signals are not copied, but what they came
         to is; what was open, and all that may have come of it, is done anew. Published values and signals that were not
-        taken stay behind; events that are kept for waits on their topic, and that the run got from the step on, are the
-        new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
+        taken stay behind; events that are kept for waits on their topic, and that the run got from the step on or was given
+        back by a rewind, are the new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
         WORKFLOW_ID_IN_USE, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

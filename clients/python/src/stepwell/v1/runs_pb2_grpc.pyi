@@ -50,7 +50,7 @@ class RunServiceStub:
     """Starts up to 256 runs. Each has an answer of its own; one refusal does not disturb the others."""
     SignalWithStartRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.SignalWithStartRunRequest, _runs_pb2.SignalWithStartRunResponse]
     """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
-    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: as those of StartRun and SignalRun.
+    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: those of StartRun and SignalRun.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]
     """Reads one run. Reasons: RUN_NOT_FOUND."""
@@ -79,8 +79,8 @@ class RunServiceStub:
     """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
     hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
     is given to a worker. One that continues as new before it has accepted the update takes it along: the answer names the
-    run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
-    UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
+    run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED,
+    RUN_DRIVEN, REQUEST_ID_REUSED, UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]
     """Asks a run to cancel: its code may clean up first. A run that nobody has begun ends at once.
@@ -132,8 +132,8 @@ class RunServiceStub:
     attributes, policies and definition, the whole of its timeout, `source_run_id`, no parent, and no build that it is
     pinned to; the run itself stays as it is. Children, tasks for people and signals are not copied, but what they came
     to is; what was open, and all that may have come of it, is done anew. Published values and signals that were not
-    taken stay behind; events that are kept for waits on their topic, and that the run got from the step on, are the
-    new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
+    taken stay behind; events that are kept for waits on their topic, and that the run got from the step on or was given
+    back by a rewind, are the new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
     WORKFLOW_ID_IN_USE, REQUEST_ID_REUSED.
     """
     SettleRunStep: _grpc.UnaryUnaryMultiCallable[_repairs_pb2.SettleRunStepRequest, _repairs_pb2.SettleRunStepResponse]
@@ -166,7 +166,7 @@ class RunServiceAsyncStub(RunServiceStub):
     """Starts up to 256 runs. Each has an answer of its own; one refusal does not disturb the others."""
     SignalWithStartRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.SignalWithStartRunRequest, _runs_pb2.SignalWithStartRunResponse]  # type: ignore[assignment]
     """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
-    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: as those of StartRun and SignalRun.
+    TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: those of StartRun and SignalRun.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.GetRunRequest, _runs_pb2.GetRunResponse]  # type: ignore[assignment]
     """Reads one run. Reasons: RUN_NOT_FOUND."""
@@ -195,8 +195,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
     hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
     is given to a worker. One that continues as new before it has accepted the update takes it along: the answer names the
-    run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
-    UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
+    run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED,
+    RUN_DRIVEN, REQUEST_ID_REUSED, UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_runs_pb2.CancelRunRequest, _runs_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Asks a run to cancel: its code may clean up first. A run that nobody has begun ends at once.
@@ -248,8 +248,8 @@ class RunServiceAsyncStub(RunServiceStub):
     attributes, policies and definition, the whole of its timeout, `source_run_id`, no parent, and no build that it is
     pinned to; the run itself stays as it is. Children, tasks for people and signals are not copied, but what they came
     to is; what was open, and all that may have come of it, is done anew. Published values and signals that were not
-    taken stay behind; events that are kept for waits on their topic, and that the run got from the step on, are the
-    new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
+    taken stay behind; events that are kept for waits on their topic, and that the run got from the step on or was given
+    back by a rewind, are the new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
     WORKFLOW_ID_IN_USE, REQUEST_ID_REUSED.
     """
     SettleRunStep: _aio.UnaryUnaryMultiCallable[_repairs_pb2.SettleRunStepRequest, _repairs_pb2.SettleRunStepResponse]  # type: ignore[assignment]
@@ -297,7 +297,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runs_pb2.SignalWithStartRunResponse, _abc.Awaitable[_runs_pb2.SignalWithStartRunResponse]]:
         """Starts a run and signals it, or only signals the open run of that `workflow_id`. Both or neither. With
-        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: as those of StartRun and SignalRun.
+        TERMINATE_EXISTING an open run is replaced, and the new one gets the signal. Reasons: those of StartRun and SignalRun.
         """
 
     @_abc_1.abstractmethod
@@ -374,8 +374,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks a run's code to make a change, and waits until it is accepted or completed. Both are recorded before the caller
         hears. A repeat with the same `update_id` finds what was recorded, also after the run's end. A run that nobody holds
         is given to a worker. One that continues as new before it has accepted the update takes it along: the answer names the
-        run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED, RUN_DRIVEN, REQUEST_ID_REUSED,
-        UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
+        run that accepted it, which is the one to name in a repeat. Reasons: RUN_NOT_FOUND, RUN_TERMINAL, RUN_PAUSED,
+        RUN_DRIVEN, REQUEST_ID_REUSED, UPDATE_UNDECIDED when the time is over: the update may happen yet, or not; QUEUE_FULL.
         """
 
     @_abc_1.abstractmethod
@@ -487,8 +487,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         attributes, policies and definition, the whole of its timeout, `source_run_id`, no parent, and no build that it is
         pinned to; the run itself stays as it is. Children, tasks for people and signals are not copied, but what they came
         to is; what was open, and all that may have come of it, is done anew. Published values and signals that were not
-        taken stay behind; events that are kept for waits on their topic, and that the run got from the step on, are the
-        new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
+        taken stay behind; events that are kept for waits on their topic, and that the run got from the step on or was given
+        back by a rewind, are the new run's, too. Reasons: RUN_NOT_FOUND, RUN_DRIVEN, STEP_NOT_FOUND, LIMIT_EXCEEDED, RUN_PURGED, RUN_EXISTS,
         WORKFLOW_ID_IN_USE, REQUEST_ID_REUSED.
         """
 

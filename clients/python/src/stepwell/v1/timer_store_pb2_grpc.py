@@ -83,8 +83,8 @@ class TimerStoreServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def FireDueTimers(self, request, context):
-        """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it in their runs'
-        history in the same transaction. A managed run's fire by themselves as well.
+        """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it
+        in their runs' history in the same transaction. A managed run's fire by themselves as well.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

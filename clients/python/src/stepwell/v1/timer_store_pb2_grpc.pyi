@@ -44,8 +44,8 @@ class TimerStoreStub:
     GetTimer: _grpc.UnaryUnaryMultiCallable[_timer_store_pb2.GetTimerRequest, _timer_store_pb2.GetTimerResponse]
     """Reads one timer, or tells that it is not there."""
     FireDueTimers: _grpc.UnaryUnaryMultiCallable[_timer_store_pb2.FireDueTimersRequest, _timer_store_pb2.FireDueTimersResponse]
-    """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it in their runs'
-    history in the same transaction. A managed run's fire by themselves as well.
+    """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it
+    in their runs' history in the same transaction. A managed run's fire by themselves as well.
     """
     CancelPendingTimers: _grpc.UnaryUnaryMultiCallable[_timer_store_pb2.CancelPendingTimersRequest, _timer_store_pb2.CancelPendingTimersResponse]
     """Cancels the timers of a run that have not fired. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST."""
@@ -66,8 +66,8 @@ class TimerStoreAsyncStub(TimerStoreStub):
     GetTimer: _aio.UnaryUnaryMultiCallable[_timer_store_pb2.GetTimerRequest, _timer_store_pb2.GetTimerResponse]  # type: ignore[assignment]
     """Reads one timer, or tells that it is not there."""
     FireDueTimers: _aio.UnaryUnaryMultiCallable[_timer_store_pb2.FireDueTimersRequest, _timer_store_pb2.FireDueTimersResponse]  # type: ignore[assignment]
-    """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it in their runs'
-    history in the same transaction. A managed run's fire by themselves as well.
+    """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it
+    in their runs' history in the same transaction. A managed run's fire by themselves as well.
     """
     CancelPendingTimers: _aio.UnaryUnaryMultiCallable[_timer_store_pb2.CancelPendingTimersRequest, _timer_store_pb2.CancelPendingTimersResponse]  # type: ignore[assignment]
     """Cancels the timers of a run that have not fired. Reasons: RUN_NOT_FOUND, RUN_NOT_DRIVEN, RUN_TERMINAL, LEASE_LOST."""
@@ -103,8 +103,8 @@ class TimerStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _timer_store_pb2.FireDueTimersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_timer_store_pb2.FireDueTimersResponse, _abc.Awaitable[_timer_store_pb2.FireDueTimersResponse]]:
-        """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it in their runs'
-        history in the same transaction. A managed run's fire by themselves as well.
+        """Fires timers of the namespace's driven runs that are due, earliest first, each once over all callers, and records it
+        in their runs' history in the same transaction. A managed run's fire by themselves as well.
         """
 
     @_abc_1.abstractmethod
