@@ -48,6 +48,7 @@ from stepwell_server.engine.committer import Committers, Listener
 from stepwell_server.loops.alignment import Alignment
 from stepwell_server.loops.api_keys import KeyWatch
 from stepwell_server.loops.backlog import Backlog
+from stepwell_server.loops.concurrency import Slots
 from stepwell_server.loops.connection import SharedConnection
 from stepwell_server.loops.deadlines import Deadlines
 from stepwell_server.loops.expiry import Expiry
@@ -125,7 +126,9 @@ class Service:
         topics = Topics(self._topics_connection, committers, self.clock, settings.topic_poll_seconds, leads)
         self.topic_news = TopicNews(topics, leads, self.hints.publish)
         self.alarms = Alarms(self.timers, self.deadlines, self.job_timers, leads, self.hints.publish)
-        self._listeners.members = (self.dispatcher, self.alarms, Traces())
+        self._slots_connection = SharedConnection(self.database)
+        self.slots = Slots(self._slots_connection, committers, self.clock, settings.slot_poll_seconds, leads)
+        self._listeners.members = (self.dispatcher, self.alarms, self.slots, Traces())
         self.leader.duties = [
             self.timers,
             self.deadlines,
@@ -213,11 +216,13 @@ class Service:
         await self.alignment.stop()
         if self._has_begun:
             await self.dispatcher.stop()
+        await self.slots.stop()
         await self.hints.stop()
         await self.committers.stop()
         await self._connection.close()
         await self._topics_connection.close()
         await self._inbox_connection.close()
+        await self._slots_connection.close()
         await self.database.close()
 
     async def _drain(self) -> None:
@@ -326,6 +331,7 @@ class Service:
         await _started(self.dispatcher.queues.look)
         self.queue_watch.start()
         await self.dispatcher.start(self.committers, self.hints)
+        self.slots.start()
         self._has_begun = True
 
 

@@ -167,6 +167,8 @@ class Settings(BaseSettings):
     """Postgres drops a leader that was silent for so long."""
     topic_poll_seconds: Seconds = 0.5
     """How often the leader looks for events of topics that are on their way, when no hint came."""
+    slot_poll_seconds: Seconds = 1.0
+    """How often the leader looks for runs that wait though a slot of their concurrency limit is free."""
     timer_poll_seconds: Seconds = 0.5
     """How often the leader looks for due timers, when it does not know of an earlier one."""
     expiry_poll_seconds: Seconds = 2.0

@@ -68,6 +68,7 @@ async def test_the_readme_is_true(database_url: str, empty_database_url: str, gr
     [
         "lists",
         "queues",
+        "flow_control",
         "asking",
         "branches",
         "jobs",
@@ -78,7 +79,6 @@ async def test_the_readme_is_true(database_url: str, empty_database_url: str, gr
         "definitions",
         "transactions",
         "user_tasks",
-        "flow_control",
     ],
 )
 async def test_the_pages_for_users_are_true(name: str, database_url: str, grpcurl: Path, tmp_path: Path) -> None:

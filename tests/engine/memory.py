@@ -14,6 +14,7 @@ from uuid import UUID
 from msgspec.structs import replace
 from tests.engine.memory_attributes import MemoryAttributes
 from tests.engine.memory_jobs import MemoryJobs
+from tests.engine.memory_slots import MemorySides, MemorySlots
 from tests.engine.memory_topics import MemoryTopics
 from tests.engine.memory_user_tasks import MemoryUserTasks
 
@@ -59,6 +60,8 @@ class MemoryStore:
         self.topics = MemoryTopics()
         self.attributes = MemoryAttributes()
         self.user_tasks = MemoryUserTasks()
+        self.slots = MemorySlots()
+        self.sides = MemorySides(self.user_tasks, self.slots)
 
     # --- reading ----------------------------------------------------------------------------------------------------
 
@@ -193,6 +196,7 @@ class MemoryStore:
             self.events[event.run_key].append(event)
         self.topics.apply(write, self.events)
         self.user_tasks.apply(write)
+        self.slots.apply(write)
         for copy in write.copies:
             told = self.events[copy.from_key][copy.from_number - 1]
             own = {"run_key": copy.run_key, "number": copy.number, "event_time": copy.event_time, "step_ordinal": 0}

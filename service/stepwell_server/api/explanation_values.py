@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.model.queue_settings import QueueSettings
     from stepwell_server.model.workers import Crew
+    from stepwell_server.store.concurrency import Position
     from stepwell_server.store.task_queues import Backlog
 
 Explanation = explanations_pb2.Explanation
@@ -43,6 +44,7 @@ class Around(NamedTuple):
     backlogs: Sequence[Backlog]
     settings: Mapping[str, QueueSettings]
     now: datetime
+    position: Position | None = None
 
     def queued(self, kind: TaskKind, type_name: str, task_queue: str, build_id: str, since: datetime) -> Explanation:
         """Why a task waits in its queue, and with how many others."""
@@ -118,6 +120,8 @@ def _of_the_whole(run: runs_pb2.Run, ready: Mapping[int, datetime], around: Arou
         found.append(_cancelling(run.cancel_request.reason, run.cancel_request.time))
     if run.HasField("begin_time") and run.begin_time.ToNanoseconds() > around.now.timestamp() * 1e9:
         found.append(_delayed(run.attempt, run.begin_time))
+    elif around.position is not None:
+        found.append(_limited(run, around.position))
     elif 0 in ready:
         found.append(around.queued(TaskKind.RUN, run.type, run.task_queue, run.build_id, ready[0]))
     elif run.driven and run.phase == types_pb2.RUN_PHASE_SUSPENDED:
@@ -154,6 +158,17 @@ def _cancelling(reason: str, since: Timestamp) -> Explanation:
 def _delayed(attempt: int, until: Timestamp | None) -> Explanation:
     text = f"attempt {attempt + 1} is tried later" if attempt else "begins later"
     return Explanation(code=Explanation.CODE_DELAYED, text=text, until=until)
+
+
+def _limited(run: runs_pb2.Run, position: Position) -> Explanation:
+    limit = run.concurrency
+    return Explanation(
+        code=Explanation.CODE_CONCURRENCY,
+        text=f"waits for its turn under limit {limit.name} of key {limit.key}: {position.ahead} before it",
+        advice="wait, or end a run of that key",
+        since=time_to_proto(position.arrive_time),
+        ahead_count=position.ahead,
+    )
 
 
 def _suspended(run: runs_pb2.Run) -> Explanation:

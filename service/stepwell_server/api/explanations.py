@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
-from stepwell.v1 import explanations_pb2, explanations_pb2_grpc
+from stepwell.v1 import concurrency_pb2, explanations_pb2, explanations_pb2_grpc
 from stepwell_server.api.explanation_values import Around, explain_job, explain_run
 from stepwell_server.api.fields import Fields, uuid
 from stepwell_server.api.job_values import whole_job_to_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, step_to_proto, whole_run_to_proto
 from stepwell_server.model.jobs import JobRef
 from stepwell_server.model.steps import ENDED, StepState
-from stepwell_server.store import explanations, jobs, queue_settings, runs, steps, task_queues
+from stepwell_server.store import concurrency, explanations, jobs, queue_settings, runs, steps, task_queues
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,9 +56,12 @@ class Explanations(explanations_pb2_grpc.ExplanationServiceServicer):
         ready = await explanations.queued(self._database, key, [0, *(step.ordinal for step in shown)])
         queues = {whole.run.task_queue, *(step.task_queue for step in shown if step.ordinal in ready)} if ready else ()
         run = whole_run_to_proto(whole, ref.namespace)
+        waits = run.slot_state == concurrency_pb2.SLOT_STATE_AWAITED
+        position = await concurrency.position(self._database, key) if waits else None
+        around = (await self._around(namespace_id, queues))._replace(position=position)
         return explanations_pb2.ExplainRunResponse(
             run_id=run.run_id,
-            explanations=explain_run(run, shown, ready, await self._around(namespace_id, queues)),
+            explanations=explain_run(run, shown, ready, around),
             more_steps=page.has_more,
         )
 

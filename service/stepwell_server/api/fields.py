@@ -61,9 +61,9 @@ class Fields:
             raise InvalidField(field=at + field, problem="is required: give it 1 to 255 bytes of text")
         return self.text(value, field, at)
 
-    def text(self, value: str, field: str, at: str = "") -> str:
-        """An id or a name that may be empty."""
-        at_most = self.limits.id_bytes
+    def text(self, value: str, field: str, at: str = "", *, at_most: int | None = None) -> str:
+        """An id or a name that may be empty, as long as ids may be unless a bound of its own is given."""
+        at_most = self.limits.id_bytes if at_most is None else at_most
         if len(value) <= at_most and value.isascii() and (value.isprintable() or not value):
             return value
         return _checked(value, field, at, at_most, _CONTROL)

@@ -15,6 +15,7 @@ from stepwell_server.api.activity_options import (
     run_retry_from_proto,
     timeouts_from_proto,
 )
+from stepwell_server.api.concurrency_values import concurrency_from_proto
 from stepwell_server.api.differences import difference_from_proto
 from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.api.race_steps import require_race_key, winner_from_proto
@@ -330,6 +331,7 @@ class ReportReader:
             or 1,
             timeout_seconds=checks.seconds(child, "run_timeout", at) or None,
             retry=run_retry_from_proto(child, self._fields, at),
+            concurrency=concurrency_from_proto(child, self._fields, at),
             reuse=reuse,
             conflict=conflict,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stepwell.v1 import repairs_pb2, run_store_pb2, runs_pb2, types_pb2, workers_pb2
 from stepwell_server import telemetry
 from stepwell_server.api.activity_options import run_retry_from_proto
+from stepwell_server.api.concurrency_values import concurrency_from_proto
 from stepwell_server.api.definition_values import ref_from_proto
 from stepwell_server.api.fields import integer, optional_uuid, seconds
 from stepwell_server.api.payloads import payload_from_proto
@@ -72,7 +73,9 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
         timeout_seconds=seconds(request, "run_timeout", at) or None,
         delay_seconds=seconds(request, "start_delay", at) or None,
         details=RunDetails(
-            **policy_from_proto(request.cancellation_policy, at), retry=run_retry_from_proto(request, fields, at)
+            **policy_from_proto(request.cancellation_policy, at),
+            retry=run_retry_from_proto(request, fields, at),
+            concurrency=concurrency_from_proto(request, fields, at),
         ),
         search_attributes=first_attributes(request, fields, at),
         definition=definition,
@@ -198,6 +201,7 @@ def alike(source: WholeRun, namespace: str) -> NewRun:
             maximum_run_seconds=details.maximum_run_seconds,
             maximum_suspend_seconds=details.maximum_suspend_seconds,
             source_run_id=str(run.run_id),
+            concurrency=details.concurrency,
         ),
         search_attributes=source.search_attributes,
         definition=None if details.definition is None else DefinitionRef(details.definition.definition_id),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from stepwell.v1 import definitions_pb2, runs_pb2, types_pb2
+from stepwell.v1 import concurrency_pb2, definitions_pb2, runs_pb2, types_pb2
 from stepwell_server.api.activity_options import retry_to_proto
+from stepwell_server.api.concurrency_values import concurrency_to_proto
 from stepwell_server.api.differences import difference_to_proto
 from stepwell_server.api.fields import optional_uuid
 from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_to_proto
@@ -141,6 +142,8 @@ def run_to_proto(run: SeenRun, namespace: str, attributes: Values | None = None)
         purged=details.is_purged,
         definition=_followed_to_proto(details.definition),
         data_version=details.data_version,
+        concurrency=concurrency_to_proto(details.concurrency),
+        slot_state=concurrency_pb2.SlotState.ValueType(details.slot),
     )
 
 

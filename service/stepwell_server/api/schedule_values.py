@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stepwell.v1 import runs_pb2, schedules_pb2, types_pb2
 from stepwell_server.api.activity_options import retry_to_proto
+from stepwell_server.api.concurrency_values import concurrency_to_proto
 from stepwell_server.api.definition_values import ref_to_proto
 from stepwell_server.api.fields import seconds, time
 from stepwell_server.api.payloads import duration_to_proto, payload_to_proto
@@ -164,6 +165,7 @@ def _run_to_proto(run: NewRun, *, with_input: bool) -> runs_pb2.StartRunRequest:
         correlation_id=run.correlation_id,
         cancellation_policy=policy if policy.ByteSize() else None,
         retry=retry_to_proto(run.details.retry),
+        concurrency=concurrency_to_proto(run.details.concurrency),
         search_attributes=attributes_to_proto(run.search_attributes),
         definition=None if run.definition is None else ref_to_proto(run.definition),
     )

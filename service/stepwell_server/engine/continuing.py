@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from stepwell_server.engine import attempts, carrying, endings, search_attributes, starts
+from stepwell_server.engine import attempts, carrying, concurrency, endings, search_attributes, starts
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.reported import End
 from stepwell_server.ids import uuid7
@@ -52,6 +52,7 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
     births.bear(successor)
     successor.news.follows = run.traceparent
     continue_details(change, successor)
+    concurrency.hand_on(change, successor)
     carrying.hand_over(change, successor, left)
     endings.end_run(change, Phase.COMPLETED, kind=EventType.RUN_CONTINUED)
 
@@ -79,6 +80,8 @@ def _handed_on(run: Run, carried_from: int) -> RunDetails:
         first_key=details.first_key or run.run_key,
         carried_from=carried_from,
         definition=details.definition,
+        concurrency=details.concurrency,
+        slot=details.slot,
     )
 
 

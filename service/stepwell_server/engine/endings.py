@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from stepwell_server.engine import concurrency
 from stepwell_server.model.events import EventType
 from stepwell_server.model.mail import Letter, Subject
 from stepwell_server.model.payloads import NULL, Failure, Payload
@@ -61,6 +62,8 @@ def end_run(
     if run.parent_key is not None and run.parent_ordinal and kind is not EventType.RUN_CONTINUED:
         letter = Letter(Subject.CHILD_ENDED, run.parent_ordinal, phase, payload, failure, reason)
         change.post(run.parent_key, letter)
+    if run.details is not None:
+        concurrency.leave(change)
     change.close(phase, event)
 
 
@@ -113,9 +116,9 @@ def wake(change: Change) -> None:
 
 
 def enqueue_run(change: Change) -> None:
-    """Puts the run's task into its queue, unless it is there."""
+    """Puts the run's task into its queue, unless it is there. One that needs a slot for that waits in its line."""
     run = change.open
-    if run.queued:
+    if run.queued or (run.details is not None and not concurrency.may_go(change)):
         return
     phase = Phase.PENDING if run.phase == Phase.PENDING else Phase.RUNNING
     change.update(queued=True, phase=phase, suspend_time=None)

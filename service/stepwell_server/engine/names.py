@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.job_change import JobChange
+    from stepwell_server.model.concurrency import Line
     from stepwell_server.model.definitions import DefinitionRef
     from stepwell_server.model.jobs import Job, JobRef
     from stepwell_server.model.runs import Followed, Run, RunRef
@@ -145,18 +146,24 @@ class Births(Register["Change", RunId]):
         self.new_keys: list[IdempotencyKey] = []
         self._keys_mark = 0
         self.definitions: dict[tuple[int, DefinitionRef], Followed | None] = {}
+        self.free_slots: dict[Line, int] = {}  # of lines whose locks this batch has
+        self._taken: list[Line] = []
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
         super().begin()
         self._others.clear()
         self._given.clear()
+        self._taken.clear()
         self._keys_mark = len(self.new_keys)
 
     def undo(self) -> None:
         """Takes back all since `begin`."""
         for change in self._others:
             change.undo()
+        for line in self._taken:
+            self.free_slots[line] += 1
+        self._taken.clear()
         for given in self._given:
             self.user_tasks[given] = False
         self._given.clear()
@@ -174,6 +181,16 @@ class Births(Register["Change", RunId]):
             return False
         self.user_tasks[wanted] = True
         self._given.append(wanted)
+        return True
+
+    def take_slot(self, line: Line) -> bool:
+        """Takes a slot of a line; false if none is free. Asks for the line if its lock is not held."""
+        if line not in self.free_slots:
+            raise Missing(lines=[line])
+        if self.free_slots[line] <= 0:
+            return False
+        self.free_slots[line] -= 1
+        self._taken.append(line)
         return True
 
     def register(self, key: IdempotencyKey) -> UUID:

@@ -315,7 +315,12 @@ def _start_child(change: Change, new: NewStep, body: NewChild) -> int:
             timeout_seconds=body.timeout_seconds,
             parent_key=run.run_key,
             parent_ordinal=ordinal,
-            details=RunDetails(parent_run_id=str(run.run_id), parent_workflow_id=run.workflow_id, retry=body.retry),
+            details=RunDetails(
+                parent_run_id=str(run.run_id),
+                parent_workflow_id=run.workflow_id,
+                retry=body.retry,
+                concurrency=body.concurrency,
+            ),
         ),
         body.reuse,
         body.conflict,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stepwell_server.engine.activities import NewActivity
+from stepwell_server.model.concurrency import Concurrency
 from stepwell_server.model.order import MadeCall
 from stepwell_server.model.payloads import NULL, Failure, Payload
 from stepwell_server.model.search_attributes import AttributeValue
@@ -42,6 +43,7 @@ class NewChild(msgspec.Struct, frozen=True, gc=False):
     close_policy: int = 1
     timeout_seconds: float | None = None
     retry: RetryPolicy | None = None
+    concurrency: Concurrency | None = None
     reuse: int = 1
     conflict: int = 1
 

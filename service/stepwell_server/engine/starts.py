@@ -266,7 +266,11 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
         copy(change, new.copied)
     if run.managed:
         change.update(wake_time=next_look(change))
-    if run.queued:
+    if run.queued and details.concurrency is not None:
+        # It has no task before it has a slot.
+        change.update(queued=False)
+        endings.enqueue_run(change)
+    elif run.queued:
         change.enqueue(0, TaskKind.RUN, run.task_queue, run.type, run.priority)
     return change
 

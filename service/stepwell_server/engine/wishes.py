@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from uuid import UUID
 
+    from stepwell_server.model.concurrency import Line
     from stepwell_server.model.driven import SideKey
 
 Identity = tuple[str, str, int, str]
@@ -35,6 +36,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         events: Iterable[int] = (),
         topics: Iterable[str] = (),
         user_tasks: Iterable[tuple[int, UUID]] = (),
+        lines: Iterable[Line] = (),
         open_steps: bool = False,
         closed_steps: bool = False,
         received: bool = False,
@@ -54,6 +56,7 @@ class Missing(Exception):  # noqa: N818 - a wish, not an error
         self.events = frozenset(events)  # single ones of its history
         self.topics = frozenset(topics)  # how they look to a wait that begins
         self.user_tasks = frozenset(user_tasks)  # whether these ids are given, each in its namespace
+        self.lines = frozenset(lines)  # of runs that wait for slots: locked, with how many slots are free
         self.others = frozenset(others)  # further runs that the decision ends: locked, with their open steps
         self.open_steps = open_steps
         self.closed_steps = closed_steps

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from stepwell_server.model.concurrency import ConcurrencySlot
 from stepwell_server.model.topics import TopicWait
 from stepwell_server.model.user_tasks import UserTask
 
@@ -79,7 +80,7 @@ class RunDatum(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
-Side = Watcher | RunTask | CallerSeq | TopicWait | UserTask | RunOrigin | RunDefinition | RunDatum
+Side = Watcher | RunTask | CallerSeq | TopicWait | UserTask | RunOrigin | RunDefinition | RunDatum | ConcurrencySlot
 """A small row of a run in a table of its own."""
 SideKey = tuple[type[Side], int | str]
 """Which of a run's rows: a watcher's, wait's or user task's ordinal, a caller's number, a datum's name; else 0."""

@@ -36,6 +36,7 @@ class EventType(IntEnum):
     RUN_PINNED = 17
     RUN_RETRIED = 18
     RUN_REPAIRED = 19
+    RUN_ADMITTED = 96
     STEP_COMPLETED = 20
     STEP_FAILED = 21
     STEP_SKIPPED = 22

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server.model import filters
+from stepwell_server.model.concurrency import Concurrency, SlotState
 from stepwell_server.model.steps import RetryPolicy
 
 
@@ -106,6 +107,9 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     data_version: int = 0
     data_names: int = 0  # how many there are, and their bytes in all
     data_bytes: int = 0
+    # Of runs under a concurrency limit; their row in `concurrency_slots` has the rest.
+    concurrency: Concurrency | None = None
+    slot: int = SlotState.NONE
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):

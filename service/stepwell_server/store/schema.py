@@ -553,6 +553,18 @@ DEFINITIONS = Table(
     *_bytes("metadata body", nullable=True),
 )
 RUN_DATA = Table("run_data", METADATA, *_run_key(), *_text("name", key=True), *_bytes("payload"))
+CONCURRENCY_SLOTS = Table(
+    "concurrency_slots",
+    METADATA,
+    *_run_key(),
+    *_int("namespace_id"),
+    *_text("name line key"),
+    *_int("maximum_runs"),
+    *_smallint("strategy"),
+    *_times("arrive_time"),
+    *_times("admit_time", nullable=True),
+    *_flag("gives_way"),
+)
 RUN_DEFINITIONS = Table("run_definitions", METADATA, *_run_key(), *_bigint("definition_key"))
 
 

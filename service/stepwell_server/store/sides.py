@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stepwell_server.model.concurrency import ConcurrencySlot
 from stepwell_server.model.driven import (
     CallerSeq,
     RunDatum,
@@ -31,6 +32,7 @@ _DELETE: dict[type[Side], str] = {
     TopicWait: "delete_topic_waits",
     UserTask: "delete_user_tasks",
     RunDatum: "delete_run_data",
+    ConcurrencySlot: "delete_concurrency_slots",
 }
 _WRITE: dict[type[Side], str] = {
     Watcher: "write_watchers",
@@ -41,6 +43,7 @@ _WRITE: dict[type[Side], str] = {
     RunOrigin: "write_run_origins",
     RunDefinition: "write_run_definitions",
     RunDatum: "write_run_data",
+    ConcurrencySlot: "write_concurrency_slots",
 }
 
 
@@ -68,6 +71,10 @@ async def read(connection: Connection, wanted: Sequence[tuple[int, SideKey]]) ->
         for row in await connection.fetch(SIDES["read_run_origins"], [key for key, _ in origins]):
             origin = RunOrigin(*row)
             found.append((origin.run_key, (RunOrigin, 0), origin))
+    if slots := asked.get(ConcurrencySlot):
+        for row in await connection.fetch(SIDES["read_concurrency_slots"], [key for key, _ in slots]):
+            slot = ConcurrencySlot(*row)
+            found.append((slot.run_key, (ConcurrencySlot, 0), slot))
     if data := asked.get(RunDatum):
         for row in await connection.fetch(SIDES["read_run_data"], *pairs(data)):
             datum = RunDatum(*row)

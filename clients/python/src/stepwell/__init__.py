@@ -24,7 +24,7 @@ from stepwell.errors import (
     WaitTimeout,
 )
 from stepwell.jobs import JobHandle
-from stepwell.policies import CancellationPolicy, RetryPolicy
+from stepwell.policies import CancellationPolicy, Concurrency, RetryPolicy
 from stepwell.repairs import Rename, Skip
 from stepwell.runs import QueryAnswer, RunHandle
 from stepwell.task_queues import RateLimit
@@ -41,6 +41,7 @@ __all__ = [
     "Client",
     "Codec",
     "Commit",
+    "Concurrency",
     "Context",
     "ConversionError",
     "DataConverter",

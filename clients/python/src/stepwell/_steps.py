@@ -58,7 +58,7 @@ def child(
 ) -> Call[Any]:
     """Makes the call of a child run."""
     kind, hint = type_and_hint(workflow, "workflow")
-    retry = options.get("retry")
+    retry, limit = options.get("retry"), options.get("concurrency")
 
     def spell() -> dict[str, Any]:
         step = workers_pb2.ChildStep(
@@ -71,6 +71,7 @@ def child(
             reuse_policy=REUSE[options.get("reuse", "allow")],
             conflict_policy=CONFLICT[options.get("conflict", "fail")],
             retry=None if retry is None else retry.to_proto(),
+            concurrency=None if limit is None else limit.to_proto(),
         )
         return {"child": step}
 

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from stepwell.policies import CancellationPolicy, RetryPolicy, Seconds, duration
+from stepwell.policies import CancellationPolicy, Concurrency, RetryPolicy, Seconds, duration
 from stepwell.search_attributes import Value, spelled
 from stepwell.v1.definitions_pb2 import DefinitionRef
 
@@ -24,6 +24,7 @@ class RunOptions(TypedDict, total=False):
     correlation_id: str
     cancellation_policy: CancellationPolicy
     retry: RetryPolicy
+    concurrency: Concurrency
     search_attributes: Mapping[str, Value]
     definition: DefinitionName
 
@@ -39,6 +40,7 @@ def definition_of(named: DefinitionName | None) -> DefinitionRef | None:
 def run_fields(options: RunOptions) -> dict[str, Any]:
     """Spells them as fields of a start's request."""
     policy, retry = options.get("cancellation_policy"), options.get("retry")
+    limit = options.get("concurrency")
     return {
         "task_queue": options.get("task_queue", ""),
         "workflow_id": options.get("workflow_id", ""),
@@ -47,6 +49,7 @@ def run_fields(options: RunOptions) -> dict[str, Any]:
         "correlation_id": options.get("correlation_id", ""),
         "cancellation_policy": None if policy is None else policy.to_proto(),
         "retry": None if retry is None else retry.to_proto(),
+        "concurrency": None if limit is None else limit.to_proto(),
         "search_attributes": spelled(options.get("search_attributes", {})),
         "definition": definition_of(options.get("definition")),
     }
@@ -61,6 +64,7 @@ class StartOptions(RunOptions, total=False):
     when one is open, default `fail`; `terminate_existing` ends it and takes its place. `priority`: 0 to 9, higher goes
     first, default 4. `run_timeout` and `start_delay` in seconds: default no limit, and at once. `retry`: begins the run
     anew, as itself and with nothing recorded, when its code fails; default not. `run_timeout` is for all attempts.
+    `concurrency`: how many runs of a key may be at work at once, default no limit.
     `search_attributes`: what the run is found by, by name: text, numbers, flags and times.
     `definition`: the definition that it follows, by its code or its code and version; the code alone means the latest
     active version.
@@ -159,7 +163,8 @@ class ChildOptions(StepOptions, total=False):
 
     `workflow_id`: a name for it, unique among open runs; `reuse` and `conflict` are as in `StartOptions`.
     `parent_close`: what becomes of it if its parent ends first, default `terminate`. `run_timeout`: how many seconds it
-    may take, default no limit. `task_queue`: where its tasks wait, default the parent's. `retry`: as in `StartOptions`.
+    may take, default no limit. `task_queue`: where its tasks wait, default the parent's. `retry` and `concurrency`: as
+    in `StartOptions`; a parent that waits for a child of its own key keeps its slot meanwhile.
     """
 
     workflow_id: str
@@ -168,6 +173,7 @@ class ChildOptions(StepOptions, total=False):
     parent_close: Literal["terminate", "cancel", "abandon"]
     run_timeout: Seconds
     retry: RetryPolicy
+    concurrency: Concurrency
     task_queue: str
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from stepwell.v1 import jobs_pb2, runs_pb2, types_pb2
+from stepwell.v1 import concurrency_pb2, jobs_pb2, runs_pb2, types_pb2
 
 REUSE = {
     "allow": runs_pb2.WORKFLOW_ID_REUSE_POLICY_ALLOW,
@@ -29,12 +30,18 @@ JOB_CONFLICT = {
     "fail": jobs_pb2.JOB_CONFLICT_POLICY_FAIL,
     "use_existing": jobs_pb2.JOB_CONFLICT_POLICY_USE_EXISTING,
 }
+STRATEGY = {
+    "queue": concurrency_pb2.CONCURRENCY_STRATEGY_QUEUE,
+    "cancel_in_progress": concurrency_pb2.CONCURRENCY_STRATEGY_CANCEL_IN_PROGRESS,
+    "cancel_newest": concurrency_pb2.CONCURRENCY_STRATEGY_CANCEL_NEWEST,
+}
 PARENT_CLOSE = {
     "terminate": types_pb2.PARENT_CLOSE_POLICY_TERMINATE,
     "cancel": types_pb2.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
     "abandon": types_pb2.PARENT_CLOSE_POLICY_ABANDON,
 }
 Seconds = float | dt.timedelta
+Strategy = Literal["queue", "cancel_in_progress", "cancel_newest"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +92,28 @@ class CancellationPolicy:
         return types_pb2.CancellationPolicy(
             maximum_run_duration=duration(self.maximum_run_duration),
             maximum_suspend_duration=duration(self.maximum_suspend_duration),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Concurrency:
+    """How many runs of a key may be at work at once, and what becomes of one for which there is no slot.
+
+    `key` is what is limited, such as a customer's id: 1 to 512 bytes. `maximum_runs`: 1 to 10,000. `strategy`: `queue`
+    lets the new run wait in the order of arrival; `cancel_in_progress` asks the oldest runs of the key to cancel, for
+    whose end it waits; `cancel_newest` ends the new run CANCELLED. Keys of different limits, by `name`, have nothing to
+    do with each other.
+    """
+
+    key: str
+    maximum_runs: int = 1
+    strategy: Strategy = "queue"
+    name: str = "default"
+
+    def to_proto(self) -> concurrency_pb2.Concurrency:
+        """Spells the limit."""
+        return concurrency_pb2.Concurrency(
+            name=self.name, key=self.key, maximum_runs=self.maximum_runs, strategy=STRATEGY[self.strategy]
         )
 
 

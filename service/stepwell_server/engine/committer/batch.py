@@ -303,7 +303,9 @@ class Batch:
         return busy + [place for place, (key, wants) in wishes.items() if self._lacks(key, wants)]
 
     def _lacks(self, key: int | None, wants: Missing) -> bool:
-        """Whether somebody has the lock of what a decision wants to look at: a topic, or an ended run's attributes."""
+        """Whether somebody has the lock of what a decision wants: a topic, a line, or an ended run's attributes."""
+        if not wants.lines <= self.subjects.births.free_slots.keys():
+            return True
         if not wants.topics and not wants.search_attributes:
             return False
         change = self.subjects.runs.get(key or 0)

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.names import Births
+from stepwell_server.model.concurrency import ConcurrencySlot
 from stepwell_server.model.driven import LASTING
 from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.search_attributes import rows
@@ -18,6 +19,10 @@ from stepwell_server.store.dispatches import StepOfRun
 
 if TYPE_CHECKING:
     from stepwell_server.model.driven import SideKey
+
+
+# Rows that go with the end of a run, by the decision on it.
+_GIVEN_UP = (TopicWait, ConcurrencySlot)
 
 
 def collect(write: batches.Write, change: Change) -> None:
@@ -67,7 +72,7 @@ def collect(write: batches.Write, change: Change) -> None:
 
 def _outlives(change: Change, side: SideKey) -> bool:
     """Whether such a row of a run that has ended is written, or taken away. What it has of other kinds goes with it."""
-    return side[0] in LASTING or (side[0] is TopicWait and change.sides[side] is None)
+    return side[0] in LASTING or (side[0] in _GIVEN_UP and change.sides[side] is None)
 
 
 def _collect_dispatches(write: batches.Write, change: Change) -> None:

@@ -16,12 +16,13 @@ from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.model.steps import Kind, Step
 from stepwell_server.model.topics import stripe_of
 from stepwell_server.model.user_tasks import UserTask
-from stepwell_server.store import batch_reads, recall, search_attributes, sides, topics
+from stepwell_server.store import batch_reads, concurrency, recall, search_attributes, sides, topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
+    from stepwell_server.model.concurrency import Line
     from stepwell_server.model.driven import SideKey
     from stepwell_server.model.search_attributes import AttributeValue
     from stepwell_server.model.signals import Signal
@@ -85,6 +86,7 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
     await _load_sides(connection, wanted)
     await _load_topics(connection, wanted)
     await _load_search_attributes(connection, wanted)
+    await _load_lines(connection, {line for _, missing in wanted for line in missing.lines}, births)
     scopes = [(change.run_key, scope) for change, missing in wanted for scope in missing.scopes - change.known.scopes]
     by_key = {change.run_key: change for change, _ in wanted}
     if scopes:
@@ -189,6 +191,15 @@ async def _load_topics(connection: Connection, wanted: Sequence[tuple[Change, Mi
         views = await topics.read(connection, looks, next(iter(asked.values())).now, most)
         for ((_, name), change), view in zip(asked.items(), views, strict=True):
             change.load_topic(name, view)
+
+
+async def _load_lines(connection: Connection, lines: Iterable[Line], births: Births) -> None:
+    """How many slots of lines are free, but for those whose lock somebody has: see `concurrency.hold`."""
+    wanted = sorted(line for line in lines if line not in births.free_slots)
+    held = await concurrency.hold(connection, wanted) if wanted else []
+    if held:
+        births.free_slots.update(dict.fromkeys(held, 0))
+        births.free_slots.update({view.line: view.free for view in await concurrency.read_lines(connection, held)})
 
 
 async def _load_search_attributes(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:

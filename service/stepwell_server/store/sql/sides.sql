@@ -144,6 +144,30 @@ INSERT INTO run_definitions (
 )
 SELECT * FROM unnest($1::bigint[], $2::bigint[]);
 
+-- name: read_concurrency_slots
+-- How runs stand with their limits. Walks concurrency_slots_pkey.
+SELECT
+    s.run_key, s.namespace_id, s.name, s.line, s.key, s.maximum_runs, s.strategy, s.arrive_time, s.admit_time,
+    s.gives_way
+FROM unnest($1::bigint[]) AS x (run_key),
+    LATERAL (SELECT * FROM concurrency_slots AS o WHERE o.run_key = x.run_key OFFSET 0) AS s;
+
+-- name: write_concurrency_slots
+-- Lets runs join their lines, and gives them slots. Walks concurrency_slots_pkey.
+INSERT INTO concurrency_slots (
+    run_key, namespace_id, name, line, key, maximum_runs, strategy, arrive_time, admit_time, gives_way
+)
+SELECT * FROM unnest(
+    $1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::int[], $7::smallint[], $8::timestamptz[],
+    $9::timestamptz[], $10::boolean[]
+)
+ON CONFLICT (run_key) DO UPDATE SET admit_time = excluded.admit_time, gives_way = excluded.gives_way;
+
+-- name: delete_concurrency_slots
+-- Frees the slots of runs, and their places in the line. Walks concurrency_slots_pkey.
+DELETE FROM concurrency_slots USING unnest($1::bigint[], $2::bigint[]) AS x (run_key, which)
+WHERE concurrency_slots.run_key = x.run_key;
+
 -- name: read_run_data
 -- Named payloads of runs. Walks run_data_pkey.
 SELECT d.run_key, d.name, d.payload

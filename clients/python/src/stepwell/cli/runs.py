@@ -15,15 +15,18 @@ from stepwell.cli.attempts import attempt_of, words_of
 from stepwell.cli.attribute_values import in_a_line, pairs_from
 from stepwell.cli.awaited import awaited_by
 from stepwell.cli.differences import differences_of, repairs_of
+from stepwell.cli.limits import limit_of
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show, show_list, span_of, time_of, value_of
 from stepwell.cli.session import fail
-from stepwell.policies import CONFLICT, RetryPolicy
+from stepwell.policies import CONFLICT, STRATEGY, Concurrency, RetryPolicy
 from stepwell.runs import phase_name
 from stepwell.search_attributes import values_of
+from stepwell.v1.concurrency_pb2 import SLOT_STATE_AWAITED
 from stepwell.v1.types_pb2 import StepKind, StepState
 
 if TYPE_CHECKING:
     from stepwell.options import RunFilter, StartOptions
+    from stepwell.policies import Strategy
     from stepwell.sync import Client, RunHandle
     from stepwell.v1.runs_pb2 import Run
 
@@ -74,6 +77,10 @@ def start(
     task_queue: Annotated[str, typer.Option(help="Where its tasks wait.")] = "default",
     conflict: Annotated[str, typer.Option(help=f"When the workflow id is in use: {', '.join(CONFLICT)}.")] = "fail",
     attribute: Annotated[list[str] | None, typer.Option(help="NAME=VALUE to find it by. May be repeated.")] = None,
+    concurrency_key: Annotated[str, typer.Option(help="Limit how many runs of this key are at work at once.")] = "",
+    maximum_runs: Annotated[int, typer.Option(help="How many, with --concurrency-key.", min=1, max=10_000)] = 1,
+    strategy: Annotated[str, typer.Option(help=f"What becomes of a run beyond that: {', '.join(STRATEGY)}.")] = "queue",
+    limit_name: Annotated[str, typer.Option(help="Which limit, with --concurrency-key.")] = "default",
     attempts: Annotated[int, typer.Option(help="How often to try at most; 0 is no limit.", min=0)] = 1,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")] = False,
     output: OutputOption = Output.TABLE,
@@ -92,6 +99,12 @@ def start(
         options["definition"] = (definition, version)
     if attempts != 1:
         options["retry"] = RetryPolicy(maximum_attempts=attempts)
+    if concurrency_key:
+        if strategy not in STRATEGY:
+            fail(f"--strategy is one of {', '.join(STRATEGY)}, not {strategy}")
+        options["concurrency"] = Concurrency(
+            key=concurrency_key, maximum_runs=maximum_runs, strategy=cast("Strategy", strategy), name=limit_name
+        )
     with context.obj.client() as client:
         try:
             handle = client.start_run(type_name, value_from(value), **options)
@@ -150,7 +163,10 @@ def list_runs(
 
 
 def _phase(run: Run) -> str:
-    return "PAUSED" if run.HasField("pause") else phase_name(run.phase)
+    if run.HasField("pause"):
+        return "PAUSED"
+    waits = run.slot_state == SLOT_STATE_AWAITED
+    return f"{phase_name(run.phase)}, waits for a slot" if waits else phase_name(run.phase)
 
 
 @app.command("show")
@@ -171,6 +187,7 @@ def show_run(context: typer.Context, name: Named, output: OutputOption = Output.
             "differences": differences_of(run.pause.differences),
             "goes on": repairs_of(run.run_id, run.pause.differences) if run.pause.reason == ORDER_CHANGED else "",
             "cancel": run.cancel_request.reason or "requested" if run.HasField("cancel_request") else "",
+            "limit": limit_of(run),
             "attempt": attempt_of(run),
             "begins": time_of(run.begin_time),
             "started": time_of(run.create_time),

@@ -68,6 +68,8 @@ class Explanation(_message.Message):
         """Nothing of the above: it is about to go on."""
         CODE_RATE_LIMITED: Explanation._Code.ValueType  # 17
         """It waits in a queue that gives no more for now, because of its rate limit."""
+        CODE_CONCURRENCY: Explanation._Code.ValueType  # 18
+        """It waits for a slot: as many runs of its key are at work as its concurrency limit allows."""
 
     class Code(_Code, metaclass=_CodeEnumTypeWrapper):
         """What a run or a job may wait for."""
@@ -108,6 +110,8 @@ class Explanation(_message.Message):
     """Nothing of the above: it is about to go on."""
     CODE_RATE_LIMITED: Explanation.Code.ValueType  # 17
     """It waits in a queue that gives no more for now, because of its rate limit."""
+    CODE_CONCURRENCY: Explanation.Code.ValueType  # 18
+    """It waits for a slot: as many runs of its key are at work as its concurrency limit allows."""
 
     CODE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
@@ -119,6 +123,7 @@ class Explanation(_message.Message):
     OWNER_ID_FIELD_NUMBER: _builtins.int
     OTHER_RUN_ID_FIELD_NUMBER: _builtins.int
     BACKLOG_COUNT_FIELD_NUMBER: _builtins.int
+    AHEAD_COUNT_FIELD_NUMBER: _builtins.int
     code: Global___Explanation.Code.ValueType
     """What it is."""
     text: _builtins.str
@@ -137,6 +142,8 @@ class Explanation(_message.Message):
     """How many tasks of the same kind, type and build wait in the queue, itself among them, counted up to 10,000. 0 if it
     does not wait in a queue.
     """
+    ahead_count: _builtins.int
+    """How many runs wait before it for a slot of its concurrency limit, counted up to 10,000. 0 if it waits for none."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """Since when. Absent if that is not known."""
@@ -158,10 +165,11 @@ class Explanation(_message.Message):
         owner_id: _builtins.str = ...,
         other_run_id: _builtins.str = ...,
         backlog_count: _builtins.int = ...,
+        ahead_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "backlog_count", b"backlog_count", "code", b"code", "other_run_id", b"other_run_id", "owner_id", b"owner_id", "since", b"since", "step_name", b"step_name", "step_ordinal", b"step_ordinal", "text", b"text", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["advice", b"advice", "ahead_count", b"ahead_count", "backlog_count", b"backlog_count", "code", b"code", "other_run_id", b"other_run_id", "owner_id", b"owner_id", "since", b"since", "step_name", b"step_name", "step_ordinal", b"step_ordinal", "text", b"text", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

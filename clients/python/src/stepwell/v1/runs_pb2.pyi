@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from stepwell.v1 import concurrency_pb2 as _concurrency_pb2
 from stepwell.v1 import definitions_pb2 as _definitions_pb2
 from stepwell.v1 import repairs_pb2 as _repairs_pb2
 from stepwell.v1 import search_attributes_pb2 as _search_attributes_pb2
@@ -465,6 +466,8 @@ class Run(_message.Message):
     DATA_OMITTED_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     TIMED_OUT_TIME_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
+    SLOT_STATE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace it lives in."""
     run_id: _builtins.str
@@ -521,6 +524,8 @@ class Run(_message.Message):
     """Grows with every change of its data. 0: it never had any."""
     data_omitted: _builtins.bool
     """True if its data was asked for and is left out, because it is too large for a message: `GetRunData` reads it."""
+    slot_state: _concurrency_pb2.SlotState.ValueType
+    """Whether it waits for one of the limit's slots, or has one."""
     @_builtins.property
     def pause(self) -> Global___Run.Pause:
         """Set while the run is paused."""
@@ -621,6 +626,10 @@ class Run(_message.Message):
     def timed_out_time(self) -> _timestamp_pb2.Timestamp:
         """When its engine noted that a driven run's time was over."""
 
+    @_builtins.property
+    def concurrency(self) -> _concurrency_pb2.Concurrency:
+        """The limit under which it was started; absent without one."""
+
     def __init__(
         self,
         *,
@@ -677,10 +686,12 @@ class Run(_message.Message):
         data_omitted: _builtins.bool = ...,
         origin: Global___Run.Origin | None = ...,
         timed_out_time: _timestamp_pb2.Timestamp | None = ...,
+        concurrency: _concurrency_pb2.Concurrency | None = ...,
+        slot_state: _concurrency_pb2.SlotState.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "create_time", b"create_time", "deadline", b"deadline", "definition", b"definition", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "origin", b"origin", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "create_time", b"create_time", "deadline", b"deadline", "definition", b"definition", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "origin", b"origin", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "archive_time", b"archive_time", "archive_uri", b"archive_uri", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "data", b"data", "data_omitted", b"data_omitted", "data_version", b"data_version", "deadline", b"deadline", "definition", b"definition", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "purged", b"purged", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "archive_time", b"archive_time", "archive_uri", b"archive_uri", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "data", b"data", "data_omitted", b"data_omitted", "data_version", b"data_version", "deadline", b"deadline", "definition", b"definition", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "purged", b"purged", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "slot_state", b"slot_state", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -730,6 +741,7 @@ class StartRunRequest(_message.Message):
     RETRY_FIELD_NUMBER: _builtins.int
     SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     DEFINITION_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -783,6 +795,10 @@ class StartRunRequest(_message.Message):
         Reason: DEFINITION_NOT_FOUND.
         """
 
+    @_builtins.property
+    def concurrency(self) -> _concurrency_pb2.Concurrency:
+        """How many runs of a key may be at work at once, and what becomes of this one if that many are. Default: no limit."""
+
     def __init__(
         self,
         *,
@@ -803,10 +819,11 @@ class StartRunRequest(_message.Message):
         retry: _types_pb2.RetryPolicy | None = ...,
         search_attributes: _abc.Mapping[_builtins.str, _search_attributes_pb2.SearchAttribute] | None = ...,
         definition: _definitions_pb2.DefinitionRef | None = ...,
+        concurrency: _concurrency_pb2.Concurrency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "definition", b"definition", "input", b"input", "priority", b"priority", "retry", b"retry", "run_timeout", b"run_timeout", "start_delay", b"start_delay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "definition", b"definition", "input", b"input", "priority", b"priority", "retry", b"retry", "run_timeout", b"run_timeout", "start_delay", b"start_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "definition", b"definition", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "search_attributes", b"search_attributes", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "definition", b"definition", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "search_attributes", b"search_attributes", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
+from stepwell.v1 import concurrency_pb2 as _concurrency_pb2
 from stepwell.v1 import runs_pb2 as _runs_pb2
 from stepwell.v1 import search_attributes_pb2 as _search_attributes_pb2
 from stepwell.v1 import types_pb2 as _types_pb2
@@ -1641,6 +1642,7 @@ class ChildStep(_message.Message):
     REUSE_POLICY_FIELD_NUMBER: _builtins.int
     CONFLICT_POLICY_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
     type: _builtins.str
     """The child's type."""
     task_queue: _builtins.str
@@ -1667,6 +1669,12 @@ class ChildStep(_message.Message):
     def retry(self) -> _types_pb2.RetryPolicy:
         """Begins the child anew when it fails, as `StartRunRequest.retry`. The parent hears of its end only."""
 
+    @_builtins.property
+    def concurrency(self) -> _concurrency_pb2.Concurrency:
+        """How many runs of a key may be at work at once, as `StartRunRequest.concurrency`. A parent that waits for a child of
+        its own key keeps its slot meanwhile: with one slot both wait for ever.
+        """
+
     def __init__(
         self,
         *,
@@ -1679,10 +1687,11 @@ class ChildStep(_message.Message):
         reuse_policy: _runs_pb2.WorkflowIdReusePolicy.ValueType = ...,
         conflict_policy: _runs_pb2.WorkflowIdConflictPolicy.ValueType = ...,
         retry: _types_pb2.RetryPolicy | None = ...,
+        concurrency: _concurrency_pb2.Concurrency | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "retry", b"retry", "run_timeout", b"run_timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "input", b"input", "retry", b"retry", "run_timeout", b"run_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict_policy", b"conflict_policy", "input", b"input", "parent_close_policy", b"parent_close_policy", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_timeout", b"run_timeout", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "conflict_policy", b"conflict_policy", "input", b"input", "parent_close_policy", b"parent_close_policy", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_timeout", b"run_timeout", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

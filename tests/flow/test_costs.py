@@ -1,0 +1,57 @@
+"""What flow control costs: nothing where nobody asks for it, a statement a batch where somebody does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from tests.service import Holder, serving
+
+from stepwell.v1 import concurrency_pb2
+from stepwell_server.model.runs import Phase
+from stepwell_server.store.database import Connection
+from stepwell_server.store.statements import Statement
+
+LIMIT = concurrency_pb2.Concurrency(key="k")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the statements that are given from now on, in their order."""
+    names: list[str] = []
+    fetch, write, insert = Connection.fetch, Connection.write, Connection.insert
+
+    async def fetched(connection: Connection, statement: Statement, *arguments: object) -> Any:
+        names.append(statement.name)
+        return await fetch(connection, statement, *arguments)
+
+    async def written(connection: Connection, statement: Statement, arguments: Sequence[Sequence[object]]) -> int:
+        names.append(statement.name)
+        return await write(connection, statement, arguments)
+
+    async def inserted(connection: Connection, statement: Statement, rows: Iterable[tuple[object, ...]]) -> None:
+        names.append(statement.name)
+        await insert(connection, statement, rows)
+
+    monkeypatch.setattr(Connection, "insert", inserted)
+    monkeypatch.setattr(Connection, "fetch", fetched)
+    monkeypatch.setattr(Connection, "write", written)
+    return names
+
+
+async def test_a_run_without_a_limit_costs_nothing(database_url: str, asked: list[str]) -> None:
+    """From its start to its end nothing is asked, looked up or written for the sake of limits."""
+    async with serving(database_url) as service:
+        await service.begin(task_queue="warm")
+        asked.clear()
+        await service.begin(task_queue="q")
+        started = set(asked)
+        await (await Holder.of(service, "q")).end(Phase.COMPLETED)
+        assert "insert_runs" in started
+        assert "insert_closed_runs" in asked
+        assert [name for name in asked if "concurrency" in name or "line" in name] == []
+        asked.clear()
+        await service.begin(task_queue="q", concurrency=LIMIT)
+        # A row beside its own, and no task.
+        assert sorted(asked) == sorted((started | {"write_concurrency_slots"}) - {"insert_tasks"})
