@@ -64,11 +64,14 @@ class Bench:
     progress: Callable[[str], None]
 
     async def block(self, measures: Mapping[str, Callable[[], Awaitable[T]]]) -> Block[T]:
-        """Measures in turn. A block whose baseline wanders is repeated, at most twice; the steadiest is kept."""
+        """Measures in turn. A block whose baseline wanders is repeated, at most twice; the steadiest is kept.
+
+        A trial at a smaller scale is not repeated: nothing is concluded from it.
+        """
         blocks = []
         for repeat in range(1 + _MOST_REPEATS):
             blocks.append(await self._once(measures, repeat))
-            if not wanders(blocks[-1].baselines):
+            if not wanders(blocks[-1].baselines) or self.sizes.scale < 1:
                 break
             self.progress(f"the baseline wanders by {spread(blocks[-1].baselines):.0%}")
         steadiest = min(blocks, key=lambda block: spread(block.baselines))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from bench.blocks import Bench
-from bench.cases import capacity, latency
+from bench.cases import capacity, latency, peers
 from bench.figures import Figure
 
 
@@ -27,4 +28,7 @@ CASES = {
     "jobs": Case(capacity.jobs, ("jobs",)),
     "idle": Case(latency.idle, ("called_p50", "called_p99", "completed_p50", "completed_p99")),
     "loaded": Case(latency.loaded, ("thousand_p50", "thousand_p99", "half_p99", "middle_cpu")),
+    "dbos": Case(partial(peers.beside, peers.DBOS), ("dbos",)),
+    "procrastinate": Case(partial(peers.beside, peers.PROCRASTINATE), ("procrastinate",)),
+    "pgqueuer": Case(partial(peers.beside, peers.PGQUEUER), ("pgqueuer",)),
 }
