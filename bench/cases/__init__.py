@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench.blocks import Bench
-from bench.cases import capacity, latency, peers
+from bench.cases import capacity, conditions, latency, peers
 from bench.figures import Figure
 
 
@@ -28,7 +28,11 @@ CASES = {
     "jobs": Case(capacity.jobs, ("jobs",)),
     "idle": Case(latency.idle, ("called_p50", "called_p99", "completed_p50", "completed_p99")),
     "loaded": Case(latency.loaded, ("thousand_p50", "thousand_p99", "half_p99", "middle_cpu")),
+    "slow_commits": Case(conditions.slow_commits, ("slow_commits",)),
+    "traced": Case(conditions.traced, ("traced",)),
+    "quiet_namespace": Case(conditions.quiet_namespace, ("quiet_namespace",)),
     "dbos": Case(partial(peers.beside, peers.DBOS), ("dbos",)),
     "procrastinate": Case(partial(peers.beside, peers.PROCRASTINATE), ("procrastinate",)),
     "pgqueuer": Case(partial(peers.beside, peers.PGQUEUER), ("pgqueuer",)),
+    "replicas": Case(conditions.replicas, ("replicas",), is_long=True),
 }
