@@ -21,6 +21,7 @@ from tests.api.test_jobs import (
     complete,
     fail,
 )
+from tests.api.watching import Watcher
 from tests.service import TIMEOUT, Service, serving
 
 from stepwell.v1 import jobs_pb2, runs_pb2
@@ -35,30 +36,18 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
-class Watcher:
-    """Reads a watch of jobs."""
+class JobWatcher(Watcher):
+    """A watch of jobs."""
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self.ends: list[Any] = []
-        self.cursor = ""
-
-    async def read(self) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            message = await self._call.read()
-        self.ends += message.ends
-        self.cursor = message.cursor
-
-    async def until(self, count: int) -> list[str]:
-        while len(self.ends) < count:
-            await self.read()
+    @property
+    def heard(self) -> list[str]:
         return [end.job_id for end in self.ends]
 
 
 @asynccontextmanager
-async def watching(service: Service, cursor: str = "", namespace: str = "") -> AsyncIterator[Watcher]:
+async def watching(service: Service, cursor: str = "", namespace: str = "") -> AsyncIterator[JobWatcher]:
     call = service.jobs.WatchJobs(jobs_pb2.WatchJobsRequest(cursor=cursor, namespace=namespace))
-    watcher = Watcher(call)
+    watcher = JobWatcher(call)
     await watcher.read()
     yield watcher
     call.cancel()

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import grpc.aio
 import pytest
 import pytest_asyncio
 from google.protobuf import timestamp_pb2
+from tests.api.watching import Watcher
 from tests.service import TIMEOUT, Holder, Service, refusal, serving
 
 from stepwell.v1 import namespaces_pb2, repairs_pb2, retention_pb2, runs_pb2
@@ -43,29 +43,24 @@ async def service(database_url: str) -> AsyncIterator[Service]:
         yield running
 
 
-class Watcher:
-    """A client's stream, and what it told: what happened, to which run."""
+class NewsWatcher(Watcher):
+    """A watch of all news: what happened, to which run."""
 
     def __init__(self, call: Any) -> None:
-        self.call = call
-        self.cursor = ""
+        super().__init__(call)
         self.notices: list[Any] = []
-        self.heard: list[Line] = []
+        self._heard: list[Line] = []
 
-    async def read(self) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            message = await self.call.read()
-        assert message is not grpc.aio.EOF
-        self.cursor = message.cursor
+    async def read(self) -> Any:
+        message = await super().read()
         self.notices += message.notices
-        self.heard += [(notice.news, notice.run_id) for notice in message.notices]
-        self.heard += [(ENDED, end.run_id) for end in message.ends]
+        self._heard += [(notice.news, notice.run_id) for notice in message.notices]
+        self._heard += [(ENDED, end.run_id) for end in message.ends]
+        return message
 
-    async def until(self, count: int) -> list[Line]:
-        async with asyncio.timeout(2 * TIMEOUT):
-            while len(self.heard) < count:
-                await self.read()
-        return self.heard
+    @property
+    def heard(self) -> list[Line]:
+        return self._heard
 
     def of(self, run_id: str) -> list[int]:
         return [news for news, of in self.heard if of == run_id]
@@ -74,11 +69,11 @@ class Watcher:
 @asynccontextmanager
 async def watching(
     service: Service, news: Sequence[int] = ALL, cursor: str = "", namespace: str = ""
-) -> AsyncIterator[Watcher]:
+) -> AsyncIterator[NewsWatcher]:
     """A watch that has begun."""
     request = runs_pb2.WatchRunsRequest(cursor=cursor, namespace=namespace)
     request.news.extend(news)  # type: ignore[arg-type]
-    watcher = Watcher(service.runs.WatchRuns(request))
+    watcher = NewsWatcher(service.runs.WatchRuns(request))
     await watcher.read()
     yield watcher
     watcher.call.cancel()

@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 import asyncpg
-import grpc.aio
 import pytest
 import pytest_asyncio
+from tests.api.watching import Watcher
 from tests.service import TIMEOUT, Holder, Service, refusal, serving
 
 from stepwell.v1 import namespaces_pb2, runs_pb2, types_pb2
@@ -30,33 +30,6 @@ TERMINATED, COMPLETED = types_pb2.RUN_PHASE_TERMINATED, types_pb2.RUN_PHASE_COMP
 async def service(database_url: str) -> AsyncIterator[Service]:
     async with serving(database_url) as running:
         yield running
-
-
-class Watcher:
-    """A client's stream."""
-
-    def __init__(self, call: Any) -> None:
-        self.call = call
-        self.cursor = ""
-        self.ends: list[Any] = []
-
-    async def read(self) -> Any:
-        async with asyncio.timeout(TIMEOUT):
-            message = await self.call.read()
-        assert message is not grpc.aio.EOF
-        self.cursor = message.cursor
-        self.ends += message.ends
-        return message
-
-    async def until(self, count: int) -> list[str]:
-        """Reads until so many ends were heard of."""
-        while len(self.ends) < count:
-            await self.read()
-        return self.heard
-
-    @property
-    def heard(self) -> list[str]:
-        return [end.run_id for end in self.ends]
 
 
 @asynccontextmanager

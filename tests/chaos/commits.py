@@ -88,6 +88,11 @@ async def outcome(look: asyncpg.Connection, xid: int) -> str:
     return status
 
 
+async def is_over(look: asyncpg.Connection, xid: int) -> bool:
+    """Whether a transaction was committed or aborted."""
+    return await outcome(look, xid) != "in progress"
+
+
 # The transaction of the backend that serves a port, if it is open and has written a batch.
 _WRITTEN = """
     SELECT a.backend_xid::text::bigint

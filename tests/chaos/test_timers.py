@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from tests.chaos.commits import CommitHolder, outcome, through
+from tests.chaos.commits import CommitHolder, is_over, through
 from tests.chaos.kit import Proxy, Stage, connect, free_port, until
 from tests.chaos.test_database import kill, looking, on_stage
 
@@ -72,14 +72,10 @@ async def test_the_service_killed_while_it_fires_timers(scene: Stage, between: P
         assert await seen(look) == (FIRED if reply else WAITING)
         await server.kill()
         holder.lose()
-        await until(lambda: _is_over(look, xid))
+        await until(lambda: is_over(look, xid))
         assert await seen(look) == (FIRED if reply else WAITING)
         await scene.server(port)
         await judged(store, look, await asked, reply)
-
-
-async def _is_over(look: asyncpg.Connection, xid: int) -> bool:
-    return await outcome(look, xid) != "in progress"
 
 
 @pytest.mark.parametrize("reply", [False, True], ids=["before the commit", "before its reply"])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from tests.chaos.commits import CommitHolder, outcome, through
+from tests.chaos.commits import CommitHolder, is_over, outcome, through
 from tests.chaos.kit import Proxy, Stage, connected, free_port, until
 from tests.chaos.test_database import kill, looking, on_stage
 
@@ -114,16 +114,12 @@ async def test_the_service_killed_in_mid_commit(scene: Stage, between: Proxy, re
         assert await whole(look) == ({1} if reply else set())
         await server.kill()
         holder.lose()
-        await until(lambda: _over(look, xid))
+        await until(lambda: is_over(look, xid))
         assert await whole(look) == ({1} if reply else set())
         await scene.server(port)
         bank.answers[1] = await asked
         assert [result.append_event.number for result in bank.answers[1].results] == [2] * SHARES
         await bank.all_stands(look)
-
-
-async def _over(look: asyncpg.Connection, xid: int) -> bool:
-    return await outcome(look, xid) != "in progress"
 
 
 @pytest.mark.parametrize("reply", [False, True], ids=["before the commit", "before its reply"])

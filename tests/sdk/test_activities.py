@@ -64,21 +64,21 @@ async def test_processes(service: FakeService, client: Client, working: Working)
     """Plain functions run in other processes; heartbeats and cancellation reach across."""
     options = {"workflows": [asks], "activities": [where, until_cancelled], "max_activities": 2}
     async with working(**options, executor="processes"):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await (await client.start_run(asks, "where")).result() != os.getpid()
         handle = await client.start_run(asks, "until_cancelled")
         await service.until(lambda: any(beat.details.json for beat in service.beats))
         told = {json.loads(beat.details.json)["pid"] for beat in service.beats}
         assert os.getpid() not in told
         await _cancel(service)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await handle.result() == "Cancelled"
 
 
 async def test_a_process_that_dies(service: FakeService, client: Client, working: Working) -> None:
     """Its attempt fails, and the next one finds a pool again."""
     async with working(workflows=[asks], activities=[dies_once], max_activities=2, executor="processes"):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await (await client.start_run(asks, "dies once")).result() == 2
 
 

@@ -73,7 +73,7 @@ async def branches(ctx: Context) -> list[Any]:
 
 
 async def result(handle: Any) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await handle.result()
 
 

@@ -78,7 +78,7 @@ async def started(one: Live, code: Any, *given: Any, **options: Any) -> RunHandl
 
 
 async def result(handle: Any) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await handle.result()
 
 

@@ -49,7 +49,7 @@ async def double(number: int) -> int:
 
 
 async def result(handle: RunHandle[Any]) -> Any:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return await handle.result()
 
 

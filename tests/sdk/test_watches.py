@@ -13,7 +13,7 @@ from stepwell import Client, RunHandle
 from stepwell.sync import Client as SyncClient
 from stepwell.v1 import runs_pb2, types_pb2
 
-TIMEOUT = 30
+TIMEOUT = 60
 LIFE = ["STARTED", "PAUSED", "RESUMED", "TERMINATED"]
 
 
