@@ -135,6 +135,8 @@ class Settings(BaseSettings):
     resident_advance_seconds: Seconds = 1.0
     """A resident run that can go on and finds no slot for so long is evicted."""
 
+    calls_at_once: Count = 10_000
+    """Unary calls that may be under way; more are refused."""
     committer_queue_commands: Count = 20_000
     """Commands that may wait for one committer; more are refused."""
     committer_queue_bytes: Count = 64 * 1024 * 1024

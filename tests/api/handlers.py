@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 from google.rpc import status_pb2
 
+from stepwell_server.api.interceptors.admission import Admission
 from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.errors import DETAILS_KEY, Errors
 from stepwell_server.api.interceptors.tracing import Tracing
@@ -72,8 +73,9 @@ class Handlers:
 
 
 @asynccontextmanager
-async def serving(act: Fail, maximum: float = 60.0) -> AsyncIterator[Any]:
-    server = grpc.aio.server(handlers=(Handlers(act).methods(Tracing(), Errors(), Deadlines(maximum)),))
+async def serving(act: Fail, maximum: float = 60.0, at_once: int = 100) -> AsyncIterator[Any]:
+    around = (Tracing(), Errors(), Admission(at_once), Deadlines(maximum))
+    server = grpc.aio.server(handlers=(Handlers(act).methods(*around),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

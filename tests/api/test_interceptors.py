@@ -16,6 +16,7 @@ from stepwell_server.api.interceptors import errors as errors_module
 from stepwell_server.api.interceptors.deadlines import remaining, wait_seconds
 from stepwell_server.api.interceptors.errors import as_refusal, to_status
 from stepwell_server.errors import DatabaseUnavailable, InvalidFields, QueueFull, RunNotFound
+from stepwell_server.store.database import NoConnectionFree
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -146,6 +147,7 @@ class _WrappedError(Exception):
         (_WrappedError(_DriverError("40P01")), "DATABASE_CONTENDED"),
         (_DriverError("57014"), "CALL_TIMED_OUT"),
         (TimeoutError(), "CALL_TIMED_OUT"),
+        (NoConnectionFree(), "QUEUE_FULL"),
         (_DriverError("23505"), "INTERNAL_ERROR"),
         (KeyError("x"), "INTERNAL_ERROR"),
         (DatabaseUnavailable(), "DATABASE_UNAVAILABLE"),
@@ -173,6 +175,34 @@ async def test_a_call_has_an_end() -> None:
     assert unpacked(details(error), error_details_pb2.ErrorInfo)[0].reason == "CALL_TIMED_OUT"
     # On its way a deadline is rounded up.
     assert 0 < seen[1] < seen[0] < 0.2
+
+
+async def test_no_more_calls_than_may_be_are_under_way() -> None:
+    """One beyond is told when to come again; a stream is none of them; who is done or gone makes room."""
+    entered, leave = asyncio.Event(), asyncio.Event()
+    inside = 0
+
+    async def act(context: Any) -> bytes:
+        nonlocal inside
+        inside += 1
+        if inside == 2:
+            entered.set()
+        await leave.wait()
+        return b"done"
+
+    async with serving(act, at_once=2) as channel:
+        first, second = asyncio.ensure_future(call(channel)), asyncio.ensure_future(call(channel))
+        await asyncio.wait_for(entered.wait(), 60)
+        error = await refused(channel)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        (info,) = unpacked(details(error), error_details_pb2.ErrorInfo)
+        assert (info.reason, info.metadata) == ("QUEUE_FULL", {"queue": "calls"})
+        assert unpacked(details(error), error_details_pb2.RetryInfo)
+        leave.set()
+        assert await call(channel, "StreamStream") == [b"first"]
+        assert await first == await second == [b"done"]
+        for _ in range(3):
+            assert await call(channel) == [b"done"]
 
 
 def test_a_wait_ends_before_its_caller_gives_up() -> None:

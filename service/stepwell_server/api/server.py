@@ -20,6 +20,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 
+from stepwell_server.api.interceptors.admission import Admission
 from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.errors import Errors
 from stepwell_server.api.interceptors.tracing import Tracing
@@ -94,9 +95,10 @@ def build_server(
 ) -> Server:
     """Makes a server for the servicers, each derived from the generated class of its service.
 
-    The interceptors given come after those for spans, errors and deadlines, nearer to the handlers.
+    The interceptors given come after those for spans, errors, admission and deadlines, nearer to the handlers.
     """
-    return Server(servicers, (Tracing(), Errors(), Deadlines(), *interceptors), settings)
+    inner = (Tracing(), Errors(), Admission(settings.calls_at_once), Deadlines(), *interceptors)
+    return Server(servicers, inner, settings)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -107,6 +109,10 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
         ("grpc.max_concurrent_streams", _STREAMS_OF_A_CONNECTION),
+        # What comes faster than it is taken in: beyond 1,000 gRPC would drop it at random, as CANCELLED. Here it is
+        # taken in and refused with a reason.
+        ("grpc.server.max_pending_requests", _STREAMS_OF_A_CONNECTION),
+        ("grpc.server.max_pending_requests_hard_limit", 10 * _STREAMS_OF_A_CONNECTION),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -13,8 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from stepwell_server.store.claim_floors import Floors
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from stepwell_server.store.statements import Statement
 
 Row = asyncpg.Record
+# What the pool raises when all its connections stay in use.
+NoConnectionFree = exc.TimeoutError
 
 
 class Conflict(Exception):  # noqa: N818 - said of a batch, in one word
@@ -206,11 +207,11 @@ def in_our_words() -> Iterator[None]:
     """What goes wrong in the pool, in the words of this module; for who has no interceptor to tell it."""
     try:
         yield
-    except DBAPIError as error:
+    except exc.DBAPIError as error:
         cause = getattr(error.orig, "__cause__", None)
         told = translated(cause if isinstance(cause, Exception) else error)
         raise (Lost(str(told)) if error.connection_invalidated else told) from error
-    except OSError as error:
+    except (OSError, NoConnectionFree) as error:
         raise Lost(str(error)) from error
 
 

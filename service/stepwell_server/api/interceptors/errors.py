@@ -25,9 +25,11 @@ from stepwell_server.errors import (
     DatabaseUnavailable,
     InternalError,
     MethodUnimplemented,
+    QueueFull,
 )
 from stepwell_server.ids import uuid7
 from stepwell_server.refusals import InvalidArgument, Refusal
+from stepwell_server.store.database import NoConnectionFree
 
 DOMAIN = "stepwell.dev"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -86,6 +88,8 @@ def as_refusal(error: Exception, method: str = "") -> Refusal:
     if isinstance(error, NotImplementedError):
         # Raised by the generated base of a servicer, for a method that it does not have.
         return MethodUnimplemented(method=method)
+    if isinstance(error, NoConnectionFree):
+        return QueueFull(queue="database")
     states = _sql_states(error)
     if isinstance(error, TimeoutError) or _STATEMENT_TIMEOUT in states:
         return CallTimedOut()
