@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 from tests.loops.rig import rig_settings
 
+from stepwell_server.store import hints as hints_module
 from stepwell_server.store.database import Database
 from stepwell_server.store.hints import Hints
 
@@ -32,6 +33,10 @@ async def replicas(url: str, *schemas: str) -> AsyncIterator[tuple[Database, lis
         made.append((hints, Ear(hints)))
         hints.start()
         await hints.wait_listening()
+    for (hints, _), schema in zip(made, schemas, strict=True):
+        if schemas.count(schema) > 1:
+            async with asyncio.timeout(60):
+                await hints.wait_company()
     try:
         yield database, made
     finally:
@@ -49,6 +54,29 @@ async def test_hints_reach_the_other_replica(database_url: str) -> None:
         assert here.heard.empty()
         assert there.heard.empty()
         assert far.heard.empty()
+
+
+async def test_who_is_alone_sends_none(database_url: str) -> None:
+    """Each would be a commit. A sign goes out when one begins to listen, which the other answers."""
+    async with replicas(database_url, "s") as (_, ((one, here),)):
+        for number in range(10):
+            one.publish("task", number)
+        assert not one._waiting
+        async with replicas(database_url, "s") as (_, ((two, _),)), asyncio.timeout(60):
+            await asyncio.gather(one.wait_company(), two.wait_company())
+            two.publish("hello")
+            assert await here.next() == ("hello", None)
+
+
+async def test_who_is_silent_for_long_is_gone(database_url: str) -> None:
+    async with replicas(database_url, "s", "s") as (_, ((one, here), (two, _))):
+        for _ in range(hints_module._SILENT_PROBES):
+            one._probed()
+        two.publish("still here")
+        assert await here.next() == ("still here", None)
+        for _ in range(hints_module._SILENT_PROBES + 1):
+            one._probed()
+        assert not one._company.is_set()
 
 
 async def test_hints_gather(database_url: str) -> None:

@@ -26,8 +26,8 @@ async def one(database_url: str) -> AsyncIterator[Replica]:
 @pytest_asyncio.fixture
 async def two(database_url: str) -> AsyncIterator[tuple[Replica, Replica]]:
     async with replica(database_url) as first, replica(database_url) as second:
-        await first.service.hints.wait_listening()
-        await second.service.hints.wait_listening()
+        await first.service.hints.wait_company()
+        await second.service.hints.wait_company()
         yield first, second
 
 

@@ -89,8 +89,8 @@ async def test_a_task_of_one_replica_wakes_a_worker_of_the_other(database_url: s
     """By a hint, since the poll is far away."""
     far = {"dispatch_poll_seconds": 60.0}
     async with replica(database_url, **far) as first, replica(database_url, **far) as second:
-        await first.service.hints.wait_listening()
-        await second.service.hints.wait_listening()
+        await first.service.hints.wait_company()
+        await second.service.hints.wait_company()
         async with wire(second, capacity=capacity(runs=1)) as stream:
             await stream.settled()
             began = time.monotonic()
@@ -125,8 +125,8 @@ async def test_a_session_goes_on_at_the_other_replica(two: Two) -> None:
 async def test_the_replica_that_a_worker_left_takes_nothing_from_it(database_url: str) -> None:
     """An acknowledgement lost with the stream: the old replica must not return what the new one was told of."""
     async with replica(database_url, ack_seconds=1.0) as first, replica(database_url, ack_seconds=1.0) as second:
-        await first.service.hints.wait_listening()
-        await second.service.hints.wait_listening()
+        await first.service.hints.wait_company()
+        await second.service.hints.wait_company()
         run_id = await scheduled(first)
         async with wire(first, capacity=capacity(activities=1)) as stream:
             task = await stream.task(ACTIVITY, ack=False)

@@ -31,7 +31,7 @@ async def test_a_completion_is_pushed_to_another_replica_s_worker(database_url: 
     """Who holds the run hears at once, and by nobody's looking."""
     async with replica(database_url, **UNASKED) as first, replica(database_url, **UNASKED) as second:
         for each in (first, second):
-            await each.service.hints.wait_listening()
+            await each.service.hints.wait_company()
         await first.start()
         async with wire(first, capacity=capacity(runs=1)) as stream:
             code = Code(stream, await stream.task(RUN))

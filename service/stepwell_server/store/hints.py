@@ -2,6 +2,9 @@
 
 NOTIFY takes a lock that lets one commit at a time through, so no writing transaction carries one: a replica's hints
 gather and go out together, on a connection of their own. A replica does not hear its own.
+
+Each NOTIFY is a commit that is flushed to disk. So a replica that has not heard of another for a while sends none, but
+a sign of its own now and then, which an other answers at once.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ HINTS = load("hints")
 
 _PAUSE_SECONDS = 0.005
 _PROBE_SECONDS = 5.0
+_SILENT_PROBES = 6
 # Postgres takes less than 8,000 bytes.
 _MOST_BYTES = 7_000
 _MOST_WAITING = 5_000
@@ -35,7 +39,7 @@ _log = structlog.get_logger("stepwell.hints")
 
 
 class Message(msgspec.Struct, array_like=True):
-    """What one NOTIFY carries."""
+    """What one NOTIFY carries; without hints it is a sign that its sender is there."""
 
     sender: str
     hints: list[tuple[str, object]]
@@ -58,10 +62,14 @@ class Hints:
         self._has_some = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._listening = asyncio.Event()
+        self._company = asyncio.Event()
+        self._silence = 0  # in probes
         self.backend = 0
 
     def publish(self, kind: str, data: object = None) -> None:
-        """Tells the other replicas, soon. Never waits; what is too much or too long is left out."""
+        """Tells the other replicas, soon, if there are any. Never waits; what is too much or too long is left out."""
+        if not self._company.is_set():
+            return
         packed = _encode(data)
         if len(packed) + len(kind) < _MOST_BYTES and len(self._waiting) < _MOST_WAITING:
             self._waiting[kind, packed] = data
@@ -88,6 +96,10 @@ class Hints:
     async def wait_listening(self) -> None:
         """Returns while hints are heard."""
         await self._listening.wait()
+
+    async def wait_company(self) -> None:
+        """Returns while another replica is known to listen."""
+        await self._company.wait()
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -143,12 +155,22 @@ class Hints:
         await raw.add_listener(self._channel, self._heard)
         self.backend = raw.get_server_pid()
         self._listening.set()
+        # A message without hints, should there be none.
+        self._has_some.set()
         while not lost.is_set():
             try:
                 async with asyncio.timeout(_PROBE_SECONDS):
                     await lost.wait()
             except TimeoutError:
                 await raw.execute("SELECT 1", timeout=_PROBE_SECONDS)
+                self._probed()
+
+    def _probed(self) -> None:
+        """Gives a sign, and notes when none has come for long."""
+        self._has_some.set()
+        self._silence += 1
+        if self._silence > _SILENT_PROBES:
+            self._company.clear()
 
     def _heard(self, _connection: object, _backend: int, _channel: str, payload: object) -> None:
         try:
@@ -157,6 +179,10 @@ class Hints:
             return
         if message.sender == self._sender:
             return
+        self._silence = 0
+        if not self._company.is_set():
+            self._company.set()
+            self._has_some.set()
         for kind, data in message.hints:
             for callback in self._callbacks:
                 try:
