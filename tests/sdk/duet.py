@@ -22,7 +22,7 @@ from stepwell.definitions import NO_DEFAULTS, Definition
 from stepwell.v1 import types_pb2, workers_pb2
 from stepwell_server import settings
 from stepwell_server.api.fields import Fields
-from stepwell_server.api.reports import ReportReader
+from stepwell_server.api.reports import ReportReader, task_key
 from stepwell_server.api.tasks import ended_to_proto
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
 from stepwell_server.engine.grants import ReturnTask
@@ -140,7 +140,7 @@ class Duet:
         sent = workers_pb2.Report.FromString(
             workers_pb2.Report(ref=self.run.task.ref, progress=progress).SerializeToString()
         )
-        order = self.reader.read(sent, "", resident=True)
+        order = self.reader.read(sent, task_key(sent.ref, ""), "", resident=True)
         assert isinstance(order, ProgressRun)
         answer = self.do(order)
         assert isinstance(answer, ProgressAnswer)

@@ -88,6 +88,7 @@ async def test_a_cancelled_step_that_was_not_sent_yet_is_withdrawn(
             await may_read.wait()
         return await read(grants)
 
+    monkeypatch.setattr(reader, "at_hand", lambda _: None)
     monkeypatch.setattr(reader, "assignments", slow)
     async with (
         wire(one, "runs", task_queues=["runs"], capacity=capacity(runs=1)) as runs,

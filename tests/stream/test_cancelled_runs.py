@@ -100,6 +100,7 @@ async def test_what_was_not_sent_yet_is_withdrawn_and_ends(one: Replica, monkeyp
             await may_read.wait()
         return await read(grants)
 
+    monkeypatch.setattr(reader, "at_hand", lambda _: None)
     monkeypatch.setattr(reader, "assignments", slow)
     async with (
         wire(one, "runs", task_queues=["runs"], capacity=capacity(runs=1)) as runs,

@@ -240,6 +240,7 @@ async def test_a_job_that_was_not_sent_yet_is_withdrawn_and_over(one: Replica, m
         await go_on.wait()
         return await read(*arguments)
 
+    monkeypatch.setattr(one.service.dispatcher.reader, "at_hand", lambda _: None)
     monkeypatch.setattr(one.service.dispatcher.reader, "assignments", slow)
     async with wire(one, capacity=capacity(activities=1)) as stream:
         job_id = await one.start_job()
@@ -294,7 +295,8 @@ async def test_a_cancellation_while_the_stream_was_away_is_told_after_it_resumed
 
 async def test_claimers_of_two_replicas_never_share_a_job(database_url: str) -> None:
     """Sixteen workers take from a backlog of two hundred: each is given out once."""
-    async with replica(database_url, committers=2) as first, replica(database_url) as second:
+    lasting = {"session_seconds": 90.0}
+    async with replica(database_url, committers=2, **lasting) as first, replica(database_url, **lasting) as second:
         requests = [jobs_pb2.StartJobRequest(type="act", task_queue="q") for _ in range(200)]
         batch = jobs_pb2.BatchStartJobsRequest(requests=requests)
         started = [each.started.job_id for each in (await first.jobs.BatchStartJobs(batch)).results]

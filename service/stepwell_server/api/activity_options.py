@@ -5,7 +5,7 @@ Retry policies are those of runs, too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stepwell.v1 import types_pb2
 from stepwell_server.api import fields as checks
@@ -14,6 +14,8 @@ from stepwell_server.errors import InvalidField
 from stepwell_server.model.steps import NO_TIMEOUTS, RetryPolicy, Timeouts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stepwell.v1 import jobs_pb2, runs_pb2, workers_pb2
     from stepwell_server.api.fields import Fields
 
@@ -24,16 +26,20 @@ _MOST_ATTEMPTS = 1_000_000
 _HIGHEST_PRIORITY = 9
 _MOST_COEFFICIENT = 1_000.0
 _DEFAULT_INTERVALS = 100
+_TIMEOUTS = (
+    "schedule_to_start_timeout",
+    "schedule_to_close_timeout",
+    "start_to_close_timeout",
+    "heartbeat_timeout",
+)
 
 
 def timeouts_from_proto(told: Told, at: str) -> Timeouts | None:
     """The four timeouts; None if none is set."""
-    limits = Timeouts(
-        checks.seconds(told, "schedule_to_start_timeout", at),
-        checks.seconds(told, "schedule_to_close_timeout", at),
-        checks.seconds(told, "start_to_close_timeout", at),
-        checks.seconds(told, "heartbeat_timeout", at),
-    )
+    has: Callable[[Any], bool] = told.HasField
+    if not any(map(has, _TIMEOUTS)):
+        return None
+    limits = Timeouts(*(checks.seconds(told, field, at) for field in _TIMEOUTS))
     return limits if limits != NO_TIMEOUTS else None
 
 

@@ -1,12 +1,14 @@
-"""Payloads and failures between the wire and the model. Only their size and their marks are looked at."""
+"""Payloads, failures and times between the wire and the model. Only their size and their marks are looked at."""
 
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 
 import msgspec
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Value
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell.v1 import types_pb2
 from stepwell_server.api.fields import Fields, seconds
@@ -21,6 +23,8 @@ _TYPE_CHARACTERS = 255
 # Beyond it a double no longer holds every integer.
 _EXACT = 2**53
 _NANOS = 1_000_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY = 86_400
 
 
 def payload_from_proto(message: types_pb2.Payload, fields: Fields, field: str, at: str = "") -> Payload:
@@ -52,11 +56,21 @@ def payload_to_proto(payload: Payload | None) -> types_pb2.Payload | None:
     """Renders a payload; the null value as one without a body."""
     if payload is None:
         return None
+    message = types_pb2.Payload()
+    fill_payload(message, payload)
+    return message
+
+
+def fill_payload(message: types_pb2.Payload, payload: Payload) -> None:
+    """The same where the message stands already: what is given to a larger one is copied."""
     if payload.kind == JSON:
-        return types_pb2.Payload(json=payload.body.decode(), metadata=payload.metadata)
-    if payload.kind == DATA:
-        return types_pb2.Payload(data=payload.body, metadata=payload.metadata)
-    return types_pb2.Payload(metadata=payload.metadata)
+        message.json = payload.body.decode()
+    elif payload.kind == DATA:
+        message.data = payload.body
+    else:
+        message.SetInParent()
+    if payload.metadata:
+        message.metadata.update(payload.metadata)
 
 
 def failure_from_proto(message: types_pb2.Failure, fields: Fields, field: str, at: str = "") -> Failure:
@@ -86,6 +100,13 @@ def failure_to_proto(failure: Failure | None) -> types_pb2.Failure | None:
         next_retry_delay=duration_to_proto(failure.next_retry_seconds),
         timeout_kind=types_pb2.TimeoutKind.ValueType(failure.timeout_kind),
     )
+
+
+def fill_time(message: Timestamp, time: datetime) -> None:
+    """Renders a time where its message stands already; `FromDatetime` costs several times as much."""
+    since = time - _EPOCH
+    message.seconds = since.days * _DAY + since.seconds
+    message.nanos = since.microseconds * 1_000
 
 
 def duration_to_proto(value: float | None) -> Duration | None:

@@ -163,9 +163,9 @@ class ReportReader:
         self._build_id = build_id
         self._fields = fields
 
-    def read(self, report: workers_pb2.Report, at: str, *, resident: bool) -> Report:
-        """A report as a command. `resident`: the worker may keep the run while it waits."""
-        run_key, ordinal = task_key(report.ref, at)
+    def read(self, report: workers_pb2.Report, key: TaskKey, at: str, *, resident: bool) -> Report:
+        """A report about a task as a command. `resident`: the worker may keep the run while it waits."""
+        run_key, ordinal = key
         ref = ref_to(run_key, ordinal, self._namespace_id, self._namespace)
         token, session_id = report.ref.token, self._session_id
         outcome = report.WhichOneof("outcome")
@@ -199,18 +199,16 @@ class ReportReader:
             token=token,
             scopes=[self._scope(each, f"{at}scopes[{place}].") for place, each in enumerate(progress.scopes)],
             steps=[self._step(each, f"{at}steps[{place}].") for place, each in enumerate(steps)],
-            cancels=_ordinals(progress.cancel_ordinals, "cancel_ordinals", at),
-            stops=_ordinals(progress.stop_ordinals, "stop_ordinals", at),
+            # What is seldom there is looked for first: to read an empty list costs several times as much.
+            cancels=_ordinals(each, "cancel_ordinals", at) if (each := progress.cancel_ordinals) else [],
+            stops=_ordinals(each, "stop_ordinals", at) if (each := progress.stop_ordinals) else [],
             waiting=progress.waiting,
             end=self._end(progress, at),
             resident=resident,
             calls=self._calls(progress, at),
             build_id=self._build_id,
             published=self._published(progress, at) if progress.published else {},
-            rejections=[
-                self._rejection(each, f"{at}rejections[{place}].")
-                for place, each in enumerate(self._fields.items(progress.rejections, "rejections", at))
-            ],
+            rejections=self._rejections(progress, at) if progress.rejections else [],
         )
 
     def _calls(self, progress: workers_pb2.Progress, at: str) -> int | None:
@@ -226,6 +224,10 @@ class ReportReader:
                 problem = f"has {len(payload.body)} bytes, and a published value at most {_PUBLISHED_BYTES}"
                 raise InvalidField(field=at + field, problem=problem)
         return values
+
+    def _rejections(self, progress: workers_pb2.Progress, at: str) -> list[Rejection]:
+        rejections = self._fields.items(progress.rejections, "rejections", at)
+        return [self._rejection(each, f"{at}rejections[{place}].") for place, each in enumerate(rejections)]
 
     def _rejection(self, rejection: workers_pb2.UpdateRejection, at: str) -> Rejection:
         update_id = self._fields.name(rejection.update_id, "update_id", at)

@@ -13,7 +13,7 @@ from stepwell_server.api.activity_options import retry_to_proto
 from stepwell_server.api.concurrency_values import concurrency_to_proto
 from stepwell_server.api.differences import difference_to_proto
 from stepwell_server.api.fields import optional_uuid
-from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_to_proto
+from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, fill_time, payload_to_proto
 from stepwell_server.api.run_data import data_to_proto
 from stepwell_server.api.search_attributes import attributes_to_proto
 from stepwell_server.api.task_waits import task_wait_to_proto
@@ -91,7 +91,7 @@ def time_to_proto(time: datetime | None) -> Timestamp | None:
     if time is None:
         return None
     stamp = Timestamp()
-    stamp.FromDatetime(time)
+    fill_time(stamp, time)
     return stamp
 
 

@@ -105,8 +105,9 @@ class Stream:
             hear(session.session_id, session.hello.worker_id)
         for place, report in enumerate(self._fields.items(request.reports, "reports")):
             self._report(report, f"reports[{place}].")
-        for place, answer in enumerate(self._fields.items(request.answers, "answers")):
-            self._answer_query(answer, f"answers[{place}].")
+        if request.answers:
+            for place, answer in enumerate(self._fields.items(request.answers, "answers")):
+                self._answer_query(answer, f"answers[{place}].")
         if request.ping:
             session.outbox.pong(request.ping)
         if request.drain and not session.draining:
@@ -131,7 +132,7 @@ class Stream:
                 session.run_on(key, token)
             told = held.advances if held is not None else 0
             resident = report.progress.waiting and session.may_keep(key, token)
-            order = self._reports.read(report, at, resident=resident)
+            order = self._reports.read(report, key, at, resident=resident)
             details = self._details.get((key, token))
             if details is not None and isinstance(order, FailActivity | ReturnTask):
                 future: asyncio.Future[object] = asyncio.ensure_future(self._behind(details, order, report.ByteSize()))

@@ -226,7 +226,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
 
     async def _report(self, report: workers_pb2.Report, at: str, reader: ReportReader) -> ReportAnswer:
         try:
-            order = reader.read(report, at, resident=False)
+            order = reader.read(report, task_key(report.ref, at), at, resident=False)
             answer = await self._dispatcher.committers.submit(order, report.ByteSize())
         except Exception as error:  # noqa: BLE001 - each report has an answer of its own
             return ReportAnswer(report.correlation, refusal=as_refusal(error, "ReportTasks"))

@@ -10,8 +10,9 @@ from stepwell_server import errors, telemetry
 from stepwell_server.dispatch.messages import MOST_BYTES, Assign, RecordedStep
 from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure, Payload
+from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.steps import ClosedStep, EndedStep, Kind, Step, result_event
-from stepwell_server.model.tasks import AnyGrant, Grant
+from stepwell_server.model.tasks import AnyGrant, Grant, JobGrant
 from stepwell_server.store import batch_reads, job_batches, recall
 from stepwell_server.store.database import Conflict, Lost
 
@@ -31,6 +32,10 @@ class Reader:
         self._database = database
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
+
+    def at_hand(self, grants: Sequence[AnyGrant]) -> list[Assign] | None:
+        """The same as `assignments`, if nothing needs to be read for it; else None."""
+        return None if any(map(_needs_reading, grants)) else [_assign(grant, {}, {}, {}) for grant in grants]
 
     async def assignments(self, grants: Sequence[AnyGrant]) -> list[Assign]:
         """The grants with all that their worker needs."""
@@ -156,6 +161,21 @@ def _recorded(step: Step | ClosedStep, payloads: dict[tuple[int, int], tuple[Pay
     payload, attributes = payloads.get((step.run_key, result_event(step)), (NULL, Attributes()))
     failure: Failure | None = None if step.kind == Kind.WAIT else attributes.failure
     return RecordedStep(step, payload, failure)
+
+
+def _needs_reading(grant: AnyGrant) -> bool:
+    if grant.payload is None:
+        return True
+    if isinstance(grant, JobGrant) or grant.step is not None:
+        return grant.token > 1
+    return not grant.fresh or was_called(grant)
+
+
+def was_called(grant: AnyGrant) -> bool:
+    """Whether updates may have been left for a run that is to be advanced."""
+    if not isinstance(grant, Grant) or grant.step is not None:
+        return False
+    return grant.run.details is not None and unpack_details(grant.run.details).called
 
 
 def _input(grant: AnyGrant, inputs: Inputs) -> Payload:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from msgspec.structs import replace
 
+from stepwell_server.dispatch.assignments import was_called
 from stepwell_server.dispatch.messages import AdvanceRun, Question
 from stepwell_server.model.run_calls import CallAnswer, CallKind, Rejection, RunCall
-from stepwell_server.model.runs import unpack_details
-from stepwell_server.model.tasks import Grant
 from stepwell_server.store import run_calls
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.pushes import Pushes
     from stepwell_server.dispatch.registry import Registry
     from stepwell_server.dispatch.sessions import WorkerSession
-    from stepwell_server.model.tasks import AnyGrant
     from stepwell_server.store.database import Database
     from stepwell_server.store.run_calls import CalledRun
 
@@ -118,7 +116,7 @@ class Deliveries:
 
     async def with_updates(self, assigns: list[Assign]) -> list[Assign]:
         """Assignments with the updates that were left for their runs."""
-        called = [assign.key[0] for assign in assigns if _was_called(assign.grant)]
+        called = [assign.key[0] for assign in assigns if was_called(assign.grant)]
         if not called:
             return assigns
         try:
@@ -126,7 +124,7 @@ class Deliveries:
         except Exception as error:  # noqa: BLE001 - the driver's many; they are found by looking, a little later
             _log.warning("updates are told later", cause=str(error))
             return assigns
-        return [replace(each, updates=_of_run(waiting, each)) if _was_called(each.grant) else each for each in assigns]
+        return [replace(each, updates=_of_run(waiting, each)) if was_called(each.grant) else each for each in assigns]
 
     def assigned(self, session: WorkerSession, assign: Assign) -> None:
         """A run went out to a worker, with its updates."""
@@ -173,12 +171,6 @@ class Deliveries:
         """Lets those look who wait for answers of a run, here and elsewhere."""
         self._waits.stir(run_key)
         self._pushes.hint("answered", run_key)
-
-
-def _was_called(grant: AnyGrant) -> bool:
-    if not isinstance(grant, Grant) or grant.step is not None:
-        return False
-    return grant.run.details is not None and unpack_details(grant.run.details).called
 
 
 def _of_run(waiting: list[RunCall], assign: Assign) -> list[RunCall]:

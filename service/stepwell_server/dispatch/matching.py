@@ -174,7 +174,8 @@ class Matcher:
         quiet_until = time.monotonic() + self._poll_seconds
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), min(quiet_until - time.monotonic(), self._rest_seconds()))
+                async with asyncio.timeout(min(quiet_until - time.monotonic(), self._rest_seconds())):
+                    await self._wake.wait()
             # A queue that has rested is no reason to put off the look at what no hint told of.
             is_quiet = not self._wake.is_set() and time.monotonic() >= quiet_until
             if is_quiet:

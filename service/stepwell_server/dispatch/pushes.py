@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.background import Background
     from stepwell_server.dispatch.deliveries import Deliveries
     from stepwell_server.dispatch.matching import Matcher
+    from stepwell_server.dispatch.messages import Assign
     from stepwell_server.dispatch.registry import Registry
     from stepwell_server.engine.change import Change
     from stepwell_server.settings import Settings
@@ -90,13 +91,15 @@ class Pushes:
                 held.told_event = grant.run.last_event
             session.take(key, held)
             pushed.append(grant)
-        if pushed:
+        if pushed and (assigns := self._reader.at_hand(pushed)) is not None:
+            self._send(session, assigns)
+        elif pushed:
             self._background.spawn(self._assign(session, pushed))
         self._serve(session)
 
     async def _assign(self, session: WorkerSession, grants: Sequence[AnyGrant]) -> None:
         """Reads what the tasks need, and pushes them; while the database is away, tries on as long as they are held."""
-        while grants := [grant for grant in grants if _holding(session, grant)]:
+        while grants := [grant for grant in grants if session.holds(grant.key, grant.token)]:
             try:
                 assigns = await self._reader.assignments(grants)
                 if self.deliveries is not None:
@@ -112,16 +115,20 @@ class Pushes:
                         _log.warning("task goes back", worker=session.hello.worker_id)
                     self._take_back(session, grant.key, "assignment failed")
                 return
-            for assign in assigns:
-                held = session.holds(assign.key, assign.token)
-                if held is not None:
-                    session.assigned(held)
-                    session.outbox.assign(assign)
-                    if self.deliveries is not None and assign.grant.activity is None:
-                        self.deliveries.assigned(session, assign)
-                    for advance in session.early.pop(assign.key, []):
-                        session.outbox.advance(advance)
+            self._send(session, assigns)
             return
+
+    def _send(self, session: WorkerSession, assigns: Sequence[Assign]) -> None:
+        """Pushes those tasks that are still held, and what was to be told of them meanwhile."""
+        for assign in assigns:
+            held = session.holds(assign.key, assign.token)
+            if held is not None:
+                session.assigned(held)
+                session.outbox.assign(assign)
+                if self.deliveries is not None and assign.grant.activity is None:
+                    self.deliveries.assigned(session, assign)
+                for advance in session.early.pop(assign.key, ()):
+                    session.outbox.advance(advance)
 
     def _take_back(self, session: WorkerSession, key: TaskKey, reason: str) -> None:
         held = session.held.get(key)
@@ -290,10 +297,6 @@ class Pushes:
             for part in slices(ended) if ended or is_cancelled else ():
                 self._push(session, (run_key, 0), held, AdvanceRun(run_key, held.token, part, is_cancelled, reason))
         held.told_event = max(held.told_event, run.last_event)
-
-
-def _holding(session: WorkerSession, grant: AnyGrant) -> bool:
-    return session.holds(grant.key, grant.token) is not None
 
 
 def _plain(notice: TaskNotice) -> list[object]:

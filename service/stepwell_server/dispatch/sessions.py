@@ -26,12 +26,22 @@ TaskKey = tuple[int, int]  # the run's or job's key and the step's ordinal, 0 fo
 Slot = tuple[int, str]  # kind and queue; queue "" stands for all queues together
 
 
+class Room(msgspec.Struct, gc=False):
+    """Capacity of one kind and queue, in absolute numbers."""
+
+    most: int
+    most_resident: int
+    outstanding: int = 0
+    resident: int = 0
+
+
 class Held(msgspec.Struct, gc=False):
     """A task that the session holds."""
 
     token: int
     kind: int
     queue: str
+    room: Room | None = None  # where it is counted
     assigned_at: float = 0.0
     assigned: bool = False
     acknowledged: bool = False
@@ -43,15 +53,6 @@ class Held(msgspec.Struct, gc=False):
     missed: bool = False  # and more was missed meanwhile
     is_to_stop: bool = False  # it was asked to stop before this stream took it over
     cancelled: bool = False  # its worker was told to stop
-
-
-class Room(msgspec.Struct, gc=False):
-    """Capacity of one kind and queue, in absolute numbers."""
-
-    most: int
-    most_resident: int
-    outstanding: int = 0
-    resident: int = 0
 
 
 class WorkerSession:
@@ -120,6 +121,7 @@ class WorkerSession:
         for (kind, queue), count in self.reserved.items():
             self.room(kind, queue).outstanding += count
         for held in self.held.values():
+            held.room = self.room(held.kind, held.queue)
             self._count(held, 1)
 
     def occupy(self, kind: int, queue: str, count: int = 1) -> None:
@@ -133,7 +135,7 @@ class WorkerSession:
         self.room(kind, queue).outstanding -= count
 
     def _count(self, held: Held, by: int) -> None:
-        room = self.room(held.kind, held.queue)
+        room = held.room or self.room(held.kind, held.queue)
         if held.waiting:
             room.resident += by
         else:
@@ -145,8 +147,10 @@ class WorkerSession:
 
     def take(self, key: TaskKey, held: Held) -> None:
         """Holds a task; whatever was held of it before is gone."""
-        self.drop(key)
+        if key in self.held:
+            self.drop(key)
         self.held[key] = held
+        held.room = self.room(held.kind, held.queue)
         self.unassigned += not held.assigned
         self._count(held, 1)
 

@@ -130,22 +130,26 @@ def issued(token: int, grants: int) -> int:
 
 def _claimed(claim: AnyGrant | Taken, now: datetime) -> None:
     if isinstance(claim, Taken):
-        step = claim.step
-        kind = "run" if step is None else "activity" if step.kind == Kind.ACTIVITY else "step"
-        about, outcome = subject(claim.run, step, claim.number), CLAIMED
-    elif isinstance(claim, JobGrant):
-        kind, about = "job", subject_of_job(claim.job, claim.token)
-        outcome = PUSHED if claim.ready_time is None else CLAIMED
+        kind = "run" if claim.step is None else "activity" if claim.step.kind == Kind.ACTIVITY else "step"
+        origin: Run | Job = claim.run
     else:
-        kind, about = claim.kind.name.lower(), subject(claim.run, claim.step, claim.token)
-        outcome = PUSHED if claim.ready_time is None else CLAIMED
+        kind = "job" if isinstance(claim, JobGrant) else "run" if claim.step is None else "activity"
+        origin = claim.origin
+    is_pushed = claim.ready_time is None and not isinstance(claim, Taken)
     metrics.count_claim(kind)
     if claim.ready_time is not None:
         metrics.observe_wait(kind, (now - claim.ready_time).total_seconds())
-    elif outcome == PUSHED:
+    elif is_pushed:
         metrics.observe_wait(kind, 0.0)
-    if telemetry.is_recorded(about.traceparent):
-        telemetry.claim_span(about, worker=_holder(claim), outcome=outcome)
+    if telemetry.is_recorded(origin.traceparent):
+        outcome = PUSHED if is_pushed else CLAIMED
+        telemetry.claim_span(_subject_of(claim), worker=_holder(claim), outcome=outcome)
+
+
+def _subject_of(claim: AnyGrant | Taken) -> telemetry.Subject:
+    if isinstance(claim, JobGrant):
+        return subject_of_job(claim.job, claim.token)
+    return subject(claim.run, claim.step, claim.number if isinstance(claim, Taken) else claim.token)
 
 
 def _renewed(renewal: Renewal) -> None:

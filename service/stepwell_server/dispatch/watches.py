@@ -127,7 +127,8 @@ class Watches:
                 except Exception as error:  # noqa: BLE001 - the database may be away for a while
                     _log.warning("watches could not look", cause=telemetry.words_of(error))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._due.wait(), self._settings.watch_poll_seconds)
+                    async with asyncio.timeout(self._settings.watch_poll_seconds):
+                        await self._due.wait()
         finally:
             self._positions = None
 
@@ -273,7 +274,8 @@ class Watches:
                 continue
             try:
                 # A margin, so that the sign of life is there in time.
-                await asyncio.wait_for(stream.arrived.wait(), self._settings.ping_seconds * 0.75)
+                async with asyncio.timeout(self._settings.ping_seconds * 0.75):
+                    await stream.arrived.wait()
             except TimeoutError:
                 yield []
 
