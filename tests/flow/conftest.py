@@ -17,6 +17,6 @@ async def one(database_url: str) -> AsyncIterator[Live]:
 @pytest_asyncio.fixture
 async def two(database_url: str) -> AsyncIterator[tuple[Live, Live]]:
     async with live(database_url, committers=2) as first, live(database_url, committers=2) as second:
-        await first.server.service.hints.wait_listening()
-        await second.server.service.hints.wait_listening()
+        await first.server.service.hints.wait_company()
+        await second.server.service.hints.wait_company()
         yield first, second
