@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from tests.engine.memory_user_tasks import MemoryUserTasks
 
-from stepwell_server.model.concurrency import ConcurrencySlot, Line, LineView
+from stepwell_server.model.concurrency import ConcurrencySlot, Line, LineView, Strategy
 from stepwell_server.model.driven import Side, SideKey
 from stepwell_server.store.batches import Write
 
@@ -18,6 +19,7 @@ class MemorySlots:
     def __init__(self) -> None:
         self.rows: dict[int, ConcurrencySlot] = {}
         self.locked: set[Line] = set()
+        self.served: dict[Line, str] = {}
 
     async def hold(self, connection: Any, lines: Sequence[Line]) -> list[Line]:
         return [line for line in lines if line not in self.locked]
@@ -33,9 +35,17 @@ class MemorySlots:
             return None
         maximum, strategy = waiting[-1].maximum_runs, waiting[-1].strategy
         held = min(maximum, sum(row.admit_time is not None for row in rows))
+        if strategy == Strategy.ROUND_ROBIN:
+            waiting = self._in_turn(line, waiting)
         heads = [(row.run_key, row.gives_way) for row in waiting[:most]]
         older = [row.run_key for row in rows[:-maximum] if not row.gives_way][-most:]
         return LineView(line, maximum, strategy, held, heads, older)
+
+    def _in_turn(self, line: Line, waiting: list[ConcurrencySlot]) -> list[ConcurrencySlot]:
+        last, keys = self.served.get(line, ""), sorted({row.key for row in waiting})
+        turns = [key for key in keys if key > last] + [key for key in keys if key <= last]
+        rounds = zip_longest(*([row for row in waiting if row.key == key] for key in turns))
+        return [row for each in rounds for row in each if row is not None]
 
     def of(self, line: Line) -> list[ConcurrencySlot]:
         return [row for row in self.rows.values() if (row.namespace_id, row.name, row.line) == line]
@@ -49,6 +59,7 @@ class MemorySlots:
                 self.rows[run_key] = row
             elif kind is ConcurrencySlot:
                 self.rows.pop(run_key, None)
+        self.served.update(write.served)
 
 
 class MemorySides:

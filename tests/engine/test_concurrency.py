@@ -135,6 +135,21 @@ def test_who_is_asked_to_give_way_is_asked_once() -> None:
     assert slot(world, newer) == SlotState.HELD
 
 
+def test_keys_get_slots_in_turn() -> None:
+    """After the key that had the last one comes the next, within a key the oldest; who comes later has a turn, too."""
+    world = World()
+    keys = {limited(world, name, strategy=Strategy.ROUND_ROBIN): name for name in "aaacb"}
+    order: list[str] = []
+    while keys.keys() & world.store.runs.keys():
+        settle(world)
+        (key,) = (row.run_key for row in world.store.slots.rows.values() if row.admit_time is not None)
+        order.append(keys[key])
+        if order == ["a", "b"]:
+            keys |= {limited(world, "bb", strategy=Strategy.ROUND_ROBIN): "bb"}
+        Code(world, key).end(COMPLETED)
+    assert order == ["a", "b", "bb", "c", "a", "a"]
+
+
 VIEW = LineView(LINE, 2, Strategy.QUEUE, 1, [(5, False), (6, False), (7, True)])
 
 
@@ -158,8 +173,14 @@ def test_nobody_is_next_when_the_limit_was_lowered() -> None:
 
 # --- at random --------------------------------------------------------------------------------------------------------
 
-MOST = {"a": 1, "b": 2, "c": 3}
-STRATEGIES = {"a": Strategy.QUEUE, "b": Strategy.CANCEL_IN_PROGRESS, "c": Strategy.CANCEL_NEWEST}
+MOST = {"a": 1, "b": 2, "c": 3, "x": 2, "y": 2}
+STRATEGIES = {
+    "a": Strategy.QUEUE,
+    "b": Strategy.CANCEL_IN_PROGRESS,
+    "c": Strategy.CANCEL_NEWEST,
+    "x": Strategy.ROUND_ROBIN,
+    "y": Strategy.ROUND_ROBIN,
+}
 
 
 def hold_good(world: World) -> None:
@@ -174,7 +195,7 @@ def hold_good(world: World) -> None:
     assert rows.keys() <= world.store.runs.keys()
     for line in world.store.slots.lines():
         held = [row for row in world.store.slots.of(line) if row.admit_time is not None]
-        assert len(held) <= MOST[line.line]
+        assert len(held) <= MOST[line.line or "x"]
 
 
 def step(world: World, draw: random.Random, stale: Sequence[Order]) -> None:

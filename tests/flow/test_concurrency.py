@@ -190,3 +190,13 @@ async def test_a_paused_run_keeps_its_place(one: Live) -> None:
         await second.resume()
         await second.signal("go")
         assert await second.result() == "done"
+
+
+async def test_keys_of_a_limit_go_in_turn(one: Live) -> None:
+    """One slot for all of them: who has started many does not keep the others waiting until all of his have ended."""
+    async with one.working(workflows=[gated]):
+        runs = [await start(one, key=key, strategy="round_robin") for key in ("a", "a", "a", "b", "c")]
+        for place in (0, 3, 4, 1, 2):
+            await has_slot(runs[place])
+            await runs[place].signal("go")
+            await runs[place].result()

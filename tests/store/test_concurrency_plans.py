@@ -8,6 +8,7 @@ import pytest
 from tests.store.filled import Filled
 from tests.store.plans import explained, scans
 
+from stepwell_server.engine.concurrency import plan
 from stepwell_server.model.concurrency import Line
 from stepwell_server.store import concurrency
 from stepwell_server.store.concurrency import CONCURRENCY
@@ -22,6 +23,16 @@ SELECT
 FROM generate_series(1, 100000) AS n;
 ANALYZE;
 """
+# Ten thousand runs of a thousand keys that go in turn.
+RING = """
+INSERT INTO concurrency_slots
+SELECT n, 1, 'ring', '', 'k' || (n % 1000), 10, 4, '2020-01-01'::timestamptz + n * interval '1 s', NULL, FALSE
+FROM generate_series(200001, 210000) AS n;
+INSERT INTO concurrency_rounds SELECT 1, 'ring' || n, 'k' FROM generate_series(1, 1000) AS n;
+INSERT INTO concurrency_rounds VALUES (1, 'ring', 'k5');
+ANALYZE;
+"""
+BY_KEY, ROUNDS = "concurrency_slots_key_idx", "concurrency_rounds_pkey"
 WAITING, HELD, KEY = "concurrency_slots_waiting_idx", "concurrency_slots_held_idx", "concurrency_slots_pkey"
 TWO = ([0, 1], [1, 1], ["limit", "limit"], ["k1", "k2"])
 # Arguments, and how many rows may be read by which index.
@@ -30,6 +41,8 @@ LOOKS: dict[str, tuple[tuple[Any, ...], dict[str, int]]] = {
     "read_line_heads": ((*TWO, [5, 5]), {WAITING: 10}),
     "read_superseded": ((*TWO, [10, 10], [20, 20]), {WAITING: 60, HELD: 60}),
     "find_waiting_lines": ((1, "limit", "k5", 10), {WAITING: 10}),
+    "read_keys_in_turn": (([0], [1], ["ring"], [5]), {BY_KEY: 6, ROUNDS: 1}),
+    "read_key_heads": (([0, 1], [1, 1], ["ring", "ring"], ["k1", "k2"], [3, 3]), {BY_KEY: 6}),
     "read_concurrency_slots": (([5, 6],), {KEY: 2}),
     "delete_concurrency_slots": (([5, 6], [0, 0]), {KEY: 2}),
 }
@@ -39,7 +52,7 @@ LOOKS: dict[str, tuple[tuple[Any, ...], dict[str, int]]] = {
 @pytest.mark.parametrize("name", LOOKS)
 async def test_a_look_reads_what_it_brings(filled: Filled, name: str, is_grown: bool) -> None:
     arguments, most = LOOKS[name]
-    async with filled.connected(*[GROW] * is_grown, pinned=True) as connection:
+    async with filled.connected(*[GROW, RING] * is_grown, pinned=True) as connection:
         plan = await explained(connection.raw, (CONCURRENCY | SIDES)[name], *arguments)
         writes = {part.scan for part in plan.parts() if part.kind == "ModifyTable"}
         read = {index: rows for (table, index), rows in scans(plan).items() if (table, index) not in writes}
@@ -78,3 +91,23 @@ async def test_the_heads_of_lines(filled: Filled) -> None:
     assert (queue.held, queue.waiting, queue.superseded) == (1, [(3, False)], [])
     assert (cancel.held, cancel.waiting) == (2, [(13, False), (12, False), (11, False)])
     assert cancel.superseded == [14, 13]
+
+
+async def test_keys_go_in_turn(filled: Filled) -> None:
+    """From the one after the last on, round and round, within a key the oldest first, as many as there are slots."""
+    rows = """
+    INSERT INTO concurrency_slots
+    SELECT n, 1, 'ring', '', key, 5, 4, '2020-01-01'::timestamptz + n * interval '1 s', NULL, FALSE
+    FROM unnest(ARRAY[1, 2, 3, 4, 5, 6, 7], ARRAY['a', 'a', 'a', 'b', 'c', 'c', 'd']) AS t (n, key)
+    """
+    line = Line(1, "ring", "")
+    async with filled.connected(rows, pinned=True) as connection:
+        (fresh,) = await concurrency.read_heads(connection, [line], 10)
+        await concurrency.write_rounds(connection, [(line, "b")])
+        (later,) = await concurrency.read_heads(connection, [line], 10)
+        assert await concurrency.prune_rounds(connection, 10) == 0
+        await concurrency.write_rounds(connection, [(Line(1, "gone", ""), "b")])
+        assert await concurrency.prune_rounds(connection, 10) == 1
+    assert [key for key, _ in fresh.waiting] == [1, 4, 5, 7, 2, 6]
+    assert [key for key, _ in later.waiting] == [5, 7, 1, 4, 6, 2]
+    assert plan(fresh).admit == [1, 4, 5, 7, 2]

@@ -35,7 +35,7 @@ class AdmitRun(msgspec.Struct, frozen=True, gc=False):
         row = slot_of(change)
         if row is None or change.births is None:
             raise AssertionError("a run that waits for a slot has a row that says so")
-        if not change.births.take_slot(line_of(run.namespace_id, details.concurrency)):
+        if not change.births.take_slot(line_of(run.namespace_id, details.concurrency), row.key):
             return False
         facts = {"limit": row.name, "key": row.key}
         if change.has_room:

@@ -30,7 +30,7 @@ class Plan(NamedTuple):
 
 def line_of(namespace_id: int, limit: Concurrency) -> Line:
     """With whom a run shares slots."""
-    return Line(namespace_id, limit.name, limit.key)
+    return Line(namespace_id, limit.name, "" if limit.strategy == Strategy.ROUND_ROBIN else limit.key)
 
 
 def may_go(change: Change) -> bool:

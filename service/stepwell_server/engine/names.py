@@ -147,6 +147,7 @@ class Births(Register["Change", RunId]):
         self._keys_mark = 0
         self.definitions: dict[tuple[int, DefinitionRef], Followed | None] = {}
         self.free_slots: dict[Line, int] = {}  # of lines whose locks this batch has
+        self.served: dict[Line, str] = {}  # of lines whose keys go in turn, the key that had the last slot
         self._taken: list[Line] = []
 
     def begin(self) -> None:
@@ -183,14 +184,16 @@ class Births(Register["Change", RunId]):
         self._given.append(wanted)
         return True
 
-    def take_slot(self, line: Line) -> bool:
-        """Takes a slot of a line; false if none is free. Asks for the line if its lock is not held."""
+    def take_slot(self, line: Line, key: str) -> bool:
+        """Takes a slot of a line for a key; false if none is free. Asks for the line if its lock is not held."""
         if line not in self.free_slots:
             raise Missing(lines=[line])
         if self.free_slots[line] <= 0:
             return False
         self.free_slots[line] -= 1
         self._taken.append(line)
+        if not line.line:
+            self.served[line] = key
         return True
 
     def register(self, key: IdempotencyKey) -> UUID:

@@ -1,7 +1,8 @@
 """Prunes rows that have done their service.
 
 Those are old batches and answers, heartbeats of ended activities, signals of ended runs, calls for which nobody waits,
-events of topics whose time is over, and what was published by runs that are there no more.
+events of topics whose time is over, what was published by runs that are there no more, and whose turn it is under
+concurrency limits that nobody is under.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from stepwell_server.loops.loop import Loop
-from stepwell_server.store import leftovers, topics
+from stepwell_server.store import concurrency, leftovers, topics
 from stepwell_server.store.leftovers import Place, Value
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Pruner(Loop):
             + await self._prune_requests()
             + await self._prune_topics()
             + await self._prune_published()
+            + await self._prune_rounds()
         )
 
     async def _prune_topics(self) -> int:
@@ -81,6 +83,10 @@ class Pruner(Loop):
             gone, place = await leftovers.prune_published(connection, self._value, _ROWS)
         self._value = place or Value()
         return gone
+
+    async def _prune_rounds(self) -> int:
+        async with self._connection.use() as connection:
+            return await concurrency.prune_rounds(connection, _ROWS)
 
     async def _prune_run_calls(self) -> int:
         # Callers wait by the machines' clocks, which a test's clock does not move.

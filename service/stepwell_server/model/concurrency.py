@@ -18,6 +18,7 @@ class Strategy(IntEnum):
     QUEUE = 1
     CANCEL_IN_PROGRESS = 2
     CANCEL_NEWEST = 3
+    ROUND_ROBIN = 4
 
 
 class SlotState(IntEnum):
@@ -38,7 +39,7 @@ class Concurrency(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Line(NamedTuple):
-    """Those who share slots: the runs of a limit's key."""
+    """Those who share slots: the runs of a limit's key, or with an empty `line` those of all keys in turn."""
 
     namespace_id: int
     name: str

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec.structs import astuple
 
+from stepwell_server.model.concurrency import Line
 from stepwell_server.model.dispatches import IdempotencyKey
 from stepwell_server.model.driven import Side, SideKey
 from stepwell_server.model.mail import Mail
@@ -18,7 +19,7 @@ from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
 from stepwell_server.model.topics import TopicCopy, TopicPosition
-from stepwell_server.store import dispatches, job_batches, queue_settings, search_attributes, sides, topics
+from stepwell_server.store import concurrency, dispatches, job_batches, queue_settings, search_attributes, sides, topics
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.database import Conflict
 from stepwell_server.store.dispatches import StepOfRun
@@ -79,6 +80,7 @@ class Write(msgspec.Struct):
     removed_steps: list[Identity] = []
     sides: list[tuple[int, SideKey, Side | None]] = []
     sides_gone: list[int] = []
+    served: dict[Line, str] = {}
     idempotency_keys: list[IdempotencyKey] = []
     dispatches_claimed: list[tuple[StepOfRun, datetime]] = []
     dispatches_released: list[StepOfRun] = []
@@ -125,6 +127,8 @@ async def write(connection: Connection, batch: Write) -> None:
         await queue_settings.spend(connection, batch.tokens)
     if batch.sides or batch.sides_gone:
         await sides.write(connection, batch.sides, batch.sides_gone)
+    if batch.served:
+        await concurrency.write_rounds(connection, batch.served.items())
     if batch.dispatches_claimed or batch.dispatches_released:
         await dispatches.note(connection, batch.dispatches_claimed, batch.dispatches_released)
     if batch.published:

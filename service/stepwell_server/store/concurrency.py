@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
@@ -14,17 +16,18 @@ from stepwell_server.store.schema import CONCURRENCY_SLOTS
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from stepwell_server.store.database import Connection, Database
 
 CONCURRENCY = load("concurrency")
 MOST_AHEAD = 10_000
+_PATIENT = (Strategy.QUEUE, Strategy.ROUND_ROBIN)
 FIRST_LINE = Line(0, "", "")
 
 
 class Position(NamedTuple):
-    """Since when a run waits for a slot, and how many wait before it."""
+    """Since when a run waits for a slot, and how many of its key wait before it."""
 
     arrive_time: datetime
     ahead: int
@@ -49,7 +52,14 @@ async def read_heads(connection: Connection, lines: Sequence[Line], most: int) -
     views = await read_lines(connection, lines)
     if not views:
         return []
-    heads = [(place, *view.line, min(most, _wanted(view, most))) for place, view in enumerate(views)]
+    await _add_in_turn(connection, views, most)
+    heads = [
+        (place, *view.line, _wanted(view, most))
+        for place, view in enumerate(views)
+        if view.strategy != Strategy.ROUND_ROBIN
+    ]
+    if not heads:
+        return views
     for place, run_key, gives_way in await connection.fetch(CONCURRENCY["read_line_heads"], *pairs(heads)):
         views[place] = replace(views[place], waiting=[*views[place].waiting, (run_key, gives_way)])
     superseded = [
@@ -65,7 +75,41 @@ async def read_heads(connection: Connection, lines: Sequence[Line], most: int) -
 
 def _wanted(view: LineView, most: int) -> int:
     """How many of those who wait must be known: where the rest only wait on, as many as there are slots for."""
-    return view.free if view.strategy == Strategy.QUEUE else most
+    return min(view.free, most) if view.strategy in _PATIENT else most
+
+
+async def _add_in_turn(connection: Connection, views: list[LineView], most: int) -> None:
+    """Who waits in lines whose keys go in turn, in the order of the turns: the oldest of each key, then the next."""
+    asked = [
+        (place, view.line.namespace_id, view.line.name, _wanted(view, most))
+        for place, view in enumerate(views)
+        if view.strategy == Strategy.ROUND_ROBIN and view.free
+    ]
+    rows = await connection.fetch(CONCURRENCY["read_keys_in_turn"], *pairs(asked)) if asked else []
+    if not rows:
+        return
+    counts = Counter(row[0] for row in rows)
+    heads = [
+        (number, *views[place].line[:2], key, -(-_wanted(views[place], most) // counts[place]))
+        for number, (place, key) in enumerate(rows)
+    ]
+    of_keys: list[list[tuple[int, bool]]] = [[] for _ in rows]
+    for number, run_key, gives_way in await connection.fetch(CONCURRENCY["read_key_heads"], *pairs(heads)):
+        of_keys[number].append((run_key, gives_way))
+    for place in counts:
+        rounds = zip_longest(*(of_keys[number] for number, row in enumerate(rows) if row[0] == place))
+        views[place] = replace(views[place], waiting=[each for turns in rounds for each in turns if each is not None])
+
+
+async def write_rounds(connection: Connection, served: Iterable[tuple[Line, str]]) -> None:
+    """Notes of limits whose keys go in turn which had the last slot."""
+    rows = sorted((line.namespace_id, line.name, key) for line, key in served)
+    await connection.write(CONCURRENCY["write_rounds"], pairs(rows))
+
+
+async def prune_rounds(connection: Connection, most: int) -> int:
+    """Forgets whose turn it is where there is nobody."""
+    return await connection.write(CONCURRENCY["prune_rounds"], [most])  # type: ignore[list-item]
 
 
 async def find_waiting(connection: Connection, after: Line, most: int) -> list[Line]:
@@ -82,6 +126,7 @@ async def position(database: Database, run_key: int) -> Position | None:
             before.c.namespace_id == table.c.namespace_id,
             before.c.name == table.c.name,
             before.c.line == table.c.line,
+            before.c.key == table.c.key,
             before.c.admit_time.is_(None),
             tuple_(before.c.arrive_time, before.c.run_key) < tuple_(table.c.arrive_time, table.c.run_key),
         )

@@ -565,6 +565,13 @@ CONCURRENCY_SLOTS = Table(
     *_times("admit_time", nullable=True),
     *_flag("gives_way"),
 )
+CONCURRENCY_ROUNDS = Table(
+    "concurrency_rounds",
+    METADATA,
+    *_int("namespace_id", key=True),
+    *_text("name", key=True),
+    *_text("last_key"),
+)
 RUN_DEFINITIONS = Table("run_definitions", METADATA, *_run_key(), *_bigint("definition_key"))
 
 

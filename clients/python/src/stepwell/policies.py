@@ -34,6 +34,7 @@ STRATEGY = {
     "queue": concurrency_pb2.CONCURRENCY_STRATEGY_QUEUE,
     "cancel_in_progress": concurrency_pb2.CONCURRENCY_STRATEGY_CANCEL_IN_PROGRESS,
     "cancel_newest": concurrency_pb2.CONCURRENCY_STRATEGY_CANCEL_NEWEST,
+    "round_robin": concurrency_pb2.CONCURRENCY_STRATEGY_ROUND_ROBIN,
 }
 PARENT_CLOSE = {
     "terminate": types_pb2.PARENT_CLOSE_POLICY_TERMINATE,
@@ -41,7 +42,7 @@ PARENT_CLOSE = {
     "abandon": types_pb2.PARENT_CLOSE_POLICY_ABANDON,
 }
 Seconds = float | dt.timedelta
-Strategy = Literal["queue", "cancel_in_progress", "cancel_newest"]
+Strategy = Literal["queue", "cancel_in_progress", "cancel_newest", "round_robin"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +102,8 @@ class Concurrency:
 
     `key` is what is limited, such as a customer's id: 1 to 512 bytes. `maximum_runs`: 1 to 10,000. `strategy`: `queue`
     lets the new run wait in the order of arrival; `cancel_in_progress` asks the oldest runs of the key to cancel, for
-    whose end it waits; `cancel_newest` ends the new run CANCELLED. Keys of different limits, by `name`, have nothing to
-    do with each other.
+    whose end it waits; `cancel_newest` ends the new run CANCELLED; with `round_robin` the slots are those of all keys
+    of the name, and keys get them in turn. Keys of different limits, by `name`, have nothing to do with each other.
     """
 
     key: str

@@ -124,6 +124,7 @@ def collect_names(write: batches.Write, births: Births) -> None:
             write.renamed.append((workflow_id, namespace_id, found, key))
     write.run_ids.extend(births.new_ids)
     write.idempotency_keys.extend(births.new_keys)
+    write.served.update(births.served)
 
 
 def _collect_steps(write: batches.Write, change: Change, key: int) -> None:

@@ -59,6 +59,73 @@ FROM unnest($1::int[], $2::int[], $3::text[], $4::text[], $5::int[], $6::int[])
 WHERE NOT w.gives_way
 ORDER BY x.place, w.arrive_time, w.run_key;
 
+-- name: read_keys_in_turn
+-- The next keys of limits whose keys go in turn, so many of each: those after the one that had the last slot, then from the
+-- first on. Walks concurrency_rounds_pkey, and hops along concurrency_slots_key_idx.
+SELECT x.place, k.key
+FROM unnest($1::int[], $2::int[], $3::text[], $4::int[]) AS x (place, namespace_id, name, most),
+    LATERAL (
+        SELECT coalesce(
+            (
+                SELECT r.last_key FROM concurrency_rounds AS r
+                WHERE r.namespace_id = x.namespace_id AND r.name = x.name
+            ), ''
+        ) AS last_key
+    ) AS r,
+    LATERAL (
+        WITH RECURSIVE hop (key, is_again, turn) AS (
+            SELECT r.last_key, FALSE, 0
+            UNION ALL
+            SELECT coalesce(n.key, ''), h.is_again OR n.key IS NULL, h.turn + 1
+            FROM hop AS h
+            LEFT JOIN LATERAL (
+                SELECT w.key FROM concurrency_slots AS w
+                WHERE
+                    w.namespace_id = x.namespace_id AND w.name = x.name AND w.line = '' AND w.admit_time IS NULL
+                    AND w.key > h.key AND (NOT h.is_again OR w.key <= r.last_key)
+                ORDER BY w.key LIMIT 1
+            ) AS n ON TRUE
+            WHERE h.turn <= x.most AND (n.key IS NOT NULL OR NOT h.is_again)
+        )
+        SELECT hop.key, hop.turn FROM hop WHERE hop.turn > 0 AND hop.key <> '' ORDER BY hop.turn LIMIT x.most
+    ) AS k
+ORDER BY x.place, k.turn;
+
+-- name: read_key_heads
+-- Who of a key waits, oldest first, so many of each. Walks concurrency_slots_key_idx.
+SELECT x.place, w.run_key, w.gives_way
+FROM unnest($1::int[], $2::int[], $3::text[], $4::text[], $5::int[]) AS x (place, namespace_id, name, key, most),
+    LATERAL (
+        SELECT o.run_key, o.gives_way FROM concurrency_slots AS o
+        WHERE
+            o.namespace_id = x.namespace_id AND o.name = x.name AND o.line = '' AND o.key = x.key
+            AND o.admit_time IS NULL
+        ORDER BY o.arrive_time, o.run_key LIMIT x.most
+    ) AS w;
+
+-- name: write_rounds
+-- Notes which keys had the last slots. The lock of the line is held. Walks concurrency_rounds_pkey.
+INSERT INTO concurrency_rounds (
+    namespace_id, name, last_key
+)
+SELECT * FROM unnest($1::int[], $2::text[], $3::text[])
+ON CONFLICT (namespace_id, name) DO UPDATE SET last_key = excluded.last_key;
+
+-- name: prune_rounds
+-- Forgets whose turn it is where nobody waits and nobody has a slot, so many at most.
+DELETE FROM concurrency_rounds
+WHERE (namespace_id, name) IN (
+    SELECT r.namespace_id, r.name FROM concurrency_rounds AS r
+    WHERE NOT EXISTS (
+        SELECT FROM concurrency_slots AS s
+        WHERE s.namespace_id = r.namespace_id AND s.name = r.name AND s.line = '' AND s.admit_time IS NULL
+    ) AND NOT EXISTS (
+        SELECT FROM concurrency_slots AS s
+        WHERE s.namespace_id = r.namespace_id AND s.name = r.name AND s.line = '' AND s.admit_time IS NOT NULL
+    )
+    LIMIT $1::int
+);
+
 -- name: find_waiting_lines
 -- The next lines in which somebody waits, so many at most. Hops along concurrency_slots_waiting_idx.
 WITH RECURSIVE hop (namespace_id, name, line, place) AS (

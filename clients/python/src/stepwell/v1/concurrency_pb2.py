@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/concurrency.proto\x12\x0bstepwell.v1\"r\n\x0b\x43oncurrency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x14\n\x0cmaximum_runs\x18\x03 \x01(\x05\x12\x32\n\x08strategy\x18\x04 \x01(\x0e\x32 .stepwell.v1.ConcurrencyStrategy*\xb0\x01\n\x13\x43oncurrencyStrategy\x12$\n CONCURRENCY_STRATEGY_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43ONCURRENCY_STRATEGY_QUEUE\x10\x01\x12+\n\'CONCURRENCY_STRATEGY_CANCEL_IN_PROGRESS\x10\x02\x12&\n\"CONCURRENCY_STRATEGY_CANCEL_NEWEST\x10\x03*T\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SLOT_STATE_AWAITED\x10\x01\x12\x13\n\x0fSLOT_STATE_HELD\x10\x02\x42S\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/concurrency.proto\x12\x0bstepwell.v1\"r\n\x0b\x43oncurrency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x14\n\x0cmaximum_runs\x18\x03 \x01(\x05\x12\x32\n\x08strategy\x18\x04 \x01(\x0e\x32 .stepwell.v1.ConcurrencyStrategy*\xd6\x01\n\x13\x43oncurrencyStrategy\x12$\n CONCURRENCY_STRATEGY_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x43ONCURRENCY_STRATEGY_QUEUE\x10\x01\x12+\n\'CONCURRENCY_STRATEGY_CANCEL_IN_PROGRESS\x10\x02\x12&\n\"CONCURRENCY_STRATEGY_CANCEL_NEWEST\x10\x03\x12$\n CONCURRENCY_STRATEGY_ROUND_ROBIN\x10\x04*T\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12SLOT_STATE_AWAITED\x10\x01\x12\x13\n\x0fSLOT_STATE_HELD\x10\x02\x42S\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,9 +33,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.stepwell.v1P\001Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1'
   _globals['_CONCURRENCYSTRATEGY']._serialized_start=163
-  _globals['_CONCURRENCYSTRATEGY']._serialized_end=339
-  _globals['_SLOTSTATE']._serialized_start=341
-  _globals['_SLOTSTATE']._serialized_end=425
+  _globals['_CONCURRENCYSTRATEGY']._serialized_end=377
+  _globals['_SLOTSTATE']._serialized_start=379
+  _globals['_SLOTSTATE']._serialized_end=463
   _globals['_CONCURRENCY']._serialized_start=46
   _globals['_CONCURRENCY']._serialized_end=160
 # @@protoc_insertion_point(module_scope)

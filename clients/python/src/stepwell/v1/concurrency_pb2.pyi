@@ -33,6 +33,10 @@ class _ConcurrencyStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_C
     """
     CONCURRENCY_STRATEGY_CANCEL_NEWEST: _ConcurrencyStrategy.ValueType  # 3
     """It ends CANCELLED at once, without having begun."""
+    CONCURRENCY_STRATEGY_ROUND_ROBIN: _ConcurrencyStrategy.ValueType  # 4
+    """It waits. The slots are those of the limit's name, for all keys together, and each that is free goes to the next key
+    in turn: within a key to the oldest. Runs of the same name with another strategy have slots of their own.
+    """
 
 class ConcurrencyStrategy(_ConcurrencyStrategy, metaclass=_ConcurrencyStrategyEnumTypeWrapper):
     """What becomes of a run for which there is no slot."""
@@ -47,6 +51,10 @@ nobody has begun ends at once.
 """
 CONCURRENCY_STRATEGY_CANCEL_NEWEST: ConcurrencyStrategy.ValueType  # 3
 """It ends CANCELLED at once, without having begun."""
+CONCURRENCY_STRATEGY_ROUND_ROBIN: ConcurrencyStrategy.ValueType  # 4
+"""It waits. The slots are those of the limit's name, for all keys together, and each that is free goes to the next key
+in turn: within a key to the oldest. Runs of the same name with another strategy have slots of their own.
+"""
 Global___ConcurrencyStrategy: _TypeAlias = ConcurrencyStrategy  # noqa: Y015
 
 class _SlotState:
