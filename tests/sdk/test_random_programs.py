@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.sdk.duet import Duet
+from tests.sdk.duet import Duet, settle
 from tests.sdk.programs import PROGRAMS, Node, changed, go_on, live, numbered, perform, replay
 
 from stepwell_server import errors
@@ -63,20 +63,25 @@ def test_a_real_change_always_trips_the_check(how: str, program: Node, data: st.
         def is_about_to_end() -> bool:
             return duet.host.reported is not None and bool(duet.host.reported.WhichOneof("end"))
 
-        await duet.grant()
-        await go_on(duet, data.draw, is_over=is_about_to_end)
-        recorded = sorted({record.name for record in duet.records() if not record.name.startswith("__")})
-        if duet.end or not recorded:
-            return
-        other = changed(before, data.draw(st.sampled_from(recorded)), how)
-        duet.program = lambda ctx: perform(ctx, other)
-        await duet.lose()
         try:
-            await go_on(duet, data.draw, accidents=0)
-        except errors.StepOrderChanged:
-            assert duet.world.run(duet.key).pause_reason == ORDER_CHANGED
-        else:
-            # Code that fails may do so before it has made all its calls: see docs/protocol.md.
-            assert (how, duet.end) == ("remove", "fail")
+            await duet.grant()
+            await go_on(duet, data.draw, is_over=is_about_to_end)
+            recorded = sorted({record.name for record in duet.records() if not record.name.startswith("__")})
+            if duet.end or not recorded:
+                return
+            other = changed(before, data.draw(st.sampled_from(recorded)), how)
+            duet.program = lambda ctx: perform(ctx, other)
+            await duet.lose()
+            try:
+                await go_on(duet, data.draw, accidents=0)
+            except errors.StepOrderChanged:
+                assert duet.world.run(duet.key).pause_reason == ORDER_CHANGED
+            else:
+                # Code that fails may do so before it has made all its calls: see docs/protocol.md.
+                assert (how, duet.end) == ("remove", "fail")
+        finally:
+            # Code that waits is ended while there is a loop to end it in.
+            duet.drop()
+            await settle()
 
     asyncio.run(scenario())
