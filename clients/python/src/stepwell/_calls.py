@@ -116,7 +116,7 @@ class Call(Generic[T_co]):
         """Makes the call and waits until its step has ended."""
         run = self._run
         scope = run.present_scope()
-        gate = run.updates.arrive(scope)
+        gate = run.arrive(scope)
         if gate is not None:
             yield from gate
         record = run.make(self, scope)

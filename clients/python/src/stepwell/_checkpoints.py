@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import types
 import typing
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +34,18 @@ def _hint_of(fn: Callable[..., Any]) -> object:
 
 
 def _result_hint(fn: Callable[..., Any]) -> object:
+    if not getattr(fn, "__annotations__", None):
+        return None
     try:
         return _hint_of(fn)
     except TypeError:  # a callable that cannot be hashed
         return None
+
+
+def _is_async(fn: Callable[..., Any]) -> bool:
+    code: types.CodeType | None = getattr(fn, "__code__", None)
+    is_plainly = code is not None and code.co_flags & inspect.CO_COROUTINE
+    return bool(is_plainly) or inspect.iscoroutinefunction(fn)
 
 
 async def checkpoint(
@@ -50,7 +59,7 @@ async def checkpoint(
 ) -> Any:  # noqa: ANN401 - what the function returns
     """Answers a checkpoint from the record, or calls its function and has the result recorded."""
     scope = run.present_scope()
-    gate = run.updates.arrive(scope)
+    gate = run.arrive(scope)
     if gate is not None:
         await gate
     record = run.recall(scope, _LOCAL, name, key, None)
@@ -87,7 +96,7 @@ async def _outcome(
         attempt = 1
         while True:
             try:
-                if inspect.iscoroutinefunction(fn):
+                if _is_async(fn):
                     value = await fn(*args)
                 else:
                     value = await run.host.in_thread(fn, *args)

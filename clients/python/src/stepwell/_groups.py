@@ -80,7 +80,7 @@ class Group:
 
     async def _run_all(self, limit: int | None) -> None:
         run, scope = self._run, self.scope
-        gate = run.updates.arrive(scope)
+        gate = run.arrive(scope)
         if gate is not None:
             await gate
         self._limit = self.size if limit is None else limit

@@ -28,7 +28,8 @@ async def main(run: RunExecution, load_steps: Callable[[], Awaitable[Iterable[St
         run.host.release(run, "its steps could not be read")
         return
     run.record.open(run.root)
-    run.updates.load(run.record.updates)
+    if run.record.updates:
+        run.updates.load(run.record.updates)
     try:
         end = await _end(run)
     except asyncio.CancelledError:

@@ -8,9 +8,12 @@ from stepwell._scopes import EMPTY_HASH
 from stepwell.v1.workers_pb2 import NewStep, Progress, UpdateRejection
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from stepwell._calls import Call, Entry
     from stepwell._scopes import Record, Scope
     from stepwell.v1.types_pb2 import Payload
+    from stepwell.v1.workers_pb2 import ScopeState
 
 MAX_STEPS = 256
 MAX_BYTES = 1_000_000
@@ -88,6 +91,27 @@ class Outgoing:
     ) -> Progress:
         """Makes the next Progress. `is_quiet`: no code of the run is at work, nor waits for a mere record."""
         entries = self._take_entries()
+        states = self._take_states(entries)
+        left = bool(self.pending) or len(self.rejections) > MAX_STEPS
+        waiting = is_quiet and not left and end is None
+        told = {} if end is None or left else end
+        progress = Progress(scopes=states, steps=[entry.step for entry in entries], waiting=waiting, **told)
+        if "complete" in told or "continue_as_new" in told:
+            self._tell_whole(progress, record)
+        if published or self.cancel_ordinals or self.stop_ordinals or self.rejections:
+            self._tell_rest(progress, published, left=left)
+        self.sent = entries
+        self.sent_progress = progress
+        self.told_waiting = waiting
+        return progress
+
+    def _take_states(self, entries: list[Entry]) -> Iterable[ScopeState]:
+        """Says where the branches stood before these steps, and takes the steps for told."""
+        if len(entries) == 1 and not self.scopes:  # what most have to tell
+            entry = entries[0]
+            state = entry.scope.state()
+            entry.scope.told_count, entry.scope.told_order = entry.count, entry.order
+            return (state,)
         states = {}
         for entry in entries:
             scope = entry.scope
@@ -100,27 +124,23 @@ class Outgoing:
             entry.scope.told_count = entry.count
             entry.scope.told_order = entry.order
         # A branch that has returned says so in the next one, if it has steps in this one, or still to send.
-        self.scopes = {path: scope for path, scope in self.scopes.items() if scope.closed and not states[path].closed}
-        left = bool(self.pending) or len(self.rejections) > MAX_STEPS
-        progress = Progress(
-            scopes=states.values(),
-            steps=[entry.step for entry in entries],
+        for path, scope in list(self.scopes.items()):
+            if not scope.closed or states[path].closed:
+                del self.scopes[path]
+        return states.values()
+
+    def _tell_rest(self, progress: Progress, published: dict[str, Payload], *, left: bool) -> None:
+        """Tells what few have to tell. `left`: there are steps that this one has no room for."""
+        rest = Progress(
             # Never before the steps that they came of: a race's winner, say.
             cancel_ordinals=() if left else self.cancel_ordinals,
             rejections=self.rejections[:MAX_STEPS],
             published=published,
             stop_ordinals=self.stop_ordinals,
-            waiting=is_quiet and not left and end is None,
-            **(end if end is not None and not left else {}),
         )
-        if progress.HasField("complete") or progress.HasField("continue_as_new"):
-            self._tell_whole(progress, record)
+        progress.MergeFrom(rest)
         self.cancel_ordinals, self.stop_ordinals = self.cancel_ordinals if left else [], []
         del self.rejections[:MAX_STEPS]
-        self.sent = entries
-        self.sent_progress = progress
-        self.told_waiting = progress.waiting
-        return progress
 
     def _tell_whole(self, progress: Progress, record: Record) -> None:
         """Says that the code has made all its calls, and which recorded branches it has not entered."""
@@ -132,6 +152,9 @@ class Outgoing:
         pending = self.pending
         if not pending:
             return []
+        if len(pending) == 1:
+            self.pending = []
+            return pending
         count = size = 0
         for entry in pending[:MAX_STEPS]:
             size += entry.step.ByteSize()

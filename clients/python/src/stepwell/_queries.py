@@ -25,7 +25,7 @@ MOST_BYTES = 64 * 1024
 class Queries:
     """The functions that answer for one run, and the values that it publishes."""
 
-    __slots__ = ("_changed", "_functions", "_is_ready", "_run", "_shared", "_values", "_waiting")
+    __slots__ = ("_changed", "_functions", "_run", "_shared", "_values", "_waiting")
 
     def __init__(self, run: RunExecution) -> None:
         """Begins with none."""
@@ -35,7 +35,6 @@ class Queries:
         self._values: dict[str, Payload] = {}
         self._changed: dict[str, Payload] = {}
         self._waiting: list[Query] = []
-        self._is_ready = False
 
     def part(self) -> None:
         """Forgets the run, of which nothing is under way any more."""
@@ -91,16 +90,13 @@ class Queries:
 
     def ask(self, query: Query) -> None:
         """Answers a query, or keeps it until the code has come as far as its record."""
-        if self._is_ready:
+        if self._run.has_caught_up:
             self._run.host.answer(self._run, query, self._answer(query))
         else:
             self._waiting.append(query)
 
     def ready(self) -> None:
         """Answers what has waited: the code has come as far as its record."""
-        if self._is_ready:
-            return
-        self._is_ready = True
         waiting, self._waiting = self._waiting, []
         for query in waiting:
             self.ask(query)

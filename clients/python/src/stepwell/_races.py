@@ -122,7 +122,7 @@ def _lose(scope: Scope, path: str) -> None:
     if scope.lost is None:
         scope.lost, scope.lost_since = path, math.inf
     if scope.group is None or not scope.group.is_shielded:
-        for child in scope.children:
+        for child in scope.children or ():
             _lose(child, path)
 
 

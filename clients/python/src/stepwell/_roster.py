@@ -86,9 +86,10 @@ class Runs:
             release = workers_pb2.ReleaseTask(reason=f"workflow {task.type} is not known here")
             self._outbox.report(_Nobody(), task.ref, {"release": release})
             return
-        self._outbox.acknowledge(task.ref)
         run = RunExecution(self, task, definition)
-        run.updates.offer(task.updates)
+        self._outbox.acknowledge(run.ref)
+        if task.updates:
+            run.updates.offer(task.updates)
         self.seats[task_id] = Seat(self, run)
         self._idle.clear()
         run.start(main(run, functools.partial(self._read_steps, task.ref)))
@@ -99,7 +100,8 @@ class Runs:
         if seat is not None:
             if news.cancel_requested:
                 seat.run.cancellation.request(news.cancel_reason)
-            seat.run.updates.offer(news.updates)
+            if news.updates:
+                seat.run.updates.offer(news.updates)
             seat.run.advance(news.steps)
 
     def ask(self, query: Query) -> None:
@@ -122,22 +124,22 @@ class Runs:
 
     def _seat(self, ref: TaskRef) -> Seat | None:
         seat = self.seats.get(ref.task_id)
-        return seat if seat is not None and seat.run.task.ref.token == ref.token else None
+        return seat if seat is not None and seat.run.ref.token == ref.token else None
 
     def report(self, run: RunExecution, progress: Progress) -> None:
         """Sends a Progress."""
-        seat = self._seat(run.task.ref)
-        if seat is not None:
-            self._outbox.report(seat, run.task.ref, {"progress": progress})
+        seat = self.seats.get(run.ref.task_id)
+        if seat is not None and seat.run is run:
+            self._outbox.report(seat, run.ref, {"progress": progress})
 
     def answer(self, run: RunExecution, query: Query, outcome: dict[str, Any]) -> None:
         """Answers a query."""
-        ref = run.task.ref
+        ref = run.ref
         self._outbox.answer_query(workers_pb2.QueryAnswer(correlation=query.correlation, ref=ref, **outcome))
 
     def release(self, run: RunExecution, reason: str) -> None:
         """Gives a run back to its queue."""
-        ref = run.task.ref
+        ref = run.ref
         self.forget(run)
         self._outbox.report(_Nobody(), ref, {"release": workers_pb2.ReleaseTask(reason=reason)})
 
@@ -172,7 +174,7 @@ class Runs:
         """Drops a run from memory."""
         if not run.is_dropped:
             run.drop()
-        task_id = run.task.ref.task_id
+        task_id = run.ref.task_id
         seat = self.seats.get(task_id)
         if seat is not None and seat.run is run:
             del self.seats[task_id]

@@ -45,6 +45,7 @@ class RunExecution:
         self.host = host
         self.loop = host.loop
         self.task = task
+        self.ref = task.ref
         self.definition = definition
         self.converter = host.converter
         self.record = Record()
@@ -52,9 +53,11 @@ class RunExecution:
         # Steps that end while the others are still being read.
         self._early: dict[StepKey, StepRecord] | None = {} if task.more_steps else None
         self.out = Outgoing()
-        self.updates = Updates(self)
         self.races = Races(self)
-        self.queries = Queries(self)
+        self._updates: Updates | None = None
+        self._queries: Queries | None = None
+        self.waits = 0
+        self.has_caught_up = False
         self.open: dict[StepKey, Call[Any]] = {}
         self.root = Scope("", None)
         self.scopes: dict[str, Scope] = {"": self.root}
@@ -62,17 +65,32 @@ class RunExecution:
         self.end: dict[str, Any] | None = None
         self.is_ended = self.is_dropped = self.is_leaving = self.is_broken = False
         self.cancellation = Cancellation(self, task)
+        self._main: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_woken = False
+        self._is_woken = self._is_missed = False
         # A replay is given time to come to where all branches wait: what ended first may be what is replayed longest.
         self._patience = _PATIENCE + _REPLAY_TURNS * len(self.record.steps)
         self.last_ordinal = task.steps[-1].ordinal if task.steps else 0
         del task.steps[:]
 
+    @property
+    def updates(self) -> Updates:
+        """The run's updates, of which most have none."""
+        if self._updates is None:
+            self._updates = Updates(self)
+        return self._updates
+
+    @property
+    def queries(self) -> Queries:
+        """What the run tells those who ask, which is mostly nobody."""
+        if self._queries is None:
+            self._queries = Queries(self)
+        return self._queries
+
     def start(self, main: Coroutine[Any, Any, None]) -> None:
         """Begins with the code."""
         self.active += 1
-        self.spawn(main)
+        self._main = self.loop.create_task(main)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Starts a branch; the caller counts it as active."""
@@ -90,6 +108,8 @@ class RunExecution:
     def open_scope(self, parent: Scope, number: int) -> Scope:
         """Opens a branch."""
         scope = Scope(parent.branch_path(number), parent)
+        if parent.children is None:
+            parent.children = set()
         parent.children.add(scope)
         self.scopes[scope.path] = scope
         return self.record.open(scope)
@@ -99,11 +119,18 @@ class RunExecution:
         scope.closed = True
         if scope.count or scope.recorded:
             self.out.note(scope)
-        if scope.parent is not None:
+        if scope.parent is not None and scope.parent.children is not None:
             scope.parent.children.discard(scope)
         self.scopes.pop(scope.path, None)
 
     # Calls
+
+    def arrive(self, scope: Scope) -> asyncio.Future[None] | None:
+        """Counts a wait of the run's own line. In a replay it is held up where updates were accepted in that wait."""
+        if scope is not self.root:
+            return None
+        self.waits += 1
+        return None if self._updates is None else self._updates.hold()
 
     def make(self, call: Call[Any], scope: Scope) -> StepRecord | None:
         """Makes a call: gives its step if that has ended, else lets `call.resolve` hear of it."""
@@ -257,17 +284,23 @@ class RunExecution:
 
     def answered(self, ordinals: list[int], records: Iterable[StepRecord]) -> None:
         """Takes in that the Progress under way is recorded."""
-        for entry in self.out.answer(ordinals):
+        out = self.out
+        has_news = self._is_missed
+        for entry in out.answer(ordinals):
             for future in entry.acks or ():
+                has_news = True
                 self.unrecorded -= 1
                 if not future.done():
                     self.active += 1
                     future.set_result(None)
-        before = len(self.open)
-        self.feed(records)
-        if len(self.open) != before:
-            self.out.told_waiting = False
-        self.wake()
+        if records:
+            has_news = True
+            before = len(self.open)
+            self.feed(records)
+            if len(self.open) != before:
+                out.told_waiting = False
+        if has_news or out.has_steps:
+            self.wake()
 
     def wake(self) -> None:
         """Sees at the end of the turn whether there is something to tell."""
@@ -278,17 +311,18 @@ class RunExecution:
     def _turn(self, patience: int) -> None:
         out = self.out
         if self.is_dropped or self.is_ended or out.sent is not None:
-            self._is_woken = False
+            self._is_woken, self._is_missed = False, True
             return
-        end = self._due_end()
+        end = self.end and self._due_end()
         if self.active and patience < self._patience and end is None:
             self.loop.call_soon(self._turn, patience + 1)
             return
-        self._is_woken, self._patience = False, _PATIENCE
+        self._is_woken, self._is_missed, self._patience = False, False, _PATIENCE
         if end is None and self._moves():
             return
         is_quiet = not (self.active or self.busy or self.unrecorded)
-        has_news = out.has_steps or self.queries.has_news
+        queries = self._queries
+        has_news = out.has_steps or (queries is not None and queries.has_news)
         if self.is_leaving and is_quiet and not has_news and end is None:
             self.host.release(self, "the worker is leaving")
             return
@@ -297,33 +331,38 @@ class RunExecution:
         if end is not None:
             # The service compares the run's own line with the record at the end, whether it had calls of late or not.
             out.note(self.root)
-        progress = out.take(is_quiet=is_quiet, end=end, record=self.record, published=self.queries.take())
+        progress = out.take(is_quiet=is_quiet, end=end, record=self.record, published=queries.take() if queries else {})
         self.is_ended = progress.WhichOneof("end") is not None
         self.host.report(self, progress)
 
     def _moves(self) -> bool:
         """Lets code go on that waits for others of the run or for what is asked of it. True if any does."""
         is_still = not self.active
-        if is_still and self.updates.move():
+        updates = self._updates
+        if is_still and updates is not None and updates.move():
             return True
-        if self.races.move(is_still=is_still):
+        if self.races.running and self.races.move(is_still=is_still):
             self.wake()
             return True
         if not is_still:
             return False
-        if self.updates.accept():
+        if updates is not None and updates.accept():
             return True
         if self.cancellation.raise_where_code_waits():
             self.wake()
             return True
-        self.queries.ready()
+        if not self.has_caught_up:
+            self.has_caught_up = True
+            if self._queries is not None:
+                self._queries.ready()
         return False
 
     def _due_end(self) -> dict[str, Any] | None:
         """Gives the run's end, if its time has come: who returns waits for the updates that were accepted."""
-        if self.end is None or not self.updates.are_open or "fail" in self.end or "cancelled" in self.end:
-            return self.end
-        return None
+        end = self.end
+        if end is None or "fail" in end or "cancelled" in end:
+            return end
+        return None if self._updates is not None and self._updates.are_open else end
 
     def leave(self) -> None:
         """Gives the run back as soon as what its code is at has been recorded."""
@@ -332,13 +371,16 @@ class RunExecution:
 
     def part(self) -> None:
         """Once it has ended: its parts know of it, and would keep it until a garbage collection."""
-        if self.is_ended and not self._tasks:
-            for part in (self.updates, self.races, self.queries, self.cancellation):
-                part.part()
+        if self.is_ended and not self._tasks and (self._main is None or self._main.done()):
+            self._main = None
+            for part in (self._updates, self.races, self._queries, self.cancellation):
+                if part is not None:
+                    part.part()
 
     def drop(self) -> None:
         """Stops the code: the run is somebody else's now. Nothing more is told."""
         self.is_dropped = True
         self.open.clear()
-        for task in list(self._tasks):
-            task.cancel()
+        for task in (*self._tasks, self._main):
+            if task is not None:
+                task.cancel()

@@ -24,6 +24,7 @@ WINNER, LOST_MARK = "__race", "__lost"
 UPDATES = "0"
 """The scope of acceptances and outcomes of updates; what the n-th one does is in `0/n`."""
 EMPTY_HASH = bytes(8)
+_NO_MARKS: dict[int, StepRecord] = {}
 _MARKER = types_pb2.STEP_KIND_MARKER
 
 StepKey = tuple[str, str, int | str]
@@ -93,10 +94,10 @@ class Scope:
         self.order = self.told_order = EMPTY_HASH
         self.recorded: Sequence[CallKind] = ()
         self.strayed: tuple[int, list[CallKind]] | None = None
-        self.marks: dict[int, StepRecord] = {}
+        self.marks = _NO_MARKS
         self.occurrences: dict[str, int] = {}
         self.last_branch = 0
-        self.children: set[Scope] = set()
+        self.children: set[Scope] | None = None
         self.waiting: Call[object] | Condition | bool | None = None
         self.group: Group | None = None
         self.patches: dict[str, bool] = {}
@@ -194,7 +195,9 @@ class Record:
 
     def open(self, scope: Scope) -> Scope:
         """Tells a new scope what was recorded in it."""
-        scope.recorded, scope.marks = self._scopes.pop(scope.path, ((), {}))
+        found = self._scopes.pop(scope.path, None)
+        if found is not None:
+            scope.recorded, scope.marks = found
         return scope
 
     def unopened(self) -> list[str]:

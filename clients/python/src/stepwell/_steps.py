@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stepwell import errors
 from stepwell._calls import Call
-from stepwell.definitions import defaults_of, type_and_hint
+from stepwell.definitions import type_and_defaults, type_and_hint
 from stepwell.policies import CONFLICT, PARENT_CLOSE, REUSE, Seconds, duration
 from stepwell.user_tasks import spell
 from stepwell.v1 import types_pb2, workers_pb2
@@ -30,8 +30,7 @@ def activity(
     options: ActivityOptions,
 ) -> Call[Any]:
     """Makes the call of an activity."""
-    kind, hint = type_and_hint(fn, "activity")
-    defaults = defaults_of(fn)
+    kind, hint, defaults = type_and_defaults(fn, "activity")
 
     def spell() -> dict[str, Any]:
         payload = run.converter.to_payload(input)

@@ -26,7 +26,7 @@ _PARTS = 4
 
 def current_traceparent() -> str:
     """Gives the W3C trace context of the calling code, empty if there is none."""
-    if not _has_otel:
+    if not _has_otel or not otel_context.get_current():
         return ""
     span = trace.get_current_span().get_span_context()
     return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}" if span.is_valid else ""

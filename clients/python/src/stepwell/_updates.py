@@ -77,7 +77,6 @@ class Updates:
         "_recorded",
         "_run",
         "_scope",
-        "_waits",
     )
 
     def __init__(self, run: RunExecution) -> None:
@@ -91,7 +90,6 @@ class Updates:
         self._offered: dict[str, Update] = {}
         self._conditions: list[Condition] = []
         self._gate: asyncio.Future[None] | None = None
-        self._waits = 0
 
     def part(self) -> None:
         """Forgets the run, of which nothing is under way any more."""
@@ -124,13 +122,10 @@ class Updates:
 
     # Where the run's own line stands
 
-    def arrive(self, scope: Scope) -> asyncio.Future[None] | None:
-        """Counts a wait of the run's own line. In a replay it is held up where updates were accepted in that wait."""
+    def hold(self) -> asyncio.Future[None] | None:
+        """Holds the run's own line up, in a replay, at the beginning of a wait in which updates were accepted."""
         run = self._run
-        if scope is not run.root:
-            return None
-        self._waits += 1
-        if not self._recorded or self._recorded[0].place > self._waits:
+        if not self._recorded or self._recorded[0].place > run.waits:
             return None
         self._gate = run.loop.create_future()
         run.block()
@@ -138,7 +133,7 @@ class Updates:
 
     async def until(self, scope: Scope, holds: Callable[[], object]) -> None:
         """Waits until something holds."""
-        gate = self.arrive(scope)
+        gate = self._run.arrive(scope)
         if gate is not None:
             await gate
         run = self._run
@@ -165,7 +160,7 @@ class Updates:
 
     def move(self) -> bool:
         """Lets code go on that waits for other code of the run. True if any does."""
-        if self._begin_recorded():
+        if self._recorded and self._begin_recorded():
             return True
         if self._gate is not None:
             gate, self._gate = self._gate, None
@@ -173,16 +168,18 @@ class Updates:
             gate.set_result(None)
             return True
         # Each in turn, as if the others were not there: one may undo what the next one waits for.
-        return any(condition.look() for condition in self._conditions)
+        return bool(self._conditions) and any(condition.look() for condition in self._conditions)
 
     def accept(self) -> bool:
         """Looks at the updates that are offered. True if any of them is begun."""
+        if not self._offered:
+            return False
         may_accept = self._run.end is None and not self._recorded and not self._run.is_leaving
         return may_accept and self._begin_offered()
 
     def _begin_recorded(self) -> bool:
         is_begun = False
-        while self._recorded and self._recorded[0].place <= self._waits:
+        while self._recorded and self._recorded[0].place <= self._run.waits:
             record = self._recorded.popleft()
             self._begin(record.key, record.update_name, record.result)
             is_begun = True
@@ -200,7 +197,7 @@ class Updates:
                 failure = failure_of(error, self._run.converter)
                 self._run.out.rejections.append(UpdateRejection(update_id=update.update_id, failure=failure))
                 continue
-            acceptance = AcceptanceStep(update_name=update.name, input=update.input, place=self._waits)
+            acceptance = AcceptanceStep(update_name=update.name, input=update.input, place=self._run.waits)
             body = {"acceptance": acceptance}
             self._run.add_step(self._scope, _MARKER, ACCEPTANCE, update.update_id, body=body)
             self._known.add(update.update_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, cast, overload
 
 from stepwell import _attributes, _checkpoints, _steps
@@ -87,15 +87,15 @@ class Context(Asked, Parallel):
     async def step(
         self, name: str, fn: Callable[..., T], *args: object, key: str = ..., retry: RetryPolicy | None = ...
     ) -> T: ...
-    async def step(
+    def step(
         self, name: str, fn: Callable[..., Any], *args: object, key: str = "", retry: RetryPolicy | None = None
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Calls a function in this worker and records what it returns, before the code goes on.
 
         A plain function runs in a thread, an async one on the loop. It may run again if the worker dies before the
         record. `retry` tries it again in place (default: not). Raises `StepFailed` when it raised, recorded too.
         """
-        return await _checkpoints.checkpoint(self._run, name, fn, args, key=key, retry=retry)
+        return _checkpoints.checkpoint(self._run, name, fn, args, key=key, retry=retry)
 
     @overload
     def activity(

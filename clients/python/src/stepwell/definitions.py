@@ -109,17 +109,17 @@ def definition_of(fn: object) -> Definition | None:
     return found if isinstance(found, Definition) else None
 
 
-def defaults_of(target: object) -> ActivityDefaults:
-    """Gives what an activity asks for; nothing, if it is only named."""
-    found = definition_of(target)
-    return found.defaults if found is not None else NO_DEFAULTS
-
-
 def type_and_hint(target: object, noun: str) -> tuple[str, object]:
     """Gives the type's name and its result's type, of a decorated function or of a name."""
+    kind, hint, _ = type_and_defaults(target, noun)
+    return kind, hint
+
+
+def type_and_defaults(target: object, noun: str) -> tuple[str, object, ActivityDefaults]:
+    """Gives besides those what an activity asks for; nothing, if it is only named."""
     if isinstance(target, str):
-        return target, None
+        return target, None, NO_DEFAULTS
     found = definition_of(target)
     if found is None or found.is_workflow is not (noun == "workflow"):
         raise TypeError(f"{target!r} is no {noun}: decorate it with @{noun}, or give its name")
-    return found.name, found.result_hint
+    return found.name, found.result_hint, found.defaults

@@ -10,7 +10,7 @@ from stepwell._batches import Coalescer
 from stepwell._ends import JobEnds
 from stepwell._rpc import Caller, start_ids, uuid7, uuid_of
 from stepwell._watch import Watcher, news
-from stepwell.definitions import defaults_of, type_and_hint
+from stepwell.definitions import type_and_defaults
 from stepwell.errors import JobFailed
 from stepwell.policies import JOB_CONFLICT, JOB_REUSE, duration
 from stepwell.runs import PAGE_SIZE
@@ -54,7 +54,7 @@ class JobStart:
         options: JobOptions,
     ) -> JobStart:
         """Spells a start: as its options say, else as the activity's decorator does."""
-        kind, hint = type_and_hint(activity, "activity")
+        kind, hint, defaults = type_and_defaults(activity, "activity")
         job_id, request_id = start_ids(options.get("job_id"), options.get("request_id", ""))
         request = jobs_pb2.StartJobRequest(
             type=kind,
@@ -67,7 +67,7 @@ class JobStart:
             retention=duration(options.get("retention")),
             correlation_id=options.get("correlation_id", ""),
             request_id=request_id,
-            **defaults_of(activity).spell(options),
+            **defaults.spell(options),
         )
         return cls(request, hint)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from stepwell.policies import CancellationPolicy, Concurrency, RetryPolicy, Seconds, duration
@@ -38,21 +38,22 @@ def definition_of(named: DefinitionName | None) -> DefinitionRef | None:
 
 
 def run_fields(options: RunOptions) -> dict[str, Any]:
-    """Spells them as fields of a start's request."""
-    policy, retry = options.get("cancellation_policy"), options.get("retry")
-    limit = options.get("concurrency")
+    """Spells those that are given as fields of a start's request."""
     return {
-        "task_queue": options.get("task_queue", ""),
-        "workflow_id": options.get("workflow_id", ""),
-        "priority": options.get("priority"),
-        "run_timeout": duration(options.get("run_timeout")),
-        "correlation_id": options.get("correlation_id", ""),
-        "cancellation_policy": None if policy is None else policy.to_proto(),
-        "retry": None if retry is None else retry.to_proto(),
-        "concurrency": None if limit is None else limit.to_proto(),
-        "search_attributes": spelled(options.get("search_attributes", {})),
-        "definition": definition_of(options.get("definition")),
+        name: value if (spell := _SPELT.get(name)) is None else spell(value)
+        for name, value in options.items()
+        if name in RunOptions.__annotations__ and value is not None
     }
+
+
+_SPELT: dict[str, Callable[[Any], Any]] = {
+    "run_timeout": duration,
+    "cancellation_policy": CancellationPolicy.to_proto,
+    "retry": RetryPolicy.to_proto,
+    "concurrency": Concurrency.to_proto,
+    "search_attributes": spelled,
+    "definition": definition_of,
+}
 
 
 class StartOptions(RunOptions, total=False):

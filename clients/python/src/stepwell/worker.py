@@ -171,7 +171,7 @@ class Worker:
 
     def held(self) -> list[TaskRef]:
         """Gives all tasks that are held."""
-        runs = [seat.run.task.ref for seat in self._runs.seats.values()]
+        runs = [seat.run.ref for seat in self._runs.seats.values()]
         return runs + [running.ref for running in self._performing.running.values()]
 
     def received(self, message: ConnectResponse) -> None:
