@@ -51,7 +51,7 @@ def test_moves_forward_for_tests() -> None:
     clock = TestClock()
     now, steady = clock.now(), clock.monotonic()
     assert clock.advance(timedelta(days=30)) - now >= timedelta(days=30)
-    assert clock.monotonic() - steady < 1
+    assert clock.monotonic() - steady < 3_600
     with pytest.raises(ValueError, match="forward"):
         clock.advance(-MILLISECOND)
 

@@ -76,7 +76,7 @@ async def test_comes_back_after_a_kill_with_what_was_committed(data_dir: Path) -
         for kill in range(3):
             before = postgres.pid
             os.kill(before, signal.SIGKILL)
-            await asyncio.wait_for(postgres.wait_restarted(beyond=kill), 30)
+            await asyncio.wait_for(postgres.wait_restarted(beyond=kill), 60)
             assert postgres.pid != before
             assert (postgres.url, postgres.tcp_url) == (url, tcp_url)
             assert await fetch_value(url, "SELECT n FROM kept") == 7
@@ -98,7 +98,7 @@ async def test_runs_on_when_its_owner_is_killed_and_is_adopted(data_dir: Path) -
         assert postgres.pid == pid
         await execute(postgres.url, "CREATE TABLE kept ()")
         os.kill(pid, signal.SIGKILL)
-        await asyncio.wait_for(postgres.wait_restarted(), 30)
+        await asyncio.wait_for(postgres.wait_restarted(), 60)
         await execute(postgres.url, "TABLE kept")
         last = postgres.pid
     assert not is_running(last, data_dir)
@@ -140,7 +140,7 @@ async def test_two_folders_live_side_by_side(session_dir: Path, data_dir: Path) 
         await execute(one.url, "CREATE DATABASE only_here")
         assert not await fetch_value(other.url, "SELECT count(*) FROM pg_database WHERE datname = 'only_here'")
         os.kill(one.pid, signal.SIGKILL)
-        await asyncio.wait_for(one.wait_restarted(), 30)
+        await asyncio.wait_for(one.wait_restarted(), 60)
         assert other.restart_count == 0
         assert await fetch_value(other.tcp_url, "SELECT 1") == 1
 

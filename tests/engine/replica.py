@@ -108,7 +108,7 @@ async def replica(url: str, **fields: Any) -> AsyncIterator[Replica]:
         yield made
     finally:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(made.committers.stop(), 20)
+            await asyncio.wait_for(made.committers.stop(), 60)
         await made.database.close()
 
 

@@ -96,7 +96,7 @@ async def test_a_locked_run_is_busy_at_the_deadline(database_url: str) -> None:
         begun = time.monotonic()
         hurried = SignalRun(RunRef(MAIN, "main", workflow_id="mine"), "s", NULL)
         with pytest.raises(errors.RunBusy) as told:
-            await asyncio.wait_for(server.do(hurried, seconds=0.3), 10)
+            await asyncio.wait_for(server.do(hurried, seconds=0.3), 60)
         assert time.monotonic() - begun > 0.2
         assert told.value.run_id == "mine"
         assert not patient.done()
@@ -235,11 +235,10 @@ async def test_a_letter_is_applied_once_by_two_replicas(database_url: str) -> No
         await one.do(TerminateRun(RunRef(MAIN, "main", child), "enough"))
         (mail,) = await database.rows("SELECT mail_id, run_key, body FROM mail")
         letter = ReadLetter(RunRef(None, "", mail["run_key"]), mail["mail_id"], unpack_letter(mail["body"]))
-        begun = time.monotonic()
-        futures = [(one if n % 2 else two).submit(letter) for n in range(20)]
-        answers = await asyncio.gather(*futures, return_exceptions=True)
+        futures = [(one if n % 2 else two).submit(letter, seconds=600) for n in range(20)]
+        async with asyncio.timeout(60):
+            answers = await asyncio.gather(*futures, return_exceptions=True)
         assert sorted(answers, key=str) == [*[False] * 19, True]
-        assert time.monotonic() - begun < 2.0
         kinds = [row[0] for row in await database.rows("SELECT type FROM events WHERE run_key = $1", mail["run_key"])]
         assert kinds.count(EventType.CHILD_FAILED) == 1
         assert await database.value("SELECT count(*) FROM mail") == 0

@@ -62,7 +62,7 @@ async def test_a_set_whose_commit_is_cut_is_there_as_a_whole_once(database_url: 
         runs = [await server.start() for _ in range(3)]
         order = writes(*(append(started, "e") for started in runs), StartRun(new_run()), TerminateRun(ref(runs[0]), ""))
         way.lose = lose
-        answers = await asyncio.wait_for(server.committers.commit(order), 20)
+        answers = await asyncio.wait_for(server.committers.commit(order), 60)
         assert len(answers) == 5
         assert way.lost == 1
         assert sorted((await events(database)).values()) == [["e"]] * 3
@@ -88,7 +88,7 @@ async def test_a_set_of_unknown_outcome_is_repeated_by_its_id(
         way.lose = lose
         with pytest.raises(errors.OutcomeUnknown):
             await server.committers.commit(marks(runs, "e"), asked=asked)
-        assert len(await asyncio.wait_for(server.committers.commit(marks(runs, "e"), asked=asked), 20)) == 3
+        assert len(await asyncio.wait_for(server.committers.commit(marks(runs, "e"), asked=asked), 60)) == 3
         assert sorted((await events(database)).values()) == [["e"]] * 3
         await database.check()
 
@@ -164,7 +164,7 @@ async def test_a_set_gets_its_turn_at_a_run_that_is_never_idle(database_url: str
 
         hammering = [asyncio.create_task(hammer(started)) for started in runs]
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 for turn in range(10):
                     await two.committers.commit(marks(runs, f"s{turn}"))
         finally:

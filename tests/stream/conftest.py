@@ -31,6 +31,17 @@ async def two(database_url: str) -> AsyncIterator[tuple[Replica, Replica]]:
         yield first, second
 
 
+@pytest_asyncio.fixture
+async def far(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Replica, Replica]]:
+    """Two that hear of each other by hints alone: the next look is ten minutes away."""
+    monkeypatch.setattr(upkeep, "_RECONCILE_SECONDS", 600.0)
+    polls = dict.fromkeys(("dispatch_poll_seconds", "mail_poll_seconds"), 600.0)
+    async with replica(database_url, **polls) as first, replica(database_url, **polls) as second:
+        await first.service.hints.wait_company()
+        await second.service.hints.wait_company()
+        yield first, second
+
+
 @pytest_asyncio.fixture(scope="module")
 async def shared(shared_database_url: str) -> AsyncIterator[Replica]:
     """For calls that are refused: what is left behind is there for the module's next test."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -18,8 +17,9 @@ from stepwell.v1.workers_pb2 import CompleteActivity
 Two = tuple[Replica, Replica]
 
 
-async def test_an_end_on_one_replica_advances_a_run_on_the_other_within_a_second(two: Two) -> None:
-    first, second = two
+async def test_an_end_on_one_replica_advances_a_run_on_the_other_by_a_hint(far: Two) -> None:
+    """At once: neither looks by itself for ten minutes."""
+    first, second = far
     await first.start(queue="runs")
     async with (
         wire(first, "runs", task_queues=["runs"], capacity=capacity(runs=1)) as runs,
@@ -28,10 +28,8 @@ async def test_an_end_on_one_replica_advances_a_run_on_the_other_within_a_second
         code = Code(runs, await runs.task(RUN))
         await code.wait(code.activity(task_queue="q"))
         task = await acts.task(ACTIVITY)
-        began = time.monotonic()
         await acts.complete(task, 42)
         (step,) = (await code.advance()).steps
-        assert time.monotonic() - began < 1.0
         assert step.result.json == "42"
 
 
@@ -85,18 +83,13 @@ async def test_cancel_and_revoke_reach_a_worker_of_the_other_replica(two: Two) -
         assert (await runs.next("revokes")).ref == code.task.ref
 
 
-async def test_a_task_of_one_replica_wakes_a_worker_of_the_other(database_url: str) -> None:
+async def test_a_task_of_one_replica_wakes_a_worker_of_the_other(far: Two) -> None:
     """By a hint, since the poll is far away."""
-    far = {"dispatch_poll_seconds": 60.0}
-    async with replica(database_url, **far) as first, replica(database_url, **far) as second:
-        await first.service.hints.wait_company()
-        await second.service.hints.wait_company()
-        async with wire(second, capacity=capacity(runs=1)) as stream:
-            await stream.settled()
-            began = time.monotonic()
-            run_id = await first.start()
-            assert (await stream.task(RUN)).run_id == run_id
-            assert time.monotonic() - began < 1.0
+    first, second = far
+    async with wire(second, capacity=capacity(runs=1)) as stream:
+        await stream.settled()
+        run_id = await first.start()
+        assert (await stream.task(RUN)).run_id == run_id
 
 
 async def test_a_session_goes_on_at_the_other_replica(two: Two) -> None:

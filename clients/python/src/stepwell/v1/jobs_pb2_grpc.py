@@ -123,7 +123,8 @@ class JobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchJobs(self, request, context):
-        """Streams the ends of a namespace's jobs, in commit order. One stream serves all waits of a client.
+        """Streams the ends of a namespace's jobs, in commit order. One stream serves all waits of a client. Ends of jobs whose
+        retention was over before the stream came to them, or that were retried since, are not told.
         Reasons: WATCH_CURSOR_INVALID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -48,7 +48,8 @@ class JobServiceStub:
     WaitJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.WaitJobRequest, _jobs_pb2.WaitJobResponse]
     """Waits until a job has ended, or until `wait` is over; then answers with the job as it is. Reasons: JOB_NOT_FOUND."""
     WatchJobs: _grpc.UnaryStreamMultiCallable[_jobs_pb2.WatchJobsRequest, _jobs_pb2.WatchJobsResponse]
-    """Streams the ends of a namespace's jobs, in commit order. One stream serves all waits of a client.
+    """Streams the ends of a namespace's jobs, in commit order. One stream serves all waits of a client. Ends of jobs whose
+    retention was over before the stream came to them, or that were retried since, are not told.
     Reasons: WATCH_CURSOR_INVALID.
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]
@@ -82,7 +83,8 @@ class JobServiceAsyncStub(JobServiceStub):
     WaitJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.WaitJobRequest, _jobs_pb2.WaitJobResponse]  # type: ignore[assignment]
     """Waits until a job has ended, or until `wait` is over; then answers with the job as it is. Reasons: JOB_NOT_FOUND."""
     WatchJobs: _aio.UnaryStreamMultiCallable[_jobs_pb2.WatchJobsRequest, _jobs_pb2.WatchJobsResponse]  # type: ignore[assignment]
-    """Streams the ends of a namespace's jobs, in commit order. One stream serves all waits of a client.
+    """Streams the ends of a namespace's jobs, in commit order. One stream serves all waits of a client. Ends of jobs whose
+    retention was over before the stream came to them, or that were retried since, are not told.
     Reasons: WATCH_CURSOR_INVALID.
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_jobs_pb2.CancelJobRequest, _jobs_pb2.CancelJobResponse]  # type: ignore[assignment]
@@ -149,7 +151,8 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _jobs_pb2.WatchJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_jobs_pb2.WatchJobsResponse], _abc.AsyncIterator[_jobs_pb2.WatchJobsResponse]]:
-        """Streams the ends of a namespace's jobs, in commit order. One stream serves all waits of a client.
+        """Streams the ends of a namespace's jobs, in commit order. One stream serves all waits of a client. Ends of jobs whose
+        retention was over before the stream came to them, or that were retried since, are not told.
         Reasons: WATCH_CURSOR_INVALID.
         """
 
