@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from stepwell_server.api.fields import Fields
 from stepwell_server.api.payloads import (
     failure_from_proto,
     failure_to_proto,
+    fill_time,
     json_of_value,
     payload_from_proto,
     payload_to_proto,
@@ -149,6 +150,23 @@ def test_the_longest_delay_fits_behind_the_latest_time() -> None:
 )
 def test_payloads_come_back_to_the_letter(message: types_pb2.Payload) -> None:
     assert payload_to_proto(payload_from_proto(message, FIELDS, "input")) == message
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC),
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(2026, 2, 28, 23, 59, 59, 1, UTC),
+        datetime(9899, 12, 31, 1, 2, 3, 456_789, UTC),
+        datetime(2026, 7, 1, 2, 3, 4, tzinfo=timezone(timedelta(hours=2))),
+    ],
+)
+def test_times_are_rendered_as_protobuf_does(time: datetime) -> None:
+    theirs, ours = Timestamp(), Timestamp(seconds=7, nanos=7)
+    theirs.FromDatetime(time)
+    fill_time(ours, time)
+    assert ours == theirs
 
 
 def test_payloads_have_limits() -> None:

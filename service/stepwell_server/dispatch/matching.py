@@ -118,7 +118,7 @@ class Matcher:
     def _is_taken(self, key: Key) -> bool:
         namespace_id, queue, kind, *sort = key
         ring = self._rings.get((namespace_id, queue), ())
-        return any(tuple(sort) in session.takes[TaskKind(kind)] for session in ring)
+        return any(tuple(sort) in session.takes[kind] for session in ring)
 
     def settings_changed(self) -> None:
         """Something else is set for some queues, or the clock was moved: all may give something."""
@@ -147,7 +147,7 @@ class Matcher:
             return None
         waiting = self._backlog.get((task.namespace_id, task.task_queue, task.kind), {})
         for place, session in enumerate(ring):
-            takes = session.takes[TaskKind(task.kind)]
+            takes = session.takes[task.kind]
             if (task.type, task.build_id) not in takes or not session.free(task.kind, task.task_queue):
                 continue
             if waiting and not takes.isdisjoint(waiting):

@@ -121,13 +121,14 @@ class Pushes:
     def _send(self, session: WorkerSession, assigns: Sequence[Assign]) -> None:
         """Pushes those tasks that are still held, and what was to be told of them meanwhile."""
         for assign in assigns:
-            held = session.holds(assign.key, assign.token)
+            key = assign.key
+            held = session.holds(key, assign.token)
             if held is not None:
                 session.assigned(held)
                 session.outbox.assign(assign)
-                if self.deliveries is not None and assign.grant.activity is None:
+                if not key[1] and self.deliveries is not None:
                     self.deliveries.assigned(session, assign)
-                for advance in session.early.pop(assign.key, ()):
+                for advance in session.early.pop(key, ()):
                     session.outbox.advance(advance)
 
     def _take_back(self, session: WorkerSession, key: TaskKey, reason: str) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from stepwell_server.dispatch.messages import AdvanceRun
-    from stepwell_server.model.workers import Hello
+    from stepwell_server.model.workers import Hello, Sort
 
 TaskKey = tuple[int, int]  # the run's or job's key and the step's ordinal, 0 for the run itself, JOB_ORDINAL for a job
 Slot = tuple[int, str]  # kind and queue; queue "" stands for all queues together
@@ -71,12 +71,13 @@ class WorkerSession:
         self.lost = False
         self.rooms: dict[Slot, Room] = {}
         self.reserved: Counter[Slot] = Counter()  # places of tasks that are on their way, by kind and own queue
+        self.coming = 0  # and all of them
         self.held: dict[TaskKey, Held] = {}
         self.unassigned = 0  # how many of them have not reached the outbox
         self.resumed: dict[TaskKey, Held] = {}  # what an earlier stream held, until it is taken over
         self.advances: dict[TaskKey, list[AdvanceRun]] = {}  # news of waiting runs for which there is no slot yet
         self.early: dict[TaskKey, list[AdvanceRun]] = {}  # news of runs whose assignment is not out yet
-        self.takes = {kind: hello.takes(kind) for kind in WORKERS_KINDS}
+        self.takes: dict[int, frozenset[Sort]] = {kind: hello.takes(kind) for kind in WORKERS_KINDS}
         self.beaten_at = time.monotonic()
         self.heard_at = time.monotonic()
         self.heard_since_beat = True
@@ -112,7 +113,7 @@ class WorkerSession:
             return 0
         room = self.room(kind, queue)
         # A worker that reads slowly gets what it can read, not what it could do.
-        spare = self.outbox.spare - self.unassigned - self.reserved.total()
+        spare = self.outbox.spare - self.unassigned - self.coming
         return max(0, min(room.most - room.outstanding, spare))
 
     def set_rooms(self, rooms: dict[Slot, Room]) -> None:
@@ -127,11 +128,13 @@ class WorkerSession:
     def occupy(self, kind: int, queue: str, count: int = 1) -> None:
         """Takes places, for tasks that are on their way."""
         self.reserved[kind, queue] += count
+        self.coming += count
         self.room(kind, queue).outstanding += count
 
     def vacate(self, kind: int, queue: str, count: int = 1) -> None:
         """Gives them back."""
         self.reserved[kind, queue] -= count
+        self.coming -= count
         self.room(kind, queue).outstanding -= count
 
     def _count(self, held: Held, by: int) -> None:
