@@ -25,10 +25,14 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Crew:
-    """Workers in one process: of a namespace, with so many slots each, at one of the replicas."""
+    """Workers in one process: of a namespace, with so many slots each, at one of the replicas.
+
+    `resident` runs that wait stay in a worker's memory.
+    """
 
     namespace: str = "main"
     slots: int = 2_000
+    resident: int = 2_000
     workers: int = 1
     replica: int = 0
 
@@ -62,7 +66,7 @@ class Stand:
         self.addresses: list[str] = []
         self.key = ""
         self.expected = Expected()
-        self._metrics: list[str] = []
+        self.metrics: list[str] = []
 
     async def closed(
         self, what: str, *, callers: int, seconds: float, warm: float = 2.0, size: int = 100, wal: bool = False
@@ -122,7 +126,7 @@ class Stand:
         return used | {"postgres": self.ground.cpu_seconds()}
 
     async def _statements(self) -> float:
-        read = [asyncio.to_thread(counter, each, "stepwell_statements_total") for each in self._metrics]
+        read = [asyncio.to_thread(counter, each, "stepwell_statements_total") for each in self.metrics]
         return sum(await asyncio.gather(*read))
 
     async def start_service(self, sampled: float) -> Process:
@@ -137,15 +141,15 @@ class Stand:
         }
         self.services.append(await self._start("service", ["-m", "bench.serve"], environment))
         self.addresses.append(f"127.0.0.1:{port}")
-        self._metrics.append(f"127.0.0.1:{metrics_port}")
+        self.metrics.append(f"127.0.0.1:{metrics_port}")
         return self.services[-1]
 
-    async def start_crew(self, crew: Crew) -> Process:
+    async def start_crew(self, crew: Crew, *, seconds: float = _READY_SECONDS) -> Process:
         """Starts workers, and waits until they have connected."""
         options = ["--address", self.addresses[crew.replica], "--namespace", crew.namespace]
-        options += ["--slots", str(crew.slots), "--workers", str(crew.workers)]
+        options += ["--slots", str(crew.slots), "--resident", str(crew.resident), "--workers", str(crew.workers)]
         self.workers.append(await self._start("worker", ["-m", "bench.work", *options], {"STEPWELL_API_KEY": self.key}))
-        await self.workers[-1].hear("ready", _READY_SECONDS)
+        await self.workers[-1].hear("ready", seconds)
         return self.workers[-1]
 
     async def start_load(self, namespace: str) -> Process:

@@ -11,7 +11,7 @@ from bench.programs import ACTIVITIES, QUEUE, WORKFLOWS, run
 from stepwell import Client, Worker
 
 
-async def work(address: str, namespace: str, slots: int, count: int) -> None:
+async def work(address: str, namespace: str, slots: int, resident: int, count: int) -> None:
     """Connects workers with so many slots each, says so, and performs."""
     workers = []
     for _ in range(count):
@@ -24,7 +24,7 @@ async def work(address: str, namespace: str, slots: int, count: int) -> None:
                 activities=ACTIVITIES,
                 max_activities=slots,
                 max_runs=slots,
-                max_resident_runs=slots,
+                max_resident_runs=resident,
             )
         )
     performing = [asyncio.create_task(worker.run()) for worker in workers]
@@ -41,9 +41,10 @@ def main() -> None:
     parser.add_argument("--address", required=True)
     parser.add_argument("--namespace", default="main")
     parser.add_argument("--slots", type=int, default=1_000)
+    parser.add_argument("--resident", type=int, default=1_000)
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
-    run(work(given.address, given.namespace, given.slots, given.workers))
+    run(work(given.address, given.namespace, given.slots, given.resident, given.workers))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench.blocks import Bench
-from bench.cases import capacity, conditions, latency, peers
+from bench.cases import capacity, conditions, latency, length, peers, tables
 from bench.figures import Figure
 
 
@@ -34,5 +34,10 @@ CASES = {
     "dbos": Case(partial(peers.beside, peers.DBOS), ("dbos",)),
     "procrastinate": Case(partial(peers.beside, peers.PROCRASTINATE), ("procrastinate",)),
     "pgqueuer": Case(partial(peers.beside, peers.PGQUEUER), ("pgqueuer",)),
+    "grown": Case(tables.grown, ("grown",), is_long=True),
+    "snapshot": Case(tables.snapshot, ("snapshot",), is_long=True),
+    "backlog": Case(tables.backlog, ("backlog",), is_long=True),
+    "long_runs": Case(length.long_runs, ("long_steps", "long_activities", "long_fan_out"), is_long=True),
+    "idle_streams": Case(length.idle_streams, ("streams_memory", "streams_cpu"), is_long=True),
     "replicas": Case(conditions.replicas, ("replicas",), is_long=True),
 }
