@@ -56,6 +56,22 @@ async def test_a_claim_takes_of_its_own_namespace_and_queue(database_url: str) -
         assert grant.run.run_key == mine.run_key
 
 
+async def test_a_claim_that_finds_no_more_gets_what_its_own_batch_starts(database_url: str) -> None:
+    """So many as it has room for, of what it asks for. Those have no rows in the table."""
+    async with replica(database_url) as server, look(database_url) as database:
+        waiting = await server.start()
+        asked, *started = await asyncio.gather(
+            server.do(claim(server.session, 3)),
+            server.start(task_queue="elsewhere"),
+            server.start(type="other"),
+            *(server.start() for _ in range(4)),
+        )
+        assert [grant.run.run_key for grant in asked] == [waiting.run_key, started[2].run_key, started[3].run_key]
+        left = {row[0] for row in await database.rows("SELECT run_key FROM tasks")}
+        assert left == {started[place].run_key for place in (0, 1, 4, 5)}
+        await database.check()
+
+
 async def test_a_claim_passes_over_tasks_that_another_is_about_to_take(database_url: str) -> None:
     """Somebody else's lock on a task holds up no claim: the next one is taken at once."""
     async with replica(database_url) as server, look(database_url) as other:

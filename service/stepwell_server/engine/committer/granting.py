@@ -44,6 +44,8 @@ class Granting:
         self._capacity = capacity
         self._claimed: dict[int, list[tuple[int, int, datetime]]] = {}
         self._most: dict[int, int] = {}
+        # Claims that got all there was and have room for more, each with what it is answered.
+        self._unfilled: list[tuple[Claim, list[AnyGrant]]] = []
         self.reservations: list[tuple[Task, Reservation]] = []
         self._stale: list[tuple[int, int]] = []
 
@@ -114,6 +116,8 @@ class Granting:
             else:
                 granted.append(grant)
                 change.news.grants.remove(grant)
+        if len(self._claimed[place]) < claim.most and not self._queues.is_limited(*queue_of(claim)):
+            self._unfilled.append((claim, granted))
         return self._rationing.give(claim, granted, self._most[place])
 
     @property
@@ -122,19 +126,35 @@ class Granting:
         return self._rationing.spent
 
     def match(self) -> None:
-        """Gives fresh tasks straight to workers that wait for them."""
+        """Gives fresh tasks straight to workers that wait for them.
+
+        A worker for which something older waits gets none, but its claim does that has just found no more: else what
+        once waited in the table would lead all that follows through it, for as long as more comes.
+        """
         for change in self._subjects.every():
             for task in list(change.news.tasks):
                 if change.tasks.get(task.ordinal) is not task:
                     continue
                 reservation = self._capacity.reserve(task)
                 if reservation is None:
+                    self._add_to_claim(change, task)
                     continue
                 self.reservations.append((task, reservation))
                 if self._grant(change, task.ordinal, reservation) is not None:
                     change.news.tasks.remove(task)
                 else:
                     self._capacity.release(*self.reservations.pop())
+
+    def _add_to_claim(self, change: AnyChange, task: Task) -> None:
+        for claim, granted in self._unfilled:
+            if len(granted) == claim.most or not _asks_for(claim, task):
+                continue
+            grant = self._grant(change, task.ordinal, Reservation(claim.session_id, claim.owner_id, claim.builds))
+            if grant is not None:
+                granted.append(grant)
+                change.news.grants.remove(grant)
+                change.news.tasks.remove(task)
+            return
 
     def _grant(
         self, change: AnyChange, ordinal: int, reservation: Reservation, ready_time: datetime | None = None
@@ -144,3 +164,11 @@ class Granting:
         ref = ref_to(change.key, ordinal, change.namespace_id)
         change.begin()
         return GrantTask(ref, ordinal, *reservation, ready_time).decide(change)
+
+
+def _asks_for(claim: Claim, task: Task) -> bool:
+    return (
+        (claim.namespace_id, claim.task_queue, claim.kind) == (task.namespace_id, task.task_queue, task.kind)
+        and task.type in claim.types
+        and (not task.build_id or task.build_id in claim.builds)
+    )
