@@ -20,9 +20,9 @@ Identity = tuple[str, str, int, str]
 
 
 async def read(database: Database, run_key: int, identity: Identity) -> WholeStep | None:
-    """A step with its payloads, or None. Walks steps_name_idx, and one partition's primary key."""
+    """A step with its payloads, or None. Walks steps_identity_idx, and one partition's primary key."""
     either = union_all(
-        open_columns().where(*_named(STEPS, run_key, identity)),
+        open_columns().where(*_named(STEPS, run_key, identity), STEPS.c.ordinal > 0),
         select(*CLOSED_COLUMNS).where(*_named(CLOSED_STEPS, run_key, identity)),
     )
     async with database.pool.begin() as connection:

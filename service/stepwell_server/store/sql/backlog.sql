@@ -1,7 +1,7 @@
 -- name: read_backlog
 -- What is to be had at a time and waits, by namespace, queue and kind: how many, counted up to a bound for each sort and
 -- priority, and since when the oldest. So many sorts at most (a sort is of one type and build). Hops over
--- tasks_build_idx from sort to sort, and walks a bounded piece of it for each priority.
+-- tasks_build_idx from sort to sort, and walks a bounded piece of it for each priority; then namespaces_pkey.
 WITH RECURSIVE sorts (namespace_id, task_queue, kind, type, build_id, place) AS (
     (
         SELECT t.namespace_id, t.task_queue, t.kind, t.type, t.build_id, 1

@@ -1,5 +1,6 @@
 -- name: find_definitions_by_id
--- Definitions that starts name by their ids. Walks the index of ids.
+-- Definitions that starts name by their ids. Walks
+-- definitions_namespace_id_definition_id_key.
 SELECT x.place, d.definition_key, d.definition_id, d.code, d.version
 FROM unnest($1::int[], $2::uuid[], $3::text[], $4::int[]) WITH ORDINALITY
         AS x (namespace_id, definition_id, code, version, place),
@@ -11,8 +12,8 @@ FROM unnest($1::int[], $2::uuid[], $3::text[], $4::int[]) WITH ORDINALITY
 WHERE (x.code = '' OR d.code = x.code) AND (x.version = 0 OR d.version = x.version);
 
 -- name: find_definitions_by_code
--- Definitions that starts name by code and version; without a version the latest active one. Walks the index of codes
--- and versions backwards.
+-- Definitions that starts name by code and version; without a version the latest active one. Walks
+-- definitions_namespace_id_code_version_key backwards.
 SELECT x.place, d.definition_key, d.definition_id, d.code, d.version
 FROM unnest($1::int[], $2::text[], $3::int[]) WITH ORDINALITY AS x (namespace_id, code, version, place),
     LATERAL (

@@ -18,11 +18,11 @@ FROM unnest($1::int[], $2::text[], $3::text[], $4::text[])
 COPY idempotency_keys (namespace_id, type, trigger_key, idempotency_key, run_id, register_time) FROM STDIN (FORMAT binary);
 
 -- name: claim_dispatches
--- Notes that dispatched steps were claimed, unless that is noted. Walks dispatches_pkey.
-UPDATE dispatches SET claim_time = x.claim_time
+-- Notes that dispatched steps were claimed; the first time stays. Walks dispatches_pkey.
+UPDATE dispatches SET claim_time = coalesce(dispatches.claim_time, x.claim_time)
 FROM unnest($1::int[], $2::uuid[], $3::text[], $4::timestamptz[]) AS x (namespace_id, run_id, step_name, claim_time)
 WHERE dispatches.run_id = x.run_id AND dispatches.namespace_id = x.namespace_id
-    AND dispatches.step_name = x.step_name AND dispatches.claim_time IS NULL;
+    AND dispatches.step_name = x.step_name;
 
 -- name: release_dispatches
 -- Takes dispatches out of the ledger whose steps are to be done again. Walks dispatches_pkey.

@@ -13,7 +13,8 @@ LIMIT $2;
 SELECT number FROM inbox WHERE number = ANY($1::bigint[]);
 
 -- name: delete_inbox
--- Takes away what is done; answers what was there. Less than asked for is a conflict: somebody else did it.
+-- Takes away what is done; answers what was there. Less than asked for is a conflict: somebody else did it. Walks
+-- inbox_pkey.
 DELETE FROM inbox WHERE number = ANY($1::bigint[]) RETURNING number;
 
 -- name: bury_inbox
@@ -34,7 +35,8 @@ INNER JOIN unnest($1::bigint[], $2::text[], $3::text[]) AS x (number, reason, me
 RETURNING number;
 
 -- name: prune_dead_letters
--- Forgets, up to a limit, dead letters from before a time. Walks dead_letters_time_idx.
+-- Forgets, up to a limit, dead letters from before a time. Walks dead_letters_time_idx, then
+-- dead_letters_pkey.
 DELETE FROM dead_letters
 WHERE number IN (SELECT d.number FROM dead_letters AS d WHERE d.refuse_time < $1 ORDER BY d.refuse_time LIMIT $2)
 RETURNING number;

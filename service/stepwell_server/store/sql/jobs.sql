@@ -172,8 +172,8 @@ WHERE heartbeats.run_key = x.job_key AND heartbeats.ordinal = -1;
 
 -- name: prune_jobs
 -- Forgets, in a slice, jobs whose retention is over, with all that is known of them; those that were kept the longest
--- beyond it go first. Walks closed_jobs_expire_idx of each partition, then the primary keys. A job that is just being
--- retried is left to who has it.
+-- beyond it go first. Walks closed_jobs_expire_idx of each partition, then the partitions' primary keys, job_ids_pkey and
+-- unique_jobs_pkey. A job that is just being retried is left to who has it.
 WITH gone AS (
     DELETE FROM closed_jobs WHERE job_key IN (
         SELECT o.job_key FROM closed_jobs AS o

@@ -35,7 +35,7 @@ LIMIT 1;
 
 -- name: prune_published
 -- Forgets, in a slice, what runs have published that are there no more, open or ended. Walks published_pkey, then
--- runs_pkey and closed_runs_pkey.
+-- runs_pkey and the primary key of one partition of closed_runs.
 DELETE FROM published AS p
 WHERE (p.run_key, p.name) > ($1, $2) AND (p.run_key, p.name) <= ($3, $4)
     AND NOT EXISTS (SELECT FROM runs AS r WHERE r.run_key = p.run_key)
@@ -63,7 +63,7 @@ DELETE FROM run_calls WHERE call_id IN (
 ) RETURNING call_id;
 
 -- name: prune_requests
--- Forgets what requests were answered long ago. Walks requests_time_idx.
+-- Forgets what requests were answered long ago. Walks requests_time_idx, then requests_pkey.
 DELETE FROM requests AS r
 USING (
     SELECT o.request_id, o.namespace_id, o.method

@@ -3,6 +3,7 @@ COPY mail (mail_id, run_key, post_time, body) FROM STDIN (FORMAT binary);
 
 -- name: delete_mail
 -- Takes applied mail away; answers what was there. Less than asked for is a conflict: somebody else applied it.
+-- Walks mail_pkey.
 DELETE FROM mail WHERE mail_id = ANY($1::uuid[]) RETURNING mail_id;
 
 -- name: read_mail

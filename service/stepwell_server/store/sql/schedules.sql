@@ -41,7 +41,8 @@ FROM unnest($1::uuid[]) AS x (schedule_id),
 
 -- name: write_fired
 -- Notes what became of due schedules, all of one or nothing: one that somebody has changed meanwhile is left as it is,
--- and looked at again. The ids of the runs follow from the times, so that nothing starts twice.
+-- and looked at again. The ids of the runs follow from the times, so that nothing starts twice. Walks schedules_pkey
+-- and schedule_firings_pkey.
 WITH x AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::text[], $7::uuid[],

@@ -6,14 +6,15 @@ INSERT INTO sessions (
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
 
 -- name: read_session
--- A condemned one is on its way out: to readers it is gone.
+-- A condemned one is on its way out: to readers it is gone. Walks sessions_pkey.
 SELECT
     s.session_id, s.namespace_id, s.worker_id, s.register_time, s.hello, s.expire_time, s.task_queues,
     s.workflow_types, s.activity_types, s.build_id, s.identity
 FROM sessions AS s WHERE s.session_id = $1 AND s.expire_time > '-infinity';
 
 -- name: resume_session
--- Prolongs a session that has not expired, with what its worker now says of itself. Answers it, or nothing.
+-- Prolongs a session that has not expired, with what its worker now says of itself. Answers it, or nothing. Walks
+-- sessions_pkey.
 UPDATE sessions SET
     hello = $3, expire_time = $4, task_queues = $6, workflow_types = $7, activity_types = $8, build_id = $9, identity = $10
 WHERE session_id = $1 AND namespace_id = $2 AND expire_time > $5

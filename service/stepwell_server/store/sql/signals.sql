@@ -43,7 +43,7 @@ COPY signals (run_key, ordinal, name, event, signal_id, consumed, receive_time, 
 -- Marks signals as taken. Walks signals_pkey.
 UPDATE signals SET consumed = TRUE
 FROM unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal)
-WHERE signals.run_key = x.run_key AND signals.ordinal = x.ordinal AND NOT signals.consumed;
+WHERE signals.run_key = x.run_key AND signals.ordinal = x.ordinal;
 
 -- name: carry_signals_away
 -- Takes signals from runs whose successors get them. Walks signals_pkey.
@@ -51,7 +51,7 @@ DELETE FROM signals USING unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal
 WHERE signals.run_key = x.run_key AND signals.ordinal = x.ordinal;
 
 -- name: read_kept_signals
--- All signals of runs that nobody has taken, oldest first. Walks signals_pkey.
+-- All signals of runs that nobody has taken, oldest first. Walks the run's part of signals_name_idx.
 SELECT
     s.run_key, s.ordinal, s.name, s.event, s.signal_id, s.consumed, s.receive_time, s.chain_key
 FROM unnest($1::bigint[]) AS x (run_key),
@@ -71,7 +71,7 @@ ON CONFLICT (run_key, ordinal) DO UPDATE SET consumed = FALSE;
 
 -- name: delete_signals
 -- Forgets the signals of ended runs; their history keeps them. Those with an id stay a day, so that a repeat is
--- recognised. Walks signals_pkey.
+-- recognised. Walks the runs' parts of signals_pkey and signals_name_idx.
 WITH gone AS (
     DELETE FROM signals WHERE run_key = ANY($1::bigint[]) AND signal_id IS NULL
 )

@@ -9,7 +9,7 @@ FROM unnest($1::bigint[], $2::int[]) AS x (run_key, ordinal),
     LATERAL (SELECT * FROM steps AS o WHERE o.run_key = x.run_key AND o.ordinal = x.ordinal OFFSET 0) AS s;
 
 -- name: read_steps_named
--- Open steps by their identity in the run. Walks steps_name_idx.
+-- Open steps by their identity in the run. Walks steps_identity_idx, which wants to hear that ordinals are positive.
 SELECT
     s.run_key, s.ordinal, s.scope, s.name, s.occurrence, s.key, s.kind, s.type, s.task_queue, s.priority,
     s.wait_name, s.seq, s.child_key, s.create_time, s.input_event, s.state, s.attempt, s.grants,
@@ -20,7 +20,7 @@ FROM unnest($1::bigint[], $2::text[], $3::text[], $4::int[], $5::text[])
     LATERAL (
         SELECT * FROM steps AS o
         WHERE o.run_key = x.run_key AND o.scope = x.scope AND o.name = x.name
-            AND o.occurrence = x.occurrence AND o.key = x.key
+            AND o.occurrence = x.occurrence AND o.key = x.key AND o.ordinal > 0
         OFFSET 0
     ) AS s;
 

@@ -41,7 +41,7 @@ GROUP BY c.type, c.build_id, c.rank;
 -- As claim_tasks, of a queue whose tasks gain a step of priority in each $8 seconds that they wait. How much two of them
 -- gained differs by how much longer one waited, so their order never changes: a task stands where one of the highest rank
 -- would stand that came so much later. Merges the heads of the ten ranks, walking tasks_build_idx once a type, build and
--- rank. Locks tasks, before runs.
+-- rank, and locks through tasks_pkey. Locks tasks, before runs.
 WITH candidates AS MATERIALIZED (
     SELECT c.run_key, c.ordinal
     FROM unnest($4::text[]) AS x (type),

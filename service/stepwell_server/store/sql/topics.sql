@@ -102,7 +102,7 @@ USING unnest($1::int[], $2::text[], $3::bigint[]) AS x (namespace_id, topic, num
 WHERE e.namespace_id = x.namespace_id AND e.topic = x.topic AND e.number = x.number AND e.retain_time IS NULL;
 
 -- name: prune_topic_events
--- Forgets events whose time is over. Walks topic_events_retain_idx.
+-- Forgets events whose time is over. Walks topic_events_retain_idx, then topic_events_pkey.
 DELETE FROM topic_events AS e
 USING (
     SELECT o.namespace_id, o.topic, o.number
@@ -115,7 +115,8 @@ WHERE e.namespace_id = x.namespace_id AND e.topic = x.topic AND e.number = x.num
 RETURNING e.number;
 
 -- name: prune_topic_positions
--- Forgets which events were had that are kept for nobody any more. Walks topic_positions_expire_idx.
+-- Forgets which events were had that are kept for nobody any more. Walks topic_positions_expire_idx, then
+-- topic_positions_pkey.
 DELETE FROM topic_positions AS p
 USING (
     SELECT o.chain_key, o.topic FROM topic_positions AS o WHERE o.expire_time < $1 ORDER BY o.expire_time LIMIT $2
