@@ -34,7 +34,8 @@ FROM unnest($1::int[], $2::int[], $3::text[], $4::text[], $5::int[]) AS x (place
     ) AS w;
 
 -- name: read_superseded
--- Who has come before the newest so many of a line, and was not yet told to give way. Walks both indexes from their ends.
+-- Who has come before the newest so many of a line, and was not yet told to give way. Walks concurrency_slots_waiting_idx
+-- and concurrency_slots_held_idx from their ends.
 SELECT x.place, w.run_key
 FROM unnest($1::int[], $2::int[], $3::text[], $4::text[], $5::int[], $6::int[])
         AS x (place, namespace_id, name, line, newest, most),
