@@ -62,6 +62,7 @@ WHOLE = {
     "read_lost_holders": {"jobs_session_idx", "runs_session_idx", "steps_session_idx"},  # likewise
     "prune_signals": {"signals_pkey"},  # in slices, once an hour
     "read_undelivered": {"topic_events_number_idx"},  # only events that are on their way stand in it
+    "prune_rounds": {"concurrency_rounds_pkey"},  # a row a limit whose keys go in turn
     "read_expired_sessions": {"sessions"},  # a row a worker
 }
 # About the catalogue.

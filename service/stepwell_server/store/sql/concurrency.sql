@@ -113,16 +113,19 @@ SELECT * FROM unnest($1::int[], $2::text[], $3::text[])
 ON CONFLICT (namespace_id, name) DO UPDATE SET last_key = excluded.last_key;
 
 -- name: prune_rounds
--- Forgets whose turn it is where nobody waits and nobody has a slot, so many at most.
+-- Forgets whose turn it is where nobody waits and nobody has a slot, so many at most. Walks concurrency_rounds_pkey, a row
+-- a limit, and looks for each at concurrency_slots_key_idx and concurrency_slots_held_idx.
 DELETE FROM concurrency_rounds
 WHERE (namespace_id, name) IN (
     SELECT r.namespace_id, r.name FROM concurrency_rounds AS r
     WHERE NOT EXISTS (
         SELECT FROM concurrency_slots AS s
         WHERE s.namespace_id = r.namespace_id AND s.name = r.name AND s.line = '' AND s.admit_time IS NULL
+        OFFSET 0
     ) AND NOT EXISTS (
         SELECT FROM concurrency_slots AS s
         WHERE s.namespace_id = r.namespace_id AND s.name = r.name AND s.line = '' AND s.admit_time IS NOT NULL
+        OFFSET 0
     )
     LIMIT $1::int
 );
