@@ -40,6 +40,13 @@ _REPLAY_TURNS = 4
 class RunExecution:
     """One execution of a run's code. Not safe across threads."""
 
+    __slots__ = (
+        *("host", "loop", "converter", "task", "ref", "definition", "record", "out", "last_ordinal", "_early"),
+        *("races", "cancellation", "_updates", "_queries", "open", "root", "scopes", "_main", "_tasks"),
+        *("active", "busy", "unrecorded", "waits", "end", "has_caught_up", "_is_woken", "_is_missed", "_patience"),
+        *("is_ended", "is_dropped", "is_leaving", "is_broken"),
+    )
+
     def __init__(self, host: RunHost, task: Task, definition: Definition) -> None:
         """Prepares the execution; `start` begins it."""
         self.host = host
