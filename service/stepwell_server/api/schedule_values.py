@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from google.protobuf.field_mask_pb2 import FieldMask
+
     from stepwell_server.api.fields import Fields
     from stepwell_server.engine.starts import NewRun
 
 LONGEST_NAME = 200
 """Bytes: a run's workflow id is the name with a time behind it."""
 _DAY = 86_400.0
+_CHANGEABLE = {"spec", "run", "overlap_policy", "catchup_window"}
 _NOT_A_SCHEDULES = ("run_id", "request_id", "reuse_policy", "conflict_policy")
 
 
@@ -169,3 +172,15 @@ def _run_to_proto(run: NewRun, *, with_input: bool) -> runs_pb2.StartRunRequest:
         search_attributes=attributes_to_proto(run.search_attributes),
         definition=None if run.definition is None else ref_to_proto(run.definition),
     )
+
+
+def check_mask(mask: FieldMask) -> None:
+    """Refuses a mask that names nothing, or what a schedule has not or does not let change."""
+    if not mask.paths:
+        raise InvalidField(field="update_mask", problem=f"is required: name some of {', '.join(sorted(_CHANGEABLE))}")
+    for path in mask.paths:
+        if path.split(".")[0] not in _CHANGEABLE:
+            problem = f"names {path!r}: what may be changed is {', '.join(sorted(_CHANGEABLE))} and their fields"
+            raise InvalidField(field="update_mask", problem=problem)
+    if not mask.IsValidForDescriptor(schedules_pb2.Schedule.DESCRIPTOR):
+        raise InvalidField(field="update_mask", problem=f"names a field that a schedule has not: {list(mask.paths)}")

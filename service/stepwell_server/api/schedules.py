@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
-from google.protobuf.field_mask_pb2 import FieldMask
 from msgspec.structs import replace
 
 from stepwell.v1 import schedules_pb2, schedules_pb2_grpc
@@ -17,6 +16,7 @@ from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_starts import Metadata, size_of
 from stepwell_server.api.run_values import MESSAGE_MARGIN, time_to_proto
 from stepwell_server.api.schedule_values import (
+    check_mask,
     check_times,
     overlap_from_proto,
     schedule_from_proto,
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
-_CHANGEABLE = {"spec", "run", "overlap_policy", "catchup_window"}
 _PREVIEWED, _MOST_PREVIEWED = 10, 1_000
 
 
@@ -107,7 +106,7 @@ class ScheduleCalls(schedules_pb2_grpc.ScheduleServiceServicer):
         self, request: schedules_pb2.UpdateScheduleRequest, context: Context
     ) -> schedules_pb2.UpdateScheduleResponse:
         namespace, mask, now = self._fields.namespace(request.namespace), request.update_mask, self._clock.now()
-        _check_mask(mask)
+        check_mask(mask)
         namespace_id = await self._namespaces.id_of(namespace)
 
         def decide(before: Schedule) -> Decided:
@@ -286,17 +285,6 @@ _RECORDED = ("last_time", "last_workflow_id", "last_run_id", "fired", "skipped",
 
 def _metadata(context: Context) -> Metadata:
     return context.invocation_metadata() or ()
-
-
-def _check_mask(mask: FieldMask) -> None:
-    if not mask.paths:
-        raise InvalidField(field="update_mask", problem=f"is required: name some of {', '.join(sorted(_CHANGEABLE))}")
-    for path in mask.paths:
-        if path.split(".")[0] not in _CHANGEABLE:
-            problem = f"names {path!r}: what may be changed is {', '.join(sorted(_CHANGEABLE))} and their fields"
-            raise InvalidField(field="update_mask", problem=problem)
-    if not mask.IsValidForDescriptor(schedules_pb2.Schedule.DESCRIPTOR):
-        raise InvalidField(field="update_mask", problem=f"names a field that a schedule has not: {list(mask.paths)}")
 
 
 def _required_time(request: Any, field: str) -> datetime:  # noqa: ANN401 - any request with that field

@@ -185,9 +185,10 @@ class UserTasks(StoreCalls, user_tasks_pb2_grpc.UserTaskServiceServicer):
         """The run, ordinal and id of that task, which the same commit may be about to make. Refuses as `_find`."""
         task_id = uuid(request.task_id, "task_id")
         for earlier in self._earlier:
-            made = isinstance(earlier, user_tasks_pb2.CreateUserTaskRequest) and earlier
-            if made and optional_uuid(made.task_id, "task_id") == task_id:
-                return await self._refs.read(made), engine.NEW_TASK, task_id
+            if not isinstance(earlier, user_tasks_pb2.CreateUserTaskRequest):
+                continue
+            if optional_uuid(earlier.task_id, "task_id") == task_id:
+                return await self._refs.read(earlier), engine.NEW_TASK, task_id
         ref, task = await self._find(request)
         return ref, task.ordinal, task.task_id
 
