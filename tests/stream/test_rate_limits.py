@@ -140,7 +140,7 @@ async def test_a_queue_that_waits_for_tokens_puts_off_no_look_at_others(database
 async def test_the_other_replica_hears_of_a_limit_by_a_hint(database_url: str) -> None:
     async with movable(database_url, **FAR) as first, movable(database_url, **FAR) as second:
         for each in (first, second):
-            await each.service.hints.wait_listening()
+            await each.service.hints.wait_company()
         await limited(first, 1)
         await until(lambda: second.service.dispatcher.queues.is_limited(1, "q"))
 
