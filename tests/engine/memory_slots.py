@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
+from uuid import UUID
 
 from tests.engine.memory_user_tasks import MemoryUserTasks
 
 from stepwell_server.model.concurrency import ConcurrencySlot, Line, LineView, Strategy
+from stepwell_server.model.debounces import DebouncePlace, RunDebounce
 from stepwell_server.model.driven import Side, SideKey
 from stepwell_server.store.batches import Write
 
@@ -20,6 +22,7 @@ class MemorySlots:
         self.rows: dict[int, ConcurrencySlot] = {}
         self.locked: set[Line] = set()
         self.served: dict[Line, str] = {}
+        self.debounced: dict[DebouncePlace, int] = {}
 
     async def hold(self, connection: Any, lines: Sequence[Line]) -> list[Line]:
         return [line for line in lines if line not in self.locked]
@@ -54,7 +57,13 @@ class MemorySlots:
         return sorted({Line(row.namespace_id, row.name, row.line) for row in self.rows.values()})
 
     def apply(self, write: Write) -> None:
+        gone = {run_key for run_key, (kind, _), row in write.sides if kind is RunDebounce and row is None}
+        self.debounced = {place: key for place, key in self.debounced.items() if key not in gone}
         for run_key, (kind, _), row in write.sides:
+            if isinstance(row, RunDebounce):
+                place = (row.namespace_id, row.type, row.key)
+                assert place not in self.debounced
+                self.debounced[place] = run_key
             if isinstance(row, ConcurrencySlot):
                 self.rows[run_key] = row
             elif kind is ConcurrencySlot:
@@ -68,6 +77,12 @@ class MemorySides:
     def __init__(self, user_tasks: MemoryUserTasks, slots: MemorySlots) -> None:
         self._user_tasks = user_tasks
         self._slots = slots
+
+    async def find_user_tasks(self, connection: Any, wanted: Sequence[tuple[int, UUID]]) -> set[tuple[int, UUID]]:
+        return await self._user_tasks.find_user_tasks(connection, wanted)
+
+    async def find_debounces(self, connection: Any, wanted: Sequence[DebouncePlace]) -> dict[DebouncePlace, int]:
+        return {place: key for place, key in self._slots.debounced.items() if place in wanted}
 
     async def read(self, connection: Any, wanted: Sequence[tuple[int, SideKey]]) -> list[tuple[int, SideKey, Side]]:
         slots: list[tuple[int, SideKey, Side]] = [

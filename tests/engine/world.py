@@ -135,7 +135,7 @@ class World:
             patch.object(loading, "topics", self.store.topics),
             patch.object(loading, "concurrency", self.store.slots),
             patch.object(loading, "search_attributes", self.store.attributes),
-            patch.object(lookups, "sides", self.store.user_tasks),
+            patch.object(lookups, "sides", self.store.sides),
             patch.object(loading, "sides", self.store.sides),
             patch.object(loading, "MOST_CARRIED", self.most_carried),
             patch.object(granting, "batch_reads", self.store),

@@ -14,6 +14,13 @@ async def one(database_url: str) -> AsyncIterator[Live]:
         yield made
 
 
+@pytest_asyncio.fixture(scope="module")
+async def shared(shared_database_url: str) -> AsyncIterator[Live]:
+    """For calls that are refused."""
+    async with live(shared_database_url) as made:
+        yield made
+
+
 @pytest_asyncio.fixture
 async def two(database_url: str) -> AsyncIterator[tuple[Live, Live]]:
     async with live(database_url, committers=2) as first, live(database_url, committers=2) as second:

@@ -23,6 +23,10 @@ SELECT
 FROM generate_series(1, 100000) AS n;
 ANALYZE;
 """
+DEBOUNCED = """
+INSERT INTO run_debounces SELECT n, 1, 't', 'k' || n FROM generate_series(1, 10000) AS n;
+ANALYZE;
+"""
 # Ten thousand runs of a thousand keys that go in turn.
 RING = """
 INSERT INTO concurrency_slots
@@ -43,6 +47,7 @@ LOOKS: dict[str, tuple[tuple[Any, ...], dict[str, int]]] = {
     "find_waiting_lines": ((1, "limit", "k5", 10), {WAITING: 10}),
     "read_keys_in_turn": (([0], [1], ["ring"], [5]), {BY_KEY: 6, ROUNDS: 1}),
     "read_key_heads": (([0, 1], [1, 1], ["ring", "ring"], ["k1", "k2"], [3, 3]), {BY_KEY: 6}),
+    "find_run_debounces": (([0, 1], [1, 1], ["t", "t"], ["k1", "k2"]), {"run_debounces_namespace_id_type_key_key": 2}),
     "read_concurrency_slots": (([5, 6],), {KEY: 2}),
     "delete_concurrency_slots": (([5, 6], [0, 0]), {KEY: 2}),
 }
@@ -52,7 +57,7 @@ LOOKS: dict[str, tuple[tuple[Any, ...], dict[str, int]]] = {
 @pytest.mark.parametrize("name", LOOKS)
 async def test_a_look_reads_what_it_brings(filled: Filled, name: str, is_grown: bool) -> None:
     arguments, most = LOOKS[name]
-    async with filled.connected(*[GROW, RING] * is_grown, pinned=True) as connection:
+    async with filled.connected(*[GROW, RING, DEBOUNCED] * is_grown, pinned=True) as connection:
         plan = await explained(connection.raw, (CONCURRENCY | SIDES)[name], *arguments)
         writes = {part.scan for part in plan.parts() if part.kind == "ModifyTable"}
         read = {index: rows for (table, index), rows in scans(plan).items() if (table, index) not in writes}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from stepwell.v1 import runs_pb2
 from stepwell_server.engine.starts import Conflict
 from stepwell_server.model.requests import Asked
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from stepwell.v1 import jobs_pb2, runs_pb2
+    from stepwell.v1 import jobs_pb2
     from stepwell_server.api.fields import Fields
     from stepwell_server.engine.jobs import StartedJob
     from stepwell_server.engine.starts import Started
@@ -41,9 +42,10 @@ def asked_of_start(
     answer_type: type[Started | StartedJob],
     fields: Fields,
 ) -> Asked | None:
-    """The same for a start, if it may be answered with what is open under its name.
+    """The same for a start, if it may be answered with what is open under its name or waits under its debounce key.
 
     That may have ended when it is repeated. What a start makes is found by its id, so no other start is asked for.
     """
-    uses = int(request.conflict_policy) == Conflict.USE_EXISTING
+    is_debounced = isinstance(request, runs_pb2.StartRunRequest) and request.HasField("debounce")
+    uses = is_debounced or int(request.conflict_policy) == Conflict.USE_EXISTING
     return asked_of(request, namespace_id, answer_type, fields) if uses and request.request_id else None

@@ -10,6 +10,7 @@ from stepwell.v1 import repairs_pb2, run_store_pb2, runs_pb2, types_pb2, workers
 from stepwell_server import telemetry
 from stepwell_server.api.activity_options import run_retry_from_proto
 from stepwell_server.api.concurrency_values import concurrency_from_proto
+from stepwell_server.api.debounce_values import debounce_from_proto
 from stepwell_server.api.definition_values import ref_from_proto
 from stepwell_server.api.fields import integer, optional_uuid, seconds
 from stepwell_server.api.payloads import payload_from_proto
@@ -58,6 +59,7 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
     definition = definition_from_proto(request, fields, at)
     workflow_type = type_from_proto(request, definition, fields, at)
     traceparent, tracestate = telemetry.new_traceparent(metadata, type=label_of(workflow_type, definition))
+    debounce = debounce_from_proto(request, fields, at)
     new = NewRun(
         namespace_id=namespace_id,
         namespace=namespace,
@@ -71,11 +73,12 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
         traceparent=traceparent,
         tracestate=tracestate,
         timeout_seconds=seconds(request, "run_timeout", at) or None,
-        delay_seconds=seconds(request, "start_delay", at) or None,
+        delay_seconds=seconds(request, "start_delay", at) or None if debounce is None else debounce.period_seconds,
         details=RunDetails(
             **policy_from_proto(request.cancellation_policy, at),
             retry=run_retry_from_proto(request, fields, at),
             concurrency=concurrency_from_proto(request, fields, at),
+            debounce=debounce,
         ),
         search_attributes=first_attributes(request, fields, at),
         definition=definition,

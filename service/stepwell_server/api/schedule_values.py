@@ -85,6 +85,8 @@ def _run_from_proto(  # noqa: PLR0917 - one message and where it stands
     for field in _NOT_A_SCHEDULES:
         if getattr(message, field):
             raise InvalidField(field=at + field, problem="must be empty: each firing's run has its own")
+    if message.HasField("debounce"):
+        raise InvalidField(field=f"{at}debounce", problem="must be empty: each firing has a run of its own")
     if message.namespace not in {"", namespace}:
         raise InvalidField(field=f"{at}namespace", problem=f"must be empty or {namespace}, the schedule's own")
     _short(message.workflow_id, f"{at}workflow_id")

@@ -10,7 +10,7 @@ from stepwell_server import errors, telemetry
 from stepwell_server.dispatch.messages import MOST_BYTES, Assign, RecordedStep
 from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
 from stepwell_server.model.payloads import NULL, Failure, Payload
-from stepwell_server.model.runs import unpack_details
+from stepwell_server.model.runs import input_event_of, unpack_details
 from stepwell_server.model.steps import ClosedStep, EndedStep, Kind, Step, result_event
 from stepwell_server.model.tasks import AnyGrant, Grant, JobGrant
 from stepwell_server.store import batch_reads, job_batches, recall
@@ -104,7 +104,8 @@ async def read_inputs(connection: Connection, grants: Sequence[AnyGrant]) -> Inp
 
 
 def _input_event(grant: Grant) -> tuple[int, int]:
-    return grant.run.run_key, grant.step.input_event if grant.step is not None else 1
+    run = grant.run
+    return run.run_key, grant.step.input_event if grant.step is not None else input_event_of(run.details)
 
 
 async def read_payloads(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from stepwell_server.engine import concurrency
+from stepwell_server.engine import concurrency, debounces
 from stepwell_server.model.events import EventType
 from stepwell_server.model.mail import Letter, Subject
 from stepwell_server.model.payloads import NULL, Failure, Payload
@@ -64,6 +64,7 @@ def end_run(
         change.post(run.parent_key, letter)
     if run.details is not None:
         concurrency.leave(change)
+        debounces.settle(change)
     change.close(phase, event)
 
 
@@ -118,8 +119,12 @@ def wake(change: Change) -> None:
 def enqueue_run(change: Change) -> None:
     """Puts the run's task into its queue, unless it is there. One that needs a slot for that waits in its line."""
     run = change.open
-    if run.queued or (run.details is not None and not concurrency.may_go(change)):
+    if run.queued:
         return
+    if run.details is not None:
+        debounces.settle(change)
+        if not concurrency.may_go(change):
+            return
     phase = Phase.PENDING if run.phase == Phase.PENDING else Phase.RUNNING
     change.update(queued=True, phase=phase, suspend_time=None)
     change.enqueue(0, TaskKind.RUN, run.task_queue, run.type, run.priority)

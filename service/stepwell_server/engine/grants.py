@@ -22,7 +22,7 @@ from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import EventType
 from stepwell_server.model.jobs import JOB_ORDINAL, Activity, JobRef
 from stepwell_server.model.payloads import Failure
-from stepwell_server.model.runs import WORKER_LOST, Phase, RunRef
+from stepwell_server.model.runs import WORKER_LOST, Phase, RunRef, input_event_of
 from stepwell_server.model.steps import NO_TIMEOUTS, StepState, unpack_step_details
 from stepwell_server.model.tasks import AnyGrant, Grant
 
@@ -81,7 +81,7 @@ def grant_run(
         suspend_time=None,
     )
     change.bump()
-    payload = change.input_at_hand(1)
+    payload = change.input_at_hand(input_event_of(change.open.details))
     grant = Grant(session_id, change.open, None, payload, fresh=fresh, ready_time=ready_time)
     change.news.grants.append(grant)
     change.news.claims.append(grant)

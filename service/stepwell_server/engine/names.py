@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.job_change import JobChange
     from stepwell_server.model.concurrency import Line
+    from stepwell_server.model.debounces import DebouncePlace
     from stepwell_server.model.definitions import DefinitionRef
     from stepwell_server.model.jobs import Job, JobRef
     from stepwell_server.model.runs import Followed, Run, RunRef
@@ -149,6 +150,8 @@ class Births(Register["Change", RunId]):
         self.free_slots: dict[Line, int] = {}  # of lines whose locks this batch has
         self.served: dict[Line, str] = {}  # of lines whose keys go in turn, the key that had the last slot
         self._taken: list[Line] = []
+        self.debounced: dict[DebouncePlace, int | None] = {}  # the runs that starts of these keys push on
+        self._waiting: list[tuple[DebouncePlace, int | None]] = []
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
@@ -156,6 +159,7 @@ class Births(Register["Change", RunId]):
         self._others.clear()
         self._given.clear()
         self._taken.clear()
+        self._waiting.clear()
         self._keys_mark = len(self.new_keys)
 
     def undo(self) -> None:
@@ -165,6 +169,8 @@ class Births(Register["Change", RunId]):
         for line in self._taken:
             self.free_slots[line] += 1
         self._taken.clear()
+        self.debounced.update(reversed(self._waiting))
+        self._waiting.clear()
         for given in self._given:
             self.user_tasks[given] = False
         self._given.clear()
@@ -183,6 +189,11 @@ class Births(Register["Change", RunId]):
         self.user_tasks[wanted] = True
         self._given.append(wanted)
         return True
+
+    def debounce(self, place: DebouncePlace, run_key: int) -> None:
+        """Starts of this key push on that run from now on. The place was looked up for every start."""
+        self._waiting.append((place, self.debounced[place]))
+        self.debounced[place] = run_key
 
     def take_slot(self, line: Line, key: str) -> bool:
         """Takes a slot of a line for a key; false if none is free. Asks for the line if its lock is not held."""

@@ -10,12 +10,13 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine import endings, run_data, search_attributes
+from stepwell_server.engine import debounces, endings, run_data, search_attributes
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.copying import Copied, copy
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
+from stepwell_server.model.debounces import DebouncePlace
 from stepwell_server.model.definitions import DefinitionRef
 from stepwell_server.model.dispatches import IdempotencyKey, folded
 from stepwell_server.model.driven import RunDefinition, RunOrigin
@@ -105,6 +106,12 @@ class NewRun(msgspec.Struct, frozen=True, gc=False):
     copied: Copied | None = None  # of a fork: what its record begins with
 
     @property
+    def debounce_place(self) -> DebouncePlace | None:
+        """What it is held against, if it is to be one with the starts that come soon after."""
+        debounce = self.details.debounce
+        return None if debounce is None else (self.namespace_id, self.type, debounce.key)
+
+    @property
     def key_place(self) -> tuple[int, str, str, str] | None:
         """Where its idempotency key is registered, if it has one."""
         origin = self.origin
@@ -135,15 +142,17 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
     method: str = "StartRun"
 
     def open_key(self, births: Births) -> int | None:
-        """The open run that it replaces, or None: it is loaded and locked before this is decided."""
+        """The open run that it replaces or pushes on, or None: it is loaded and locked before this is decided."""
         new = self.new
+        if (place := new.debounce_place) is not None:
+            return births.debounced[place]
         if self.conflict != Conflict.TERMINATE_EXISTING or not new.workflow_id:
             return None
         latest = births.named(new.namespace_id, new.workflow_id)
         return latest.key if latest is not None and latest.phase < Phase.COMPLETED else None
 
     def wants(self) -> Missing:
-        """What of the run that it replaces the decision surely needs."""
+        """What of that run the decision surely needs."""
         return Missing(open_steps=True)
 
     def decide(self, births: Births, now: datetime, limits: Limits) -> Started:
@@ -152,10 +161,15 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
         if found is not None:
             return found
         key = self.open_key(births)
-        replaced = births.other(key) if key is not None else None
+        other = births.other(key) if key is not None else None
+        place = self.new.debounce_place
+        if place is not None and other is not None and _push_on(other, self.new):
+            return Started(other.run_id, other.run_key, started=False)
         change = open_run(_following(self.new, births), births, now, limits)
-        if replaced is not None:
-            endings.terminate_run(replaced, f"replaced by run {change.run_id}")
+        if place is not None:
+            births.debounce(place, change.run_key)
+        elif other is not None:
+            endings.terminate_run(other, f"replaced by run {change.run_id}")
         births.bear(change, self.request_hash)
         return Started(change.run_id, change.run_key, started=True)
 
@@ -195,6 +209,22 @@ class StartRun(msgspec.Struct, frozen=True, gc=False):
             return None
         refusal = errors.RunExists if fate is Fate.TAKEN else errors.WorkflowIdInUse
         raise refusal(namespace=new.namespace, workflow_id=new.workflow_id, run_id=latest.id)
+
+
+def _push_on(change: Change, new: NewRun) -> bool:
+    """Gives a run that waits for quiet the input of a later start, and a later time; False if it waits no more."""
+    details = unpack_details(None if change.run is None else change.run.details)
+    if change.run is None or details.debounce is None or new.details.debounce is None:
+        return False
+    begin_time = change.now + timedelta(seconds=new.details.debounce.period_seconds)
+    longest = new.details.debounce.maximum_seconds
+    if longest is not None:
+        begin_time = max(change.now, min(begin_time, change.run.create_time + timedelta(seconds=longest)))
+    number = change.event(EventType.RUN_DEBOUNCED, payload=new.input)
+    details = msgspec.structs.replace(details, begin_time=begin_time, input_event=number)
+    change.update(details=pack_details(details))
+    change.update(wake_time=next_look(change))
+    return True
 
 
 def _following(new: NewRun, births: Births) -> NewRun:
@@ -264,6 +294,8 @@ def open_run(new: NewRun, births: Births, now: datetime, limits: Limits) -> Chan
         run_data.begin(change, new.data)
     if new.copied is not None:
         copy(change, new.copied)
+    if details.debounce is not None:
+        debounces.wait(change, details.debounce)
     if run.managed:
         change.update(wake_time=next_look(change))
     if run.queued and details.concurrency is not None:

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server.model.concurrency import ConcurrencySlot
+from stepwell_server.model.debounces import RunDebounce
 from stepwell_server.model.topics import TopicWait
 from stepwell_server.model.user_tasks import UserTask
 
@@ -80,7 +81,18 @@ class RunDatum(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
-Side = Watcher | RunTask | CallerSeq | TopicWait | UserTask | RunOrigin | RunDefinition | RunDatum | ConcurrencySlot
+Side = (
+    Watcher
+    | RunTask
+    | CallerSeq
+    | TopicWait
+    | UserTask
+    | RunOrigin
+    | RunDefinition
+    | RunDatum
+    | ConcurrencySlot
+    | RunDebounce
+)
 """A small row of a run in a table of its own."""
 SideKey = tuple[type[Side], int | str]
 """Which of a run's rows: a watcher's, wait's or user task's ordinal, a caller's number, a datum's name; else 0."""

@@ -37,6 +37,7 @@ class EventType(IntEnum):
     RUN_RETRIED = 18
     RUN_REPAIRED = 19
     RUN_ADMITTED = 96
+    RUN_DEBOUNCED = 97
     STEP_COMPLETED = 20
     STEP_FAILED = 21
     STEP_SKIPPED = 22

@@ -10,6 +10,8 @@ import msgspec
 
 from stepwell_server.model import filters
 from stepwell_server.model.concurrency import Concurrency, SlotState
+from stepwell_server.model.debounces import Debounce
+from stepwell_server.model.notices import FIRST_EVENT
 from stepwell_server.model.steps import RetryPolicy
 
 
@@ -109,6 +111,9 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     data_bytes: int = 0
     # Of runs under a concurrency limit; their row in `concurrency_slots` has the rest.
     concurrency: Concurrency | None = None
+    # Of debounced runs: as long as another start may push them on; and which event holds the latest input.
+    debounce: Debounce | None = None
+    input_event: int = 0
     slot: int = SlotState.NONE
 
 
@@ -195,6 +200,11 @@ class ClosedRun(msgspec.Struct, frozen=True, gc=False):
 def deadline_of(run: Run | ClosedRun) -> datetime | None:
     """When a run times out: as it was started, or as its engine has set it since."""
     return run.deadline if run.details is None else unpack_details(run.details).deadline or run.deadline
+
+
+def input_event_of(details: bytes | None) -> int:
+    """Which event of a run holds its input: the first, unless a later start has replaced it."""
+    return FIRST_EVENT if details is None else unpack_details(details).input_event or FIRST_EVENT
 
 
 class RunRef(msgspec.Struct, frozen=True, gc=False):

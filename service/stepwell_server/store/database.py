@@ -57,7 +57,7 @@ _CONFLICTS = (
 # Where two batches may reach for the same key. Everywhere else the lock of the run or job is held: a row that is there
 # already will be there the next time.
 _CONTENDED = frozenset(
-    {"run_ids", "workflow_ids", "job_ids", "unique_jobs", "requests", "user_tasks", "idempotency_keys"}
+    {"run_ids", "workflow_ids", "job_ids", "unique_jobs", "requests", "user_tasks", "idempotency_keys", "run_debounces"}
 )
 _LOSSES = (
     asyncpg.PostgresConnectionError,

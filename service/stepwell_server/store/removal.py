@@ -79,6 +79,7 @@ LEFT: dict[str, str] = {
     "watchers": "an ended run has none",
     "topic_waits": "an ended run has none",
     "concurrency_slots": "an ended run has none",
+    "run_debounces": "an ended run has none",
     "run_tasks": "an ended run has none",
     "mail": "what is on its way to a run that is gone is taken away by mail delivery",
     "run_calls": "goes a minute after its caller has left",

@@ -14,9 +14,10 @@ from sqlalchemy import ColumnElement, Select, cast, false, func, literal, null, 
 
 from stepwell_server import errors
 from stepwell_server.model.events import Attributes, payload_of, unpack_attributes
+from stepwell_server.model.notices import FIRST_EVENT
 from stepwell_server.model.order import Difference, unpack_differences
 from stepwell_server.model.payloads import NULL, Failure, Payload
-from stepwell_server.model.runs import NO_DETAILS, Phase, RunRef, unpack_details
+from stepwell_server.model.runs import NO_DETAILS, Phase, RunRef, input_event_of, unpack_details
 from stepwell_server.model.search_attributes import AttributeValue
 from stepwell_server.model.steps import StepState
 from stepwell_server.store import search_attributes
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from stepwell_server.store.database import Database
 
-_INPUT_EVENT = 1
 
 ToldEvent = tuple[Any, ...]
 """The kind of an event's payload, its body, and the event's packed attributes."""
@@ -174,7 +174,8 @@ def telling_events(run: SeenRun) -> set[int]:
     """The numbers of the events that hold a run's payloads."""
     details = unpack_details(run.details)
     left = () if run.is_closed else (details.suspension_event, details.wake_event, details.pause_event)
-    return {_INPUT_EVENT, run.end_event or _INPUT_EVENT, *filter(None, (*left, details.failure_event))}
+    given = details.input_event or FIRST_EVENT
+    return {given, run.end_event or given, *filter(None, (*left, details.failure_event))}
 
 
 def whole_of(
@@ -187,7 +188,7 @@ def whole_of(
     """A run with what its telling events hold: of each kind, body and attributes."""
     details = NO_DETAILS if run.is_closed else unpack_details(run.details)
     left = (details.suspension_event, details.wake_event, details.pause_event)
-    given, _ = _told(events.get(_INPUT_EVENT))
+    given, _ = _told(events.get(input_event_of(run.details)))
     last_failure = _told(events.get(unpack_details(run.details).failure_event))[1].failure
     if not run.is_closed:
         suspension, wake = (_told(events.get(number))[0] if number else None for number in left[:2])

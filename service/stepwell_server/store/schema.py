@@ -572,6 +572,7 @@ CONCURRENCY_ROUNDS = Table(
     *_text("name", key=True),
     *_text("last_key"),
 )
+RUN_DEBOUNCES = Table("run_debounces", METADATA, *_run_key(), *_int("namespace_id"), *_text("type key"))
 RUN_DEFINITIONS = Table("run_definitions", METADATA, *_run_key(), *_bigint("definition_key"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server.model.concurrency import ConcurrencySlot
+from stepwell_server.model.debounces import DebouncePlace, RunDebounce
 from stepwell_server.model.driven import (
     CallerSeq,
     RunDatum,
@@ -33,6 +34,7 @@ _DELETE: dict[type[Side], str] = {
     UserTask: "delete_user_tasks",
     RunDatum: "delete_run_data",
     ConcurrencySlot: "delete_concurrency_slots",
+    RunDebounce: "delete_run_debounces",
 }
 _WRITE: dict[type[Side], str] = {
     Watcher: "write_watchers",
@@ -44,6 +46,7 @@ _WRITE: dict[type[Side], str] = {
     RunDefinition: "write_run_definitions",
     RunDatum: "write_run_data",
     ConcurrencySlot: "write_concurrency_slots",
+    RunDebounce: "write_run_debounces",
 }
 
 
@@ -80,6 +83,12 @@ async def read(connection: Connection, wanted: Sequence[tuple[int, SideKey]]) ->
             datum = RunDatum(*row)
             found.append((datum.run_key, (RunDatum, datum.name), datum))
     return found
+
+
+async def find_debounces(connection: Connection, wanted: Sequence[DebouncePlace]) -> dict[DebouncePlace, int]:
+    """The runs that wait until no start of these keys comes."""
+    asked = [(number, *place) for number, place in enumerate(wanted)]
+    return {wanted[row[0]]: row[1] for row in await connection.fetch(SIDES["find_run_debounces"], *pairs(asked))}
 
 
 async def find_user_tasks(connection: Connection, wanted: Sequence[tuple[int, UUID]]) -> set[tuple[int, UUID]]:

@@ -24,7 +24,7 @@ from stepwell.errors import (
     WaitTimeout,
 )
 from stepwell.jobs import JobHandle
-from stepwell.policies import CancellationPolicy, Concurrency, RetryPolicy
+from stepwell.policies import CancellationPolicy, Concurrency, Debounce, RetryPolicy
 from stepwell.repairs import Rename, Skip
 from stepwell.runs import QueryAnswer, RunHandle
 from stepwell.task_queues import RateLimit
@@ -45,6 +45,7 @@ __all__ = [
     "Context",
     "ConversionError",
     "DataConverter",
+    "Debounce",
     "JobFailed",
     "JobHandle",
     "JsonConverter",

@@ -19,7 +19,7 @@ from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.definitions import type_and_hint
 from stepwell.inbox import Inbox
 from stepwell.jobs import JobCalls
-from stepwell.options import RunFilter, StartOptions, definition_of, run_fields
+from stepwell.options import RunFilter, StartOptions, debounce_of, definition_of, run_fields
 from stepwell.policies import CONFLICT, REUSE, Seconds, duration
 from stepwell.retention import Retention
 from stepwell.runs import PAGE_SIZE, RunHandle
@@ -173,6 +173,7 @@ class Client(JobCalls):
             reuse_policy=REUSE[options.get("reuse", "allow")],
             conflict_policy=CONFLICT[options.get("conflict", "fail")],
             start_delay=duration(options.get("start_delay")),
+            debounce=debounce_of(options),
             request_id=request_id,
             **run_fields(options),
         )

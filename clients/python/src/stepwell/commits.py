@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack
 
 from stepwell._rpc import start_ids, uuid7, uuid_of
 from stepwell.definitions import type_and_hint
-from stepwell.options import StartOptions, run_fields
+from stepwell.options import StartOptions, debounce_of, run_fields
 from stepwell.policies import CONFLICT, REUSE, Seconds, duration, timestamp
 from stepwell.v1 import (
     event_store_pb2,
@@ -134,6 +134,7 @@ class Writes:
                 reuse_policy=REUSE[options.get("reuse", "allow")],
                 conflict_policy=CONFLICT[options.get("conflict", "fail")],
                 start_delay=duration(options.get("start_delay")),
+                debounce=debounce_of(options),
                 request_id=request_id,
                 **run_fields(options),
             )

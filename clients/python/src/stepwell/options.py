@@ -6,8 +6,9 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from stepwell.policies import CancellationPolicy, Concurrency, RetryPolicy, Seconds, duration
+from stepwell.policies import CancellationPolicy, Concurrency, Debounce, RetryPolicy, Seconds, duration
 from stepwell.search_attributes import Value, spelled
+from stepwell.v1 import debounces_pb2
 from stepwell.v1.definitions_pb2 import DefinitionRef
 
 DefinitionName = str | tuple[str, int]
@@ -35,6 +36,12 @@ def definition_of(named: DefinitionName | None) -> DefinitionRef | None:
         return None
     code, version = (named, 0) if isinstance(named, str) else named
     return DefinitionRef(code=code, version=version)
+
+
+def debounce_of(options: StartOptions) -> debounces_pb2.Debounce | None:
+    """Spells with which starts a start is to be one."""
+    debounce = options.get("debounce")
+    return None if debounce is None else debounce.to_proto()
 
 
 def run_fields(options: RunOptions) -> dict[str, Any]:
@@ -66,6 +73,7 @@ class StartOptions(RunOptions, total=False):
     first, default 4. `run_timeout` and `start_delay` in seconds: default no limit, and at once. `retry`: begins the run
     anew, as itself and with nothing recorded, when its code fails; default not. `run_timeout` is for all attempts.
     `concurrency`: how many runs of a key may be at work at once, default no limit.
+    `debounce`: makes one run of starts of a key that come in quick succession; it takes no `workflow_id`.
     `search_attributes`: what the run is found by, by name: text, numbers, flags and times.
     `definition`: the definition that it follows, by its code or its code and version; the code alone means the latest
     active version.
@@ -76,6 +84,7 @@ class StartOptions(RunOptions, total=False):
     reuse: Literal["allow", "allow_if_failed", "reject"]
     conflict: Literal["fail", "use_existing", "terminate_existing"]
     start_delay: Seconds
+    debounce: Debounce
 
 
 class RunFilter(TypedDict, total=False):

@@ -9,7 +9,7 @@ from typing import Literal
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from stepwell.v1 import concurrency_pb2, jobs_pb2, runs_pb2, types_pb2
+from stepwell.v1 import concurrency_pb2, debounces_pb2, jobs_pb2, runs_pb2, types_pb2
 
 REUSE = {
     "allow": runs_pb2.WORKFLOW_ID_REUSE_POLICY_ALLOW,
@@ -115,6 +115,25 @@ class Concurrency:
         """Spells the limit."""
         return concurrency_pb2.Concurrency(
             name=self.name, key=self.key, maximum_runs=self.maximum_runs, strategy=STRATEGY[self.strategy]
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Debounce:
+    """Makes one run of starts of a type and a key that come in quick succession: it begins when none comes any more.
+
+    `key`: 1 to 512 bytes. `period`: for how many seconds no start must come. `maximum_delay`: the run begins at the
+    latest so many seconds after its first start, default no limit. The run has the input of the last start.
+    """
+
+    key: str
+    period: Seconds
+    maximum_delay: Seconds | None = None
+
+    def to_proto(self) -> debounces_pb2.Debounce:
+        """Spells it."""
+        return debounces_pb2.Debounce(
+            key=self.key, period=duration(self.period), maximum_delay=duration(self.maximum_delay)
         )
 
 

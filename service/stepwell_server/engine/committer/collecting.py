@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.names import Births
 from stepwell_server.model.concurrency import ConcurrencySlot
+from stepwell_server.model.debounces import RunDebounce
 from stepwell_server.model.driven import LASTING
 from stepwell_server.model.runs import unpack_details
 from stepwell_server.model.search_attributes import rows
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # Rows that go with the end of a run, by the decision on it.
-_GIVEN_UP = (TopicWait, ConcurrencySlot)
+_GIVEN_UP = (TopicWait, ConcurrencySlot, RunDebounce)
 
 
 def collect(write: batches.Write, change: Change) -> None:

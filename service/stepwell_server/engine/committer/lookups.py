@@ -34,12 +34,21 @@ async def look_up_starts(connection: Connection, births: Births, starts: Sequenc
     # Names first: both are committed together, so that a run whose name is found is found by its id, too.
     await look_up_names(connection, births, names)
     await look_up_keys(connection, births, starts)
+    await look_up_debounces(connection, births, starts)
     if ids:
         wanted = list(ids)
         stored = await batch_reads.find_run_ids(connection, wanted)
         for (run_id, namespace_id), found in zip(wanted, stored, strict=True):
             if namespace_id is not None:
                 births.ids[namespace_id, run_id] = found[0] if found else None
+
+
+async def look_up_debounces(connection: Connection, births: Births, starts: Sequence[StartRun]) -> None:
+    """Finds out which runs wait until no start of the keys comes that starts give."""
+    wanted = list(dict.fromkeys(place for start in starts if (place := start.new.debounce_place) is not None))
+    if wanted:
+        found = await sides.find_debounces(connection, wanted)
+        births.debounced |= {place: found.get(place) for place in wanted}
 
 
 async def look_up_keys(connection: Connection, births: Births, starts: Sequence[StartRun]) -> None:

@@ -144,6 +144,27 @@ INSERT INTO run_definitions (
 )
 SELECT * FROM unnest($1::bigint[], $2::bigint[]);
 
+-- name: find_run_debounces
+-- Which runs wait until no start of their key comes. Walks run_debounces_namespace_id_type_key_key.
+SELECT x.place, d.run_key
+FROM unnest($1::int[], $2::int[], $3::text[], $4::text[]) AS x (place, namespace_id, type, key),
+    LATERAL (
+        SELECT o.run_key FROM run_debounces AS o
+        WHERE o.namespace_id = x.namespace_id AND o.type = x.type AND o.key = x.key OFFSET 0
+    ) AS d;
+
+-- name: write_run_debounces
+-- Notes runs that wait until no start of their key comes. Sorted by run; a key that is there is another's.
+INSERT INTO run_debounces (
+    run_key, namespace_id, type, key
+)
+SELECT * FROM unnest($1::bigint[], $2::int[], $3::text[], $4::text[]);
+
+-- name: delete_run_debounces
+-- Those runs begin, or end. Walks run_debounces_pkey.
+DELETE FROM run_debounces USING unnest($1::bigint[], $2::bigint[]) AS x (run_key, which)
+WHERE run_debounces.run_key = x.run_key;
+
 -- name: read_concurrency_slots
 -- How runs stand with their limits. Walks concurrency_slots_pkey.
 SELECT

@@ -18,7 +18,7 @@ from stepwell.cli.differences import differences_of, repairs_of
 from stepwell.cli.limits import limit_of
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show, show_list, span_of, time_of, value_of
 from stepwell.cli.session import fail
-from stepwell.policies import CONFLICT, STRATEGY, Concurrency, RetryPolicy
+from stepwell.policies import CONFLICT, STRATEGY, Concurrency, Debounce, RetryPolicy
 from stepwell.runs import phase_name
 from stepwell.search_attributes import values_of
 from stepwell.v1.concurrency_pb2 import SLOT_STATE_AWAITED
@@ -81,6 +81,10 @@ def start(
     maximum_runs: Annotated[int, typer.Option(help="How many, with --concurrency-key.", min=1, max=10_000)] = 1,
     strategy: Annotated[str, typer.Option(help=f"What becomes of a run beyond that: {', '.join(STRATEGY)}.")] = "queue",
     limit_name: Annotated[str, typer.Option(help="Which limit, with --concurrency-key.")] = "default",
+    debounce_key: Annotated[str, typer.Option(help="One run of all starts of this key that come soon.")] = "",
+    debounce_seconds: Annotated[
+        float, typer.Option(help="For how long none must come, with --debounce-key.", min=0.001)
+    ] = 1.0,
     attempts: Annotated[int, typer.Option(help="How often to try at most; 0 is no limit.", min=0)] = 1,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")] = False,
     output: OutputOption = Output.TABLE,
@@ -105,6 +109,8 @@ def start(
         options["concurrency"] = Concurrency(
             key=concurrency_key, maximum_runs=maximum_runs, strategy=cast("Strategy", strategy), name=limit_name
         )
+    if debounce_key:
+        options["debounce"] = Debounce(key=debounce_key, period=debounce_seconds)
     with context.obj.client() as client:
         try:
             handle = client.start_run(type_name, value_from(value), **options)

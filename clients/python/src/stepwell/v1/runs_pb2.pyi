@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.rpc import status_pb2 as _status_pb2
 from stepwell.v1 import concurrency_pb2 as _concurrency_pb2
+from stepwell.v1 import debounces_pb2 as _debounces_pb2
 from stepwell.v1 import definitions_pb2 as _definitions_pb2
 from stepwell.v1 import repairs_pb2 as _repairs_pb2
 from stepwell.v1 import search_attributes_pb2 as _search_attributes_pb2
@@ -742,6 +743,7 @@ class StartRunRequest(_message.Message):
     SEARCH_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     DEFINITION_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
+    DEBOUNCE_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -799,6 +801,12 @@ class StartRunRequest(_message.Message):
     def concurrency(self) -> _concurrency_pb2.Concurrency:
         """How many runs of a key may be at work at once, and what becomes of this one if that many are. Default: no limit."""
 
+    @_builtins.property
+    def debounce(self) -> _debounces_pb2.Debounce:
+        """Makes one run of starts that come in quick succession. Needs `type`; `workflow_id` and `start_delay` must be empty.
+        A schedule takes none.
+        """
+
     def __init__(
         self,
         *,
@@ -820,10 +828,11 @@ class StartRunRequest(_message.Message):
         search_attributes: _abc.Mapping[_builtins.str, _search_attributes_pb2.SearchAttribute] | None = ...,
         definition: _definitions_pb2.DefinitionRef | None = ...,
         concurrency: _concurrency_pb2.Concurrency | None = ...,
+        debounce: _debounces_pb2.Debounce | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "definition", b"definition", "input", b"input", "priority", b"priority", "retry", b"retry", "run_timeout", b"run_timeout", "start_delay", b"start_delay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "debounce", b"debounce", "definition", b"definition", "input", b"input", "priority", b"priority", "retry", b"retry", "run_timeout", b"run_timeout", "start_delay", b"start_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "definition", b"definition", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "search_attributes", b"search_attributes", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "debounce", b"debounce", "definition", b"definition", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "search_attributes", b"search_attributes", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
@@ -842,7 +851,7 @@ class StartRunResponse(_message.Message):
     run_id: _builtins.str
     """The run's id."""
     started: _builtins.bool
-    """False if an open run was found (USE_EXISTING), or if this was a repeat."""
+    """False if an open run was found (USE_EXISTING, or `debounce`), or if this was a repeat."""
     def __init__(
         self,
         *,
