@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
-from tests.sdk.live import Live
+from tests.sdk.live import Live, live
+from tests.stream.kit import until
 
 from stepwell import Concurrency, Context, Debounce, workflow
 from stepwell.reasons import InvalidField
@@ -41,6 +43,22 @@ async def test_starts_on_two_replicas_are_one_run(two: tuple[Live, Live]) -> Non
     assert len({run.run_id for run in runs}) == 1
     assert sum(bool(run.started) for run in runs) == 1
     assert len([event async for event in runs[0].history() if event.type == "RunDebounced"]) == 11
+
+
+BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid' AND datname = current_database()"
+
+
+async def test_a_key_that_somebody_else_takes_at_that_moment_is_looked_for_again(database_url: str) -> None:
+    """A start whose key is there when it is written looks anew, and begins a run when that key is free again."""
+    sql = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
+    async with live(database_url, lock_seconds=60) as one:
+        async with sql.transaction():
+            await sql.execute("INSERT INTO run_debounces VALUES (1, 1, 'echo', 'k')")
+            starting = asyncio.create_task(one.client.start_run(echo, 1, debounce=Debounce(key="k", period=3600)))
+            await until(lambda: sql.fetchval(BLOCKED))
+        await sql.execute("DELETE FROM run_debounces WHERE run_key = 1")
+        assert (await starting).started
+    await sql.close()
 
 
 async def test_a_repeat_pushes_nothing_on(one: Live) -> None:
