@@ -88,6 +88,7 @@ async def test_a_namespace_with_a_schedule_is_not_deleted(world: World) -> None:
         {"run": runs_pb2.StartRunRequest(type="t", run_id="01890a5d-ac96-774b-bcce-b302099a8057")},
         {"run": runs_pb2.StartRunRequest(type="t", request_id="r")},
         {"run": runs_pb2.StartRunRequest(type="t", namespace="other")},
+        {"run": runs_pb2.StartRunRequest(type="t", debounce={"key": "k", "period": {"seconds": 1}})},
         {"overlap_policy": 17},
     ],
 )
@@ -104,7 +105,7 @@ async def test_bad_masks_are_refused(world: World, paths: list[str]) -> None:
 
 async def test_all_of_what_a_run_is_given_is_kept(world: World) -> None:
     """A field of StartRunRequest that a schedule would lose turns this red."""
-    theirs = {"namespace", "run_id", "request_id", "reuse_policy", "conflict_policy"}
+    theirs = {"namespace", "run_id", "request_id", "reuse_policy", "conflict_policy", "debounce"}
     numbers = itertools.count(1)
     run = runs_pb2.StartRunRequest()
     for field in run.DESCRIPTOR.fields:
@@ -135,8 +136,10 @@ def _fill(message: Any, numbers: Any) -> None:
                 getattr(message, field.name).append("text")
             elif field.message_type is not None:
                 _fill(getattr(message, field.name), numbers)
+            elif field.type == field.TYPE_STRING:
+                setattr(message, field.name, "text")
             else:
-                setattr(message, field.name, next(numbers))
+                setattr(message, field.name, 2 if field.type == field.TYPE_ENUM else next(numbers))
 
 
 async def test_a_preview_tells_times_of_a_schedule_and_of_a_spec(world: World) -> None:
