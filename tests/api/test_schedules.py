@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from tests.api.schedule_kit import P, World, scheduling, stamp
 from tests.engine.replica import look
 from tests.service import refusal
 
 from stepwell.v1 import namespaces_pb2, runs_pb2
+from stepwell.v1.debounces_pb2 import Debounce
 from stepwell.v1.definitions_pb2 import DefinitionRef
 
 
@@ -88,7 +90,7 @@ async def test_a_namespace_with_a_schedule_is_not_deleted(world: World) -> None:
         {"run": runs_pb2.StartRunRequest(type="t", run_id="01890a5d-ac96-774b-bcce-b302099a8057")},
         {"run": runs_pb2.StartRunRequest(type="t", request_id="r")},
         {"run": runs_pb2.StartRunRequest(type="t", namespace="other")},
-        {"run": runs_pb2.StartRunRequest(type="t", debounce={"key": "k", "period": {"seconds": 1}})},
+        {"run": runs_pb2.StartRunRequest(type="t", debounce=Debounce(key="k", period=Duration(seconds=1)))},
         {"overlap_policy": 17},
     ],
 )
