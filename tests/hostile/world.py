@@ -275,7 +275,8 @@ class World:
     async def _UpdateTaskQueue(self, method: Method) -> Any:
         request = type(method.new())(task_queue=self._next(), rate_limit={"per_second": 1.0, "burst": 2})
         request.aging_interval.FromSeconds(60)
-        request.update_mask.paths.extend(["rate_limit", "aging_interval"])
+        request.fairness.weights["a"] = 2
+        request.update_mask.paths.extend(["rate_limit", "aging_interval", "fairness"])
         return request
 
     async def _UpdateNamespace(self, method: Method) -> Any:

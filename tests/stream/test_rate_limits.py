@@ -130,6 +130,7 @@ async def test_a_queue_that_waits_for_tokens_puts_off_no_look_at_others(database
         await limited(second, 1, per_second=20.0)
         await jobs(second, 200)
         async with wire(second, task_queues=["q", "free"], capacity=capacity(activities=300)) as stream:
+            await stream.settled()
             await until(lambda: rests(second))
             first.service.dispatcher.pushes.start(None)
             (found,) = await jobs(first, 1, "free")

@@ -36,6 +36,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A century before the calendar ends: a time with the longest of delays behind it must still be one.
 _YEAR_9900 = 250_246_627_200
 _NANOS = 1_000_000_000
+_KEY_BYTES = 64
 
 
 class Enum(Protocol):
@@ -133,6 +134,15 @@ def uuid(value: str, field: str, at: str = "") -> UUID:
         problem = "must be a UUID, such as 01890a5d-ac96-774b-bcce-b302099a8057" if value else "is required: a UUID"
         raise InvalidField(field=at + field, problem=problem)
     return UUID(value)
+
+
+def fairness_key(value: str, fields: Fields, at: str = "") -> str | None:
+    """Whose turn tasks take; None if nobody's."""
+    if len(value) > _KEY_BYTES or not value.isascii():
+        length = len(value.encode(errors="replace"))
+        if length > _KEY_BYTES:
+            raise InvalidField(field=f"{at}fairness_key", problem=f"has {length} bytes: give it at most {_KEY_BYTES}")
+    return fields.text(value, "fairness_key", at) or None
 
 
 def optional_uuid(value: str, field: str, at: str = "") -> UUID | None:

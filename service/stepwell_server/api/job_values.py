@@ -14,7 +14,7 @@ from stepwell_server.api.activity_options import (
     retry_to_proto,
     timeouts_from_proto,
 )
-from stepwell_server.api.fields import optional_uuid, seconds
+from stepwell_server.api.fields import fairness_key, optional_uuid, seconds
 from stepwell_server.api.payloads import duration_to_proto, failure_to_proto, payload_from_proto, payload_to_proto
 from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.api.task_waits import task_wait_to_proto
@@ -60,6 +60,7 @@ class JobReader:
         details = StepDetails(
             retry=retry_from_proto(request.retry, fields, f"{at}retry.") if request.HasField("retry") else None,
             timeouts=timeouts_from_proto(request, at),
+            fairness_key=fairness_key(request.fairness_key, fields, at),
         )
         reuse = fields.member(request.reuse_policy, jobs_pb2.JobReusePolicy, "reuse_policy", at)
         conflict = fields.member(request.conflict_policy, jobs_pb2.JobConflictPolicy, "conflict_policy", at)
@@ -125,6 +126,7 @@ def job_to_proto(job: SeenJob, namespace: str) -> jobs_pb2.Job:
         expire_time=time_to_proto(job.expire_time),
         correlation_id=job.correlation_id,
         priority=job.priority,
+        fairness_key=details.fairness_key or "",
         retry=retry_to_proto(details.retry),
         schedule_to_start_timeout=duration_to_proto(limits.schedule_to_start),
         schedule_to_close_timeout=duration_to_proto(limits.schedule_to_close),

@@ -6,22 +6,23 @@ import math
 from typing import TYPE_CHECKING
 
 from stepwell.v1 import task_queues_pb2
-from stepwell_server.api.fields import integer, seconds
+from stepwell_server.api.fields import Fields, fairness_key, integer, seconds
 from stepwell_server.api.payloads import duration_to_proto
 from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.engine import rate_limits
 from stepwell_server.errors import InvalidField
-from stepwell_server.model.queue_settings import QueueSettings, RateLimit
+from stepwell_server.model.queue_settings import QueueSettings, RateLimit, pack_weights
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-_CHANGEABLE = {"rate_limit", "aging_interval"}
+_CHANGEABLE = {"rate_limit", "aging_interval", "fairness"}
 _SLOWEST, _FASTEST, _MOST_TOKENS = 0.0001, 100_000.0, 100_000
 _SHORTEST_AGING = 0.001
+_MOST_WEIGHTS = 256
 
 
-def changes_of(request: task_queues_pb2.UpdateTaskQueueRequest) -> dict[str, object]:
+def changes_of(request: task_queues_pb2.UpdateTaskQueueRequest, fields: Fields) -> dict[str, object]:
     """The columns that change, with their new values."""
     paths = set(request.update_mask.paths)
     if not paths or not paths <= _CHANGEABLE:
@@ -34,7 +35,22 @@ def changes_of(request: task_queues_pb2.UpdateTaskQueueRequest) -> dict[str, obj
         changes["rate_burst"] = None if limit is None else limit.burst
     if "aging_interval" in paths:
         changes["aging_seconds"] = seconds(request, "aging_interval", at_least=_SHORTEST_AGING)
+    if "fairness" in paths:
+        told = request.fairness if request.HasField("fairness") else None
+        changes["fairness_weights"] = None if told is None else pack_weights(weights_from_proto(told, fields))
     return changes
+
+
+def weights_from_proto(message: task_queues_pb2.Fairness, fields: Fields) -> dict[str, int]:
+    """Reads what keys weigh."""
+    if len(message.weights) > _MOST_WEIGHTS:
+        problem = f"has {len(message.weights)} entries: give it at most {_MOST_WEIGHTS}"
+        raise InvalidField(field="fairness.weights", problem=problem)
+    at = "fairness.weights."
+    return {
+        fairness_key(key, fields, at) or "": integer(weight, f"weights[{key!r}]", "fairness.", at_least=1, at_most=1000)
+        for key, weight in message.weights.items()
+    }
 
 
 def rate_limit_from_proto(message: task_queues_pb2.RateLimit) -> RateLimit:
@@ -60,4 +76,5 @@ def settings_to_proto(row: QueueSettings | None, now: datetime | None = None) ->
         version=row.version,
         update_time=time_to_proto(row.update_time),
         next_task_time=time_to_proto(later),
+        fairness=None if row.weights is None else task_queues_pb2.Fairness(weights=row.weights),
     )

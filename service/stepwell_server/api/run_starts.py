@@ -12,7 +12,7 @@ from stepwell_server.api.activity_options import run_retry_from_proto
 from stepwell_server.api.concurrency_values import concurrency_from_proto
 from stepwell_server.api.debounce_values import debounce_from_proto
 from stepwell_server.api.definition_values import ref_from_proto
-from stepwell_server.api.fields import integer, optional_uuid, seconds
+from stepwell_server.api.fields import fairness_key, integer, optional_uuid, seconds
 from stepwell_server.api.payloads import payload_from_proto
 from stepwell_server.api.search_attributes import attributes_from_proto
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
@@ -79,6 +79,7 @@ def start_from_proto(  # noqa: PLR0917 - one request and where it stands
             retry=run_retry_from_proto(request, fields, at),
             concurrency=concurrency_from_proto(request, fields, at),
             debounce=debounce,
+            fairness_key=fairness_key(request.fairness_key, fields, at),
         ),
         search_attributes=first_attributes(request, fields, at),
         definition=definition,
@@ -205,6 +206,7 @@ def alike(source: WholeRun, namespace: str) -> NewRun:
             maximum_suspend_seconds=details.maximum_suspend_seconds,
             source_run_id=str(run.run_id),
             concurrency=details.concurrency,
+            fairness_key=details.fairness_key,
         ),
         search_attributes=source.search_attributes,
         definition=None if details.definition is None else DefinitionRef(details.definition.definition_id),

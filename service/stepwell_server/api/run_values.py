@@ -118,6 +118,7 @@ def run_to_proto(run: SeenRun, namespace: str, attributes: Values | None = None)
         continued_run_id=details.continued_run_id,
         correlation_id=run.correlation_id,
         priority=run.priority,
+        fairness_key=details.fairness_key or "",
         driven=run.driven,
         managed=run.managed,
         version=run.version,

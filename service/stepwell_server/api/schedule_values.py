@@ -171,6 +171,7 @@ def _run_to_proto(run: NewRun, *, with_input: bool) -> runs_pb2.StartRunRequest:
         cancellation_policy=policy if policy.ByteSize() else None,
         retry=retry_to_proto(run.details.retry),
         concurrency=concurrency_to_proto(run.details.concurrency),
+        fairness_key=run.details.fairness_key or "",
         search_attributes=attributes_to_proto(run.search_attributes),
         definition=None if run.definition is None else ref_to_proto(run.definition),
     )

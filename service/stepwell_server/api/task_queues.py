@@ -105,12 +105,14 @@ class TaskQueues(task_queues_pb2_grpc.TaskQueueServiceServicer):
         self, request: task_queues_pb2.UpdateTaskQueueRequest, context: Context
     ) -> task_queues_pb2.UpdateTaskQueueResponse:
         namespace = self._fields.namespace(request.namespace)
-        name, changes = self._fields.name(request.task_queue, "task_queue"), changes_of(request)
+        name, changes = self._fields.name(request.task_queue, "task_queue"), changes_of(request, self._fields)
         namespace_id = await self._namespaces.id_of(namespace)
         asked = asked_of(request, namespace_id, QueueSettings, self._fields)
         now = self._clock.now()
         row = await queue_settings.update(self._database, namespace_id, namespace, name, changes, now, asked)
         await self._changed()
+        if row.fairness_weights is not None:
+            await queue_settings.mark_without_key(self._database, namespace_id, name)
         return task_queues_pb2.UpdateTaskQueueResponse(settings=settings_to_proto(row))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stepwell_server.engine.fairness import Rounds
 from stepwell_server.store import queue_settings
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class KnownQueues:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._known: dict[tuple[int, str], QueueSettings] = {}
+        self._weights: dict[tuple[int, str], dict[str, int] | None] = {}
+        self.rounds = Rounds()
         self.changed: Callable[[], None] = lambda: None
 
     async def look(self) -> int:
@@ -31,6 +34,8 @@ class KnownQueues:
         known = {(row.namespace_id, row.task_queue): row for row in rows}
         versions = {queue: row.version for queue, row in self._known.items()}
         self._known = known
+        self._weights = {queue: row.weights for queue, row in known.items() if row.fairness_weights is not None}
+        self.rounds.keep(set(self._weights))
         if versions != {queue: row.version for queue, row in known.items()}:
             self.changed()
         return len(known)
@@ -53,3 +58,12 @@ class KnownQueues:
             return None
         found = self._known.get((namespace_id, task_queue))
         return None if found is None else found.aging_seconds
+
+    def weights_of(self, namespace_id: int, task_queue: str) -> dict[str, int] | None:
+        """The weights of keys that take turns in the queue; those not named weigh 1. None: no turns are taken."""
+        return self._weights.get((namespace_id, task_queue)) if self._weights else None
+
+    @property
+    def any_fair(self) -> bool:
+        """Whether keys take turns anywhere."""
+        return bool(self._weights)

@@ -82,6 +82,7 @@ def _handed_on(run: Run, carried_from: int) -> RunDetails:
         definition=details.definition,
         concurrency=details.concurrency,
         slot=details.slot,
+        fairness_key=details.fairness_key,
     )
 
 

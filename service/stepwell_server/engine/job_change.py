@@ -17,7 +17,7 @@ from stepwell_server.engine.run_change import HIGHEST_PRIORITY
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job
 from stepwell_server.model.payloads import NULL, Failure, Payload
-from stepwell_server.model.steps import StepState
+from stepwell_server.model.steps import StepState, unpack_step_details
 from stepwell_server.model.tasks import JobGrant, Task, TaskKind
 
 if TYPE_CHECKING:
@@ -224,6 +224,7 @@ class JobChange:
             rank=HIGHEST_PRIORITY - step.priority,
             ready_time=self.now,
             build_id="",
+            fairness_key=None if step.details is None else unpack_step_details(step.details).fairness_key,
         )
         self.tasks[JOB_ORDINAL] = task
         self.news.tasks.append(task)

@@ -27,7 +27,7 @@ from stepwell_server.engine.user_tasks import new_task
 from stepwell_server.ids import uuid7
 from stepwell_server.model.events import TOPIC_NAME, EventType
 from stepwell_server.model.payloads import JSON, Failure, Payload
-from stepwell_server.model.runs import RunDetails
+from stepwell_server.model.runs import RunDetails, unpack_details
 from stepwell_server.model.steps import (
     NO_STEP_DETAILS,
     ClosedStep,
@@ -320,6 +320,7 @@ def _start_child(change: Change, new: NewStep, body: NewChild) -> int:
                 parent_workflow_id=run.workflow_id,
                 retry=body.retry,
                 concurrency=body.concurrency,
+                fairness_key=None if run.details is None else unpack_details(run.details).fairness_key,
             ),
         ),
         body.reuse,

@@ -311,6 +311,7 @@ class RunChange:
             rank=HIGHEST_PRIORITY - priority,
             ready_time=ready_time or self.now,
             build_id=run.build_id if kind == TaskKind.RUN else "",
+            fairness_key=None if run.details is None else unpack_details(run.details).fairness_key,
         )
         self._set(self.tasks, ordinal, task)
         if kind != TaskKind.DRIVEN_ACTIVITY:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
+
+_decoder = msgspec.json.Decoder(dict[str, int])
+
+
+def pack_weights(weights: Mapping[str, int]) -> str:
+    """Weights as they are stored."""
+    return msgspec.json.encode(dict(weights)).decode()
 
 
 class RateLimit(msgspec.Struct, frozen=True, gc=False):
@@ -25,6 +33,12 @@ class QueueSettings(msgspec.Struct, frozen=True, gc=False):
     rate_burst: int | None = None
     spent_until: datetime | None = None
     aging_seconds: float | None = None
+    fairness_weights: str | None = None
+
+    @property
+    def weights(self) -> dict[str, int] | None:
+        """What keys weigh, where they take turns."""
+        return None if self.fairness_weights is None else _decoder.decode(self.fairness_weights)
 
     @property
     def rate_limit(self) -> RateLimit | None:

@@ -82,6 +82,7 @@ class RunDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     # Of code runs: the names of published values, and whether calls were ever left in `run_calls`.
     published: tuple[str, ...] = ()
     called: bool = False
+    fairness_key: str | None = None  # whose turn its tasks take in queues where keys take turns
     attributed: bool = False  # whether it ever got search attributes while it was open
     # Of runs whose record was mended.
     removed_steps: int = 0  # how many of the ordinals given are in the record no more

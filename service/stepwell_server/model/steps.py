@@ -98,6 +98,7 @@ class StepDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     skip_cause: int = 0
     skip_reason: str = ""
     blocked_by: tuple[str, ...] = ()
+    fairness_key: str | None = None  # of a job; an activity has its run's
 
 
 class Step(msgspec.Struct, frozen=True, gc=False, tag_field="is", tag="open"):

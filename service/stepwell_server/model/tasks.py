@@ -29,7 +29,7 @@ WORKERS_KINDS = (TaskKind.RUN, TaskKind.ACTIVITY)
 class Task(msgspec.Struct, frozen=True, gc=False):
     """A row of `tasks`. `ordinal` is the activity's step, 0 for the run itself, JOB_ORDINAL for a job.
 
-    Lower `rank` goes first. A job's key stands in `run_key`.
+    Lower `rank` goes first. A job's key stands in `run_key`. `fairness_key` is whose turn it takes, None if nobody's.
     """
 
     run_key: int
@@ -41,6 +41,7 @@ class Task(msgspec.Struct, frozen=True, gc=False):
     rank: int
     ready_time: datetime
     build_id: str
+    fairness_key: str | None = None
 
 
 class Grant(msgspec.Struct, frozen=True, gc=False):

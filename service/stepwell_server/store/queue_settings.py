@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, tuple_
+from sqlalchemy import update as update_rows
 from sqlalchemy.dialects.postgresql import insert
 
 from stepwell_server import errors
@@ -12,7 +13,7 @@ from stepwell_server.model.queue_settings import QueueSettings
 from stepwell_server.store import namespaces, requests
 from stepwell_server.store.columns import pairs
 from stepwell_server.store.database import in_our_words
-from stepwell_server.store.schema import QUEUE_SETTINGS
+from stepwell_server.store.schema import QUEUE_SETTINGS, TASKS
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from stepwell_server.store.database import Connection, Database
 
 STATEMENTS = load("queue_settings")
+_SLICE = 1_000
 MOST = 10_000
 """So many queues have settings at most, in all namespaces: each replica knows all of them."""
 
@@ -56,6 +58,18 @@ async def update(  # noqa: PLR0917 - one change
             raise errors.LimitExceeded(limit="queue_settings", value=MOST + 1, maximum=MOST)
         await requests.note(connection, asked, row, now)
         return row
+
+
+async def mark_without_key(database: Database, namespace_id: int, task_queue: str) -> None:
+    """Gives what waits in a queue without a key the empty one, a slice at a time: keys take turns there from now on."""
+    mine = (TASKS.c.namespace_id == namespace_id, TASKS.c.task_queue == task_queue, TASKS.c.fairness_key.is_(None))
+    keys = (TASKS.c.run_key, TASKS.c.ordinal)
+    some = select(*keys).where(*mine).limit(_SLICE).with_for_update(skip_locked=True)
+    marked = update_rows(TASKS).where(tuple_(*keys).in_(some)).values(fairness_key="")
+    while True:
+        async with database.pool.begin() as connection:
+            if (await connection.execute(marked)).rowcount < _SLICE:
+                return
 
 
 async def read(database: Database, namespace_id: int, task_queues: Collection[str]) -> dict[str, QueueSettings]:

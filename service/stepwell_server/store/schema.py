@@ -137,6 +137,7 @@ QUEUE_SETTINGS = Table(
     *_int("rate_burst", nullable=True),
     *_times("spent_until", nullable=True),
     Column("aging_seconds", Double, nullable=True),
+    *_text("fairness_weights", nullable=True),
 )
 API_KEYS = Table(
     "api_keys",
@@ -280,6 +281,7 @@ TASKS = Table(
     *_smallint("rank"),
     *_times("ready_time"),
     *_text("build_id"),
+    *_text("fairness_key", nullable=True),
 )
 SESSIONS = Table(
     "sessions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
@@ -269,12 +269,16 @@ class Client(JobCalls):
         *,
         rate_limit: RateLimit | Literal["none"] | None = None,
         aging: Seconds | Literal["none"] | None = None,
+        fairness: Mapping[str, int] | Literal["none"] | None = None,
     ) -> task_queues_pb2.TaskQueueSettings:
         """Sets how fast a queue gives its tasks, and in how many seconds one that waits gains a step of priority.
 
-        What is not given stays; "none" takes it away. Raises `InvalidField`, `LimitExceeded`.
+        With `fairness` keys take turns; it says what they weigh: `{}` for 1 each. What is not given stays; "none" takes
+        it away. Raises `InvalidField`, `LimitExceeded`.
         """
-        return await update_task_queue(self.caller, self.task_queue_stub, self.namespace, name, rate_limit, aging)
+        return await update_task_queue(
+            self.caller, self.task_queue_stub, self.namespace, name, rate_limit, aging, fairness
+        )
 
     def commit(self, *, request_id: str = "") -> Commit:
         """Begins a commit: writes that happen together or not at all, see `stepwell.commits`. Sends nothing yet.

@@ -66,6 +66,7 @@ class JobStart:
             start_delay=duration(options.get("start_delay")),
             retention=duration(options.get("retention")),
             correlation_id=options.get("correlation_id", ""),
+            fairness_key=options.get("fairness_key", ""),
             request_id=request_id,
             **defaults.spell(options),
         )

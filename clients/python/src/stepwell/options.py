@@ -21,6 +21,7 @@ class RunOptions(TypedDict, total=False):
     workflow_id: str
     task_queue: str
     priority: int
+    fairness_key: str
     run_timeout: Seconds
     correlation_id: str
     cancellation_policy: CancellationPolicy
@@ -74,6 +75,7 @@ class StartOptions(RunOptions, total=False):
     anew, as itself and with nothing recorded, when its code fails; default not. `run_timeout` is for all attempts.
     `concurrency`: how many runs of a key may be at work at once, default no limit.
     `debounce`: makes one run of starts of a key that come in quick succession; it takes no `workflow_id`.
+    `fairness_key`: whose turn its tasks take, and those of its activities and children, where keys take turns.
     `search_attributes`: what the run is found by, by name: text, numbers, flags and times.
     `definition`: the definition that it follows, by its code or its code and version; the code alone means the latest
     active version.
@@ -112,7 +114,8 @@ class JobOptions(TypedDict, total=False):
     `request_id`: makes a repeat of the whole start safe; by default only this call's own repeats are. `reuse`: what may
     follow an ended job of the unique key, default `allow`. `conflict`: what to do when one is open, default `fail`.
     `start_delay`: seconds before it may begin. `retention`: seconds that it is kept after its end, default as the
-    service is set. The others are as in `ActivityOptions`; `task_queue` is `default` by default.
+    service is set. `fairness_key`: whose turn its task takes in queues where keys take turns. The others are as in
+    `ActivityOptions`; `task_queue` is `default` by default.
     """
 
     unique_key: str
@@ -130,6 +133,7 @@ class JobOptions(TypedDict, total=False):
     heartbeat_timeout: Seconds
     task_queue: str
     priority: int
+    fairness_key: str
 
 
 class JobFilter(TypedDict, total=False):

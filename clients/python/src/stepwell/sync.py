@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
@@ -339,12 +339,16 @@ class Client(SyncJobCalls):
         *,
         rate_limit: RateLimit | Literal["none"] | None = None,
         aging: Seconds | Literal["none"] | None = None,
+        fairness: Mapping[str, int] | Literal["none"] | None = None,
     ) -> task_queues_pb2.TaskQueueSettings:
         """Sets how fast a queue gives its tasks, and in how many seconds one that waits gains a step of priority.
 
-        What is not given stays; "none" takes it away. Raises `InvalidField`, `LimitExceeded`.
+        With `fairness` keys take turns; it says what they weigh: `{}` for 1 each. What is not given stays; "none" takes
+        it away. Raises `InvalidField`, `LimitExceeded`.
         """
-        return self._loop.call(self._inner.update_task_queue(name, rate_limit=rate_limit, aging=aging))
+        return self._loop.call(
+            self._inner.update_task_queue(name, rate_limit=rate_limit, aging=aging, fairness=fairness)
+        )
 
     def commit(self, *, request_id: str = "") -> SyncCommit:
         """Begins a commit, as `stepwell.Client.commit`: `with client.commit() as commit`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from stepwell._rpc import uuid7
@@ -32,6 +33,7 @@ async def update_task_queue(  # noqa: PLR0917 - of the client alone
     name: str,
     rate_limit: RateLimit | Literal["none"] | None,
     aging: Seconds | Literal["none"] | None,
+    fairness: Mapping[str, int] | Literal["none"] | None,
 ) -> task_queues_pb2.TaskQueueSettings:
     """Sends what is to be set; see `Client.update_task_queue`."""
     request = task_queues_pb2.UpdateTaskQueueRequest(namespace=namespace, task_queue=name, request_id=uuid7())
@@ -44,5 +46,9 @@ async def update_task_queue(  # noqa: PLR0917 - of the client alone
         request.update_mask.paths.append("aging_interval")
     if aging is not None and aging != "none":
         request.MergeFrom(task_queues_pb2.UpdateTaskQueueRequest(aging_interval=duration(aging)))
+    if fairness is not None:
+        request.update_mask.paths.append("fairness")
+    if fairness is not None and fairness != "none":
+        request.fairness.CopyFrom(task_queues_pb2.Fairness(weights=fairness))
     answer: task_queues_pb2.UpdateTaskQueueResponse = await caller.call(stub.UpdateTaskQueue, request)
     return answer.settings

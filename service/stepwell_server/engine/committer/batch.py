@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
+from msgspec.structs import replace
 
 from stepwell_server import errors, refusals
 from stepwell_server.engine.commands import Refused
@@ -81,6 +82,7 @@ class Batch:
         self._now = now
         self._limits = limits
         self._aside = aside
+        self._queues = queues
         self._is_anothers = is_anothers
         self.subjects = Subjects(connection, now, limits, next_key)
         self.answers: list[object] = [None] * len(entries)
@@ -361,6 +363,12 @@ class Batch:
             key = self.subjects.born_as(ref) or key
         return key
 
+    def _with_key(self, task: Task) -> Task:
+        """Where keys take turns, what has none is a key of its own."""
+        if task.fairness_key is not None or self._queues.weights_of(task.namespace_id, task.task_queue) is None:
+            return task
+        return replace(task, fairness_key="")
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def to_write(self, committer: int, position: int) -> batches.Write | None:
@@ -376,4 +384,6 @@ class Batch:
         write.inbox_done = self._inbox_done
         write.tasks_gone.extend(self._grants.stale)
         write.tokens.extend(self._grants.spent)
+        if self._queues.any_fair:
+            write.tasks = [self._with_key(task) for task in write.tasks]
         return None if write.is_empty else write

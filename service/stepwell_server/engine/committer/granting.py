@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stepwell_server.engine.committer import fair_claiming
 from stepwell_server.engine.committer.claiming import Claiming
 from stepwell_server.engine.committer.protocols import ActivityClaim, Capacity, Claim, Queues, Reservation
 from stepwell_server.engine.committer.rationing import Rationing, queue_of
@@ -73,11 +74,18 @@ class Granting:
     async def _find(
         self, claim: Claim, most: int, taken: set[tuple[int, int, datetime]]
     ) -> list[tuple[int, int, datetime]]:
-        connection, sorts, aging = (
-            self._connection,
-            (claim.types, claim.builds),
-            self._queues.aging_of(*queue_of(claim)),
-        )
+        weights = self._queues.weights_of(*queue_of(claim))
+        if weights is not None:
+            fair = await fair_claiming.find(self._connection, claim, self._queues.rounds, weights, most, taken)
+            # What came without a key before the queue was told so is found by its age, when there is room.
+            return fair if len(fair) == most else fair + await self._plain(claim, most - len(fair), taken.union(fair))
+        return await self._plain(claim, most, taken)
+
+    async def _plain(
+        self, claim: Claim, most: int, taken: set[tuple[int, int, datetime]]
+    ) -> list[tuple[int, int, datetime]]:
+        aging = self._queues.aging_of(*queue_of(claim))
+        connection, sorts = self._connection, (claim.types, claim.builds)
         queue, looked = (claim.namespace_id, claim.task_queue, claim.kind), most + len(taken)
         if aging is None:
             found = await batch_reads.claim_tasks(connection, *queue, *sorts, looked, self._now)

@@ -9,10 +9,11 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server.engine.change import Change
+from stepwell_server.engine.fairness import Rounds
 from stepwell_server.engine.job_change import JobChange
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from stepwell_server.model.tasks import AnyGrant, Task
 
@@ -88,6 +89,20 @@ class Queues(Protocol):
         """In how many seconds a task that waits in the queue gains a step of priority. None: it gains none."""
         ...
 
+    def weights_of(self, namespace_id: int, task_queue: str) -> Mapping[str, int] | None:
+        """The weights of keys that take turns in the queue; those not named weigh 1. None: no turns are taken."""
+        ...
+
+    @property
+    def rounds(self) -> Rounds:
+        """Whose turn it is where keys take turns."""
+        ...
+
+    @property
+    def any_fair(self) -> bool:
+        """Whether keys take turns anywhere."""
+        ...
+
 
 class Listener(Protocol):
     """Who must hear of what was committed."""
@@ -129,6 +144,9 @@ class NoListener:
 class NoQueues:
     """Nothing is set for any queue."""
 
+    any_fair = False
+    rounds = Rounds()
+
     def is_limited(self, namespace_id: int, task_queue: str) -> bool:
         """None is."""
         del namespace_id, task_queue
@@ -136,5 +154,10 @@ class NoQueues:
 
     def aging_of(self, namespace_id: int, task_queue: str) -> float | None:
         """Nothing ages."""
+        del namespace_id, task_queue
+        return None
+
+    def weights_of(self, namespace_id: int, task_queue: str) -> Mapping[str, int] | None:
+        """No turns are taken."""
         del namespace_id, task_queue
         return None

@@ -49,6 +49,7 @@ class SetBatch(Batch):
         capacity: Capacity,
         next_key: Callable[[], int],
         most_runs: int,
+        queues: Queues,
     ) -> None:
         if not isinstance(entry.order, Writes):
             raise TypeError(type(entry.order).__name__)
@@ -56,7 +57,7 @@ class SetBatch(Batch):
         self._entry = entry
         self._most_runs = most_runs
         members = [Entry(order, None, 0, entry.deadline) for order in self._writes.orders]
-        super().__init__(connection, members, now, limits, capacity, next_key)
+        super().__init__(connection, members, now, limits, capacity, next_key, queues=queues)
         self._nothing = Subjects(connection, now, limits, next_key)
 
     async def prepare(self) -> None:
@@ -146,7 +147,14 @@ class SetCommitter(Committer):
         entry.key = entry.key or -next(self._numbers)
         most_runs = self._settings.limits.set_runs
         return SetBatch(
-            connection, entry, self._clock.now(), self._limits, self._capacity, self._link.next_key, most_runs
+            connection,
+            entry,
+            self._clock.now(),
+            self._limits,
+            self._capacity,
+            self._link.next_key,
+            most_runs,
+            self._queues,
         )
 
     async def _halve(self, entries: list[Entry], cause: Exception) -> None:

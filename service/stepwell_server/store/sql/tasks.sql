@@ -87,7 +87,7 @@ FOR UPDATE SKIP LOCKED;
 
 -- name: insert_tasks
 COPY tasks (
-    run_key, ordinal, namespace_id, task_queue, kind, type, rank, ready_time, build_id
+    run_key, ordinal, namespace_id, task_queue, kind, type, rank, ready_time, build_id, fairness_key
 ) FROM STDIN (FORMAT binary);
 
 -- name: delete_tasks

@@ -46,6 +46,7 @@ def start(
     job_id: Annotated[str, typer.Option(help="Its id, a UUID. Default: a new one.")] = "",
     task_queue: Annotated[str, typer.Option(help="Where its task waits.")] = "default",
     conflict: Annotated[str, typer.Option(help=f"When the unique key is in use: {', '.join(JOB_CONFLICT)}.")] = "fail",
+    fairness_key: Annotated[str, typer.Option(help="Whose turn its task takes, where keys take turns.")] = "",
     attempts: Annotated[int, typer.Option(help="How often to try at most; 0 is no limit.", min=0)] = 0,
     delay: Annotated[float, typer.Option(help="Seconds before it may begin.", min=0)] = 0,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")] = False,
@@ -60,6 +61,7 @@ def start(
         "task_queue": task_queue,
         "conflict": cast("Literal['fail', 'use_existing']", conflict),
         "start_delay": delay,
+        "fairness_key": fairness_key,
         "retry": RetryPolicy(maximum_attempts=attempts),
     }
     with context.obj.client() as client:

@@ -13,6 +13,8 @@ from stepwell.task_queues import RateLimit
 from stepwell.v1.workers_pb2 import TaskKind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from stepwell.v1.task_queues_pb2 import GetTaskQueueResponse, TaskBacklog, TaskQueue, TaskQueueSettings
 
 app = typer.Typer(help="Task queues.", no_args_is_help=True)
@@ -73,15 +75,20 @@ def set_queue(
     aging: Annotated[
         str, typer.Option(help="In which a waiting task gains a step of priority, such as 30s; none for never.")
     ] = "",
+    turns: Annotated[bool | None, typer.Option("--turns/--no-turns", help="Whether fairness keys take turns.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="With --turns: KEY=N, so many tasks a turn. May be repeated. Default: 1.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Set how fast a queue gives its tasks to workers, and in what order."""
-    if not rate and not aging:
-        fail("nothing would change", "give --rate, --aging, or both")
+    if not rate and not aging and turns is None:
+        fail("nothing would change", "give --rate, --aging, --turns, or some of them")
     limit = _rate_limit(rate, burst) if rate else None
     age = "none" if aging == "none" else seconds_of(aging) if aging else None
+    fairness = "none" if turns is False else _weights(weight or ()) if turns else None
     with context.obj.client() as client:
-        settings = client.update_task_queue(name, rate_limit=limit, aging=age)
+        settings = client.update_task_queue(name, rate_limit=limit, aging=age, fairness=fairness)
         show(settings, {"queue": name, **settings_rows(settings)}, output)
 
 
@@ -94,6 +101,16 @@ def _rate_limit(rate: str, burst: int) -> RateLimit | Literal["none"]:
         fail(f"{rate} is no number", "such as 10 or 0.5, or none")
 
 
+def _weights(told: Sequence[str]) -> dict[str, int]:
+    weights = {}
+    for each in told:
+        key, _, number = each.rpartition("=")
+        if not number.isdecimal():
+            fail(f"{each} is no weight", "such as --weight premium=3")
+        weights[key] = int(number)
+    return weights
+
+
 def settings_rows(settings: TaskQueueSettings) -> dict[str, str]:
     """What is set for a queue, in words."""
     limit, rows = settings.rate_limit, {}
@@ -103,6 +120,9 @@ def settings_rows(settings: TaskQueueSettings) -> dict[str, str]:
         rows["next task"] = time_of(settings.next_task_time)
     if settings.HasField("aging_interval"):
         rows["aging"] = f"a step of priority each {age_of(settings.aging_interval)}"
+    if settings.HasField("fairness"):
+        weights = "".join(f", {key} {number}" for key, number in sorted(settings.fairness.weights.items()))
+        rows["turns"] = f"1 task for each key{weights}"
     return rows
 
 

@@ -85,6 +85,7 @@ def start(
     debounce_seconds: Annotated[
         float, typer.Option(help="For how long none must come, with --debounce-key.", min=0.001)
     ] = 1.0,
+    fairness_key: Annotated[str, typer.Option(help="Whose turn its tasks take, where keys take turns.")] = "",
     attempts: Annotated[int, typer.Option(help="How often to try at most; 0 is no limit.", min=0)] = 1,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")] = False,
     output: OutputOption = Output.TABLE,
@@ -98,6 +99,7 @@ def start(
         "task_queue": task_queue,
         "conflict": cast("Literal['fail', 'use_existing', 'terminate_existing']", conflict),
         "search_attributes": pairs_from(attribute or ()),
+        "fairness_key": fairness_key,
     }
     if definition:
         options["definition"] = (definition, version)

@@ -176,6 +176,7 @@ class Job(_message.Message):
     RETRY_COUNT_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     TASK_WAIT_FIELD_NUMBER: _builtins.int
+    FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace it lives in."""
     job_id: _builtins.str
@@ -200,6 +201,8 @@ class Job(_message.Message):
     """How often it was retried by RetryJob."""
     traceparent: _builtins.str
     """W3C trace context of the job's trace."""
+    fairness_key: _builtins.str
+    """Whose turn its task takes in queues where keys take turns. Empty: nobody's."""
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """What it was given. Only in answers about a single job."""
@@ -315,10 +318,11 @@ class Job(_message.Message):
         retry_count: _builtins.int = ...,
         traceparent: _builtins.str = ...,
         task_wait: _runs_pb2.Run.TaskWait | None = ...,
+        fairness_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cancel_request", b"cancel_request", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "last_failure", b"last_failure", "result", b"result", "retention", b"retention", "retry", b"retry", "schedule_time", b"schedule_time", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "task_wait", b"task_wait", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_request", b"cancel_request", "correlation_id", b"correlation_id", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "job_id", b"job_id", "last_failure", b"last_failure", "namespace", b"namespace", "owner_id", b"owner_id", "priority", b"priority", "result", b"result", "retention", b"retention", "retry", b"retry", "retry_count", b"retry_count", "schedule_time", b"schedule_time", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "task_queue", b"task_queue", "task_wait", b"task_wait", "traceparent", b"traceparent", "type", b"type", "unique_key", b"unique_key", "wake_time", b"wake_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "cancel_request", b"cancel_request", "correlation_id", b"correlation_id", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "fairness_key", b"fairness_key", "heartbeat_details", b"heartbeat_details", "heartbeat_time", b"heartbeat_time", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "job_id", b"job_id", "last_failure", b"last_failure", "namespace", b"namespace", "owner_id", b"owner_id", "priority", b"priority", "result", b"result", "retention", b"retention", "retry", b"retry", "retry_count", b"retry_count", "schedule_time", b"schedule_time", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_time", b"start_time", "start_to_close_timeout", b"start_to_close_timeout", "state", b"state", "task_queue", b"task_queue", "task_wait", b"task_wait", "traceparent", b"traceparent", "type", b"type", "unique_key", b"unique_key", "wake_time", b"wake_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,6 +352,7 @@ class StartJobRequest(_message.Message):
     RETENTION_FIELD_NUMBER: _builtins.int
     CORRELATION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -368,6 +373,8 @@ class StartJobRequest(_message.Message):
     """The caller's id for what belongs together."""
     request_id: _builtins.str
     """Makes a repeat safe: a repeat with the same content finds the job as long as it is kept. At most 255 bytes."""
+    fairness_key: _builtins.str
+    """Whose turn its task takes in queues where keys take turns: a customer, a tenant. At most 64 bytes. Default: none."""
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """Its input. At most 2 MiB."""
@@ -423,10 +430,11 @@ class StartJobRequest(_message.Message):
         retention: _duration_pb2.Duration | None = ...,
         correlation_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        fairness_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "priority", b"priority", "retention", b"retention", "retry", b"retry", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_delay", b"start_delay", "start_to_close_timeout", b"start_to_close_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "job_id", b"job_id", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retention", b"retention", "retry", b"retry", "reuse_policy", b"reuse_policy", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_delay", b"start_delay", "start_to_close_timeout", b"start_to_close_timeout", "task_queue", b"task_queue", "type", b"type", "unique_key", b"unique_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "fairness_key", b"fairness_key", "heartbeat_timeout", b"heartbeat_timeout", "input", b"input", "job_id", b"job_id", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retention", b"retention", "retry", b"retry", "reuse_policy", b"reuse_policy", "schedule_to_close_timeout", b"schedule_to_close_timeout", "schedule_to_start_timeout", b"schedule_to_start_timeout", "start_delay", b"start_delay", "start_to_close_timeout", b"start_to_close_timeout", "task_queue", b"task_queue", "type", b"type", "unique_key", b"unique_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015

@@ -469,6 +469,7 @@ class Run(_message.Message):
     TIMED_OUT_TIME_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     SLOT_STATE_FIELD_NUMBER: _builtins.int
+    FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace it lives in."""
     run_id: _builtins.str
@@ -527,6 +528,8 @@ class Run(_message.Message):
     """True if its data was asked for and is left out, because it is too large for a message: `GetRunData` reads it."""
     slot_state: _concurrency_pb2.SlotState.ValueType
     """Whether it waits for one of the limit's slots, or has one."""
+    fairness_key: _builtins.str
+    """Whose turn its tasks take in queues where keys take turns. Empty: nobody's."""
     @_builtins.property
     def pause(self) -> Global___Run.Pause:
         """Set while the run is paused."""
@@ -689,10 +692,11 @@ class Run(_message.Message):
         timed_out_time: _timestamp_pb2.Timestamp | None = ...,
         concurrency: _concurrency_pb2.Concurrency | None = ...,
         slot_state: _concurrency_pb2.SlotState.ValueType = ...,
+        fairness_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["archive_time", b"archive_time", "begin_time", b"begin_time", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "create_time", b"create_time", "deadline", b"deadline", "definition", b"definition", "end_time", b"end_time", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "origin", b"origin", "pause", b"pause", "result", b"result", "retry", b"retry", "suspension_data", b"suspension_data", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "update_time", b"update_time", "wake", b"wake", "wake_time", b"wake_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "archive_time", b"archive_time", "archive_uri", b"archive_uri", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "data", b"data", "data_omitted", b"data_omitted", "data_version", b"data_version", "deadline", b"deadline", "definition", b"definition", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "purged", b"purged", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "slot_state", b"slot_state", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_step", b"active_step", "archive_time", b"archive_time", "archive_uri", b"archive_uri", "attempt", b"attempt", "begin_time", b"begin_time", "build_id", b"build_id", "cancel_request", b"cancel_request", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "continued_run_id", b"continued_run_id", "correlation_id", b"correlation_id", "create_time", b"create_time", "cursor", b"cursor", "data", b"data", "data_omitted", b"data_omitted", "data_version", b"data_version", "deadline", b"deadline", "definition", b"definition", "driven", b"driven", "end_time", b"end_time", "event_count", b"event_count", "failure", b"failure", "fairness_key", b"fairness_key", "input", b"input", "last_failure", b"last_failure", "lease_expire_time", b"lease_expire_time", "managed", b"managed", "namespace", b"namespace", "number", b"number", "origin", b"origin", "owner_id", b"owner_id", "parent_run_id", b"parent_run_id", "parent_workflow_id", b"parent_workflow_id", "pause", b"pause", "phase", b"phase", "priority", b"priority", "published_names", b"published_names", "purged", b"purged", "result", b"result", "retry", b"retry", "run_id", b"run_id", "search_attributes", b"search_attributes", "slot_state", b"slot_state", "source_run_id", b"source_run_id", "suspension_data", b"suspension_data", "task_queue", b"task_queue", "task_wait", b"task_wait", "timed_out_time", b"timed_out_time", "traceparent", b"traceparent", "type", b"type", "update_time", b"update_time", "version", b"version", "wait_topic", b"wait_topic", "wake", b"wake", "wake_time", b"wake_time", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -744,6 +748,7 @@ class StartRunRequest(_message.Message):
     DEFINITION_FIELD_NUMBER: _builtins.int
     CONCURRENCY_FIELD_NUMBER: _builtins.int
     DEBOUNCE_FIELD_NUMBER: _builtins.int
+    FAIRNESS_KEY_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     type: _builtins.str
@@ -764,6 +769,10 @@ class StartRunRequest(_message.Message):
     """The caller's id for what belongs together."""
     request_id: _builtins.str
     """Makes a repeat safe: a repeat with the same content finds the run even when it has ended. At most 255 bytes."""
+    fairness_key: _builtins.str
+    """Whose turn its tasks take, and those of its activities and children, in queues where keys take turns: a customer, a
+    tenant. At most 64 bytes. Default: none.
+    """
     @_builtins.property
     def input(self) -> _types_pb2.Payload:
         """Its input. At most 2 MiB."""
@@ -829,10 +838,11 @@ class StartRunRequest(_message.Message):
         definition: _definitions_pb2.DefinitionRef | None = ...,
         concurrency: _concurrency_pb2.Concurrency | None = ...,
         debounce: _debounces_pb2.Debounce | None = ...,
+        fairness_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "debounce", b"debounce", "definition", b"definition", "input", b"input", "priority", b"priority", "retry", b"retry", "run_timeout", b"run_timeout", "start_delay", b"start_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "debounce", b"debounce", "definition", b"definition", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "search_attributes", b"search_attributes", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "cancellation_policy", b"cancellation_policy", "concurrency", b"concurrency", "conflict_policy", b"conflict_policy", "correlation_id", b"correlation_id", "debounce", b"debounce", "definition", b"definition", "fairness_key", b"fairness_key", "input", b"input", "namespace", b"namespace", "priority", b"priority", "request_id", b"request_id", "retry", b"retry", "reuse_policy", b"reuse_policy", "run_id", b"run_id", "run_timeout", b"run_timeout", "search_attributes", b"search_attributes", "start_delay", b"start_delay", "task_queue", b"task_queue", "type", b"type", "workflow_id", b"workflow_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
     _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015

@@ -52,6 +52,53 @@ class RateLimit(_message.Message):
 Global___RateLimit: _TypeAlias = RateLimit  # noqa: Y015
 
 @_typing.final
+class Fairness(_message.Message):
+    """That keys take turns. Each gets as many tasks as it weighs, and then the next one of which something waits; tasks without
+    a key are one key, the empty one. Of a key that which has the highest priority goes first, and then the oldest;
+    `aging_interval` counts for nothing.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WeightsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """What keys weigh: 1 to 1,000, at most 256 of them. Those that are not named weigh 1."""
+
+    def __init__(
+        self,
+        *,
+        weights: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fairness: _TypeAlias = Fairness  # noqa: Y015
+
+@_typing.final
 class TaskQueueSettings(_message.Message):
     """What is set for a queue."""
 
@@ -62,6 +109,7 @@ class TaskQueueSettings(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     NEXT_TASK_TIME_FIELD_NUMBER: _builtins.int
+    FAIRNESS_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Counts the changes, from 1. 0: nothing was ever set."""
     @_builtins.property
@@ -83,6 +131,10 @@ class TaskQueueSettings(_message.Message):
     def next_task_time(self) -> _timestamp_pb2.Timestamp:
         """When the queue gives its next task, if that is later because of `rate_limit`. Only told by `GetTaskQueue`."""
 
+    @_builtins.property
+    def fairness(self) -> Global___Fairness:
+        """How keys take turns. Absent: they do not, and keys count for nothing."""
+
     def __init__(
         self,
         *,
@@ -91,10 +143,11 @@ class TaskQueueSettings(_message.Message):
         version: _builtins.int = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
         next_task_time: _timestamp_pb2.Timestamp | None = ...,
+        fairness: Global___Fairness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,6 +475,7 @@ class UpdateTaskQueueRequest(_message.Message):
     AGING_INTERVAL_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FAIRNESS_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     task_queue: _builtins.str
@@ -438,7 +492,11 @@ class UpdateTaskQueueRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: some of `rate_limit`, `aging_interval`. Required."""
+        """What to change: some of `rate_limit`, `aging_interval`, `fairness`. Required."""
+
+    @_builtins.property
+    def fairness(self) -> Global___Fairness:
+        """How keys take turns. Absent: they do not."""
 
     def __init__(
         self,
@@ -449,10 +507,11 @@ class UpdateTaskQueueRequest(_message.Message):
         aging_interval: _duration_pb2.Duration | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         request_id: _builtins.str = ...,
+        fairness: Global___Fairness | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "rate_limit", b"rate_limit", "update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "rate_limit", b"rate_limit", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "namespace", b"namespace", "rate_limit", b"rate_limit", "request_id", b"request_id", "task_queue", b"task_queue", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "namespace", b"namespace", "rate_limit", b"rate_limit", "request_id", b"request_id", "task_queue", b"task_queue", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
