@@ -139,6 +139,7 @@ def hostile(field: FieldDescriptor) -> Iterator[Any]:
         yield {"\0": 1}
         yield {str(number): 1 for number in range(300)}
         yield {"x" * 300: 1}
+        yield {"x": -(2**31), "y": 0, "z": 2**31 - 1}
     elif field.message_type is not None:
         yield from LEAVES.get(field.message_type.full_name, ())
         if field.is_repeated:
@@ -186,8 +187,10 @@ def _set(message: Any, field: FieldDescriptor, value: Any, samples: dict[str, di
                 entries[key].json = json.dumps(key)
             elif kind is not None:
                 entries[key].text = key
-            else:
+            elif entry.fields_by_name["value"].type == F.TYPE_STRING:
                 entries[key] = key
+            else:
+                entries[key] = value[key]
     elif field.is_repeated and field.message_type is not None:
         items = getattr(message, field.name)
         for _ in range(value):
