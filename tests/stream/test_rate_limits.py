@@ -124,20 +124,6 @@ async def test_two_replicas_give_out_of_one_bucket(database_url: str) -> None:
             assert (given(), await first.waiting()) == (9, 21)
 
 
-async def test_a_queue_that_waits_for_tokens_puts_off_no_look_at_others(database_url: str) -> None:
-    """It wakes the matcher twenty times a second; still what no hint told of is found by looking."""
-    async with movable(database_url, **FAR) as first, movable(database_url, dispatch_poll_seconds=1.0) as second:
-        await limited(second, 1, per_second=20.0)
-        await jobs(second, 200)
-        async with wire(second, task_queues=["q", "free"], capacity=capacity(activities=300)) as stream:
-            await stream.settled()
-            await until(lambda: rests(second))
-            first.service.dispatcher.pushes.start(None)
-            (found,) = await jobs(first, 1, "free")
-            await until(lambda: any(task.job_id == found for task in stream.working.values()))
-            assert await first.waiting() > 0
-
-
 async def test_the_other_replica_hears_of_a_limit_by_a_hint(database_url: str) -> None:
     async with movable(database_url, **FAR) as first, movable(database_url, **FAR) as second:
         for each in (first, second):
