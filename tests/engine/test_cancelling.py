@@ -140,7 +140,7 @@ def test_the_code_may_ask_an_activity_to_stop() -> None:
     assert [(ordinal, token) for _, ordinal, token, _ in news.cancels] == [(1, 1)]
     assert world.step(key, 3).state == StepState.WAITING
     assert code.send(stops=(1, 2), waiting=True, resident=True).ended == []
-    assert world.last.subjects.runs[key].news.cancels == []
+    assert not world.last.subjects.runs[key].news.cancels
     world.do(stopped(world, grant))
     assert world.ended(key, 1).state == StepState.CANCELLED
     world.check()

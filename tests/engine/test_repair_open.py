@@ -102,7 +102,7 @@ def test_what_is_open_and_skipped_is_given_up() -> None:
     assert world.last is not None
     news = world.last.subjects.runs[key].news
     assert [(session, ordinal) for session, ordinal, _, _ in news.cancels] == [(world.session, 2)]
-    assert news.ended == []
+    assert not news.ended
     assert not [place for place in world.store.tasks if place[0] == key]
     orders = {mail.run_key: unpack_letter(mail.body).subject for mail in world.store.mail.values()}
     assert orders == {key + 1: Subject.TERMINATE, key + 2: Subject.CANCEL}

@@ -82,7 +82,7 @@ def test_open_steps_are_cancelled_their_workers_told_and_children_dealt_with() -
     assert world.last is not None
     news = world.last.subjects.runs[key].news
     assert [(session, ordinal) for session, ordinal, _, _ in news.cancels] == [(world.session, 2)]
-    assert news.ended == []
+    assert not news.ended
     assert [place for place in world.store.tasks if place[0] == key] == [(key, 0)]
     orders = {mail.run_key: unpack_letter(mail.body).subject for mail in world.store.mail.values()}
     assert orders == {key + 1: Subject.TERMINATE, key + 2: Subject.CANCEL}
@@ -238,7 +238,7 @@ def test_a_rewound_run_goes_to_a_waiting_worker_without_old_news() -> None:
     grant = world.grant(key)
     assert grant is not None
     assert world.last is not None
-    assert world.last.subjects.runs[key].news.ended == []
+    assert not world.last.subjects.runs[key].news.ended
 
 
 def replayed_holding(world: World, key: int) -> Code:

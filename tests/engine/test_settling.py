@@ -42,7 +42,7 @@ def test_what_its_worker_reports_later_is_refused(state: StepState, is_held: boo
     assert world.last is not None
     revokes = world.last.subjects.runs[key].news.revokes
     if grant is None:
-        assert revokes == []
+        assert not revokes
     else:
         assert revokes == [(grant.session_id, 1, grant.token, SETTLED)]
         for report in reports(world, key, grant).values():

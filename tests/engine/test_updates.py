@@ -98,7 +98,8 @@ def test_what_a_refused_progress_told_is_told_to_nobody() -> None:
         code.send(code.accept("u1"), code.call("a", activity()), rejections=[Rejection("u3", Failure("no"))])
     assert world.last is not None
     news = world.last.subjects.runs[code.key].news
-    assert (news.updates, news.rejections) == ([], [])
+    assert not news.updates
+    assert not news.rejections
     code.token += 1
     with pytest.raises(errors.LeaseLost):
         code.send(rejections=[Rejection("u3", Failure("no"))], published={"p": NULL})

@@ -27,6 +27,7 @@ from stepwell_server.engine.jobs import NewJob, StartedJob, StartJob
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.names import Births, JobBirths
+from stepwell_server.engine.news import News
 from stepwell_server.engine.starts import NewRun, Started, StartRun
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import Event, EventType
@@ -43,7 +44,7 @@ MAIN = 1
 Wanted = TypeVar("Wanted")
 _SLOTS = [name for part in Change.__mro__ for name in getattr(part, "__slots__", ())]
 _SET_BY_LOADING = ("births", "_mark", "heartbeats", "has_beat", "news")
-_SET_BY_UNDO = ("known", "limits", "births", "loaded_steps", "_undo", "_mark", "_lists", "heartbeats", "news")
+_SET_BY_UNDO = ("known", "limits", "births", "loaded_steps", "_undo", "_mark", "_lists", "made", "heartbeats", "news")
 
 
 def at_once(work: Coroutine[Any, Any, Wanted]) -> Wanted:
@@ -60,18 +61,23 @@ def snapshot(change: AnyChange) -> dict[str, object]:
     """Everything that a command may change of a run or of a job, copied deep."""
     if isinstance(change, JobChange):
         return snapshot_of_job(change)
-    taken: dict[str, object] = {name: _copied(getattr(change, name)) for name in _SLOTS}
+    taken: dict[str, object] = {name: _copied(_seen(change, name)) for name in _SLOTS}
     for name in _SET_BY_UNDO:
         del taken[name]
     # What was merely loaded stays: an empty list of signals is as good as none.
-    taken["signals"] = {name: list(each) for name, each in change.signals.items() if each}
-    taken["news"] = {name: _copied(getattr(change.news, name)) for name in type(change.news).__slots__}
+    taken["signals"] = {name: list(each) for name, each in _seen(change, "signals").items() if each}
+    taken["news"] = _told(change.news)
     return taken
+
+
+def _seen(change: Change, name: str) -> Any:
+    """As it is: a container that nobody has asked for yet is not made by looking."""
+    return change.lazy[name]() if name in change.lazy and name not in change.made else getattr(change, name)
 
 
 def snapshot_of_job(change: JobChange) -> dict[str, object]:
     taken = {name: _copied(getattr(change, name)) for name in JobChange.__slots__ if name not in _SET_BY_LOADING}
-    taken["news"] = {name: _copied(getattr(change.news, name)) for name in type(change.news).__slots__}
+    taken["news"] = _told(change.news)
     return taken
 
 
@@ -86,6 +92,12 @@ def names(births: Births | JobBirths) -> list[object]:
         dict(births.claims),
         set(births.changes),
     ]
+
+
+def _told(news: News) -> dict[str, object]:
+    """What was told: whether there is an empty list or none says nothing."""
+    kept = {name: getattr(news, name) for name in News.__slots__ if name != "_is_blank"}
+    return {name: list(each) if isinstance(each, list | tuple) else each for name, each in kept.items()}
 
 
 def _copied(value: object) -> object:

@@ -199,7 +199,7 @@ def time_out(change: ActivityChange, step: Activity, last_beat: datetime | None)
         change.bump()
         return
     if step.session_id is not None:
-        change.news.revokes.append((step.session_id, step.ordinal, step.grants, "TIMED_OUT"))
+        change.news.revoke(step.session_id, step.ordinal, step.grants, "TIMED_OUT")
     failure = Failure(f"timeout: {TIMEOUT_NAMES[passed]}", "Timeout", timeout_kind=passed)
     if passed in (SCHEDULE_TO_START, SCHEDULE_TO_CLOSE):
         failure = replace(failure, non_retryable=True)

@@ -44,7 +44,7 @@ def claim(change: Change, ordinal: int, owner_id: str, now: datetime) -> Claimed
     granted = replace(granted, wake_time=grants.next_timeout(granted))
     change.put_step(granted)
     change.bump()
-    change.news.claims.append(Taken(run, granted, owner_id, granted.grants))
+    change.news.claim(Taken(run, granted, owner_id, granted.grants))
     return ClaimedActivity(run.run_id, run.workflow_id, granted)
 
 

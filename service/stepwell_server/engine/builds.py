@@ -40,7 +40,7 @@ class PinRun(msgspec.Struct, frozen=True, gc=False):
             return Pinned(accepted=False, previous_build_id=run.build_id)
         is_wanted = run.queued or run.session_id is not None
         if run.session_id is not None:
-            change.news.revokes.append((run.session_id, 0, run.grants, "RUN_PINNED"))
+            change.news.revoke(run.session_id, 0, run.grants, "RUN_PINNED")
         if run.queued:
             # The task says for which build it waits.
             change.drop_task(0)

@@ -60,8 +60,7 @@ class Change(TopicChange):
         """An activity as it is given to a session."""
         payload = self.input_at_hand(step.input_event)
         grant = Grant(session_id, self.open, step, payload, ready_time=ready_time)
-        self.news.grants.append(grant)
-        self.news.claims.append(grant)
+        self.news.give(grant)
         return grant
 
     def input_at_hand(self, number: int) -> Payload | None:

@@ -55,7 +55,7 @@ class ClaimRun(msgspec.Struct, frozen=True, gc=False):
             update_time=change.now,
         )
         change.bump()
-        change.news.claims.append(Taken(change.open, None, self.owner_id, change.open.grants))
+        change.news.claim(Taken(change.open, None, self.owner_id, change.open.grants))
         token = change.open.grants if expire_time is not None else 0
         return RunClaim(run.run_id, Phase.RUNNING, claimed=True, token=token, expire_time=expire_time)
 
@@ -82,7 +82,7 @@ class RenewRunLease(msgspec.Struct, frozen=True, gc=False):
         claim = self._renew(change)
         known = change.run or change.closed_run
         if known is not None:
-            change.news.renewals.append(Renewal(known, self.owner_id, self.token, claim.claimed))
+            change.news.renew(Renewal(known, self.owner_id, self.token, claim.claimed))
         return claim
 
     def _renew(self, change: Change) -> RunClaim:

@@ -63,7 +63,7 @@ class UpdateDrivenRun(msgspec.Struct, frozen=True, gc=False):
         run = held(change, self.token)
         version = run_data.apply(change, self.changes, self.expected)
         if self.pause_reason is not None and run.pause_reason is not None and run.pause_reason != self.pause_reason:
-            change.news.notices.append(change.event(EventType.RUN_RESUMED))
+            change.news.notice(change.event(EventType.RUN_RESUMED))
             clear_pause(change)
         if self.phase and self.phase != run.phase:
             set_phase(change, Phase(self.phase), self.payload, self.failure)

@@ -72,7 +72,7 @@ class BeginStep(msgspec.Struct, frozen=True, gc=False):
             step, state=StepState.RUNNING, attempt=step.attempt + 1, owner_id=self.owner_id, start_time=change.now
         )
         change.put_step(begun)
-        change.news.claims.append(Taken(change.open, begun, self.owner_id, begun.attempt))
+        change.news.claim(Taken(change.open, begun, self.owner_id, begun.attempt))
         return StepAnswer(begun, done=True)
 
 

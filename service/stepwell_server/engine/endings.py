@@ -58,7 +58,7 @@ def end_run(
     facts = {"reason": reason} if reason else None
     event = change.event(kind or EVENT_OF_PHASE[phase], payload=payload, failure=failure, facts=facts)
     if holder is not None:
-        change.news.revokes.append((holder, 0, run.grants, "RUN_ENDED"))
+        change.news.revoke(holder, 0, run.grants, "RUN_ENDED")
     if run.parent_key is not None and run.parent_ordinal and kind is not EventType.RUN_CONTINUED:
         letter = Letter(Subject.CHILD_ENDED, run.parent_ordinal, phase, payload, failure, reason)
         change.post(run.parent_key, letter)
@@ -80,7 +80,7 @@ def cancel_step(change: Change, step: Step, reason: str, *, to_child: str = "") 
     `to_child` is what its child is told in place of the reason.
     """
     if step.session_id is not None:
-        change.news.cancels.append((step.session_id, step.ordinal, step.grants, reason))
+        change.news.cancel(step.session_id, step.ordinal, step.grants, reason)
     if step.kind == Kind.CHILD and step.child_key is not None:
         policy = unpack_step_details(step.details).close_policy
         if policy != ABANDON:
@@ -101,7 +101,7 @@ def stop_activity(change: Change, step: Step, reason: str) -> None:
         return
     change.put_step(replace(step, cancel_requested=True))
     change.bump()
-    change.news.cancels.append((step.session_id, step.ordinal, step.grants, reason))
+    change.news.cancel(step.session_id, step.ordinal, step.grants, reason)
 
 
 def wake(change: Change) -> None:

@@ -79,12 +79,11 @@ def grant_run(
         dirty=False,
         phase=Phase.RUNNING,
         suspend_time=None,
+        version=run.version + 1,
     )
-    change.bump()
     payload = change.input_at_hand(input_event_of(change.open.details))
     grant = Grant(session_id, change.open, None, payload, fresh=fresh, ready_time=ready_time)
-    change.news.grants.append(grant)
-    change.news.claims.append(grant)
+    change.news.give(grant)
     return grant
 
 
@@ -105,7 +104,9 @@ def grant_step(
         attempt=step.attempt + 1,
         start_time=change.now,
     )
-    granted = replace(granted, wake_time=next_timeout(granted))
+    wake_time = next_timeout(granted)
+    if wake_time != granted.wake_time:
+        granted = replace(granted, wake_time=wake_time)
     change.put_step(granted)
     change.bump()
     return change.give(granted, session_id, ready_time)

@@ -81,18 +81,15 @@ class JobChange:
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
-        news = self.news
-        told = (news.grants, news.claims, news.cancels, news.revokes, news.tasks)
         self._mark = (
             (self.job, self.closed_job, self.result, dict(self.tasks), dict(self.task_drops)),
-            [(each, len(each)) for each in told],
+            self.news.mark(),
         )
 
     def undo(self) -> None:
         """Takes back all since `begin`."""
         (self.job, self.closed_job, self.result, self.tasks, self.task_drops), told = self._mark
-        for each, length in told:
-            del each[length:]
+        self.news.undo(told)
 
     # --- the job ----------------------------------------------------------------------------------------------------
 
@@ -227,7 +224,7 @@ class JobChange:
             fairness_key=None if step.details is None else unpack_step_details(step.details).fairness_key,
         )
         self.tasks[JOB_ORDINAL] = task
-        self.news.tasks.append(task)
+        self.news.offer(task)
 
     def drop_task(self, ordinal: int) -> None:
         """Takes the job's task out of its queue, if it is in it."""
@@ -243,8 +240,7 @@ class JobChange:
     def give(self, step: Job, session_id: UUID, ready_time: datetime | None) -> JobGrant:
         """The job as it is given to a session."""
         grant = JobGrant(session_id, step, self.input, ready_time)
-        self.news.grants.append(grant)
-        self.news.claims.append(grant)
+        self.news.give(grant)
         return grant
 
     def lost(self, token: int, current: int) -> errors.LeaseLost:

@@ -156,7 +156,7 @@ class CancelJob(msgspec.Struct, frozen=True, gc=False):
         if job.session_id is None:
             grants.end_without_result(change, change.open, None)
         else:
-            change.news.cancels.append((job.session_id, JOB_ORDINAL, job.grants, self.reason))
+            change.news.cancel(job.session_id, JOB_ORDINAL, job.grants, self.reason)
         return SteeredJob(accepted=True, job_id=change.job_id, state=change.phase)
 
 

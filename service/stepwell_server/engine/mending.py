@@ -157,7 +157,7 @@ def _go_on(
     told = {name: fact for name, fact in facts.items() if fact} | {"removed": str(len(removed))}
     event = change.event(kind, payload=pack_removed(shown), facts=told)
     if is_mended or "phase" in told:
-        change.news.notices.append(event)
+        change.news.notice(event)
     set_going(change)
     answer = Mended(change.run_id, change.phase, len(removed), shown)
     forget_news(change, removed)
@@ -168,7 +168,7 @@ def revoke(change: Change, reason: str) -> None:
     """Takes the run from whoever holds it."""
     run = change.open
     if run.session_id is not None:
-        change.news.revokes.append((run.session_id, 0, run.grants, reason))
+        change.news.revoke(run.session_id, 0, run.grants, reason)
         change.update(session_id=None, owner_id="", dirty=False)
 
 

@@ -76,6 +76,7 @@ class Register(Generic[AnyBearer, AnyId]):
         self._ids: list[Id] = []
         self._mark = 0
         self._undo: list[tuple[Name, Latest | None, tuple[int | None, int] | None]] = []
+        self.is_touched = False  # since the last `begin`; if not, that one does for the next command, too
 
     def next_key(self) -> int:
         """A key for a new one; one that was taken back first, so that deciding again costs no more keys."""
@@ -83,6 +84,7 @@ class Register(Generic[AnyBearer, AnyId]):
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
+        self.is_touched = False
         self._mark = len(self.born)
         self._undo.clear()
 
@@ -121,6 +123,7 @@ class Register(Generic[AnyBearer, AnyId]):
 
     def claim(self, name: Name, latest: Latest) -> None:
         """Gives a name to one that comes after all who bore it."""
+        self.is_touched = True
         before, claim = self.names.get(name), self.claims.get(name)
         self._undo.append((name, before, claim))
         stored = claim[0] if claim is not None else before.stored if before is not None else None
@@ -128,6 +131,7 @@ class Register(Generic[AnyBearer, AnyId]):
         self.names[name] = latest
 
     def _bear(self, change: AnyBearer, key: int, own: Id, entry: AnyId) -> None:
+        self.is_touched = True
         self.born.append(key)
         self.changes[key] = change
         self.new_ids.append(entry)
@@ -186,12 +190,14 @@ class Births(Register["Change", RunId]):
             raise Missing(user_tasks=[wanted])
         if self.user_tasks[wanted]:
             return False
+        self.is_touched = True
         self.user_tasks[wanted] = True
         self._given.append(wanted)
         return True
 
     def debounce(self, place: DebouncePlace, run_key: int) -> None:
         """Starts of this key push on that run from now on. The place was looked up for every start."""
+        self.is_touched = True
         self._waiting.append((place, self.debounced[place]))
         self.debounced[place] = run_key
 
@@ -201,6 +207,7 @@ class Births(Register["Change", RunId]):
             raise Missing(lines=[line])
         if self.free_slots[line] <= 0:
             return False
+        self.is_touched = True
         self.free_slots[line] -= 1
         self._taken.append(line)
         if not line.line:
@@ -211,6 +218,7 @@ class Births(Register["Change", RunId]):
         """Registers a key for a run, unless it is registered; answers whose it is. It was looked up for every start."""
         found = self.keyed[key.place]
         if found is None:
+            self.is_touched = True
             found = self.keyed[key.place] = key.run_id
             self.new_keys.append(key)
         return found
@@ -233,6 +241,7 @@ class Births(Register["Change", RunId]):
             raise Missing(others=[run_key])
         change = self.changes[run_key]
         if change not in self._others:
+            self.is_touched = True
             change.begin()
             self._others.append(change)
         return change

@@ -11,6 +11,7 @@ import msgspec
 
 from stepwell_server import errors
 from stepwell_server.engine import builds, endings, grants, runs, starts
+from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.attempts import has_failed
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.commands import Refused
@@ -20,9 +21,11 @@ from stepwell_server.engine.order import Changed, judge
 from stepwell_server.engine.published import publish
 from stepwell_server.engine.recording import record
 from stepwell_server.engine.reported import (
+    Checkpoint,
     End,
     NewChild,
     NewStep,
+    NewTimer,
     NewTopicWait,
     NewWait,
     ScopeClaim,
@@ -30,7 +33,7 @@ from stepwell_server.engine.reported import (
     identity,
 )
 from stepwell_server.engine.run_calls import accepted_before, refuse_unaccepted
-from stepwell_server.engine.wishes import Missing
+from stepwell_server.engine.wishes import Missing, Wanted
 from stepwell_server.model.order import pack_differences
 from stepwell_server.model.payloads import Payload
 from stepwell_server.model.run_calls import Rejection
@@ -52,6 +55,7 @@ class ProgressAnswer(msgspec.Struct, frozen=True, gc=False):
     ended: list[EndedStep]
 
 
+_PLAIN = frozenset({Checkpoint, NewActivity, NewTimer})
 _REPEATED = ProgressAnswer(duplicate=True, ordinals=[], ended=[])
 
 
@@ -77,27 +81,17 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
     stops: list[int] = []
 
     def wants(self) -> Missing | None:
-        signals = [step.body.signal for step in self.steps if isinstance(step.body, NewWait)]
-        topics = [step.body.topic for step in self.steps if isinstance(step.body, NewTopicWait)]
-        signals += map(kept_name, topics)
+        wanted = _of_steps(self.steps)
         scopes = [claim.scope for claim in self.scopes if claim.scope]
-        keyed = [identity(step) for step in self.steps if step.key] + accepted_before(self.steps)
-        ordinals = [*self.cancels, *self.stops]
-        attributes = any(isinstance(step.body, SetAttributes) for step in self.steps)
-        if not (signals or scopes or keyed or ordinals or attributes) and self.end is None:
-            return None
-        ends = self.end is not None
-        carried = [self.ref.run_key] if self.end is not None and self.end.successor and self.ref.run_key else []
-        return Missing(
-            signals=signals,
-            topics=topics,
-            scopes=scopes,
-            identities=keyed,
-            ordinals=ordinals,
-            open_steps=ends,
-            carried=carried,
-            search_attributes=attributes,
-        )
+        if scopes:
+            wanted["scopes"] = scopes
+        if self.cancels or self.stops:
+            wanted["ordinals"] = [*self.cancels, *self.stops]
+        if self.end is not None:
+            wanted["open_steps"] = True
+            if self.end.successor is not None and self.ref.run_key:
+                wanted["carried"] = [self.ref.run_key]
+        return Missing(**wanted) if wanted else None
 
     def decide(self, change: Change) -> ProgressAnswer | Refused:
         if change.run is None:
@@ -112,19 +106,20 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
             return Refused(refusal)
         if verdict is not None:
             return _told_again(verdict)
-        _refuse_known(change, self.steps)
-        refuse_unaccepted(change, self.steps)
-        _ask_for_names(change, run, self)
+        if self.steps:
+            _refuse_known(change, self.steps)
+            refuse_unaccepted(change, self.steps)
+        if self.steps or self.end is not None:
+            _ask_for_names(change, run, self)
         if run.returns:
             change.update(returns=0)
         if self.steps or self.cancels or self.stops or self.end is not None:
             builds.recorded_by(change, self.build_id)
-        change.news.rejections.extend(self.rejections)
+        change.news.reject(self.rejections)
         told = len(change.news.ended)
         ordinals = [record(change, step) for step in self.steps]
         _stop(change, self.stops)
-        ended = change.news.ended[told:]
-        del change.news.ended[told:]
+        ended = change.news.keep_ended(told)
         _cancel(change, self.cancels)
         publish(change, self.published)
         if self.end is not None:
@@ -144,6 +139,19 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         return _REPEATED
 
 
+def _of_steps(steps: list[NewStep]) -> Wanted:
+    """What new steps want to see: most nothing."""
+    if all(type(step.body) in _PLAIN and not step.key for step in steps):
+        return {}
+    topics = [step.body.topic for step in steps if isinstance(step.body, NewTopicWait)]
+    signals = [step.body.signal for step in steps if isinstance(step.body, NewWait)]
+    keyed = [identity(step) for step in steps if step.key] + accepted_before(steps)
+    wanted: Wanted = {"signals": [*signals, *map(kept_name, topics)], "topics": topics, "identities": keyed}
+    if any(isinstance(step.body, SetAttributes) for step in steps):
+        wanted["search_attributes"] = True
+    return wanted
+
+
 def _told_again(steps: list[Step | ClosedStep]) -> ProgressAnswer:
     """The answer to a repeat. It tells what has ended by now: the first answer may never have arrived."""
     ended = [
@@ -156,8 +164,7 @@ def _told_again(steps: list[Step | ClosedStep]) -> ProgressAnswer:
 
 def _refuse_known(change: Change, steps: list[NewStep]) -> None:
     """Refuses new steps that name one step twice, or by a caller's key one that is recorded."""
-    identities = {identity(step) for step in steps}
-    if len(identities) < len(steps):
+    if len(steps) > 1 and len({identity(step) for step in steps}) < len(steps):
         raise errors.InvalidField(field="steps", problem="names the same step twice")
     for step in steps:
         if step.key and change.step_named(identity(step)) is not None:
@@ -173,6 +180,8 @@ def _ask_for_names(change: Change, run: Run, progress: ProgressRun) -> None:
     names = [(space, child.workflow_id) for child in children]
     if progress.end is not None and progress.end.successor is not None and run.workflow_id:
         names.append((space, run.workflow_id))
+    if not names:
+        return
     unknown = [name for name in names if name not in births.names]
     if unknown:
         raise Missing(names=unknown)
@@ -190,7 +199,7 @@ def _cancel(change: Change, ordinals: list[int]) -> None:
         step = change.step(ordinal)
         if isinstance(step, Step):
             endings.cancel_step(change, step, "nobody waits for it")
-    del change.news.ended[told:]
+    change.news.keep_ended(told)
 
 
 def _go_on(change: Change) -> None:
@@ -218,9 +227,8 @@ def _wait(change: Change, *, resident: bool, goes_on: bool) -> None:
     if goes_on:
         change.bump()
         return
-    change.update(phase=Phase.SUSPENDED, suspend_time=change.now)
+    change.update(phase=Phase.SUSPENDED, suspend_time=change.now, version=run.version + 1)
     if run.wake_time is not None or run.details is not None:
         change.update(wake_time=starts.next_look(change))
-    change.bump()
     if not resident:
         change.update(session_id=None, owner_id="")

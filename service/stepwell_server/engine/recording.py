@@ -119,7 +119,7 @@ def _packed(new: NewStep, details: StepDetails = NO_STEP_DETAILS) -> bytes | Non
     """Details as a column, with the fingerprint, which a mended record is hashed with again."""
     if new.fingerprint:
         details = msgspec.structs.replace(details, fingerprint=new.fingerprint)
-    return None if details is NO_STEP_DETAILS else pack_step_details(details)
+    return None if details == NO_STEP_DETAILS else pack_step_details(details)
 
 
 def _record_checkpoint(change: Change, new: NewStep, body: Checkpoint) -> int:
@@ -134,7 +134,7 @@ def _record_checkpoint(change: Change, new: NewStep, body: Checkpoint) -> int:
 def _record_acceptance(change: Change, new: NewStep, body: AcceptedUpdate) -> int:
     facts = {"update": body.name, "update_id": new.key}
     event = change.event(EventType.UPDATE_ACCEPTED, ordinal=change.open.last_step + 1, payload=body.input, facts=facts)
-    change.news.updates.append(new.key)
+    change.news.update(new.key)
     return _end_at_once(change, new, event, details=StepDetails(update_name=body.name, place=body.place))
 
 
@@ -143,7 +143,7 @@ def _record_outcome(change: Change, new: NewStep, body: UpdateOutcome) -> int:
     ordinal = change.open.last_step + 1
     facts = {"update_id": new.key}
     event = change.event(kind, ordinal=ordinal, payload=body.payload, failure=body.failure, facts=facts)
-    change.news.updates.append(new.key)
+    change.news.update(new.key)
     return _end_at_once(change, new, event, is_failed=body.failure is not None)
 
 

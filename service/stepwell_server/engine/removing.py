@@ -63,4 +63,4 @@ def signal_of(step: AnyStep) -> int:
 def forget_news(change: Change, steps: Iterable[AnyStep]) -> None:
     """Nobody is told of the ends of steps that are gone: their names may be borne by new ones. Comes last."""
     gone = {step.ordinal for step in steps}
-    change.news.ended[:] = [each for each in change.news.ended if each.step.ordinal not in gone]
+    change.news.ended = [each for each in change.news.ended if each.step.ordinal not in gone]

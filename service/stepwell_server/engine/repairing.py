@@ -90,7 +90,7 @@ class RepairRun(msgspec.Struct, frozen=True, gc=False):
         facts |= {"reason": self.reason} if self.reason else {}
         event = change.event(EventType.RUN_REPAIRED, payload=pack_repaired(shown), facts=facts)
         if change.open.pause_reason == ORDER_CHANGED:
-            change.news.notices.append(event)
+            change.news.notice(event)
             clear_pause(change)
             set_going(change)
         removing.forget_news(change, made.skipped)

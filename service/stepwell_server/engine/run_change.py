@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from msgspec.structs import replace
 
 from stepwell_server import errors
 from stepwell_server.engine.closing import close_run
+from stepwell_server.engine.lazily import Kinds, Lazily
 from stepwell_server.engine.limits import ALWAYS_KEPT, Limits
-from stepwell_server.engine.news import News
+from stepwell_server.engine.news import Mark, News
 from stepwell_server.engine.wishes import Known
 from stepwell_server.ids import pack, uuid7
 from stepwell_server.model.events import CopiedEvent, Event, EventType, Origin, pack_attributes
@@ -29,11 +31,10 @@ _ABSENT: Any = object()
 HIGHEST_PRIORITY = 9
 
 
-class RunChange:
+class RunChange(Lazily):
     """See the module, and `change`."""
 
     __slots__ = (
-        "_lists",
         "_mark",
         "_undo",
         "births",
@@ -54,6 +55,12 @@ class RunChange:
         "task_drops",
         "tasks",
     )
+
+    lazy: ClassVar[Kinds] = {"copies": list, "mail": list, "mail_done": list, "task_drops": dict}
+    copies: list[CopiedEvent]
+    mail: list[Mail]
+    mail_done: list[UUID]
+    task_drops: dict[int, None]
 
     def __init__(
         self,
@@ -77,41 +84,23 @@ class RunChange:
         self.fresh = fresh
         self.known = Known(everything=fresh)
         self.events: list[Event] = []
-        self.copies: list[CopiedEvent] = []
         self.tasks: dict[int, Task] = {}
-        self.task_drops: dict[int, None] = {}
-        self.mail: list[Mail] = []
-        self.mail_done: list[UUID] = []
         self.news = News()
+        self.made = []
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
-        self._lists: list[list[Any]] = [
-            self.events,
-            self.copies,
-            self.mail,
-            self.mail_done,
-            self.news.grants,
-            self.news.claims,
-            self.news.renewals,
-            self.news.ended,
-            self.news.cancels,
-            self.news.revokes,
-            self.news.tasks,
-            self.news.updates,
-            self.news.rejections,
-            self.news.notices,
-        ]
-        self._mark: tuple[Run | None, ClosedRun | None, bool, list[int]] = (run, closed_run, False, [])
+        self._lists = [self.events]
+        self._mark: tuple[Run | None, ClosedRun | None, Mark | None, list[int]] = (run, closed_run, None, [])
         self._begin_empty()
 
     def _begin_empty(self) -> None:
-        """Sets up what the further parts hold."""
+        """Sets up what of the further parts most commands fill."""
 
     # --- undo -------------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Starts a command: what follows can be undone until the next `begin`."""
         self._undo.clear()
-        self._mark = (self.run, self.closed_run, self.news.run_cancel, list(map(len, self._lists)))
+        self._mark = (self.run, self.closed_run, self.news.mark(), [*map(len, self._lists)])
 
     def undo(self) -> None:
         """Takes back all since `begin`."""
@@ -121,8 +110,10 @@ class RunChange:
             else:
                 mapping[key] = before
         self._undo.clear()
-        self.run, self.closed_run, self.news.run_cancel, lengths = self._mark
-        for sequence, length in zip(self._lists, lengths, strict=True):
+        self.run, self.closed_run, told, lengths = self._mark
+        self.news.undo(told)
+        # Lists that were made since are as long as they were then: not at all.
+        for sequence, length in zip(self._lists, chain(lengths, repeat(0)), strict=False):
             del sequence[length:]
 
     def _set(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:  # noqa: ANN401 - any of the maps above
@@ -315,7 +306,7 @@ class RunChange:
         )
         self._set(self.tasks, ordinal, task)
         if kind != TaskKind.DRIVEN_ACTIVITY:
-            self.news.tasks.append(task)
+            self.news.offer(task)
 
     def drop_task(self, ordinal: int) -> None:
         """Takes a task out of its queue, if it is in it."""

@@ -53,7 +53,7 @@ class ClaimRunTask(_OfTask, msgspec.Struct, frozen=True, gc=False):
         if task is None or not task.is_ready or task.owner_id is not None:
             return False
         _put(change, replace(task, is_ready=False, owner_id=self.worker_id, claim_time=change.now))
-        change.news.claims.append(Taken(change.open, None, self.worker_id, 0, task.ready_time))
+        change.news.claim(Taken(change.open, None, self.worker_id, 0, task.ready_time))
         return True
 
 

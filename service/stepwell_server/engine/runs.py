@@ -100,9 +100,9 @@ def pause(change: Change, reason: str, explanation: str, differences: Payload = 
     run = change.open
     facts = {"reason": reason, "details": explanation}
     event = change.event(EventType.RUN_PAUSED, payload=differences, facts=facts)
-    change.news.notices.append(event)
+    change.news.notice(event)
     if run.session_id is not None:
-        change.news.revokes.append((run.session_id, 0, run.grants, "RUN_PAUSED"))
+        change.news.revoke(run.session_id, 0, run.grants, "RUN_PAUSED")
     if run.queued:
         change.drop_task(0)
     pause_event = 0 if differences is NULL else event
@@ -134,7 +134,7 @@ class ResumeRun(msgspec.Struct, frozen=True, gc=False):
             explanation = unpack_details(run.details).pause_details
             raise errors.RunPaused(run_id=run.run_id, pause_reason=f"{ORDER_CHANGED} ({explanation})")
         event = change.event(EventType.RUN_RESUMED, facts={"accept_order": "true"} if self.accept_order else None)
-        change.news.notices.append(event)
+        change.news.notice(event)
         clear_pause(change)
         if not run.driven and not begins_later(change):
             endings.enqueue_run(change)

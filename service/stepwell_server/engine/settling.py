@@ -108,7 +108,7 @@ def _taken(change: Change, step: Step) -> Step:
     """The step without whoever is at it: what that reports too late is of another grant."""
     if step.session_id is None:
         return step
-    change.news.revokes.append((step.session_id, step.ordinal, step.grants, SETTLED))
+    change.news.revoke(step.session_id, step.ordinal, step.grants, SETTLED)
     return replace(step, grants=step.grants + 1)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from stepwell_server.engine.lazily import Kinds
 from stepwell_server.engine.step_change import StepChange
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.payloads import Payload
@@ -34,18 +35,29 @@ class SideChange(StepChange):
         "touched_sides",
     )
 
-    def _begin_empty(self) -> None:
-        super()._begin_empty()
-        self.sides: dict[SideKey, Side | None] = {}
-        self.touched_sides: dict[SideKey, None] = {}
-        self.dispatches: dict[str, bool] = {}  # by the step's name: True if it is released, else it is claimed
-        self.scopes: dict[str, Scope] = {}
-        self.touched_scopes: dict[str, None] = {}
-        self.heartbeats: dict[int, tuple[datetime, Payload]] = {}
-        self.published: dict[str, Published] = {}
-        self.search_attributes: dict[str, AttributeValue] = {}
-        self.touched_attributes: dict[str, None] = {}
-        self.seen_events: dict[int, Event] = {}
+    lazy: ClassVar[Kinds] = {
+        **StepChange.lazy,
+        "sides": dict,
+        "touched_sides": dict,
+        "dispatches": dict,
+        "scopes": dict,
+        "touched_scopes": dict,
+        "heartbeats": dict,
+        "published": dict,
+        "search_attributes": dict,
+        "touched_attributes": dict,
+        "seen_events": dict,
+    }
+    sides: dict[SideKey, Side | None]
+    touched_sides: dict[SideKey, None]
+    dispatches: dict[str, bool]  # by the step's name: True if it is released, else it is claimed
+    scopes: dict[str, Scope]
+    touched_scopes: dict[str, None]
+    heartbeats: dict[int, tuple[datetime, Payload]]
+    published: dict[str, Published]
+    search_attributes: dict[str, AttributeValue]
+    touched_attributes: dict[str, None]
+    seen_events: dict[int, Event]
 
     def side(self, key: SideKey) -> Side | None:
         """A small row of the run in a table of its own, or None. Asks for it if it is not loaded."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from msgspec.structs import replace
 
+from stepwell_server.engine.lazily import Kinds
 from stepwell_server.engine.side_change import SideChange
 from stepwell_server.engine.wishes import EVERY_SIGNAL, Missing
 from stepwell_server.model.events import EventType, received_signal
@@ -43,27 +44,37 @@ class SignalChange(SideChange):
         "topic_copies",
     )
 
-    def _begin_empty(self) -> None:
-        super()._begin_empty()
-        self.signals: dict[str, list[Signal]] = {}
-        self.signal_ids: dict[str, Signal] = {}
-        self.new_signals: list[Signal] = []
-        self.consumed: list[Signal] = []
-        self.slices: dict[int, Slice] = {}
-        self.carried: list[Signal] = []
-        self.carried_away: list[tuple[int, int]] = []
-        self.emptied: list[int] = []
-        self.given_back: dict[int, Signal] = {}
-        self.received: list[Signal] = []
-        self.topic_copies: list[TopicCopy] = []  # what it got of topics counts as signals, too
-        self._lists += [self.new_signals, self.consumed, self.carried, self.carried_away, self.emptied]
-        self._lists.append(self.topic_copies)
+    lazy: ClassVar[Kinds] = {
+        **SideChange.lazy,
+        "signals": dict,
+        "signal_ids": dict,
+        "new_signals": list,
+        "consumed": list,
+        "slices": dict,
+        "carried": list,
+        "carried_away": list,
+        "emptied": list,
+        "given_back": dict,
+        "received": list,
+        "topic_copies": list,
+    }
+    signals: dict[str, list[Signal]]
+    signal_ids: dict[str, Signal]
+    new_signals: list[Signal]
+    consumed: list[Signal]
+    slices: dict[int, Slice]
+    carried: list[Signal]
+    carried_away: list[tuple[int, int]]
+    emptied: list[int]
+    given_back: dict[int, Signal]
+    received: list[Signal]
+    topic_copies: list[TopicCopy]  # what it got of topics counts as signals, too
 
     def load_signals(self, name: str, stored: Sequence[Signal], through: int) -> None:
         """Takes in the next signals of that name that nobody has taken, as stored: all up to the ordinal `through`."""
         kept = [*self.signals.get(name, []), *stored]
         self.signals[name] = sorted(kept, key=lambda each: each.ordinal)
-        self.known.signals[name] = through
+        self.known.add_signals(name, through)
 
     def pending_signals(self, name: str, through: int = 0) -> list[Signal]:
         """Signals of that name that nobody has taken: the oldest, and all others up to the ordinal `through`."""

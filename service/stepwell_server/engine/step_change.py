@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from msgspec.structs import replace
 
 from stepwell_server import errors
 from stepwell_server.engine.closing import close_step, open_step
+from stepwell_server.engine.lazily import Kinds
 from stepwell_server.engine.run_change import RunChange
 from stepwell_server.engine.wishes import Identity, Missing
 from stepwell_server.model.payloads import NULL, Failure, Payload
@@ -28,6 +31,10 @@ class StepChange(RunChange):
         "touched",
     )
 
+    lazy: ClassVar[Kinds] = {**RunChange.lazy, "removed_steps": dict, "renamed_steps": dict}
+    removed_steps: dict[int, ClosedStep]
+    renamed_steps: dict[int, None]  # open ones, of whose rows more than what usually changes is another
+
     def _begin_empty(self) -> None:
         super()._begin_empty()
         self.steps: dict[int, Step] = {}
@@ -36,8 +43,6 @@ class StepChange(RunChange):
         self._closed_by_name: dict[Identity, int] = {}
         self.loaded_steps: set[int] = set()
         self.touched: dict[int, None] = {}
-        self.removed_steps: dict[int, ClosedStep] = {}
-        self.renamed_steps: dict[int, None] = {}  # open ones, of whose rows more than what usually changes is another
 
     def load_step(self, step: Step) -> None:
         """Takes in an open step as stored, unless this batch has already changed it."""
@@ -114,7 +119,7 @@ class StepChange(RunChange):
         self.run = replace(run, open_steps=run.open_steps - 1)
         if step.state == StepState.PENDING:
             self.drop_task(step.ordinal)
-        self.news.ended.append(EndedStep(ended, payload, failure))
+        self.news.end(EndedStep(ended, payload, failure))
         return ended
 
     def reopen_step(self, ended: ClosedStep) -> Step:

@@ -64,7 +64,7 @@ class ClaimStep(msgspec.Struct, frozen=True, gc=False):
         change.claim_dispatch(self.step_name)
         change.update(update_time=change.now)
         change.bump()
-        change.news.claims.append(Taken(change.open, step, self.owner_id, step.attempt))
+        change.news.claim(Taken(change.open, step, self.owner_id, step.attempt))
         return StepClaim(claimed=True, token=step.grants if expire_time is not None else 0, expire_time=expire_time)
 
 

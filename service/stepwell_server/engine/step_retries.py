@@ -76,7 +76,7 @@ class RetryStep(msgspec.Struct, frozen=True, gc=False):
             reopening.reopen(change, closed, self.ref.namespace)
             facts = {"phase": Phase(closed.phase).name, "step": self.step_name}
             event = change.event(EventType.RUN_RETRIED, ordinal=step.ordinal if step is not None else 0, facts=facts)
-            change.news.notices.append(event)
+            change.news.notice(event)
         go_on(change)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from msgspec.structs import replace
 
+from stepwell_server.engine.lazily import Kinds
 from stepwell_server.engine.signal_change import SignalChange
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.model.events import SIGNAL_ORDINAL, TOPIC_EVENT, TOPIC_NAME, pack_attributes
@@ -22,10 +23,13 @@ class TopicChange(SignalChange):
 
     __slots__ = ("topic_positions", "topics")
 
-    def _begin_empty(self) -> None:
-        super()._begin_empty()
-        self.topics: dict[str, TopicView] = {}
-        self.topic_positions: dict[str, TopicPosition] = {}
+    lazy: ClassVar[Kinds] = {
+        **SignalChange.lazy,
+        "topics": dict,
+        "topic_positions": dict,
+    }
+    topics: dict[str, TopicView]
+    topic_positions: dict[str, TopicPosition]
 
     def waiting_on(self, topic: str) -> list[Step]:
         """Open steps that wait for an event of that topic, in their order."""

@@ -120,6 +120,11 @@ class JobRef(msgspec.Struct, frozen=True, gc=False):
         return self.job_key
 
     @property
+    def is_key(self) -> bool:
+        """Whether it need not be looked up: the key says it all."""
+        return self.job_key is not None and self.job_id is None
+
+    @property
     def is_name(self) -> bool:
         """Whether it may mean another one later: never, a job is named by what is its own for ever."""
         return False

@@ -226,6 +226,11 @@ class RunRef(msgspec.Struct, frozen=True, gc=False):
         return self.run_key
 
     @property
+    def is_key(self) -> bool:
+        """Whether it need not be looked up: the key says it all."""
+        return self.run_key is not None
+
+    @property
     def is_name(self) -> bool:
         """Whether only the workflow id is given, which bears a new meaning with each new run."""
         return self.run_key is None and self.run_id is None

@@ -13,37 +13,44 @@ from stepwell_server.engine.committer import lookups
 from stepwell_server.engine.committer.collecting import collect, collect_names
 from stepwell_server.engine.committer.granting import Granting
 from stepwell_server.engine.committer.orders import (
-    AnyClaim,
     AnyRef,
-    Birth,
     Order,
-    Writes,
     about,
     absent,
-    is_of_job,
     may_see,
     ref_of,
     space_of,
     start_of,
 )
-from stepwell_server.engine.committer.protocols import AnyChange, Capacity, NoQueues, Queues, Reservation
+from stepwell_server.engine.committer.protocols import (
+    ActivityClaim,
+    AnyChange,
+    Capacity,
+    Claim,
+    NoQueues,
+    Queues,
+    Reservation,
+)
 from stepwell_server.engine.committer.recalling import Recalling
 from stepwell_server.engine.committer.subjects import Subject, Subjects
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.engine.jobs import StartJob
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.limits import Limits
+from stepwell_server.engine.signal_with_start import SignalWithStartRun
+from stepwell_server.engine.starts import StartRun
 from stepwell_server.engine.wishes import Missing
 from stepwell_server.ids import uuid7
-from stepwell_server.model.jobs import JOB_ORDINAL
+from stepwell_server.model.jobs import JOB_ORDINAL, JobRef
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import batch_reads, batches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
     from datetime import datetime
 
     from stepwell_server.engine.commands import Command
+    from stepwell_server.engine.committer.orders import Birth
     from stepwell_server.model.tasks import Task
     from stepwell_server.store.database import Connection
 
@@ -57,6 +64,10 @@ class _NotHere:
 # Its run is locked elsewhere; its run is another committer's.
 HELD, ANOTHERS = _NotHere(), _NotHere()
 _NO_QUEUES = NoQueues()
+
+
+# What may change of a run though its row stays as it was.
+_BESIDE_THE_ROW = frozenset({"mail_done", "touched_sides", "touched_attributes"})
 
 
 class Batch:
@@ -79,6 +90,12 @@ class Batch:
     ) -> None:
         self._connection = connection
         self._entries = entries
+        # What is asked again and again, found out once: who is of what kind, what each names, whether that is a job.
+        self._places: dict[type[Order], list[int]] = {}
+        for place, entry in enumerate(entries):
+            self._places.setdefault(type(entry.order), []).append(place)
+        self._refs = [ref_of(entry.order) for entry in entries]
+        self._of_job = [isinstance(ref, JobRef) for ref in self._refs]
         self._now = now
         self._limits = limits
         self._aside = aside
@@ -104,15 +121,11 @@ class Batch:
 
     async def _load(self) -> list[int]:
         """Loads what the commands name; answers the places of those that are to be decided."""
-        entries, orders = self._entries, [entry.order for entry in self._entries]
-        self.answers = await self._requests.recall(entries)
-        await self.subjects.look_up_starts(orders)
-        await self._hold_namespaces(orders)
-        await self._hold_definitions(orders)
-        for entry in entries:
-            if isinstance(entry.order, Birth):
-                entry.key = entry.order.open_key(self.subjects.births)
-        await self._grants.claim((place, entry.order) for place, entry in enumerate(entries))
+        self.answers = await self._requests.recall(self._entries)
+        await self._look_up_starts()
+        claims = self._of_kind(Claim, ActivityClaim)
+        if claims:
+            await self._grants.claim((place, self._entries[place].order) for place in claims)
         await self._resolve()
         named = self._named_here() | {(ordinal == JOB_ORDINAL, key) for key, ordinal in self._grants.tasks}
         self._mark_absent(*await self.subjects.open(named))
@@ -123,38 +136,58 @@ class Batch:
         await self._load_wanted(places)
         return places
 
-    async def _hold_namespaces(self, orders: Sequence[Order]) -> None:
+    def _of_kind(self, *kinds: type[Order]) -> list[int]:
+        """The places of the commands of these kinds."""
+        return [place for kind in kinds for place in self._places.get(kind, ())]
+
+    async def _look_up_starts(self) -> None:
+        """Finds out which ids and names are borne already, and what starts need to be there until the batch ends."""
+        births = self._of_kind(StartRun, SignalWithStartRun)
+        starts = births + self._of_kind(StartJob)
+        if not starts:
+            return
+        await self.subjects.look_up_starts([self._entries[place].order for place in starts])
+        await self._hold_namespaces(starts)
+        await self._hold_definitions(births)
+        for place in births:
+            entry = self._entries[place]
+            entry.key = cast("Birth", entry.order).open_key(self.subjects.births)
+
+    async def _hold_namespaces(self, starts: Iterable[int]) -> None:
         """Refuses starts in namespaces that are gone, and leaves for later those in one that is being deleted."""
-        spaces = {place: space for place, order in enumerate(orders) if (space := space_of(order)) is not None}
+        spaces = {place: space for place in starts if (space := space_of(self._entries[place].order)) is not None}
         absent = await lookups.absent_namespaces(self._connection, spaces.values())
         for place, (namespace_id, name) in spaces.items() if absent else ():
             if namespace_id in absent and self.answers[place] is None:
                 self.answers[place] = HELD if absent[namespace_id] else errors.NamespaceNotFound(namespace=name)
 
-    async def _hold_definitions(self, orders: Sequence[Order]) -> None:
+    async def _hold_definitions(self, births: Iterable[int]) -> None:
         """Leaves for later those starts whose definition is being deleted."""
         named = {
             place: (start.new.namespace_id, start.new.definition)
-            for place, order in enumerate(orders)
-            if (start := start_of(order)) is not None and start.new.definition is not None
+            for place in births
+            if (start := start_of(self._entries[place].order)) is not None and start.new.definition is not None
         }
         if not named:
             return
-        births = self.subjects.births
-        busy = await lookups.hold_definitions(self._connection, births, named.values())
+        known = self.subjects.births
+        busy = await lookups.hold_definitions(self._connection, known, named.values())
         for place, wanted in named.items():
-            followed = births.definitions[wanted]
+            followed = known.definitions[wanted]
             if followed is not None and followed.key in busy and self.answers[place] is None:
                 self.answers[place] = HELD
 
     async def _resolve(self) -> None:
         """Finds what commands name, but for that which a start of this batch may yet make."""
-        unknown: dict[int, AnyRef] = {
-            place: ref
-            for place, entry in enumerate(self._entries)
-            if (ref := ref_of(entry.order)) is not None and (entry.key is None or ref.is_name)
-            if self.answers[place] is None
-        }
+        unknown: dict[int, AnyRef] = {}
+        for place, ref in enumerate(self._refs):
+            if ref is None or self.answers[place] is not None:
+                continue
+            entry = self._entries[place]
+            if ref.is_key:
+                entry.key = ref.key
+            elif entry.key is None or ref.is_name:
+                unknown[place] = ref
         if not unknown:
             return
         for place, key in (await self.subjects.resolve(unknown)).items():
@@ -172,28 +205,27 @@ class Batch:
             if self._is_anothers(entry.key):
                 self.answers[place] = ANOTHERS
             else:
-                named.add((is_of_job(entry.order), entry.key))
+                named.add((self._of_job[place], entry.key))
         return named
 
     def _mark_absent(self, held: set[Subject], nowhere: set[Subject]) -> None:
         for place, entry in enumerate(self._entries):
             if entry.key is None or self.answers[place] is not None:
                 continue
-            ref, subject = ref_of(entry.order), (is_of_job(entry.order), entry.key)
-            change = self.subjects.of(entry.order, entry.key)
+            ref, subject = self._refs[place], (self._of_job[place], entry.key)
             if subject in held or entry.key in self._aside or (ref is None and subject in nowhere):
                 self.answers[place] = HELD
-            elif ref is not None and (subject in nowhere or not may_see(ref, change)):
+            elif ref is not None and (subject in nowhere or not may_see(ref, self._change(place, entry.key))):
                 self.answers[place] = absent(ref)
 
     async def _look_again_for_names(self) -> None:
         """A run named by its workflow id may end, and another take the name, before it is locked: that one is meant."""
         ended: dict[int, RunRef] = {}
-        for place, entry in enumerate(self._entries):
-            ref, change = ref_of(entry.order), self.subjects.runs.get(entry.key or 0)
-            is_open = change is None or change.run is not None
-            if isinstance(ref, RunRef) and ref.is_name and not is_open and self.answers[place] is None:
-                ended[place] = ref
+        for place, ref in enumerate(self._refs):
+            if isinstance(ref, RunRef) and ref.is_name and self.answers[place] is None:
+                change = self.subjects.runs.get(self._entries[place].key or 0)
+                if change is not None and change.run is None:
+                    ended[place] = ref
         if not ended:
             return
         for place, key in zip(ended, await lookups.resolve(self._connection, list(ended.values())), strict=True):
@@ -207,9 +239,9 @@ class Batch:
         Asked once its run is locked: whoever applied it held that lock until its row was gone.
         """
         letters = {
-            place: entry.order.mail_id
-            for place, entry in enumerate(self._entries)
-            if isinstance(entry.order, ReadLetter) and self.answers[place] is None
+            place: cast("ReadLetter", self._entries[place].order).mail_id
+            for place in self._of_kind(ReadLetter)
+            if self.answers[place] is None
         }
         if not letters:
             return
@@ -243,11 +275,10 @@ class Batch:
         wanted: list[tuple[AnyChange, Missing]] = []
         for place in places:
             entry = self._entries[place]
-            change = self.subjects.of(entry.order, entry.key)
-            if change is None or isinstance(entry.order, AnyClaim | StartJob | Writes):
-                continue
-            wants = entry.order.wants()
-            if wants is not None:
+            change = self._change(place, entry.key)
+            # What is about something that there is wants to see of it.
+            wants = cast("Command", entry.order).wants() if change is not None else None
+            if change is not None and wants is not None:
                 wanted.append((change, wants))
         runs = self.subjects.runs
         wanted += [
@@ -265,7 +296,7 @@ class Batch:
             wishes: dict[int, tuple[int | None, Missing]] = {}
             stalled: set[int] = set()
             for place in places:
-                key = self._target(self._entries[place])
+                key = self._target(place)
                 if key in late:
                     self.answers[place] = HELD
                     continue
@@ -293,7 +324,7 @@ class Batch:
         missing: list[tuple[AnyChange, Missing]] = []
         names: set[tuple[int, str]] = set()
         for place, (key, wants) in wishes.items():
-            change = self.subjects.of(self._entries[place].order, key)
+            change = self._change(place, key)
             if change is None:
                 names |= wants.names
             else:
@@ -318,18 +349,18 @@ class Batch:
     def _decide_one(self, place: int, key: int | None) -> Missing | None:
         order, asked = self._entries[place].order, self._entries[place].asked
         # A repeat may stand in the same batch as what it repeats.
-        if (known := self._requests.answer(asked)) is not None:
+        if asked is not None and (known := self._requests.answer(asked)) is not None:
             self.answers[place] = known
             return None
-        if isinstance(order, AnyClaim):
+        if isinstance(order, (Claim, ActivityClaim)):
             self.answers[place] = self._grants.granted(place, order)
             return None
-        change, subjects = self.subjects.of(order, key), self.subjects
+        change, subjects = self._change(place, key), self.subjects
         subjects.begin(change)
         try:
             if isinstance(order, StartJob):
                 answer: object = order.decide(subjects.jobs.births, self._now, self._limits)
-            elif isinstance(order, Birth):
+            elif isinstance(order, (StartRun, SignalWithStartRun)):
                 answer = order.decide(subjects.births, self._now, self._limits)
             elif change is not None:
                 answer = cast("Any", order).decide(change)  # a run or a job, as its reference says
@@ -348,20 +379,27 @@ class Batch:
             subjects.undo(change)
             answer = failed
         self.answers[place] = answer.refusal if isinstance(answer, Refused) else answer
-        self._requests.note(asked, self.answers[place])
+        if asked is not None:
+            self._requests.note(asked, self.answers[place])
         number = self._entries[place].inbox
         if number is not None and not isinstance(self.answers[place], refusals.Refusal):
             self._inbox_done.append(number)
         return None
 
-    def _target(self, entry: Entry) -> int | None:
+    def _target(self, place: int) -> int | None:
         """What a command changes, if there is that yet. A name or an id means what this batch has made."""
-        order, key = entry.order, entry.key
-        if isinstance(order, Birth):
-            key = order.open_key(self.subjects.births)
-        elif (ref := ref_of(order)) is not None and (key is None or ref.is_name):
-            key = self.subjects.born_as(ref) or key
-        return key
+        entry, ref = self._entries[place], self._refs[place]
+        if ref is not None:
+            return self.subjects.born_as(ref) or entry.key if entry.key is None or ref.is_name else entry.key
+        if isinstance(entry.order, (StartRun, SignalWithStartRun)):
+            return entry.order.open_key(self.subjects.births)
+        return entry.key
+
+    def _change(self, place: int, key: int | None) -> AnyChange | None:
+        """The run or the job of that key, as the command at that place means it."""
+        if key is None:
+            return None
+        return self.subjects.jobs.changes.get(key) if self._of_job[place] else self.subjects.runs.get(key)
 
     def _with_key(self, task: Task) -> Task:
         """Where keys take turns, what has none is a key of its own."""
@@ -376,7 +414,8 @@ class Batch:
         write = batches.Write(uuid7(), committer, position, self._now)
         for change in self.subjects.runs.values():
             is_changed = change.run is not change.original or change.fresh or change.is_reopened
-            if is_changed or change.mail_done or change.touched_sides or change.touched_attributes:
+            # A letter that came to nothing goes, and the run stays as it was.
+            if is_changed or not _BESIDE_THE_ROW.isdisjoint(change.made):
                 collect(write, change)
         collect_names(write, self.subjects.births)
         self.subjects.jobs.collect(write)

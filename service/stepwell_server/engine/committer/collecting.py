@@ -46,29 +46,45 @@ def collect(write: batches.Write, change: Change) -> None:
                 write.scopes_gone.append(key)
             if change.closed_run.driven:
                 write.sides_gone.append(key)
-    _collect_steps(write, change, key)
-    if change.dispatches:
-        _collect_dispatches(write, change)
+    if change.touched:
+        _collect_steps(write, change, key)
     write.events.extend(change.events)
     if change.fresh or change.news.notices:
         write.notices.extend(change.notices)
-    write.copies.extend(change.copies)
-    write.topic_copies.extend(change.topic_copies)
-    write.topic_positions.extend(change.topic_positions.values())
-    if change.touched_sides:
+    if change.tasks:
+        write.tasks.extend(change.tasks.values())
+    if change.made:
+        _collect_rest(write, change, key)
+
+
+# What is written as it is, and what stands under names; then what _collect_signals looks at.
+_LISTS = frozenset({"copies", "topic_copies", "mail", "mail_done"})
+_MAPS = frozenset({"topic_positions", "published"})
+_OF_SIGNALS = frozenset({"new_signals", "carried", "consumed", "given_back", "carried_away", "emptied"})
+
+
+def _collect_rest(write: batches.Write, change: Change, key: int) -> None:
+    """What most commands have none of: only what was asked for can hold anything."""
+    run, made = change.run, frozenset(change.made)
+    for name in _LISTS & made:
+        getattr(write, name).extend(getattr(change, name))
+    for name in _MAPS & made:
+        getattr(write, name).extend(getattr(change, name).values())
+    if "removed_steps" in made:
+        write.removed_steps.extend((key, *step.identity) for step in change.removed_steps.values())
+    if "dispatches" in made:
+        _collect_dispatches(write, change)
+    if "touched_sides" in made:
         sides = (side for side in change.touched_sides if run is not None or _outlives(change, side))
         write.sides.extend((key, side, change.sides[side]) for side in sides)
-    if run is not None and change.touched_scopes:
+    if run is not None and "touched_scopes" in made:
         write.scopes.extend(change.scopes[path] for path in change.touched_scopes)
-    _collect_signals(write, change, key)
-    write.published.extend(change.published.values())
-    if change.touched_attributes:
+    if made & _OF_SIGNALS:
+        _collect_signals(write, change, key)
+    if "touched_attributes" in made:
         _collect_search_attributes(write, change, key)
-    write.tasks.extend(change.tasks.values())
-    if change.task_drops:
+    if "task_drops" in made:
         write.tasks_gone.extend((key, ordinal) for ordinal in change.task_drops)
-    write.mail.extend(change.mail)
-    write.mail_done.extend(change.mail_done)
 
 
 def _outlives(change: Change, side: SideKey) -> bool:
@@ -129,13 +145,12 @@ def collect_names(write: batches.Write, births: Births) -> None:
 
 
 def _collect_steps(write: batches.Write, change: Change, key: int) -> None:
-    if change.removed_steps:
-        write.removed_steps.extend((key, *step.identity) for step in change.removed_steps.values())
+    renamed = change.renamed_steps if "renamed_steps" in change.made else ()
     for ordinal in change.touched:
         step = change.steps.get(ordinal)
         stored = ordinal in change.loaded_steps
         if step is not None:
-            is_anew = ordinal in change.renamed_steps
+            is_anew = ordinal in renamed
             (write.changed_steps if stored and not is_anew else write.new_steps).append(step)
             write.gone_steps += [(key, ordinal)] if stored and is_anew else []
             continue

@@ -280,6 +280,7 @@ class Committer:
         orders = [
             ReadLetter(RunRef(None, "", mail.run_key), mail.mail_id, unpack_letter(mail.body))
             for change in changes
+            if "mail" in change.made
             for mail in change.mail
         ]
         if orders:

@@ -123,7 +123,7 @@ class Granting:
                 self._stale.append((key, ordinal))
             else:
                 granted.append(grant)
-                change.news.grants.remove(grant)
+                change.news.withhold(grant)
         if len(self._claimed[place]) < claim.most and not self._queues.is_limited(*queue_of(claim)):
             self._unfilled.append((claim, granted))
         return self._rationing.give(claim, granted, self._most[place])
@@ -140,29 +140,33 @@ class Granting:
         once waited in the table would lead all that follows through it, for as long as more comes.
         """
         for change in self._subjects.every():
-            for task in list(change.news.tasks):
-                if change.tasks.get(task.ordinal) is not task:
-                    continue
-                reservation = self._capacity.reserve(task)
-                if reservation is None:
-                    self._add_to_claim(change, task)
-                    continue
-                self.reservations.append((task, reservation))
-                if self._grant(change, task.ordinal, reservation) is not None:
-                    change.news.tasks.remove(task)
-                else:
-                    self._capacity.release(*self.reservations.pop())
+            fresh = change.news.tasks
+            if fresh:
+                change.news.tasks = [task for task in fresh if not self._is_given(change, task)]
 
-    def _add_to_claim(self, change: AnyChange, task: Task) -> None:
+    def _is_given(self, change: AnyChange, task: Task) -> bool:
+        """Gives a task straight to a worker, if one has a place for it."""
+        if change.tasks.get(task.ordinal) is not task:
+            return False
+        reservation = self._capacity.reserve(task)
+        if reservation is None:
+            return self._is_claimed(change, task)
+        self.reservations.append((task, reservation))
+        if self._grant(change, task.ordinal, reservation) is not None:
+            return True
+        self._capacity.release(*self.reservations.pop())
+        return False
+
+    def _is_claimed(self, change: AnyChange, task: Task) -> bool:
         for claim, granted in self._unfilled:
             if len(granted) == claim.most or not _asks_for(claim, task):
                 continue
             grant = self._grant(change, task.ordinal, Reservation(claim.session_id, claim.owner_id, claim.builds))
             if grant is not None:
                 granted.append(grant)
-                change.news.grants.remove(grant)
-                change.news.tasks.remove(task)
-            return
+                change.news.withhold(grant)
+            return grant is not None
+        return False
 
     def _grant(
         self, change: AnyChange, ordinal: int, reservation: Reservation, ready_time: datetime | None = None

@@ -81,14 +81,39 @@ async def _look(  # noqa: PLR0917 - what a Change is made of
 async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Missing]], births: Births) -> None:
     """Loads the parts of runs that decisions want and notes that they are known."""
     wanted = [(change, missing) for change, missing in wanted if not change.fresh or _of_others(missing)]
-    await _load_steps(connection, wanted)
-    await _load_signals(connection, wanted)
-    await _load_sides(connection, wanted)
-    await _load_topics(connection, wanted)
-    await _load_search_attributes(connection, wanted)
-    await _load_lines(connection, {line for _, missing in wanted for line in missing.lines}, births)
-    scopes = [(change.run_key, scope) for change, missing in wanted for scope in missing.scopes - change.known.scopes]
+    asked = {part for _, missing in wanted for part in missing.parts}
+    if asked & _OF_STEPS:
+        await _load_steps(connection, wanted)
+    if asked & _OF_SIGNALS:
+        await _load_signals(connection, wanted)
+    if "sides" in asked:
+        await _load_sides(connection, wanted)
+    if "topics" in asked:
+        await _load_topics(connection, wanted)
+    if "search_attributes" in asked:
+        await _load_search_attributes(connection, wanted)
+    if "lines" in asked:
+        await _load_lines(connection, {line for _, missing in wanted for line in missing.lines}, births)
+    if asked & _SINGLE_ROWS:
+        await _load_rows(connection, wanted)
+    if "names" in asked:
+        await lookups.look_up_names(connection, births, {name for _, missing in wanted for name in missing.names})
+    if "user_tasks" in asked:
+        given = {each for _, missing in wanted for each in missing.user_tasks}
+        await lookups.look_up_user_tasks(connection, births, given)
+    for change, missing in wanted:
+        change.known.add(missing)
+
+
+_OF_STEPS = frozenset({"ordinals", "identities", "open_steps", "closed_steps", "waits"})
+_OF_SIGNALS = frozenset({"received", "signals", "signal_ids", "carried"})
+_SINGLE_ROWS = frozenset({"scopes", "events", "heartbeats"})
+
+
+async def _load_rows(connection: Connection, wanted: Sequence[tuple[Change, Missing]]) -> None:
+    """Branches, events, heartbeats: single rows of tables of their own."""
     by_key = {change.run_key: change for change, _ in wanted}
+    scopes = [(change.run_key, scope) for change, missing in wanted for scope in missing.scopes - change.known.scopes]
     if scopes:
         for scope in await batch_reads.read_scopes(connection, scopes):
             by_key[scope.run_key].scopes.setdefault(scope.scope, scope)
@@ -100,10 +125,6 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
     if beats:
         for key, ordinal, time, details in await batch_reads.read_heartbeats(connection, beats):
             by_key[key].heartbeats[ordinal] = (time, details)
-    await lookups.look_up_names(connection, births, {name for _, missing in wanted for name in missing.names})
-    await lookups.look_up_user_tasks(connection, births, {each for _, missing in wanted for each in missing.user_tasks})
-    for change, missing in wanted:
-        change.known.add(missing)
 
 
 def _of_others(missing: Missing) -> bool:

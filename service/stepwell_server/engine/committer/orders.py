@@ -66,7 +66,7 @@ def absent(ref: AnyRef) -> refusals.Refusal:
 
 
 def ref_of(order: Order) -> AnyRef | None:
-    # Asked some ten times a command: what has no such field starts something, or claims, or is several.
+    # What has no such field starts something, or claims, or is several.
     ref: AnyRef | None = getattr(order, "ref", None)
     return ref
 
@@ -86,7 +86,7 @@ def births_of(order: Order) -> int:
     """How many runs or jobs a command may start."""
     if isinstance(order, Writes):
         return sum(map(births_of, order.orders))
-    if isinstance(order, Birth | StartJob):
+    if isinstance(order, (StartRun, SignalWithStartRun, StartJob)):
         return 1
     if isinstance(order, ProgressRun):
         return sum(isinstance(step.body, NewChild) for step in order.steps) + (order.end is not None)

@@ -37,7 +37,7 @@ class Recalling:
         if keys:
             found = await batch_reads.read_requests(self._connection, sorted(keys))
             self._known = {(row.request_id, row.namespace_id, row.method): row for row in found}
-        return [self.answer(entry.asked) for entry in entries]
+        return [self.answer(entry.asked) for entry in entries] if self._known else [None] * len(entries)
 
     def answer(self, asked: Asked | None) -> object | None:
         """What the request was answered before, also in this batch."""

@@ -12,7 +12,7 @@ from stepwell_server import refusals
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer import loading, lookups
 from stepwell_server.engine.committer.jobs import Jobs
-from stepwell_server.engine.committer.orders import is_of_job, start_of
+from stepwell_server.engine.committer.orders import start_of
 from stepwell_server.engine.jobs import StartJob
 from stepwell_server.engine.names import Births
 from stepwell_server.model.jobs import JobRef
@@ -47,10 +47,6 @@ class Subjects:
         if key is None:
             return None
         return self.jobs.changes.get(key) if is_job else self.runs.get(key)
-
-    def of(self, order: Order, key: int | None) -> AnyChange | None:
-        """What a command is about, whose key is this."""
-        return self.get(key, is_job=is_of_job(order))
 
     def every(self) -> list[AnyChange]:
         """All of them, runs first."""
@@ -107,8 +103,10 @@ class Subjects:
 
     def begin(self, change: AnyChange | None) -> None:
         """Starts a command, of that run or job if there is one yet: what follows can be undone."""
-        self.births.begin()
-        self.jobs.births.begin()
+        if self.births.is_touched:
+            self.births.begin()
+        if self.jobs.births.is_touched:
+            self.jobs.births.begin()
         if change is not None:
             change.begin()
 
