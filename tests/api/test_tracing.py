@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 from tests.api.handlers import KINDS, RUN_ID, SERVICE, call, raising, refused, serving
+from tests.stream.kit import until
 
 from stepwell_server import telemetry
 from stepwell_server.errors import RunNotFound
@@ -28,16 +29,19 @@ def spans() -> Iterator[InMemorySpanExporter]:
     telemetry.shut_down_tracing()
 
 
-def only(exporter: InMemorySpanExporter) -> ReadableSpan:
-    (span,) = exporter.get_finished_spans()
-    return span
+async def finished(exporter: InMemorySpanExporter, count: int) -> tuple[ReadableSpan, ...]:
+    """A call's span ends a moment after the caller has its answer."""
+    await until(lambda: len(exporter.get_finished_spans()) >= count)
+    spans = exporter.get_finished_spans()
+    assert len(spans) == count
+    return spans
 
 
 async def test_a_unary_call_is_a_span_in_the_caller_s_trace(spans: InMemorySpanExporter) -> None:
     """The span goes on the caller's trace, and says how the call ended."""
     async with serving(raising(RunNotFound(namespace="main", run_id=RUN_ID))) as channel:
         await refused(channel, traceparent=CALLER)
-    span = only(spans)
+    (span,) = await finished(spans, 1)
     assert (span.name, span.kind) == (f"{SERVICE}/UnaryUnary", SpanKind.SERVER)
     assert span.parent is not None
     assert span.context is not None
@@ -59,7 +63,7 @@ async def test_faults_and_successes_are_told_apart(spans: InMemorySpanExporter) 
     async with serving(act) as channel:
         await call(channel)
         await refused(channel)
-    good, bad = spans.get_finished_spans()
+    good, bad = await finished(spans, 2)
     assert (good.status.is_unset, bad.status.is_ok) == (True, False)
     assert dict(good.attributes or {})["rpc.response.status_code"] == "OK"
     assert dict(bad.attributes or {})["error.type"] == "INTERNAL"
@@ -81,7 +85,7 @@ async def test_a_cancelled_call_is_neither(spans: InMemorySpanExporter) -> None:
         await began.wait()
         waiting.cancel()
         await ended.wait()
-    span = only(spans)
+    (span,) = await finished(spans, 1)
     assert span.status.is_unset
     assert dict(span.attributes or {})["rpc.response.status_code"] == "CANCELLED"
 
