@@ -90,8 +90,7 @@ verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol brea
 
 .PHONY: test
 test: setup ends ## Everything but what takes long: check, verify, tests
-	$(MAKE) --no-print-directory check
-	$(MAKE) --no-print-directory verify
+	$(MAKE) --no-print-directory --jobs 2 check verify
 	$(VENV)/bin/pytest -n $(WORKERS) -m "not long" $(PYTEST_ARGS)
 
 .PHONY: test-long

@@ -176,6 +176,38 @@ async def test_what_memory_did_not_bring_is_read(service: Service, monkeypatch: 
         assert sorted(await watcher.until(40)) == sorted(ids)
 
 
+async def test_a_batch_that_changes_nothing_stands_for_no_other(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An end that is committed while the feed begins is told, though more is decided before the table is read."""
+    read, begun, go = recorded_watches.heads, asyncio.Event(), asyncio.Event()
+
+    async def slow(database: Any) -> Any:
+        heads = await read(database)
+        begun.set()
+        await go.wait()
+        go.clear()
+        return heads
+
+    run_id = await service.begin()
+    monkeypatch.setattr(recorded_watches, "heads", slow)
+    watcher = Watcher(service.runs.WatchRuns(runs_pb2.WatchRunsRequest()))
+    await begun.wait()
+    await service.end(run_id)
+    begun.clear()
+    go.set()
+    await watcher.read()
+    await begun.wait()
+    # The run has ended: nothing is written.
+    again = await service.runs.TerminateRun(runs_pb2.TerminateRunRequest(run_id=run_id), timeout=TIMEOUT)
+    assert not again.accepted
+    monkeypatch.setattr(recorded_watches, "heads", read)
+    go.set()
+    async with asyncio.timeout(TIMEOUT):
+        assert await watcher.until(1) == [run_id]
+    watcher.call.cancel()
+
+
 async def test_a_cursor_may_be_ahead_of_its_replica(service: Service, database_url: str) -> None:
     """What the feed brings late, and the stream has seen elsewhere, is not told again."""
     async with serving(database_url, watch_poll_seconds=1000.0) as late, watching(late) as witness:

@@ -228,9 +228,10 @@ class Committer:
             raise
         if write is not None:
             self._link.position += 1
+        position = self._link.position if write is not None else 0
         telemetry.metrics.commit_seconds.observe(time.monotonic() - began)
         telemetry.metrics.commit_batch_commands.observe(len(entries))
-        self._finish(entries, batch)
+        self._finish(entries, batch, position)
 
     def _batch(self, connection: Connection, entries: Sequence[Entry]) -> Batch:
         return Batch(
@@ -245,11 +246,11 @@ class Committer:
             self._queues,
         )
 
-    def _finish(self, entries: list[Entry], batch: Batch) -> None:
+    def _finish(self, entries: list[Entry], batch: Batch, position: int) -> None:
         """After the commit: those who hold workers hear first, then each caller is answered."""
         changes = batch.subjects.every()
         try:
-            self._listener.committed(self._link.number, self._link.position, changes)
+            self._listener.committed(self._link.number, position, changes)
         except Exception:  # noqa: BLE001 - what is committed is committed
             _log.exception("a listener failed")
         for entry, answer in zip(entries, batch.answers, strict=True):

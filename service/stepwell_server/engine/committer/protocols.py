@@ -110,7 +110,8 @@ class Listener(Protocol):
     def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
         """Called after each commit, in commit order, before any caller is answered. Must not block or raise.
 
-        `position` is that of the committer's latest batch that changed anything: this one, or an earlier one.
+        `position` counts the committer's batches that changed anything, from 1 on. 0: this one changed nothing, and
+        must not be taken for one that did.
         """
         ...
 
