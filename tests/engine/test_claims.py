@@ -89,10 +89,10 @@ async def test_tasks_claimed_for_a_caller_who_left_return(database_url: str) -> 
         future = server.submit(claim(server.session))
         finish = server.committer._finish
 
-        def leave_first(entries: object, batch: object) -> None:
+        def leave_first(*batch: object) -> None:
             future.cancel()
             server.committer._finish = finish
-            finish(entries, batch)
+            finish(*batch)
 
         server.committer._finish = leave_first
         for _ in range(200):
@@ -112,10 +112,10 @@ async def test_an_activity_claimed_for_a_caller_who_left_returns(database_url: s
         future = server.submit(ActivityClaim(MAIN, "main", "q", "w", None))
         finish = server.committer._finish
 
-        def leave_first(entries: object, batch: object) -> None:
+        def leave_first(*batch: object) -> None:
             future.cancel()
             server.committer._finish = finish
-            finish(entries, batch)
+            finish(*batch)
 
         server.committer._finish = leave_first
         for _ in range(200):
