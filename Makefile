@@ -1,7 +1,8 @@
 # The duties; what takes more than a few lines is a script in tools/.
 
 PYTHON ?= python3
-WORKERS ?= 2
+# Tests at a time: they wait for a third of their time, so half as many again as the two cores that are assumed.
+WORKERS ?= 3
 
 # The tools that are not Python, in the one place that names their versions.
 BUF_VERSION := 1.75.0

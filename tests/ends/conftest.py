@@ -22,7 +22,8 @@ Advance = Callable[[float], Awaitable[None]]
 
 @pytest_asyncio.fixture
 async def one(database_url: str) -> AsyncIterator[Replica]:
-    async with replica(database_url, test_clock=True) as made:
+    # However slow the machine is, what a worker has stays its own.
+    async with replica(database_url, test_clock=True, session_seconds=600.0, ack_seconds=300.0) as made:
         yield made
 
 

@@ -18,7 +18,8 @@ Working = Callable[..., Any]
 
 @pytest_asyncio.fixture
 async def one(database_url: str) -> AsyncIterator[Replica]:
-    async with replica(database_url) as made:
+    # However slow the machine is, what a worker has stays its own.
+    async with replica(database_url, session_seconds=600.0, ack_seconds=300.0) as made:
         yield made
 
 
