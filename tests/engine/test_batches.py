@@ -7,7 +7,7 @@ from tests.engine.code import Code, activity
 from tests.engine.world import MAIN, World
 
 from stepwell_server import errors, refusals
-from stepwell_server.engine.committer.batch import HELD
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.committer.protocols import Reservation
 from stepwell_server.engine.letters import ReadLetter
 from stepwell_server.engine.reported import End, NewChild, NewTimer, Successor

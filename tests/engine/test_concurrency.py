@@ -11,7 +11,7 @@ from tests.engine.code import COMPLETED, Code
 from tests.engine.world import MAIN, World
 
 from stepwell_server.engine.admission import AdmitRun, GiveWay
-from stepwell_server.engine.committer.batch import HELD
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.committer.orders import Order
 from stepwell_server.engine.concurrency import plan
 from stepwell_server.engine.mending import RetryRun

@@ -12,7 +12,7 @@ from tests.engine.world import MAIN, START, World
 from stepwell_server import errors
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.activity_claims import ClaimedActivity, InterruptActivity, ReturnActivity
-from stepwell_server.engine.committer.batch import HELD
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.committer.protocols import ActivityClaim
 from stepwell_server.engine.driven_activities import (
     ActivityAnswer,

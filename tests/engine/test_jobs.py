@@ -27,7 +27,7 @@ from tests.engine.world import MAIN, World, new_job
 
 from stepwell_server import errors
 from stepwell_server.engine.activities import CompleteActivity, FailActivity, Outcome
-from stepwell_server.engine.committer.batch import HELD
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.jobs import CancelJob, RetryJob, StartedJob, StartJob, SteeredJob
 from stepwell_server.engine.starts import Conflict, Reuse

@@ -13,7 +13,7 @@ from tests.engine.world import MAIN, World, new_job
 
 from stepwell_server import refusals
 from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, Outcome
-from stepwell_server.engine.committer.batch import HELD
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.grants import GrantTask, ReturnTask
 from stepwell_server.engine.jobs import CancelJob, RetryJob, StartedJob, StartJob
 from stepwell_server.engine.starts import Conflict, Reuse

@@ -9,7 +9,7 @@ from tests.engine.code import Code, activity
 from tests.engine.world import MAIN, World
 
 from stepwell_server import errors, refusals
-from stepwell_server.engine.committer.batch import HELD
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.reported import NewChild
 from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.signal_with_start import SignalWithStartRun

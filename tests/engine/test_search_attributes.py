@@ -9,7 +9,7 @@ from tests.engine.code import COMPLETED, Code
 from tests.engine.world import World
 
 from stepwell_server import errors
-from stepwell_server.engine.committer.batch import HELD
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.mending import RetryRun
 from stepwell_server.engine.reported import End, NewWait, SetAttributes, Successor

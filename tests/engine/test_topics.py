@@ -11,7 +11,7 @@ from tests.engine.repaired import do as repair
 from tests.engine.repaired import skip
 from tests.engine.world import MAIN, World
 
-from stepwell_server.engine.committer.batch import HELD
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.progress import ProgressAnswer
 from stepwell_server.engine.reported import End, NewTopicWait, NewWait, Successor
 from stepwell_server.engine.runs import CancelRun, LookAtRun, PauseRun, TerminateRun

@@ -14,10 +14,10 @@ from tests.engine.memory import MemoryStore
 
 from stepwell_server import errors, refusals
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading, lookups, recalling
-from stepwell_server.engine.committer import batch as batch_module
+from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading, lookups, opening, recalling
 from stepwell_server.engine.committer import jobs as jobs_module
-from stepwell_server.engine.committer.batch import HELD, Batch
+from stepwell_server.engine.committer.batch import Batch
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.committer.orders import Order
 from stepwell_server.engine.committer.protocols import AnyChange, NoCapacity
 from stepwell_server.engine.committer.waiting import Entry
@@ -153,7 +153,7 @@ class World:
             patch.object(granting, "batch_reads", self.store),
             patch.object(claiming, "batch_reads", self.store),
             patch.object(recalling, "batch_reads", self.store),
-            patch.object(batch_module, "batch_reads", self.store),
+            patch.object(opening, "batch_reads", self.store),
             patch.object(jobs_module, "batch_reads", self.store),
             patch.object(jobs_module, "job_batches", self.store.jobs),
         ):

@@ -13,8 +13,9 @@ import structlog
 
 from stepwell_server import errors, refusals, telemetry
 from stepwell_server.engine.activity_claims import ClaimedActivity, ReturnActivity
-from stepwell_server.engine.committer.batch import ANOTHERS, HELD, Batch
+from stepwell_server.engine.committer.batch import Batch
 from stepwell_server.engine.committer.link import Link
+from stepwell_server.engine.committer.opening import ANOTHERS, HELD
 from stepwell_server.engine.committer.orders import Order, births_of, busy, label_of
 from stepwell_server.engine.committer.waiting import Entry, Waiting, answer_all, without_late
 from stepwell_server.engine.grants import return_of

@@ -14,8 +14,9 @@ import itertools
 from typing import TYPE_CHECKING
 
 from stepwell_server import errors, refusals
-from stepwell_server.engine.committer.batch import HELD, Batch
+from stepwell_server.engine.committer.batch import Batch
 from stepwell_server.engine.committer.committer import Committer
+from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.committer.orders import Writes, ref_of
 from stepwell_server.engine.committer.subjects import Subjects
 from stepwell_server.engine.committer.waiting import Entry
