@@ -191,6 +191,9 @@ async def test_the_command_and_programs_without_asyncio(one: Live) -> None:
 
         def fork() -> str:
             with SyncClient.connect(one.server.service.address) as client:
-                return client.run(source.run_id).fork("sum")
+                handle = client.run(source.run_id)
+                fork = handle.fork("sum", request_id="once")
+                assert handle.fork("sum", request_id="once") == fork
+                return fork
 
         assert (await result(one.client.run(await asyncio.to_thread(fork))))[2] == "sum3"

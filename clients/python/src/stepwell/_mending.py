@@ -153,8 +153,15 @@ class SyncMending(ABC):
         return self._loop.call(self._mending.repair(*repairs, accept=accept, reason=reason))
 
     def fork(
-        self, step: int | str, *, scope: str = "", occurrence: int = 0, key: str = "", workflow_id: str = ""
+        self,
+        step: int | str,
+        *,
+        scope: str = "",
+        occurrence: int = 0,
+        key: str = "",
+        workflow_id: str = "",
+        request_id: str | None = None,
     ) -> str:
         """Starts a new run whose record begins with what this one had recorded before a step, as `RunHandle.fork`."""
-        wanted = self._mending.fork(step, scope=scope, occurrence=occurrence, key=key, workflow_id=workflow_id)
-        return self._loop.call(wanted)
+        place = {"scope": scope, "key": key, "workflow_id": workflow_id}
+        return self._loop.call(self._mending.fork(step, occurrence=occurrence, request_id=request_id, **place))

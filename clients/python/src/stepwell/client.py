@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
 from stepwell._ends import RunEnd, RunEnds, RunNews, RunNotice
-from stepwell._rpc import Caller, open_channel, start_ids, uuid7, uuid_of
-from stepwell._watch import Watcher, news
+from stepwell._rpc import Caller, open_channel, uuid7, uuid_of
+from stepwell._watch import Wait, Watcher, news
 from stepwell.api_keys import ApiKeys
 from stepwell.bulk import Bulk
 from stepwell.commits import Commit
 from stepwell.converter import Codec, DataConverter, converter_with
-from stepwell.definitions import type_and_hint
 from stepwell.inbox import Inbox
 from stepwell.jobs import JobCalls
-from stepwell.options import RunFilter, StartOptions, debounce_of, definition_of, run_fields
-from stepwell.policies import CONFLICT, REUSE, Seconds, duration
+from stepwell.options import RunFilter, definition_of
+from stepwell.policies import Seconds, duration
 from stepwell.retention import Retention
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
+from stepwell.starts import RunStarts
 from stepwell.statistics import Statistics
 from stepwell.task_queues import RateLimit, update_task_queue
 from stepwell.topics import Topics
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(JobCalls):
+class Client(RunStarts, JobCalls):
     """A connection to the service, for one namespace. Use one for all of a program; it is not safe across threads."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Client(JobCalls):
         self._run_ends = RunEnds(self.run_stub, self.caller, namespace)
         self.watcher = Watcher(self._run_ends)
         self.signals = Coalescer(self._send_signals, call_timeout)
-        self._starts = Coalescer(self._send_starts, call_timeout)
+        self.starts = Coalescer(self._send_starts, call_timeout)
         self.schedules = Schedules(self._channel, self.caller, namespace, converter)
         self.api_keys = ApiKeys(self._channel, self.caller)
         self.topics = Topics(self._channel, self.caller, namespace, converter)
@@ -139,60 +139,6 @@ class Client(JobCalls):
         """Closes the connection."""
         await self.close()
 
-    @overload
-    async def start_run(
-        self,
-        workflow: Callable[..., Awaitable[T]],
-        input: object = ...,
-        **options: Unpack[StartOptions],
-    ) -> RunHandle[T]: ...
-    @overload
-    async def start_run(
-        self,
-        workflow: str,
-        input: object = ...,
-        **options: Unpack[StartOptions],
-    ) -> RunHandle[Any]: ...
-    async def start_run(
-        self,
-        workflow: Callable[..., Awaitable[Any]] | str,
-        input: object = None,  # noqa: A002
-        **options: Unpack[StartOptions],
-    ) -> RunHandle[Any]:
-        """Starts a run of a function with `@workflow`, or of a type by name, and gives a handle to it.
-
-        Starts that are under way at the same time share calls. A repeat after a lost answer finds the run that the
-        first made. Raises `WorkflowIdInUse`, `RunExists`, `NamespaceNotFound`, `InvalidField`, `RequestIdReused`.
-        """
-        kind, hint = type_and_hint(workflow, "workflow")
-        run_id, request_id = start_ids(options.get("run_id"), options.get("request_id", ""))
-        request = runs_pb2.StartRunRequest(
-            type=kind,
-            run_id=run_id,
-            input=self.converter.to_payload(input),
-            reuse_policy=REUSE[options.get("reuse", "allow")],
-            conflict_policy=CONFLICT[options.get("conflict", "fail")],
-            start_delay=duration(options.get("start_delay")),
-            debounce=debounce_of(options),
-            request_id=request_id,
-            **run_fields(options),
-        )
-        wait = self.watcher.expect(run_id) if run_id else None
-        started = await self._starts.submit(request, _tracing.current_traceparent())
-        if started.run_id != run_id or not started.started:
-            wait = None
-        return RunHandle(self, started.run_id, request.workflow_id, hint=hint, started=started.started, wait=wait)
-
-    async def _send_starts(
-        self, requests: list[runs_pb2.StartRunRequest], traceparent: str
-    ) -> list[runs_pb2.StartRunResponse | errors.ServiceError]:
-        batch = runs_pb2.BatchStartRunsRequest(namespace=self.namespace, requests=requests)
-        response = await self.caller.call(self.run_stub.BatchStartRuns, batch, traceparent=traceparent)
-        return [
-            reasons.from_status(result.error) if result.HasField("error") else result.started
-            for result in response.results
-        ]
-
     async def _send_signals(
         self, requests: list[runs_pb2.SignalRunRequest], traceparent: str
     ) -> list[runs_pb2.SignalRunResponse | errors.ServiceError]:
@@ -202,6 +148,11 @@ class Client(JobCalls):
             reasons.from_status(result.error) if result.HasField("error") else result.signalled
             for result in response.results
         ]
+
+    def _handle(
+        self, run_id: str, workflow_id: str, hint: object, *, started: bool, wait: Wait[RunEnd] | None = None
+    ) -> RunHandle[Any]:
+        return RunHandle(self, run_id, workflow_id, hint=hint, started=started, wait=wait)
 
     def run(self, run_id: str = "", *, workflow_id: str = "", as_type: type[T] | None = None) -> RunHandle[T]:
         """Gives a handle to a run that exists; asks nothing of the service. `as_type` is what its result becomes."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
@@ -26,6 +26,7 @@ from stepwell._sync_inbox import SyncInbox
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
 from stepwell._sync_retention import SyncRetention
 from stepwell._sync_schedules import SyncSchedules
+from stepwell._sync_starts import SyncStarts
 from stepwell._sync_statistics import SyncStatistics
 from stepwell._sync_topics import SyncTopics
 from stepwell._sync_user_tasks import SyncUserTasks
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from stepwell._ends import RunEnd, RunNotice
     from stepwell.converter import Codec, DataConverter
-    from stepwell.options import RunFilter, StartOptions
+    from stepwell.options import RunFilter
     from stepwell.policies import Seconds
     from stepwell.task_queues import RateLimit
     from stepwell.v1 import explanations_pb2, history_pb2, namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
@@ -229,7 +230,7 @@ class RunHandle(SyncMending, SyncSettling, SyncAttributes, Generic[T_co]):
         return self._loop.iterate(self._inner.steps(states=states))
 
 
-class Client(SyncJobCalls):
+class Client(SyncStarts, SyncJobCalls):
     """A connection to the service, as `stepwell.Client`, whose calls return when they are done."""
 
     def __init__(self, loop: Loop, inner: _client.Client) -> None:
@@ -295,23 +296,8 @@ class Client(SyncJobCalls):
         """Closes the connection."""
         self.close()
 
-    @overload
-    def start_run(
-        self,
-        workflow: Callable[..., Awaitable[T]],
-        input: object = ...,
-        **options: Unpack[StartOptions],
-    ) -> RunHandle[T]: ...
-    @overload
-    def start_run(self, workflow: str, input: object = ..., **options: Unpack[StartOptions]) -> RunHandle[Any]: ...
-    def start_run(
-        self,
-        workflow: Callable[..., Awaitable[Any]] | str,
-        input: object = None,  # noqa: A002
-        **options: Unpack[StartOptions],
-    ) -> RunHandle[Any]:
-        """Starts a run, as `stepwell.Client.start_run`, and gives a handle to it."""
-        return RunHandle(self._loop, self._loop.call(self._inner.start_run(workflow, input, **options)))
+    def _handle(self, run: _runs.RunHandle[T]) -> RunHandle[T]:
+        return RunHandle(self._loop, run)
 
     def run(self, run_id: str = "", *, workflow_id: str = "", as_type: type[T] | None = None) -> RunHandle[T]:
         """Gives a handle to a run that exists; asks nothing of the service. `as_type` is what its result becomes."""

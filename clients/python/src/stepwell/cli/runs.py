@@ -87,6 +87,8 @@ def start(
     ] = 1.0,
     fairness_key: Annotated[str, typer.Option(help="Whose turn its tasks take, where keys take turns.")] = "",
     attempts: Annotated[int, typer.Option(help="How often to try at most; 0 is no limit.", min=0)] = 1,
+    signal: Annotated[str, typer.Option(help="Signal it; the open run of the workflow id, if there is one.")] = "",
+    signal_value: Annotated[str, typer.Option(help="What the signal carries, as JSON.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -115,7 +117,13 @@ def start(
         options["debounce"] = Debounce(key=debounce_key, period=debounce_seconds)
     with context.obj.client() as client:
         try:
-            handle = client.start_run(type_name, value_from(value), **options)
+            handle = (
+                client.signal_with_start(
+                    type_name, value_from(value), signal=signal, value=value_from(signal_value), **options
+                )
+                if signal
+                else client.start_run(type_name, value_from(value), **options)
+            )
         except ValueError as error:
             fail(str(error), "--run-id takes a UUID")
         if wait:
