@@ -15,6 +15,7 @@ from tests.sdk.test_cli_live import stepwell
 
 from stepwell import Context, RetryPolicy, activity, errors, reasons, workflow
 from stepwell.sync import Client as SyncClient
+from stepwell.sync import RunHandle as SyncRunHandle
 from stepwell.v1 import repairs_pb2, run_store_pb2, run_store_pb2_grpc
 
 DONE: Counter[str] = Counter()
@@ -191,7 +192,7 @@ async def test_the_command_and_programs_without_asyncio(one: Live) -> None:
 
         def fork() -> str:
             with SyncClient.connect(one.server.service.address) as client:
-                handle = client.run(source.run_id)
+                handle: SyncRunHandle[Any] = client.run(source.run_id)
                 fork = handle.fork("sum", request_id="once")
                 assert handle.fork("sum", request_id="once") == fork
                 return fork
