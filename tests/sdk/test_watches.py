@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from tests.stream.kit import Replica, replica
 
-from stepwell import Client, RunHandle
+from stepwell import Client, RunFailed, RunHandle
 from stepwell.sync import Client as SyncClient
 from stepwell.v1 import runs_pb2, types_pb2
 
@@ -84,3 +85,25 @@ async def test_a_sync_client_does_too(one: Replica) -> None:
                 await live(client, one)
                 await asyncio.wait([following], timeout=0.2)
         assert following.result() == LIFE
+
+
+async def test_a_fault_of_ours_keeps_nobody_waiting(
+    one: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What could not be taken in is told again, from where the watch had come to."""
+    async with await Client.connect(one.service.address) as client:
+        told, faults = client._run_ends.told, [ValueError("a fault")]
+
+        def faulty(message: runs_pb2.WatchRunsResponse) -> Any:
+            if message.ends and faults:
+                raise faults.pop()
+            return told(message)
+
+        monkeypatch.setattr(client._run_ends, "told", faulty)
+        handle: RunHandle[Any] = client.run(await one.start())
+        waiting = asyncio.ensure_future(handle.result())
+        await client.watcher._live.wait()
+        await handle.terminate("over")
+        with pytest.raises(RunFailed):
+            await asyncio.wait_for(waiting, TIMEOUT)
+    assert "a fault" in caplog.text

@@ -187,6 +187,9 @@ class Watcher(Generic[End]):
                 error = errors.Unavailable("the service ended the watch")
             except errors.ServiceError as raised:
                 error = raised
+            except Exception:
+                log.exception("the watch failed")
+                error = errors.Unavailable("the watch failed")
             if isinstance(error, errors.Unimplemented | errors.PermissionDenied | errors.Unauthenticated):
                 log.warning("%s cannot be watched (%s): each wait is a call of its own", self._source.noun, error)
                 self._has_stream = False
