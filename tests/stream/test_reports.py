@@ -146,3 +146,21 @@ async def test_a_report_that_does_not_suit_its_task_is_refused(one: Replica) -> 
         activity, run = await stream.task(ACTIVITY), await stream.task(RUN)
         assert error_reason(await stream.report(run.ref, complete=CompleteActivity())) == "INVALID_FIELD"
         assert error_reason(await stream.report(activity.ref, progress=workers_pb2.Progress())) == "INVALID_FIELD"
+
+
+async def test_what_one_commit_brings_comes_in_one_message(one: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to a progress, and the activity that it has begun: a message of its own for each would cost more."""
+    messages: list[workers_pb2.ConnectResponse] = []
+    await one.start()
+    async with wire(one, capacity=capacity(runs=1, activities=1)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        take = stream._take
+
+        def taken(message: workers_pb2.ConnectResponse) -> None:
+            messages.append(message)
+            take(message)
+
+        monkeypatch.setattr(stream, "_take", taken)
+        assert (await code.tell(code.activity())).status == ACCEPTED
+        await stream.task(ACTIVITY)
+    assert [len(message.assigns) for message in messages if message.results] == [1]

@@ -177,6 +177,8 @@ class Outbox:
                 return None
             self._ready.clear()
             await self._ready.wait()
+            # One commit gives tasks, and right after that answers: they go together.
+            await asyncio.sleep(0)
 
     def _bundle(self) -> Bundle | None:
         lanes = (self._cancels, self._revokes, self._results, self._beats, self._advances, self._assigns)
