@@ -57,7 +57,7 @@ async def test_queues_take_turns(one: Replica) -> None:
 async def test_a_fresh_task_goes_straight_to_a_waiting_worker(database_url: str) -> None:
     """It never waits in the table: with a poll far away nothing else could bring it."""
     async with (
-        replica(database_url, dispatch_poll_seconds=60.0) as one,
+        replica(database_url, dispatch_poll_seconds=600.0) as one,
         wire(one, capacity=capacity(runs=1, activities=1)) as stream,
     ):
         await stream.settled()

@@ -22,7 +22,7 @@ from stepwell.v1.task_queues_pb2 import RateLimit
 # So slow that no time of a test's own counts: a token in 10,000 s.
 SLOW = 0.0001
 TOKEN_SECONDS = 10_000.0
-FAR = {"dispatch_poll_seconds": 60.0, "queue_settings_seconds": 60.0}
+FAR = {"dispatch_poll_seconds": 600.0, "queue_settings_seconds": 600.0}
 
 
 @asynccontextmanager
@@ -33,7 +33,7 @@ async def movable(url: str, **settings: Any) -> AsyncIterator[Replica]:
 
 @pytest_asyncio.fixture
 async def one(database_url: str) -> AsyncIterator[Replica]:
-    async with movable(database_url, dispatch_poll_seconds=60.0) as made:
+    async with movable(database_url, dispatch_poll_seconds=600.0) as made:
         yield made
 
 

@@ -17,7 +17,7 @@ from tests.stream.wire import wire
 from stepwell.v1 import types_pb2, workers_pb2
 
 # Nothing is looked for but what somebody was told of.
-UNASKED = {"dispatch_poll_seconds": 60.0, "mail_poll_seconds": 60.0}
+UNASKED = {"dispatch_poll_seconds": 600.0, "mail_poll_seconds": 600.0}
 
 
 def asking(code: Code, timeout: float | None = None, **spec: Any) -> workers_pb2.NewStep:
