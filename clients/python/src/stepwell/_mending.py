@@ -163,5 +163,7 @@ class SyncMending(ABC):
         request_id: str | None = None,
     ) -> str:
         """Starts a new run whose record begins with what this one had recorded before a step, as `RunHandle.fork`."""
-        place = {"scope": scope, "key": key, "workflow_id": workflow_id}
-        return self._loop.call(self._mending.fork(step, occurrence=occurrence, request_id=request_id, **place))
+        call = self._mending.fork(
+            step, scope=scope, occurrence=occurrence, key=key, workflow_id=workflow_id, request_id=request_id
+        )
+        return self._loop.call(call)

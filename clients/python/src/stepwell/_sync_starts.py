@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 if TYPE_CHECKING:
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class SyncStarts:
+class SyncStarts(ABC):
     """See the module. What it stands on is the client's."""
 
     _loop: Loop
     _inner: client.Client
 
-    def _handle(self, run: runs.RunHandle[T]) -> RunHandle[T]:
-        raise NotImplementedError
+    @abstractmethod
+    def _handle(self, run: runs.RunHandle[T]) -> RunHandle[T]: ...
 
     @overload
     def start_run(

@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, Unpack
 
 from stepwell._rpc import start_ids, uuid7, uuid_of
-from stepwell.definitions import type_and_hint
-from stepwell.options import StartOptions, debounce_of, run_fields
-from stepwell.policies import CONFLICT, REUSE, Seconds, duration, timestamp
+from stepwell.options import StartOptions
+from stepwell.policies import Seconds, duration, timestamp
+from stepwell.starts import start_request
 from stepwell.v1 import (
     event_store_pb2,
     run_store_pb2,
@@ -123,22 +123,11 @@ class Writes:
         **options: Unpack[StartOptions],
     ) -> str:
         """Starts a run for workers, as `Client.start_run`, and gives its id, by which later writes may name it."""
-        kind, _ = type_and_hint(workflow, "workflow")
         run_id, request_id = start_ids(options.get("run_id"), options.get("request_id", ""))
         run_id = run_id or uuid7()
-        self.add(
-            runs_pb2.StartRunRequest(
-                type=kind,
-                run_id=run_id,
-                input=self._converter.to_payload(input),
-                reuse_policy=REUSE[options.get("reuse", "allow")],
-                conflict_policy=CONFLICT[options.get("conflict", "fail")],
-                start_delay=duration(options.get("start_delay")),
-                debounce=debounce_of(options),
-                request_id=request_id,
-                **run_fields(options),
-            )
-        )
+        request, _ = start_request(self._converter, workflow, input, run_id, options)
+        request.request_id = request_id
+        self.add(request)
         return run_id
 
     def create_run(

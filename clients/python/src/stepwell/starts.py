@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from stepwell import _tracing, errors, reasons
@@ -25,7 +26,29 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class RunStarts:
+def start_request(
+    converter: DataConverter,
+    workflow: Callable[..., Awaitable[Any]] | str,
+    value: object,
+    run_id: str,
+    options: StartOptions,
+) -> tuple[runs_pb2.StartRunRequest, object]:
+    """Spells a start, without what makes a repeat of it safe; gives also what its result becomes."""
+    kind, hint = type_and_hint(workflow, "workflow")
+    request = runs_pb2.StartRunRequest(
+        type=kind,
+        run_id=run_id,
+        input=converter.to_payload(value),
+        reuse_policy=REUSE[options.get("reuse", "allow")],
+        conflict_policy=CONFLICT[options.get("conflict", "fail")],
+        start_delay=duration(options.get("start_delay")),
+        debounce=debounce_of(options),
+        **run_fields(options),
+    )
+    return request, hint
+
+
+class RunStarts(ABC):
     """See the module. What it stands on is the client's."""
 
     namespace: str
@@ -35,10 +58,10 @@ class RunStarts:
     watcher: Watcher[RunEnd]
     starts: Coalescer[runs_pb2.StartRunRequest, runs_pb2.StartRunResponse]
 
+    @abstractmethod
     def _handle(
         self, run_id: str, workflow_id: str, hint: object, *, started: bool, wait: Wait[RunEnd] | None = None
-    ) -> RunHandle[Any]:
-        raise NotImplementedError
+    ) -> RunHandle[Any]: ...
 
     @overload
     async def start_run(
@@ -66,7 +89,7 @@ class RunStarts:
         first made. Raises `WorkflowIdInUse`, `RunExists`, `NamespaceNotFound`, `InvalidField`, `RequestIdReused`.
         """
         run_id, request_id = start_ids(options.get("run_id"), options.get("request_id", ""))
-        request, hint = self._start(workflow, input, run_id, options)
+        request, hint = start_request(self.converter, workflow, input, run_id, options)
         request.request_id = request_id
         wait = self.watcher.expect(run_id) if run_id else None
         started = await self.starts.submit(request, _tracing.current_traceparent())
@@ -110,7 +133,7 @@ class RunStarts:
         does, and `SignalRefused`.
         """
         given = options.get("run_id")
-        start, hint = self._start(workflow, input, uuid_of(given) if given else "", options)
+        start, hint = start_request(self.converter, workflow, input, uuid_of(given) if given else "", options)
         request = runs_pb2.SignalWithStartRunRequest(
             namespace=self.namespace,
             start=start,
@@ -121,23 +144,6 @@ class RunStarts:
         traceparent = _tracing.current_traceparent()
         response = await self.caller.call(self.run_stub.SignalWithStartRun, request, traceparent=traceparent)
         return self._handle(response.run_id, start.workflow_id, hint, started=response.started)
-
-    def _start(
-        self, workflow: Callable[..., Awaitable[Any]] | str, value: object, run_id: str, options: StartOptions
-    ) -> tuple[runs_pb2.StartRunRequest, object]:
-        """Spells a start, without what makes a repeat of it safe; gives also what its result becomes."""
-        kind, hint = type_and_hint(workflow, "workflow")
-        request = runs_pb2.StartRunRequest(
-            type=kind,
-            run_id=run_id,
-            input=self.converter.to_payload(value),
-            reuse_policy=REUSE[options.get("reuse", "allow")],
-            conflict_policy=CONFLICT[options.get("conflict", "fail")],
-            start_delay=duration(options.get("start_delay")),
-            debounce=debounce_of(options),
-            **run_fields(options),
-        )
-        return request, hint
 
     async def _send_starts(
         self, requests: list[runs_pb2.StartRunRequest], traceparent: str

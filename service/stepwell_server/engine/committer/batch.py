@@ -15,16 +15,8 @@ from stepwell_server.engine.commands import Refused
 from stepwell_server.engine.committer import lookups
 from stepwell_server.engine.committer.collecting import collect, collect_names
 from stepwell_server.engine.committer.opening import HELD, Opening
-from stepwell_server.engine.committer.orders import (
-    about,
-    absent,
-)
-from stepwell_server.engine.committer.protocols import (
-    ActivityClaim,
-    AnyChange,
-    Claim,
-    Reservation,
-)
+from stepwell_server.engine.committer.orders import about, absent
+from stepwell_server.engine.committer.protocols import ActivityClaim, AnyChange, Claim, Reservation
 from stepwell_server.engine.jobs import StartJob
 from stepwell_server.engine.signal_with_start import SignalWithStartRun
 from stepwell_server.engine.starts import StartRun

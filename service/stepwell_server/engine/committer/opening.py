@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, cast
 from stepwell_server import errors, refusals
 from stepwell_server.engine.committer import lookups
 from stepwell_server.engine.committer.granting import Granting
-from stepwell_server.engine.committer.orders import (
-    AnyRef,
-    Order,
-    absent,
-    may_see,
-    ref_of,
-    space_of,
-    start_of,
-)
+from stepwell_server.engine.committer.orders import AnyRef, Order, absent, may_see, ref_of, space_of, start_of
 from stepwell_server.engine.committer.protocols import (
     ActivityClaim,
     AnyChange,
