@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from tests.api.stores import Store, at, create
 from tests.service import Service, refusal, serving
+from tests.stream.kit import until
 
 from stepwell.v1 import namespaces_pb2, types_pb2
 from stepwell_server.store import worker_store
@@ -180,6 +182,31 @@ async def test_each_dead_worker_is_one_callers(service: Service, store: Store, d
     gone = [worker_id for answer in (*answers, rest) for worker_id in answer]
     assert sorted(gone) == sorted(f"w{number}" for number in range(300))
     assert max(map(len, answers)) <= 256
+
+
+# Who waits for a lock of this connection. (What pg_stat_activity shows stays the same throughout a transaction.)
+BLOCKED = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+
+
+async def test_removals_do_not_meet_crosswise(service: Service, store: Store, database_url: str) -> None:
+    """They lock workers by their names, whatever the order in which the table keeps them."""
+    for worker_id in ("b", "a"):
+        await register(store, worker_id)
+    other = await asyncpg.connect(database_url)
+    try:
+        async with other.transaction():
+            await other.execute("UPDATE stepwell.workers SET condemned = true")
+        await other.execute("ANALYZE stepwell.workers")  # so few are read as they lie
+        namespace_id = await other.fetchval("SELECT max(namespace_id) FROM stepwell.workers")
+        lock = "SELECT FROM stepwell.workers WHERE worker_id = $1 FOR UPDATE"
+        async with other.transaction():
+            await other.execute(lock, "a")
+            removing = asyncio.create_task(worker_store.remove(service.database, namespace_id, ["a", "b"]))
+            await until(lambda: other.fetchval(BLOCKED))
+            await other.execute(lock, "b")
+        assert await removing == ["a", "b"]
+    finally:
+        await other.close()
 
 
 async def test_namespaces_are_apart(service: Service, store: Store) -> None:

@@ -8,6 +8,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,9 @@ FIELD, NESTED, NESTED_ENUM, VALUE, METHOD = 2, 3, 4, 2, 2
 
 # Lists that do not page as the others do, each with its reason.
 PAGED_OTHERWISE = {"ListTaskStepsRequest": "goes on by ordinal, as a replay does"}
+
+# What the Python client does by the call for many.
+ONE_OF_MANY = {"StartRun": "BatchStartRuns", "StartJob": "BatchStartJobs", "SignalRun": "BatchSignalRuns"}
 
 # Writes without a request id, each with the reason that a repeat does no harm.
 REPEATED_WITHOUT_ID = {
@@ -223,3 +227,12 @@ def test_enums_are_prefixed_and_begin_unset() -> None:
             prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", enum.name).upper()
             assert enum.value[0].name == f"{prefix}_UNSPECIFIED"
             assert all(value.name.startswith(f"{prefix}_") for value in enum.value)
+
+
+def test_every_method_has_one_in_the_python_client() -> None:
+    """Whatever a method does can be done without touching stubs: the client's own code calls it somewhere."""
+    package = files("stepwell")
+    modules = [path for path in Path(str(package)).rglob("*.py") if "v1" not in path.parts]
+    source = "\n".join(path.read_text() for path in modules)
+    methods = [method.name for file in OWN for service in file.service for method in service.method]
+    assert [name for name in methods if not re.search(rf"\.{ONE_OF_MANY.get(name, name)}\b", source)] == []

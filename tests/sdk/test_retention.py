@@ -62,6 +62,9 @@ async def test_runs_are_exported_archived_and_marked(one: Replica) -> None:
         assert [count async for count in client.retention.archive(later, dry_run=True)] == [1]
         changed = await client.update_namespace("main", retention="forever")
         assert (changed.HasField("retention"), changed.archive_url) == (False, "s3://bucket")
+        assert await client.get_namespace("main") == changed
+        with pytest.raises(reasons.NamespaceNotFound):
+            await client.get_namespace("none")
 
 
 async def test_histories_are_pruned(one: Replica) -> None:
@@ -103,6 +106,7 @@ async def test_programs_without_asyncio(one: Replica) -> None:
             client.start_run("t", workflow_id="b", task_queue="held").terminate()
             assert b"RunTerminated" in b"".join(client.retention.export(workflow_id="b"))
             assert client.update_namespace("main", retention=60).retention.seconds == 60
+            assert client.get_namespace("main").retention.seconds == 60
             deleted = client.retention.delete(workflow_id="a")
             return deleted, list(client.retention.clean_up(datetime.now(UTC) + timedelta(hours=1)))
 

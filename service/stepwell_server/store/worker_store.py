@@ -127,11 +127,18 @@ async def condemn(database: Database, namespace_id: int, cutoff: datetime, most:
 
 async def remove(database: Database, namespace_id: int, worker_ids: Sequence[str]) -> list[str]:
     """Forgets condemned workers; answers which, each for one caller. One that has registered again stays."""
-    gone = delete(WORKERS).where(
-        WORKERS.c.namespace_id == namespace_id, WORKERS.c.worker_id.in_(worker_ids), WORKERS.c.condemned
+    condemned = (
+        select(WORKERS.c.worker_id)
+        .where(WORKERS.c.namespace_id == namespace_id, WORKERS.c.worker_id.in_(worker_ids), WORKERS.c.condemned)
+        .order_by(WORKERS.c.worker_id)
+        .with_for_update()
     )
     async with database.pool.begin() as connection:
-        return sorted(await connection.scalars(gone.returning(WORKERS.c.worker_id)))
+        # Locked in the order of `condemn`, whose callers would else meet this one crosswise.
+        ids = list(await connection.scalars(condemned))
+        gone = delete(WORKERS).where(WORKERS.c.namespace_id == namespace_id, WORKERS.c.worker_id.in_(ids))
+        await connection.execute(gone)
+    return ids
 
 
 async def run_tasks_of(

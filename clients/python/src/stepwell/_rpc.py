@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import random
 import time
 import uuid
@@ -15,6 +16,8 @@ import grpc
 from stepwell import errors, reasons
 
 Response = TypeVar("Response")
+
+SDK = f"stepwell-python/{importlib.metadata.version('stepwell')}"
 
 # Seconds.
 ATTEMPT_TIMEOUT = 20.0
@@ -59,7 +62,7 @@ def backoff(attempt: int, error: errors.ServiceError) -> float:
 class Caller:
     """Makes unary calls, and repeats those that fail in passing until their time is over.
 
-    Every call of this client is safe to repeat: it names what it makes, says what shall be, or has a request id.
+    What `call` makes is safe to repeat: it names what it makes, says what shall be, or has a request id.
     """
 
     __slots__ = ("_timeout", "metadata")
@@ -71,6 +74,13 @@ class Caller:
         if api_key:
             self.metadata = (("authorization", f"Bearer {api_key}"),)
         self._timeout = timeout
+
+    async def once(self, method: Callable[..., Awaitable[Response]], request: object, seconds: float) -> Response:
+        """Calls a method whose repeat would do something else. Raises `ServiceError`, also after so many seconds."""
+        try:
+            return await method(request, timeout=seconds, metadata=self.metadata)
+        except grpc.RpcError as raised:
+            raise reasons.from_rpc(raised) from None
 
     async def call(
         self,

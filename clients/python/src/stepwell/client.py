@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
 from stepwell._ends import RunEnd, RunEnds, RunNews, RunNotice
-from stepwell._rpc import Caller, open_channel, uuid7, uuid_of
+from stepwell._rpc import SDK, Caller, open_channel, uuid_of
 from stepwell._watch import Wait, Watcher, news
 from stepwell.api_keys import ApiKeys
 from stepwell.bulk import Bulk
@@ -18,17 +18,19 @@ from stepwell.commits import Commit
 from stepwell.converter import Codec, DataConverter, converter_with
 from stepwell.inbox import Inbox
 from stepwell.jobs import JobCalls
+from stepwell.namespaces import NamespaceCalls
 from stepwell.options import RunFilter, definition_of
-from stepwell.policies import Seconds, duration
+from stepwell.policies import Seconds
 from stepwell.retention import Retention
 from stepwell.runs import PAGE_SIZE, RunHandle
 from stepwell.schedules import Schedules
+from stepwell.sessions import Session
 from stepwell.starts import RunStarts
 from stepwell.statistics import Statistics
 from stepwell.task_queues import RateLimit, update_task_queue
 from stepwell.topics import Topics
 from stepwell.user_tasks import UserTasks
-from stepwell.v1 import namespaces_pb2, runs_pb2, task_queues_pb2, transactions_pb2, workers_pb2
+from stepwell.v1 import runs_pb2, task_queues_pb2, transactions_pb2, workers_pb2
 from stepwell.v1.history_pb2_grpc import HistoryServiceStub
 from stepwell.v1.namespaces_pb2_grpc import NamespaceServiceStub
 from stepwell.v1.run_store_pb2_grpc import RunStoreStub
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(RunStarts, JobCalls):
+class Client(RunStarts, JobCalls, NamespaceCalls):
     """A connection to the service, for one namespace. Use one for all of a program; it is not safe across threads."""
 
     def __init__(
@@ -198,6 +200,35 @@ class Client(RunStarts, JobCalls):
                 return
             request.page_token = page.next_page_token
 
+    async def open_session(
+        self,
+        worker_id: str,
+        *,
+        task_queues: str | Collection[str] = "default",
+        workflow_types: Collection[str] = (),
+        activity_types: Collection[str] = (),
+        build_id: str = "",
+        compatible_build_ids: Collection[str] = (),
+        identity: str = "",
+    ) -> Session:
+        """Begins to work without a stream, see `stepwell.sessions`: `async with await client.open_session(...)`.
+
+        `worker_id` is the worker's own, stable name. Takes from the queues in their order, what is of these types. The
+        builds are as `Worker`'s; `identity` is for people. Raises `InvalidField`, `NamespaceNotFound`.
+        """
+        hello = workers_pb2.Hello(
+            namespace=self.namespace,
+            worker_id=worker_id,
+            task_queues=[task_queues] if isinstance(task_queues, str) else task_queues,
+            workflow_types=workflow_types,
+            activity_types=activity_types,
+            build_id=build_id,
+            compatible_build_ids=compatible_build_ids,
+            identity=identity,
+            sdk=SDK,
+        )
+        return await Session(self._channel, self.caller, self.namespace, self.converter, hello).open()
+
     async def list_task_queues(self) -> AsyncGenerator[task_queues_pb2.TaskQueue, None]:
         """Lists by name the queues in which something waits or from which a live worker takes."""
         request = task_queues_pb2.ListTaskQueuesRequest(namespace=self.namespace, page_size=PAGE_SIZE)
@@ -261,44 +292,6 @@ class Client(RunStarts, JobCalls):
         wanted += [runs_pb2.RUN_NEWS_STARTED, runs_pb2.RUN_NEWS_REOPENED] if starts else []
         wanted += [runs_pb2.RUN_NEWS_PAUSED, runs_pb2.RUN_NEWS_RESUMED] if pauses else []
         return news(RunNews(self.run_stub, self.caller, self.namespace, wanted))
-
-    async def create_namespace(self, name: str) -> None:
-        """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""
-        request = namespaces_pb2.CreateNamespaceRequest(namespace=name, request_id=uuid7())
-        await self.caller.call(self.namespace_stub.CreateNamespace, request)
-
-    async def list_namespaces(self) -> AsyncGenerator[namespaces_pb2.Namespace, None]:
-        """Lists all namespaces by name."""
-        request = namespaces_pb2.ListNamespacesRequest(page_size=PAGE_SIZE)
-        while True:
-            page = await self.caller.call(self.namespace_stub.ListNamespaces, request)
-            for namespace in page.namespaces:
-                yield namespace
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
-    async def update_namespace(
-        self, name: str, *, retention: Seconds | Literal["forever"] | None = None, archive_url: str | None = None
-    ) -> namespaces_pb2.Namespace:
-        """Changes for how many seconds ended runs are kept, and where they are archived ("": nowhere).
-
-        What is not given stays. Raises `NamespaceNotFound`, `InvalidField`, `ArchivesNotSupported`.
-        """
-        request = namespaces_pb2.UpdateNamespaceRequest(namespace=name, request_id=uuid7())
-        if retention is not None:
-            request.update_mask.paths.append("retention")
-        if retention is not None and retention != "forever":
-            request.MergeFrom(namespaces_pb2.UpdateNamespaceRequest(retention=duration(retention)))
-        if archive_url is not None:
-            request.update_mask.paths.append("archive_url")
-            request.archive_url = archive_url
-        return (await self.caller.call(self.namespace_stub.UpdateNamespace, request)).namespace
-
-    async def delete_namespace(self, name: str) -> bool:
-        """Deletes an empty namespace. False if there was none, or if it is `main`. Raises `NamespaceNotEmpty`."""
-        request = namespaces_pb2.DeleteNamespaceRequest(namespace=name, request_id=uuid7())
-        return (await self.caller.call(self.namespace_stub.DeleteNamespace, request)).deleted
 
     def open_channel(self) -> grpc.aio.Channel:
         """Opens another channel to the same address, with a connection of its own. For workers."""

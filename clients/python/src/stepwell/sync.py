@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
@@ -24,8 +24,10 @@ from stepwell._sync_bulk import SyncBulk
 from stepwell._sync_definitions import SyncDefinitions
 from stepwell._sync_inbox import SyncInbox
 from stepwell._sync_jobs import JobHandle, SyncJobCalls
+from stepwell._sync_namespaces import SyncNamespaceCalls
 from stepwell._sync_retention import SyncRetention
 from stepwell._sync_schedules import SyncSchedules
+from stepwell._sync_sessions import SyncSession
 from stepwell._sync_starts import SyncStarts
 from stepwell._sync_statistics import SyncStatistics
 from stepwell._sync_topics import SyncTopics
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from stepwell.options import RunFilter
     from stepwell.policies import Seconds
     from stepwell.task_queues import RateLimit
-    from stepwell.v1 import explanations_pb2, history_pb2, namespaces_pb2, runs_pb2, task_queues_pb2, workers_pb2
+    from stepwell.v1 import explanations_pb2, history_pb2, runs_pb2, task_queues_pb2, workers_pb2
 
 __all__ = ["Client", "JobHandle", "Loop", "RunHandle"]
 
@@ -230,7 +232,7 @@ class RunHandle(SyncMending, SyncSettling, SyncAttributes, Generic[T_co]):
         return self._loop.iterate(self._inner.steps(states=states))
 
 
-class Client(SyncStarts, SyncJobCalls):
+class Client(SyncStarts, SyncJobCalls, SyncNamespaceCalls):
     """A connection to the service, as `stepwell.Client`, whose calls return when they are done."""
 
     def __init__(self, loop: Loop, inner: _client.Client) -> None:
@@ -311,6 +313,29 @@ class Client(SyncStarts, SyncJobCalls):
         """Lists the namespace's live workers in the order of their registration."""
         return self._loop.iterate(self._inner.list_workers())
 
+    def open_session(
+        self,
+        worker_id: str,
+        *,
+        task_queues: str | Collection[str] = "default",
+        workflow_types: Collection[str] = (),
+        activity_types: Collection[str] = (),
+        build_id: str = "",
+        compatible_build_ids: Collection[str] = (),
+        identity: str = "",
+    ) -> SyncSession:
+        """Begins to work without a stream, as `stepwell.Client.open_session`: `with client.open_session(...)`."""
+        opened = self._inner.open_session(
+            worker_id,
+            task_queues=task_queues,
+            workflow_types=workflow_types,
+            activity_types=activity_types,
+            build_id=build_id,
+            compatible_build_ids=compatible_build_ids,
+            identity=identity,
+        )
+        return SyncSession(self._loop, self._loop.call(opened))
+
     def list_task_queues(self) -> Iterator[task_queues_pb2.TaskQueue]:
         """Lists by name the queues in which something waits or from which a live worker takes."""
         return self._loop.iterate(self._inner.list_task_queues())
@@ -350,24 +375,3 @@ class Client(SyncStarts, SyncJobCalls):
     def watch_runs(self, *, starts: bool = False, pauses: bool = False) -> Iterator[Any]:
         """Follows the ends of the namespace's runs from now on, until it is left; also starts, pauses, as asked for."""
         return self._loop.iterate(self._inner.watch_runs(starts=starts, pauses=pauses), at_once=1)
-
-    def create_namespace(self, name: str) -> None:
-        """Creates a namespace. Raises `NamespaceExists`, `InvalidField`."""
-        self._loop.call(self._inner.create_namespace(name))
-
-    def list_namespaces(self) -> Iterator[namespaces_pb2.Namespace]:
-        """Lists all namespaces by name."""
-        return self._loop.iterate(self._inner.list_namespaces())
-
-    def update_namespace(
-        self, name: str, *, retention: Seconds | Literal["forever"] | None = None, archive_url: str | None = None
-    ) -> namespaces_pb2.Namespace:
-        """Changes for how many seconds ended runs are kept, and where they are archived ("": nowhere).
-
-        What is not given stays. Raises `NamespaceNotFound`, `InvalidField`, `ArchivesNotSupported`.
-        """
-        return self._loop.call(self._inner.update_namespace(name, retention=retention, archive_url=archive_url))
-
-    def delete_namespace(self, name: str) -> bool:
-        """Deletes an empty namespace. False if there was none, or if it is `main`. Raises `NamespaceNotEmpty`."""
-        return self._loop.call(self._inner.delete_namespace(name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import logging
 import os
 import signal
@@ -19,7 +18,7 @@ from stepwell._connection import Connection
 from stepwell._outbox import Outbox
 from stepwell._processes import Processes
 from stepwell._roster import Runs
-from stepwell._rpc import uuid7
+from stepwell._rpc import SDK, uuid7
 from stepwell.definitions import Definition, definition_of
 from stepwell.v1 import workers_pb2
 from stepwell.v1.workers_pb2 import Capacity, CapacityUpdate, ConnectResponse, Hello, StepRecord, TaskRef
@@ -91,7 +90,7 @@ class Worker:
             build_id=build_id,
             compatible_build_ids=compatible_build_ids,
             identity=identity,
-            sdk=f"stepwell-python/{importlib.metadata.version('stepwell')}",
+            sdk=SDK,
             capacity=CapacityUpdate(capacities=capacities),
         )
         self._outbox: Outbox
