@@ -174,9 +174,12 @@ async def test_a_resumed_run_hears_that_it_was_cancelled(one: Replica) -> None:
         await again.cut()
 
 
-async def test_ten_thousand_bytes_many_times_reach_a_resumed_run_in_several_messages(one: Replica) -> None:
-    run_id = await one.start()
-    async with wire(one, capacity=capacity(runs=1)) as stream:
+async def test_ten_thousand_bytes_many_times_reach_a_resumed_run_in_several_messages(database_url: str) -> None:
+    async with (
+        replica(database_url, session_seconds=60) as one,
+        wire(one, capacity=capacity(runs=1)) as stream,
+    ):
+        run_id = await one.start()
         code = Code(stream, await stream.task(RUN))
         await code.wait(*[code.wait_for(f"s{number}") for number in range(40)])
         await stream.cut()

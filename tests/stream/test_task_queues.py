@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
 from tests.api.stores import Store, create
 from tests.service import refusal
 from tests.stream.code import scheduled
@@ -11,6 +13,7 @@ from tests.stream.kit import ACTIVITY, RUN, SECONDS, Replica, capacity, until
 from tests.stream.wire import wire
 
 from stepwell.v1 import runs_pb2, task_queues_pb2, task_queues_pb2_grpc
+from stepwell_server.store import batch_reads
 
 Line = tuple[int, str, str, int, int, bool]
 
@@ -159,6 +162,24 @@ async def test_stated_capacity_is_told(one: Replica) -> None:
         assert (runs.outstanding, activities.outstanding) == (0, 1)
         _, activities = (await shown(one, "r")).capacities
         assert (activities.worker_count, activities.max_outstanding) == (1, 2)
+
+
+async def test_places_kept_for_what_may_be_found_are_not_taken(one: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that the service looks for tasks for, and finds none, is not full meanwhile."""
+    looked, may_go_on = asyncio.Event(), asyncio.Event()
+    claim_tasks = batch_reads.claim_tasks
+
+    async def slowly(*args: Any) -> Any:
+        looked.set()
+        await may_go_on.wait()
+        return await claim_tasks(*args)
+
+    monkeypatch.setattr(batch_reads, "claim_tasks", slowly)
+    async with wire(one, capacity=capacity(runs=3, activities=5)):
+        await looked.wait()
+        shows = await shown(one)
+        may_go_on.set()
+    assert [each.outstanding for each in shows.capacities] == [0, 0]
 
 
 async def test_counting_ends_at_a_bound_and_says_so(one: Replica) -> None:

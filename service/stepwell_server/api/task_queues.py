@@ -187,7 +187,7 @@ def capacity_to_proto(kind: TaskKind, rooms: Sequence[Room]) -> task_queues_pb2.
         kind=workers_pb2.TaskKind.ValueType(kind),
         worker_count=len(rooms),
         max_outstanding=sum(room.most for room in rooms),
-        outstanding=sum(room.outstanding for room in rooms),
+        outstanding=sum(room.taken for room in rooms),
         max_resident=sum(room.most_resident for room in rooms),
         resident=sum(room.resident for room in rooms),
     )

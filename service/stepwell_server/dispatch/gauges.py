@@ -28,7 +28,7 @@ def measure_capacity(sessions: Iterable[WorkerSession]) -> None:
         for (kind, _), room in session.rooms.items():
             name = _KINDS[kind]
             stated[name] += room.most
-            used[name] += room.outstanding
+            used[name] += room.taken
             stated[_RESIDENT] += room.most_resident
             used[_RESIDENT] += room.resident
     for name in _ALWAYS | stated.keys():

@@ -33,6 +33,12 @@ class Room(msgspec.Struct, gc=False):
     most_resident: int
     outstanding: int = 0
     resident: int = 0
+    coming: int = 0  # how many of the outstanding are places for tasks that are on their way, or not even found
+
+    @property
+    def taken(self) -> int:
+        """How many tasks of it the worker has."""
+        return self.outstanding - self.coming
 
 
 class Held(msgspec.Struct, gc=False):
@@ -120,7 +126,7 @@ class WorkerSession:
         """States the capacity anew; what is held, or on its way, is counted where it now belongs."""
         self.rooms = rooms
         for (kind, queue), count in self.reserved.items():
-            self.room(kind, queue).outstanding += count
+            self._reserve(kind, queue, count)
         for held in self.held.values():
             held.room = self.room(held.kind, held.queue)
             self._count(held, 1)
@@ -129,13 +135,18 @@ class WorkerSession:
         """Takes places, for tasks that are on their way."""
         self.reserved[kind, queue] += count
         self.coming += count
-        self.room(kind, queue).outstanding += count
+        self._reserve(kind, queue, count)
 
     def vacate(self, kind: int, queue: str, count: int = 1) -> None:
         """Gives them back."""
         self.reserved[kind, queue] -= count
         self.coming -= count
-        self.room(kind, queue).outstanding -= count
+        self._reserve(kind, queue, -count)
+
+    def _reserve(self, kind: int, queue: str, by: int) -> None:
+        room = self.room(kind, queue)
+        room.outstanding += by
+        room.coming += by
 
     def _count(self, held: Held, by: int) -> None:
         room = held.room or self.room(held.kind, held.queue)
