@@ -90,6 +90,16 @@ def ended(server: Replica, key: int) -> ProgressRun:
     return ProgressRun(ref(key), server.session, 1, claims, [], [], waiting=False, end=end, resident=True)
 
 
+def orders_of(server: Replica, keys: list[int], count: int) -> dict[str, Callable[[], list[Any]]]:
+    """What happens to so many runs, batch by batch; their keys are known after the first."""
+    return {
+        "start": lambda: [StartRun(new_run()) for _ in range(count)],
+        "activity": lambda: [asked(server, key) for key in keys],
+        "completion": lambda: [CompleteActivity(ref(key), 1, server.session, 1, NULL) for key in keys],
+        "end": lambda: [ended(server, key) for key in keys],
+    }
+
+
 async def test_a_run_with_one_activity_keeps_to_its_statements(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,25 +109,34 @@ async def test_a_run_with_one_activity_keeps_to_its_statements(
         await server.start()  # takes the block of keys
         sent, counters = Sent(monkeypatch), server.database.counters
         keys: list[int] = []
-        steps: dict[str, Callable[[], list[Any]]] = {
-            "start": lambda: [StartRun(new_run()) for _ in range(RUNS)],
-            "activity": lambda: [asked(server, key) for key in keys],
-            "completion": lambda: [CompleteActivity(ref(key), 1, server.session, 1, NULL) for key in keys],
-            "end": lambda: [ended(server, key) for key in keys],
-        }
+        steps = orders_of(server, keys, RUNS)
         for name, orders in steps.items():
             sent.statements.clear()
             sent.rows.clear()
             before = counters.statements, counters.commits
             answers = await asyncio.gather(*(server.submit(order) for order in orders()))
-            keys = keys or [answer.run_key for answer in answers if isinstance(answer, Started)]
+            keys += [answer.run_key for answer in answers if isinstance(answer, Started)]
             may, rows = BATCHES[name]
             assert set(sent.statements) <= may, name
             assert len(sent.statements) == len(set(sent.statements)), f"{name}: twice in a batch"
-            assert sum(sent.rows.values()) <= rows * RUNS, name
+            assert sum(sent.rows.values()) <= rows * RUNS + 1, name  # with the batch's own
             # Those, and BEGIN and COMMIT.
             assert counters.statements - before[0] <= len(may) + 2, name
             assert counters.commits - before[1] == 1, name
         assert await database.value("SELECT count(*) FROM closed_runs WHERE phase = $1", Phase.COMPLETED) == RUNS
         assert await database.value("SELECT count(*) FROM tasks") == 0
         await database.check()
+
+
+async def test_what_a_run_alone_writes_goes_in_one_statement_a_batch(database_url: str) -> None:
+    """Besides BEGIN and COMMIT there is what it reads, and that one."""
+    reads = {"start": 0, "activity": 1, "completion": 2, "end": 1}
+    async with replica(database_url) as server:
+        server.ears.session = server.session
+        await server.start()  # takes the block of keys
+        counters, keys = server.database.counters, list[int]()
+        for name, orders in orders_of(server, keys, 1).items():
+            before = counters.statements
+            (answer,) = [await server.submit(order) for order in orders()]
+            keys += [answer.run_key] if isinstance(answer, Started) else []
+            assert counters.statements - before == reads[name] + 3, name

@@ -118,9 +118,9 @@ async def test_heartbeats_by_calls(one: Replica) -> None:
 
 async def test_a_session_that_no_call_names_expires_with_what_it_holds(one: Replica) -> None:
     await scheduled(one)
+    other = await Caller.of(one, "other", activity_types=[])  # its time is over first
     caller = await Caller.of(one)
     (task,) = await caller.claim()
-    other = await Caller.of(one, "other", activity_types=[])
     async with wire(one, capacity=capacity(activities=1)) as stream:
         again = await stream.task(ACTIVITY)
         assert again.attempt == task.attempt + 1

@@ -25,15 +25,14 @@ from stepwell_server.store.database import Conflict
 from stepwell_server.store.dispatches import StepOfRun
 from stepwell_server.store.job_batches import JobWrite
 from stepwell_server.store.statements import load
+from stepwell_server.store.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
     from stepwell_server.model.events import CopiedEvent, Event
     from stepwell_server.store.database import Connection
-    from stepwell_server.store.statements import Statement
 
 RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load("signals")
 TASKS, MAIL, BATCHES, INBOX = load("tasks"), load("mail"), load("batches"), load("inbox")
@@ -106,23 +105,27 @@ class Write(msgspec.Struct):
 
 async def write(connection: Connection, batch: Write) -> None:
     """Writes a batch, tables in one order and keys sorted. Raises Conflict if what it was decided on has changed."""
-    first = (batch.batch_id, batch.committer, batch.position, batch.now, batch.ended, batch.notices or None)
-    await connection.fetch(BATCHES["insert_batch"], *first)
+    out = Writing(connection)
+    row = (batch.batch_id, batch.committer, batch.position, batch.now, batch.ended, batch.notices or None)
+    out.insert(BATCHES["insert_batch"], [row])
     if batch.requests:
         batch.requests.sort(key=lambda row: (row.request_id, row.namespace_id, row.method))
-        await connection.insert(REQUESTS["insert_requests"], map(astuple, batch.requests))
-    await _write_runs(connection, batch)
-    await _write_steps(connection, batch)
+        out.insert(REQUESTS["insert_requests"], map(astuple, batch.requests))
+    await _write_runs(connection, batch, out)
+    await _write_steps(batch, out)
     if batch.events:
-        await connection.insert(EVENTS["insert_events"], map(astuple, batch.events))
+        out.insert(EVENTS["insert_events"], map(astuple, batch.events))
+    await job_batches.write(connection, batch.jobs, out)
+    await _write_tasks(batch, out)
+    await out.send()
     if batch.topic_copies or batch.topic_positions:
         await topics.write(connection, batch.topic_copies, batch.topic_positions)
     # What came in this very batch may go on with a run's successor.
     if batch.copies:
-        await _all_of(connection, EVENTS["copy_events"], columns(batch.copies), len(batch.copies))
+        out.change(EVENTS["copy_events"], columns(batch.copies), len(batch.copies))
+        await out.send()
     await _write_signals(connection, batch)
-    await job_batches.write(connection, batch.jobs)
-    await _write_tasks_and_mail(connection, batch)
+    await _write_mail(connection, batch)
     if batch.tokens:
         await queue_settings.spend(connection, batch.tokens)
     if batch.sides or batch.sides_gone:
@@ -137,54 +140,60 @@ async def write(connection: Connection, batch: Write) -> None:
         await search_attributes.write(connection, batch.search_attributes, batch.search_attributes_gone)
 
 
-async def _write_runs(connection: Connection, batch: Write) -> None:
+async def _write_runs(connection: Connection, batch: Write, out: Writing) -> None:
     if batch.run_ids:
         batch.run_ids.sort(key=lambda entry: (entry.run_id.int, entry.namespace_id))
-        await connection.insert(RUNS["insert_run_ids"], map(astuple, batch.run_ids))
+        out.insert(RUNS["insert_run_ids"], map(astuple, batch.run_ids))
     if batch.idempotency_keys:
+        await out.send()
         await dispatches.insert_keys(connection, batch.idempotency_keys)
     if batch.names:
-        await connection.insert(RUNS["insert_workflow_ids"], sorted(batch.names))
+        out.insert(RUNS["insert_workflow_ids"], sorted(batch.names))
     if batch.renamed:
-        await _all_of(connection, RUNS["update_workflow_ids"], pairs(sorted(batch.renamed)), len(batch.renamed))
+        await out.send()
+        out.change(RUNS["update_workflow_ids"], pairs(sorted(batch.renamed)), len(batch.renamed))
     if batch.reopened_runs:
-        count = len(batch.reopened_runs)
-        await _all_of(connection, RUNS["delete_closed_runs"], pairs(sorted(batch.reopened_runs)), count)
+        out.change(RUNS["delete_closed_runs"], pairs(sorted(batch.reopened_runs)), len(batch.reopened_runs))
+        await out.send()
     if batch.new_runs:
-        await connection.insert(RUNS["insert_runs"], map(astuple, batch.new_runs))
+        out.insert(RUNS["insert_runs"], map(astuple, batch.new_runs))
     if batch.changed_runs:
         rows = [(run.run_key, *astuple(run)[_RUN_CHANGES:]) for run in batch.changed_runs]
-        await _all_of(connection, RUNS["update_runs"], pairs(rows), len(rows))
+        out.change(RUNS["update_runs"], pairs(rows), len(rows))
     if batch.gone_runs:
-        await _all_of(connection, RUNS["delete_runs"], [batch.gone_runs], len(batch.gone_runs))
+        out.change(RUNS["delete_runs"], [batch.gone_runs], len(batch.gone_runs))
     if batch.closed_runs:
-        await connection.insert(RUNS["insert_closed_runs"], map(astuple, batch.closed_runs))
+        out.insert(RUNS["insert_closed_runs"], map(astuple, batch.closed_runs))
 
 
-async def _all_of(
-    connection: Connection, statement: Statement, arguments: Sequence[Sequence[object]], expected: int
-) -> None:
-    touched = await connection.write(statement, arguments)
-    if touched != expected:
-        raise Conflict(f"{statement.name}: {touched} rows of {expected}")
-
-
-async def _write_steps(connection: Connection, batch: Write) -> None:
+async def _write_steps(batch: Write, out: Writing) -> None:
     if batch.removed_steps:
-        await connection.write(STEPS["delete_closed_steps"], pairs(batch.removed_steps))
+        out.change(STEPS["delete_closed_steps"], pairs(batch.removed_steps))
     if batch.gone_steps:
-        await connection.write(STEPS["delete_steps"], pairs(batch.gone_steps))
+        out.change(STEPS["delete_steps"], pairs(batch.gone_steps))
+    if batch.removed_steps or (batch.gone_steps and batch.new_steps):
+        await out.send()  # a step may go and come again
     if batch.new_steps:
-        await connection.insert(STEPS["insert_steps"], map(astuple, batch.new_steps))
+        out.insert(STEPS["insert_steps"], map(astuple, batch.new_steps))
     if batch.changed_steps:
         rows = [(step.run_key, step.ordinal, *astuple(step)[_STEP_CHANGES]) for step in batch.changed_steps]
-        await connection.write(STEPS["update_steps"], pairs(rows))
+        out.change(STEPS["update_steps"], pairs(rows))
     if batch.closed_steps:
-        await connection.insert(STEPS["insert_closed_steps"], map(astuple, batch.closed_steps))
+        out.insert(STEPS["insert_closed_steps"], map(astuple, batch.closed_steps))
     if batch.scopes:
-        await connection.write(STEPS["write_scopes"], columns(batch.scopes))
+        out.change(STEPS["write_scopes"], columns(batch.scopes))
     if batch.scopes_gone:
-        await connection.write(STEPS["delete_scopes"], [batch.scopes_gone])
+        await out.send()  # a branch may have begun in this very batch
+        out.change(STEPS["delete_scopes"], [batch.scopes_gone])
+
+
+async def _write_tasks(batch: Write, out: Writing) -> None:
+    if batch.tasks_gone:
+        out.change(TASKS["delete_tasks"], pairs(sorted(batch.tasks_gone)))
+        if batch.tasks:
+            await out.send()  # a task may go and come again
+    if batch.tasks:
+        out.insert(TASKS["insert_tasks"], map(astuple, batch.tasks))
 
 
 async def _write_signals(connection: Connection, batch: Write) -> None:
@@ -202,11 +211,7 @@ async def _write_signals(connection: Connection, batch: Write) -> None:
         await connection.write(SIGNALS["delete_signals"], [batch.signals_gone])
 
 
-async def _write_tasks_and_mail(connection: Connection, batch: Write) -> None:
-    if batch.tasks_gone:
-        await connection.write(TASKS["delete_tasks"], pairs(sorted(batch.tasks_gone)))
-    if batch.tasks:
-        await connection.insert(TASKS["insert_tasks"], map(astuple, batch.tasks))
+async def _write_mail(connection: Connection, batch: Write) -> None:
     if batch.mail:
         await connection.insert(MAIL["insert_mail"], map(astuple, batch.mail))
     if batch.mail_done:

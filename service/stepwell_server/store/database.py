@@ -17,7 +17,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from stepwell_server.store.claim_floors import Floors
-from stepwell_server.store.statements import target_of
+from stepwell_server.store.statements import target_of, together
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.settings import Settings
     from stepwell_server.store.statements import Statement
+    from stepwell_server.store.writing import Change, Insertion
 
 Row = asyncpg.Record
 # What the pool raises when all its connections stay in use.
@@ -80,6 +81,10 @@ _PINNED = {
 }
 
 
+# For as many combinations of tables and numbers of rows a connection keeps a statement that is prepared.
+_MOST_SHAPES = 64
+
+
 class Counters:
     """What the hot path asked of the database since the start."""
 
@@ -108,6 +113,7 @@ class Connection:
         self.raw = raw
         self._counters = counters
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
+        self._shapes: dict[tuple[object, ...], asyncpg.prepared_stmt.PreparedStatement] = {}
         self.floors = Floors()
         """What its claims have seen of queues."""
 
@@ -148,6 +154,30 @@ class Connection:
         self._counters.sent()
         try:
             await self.raw.copy_records_to_table(table, records=rows, columns=columns)
+        except Exception as error:
+            raise translated(error) from error
+
+    async def write_together(self, changes: Sequence[Change], insertions: Sequence[Insertion]) -> list[int]:
+        """Does all of it by one statement; answers how many rows each change touched.
+
+        The statement is prepared for as many rows as there are of each table; those used last are kept.
+        """
+        shape = (
+            *[change.statement.name for change in changes],
+            *[(each.statement.name, len(each.rows)) for each in insertions],
+        )
+        try:
+            prepared = self._shapes.pop(shape, None)
+            if prepared is None:
+                given = [(each.statement, len(each.rows)) for each in insertions]
+                prepared = await self.raw.prepare(together([change.statement for change in changes], given))
+                if len(self._shapes) == _MOST_SHAPES:
+                    del self._shapes[next(iter(self._shapes))]
+            self._shapes[shape] = prepared
+            self._counters.sent()
+            columns = [column for change in changes for column in change.columns]
+            values = [value for each in insertions for row in each.rows for value in row]
+            return list((await prepared.fetch(*columns, *values))[0])
         except Exception as error:
             raise translated(error) from error
 

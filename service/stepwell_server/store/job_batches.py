@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from stepwell_server.store.database import Connection, Row
+    from stepwell_server.store.writing import Writing
 
 JOBS = load("jobs")
 _CHANGES = Job.__struct_fields__.index("schedule_time")
@@ -44,37 +45,37 @@ class JobWrite(msgspec.Struct):
         return not (self.new or self.changed or self.reopened or self.closed)
 
 
-async def write(connection: Connection, batch: JobWrite) -> None:
-    """Writes jobs, tables in one order and keys sorted. Raises Conflict if what was decided on has changed."""
+async def write(connection: Connection, batch: JobWrite, out: Writing) -> None:
+    """Notes what is to be written of jobs, tables in one order and keys sorted. What ends is moved at once, at the end.
+
+    Raises Conflict if what was decided on has changed.
+    """
     if batch.reopened:
         # Before its unique key, as retention does: who of the two comes first has both.
-        await _all_of(connection, "delete_closed_jobs", pairs(sorted(batch.taken)), len(batch.taken))
+        out.change(JOBS["delete_closed_jobs"], pairs(sorted(batch.taken)), len(batch.taken))
     if batch.ids:
         batch.ids.sort(key=lambda entry: (entry.job_id.int, entry.namespace_id))
-        await connection.insert(JOBS["insert_job_ids"], map(astuple, batch.ids))
+        out.insert(JOBS["insert_job_ids"], map(astuple, batch.ids))
     if batch.names:
-        await connection.insert(JOBS["insert_unique_jobs"], sorted(batch.names))
+        out.insert(JOBS["insert_unique_jobs"], sorted(batch.names))
     if batch.renamed:
-        await _all_of(connection, "update_unique_jobs", pairs(sorted(batch.renamed)), len(batch.renamed))
+        await out.send()
+        out.change(JOBS["update_unique_jobs"], pairs(sorted(batch.renamed)), len(batch.renamed))
     if batch.new or batch.reopened:
-        await connection.insert(JOBS["insert_jobs"], map(astuple, [*batch.new, *batch.reopened]))
+        out.insert(JOBS["insert_jobs"], map(astuple, [*batch.new, *batch.reopened]))
     if batch.inputs:
-        packed = ((key, pack_payload(given)) for key, given in batch.inputs)
-        await connection.insert(JOBS["insert_job_inputs"], packed)
+        out.insert(JOBS["insert_job_inputs"], ((key, pack_payload(given)) for key, given in batch.inputs))
     if batch.retried:
-        await connection.write(JOBS["delete_job_heartbeats"], [sorted(batch.retried)])
+        out.change(JOBS["delete_job_heartbeats"], [sorted(batch.retried)])
     if batch.changed:
         rows = [(job.job_key, *astuple(job)[_CHANGES:]) for job in batch.changed]
-        await _all_of(connection, "update_jobs", pairs(rows), len(rows))
+        out.change(JOBS["update_jobs"], pairs(rows), len(rows))
     if batch.closed:
+        await out.send()
         ended = [(job.job_key, *astuple(job)[_CLOSED_CHANGES:], pack_payload(result)) for job, result in batch.closed]
-        await _all_of(connection, "close_jobs", pairs(ended), len(ended))
-
-
-async def _all_of(connection: Connection, name: str, arguments: Sequence[Sequence[object]], expected: int) -> None:
-    touched = await connection.write(JOBS[name], arguments)
-    if touched != expected:
-        raise Conflict(f"{name}: {touched} rows of {expected}")
+        touched = await connection.write(JOBS["close_jobs"], pairs(ended))
+        if touched != len(ended):
+            raise Conflict(f"close_jobs: {touched} rows of {len(ended)}")
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

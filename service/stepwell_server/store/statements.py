@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from importlib import resources
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+_PARAMETER = re.compile(r"\$(\d+)")
 _COPY = re.compile(r"COPY (\w+) \(([^)]+)\) FROM STDIN \(FORMAT binary\);")
 
 
@@ -34,6 +38,37 @@ def target_of(sql: str) -> tuple[str, tuple[str, ...]]:
     if found is None:
         raise ValueError(f"no COPY of rows: {sql}")
     return found[1], tuple(found[2].replace(",", " ").split())
+
+
+def together(changes: Sequence[Statement], insertions: Sequence[tuple[Statement, int]]) -> str:
+    """One statement that does what several do: it answers how many rows each of the changes touched.
+
+    Takes the parameters of all one after another, those of an insertion row by row.
+    """
+    parts, count = [], 0
+    for place, statement in enumerate(changes):
+        told = "" if "RETURNING" in statement.sql else " RETURNING 1"
+        parts.append(f"c{place} AS ({_renumbered(statement.sql, count)}{told})")
+        count += len(set(_PARAMETER.findall(statement.sql)))
+    counts = ", ".join(f"(SELECT count(*) FROM c{place})" for place in range(len(changes)))  # noqa: S608 - of numbers
+    inserted = []
+    for place, (statement, rows) in enumerate(insertions):
+        table, columns = target_of(statement.sql)
+        width = len(columns)
+        values = ", ".join(_row(count + row * width, width) for row in range(rows))
+        into = f"{table} ({', '.join(columns)})"
+        inserted.append(f"i{place} AS (INSERT INTO {into} VALUES {values})")  # noqa: S608 - of our own statements
+        count += rows * width
+    # Postgres carries out the last of them first.
+    return f"WITH {', '.join(parts + inserted[::-1])} SELECT {counts}"
+
+
+def _row(before: int, width: int) -> str:
+    return f"({', '.join(f'${before + number}' for number in range(1, width + 1))})"
+
+
+def _renumbered(sql: str, before: int) -> str:
+    return _PARAMETER.sub(lambda found: f"${int(found[1]) + before}", sql.rstrip(";"))
 
 
 def _statement(noun: str, name: str, body: str) -> Statement:

@@ -2,8 +2,8 @@
 SELECT nextval('committer_numbers') AS number;
 
 -- name: insert_batch
--- First write of each batch: settles whether it committed, and orders what watchers see.
-INSERT INTO batches (batch_id, committer, position, commit_time, ended, notices) VALUES ($1, $2, $3, $4, $5, $6);
+-- A row for each batch: settles whether it committed, and orders what watchers see.
+COPY batches (batch_id, committer, position, commit_time, ended, notices) FROM STDIN (FORMAT binary);
 
 -- name: settle_batch
 -- Waits for the batch's transaction if it is still open. Answers its committer if it committed; else 0, this row's own

@@ -1,0 +1,101 @@
+"""What a batch writes: few rows in one statement, many table by table, and either way the same."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+import pytest_asyncio
+
+from stepwell_server.settings import Settings
+from stepwell_server.store import database as store
+from stepwell_server.store.database import Conflict, Connection, Database
+from stepwell_server.store.statements import load
+from stepwell_server.store.writing import Writing
+
+RUNS, STEPS = load("runs"), load("steps")
+IDS, NAMES, RENAME = RUNS["insert_run_ids"], RUNS["insert_workflow_ids"], RUNS["update_workflow_ids"]
+FORGET = STEPS["delete_scopes"]
+COUNTS = pytest.mark.parametrize("count", [1, 3, 40])
+
+
+@pytest_asyncio.fixture
+async def connection(database_url: str) -> AsyncIterator[Connection]:
+    database = Database(Settings(database_url=database_url))
+    made = await database.connect()
+    yield made
+    await made.close()
+    await database.close()
+
+
+def ids(count: int, first: int = 1) -> list[tuple[UUID, int, int, bytes | None]]:
+    return [(UUID(int=number), 1, number, None) for number in range(first, first + count)]
+
+
+def names(count: int, first: int = 1) -> list[tuple[str, int, int]]:
+    return [(f"w{number}", 1, number) for number in range(first, first + count)]
+
+
+async def keys(connection: Connection) -> tuple[list[int], dict[str, int]]:
+    found = await connection.raw.fetch("SELECT run_key FROM run_ids ORDER BY run_key")
+    named = await connection.raw.fetch("SELECT workflow_id, run_key FROM workflow_ids ORDER BY run_key")
+    return [row[0] for row in found], {row[0]: row[1] for row in named}
+
+
+@COUNTS
+async def test_all_that_was_noted_is_written(connection: Connection, count: int) -> None:
+    out = Writing(connection)
+    out.insert(IDS, iter(ids(count)))
+    out.insert(NAMES, iter(names(count)))
+    await out.send()
+    assert await keys(connection) == ([*range(1, count + 1)], {f"w{number}": number for number in range(1, count + 1)})
+    out.change(RENAME, [["w1"], [1], [0], [77]], 1)
+    out.change(FORGET, [[1]])
+    out.insert(IDS, ids(count, 100))
+    await out.send()
+    assert await keys(connection) == (
+        [*range(1, count + 1), *range(100, 100 + count)],
+        {f"w{number}": number for number in range(2, count + 1)} | {"w1": 77},
+    )
+    await out.send()  # nothing is left
+
+
+@COUNTS
+async def test_a_change_that_touches_other_rows_than_it_should_is_a_conflict(
+    connection: Connection, count: int
+) -> None:
+    out = Writing(connection)
+    out.change(FORGET, [[1]], 0)
+    out.change(RENAME, [["w1"], [1], [0], [77]], 1)
+    out.insert(IDS, ids(count))
+    with pytest.raises(Conflict, match="update_workflow_ids: 0 rows of 1"):
+        await out.send()
+
+
+@COUNTS
+async def test_tables_are_written_in_the_order_in_which_they_were_noted(connection: Connection, count: int) -> None:
+    """Two batches that reach for the same keys wait for each other at the first, and never crosswise."""
+    out = Writing(connection)
+    for statement, rows in ((IDS, ids(count)), (NAMES, names(count))):
+        out.insert(statement, rows)
+    await out.send()
+    for order in (((IDS, ids(count)), (NAMES, names(count))), ((NAMES, names(count)), (IDS, ids(count)))):
+        for statement, rows in order:
+            out.insert(statement, rows)
+        with pytest.raises(Conflict, match="run_ids" if order[0][0] is IDS else "workflow_ids"):
+            await out.send()
+
+
+async def test_a_connection_keeps_the_statements_used_last(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_MOST_SHAPES", 2)
+    statements = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'WITH i1%'"
+    for place, count in enumerate((1, 2, 1, 3, 1, 2, 1)):
+        out = Writing(connection)
+        out.insert(IDS, ids(count, 10 * place))
+        out.insert(NAMES, names(1, 10 * place))
+        await out.send()
+        assert await connection.raw.fetchval(statements) <= 3
+    assert len((await keys(connection))[0]) == 11
