@@ -12,6 +12,7 @@ from stepwell.v1 import concurrency_pb2
 from stepwell_server.model.runs import Phase
 from stepwell_server.store.database import Connection
 from stepwell_server.store.statements import Statement
+from stepwell_server.store.writing import Change, Insertion
 
 LIMIT = concurrency_pb2.Concurrency(key="k")
 
@@ -21,6 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the statements that are given from now on, in their order."""
     names: list[str] = []
     fetch, write, insert = Connection.fetch, Connection.write, Connection.insert
+    write_together = Connection.write_together
 
     async def fetched(connection: Connection, statement: Statement, *arguments: object) -> Any:
         names.append(statement.name)
@@ -34,6 +36,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(statement.name)
         await insert(connection, statement, rows)
 
+    async def together(connection: Connection, changes: Sequence[Change], insertions: Sequence[Insertion]) -> list[int]:
+        names.extend(change.statement.name for change in changes)
+        names.extend(each.statement.name for each in insertions)
+        return await write_together(connection, changes, insertions)
+
+    monkeypatch.setattr(Connection, "write_together", together)
     monkeypatch.setattr(Connection, "insert", inserted)
     monkeypatch.setattr(Connection, "fetch", fetched)
     monkeypatch.setattr(Connection, "write", written)
