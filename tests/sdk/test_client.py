@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.sdk.fake_service import FakeService
 
+import stepwell_server.service  # noqa: F401 - declares every reason
 from stepwell import Client, Context, RunFailed, errors, reasons, sync, workflow
 from stepwell_server import refusals
 
@@ -122,6 +123,18 @@ async def test_nobody_there() -> None:
     """The error says what to do."""
     with pytest.raises(errors.Unavailable, match="stepwell-server dev"):
         await Client.connect("127.0.0.1:1", connect_timeout=0.2)
+
+
+async def test_the_sync_client_leaves_nothing_under_way(service: FakeService) -> None:
+    """A task that is pending when its loop goes makes Python complain on the terminal of whoever called."""
+
+    def leave() -> bool:
+        here = sync.Client.connect(service.address)
+        left = asyncio.run_coroutine_threadsafe(asyncio.sleep(600), here._loop._loop)
+        here.close()
+        return left.cancelled()
+
+    assert await asyncio.to_thread(leave)
 
 
 async def test_the_sync_client(service: FakeService, client: Client, working: Working) -> None:

@@ -100,10 +100,19 @@ class Loop:
             self.call(left())
 
     def close(self) -> None:
-        """Ends the loop and its thread."""
+        """Ends the loop and its thread, with what is under way in it."""
+        self.call(_end_all())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _end_all() -> None:
+    """Ends the loop's tasks, as `asyncio.run` does: those of gRPC outlive their calls by a turn of the loop."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class RunHandle(SyncMending, SyncSettling, SyncAttributes, Generic[T_co]):
