@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from tests.api.stores import Store, at, create
 from tests.service import Service, refusal, serving
-from tests.stream.kit import until
+from tests.stream.kit import BLOCKED, until
 
 from stepwell.v1 import namespaces_pb2, types_pb2
 from stepwell_server.store import worker_store
@@ -182,10 +182,6 @@ async def test_each_dead_worker_is_one_callers(service: Service, store: Store, d
     gone = [worker_id for answer in (*answers, rest) for worker_id in answer]
     assert sorted(gone) == sorted(f"w{number}" for number in range(300))
     assert max(map(len, answers)) <= 256
-
-
-# Who waits for a lock of this connection. (What pg_stat_activity shows stays the same throughout a transaction.)
-BLOCKED = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
 
 
 async def test_removals_do_not_meet_crosswise(service: Service, store: Store, database_url: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 from tests.sdk.live import Live, live
-from tests.stream.kit import until
+from tests.stream.kit import BLOCKED, until
 
 from stepwell import Concurrency, Context, Debounce, workflow
 from stepwell.reasons import InvalidField
@@ -43,9 +43,6 @@ async def test_starts_on_two_replicas_are_one_run(two: tuple[Live, Live]) -> Non
     assert len({run.run_id for run in runs}) == 1
     assert sum(bool(run.started) for run in runs) == 1
     assert len([event async for event in runs[0].history() if event.type == "RunDebounced"]) == 11
-
-
-BLOCKED = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid' AND datname = current_database()"
 
 
 async def test_a_key_that_somebody_else_takes_at_that_moment_is_looked_for_again(database_url: str) -> None:

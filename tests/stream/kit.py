@@ -43,6 +43,10 @@ REFUSED = ReportResult.STATUS_REFUSED
 
 SECONDS = 60.0
 
+# How many wait for a lock of the connection that asks. What pg_stat_activity shows stays the same throughout a
+# transaction, and tells of others who wait for each other.
+BLOCKED = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+
 
 SHORT = {
     "session_seconds": 2.0,
