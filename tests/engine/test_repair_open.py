@@ -10,6 +10,7 @@ from tests.engine.test_topics import Topics
 from tests.engine.world import World
 
 from stepwell_server import errors
+from stepwell_server.engine.repairing import RepairRun
 from stepwell_server.engine.reported import NewChild, NewTimer, NewTopicWait, NewUserTask, NewWait
 from stepwell_server.engine.runs import PauseRun, ResumeRun
 from stepwell_server.engine.signals import SignalRun
@@ -21,6 +22,7 @@ from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import Phase
 from stepwell_server.model.steps import StepState, unpack_step_details
 from stepwell_server.model.tasks import TaskKind
+from stepwell_server.model.user_tasks import TaskStatus
 
 
 def opened() -> tuple[World, int]:
@@ -63,6 +65,27 @@ def test_a_task_for_a_person_goes_on_under_its_new_name() -> None:
     world.do(CompleteUserTask(world.ref(key), 1, task_id, "ann", NULL))
     code.run("next", local())
     world.check()
+
+
+def test_a_task_that_somebody_did_is_found_by_the_new_name_of_its_step() -> None:
+    """Whether somebody looks at it at the same time or not."""
+    world = World()
+    key = world.start()
+    Code(world, key).run("ask", NewUserTask(), waiting=True, resident=True)
+    task_id = world.store.user_tasks.rows[key, 1].task_id
+    claim = ClaimUserTask(world.ref(key), 1, task_id, "ann")
+    world.do(claim)
+    world.do(CompleteUserTask(world.ref(key), 1, task_id, "ann", NULL))
+    pause(world, key)
+    do(world, key, rename(1, "approve"))
+    world.check()
+    task = world.store.user_tasks.rows[key, 1]
+    assert (task.step_name, task.status, task.version) == ("approve", TaskStatus.COMPLETED, 4)
+    refused, repaired = world.batch(claim, RepairRun(world.ref(key), (rename(1, "decide"),), ""))
+    assert isinstance(refused, errors.UserTaskStateConflict)
+    assert repaired.renamed_count == 1
+    world.check()
+    assert world.store.user_tasks.rows[key, 1].step_name == "decide"
 
 
 def test_what_is_open_goes_on_under_its_new_name() -> None:

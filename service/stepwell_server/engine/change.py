@@ -94,7 +94,8 @@ class Change(TopicChange):
         return super().end_step(step, state, event, payload=payload, failure=failure, timed_out=timed_out)
 
     def replace_steps(self, steps: list[tuple[AnyStep, AnyStep]]) -> None:
-        """See `StepChange`. A task for people is found by its step's name."""
+        """See `StepChange`. A task for people, done or not, is found by its step's name. Asks for those not loaded."""
+        self.need_sides((UserTask, after.ordinal) for _, after in steps if after.kind == Kind.USER_TASK)
         super().replace_steps(steps)
         for _, after in steps:
             row = self.sides.get((UserTask, after.ordinal))

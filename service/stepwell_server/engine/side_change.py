@@ -11,6 +11,7 @@ from stepwell_server.model.payloads import Payload
 from stepwell_server.model.steps import Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from stepwell_server.model.driven import Side, SideKey
@@ -61,9 +62,14 @@ class SideChange(StepChange):
 
     def side(self, key: SideKey) -> Side | None:
         """A small row of the run in a table of its own, or None. Asks for it if it is not loaded."""
-        if key not in self.sides and key not in self.known.sides and not self.fresh:
-            raise Missing(sides=[key])
+        self.need_sides([key])
         return self.sides.get(key)
+
+    def need_sides(self, keys: Iterable[SideKey]) -> None:
+        """Asks for those of these rows that are not loaded, all at once."""
+        missing = [key for key in keys if key not in self.sides and key not in self.known.sides]
+        if missing and not self.fresh:
+            raise Missing(sides=missing)
 
     def put_side(self, key: SideKey, row: Side | None) -> None:
         """Changes such a row, or with None takes it away."""

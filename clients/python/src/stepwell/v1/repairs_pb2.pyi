@@ -380,7 +380,8 @@ class Repair(_message.Message):
     @_typing.final
     class Rename(_message.Message):
         """Records steps under another name. They stay what they are: an activity of its type, a wait for its signal. Which of
-        their name the steps of the branch are is counted anew, keyed ones apart.
+        their name the steps of the branch are is counted anew, keyed ones apart. People's tasks, done ones too, are found by
+        the new name.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
