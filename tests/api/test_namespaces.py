@@ -185,7 +185,8 @@ async def test_a_deletion_waits_for_a_start_under_way(
     deletion = asyncio.ensure_future(delete(service, "a"))
     async with look(service.settings.database_url or "") as database:
         waiting = (
-            "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%namespaces%'"
+            "SELECT count(*) > 0 FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%namespaces%'"
         )
 
         async def is_held_up() -> bool:

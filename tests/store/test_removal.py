@@ -128,7 +128,10 @@ async def test_a_retry_that_comes_second_finds_no_run(database_url: str) -> None
         async with removing(one, started.run_key) as (_, ended):
             assert len(ended) == 1
             retried = one.submit(RetryRun(ref(started), (), ""))
-            await until(lambda: database.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            await until(lambda: database.value(waiting))
         with pytest.raises(errors.RunNotFound):
             await retried
         assert await left_of(database, [started.run_key]) == {}
