@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import itertools
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from stepwell import Client, Context, activity, workflow
+from stepwell import Client, Concurrency, Context, Debounce, activity, workflow
 
 QUEUE = "bench"
 Value = dict[str, Any]
@@ -81,6 +83,10 @@ async def waiting(ctx: Context, value: Value) -> Value:
 WORKFLOWS = (one_activity, three_steps, timed, many_steps, many_activities, fan_out, waiting)
 ACTIVITIES = (echo,)
 
+# Customers, who come in turn; each may have so many runs at work.
+_CUSTOMERS, _SLOTS = 200, 20
+_customers = itertools.cycle(range(_CUSTOMERS))
+
 # One operation of a load: performs it, and answers what came back.
 Operation = Callable[[Client, Value], Awaitable[Value]]
 
@@ -97,6 +103,21 @@ async def _run_timed(client: Client, value: Value) -> Value:
     return await (await client.start_run(timed, value, task_queue=QUEUE)).result()
 
 
+async def _run_in_slots(client: Client, value: Value) -> Value:
+    limit = Concurrency(key=f"customer-{next(_customers)}", maximum_runs=_SLOTS)
+    return await (await client.start_run(one_activity, value, task_queue=QUEUE, concurrency=limit)).result()
+
+
+async def _run_debounced(client: Client, value: Value) -> Value:
+    debounce = Debounce(key=str(uuid.uuid4()), period=0.001)
+    return await (await client.start_run(one_activity, value, task_queue=QUEUE, debounce=debounce)).result()
+
+
+async def _run_in_turns(client: Client, value: Value) -> Value:
+    key = f"customer-{next(_customers)}"
+    return await (await client.start_run(one_activity, value, task_queue=QUEUE, fairness_key=key)).result()
+
+
 async def _do_job(client: Client, value: Value) -> Value:
     return await (await client.start_job(echo, value, task_queue=QUEUE)).result()
 
@@ -106,7 +127,12 @@ OPERATIONS: dict[str, Operation] = {
     "three_steps": _run_three_steps,
     "timed": _run_timed,
     "jobs": _do_job,
+    "in_slots": _run_in_slots,
+    "debounced": _run_debounced,
+    "in_turns": _run_in_turns,
 }
+TYPES = dict.fromkeys(("in_slots", "debounced", "in_turns"), one_activity.__name__)
+"""Of operations that are not named as the type of run that they start, that type."""
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

@@ -16,6 +16,7 @@ from bench.checks import CheckError, Expected, check
 from bench.ground import Ground
 from bench.meters import Wal, counter, cpu_seconds
 from bench.processes import Process
+from bench.programs import TYPES
 from stepwell_server.store.migrations import migrate
 
 STEPS = {"one_activity": 1, "timed": 1, "three_steps": 3}
@@ -112,7 +113,8 @@ class Stand:
         if what == "jobs":
             self.expected.jobs += told["started"]
         else:
-            self.expected.add_runs(what, told["started"], told["started"] * STEPS[what])
+            kind = TYPES.get(what, what)
+            self.expected.add_runs(kind, told["started"], told["started"] * STEPS[kind])
 
     async def check(self) -> None:
         """Compares all that was begun with the database."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench.blocks import Bench
-from bench.cases import capacity, conditions, latency, length, peers, tables
+from bench.cases import capacity, conditions, control, latency, length, peers, tables
 from bench.figures import Figure
 
 
@@ -31,6 +31,7 @@ CASES = {
     "slow_commits": Case(conditions.slow_commits, ("slow_commits",)),
     "traced": Case(conditions.traced, ("traced",)),
     "quiet_namespace": Case(conditions.quiet_namespace, ("quiet_namespace",)),
+    "control": Case(control.control, tuple(control.ROWS)),
     "dbos": Case(partial(peers.beside, peers.DBOS), ("dbos",)),
     "procrastinate": Case(partial(peers.beside, peers.PROCRASTINATE), ("procrastinate",)),
     "pgqueuer": Case(partial(peers.beside, peers.PGQUEUER), ("pgqueuer",)),

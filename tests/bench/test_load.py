@@ -7,6 +7,7 @@ import pytest
 
 from bench.checks import CheckError, Expected, check
 from bench.ground import standing_ground
+from bench.programs import TYPES
 from bench.stand import Crew, standing
 
 
@@ -17,6 +18,8 @@ async def test_what_was_begun_is_what_the_database_holds_and_nothing_else_passes
         assert measured.wal is not None
         assert measured.statements > 0
         await stand.closed("jobs", callers=10, seconds=0.1, warm=0.0)
+        for controlled in TYPES:
+            await stand.closed(controlled, callers=10, seconds=0.1, warm=0.0)
         await stand.check()
 
         begun = stand.expected
