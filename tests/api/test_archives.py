@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import text
 from tests.api.stores import Store
 from tests.api.stores import json as payload
 from tests.api.test_retention import clean, delete, ended, later
 from tests.api.test_watches import watching
 from tests.engine.replica import look
-from tests.service import TIMEOUT, Service, refusal, serving
+from tests.service import TIMEOUT, Service, refusal, serving, soon
+from tests.stream.kit import BLOCKED
 
 from stepwell.v1 import history_pb2, namespaces_pb2, repairs_pb2, retention_pb2, runs_pb2, types_pb2
 from stepwell_server.store import archives, batches, object_stores
@@ -197,10 +199,11 @@ async def test_a_retry_that_has_read_the_run_before_it_was_archived(service: Ser
     async with service.database.pool.begin() as connection:
         assert await archives._purge(connection, [key], service.clock.now(), "x") == 1
         retried = asyncio.ensure_future(service.runs.RetryRun(retry(run_id), timeout=TIMEOUT))
-        async with look(service.settings.database_url or "") as database:
-            async with asyncio.timeout(60):
-                while not await database.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
+
+        async def is_held_up() -> bool:
+            return bool(await connection.scalar(text(BLOCKED)))
+
+        await soon(is_held_up)
     assert await refusal(retried) == ("FAILED_PRECONDITION", "RUN_PURGED")
 
 

@@ -8,11 +8,16 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 from tests.api.stores import Store, create, json
-from tests.service import Service, refusal, serving
+from tests.engine.replica import look
+from tests.service import Service, refusal, serving, soon
 
 from stepwell.v1 import types_pb2
 from stepwell_server.store import snapshots
 
+BOTH_WAIT = """
+    SELECT count(*) = 2 FROM pg_locks
+    WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 UNKNOWN = "00000000-0000-7000-8000-000000000000"
 
 
@@ -79,3 +84,21 @@ async def test_refusals(service: Service, store: Store, monkeypatch: pytest.Monk
     kept = await store.pages("ListSnapshots", "snapshots", run_id=run_id)
     assert len(kept) == 2
     assert not (await store.call("CreateSnapshot", run_id=run_id, event_seq=kept[0].event_seq)).created
+
+
+async def test_those_who_come_at_once_take_turns(
+    service: Service, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who counts what there is finds all that was let in before."""
+    run_id = await create(service)
+    monkeypatch.setattr(snapshots, "MOST", 1)
+    async with look(service.settings.database_url or "") as database:
+        still = database.raw.transaction()
+        await still.start()
+        await database.raw.execute("LOCK TABLE snapshots IN SHARE MODE")  # who has counted does not get further
+        calls = (store.call("CreateSnapshot", run_id=run_id, event_seq=seq) for seq in range(2))
+        answers = asyncio.gather(*calls, return_exceptions=True)
+        await soon(lambda: database.value(BOTH_WAIT))
+        await still.rollback()
+        assert sum(isinstance(each, BaseException) for each in await answers) == 1
+    assert len(await store.pages("ListSnapshots", "snapshots", run_id=run_id)) == 1

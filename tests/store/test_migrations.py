@@ -31,7 +31,10 @@ async def fetch(url: str, query: str) -> list[tuple[object, ...]]:
 
 
 async def wait_for_waiters(connection: asyncpg.Connection, *, present: bool) -> None:
-    query = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"
+    query = """
+        SELECT count(*) > 0 FROM pg_locks
+        WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
     while await connection.fetchval(query) is not present:  # noqa: ASYNC110 - only the database knows
         await asyncio.sleep(0.01)
 
