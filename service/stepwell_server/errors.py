@@ -335,6 +335,13 @@ class LeaseLost(FailedPrecondition):
     current: int
 
 
+class ResultNotRecorded(FailedPrecondition):
+    """The result of step {ordinal} of run {run_id}, with which its code went on, is not recorded: give the run back."""
+
+    run_id: UUID | str
+    ordinal: int
+
+
 class StepNotFound(NotFound):
     """Step {step} does not exist in run {run_id}."""
 

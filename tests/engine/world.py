@@ -318,7 +318,7 @@ class World:
         assert {place: (row.topic, row.after_number) for place, row in store.topics.waits.items()} == waiting
         asked = {place for place, step in store.steps.items() if step.kind == Kind.USER_TASK}
         assert {place for place, row in store.user_tasks.rows.items() if row.is_active} == asked
-        recorded = {**store.steps, **store.closed_steps}
+        recorded: dict[tuple[int, int], Step | ClosedStep] = {**store.steps, **store.closed_steps}
         for place, row in store.user_tasks.rows.items():
             assert place not in recorded or row.step_name == recorded[place].name
         self._check_jobs()

@@ -1,8 +1,8 @@
 """The SDK's runs against the service's own decisions, in one process without gRPC, Postgres and time.
 
 A `Duet` is one run: its code as the SDK runs it, each Progress read as the service reads it and decided over the store
-in memory. Whoever drives it says what happens next: an answer comes, a step ends, the code hears of ends, the worker is
-lost.
+in memory. Whoever drives it says what happens next: an answer comes, a step ends, the code hears of ends, or goes ahead
+with what its worker's activity came to, the worker is lost.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from tests.engine.mended import steps_of
 from tests.engine.world import MAIN, World
 
+from stepwell._ahead import confirm, go_ahead
 from stepwell._main import main
 from stepwell._runs import RunExecution
 from stepwell.context import Context
 from stepwell.converter import DataConverter, JsonConverter
 from stepwell.definitions import NO_DEFAULTS, Definition
 from stepwell.v1 import types_pb2, workers_pb2
-from stepwell_server import settings
+from stepwell_server import errors, settings
 from stepwell_server.api.fields import Fields
-from stepwell_server.api.reports import ReportReader, task_key
+from stepwell_server.api.reports import ReportReader
+from stepwell_server.api.task_refs import task_key
 from stepwell_server.api.tasks import ended_to_proto
-from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity
+from stepwell_server.engine.activities import CancelledActivity, CompleteActivity, FailActivity, Outcome
 from stepwell_server.engine.grants import ReturnTask
 from stepwell_server.engine.limits import Limits
 from stepwell_server.engine.mending import RetryRun, RewindRun
@@ -78,6 +81,7 @@ class Duet:
         self.host = Host()
         self.run: RunExecution | None = None
         self.end = ""
+        self.ahead: CompleteActivity | None = None  # the report with whose result the code went on, while undecided
         self.reader = ReportReader(MAIN, "main", self.world.session, "", Fields(settings.Limits()))
 
     # --- the worker -------------------------------------------------------------------------------------------------
@@ -123,6 +127,7 @@ class Duet:
     def drop(self) -> None:
         assert self.run is not None
         self.run.drop()
+        self.ahead = None
 
     async def answer(self) -> None:
         """The Progress under way is decided, and the code hears so."""
@@ -142,11 +147,47 @@ class Duet:
         )
         order = self.reader.read(sent, task_key(sent.ref, ""), "", resident=True)
         assert isinstance(order, ProgressRun)
-        answer = self.do(order)
+        answer = self.do(order) if self.ahead is None else self.do_together(self.ahead, order)
         assert isinstance(answer, ProgressAnswer)
         assert not answer.duplicate
         self.end = progress.WhichOneof("end") or ""
         return answer.ordinals, [self.record(each.step) for each in answer.ended]
+
+    async def go_ahead(self, step: Step) -> bool:
+        """The worker itself completes an activity of the run, whose code goes on with that, if it may."""
+        assert self.run is not None
+        if step.session_id is None:
+            assert self.world.grant(self.key, step.ordinal) is not None
+            step = self.world.step(self.key, step.ordinal)
+        ref = workers_pb2.TaskRef(task_id=f"{self.key}.{step.ordinal}", token=step.grants)
+        activity = workers_pb2.Task(ref=ref, run_id="r", step_ordinal=step.ordinal)
+        if not go_ahead(self.run, activity, types_pb2.Payload(json=f'"{step.ordinal}"')):
+            return False
+        named = (self.world.ref(self.key), step.ordinal, self.world.session, step.grants)
+        self.ahead = CompleteActivity(*named, Payload(JSON, b'"%d"' % step.ordinal))
+        await settle()
+        return True
+
+    async def confirm(self) -> None:
+        """The result that the code went on with is recorded by itself."""
+        assert self.run is not None
+        assert self.ahead is not None
+        order, self.ahead = self.ahead, None
+        self.do(order)
+        confirm(self.run)
+        await settle()
+
+    async def refute(self) -> None:
+        """It never is: the attempt is over. What the code did since counts for nothing, and it begins anew."""
+        assert self.ahead is not None
+        order, self.ahead = self.ahead, None
+        self.do(ReturnTask(order.ref, order.ordinal, order.token, order.session_id, counts=True, reason="lost"))
+        if self.host.reported is not None:
+            events = len(self.world.events(self.key))
+            with pytest.raises(errors.ResultNotRecorded):
+                self.commit()
+            assert len(self.world.events(self.key)) == events
+        await self.lose(counts=False)
 
     async def tell(self, most: int) -> None:
         """The code hears of ends, of so many at a time."""
@@ -173,6 +214,16 @@ class Duet:
         change = self.world.last.subjects.runs.get(self.key)
         if change is not None and not isinstance(order, ProgressRun):
             self.news += [each.step for each in change.news.ended]
+        return answer
+
+    def do_together(self, completed: CompleteActivity, order: ProgressRun) -> Any:
+        """What an activity came to and what the code did then, in one batch. Nobody is told of the end."""
+        self.ahead = None
+        outcome, answer = self.world.batch(completed, order)
+        assert outcome == Outcome()
+        assert self.world.last is not None
+        ended = self.world.last.subjects.runs[self.key].news.ended
+        assert completed.ordinal not in {each.step.ordinal for each in ended}
         return answer
 
     def open_steps(self) -> list[Step]:
@@ -250,7 +301,7 @@ class Duet:
     def check(self) -> None:
         """Where the code waits, what is open is what it waits for, and winners are those on record."""
         assert self.run is not None
-        if self.host.reported is None and not self.news and not self.end:
+        if self.host.reported is None and not self.news and not self.end and self.ahead is None:
             steps = {(step.scope, step.name, step.key or step.occurrence) for step in self.open_steps()}
             assert steps == self.awaited()
 

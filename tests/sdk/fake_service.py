@@ -237,6 +237,10 @@ class FakeService(FakeRuns, WorkerServiceServicer):
         item.holder = None
         self._advance(item.run, [item.record])
 
+    def _is_recorded(self, ref: workers_pb2.TaskRef) -> bool:
+        item = self.activities[ref.task_id]
+        return item.record.state == types_pb2.STEP_STATE_COMPLETED and item.token == ref.token
+
     def _progress(self, run: FakeRun, progress: workers_pb2.Progress, result: ReportResult) -> None:
         run.progresses.append(progress)
         known = {key_of(record): record for record in run.steps}
@@ -245,6 +249,10 @@ class FakeService(FakeRuns, WorkerServiceServicer):
             result.status = ReportResult.STATUS_DUPLICATE
             result.ordinals.extend(known[key].ordinal for key in keys)
             result.steps.extend(known[key] for key in keys if known[key].state in ENDED)
+            return
+        if not all(self._is_recorded(ref) for ref in progress.ahead_of):
+            result.status = ReportResult.STATUS_REFUSED
+            result.error.CopyFrom(refusal(grpc.StatusCode.FAILED_PRECONDITION, "RESULT_NOT_RECORDED", "not recorded"))
             return
         wrong = self.order_error(run, progress)
         if wrong:

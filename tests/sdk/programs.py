@@ -11,6 +11,7 @@ from tests.engine.mended import retry, rewind
 from tests.sdk.duet import Duet
 
 from stepwell import Context, RaceLost, RunCancelled, StepError
+from stepwell_server.model.steps import Kind, Step
 
 Node = tuple[Any, ...]
 KINDS = ["activity", "activity", "patient", "timer", "signal", "person", "local", "slow", "fact"]
@@ -137,6 +138,8 @@ async def go_on(duet: Duet, draw: Draw, *, accidents: int = 40, is_over: Callabl
         assert choices, "nothing can happen any more"
         if left > 0:
             choices += ["lose", "lose answer"] if duet.host.reported is not None else ["lose"]
+            if duet.ahead is not None:
+                choices.append("refute")
             if left % 7 == 0 and duet.records():
                 choices.append("rewind")
             if may_cancel and duet.world.run(duet.key).cancel_time is None and left % 5 == 0:
@@ -153,9 +156,16 @@ def _choices(duet: Duet) -> list[str]:
         "answer": duet.host.reported is not None,
         "tell": bool(duet.news),
         "gate": bool(duet.host.gates),
-        "finish": bool(duet.open_steps()),
+        "finish": bool(_others(duet)),
+        "ahead": duet.ahead is None and any(step.kind == Kind.ACTIVITY for step in duet.open_steps()),
+        "confirm": duet.ahead is not None,
     }
     return [name for name, is_possible in what.items() if is_possible]
+
+
+def _others(duet: Duet) -> list[Step]:
+    """The open steps, but for that whose result the code has gone on with."""
+    return [step for step in duet.open_steps() if duet.ahead is None or step.ordinal != duet.ahead.ordinal]
 
 
 async def _act(duet: Duet, what: str, draw: Draw) -> None:
@@ -166,8 +176,16 @@ async def _act(duet: Duet, what: str, draw: Draw) -> None:
     elif what == "gate":
         await duet.open_gate()
     elif what == "finish":
-        steps = duet.open_steps()
-        duet.finish(steps[draw(st.integers(0, len(steps) - 1))], fails=draw(st.sampled_from([False, False, True])))
+        step = draw(st.sampled_from(_others(duet)))
+        duet.finish(step, fails=draw(st.sampled_from([False, False, True])))
+    elif what == "ahead":
+        step = draw(st.sampled_from([step for step in duet.open_steps() if step.kind == Kind.ACTIVITY]))
+        if not await duet.go_ahead(step):
+            duet.finish(duet.world.step(duet.key, step.ordinal))
+    elif what == "confirm":
+        await duet.confirm()
+    elif what == "refute":
+        await duet.refute()
     elif what == "cancel":
         await duet.cancel()
     elif what == "rewind":

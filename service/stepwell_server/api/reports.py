@@ -21,6 +21,7 @@ from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
 from stepwell_server.api.race_steps import require_race_key, winner_from_proto
 from stepwell_server.api.run_starts import policies_from_proto
 from stepwell_server.api.search_attributes import attributes_from_proto
+from stepwell_server.api.task_refs import results_from_proto, task_key
 from stepwell_server.api.user_task_values import step_from_proto
 from stepwell_server.dispatch.beats import TaskBeat
 from stepwell_server.dispatch.sessions import Room, Slot, TaskKey
@@ -44,8 +45,8 @@ from stepwell_server.engine.reported import (
 )
 from stepwell_server.engine.starts import Conflict
 from stepwell_server.errors import InvalidField
-from stepwell_server.ids import ORDINALS, RUN_KEYS
-from stepwell_server.model.jobs import JOB_ORDINAL, JobRef
+from stepwell_server.ids import ORDINALS
+from stepwell_server.model.jobs import JobRef
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.run_calls import UPDATES, CallAnswer, Rejection, acceptance_of, outcome_of
 from stepwell_server.model.runs import Phase, RunRef
@@ -60,10 +61,8 @@ if TYPE_CHECKING:
     from stepwell_server.model.payloads import Payload
 
 Report = ProgressRun | CompleteActivity | FailActivity | CancelledActivity | ReturnTask
-_TASK_ID = re.compile(r"(\d{1,14})\.(\d{1,6}|job)")
 _SCOPE = re.compile(r"(0/)?[1-9]\d{0,5}(/[1-9]\d{0,5}){0,7}")
 _DEEPEST = 8
-_MOST_TOKEN = 2**63 - 1
 _HASH_BYTES = 8
 FINGERPRINT_BYTES = 32
 _MOST_BUILDS = 16
@@ -71,18 +70,6 @@ _MOST_OUTSTANDING, _MOST_RESIDENT = 10_000, 100_000
 _MOST_PLACE = 2**31 - 1
 _PUBLISHED_BYTES = 64 * 1024
 _SHOWN = 64
-
-
-def task_key(ref: workers_pb2.TaskRef, at: str) -> TaskKey:
-    """The run and the step, or the job, that a task id names."""
-    found = _TASK_ID.fullmatch(ref.task_id)
-    if found is None:
-        raise InvalidField(field=f"{at}ref.task_id", problem="is not one that was assigned")
-    run_key, ordinal = int(found[1]), JOB_ORDINAL if found[2] == "job" else int(found[2])
-    if run_key >= RUN_KEYS or ordinal >= ORDINALS:
-        raise InvalidField(field=f"{at}ref.task_id", problem="is not one that was assigned")
-    checks.integer(ref.token, "ref.token", at, at_most=_MOST_TOKEN)
-    return run_key, ordinal
 
 
 def hello_from_proto(hello: workers_pb2.Hello, fields: Fields) -> Hello:
@@ -208,6 +195,7 @@ class ReportReader:
             calls=self._calls(progress, at),
             build_id=self._build_id,
             published=self._published(progress, at) if progress.published else {},
+            ahead_of=results_from_proto(progress, ref, self._fields, at) if progress.ahead_of else [],
             rejections=self._rejections(progress, at) if progress.rejections else [],
         )
 

@@ -15,8 +15,8 @@ from stepwell_server.api.reports import (
     ReportReader,
     answer_from_proto,
     rooms_from_proto,
-    task_key,
 )
+from stepwell_server.api.task_refs import task_key
 from stepwell_server.dispatch.beat_traces import hear
 from stepwell_server.dispatch.messages import AdvanceRun, BeatAnswer, ReportAnswer, TaskNotice, slices
 from stepwell_server.engine.activities import FailActivity

@@ -20,8 +20,9 @@ from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.interceptors.errors import as_refusal
 from stepwell_server.api.page import read_page
-from stepwell_server.api.reports import BeatReader, ReportReader, hello_from_proto, rooms_from_proto, task_key
+from stepwell_server.api.reports import BeatReader, ReportReader, hello_from_proto, rooms_from_proto
 from stepwell_server.api.streams import Stream, cut, first_message
+from stepwell_server.api.task_refs import task_key
 from stepwell_server.api.tasks import (
     answer_to_proto,
     assign_to_proto,

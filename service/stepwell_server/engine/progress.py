@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from stepwell_server import errors
-from stepwell_server.engine import builds, endings, grants, runs, starts
+from stepwell_server.engine import builds, endings, going_ahead, grants, runs, starts
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.attempts import has_failed
 from stepwell_server.engine.change import Change
@@ -28,6 +28,7 @@ from stepwell_server.engine.reported import (
     NewTimer,
     NewTopicWait,
     NewWait,
+    Result,
     ScopeClaim,
     SetAttributes,
     identity,
@@ -79,14 +80,15 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
     published: dict[str, Payload] = {}
     rejections: list[Rejection] = []
     stops: list[int] = []
+    ahead_of: list[Result] = []
 
     def wants(self) -> Missing | None:
         wanted = _of_steps(self.steps)
         scopes = [claim.scope for claim in self.scopes if claim.scope]
         if scopes:
             wanted["scopes"] = scopes
-        if self.cancels or self.stops:
-            wanted["ordinals"] = [*self.cancels, *self.stops]
+        if self.cancels or self.stops or self.ahead_of:
+            wanted["ordinals"] = [*self.cancels, *self.stops, *(result.ordinal for result in self.ahead_of)]
         if self.end is not None:
             wanted["open_steps"] = True
             if self.end.successor is not None and self.ref.run_key:
@@ -99,7 +101,10 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
         if self.end is not None and self.end.phase == Phase.FAILED and has_failed(change, self.token):
             return _REPEATED
         run = grants.held_run(change, self.session_id, self.token)
+        going_ahead.require_recorded(change, self.ahead_of)
         verdict = judge(change, self)
+        if not isinstance(verdict, list):
+            going_ahead.require_alone(change, self.ahead_of)
         if isinstance(verdict, Changed):
             refusal, differences = describe(change, verdict)
             runs.pause(change, ORDER_CHANGED, refusal.message, pack_differences(differences))
@@ -128,6 +133,8 @@ class ProgressRun(msgspec.Struct, frozen=True, gc=False):
             _wait(change, resident=self.resident, goes_on=bool(ended))
         else:
             _go_on(change)
+        if self.ahead_of:
+            going_ahead.withhold(change, self.ahead_of)
         return ProgressAnswer(duplicate=False, ordinals=ordinals, ended=ended)
 
     def _repeated_end(self, change: Change) -> ProgressAnswer:

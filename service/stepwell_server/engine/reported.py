@@ -134,6 +134,13 @@ class ScopeClaim(msgspec.Struct, frozen=True, gc=False):
     made: tuple[MadeCall, ...] = ()
 
 
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """What an activity came to under one grant: its ordinal, and the grant's token."""
+
+    ordinal: int
+    token: int
+
+
 class Successor(msgspec.Struct, frozen=True, gc=False):
     """The run that goes on with the work."""
 

@@ -8,7 +8,7 @@ import datetime as dt
 import logging
 import random
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from stepwell import _tracing, errors, reasons
 from stepwell._failures import failure_of
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stepwell._outbox import Outbox
     from stepwell.converter import DataConverter
     from stepwell.definitions import Definition
+    from stepwell.v1.types_pb2 import Payload
     from stepwell.v1.workers_pb2 import ReportResult, Task, TaskRef
 
 log = logging.getLogger("stepwell.worker")
@@ -134,14 +135,27 @@ class Running:
         self.owner.ended(self, result)
 
 
+class Runs(Protocol):
+    """The runs of the same worker, whose activities these may be."""
+
+    def completed(self, activity: Task, result: Payload) -> bool:
+        """Takes in what an activity came to, which is reported. Tells whether more will be reported at once."""
+        ...
+
+    def settled(self, activity: Task, *, is_recorded: bool) -> None:
+        """Takes in whether what it came to is recorded."""
+        ...
+
+
 class Activities:
     """All attempts under way in a worker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made in one place
         self,
         definitions: dict[str, Definition],
         converter: DataConverter,
         outbox: Outbox,
+        runs: Runs,
         threads: ThreadPoolExecutor,
         processes: Processes | None,
     ) -> None:
@@ -149,6 +163,7 @@ class Activities:
         self.loop = asyncio.get_running_loop()
         self.converter = converter
         self.outbox = outbox
+        self._runs = runs
         self.running: dict[str, Running] = {}
         self._definitions = definitions
         self._threads = threads
@@ -210,6 +225,8 @@ class Activities:
             if "complete" not in outcome:
                 running.send_beat()
             self._report(running, outcome)
+            if "complete" in outcome and self._runs.completed(running.given, outcome["complete"].result):
+                self.outbox.expect()
 
     def _begin(self, running: Running, definition: Definition) -> Awaitable[object]:
         arguments: tuple[object, ...] = ()
@@ -259,18 +276,21 @@ class Activities:
 
     def ended(self, running: Running, result: ReportResult) -> None:
         """Forgets an attempt whose report was answered."""
-        if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
+        is_refused = result.status == workers_pb2.ReportResult.STATUS_REFUSED
+        if is_refused:
             error = reasons.from_status(result.error)
             log.info("the report of %s was refused: %s", running.given.type, error)
             if errors.is_passing(error):
                 delay = error.retry_seconds or errors.RETRY_SECONDS
                 self.loop.call_later(random.uniform(0, 2 * delay), self._report, running, running.outcome)
                 return
-            if isinstance(error, errors.InvalidArgument) and "fail" not in running.outcome:
-                # What it came to cannot be recorded, and would not be at another attempt.
-                failure = types_pb2.Failure(message=str(error), type=type(error).__name__, non_retryable=True)
-                self._report(running, {"fail": workers_pb2.FailActivity(failure=failure)})
-                return
+        if "complete" in running.outcome:
+            self._runs.settled(running.given, is_recorded=not is_refused)
+        if is_refused and isinstance(error, errors.InvalidArgument) and "fail" not in running.outcome:
+            # What it came to cannot be recorded, and would not be at another attempt.
+            failure = types_pb2.Failure(message=str(error), type=type(error).__name__, non_retryable=True)
+            self._report(running, {"fail": workers_pb2.FailActivity(failure=failure)})
+            return
         self._remove(running)
 
     def _report(self, running: Running, outcome: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import types
 import typing
 from typing import TYPE_CHECKING, Any
 
+from stepwell._ahead import result_is_recorded
 from stepwell._failures import failure_of
 from stepwell.errors import ApplicationError, StepFailed
 from stepwell.v1 import types_pb2
@@ -72,6 +73,8 @@ async def checkpoint(
             if run.out.last_marker is not None:
                 # The function may act on a side effect's value, which must be the same when it runs again.
                 await run.recorded(run.out.last_marker)
+            if run.ahead_of is not None:
+                await result_is_recorded(run)
             body = await _outcome(run, fn, args, retry)
             entry = run.add_step(scope, _LOCAL, name, key, body={"local": body})
             await run.recorded(entry)

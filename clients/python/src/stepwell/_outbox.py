@@ -44,6 +44,7 @@ class Outbox:
         self._answers: collections.deque[QueryAnswer] = collections.deque()
         self._unanswered: dict[int, tuple[Report, Reporter]] = {}
         self._correlation = 0
+        self._is_expecting = False
         self._filled = asyncio.Event()
         self._answered = asyncio.Event()
 
@@ -58,7 +59,12 @@ class Outbox:
         self._unanswered[self._correlation] = (report, reporter)
         self._reports.append(report)
         self._acks.pop(ref.task_id, None)
+        self._is_expecting = False
         self._filled.set()
+
+    def expect(self) -> None:
+        """Lets the writer wait some turns for another report: it will come, and may as well go out with the last."""
+        self._is_expecting = True
 
     def heartbeat(self, ref: TaskRef, details: Payload | None, traceparent: str) -> None:
         """Sends a sign of life of an activity; only the last of one activity goes into a bundle."""
@@ -113,9 +119,11 @@ class Outbox:
         """Waits until there is something to send."""
         await self._filled.wait()
         for _ in range(_TURNS):
-            if self._reports or self._answers or self._heartbeats or self.ping or self.pong or self.drain:
+            is_filled = self._reports or self._answers or self._heartbeats or self.ping or self.pong or self.drain
+            if is_filled and not self._is_expecting:
                 return
             await asyncio.sleep(0)
+        self._is_expecting = False
 
     def take(self) -> ConnectRequest:
         """Takes the next bundle. Heartbeats go first, so that none is later than its task's end."""

@@ -89,14 +89,14 @@ class Queries:
             self._values[name] = self._changed[name] = payload
 
     def ask(self, query: Query) -> None:
-        """Answers a query, or keeps it until the code has come as far as its record."""
-        if self._run.has_caught_up:
+        """Answers a query, or keeps it until the code is just as far as its record: neither behind it nor ahead."""
+        if self._run.has_caught_up and self._run.ahead_of is None:
             self._run.host.answer(self._run, query, self._answer(query))
         else:
             self._waiting.append(query)
 
     def ready(self) -> None:
-        """Answers what has waited: the code has come as far as its record."""
+        """Answers what has waited: the code is as far as its record."""
         waiting, self._waiting = self._waiting, []
         for query in waiting:
             self.ask(query)

@@ -10,6 +10,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from stepwell import errors, reasons
+from stepwell._ahead import confirm, go_ahead, is_of
 from stepwell._main import main
 from stepwell._runs import RunExecution
 from stepwell.v1 import types_pb2, workers_pb2
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from stepwell._outbox import Outbox
     from stepwell.converter import DataConverter
     from stepwell.definitions import Definition
+    from stepwell.v1.types_pb2 import Payload
     from stepwell.v1.workers_pb2 import Advance, Progress, Query, ReportResult, StepRecord, Task, TaskRef
 
 log = logging.getLogger("stepwell.worker")
@@ -68,6 +70,7 @@ class Runs:
         self.loop = asyncio.get_running_loop()
         self.converter = converter
         self.seats: dict[str, Seat] = {}
+        self._by_run: dict[str, RunExecution] = {}
         self._definitions = definitions
         self._outbox = outbox
         self._threads = threads
@@ -91,6 +94,7 @@ class Runs:
         if task.updates:
             run.updates.offer(task.updates)
         self.seats[task_id] = Seat(self, run)
+        self._by_run[task.run_id] = run
         self._idle.clear()
         run.start(main(run, functools.partial(self._read_steps, task.ref)))
 
@@ -162,6 +166,9 @@ class Runs:
             run.out.sent_progress = progress
             self.report(run, progress)
             return
+        if isinstance(error, reasons.ResultNotRecorded):
+            self.release(run, "its code went on with a result that is not recorded")
+            return
         level = logging.ERROR if isinstance(error, reasons.StepOrderChanged) else logging.INFO
         log.log(level, "run %s is dropped: %s", run.task.run_id, error)
         self.forget(run)
@@ -178,9 +185,27 @@ class Runs:
         seat = self.seats.get(task_id)
         if seat is not None and seat.run is run:
             del self.seats[task_id]
+            del self._by_run[run.task.run_id]
             run.part()
         if not self.seats:
             self._idle.set()
+
+    # What this worker's own activities come to
+
+    def completed(self, activity: Task, result: Payload) -> bool:
+        """Lets a run go on with what its activity came to, if it waits for that alone. Tells whether it does."""
+        run = self._by_run.get(activity.run_id)
+        return run is not None and go_ahead(run, activity, result)
+
+    def settled(self, activity: Task, *, is_recorded: bool) -> None:
+        """Tells a run that went on with what its activity came to whether that is recorded. If not, it begins anew."""
+        run = self._by_run.get(activity.run_id)
+        if run is None or not is_of(activity.ref, run.ahead_of):
+            return
+        if is_recorded:
+            confirm(run)
+        else:
+            self.release(run, "its code went on with a result that is not recorded")
 
     def leave(self) -> None:
         """Gives each run back as soon as what its code is at has been recorded."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
+from stepwell._ahead import confirm
 from stepwell._calls import ENDED, Call, Entry, current
 from stepwell._cancelling import CALL, WAIT, Cancellation
 from stepwell._progress import Outgoing, new_step
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from stepwell._host import RunHost
     from stepwell._scopes import StepKey
     from stepwell.definitions import Definition
-    from stepwell.v1.workers_pb2 import StepRecord, Task
+    from stepwell.v1.workers_pb2 import StepRecord, Task, TaskRef
 
 log = logging.getLogger("stepwell.worker")
 
@@ -44,7 +45,7 @@ class RunExecution:
         *("host", "loop", "converter", "task", "ref", "definition", "record", "out", "last_ordinal", "_early"),
         *("races", "cancellation", "_updates", "_queries", "open", "root", "scopes", "_main", "_tasks"),
         *("active", "busy", "unrecorded", "waits", "end", "has_caught_up", "_is_woken", "_is_missed", "_patience"),
-        *("is_ended", "is_dropped", "is_leaving", "is_broken"),
+        *("is_ended", "is_dropped", "is_leaving", "is_broken", "ahead_of", "holding"),
     )
 
     def __init__(self, host: RunHost, task: Task, definition: Definition) -> None:
@@ -71,6 +72,9 @@ class RunExecution:
         self.active = self.busy = self.unrecorded = 0
         self.end: dict[str, Any] | None = None
         self.is_ended = self.is_dropped = self.is_leaving = self.is_broken = False
+        # The activity whose result the code has gone on with though it may not be recorded, and who waits for that.
+        self.ahead_of: TaskRef | None = None
+        self.holding: list[asyncio.Future[None]] | None = None
         self.cancellation = Cancellation(self, task)
         self._main: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,6 +90,16 @@ class RunExecution:
         if self._updates is None:
             self._updates = Updates(self)
         return self._updates
+
+    @property
+    def has_updates(self) -> bool:
+        """Tells whether it ever had any."""
+        return self._updates is not None
+
+    @property
+    def has_queries(self) -> bool:
+        """Tells whether it may have something to tell those who ask."""
+        return self._queries is not None
 
     @property
     def queries(self) -> Queries:
@@ -291,6 +305,8 @@ class RunExecution:
 
     def answered(self, ordinals: list[int], records: Iterable[StepRecord]) -> None:
         """Takes in that the Progress under way is recorded."""
+        if self.ahead_of is not None:
+            confirm(self)  # it was recorded with this
         out = self.out
         has_news = self._is_missed
         for entry in out.answer(ordinals):
@@ -339,6 +355,8 @@ class RunExecution:
             # The service compares the run's own line with the record at the end, whether it had calls of late or not.
             out.note(self.root)
         progress = out.take(is_quiet=is_quiet, end=end, record=self.record, published=queries.take() if queries else {})
+        if self.ahead_of is not None:
+            progress.ahead_of.append(self.ahead_of)
         self.is_ended = progress.WhichOneof("end") is not None
         self.host.report(self, progress)
 

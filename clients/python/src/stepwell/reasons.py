@@ -169,6 +169,10 @@ class LeaseLost(errors.FailedPrecondition):
     """The lease is over: somebody else has the task, or nobody."""
 
 
+class ResultNotRecorded(errors.FailedPrecondition):
+    """A run's code went on with a result that is not recorded: its worker gives it back, and it is replayed."""
+
+
 class StepNotFound(errors.NotFound):
     """The run has no such step."""
 

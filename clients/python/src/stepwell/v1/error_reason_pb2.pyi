@@ -177,6 +177,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "LEASE_LOST", "domain": "stepwell.dev", "metadata": {"run_id":
         "01890a5d-ac96-774b-bcce-b302099a8057", "token": "3", "current": "4"}}
     """
+    ERROR_REASON_RESULT_NOT_RECORDED: _ErrorReason.ValueType  # 102
+    """The code went on with a result that is not recorded, so that what it did then does not count: give the run back,
+    and it is replayed. FAILED_PRECONDITION.
+
+        {"reason": "RESULT_NOT_RECORDED", "domain": "stepwell.dev", "metadata": {"run_id":
+        "01890a5d-ac96-774b-bcce-b302099a8057", "ordinal": "2"}}
+    """
     ERROR_REASON_STEP_NOT_FOUND: _ErrorReason.ValueType  # 19
     """The run has no such step. NOT_FOUND.
 
@@ -635,6 +642,13 @@ is meant. FAILED_PRECONDITION.
 
     {"reason": "LEASE_LOST", "domain": "stepwell.dev", "metadata": {"run_id":
     "01890a5d-ac96-774b-bcce-b302099a8057", "token": "3", "current": "4"}}
+"""
+ERROR_REASON_RESULT_NOT_RECORDED: ErrorReason.ValueType  # 102
+"""The code went on with a result that is not recorded, so that what it did then does not count: give the run back,
+and it is replayed. FAILED_PRECONDITION.
+
+    {"reason": "RESULT_NOT_RECORDED", "domain": "stepwell.dev", "metadata": {"run_id":
+    "01890a5d-ac96-774b-bcce-b302099a8057", "ordinal": "2"}}
 """
 ERROR_REASON_STEP_NOT_FOUND: ErrorReason.ValueType  # 19
 """The run has no such step. NOT_FOUND.

@@ -1118,6 +1118,7 @@ class Progress(_message.Message):
     CALLS_FIELD_NUMBER: _builtins.int
     PUBLISHED_FIELD_NUMBER: _builtins.int
     REJECTIONS_FIELD_NUMBER: _builtins.int
+    AHEAD_OF_FIELD_NUMBER: _builtins.int
     waiting: _builtins.bool
     """True when nothing of the run can go on until something open ends."""
     calls: _builtins.int
@@ -1175,6 +1176,13 @@ class Progress(_message.Message):
     def rejections(self) -> _containers.RepeatedCompositeFieldContainer[Global___UpdateRejection]:
         """Updates that were told and are not accepted. At most 256."""
 
+    @_builtins.property
+    def ahead_of(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskRef]:
+        """Activities of this run that this session has completed, and with whose results the code has gone on though their
+        reports, sent before this one, were not answered yet. The progress is recorded only if those very results are, and
+        if the code waited for nothing else; otherwise it is refused with RESULT_NOT_RECORDED. At most 256.
+        """
+
     def __init__(
         self,
         *,
@@ -1190,10 +1198,11 @@ class Progress(_message.Message):
         calls: _builtins.int | None = ...,
         published: _abc.Mapping[_builtins.str, _types_pb2.Payload] | None = ...,
         rejections: _abc.Iterable[Global___UpdateRejection] | None = ...,
+        ahead_of: _abc.Iterable[Global___TaskRef] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "calls", b"calls", "cancel_ordinals", b"cancel_ordinals", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail", "published", b"published", "rejections", b"rejections", "scopes", b"scopes", "steps", b"steps", "stop_ordinals", b"stop_ordinals", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_calls", b"_calls", "ahead_of", b"ahead_of", "calls", b"calls", "cancel_ordinals", b"cancel_ordinals", "cancelled", b"cancelled", "complete", b"complete", "continue_as_new", b"continue_as_new", "end", b"end", "fail", b"fail", "published", b"published", "rejections", b"rejections", "scopes", b"scopes", "steps", b"steps", "stop_ordinals", b"stop_ordinals", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__calls: _TypeAlias = _typing.Literal["calls"]  # noqa: Y015
     _WhichOneofArgType__calls: _TypeAlias = _typing.Literal["_calls", b"_calls"]  # noqa: Y015
