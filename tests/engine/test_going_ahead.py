@@ -11,8 +11,11 @@ from tests.engine.world import World
 
 from stepwell_server import errors
 from stepwell_server.engine.activities import CompleteActivity, FailActivity, Outcome
+from stepwell_server.engine.grants import ReturnTask
+from stepwell_server.engine.mending import StepName
 from stepwell_server.engine.progress import ProgressAnswer, ProgressRun
 from stepwell_server.engine.reported import NewTimer, Result
+from stepwell_server.engine.settling import EndStep
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import Phase
@@ -86,6 +89,16 @@ def test_nor_does_what_follows_another_attempts_result() -> None:
     world.do(completed(world, key))
     with pytest.raises(errors.ResultNotRecorded):
         world.do(ahead(code.message(end=COMPLETED), TOKEN + 1))
+
+
+def test_nor_what_follows_a_result_that_somebody_else_gave() -> None:
+    """The attempt was over and nobody was at the next one yet, when somebody completed the step by hand."""
+    world, key, code = waiting()
+    world.do(ReturnTask(world.ref(key), ORDINAL, TOKEN, world.session, counts=True, reason="timed out"))
+    world.do(EndStep(world.ref(key), StepName(ORDINAL), StepState.COMPLETED, "", payload=json('"other"')))
+    lost, refused = world.batch(completed(world, key), ahead(code.message(end=COMPLETED)))
+    assert isinstance(lost, errors.LeaseLost)
+    assert isinstance(refused, errors.ResultNotRecorded)
 
 
 def test_nor_what_follows_a_failure() -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.engine.mended import steps_of
 from tests.engine.world import MAIN, World
 
-from stepwell._ahead import confirm, go_ahead
+from stepwell._ahead import go_ahead
 from stepwell._main import main
 from stepwell._runs import RunExecution
 from stepwell.context import Context
@@ -168,25 +168,21 @@ class Duet:
         await settle()
         return True
 
-    async def confirm(self) -> None:
+    def complete(self) -> None:
         """The result that the code went on with is recorded by itself."""
-        assert self.run is not None
         assert self.ahead is not None
         order, self.ahead = self.ahead, None
         self.do(order)
-        confirm(self.run)
-        await settle()
 
     async def refute(self) -> None:
         """It never is: the attempt is over. What the code did since counts for nothing, and it begins anew."""
         assert self.ahead is not None
         order, self.ahead = self.ahead, None
         self.do(ReturnTask(order.ref, order.ordinal, order.token, order.session_id, counts=True, reason="lost"))
-        if self.host.reported is not None:
-            events = len(self.world.events(self.key))
-            with pytest.raises(errors.ResultNotRecorded):
-                self.commit()
-            assert len(self.world.events(self.key)) == events
+        events = len(self.world.events(self.key))
+        with pytest.raises(errors.ResultNotRecorded):
+            self.commit()
+        assert len(self.world.events(self.key)) == events
         await self.lose(counts=False)
 
     async def tell(self, most: int) -> None:

@@ -35,6 +35,8 @@ class FakeService(FakeRuns, WorkerServiceServicer):
         self.beats: list[workers_pb2.TaskHeartbeat] = []
         self.swallow_results = 0  # answers to lose, with the stream
         self.refuse_next: list[status_pb2.Status] = []
+        self.answers_backwards = False  # those to the reports of one message
+        self.released = 0  # tasks that were given back
         self.expire_sessions = False
         self.opened = self.closed = 0  # streams
         self.resume_gate: asyncio.Event | None = None  # what a hello that resumes waits for
@@ -113,10 +115,9 @@ class FakeService(FakeRuns, WorkerServiceServicer):
                 self.beats.append(beat)
                 self.activities[beat.ref.task_id].details = beat.details
                 response.heartbeats.add(ref=beat.ref)
-            for report in message.reports:
-                result = self._report(session, report)
-                self.results.append(result)
-                response.results.append(result)
+            results = [self._report(session, report) for report in message.reports]
+            self.results += results
+            response.results.extend(reversed(results) if self.answers_backwards else results)
             if response.results and self.swallow_results:
                 self.swallow_results -= 1
                 out.put_nowait(None)
@@ -135,6 +136,14 @@ class FakeService(FakeRuns, WorkerServiceServicer):
         """Asks every worker to connect anew, now."""
         for session in self.sessions.values():
             session.out.put_nowait(ConnectResponse(rotate=workers_pb2.Rotate()))
+
+    def lose(self, *tasks: FakeRun | FakeActivity) -> None:
+        """Takes tasks from their workers, which are told so, and queues them for any."""
+        for task in tasks:
+            assert task.holder is not None
+            revoke = workers_pb2.RevokeTask(ref=task.ref, reason="TIMED_OUT")
+            task.holder.out.put_nowait(ConnectResponse(revokes=[revoke]))
+            self._give_back(task)
 
     def evict(self, run_id: str) -> None:
         """Takes a run from its worker, and queues it for any."""
@@ -214,6 +223,7 @@ class FakeService(FakeRuns, WorkerServiceServicer):
             result.status = ReportResult.STATUS_REFUSED
             result.error.CopyFrom(refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "lost"))
         elif report.HasField("release"):
+            self.released += 1
             self._give_back(item)
         elif isinstance(item, FakeRun):
             self._progress(item, report.progress, result)

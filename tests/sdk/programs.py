@@ -158,7 +158,7 @@ def _choices(duet: Duet) -> list[str]:
         "gate": bool(duet.host.gates),
         "finish": bool(_others(duet)),
         "ahead": duet.ahead is None and any(step.kind == Kind.ACTIVITY for step in duet.open_steps()),
-        "confirm": duet.ahead is not None,
+        "complete": duet.ahead is not None,
     }
     return [name for name, is_possible in what.items() if is_possible]
 
@@ -182,8 +182,8 @@ async def _act(duet: Duet, what: str, draw: Draw) -> None:
         step = draw(st.sampled_from([step for step in duet.open_steps() if step.kind == Kind.ACTIVITY]))
         if not await duet.go_ahead(step):
             duet.finish(duet.world.step(duet.key, step.ordinal))
-    elif what == "confirm":
-        await duet.confirm()
+    elif what == "complete":
+        duet.complete()
     elif what == "refute":
         await duet.refute()
     elif what == "cancel":

@@ -65,12 +65,19 @@ async def at_work(program: Any) -> Duet:
     return duet
 
 
-async def test_nothing_is_done_outside_before_the_result_is_recorded() -> None:
+@pytest.mark.parametrize("is_alone", [False, True])
+async def test_nothing_is_done_outside_before_the_result_is_recorded(is_alone: bool) -> None:
+    """Recorded by itself, or with what the code told."""
     duet = await at_work(_noted)
     assert await duet.go_ahead(duet.named("a"))
     assert duet.host.gates == []
-    assert duet.host.reported is None
-    await duet.confirm()
+    # That it is at work is told at once, so that nobody takes it for a run that waits.
+    assert duet.host.reported is not None
+    assert (len(duet.host.reported.ahead_of), duet.host.reported.waiting) == (1, False)
+    if is_alone:
+        duet.complete()
+    assert duet.host.gates == []
+    await duet.answer()
     assert len(duet.host.gates) == 1
     await duet.open_gate()
     assert calls == ["noted"]
@@ -104,7 +111,7 @@ async def test_queries_see_what_is_recorded() -> None:
     assert await duet.go_ahead(duet.named("a"))
     duet.run.queries.ask(workers_pb2.Query(name="seen"))
     assert answers == []
-    await duet.confirm()
+    await duet.answer()
     assert answers == ['["begun","1"]']
 
 
@@ -176,13 +183,92 @@ async def test_a_run_that_went_on_with_what_is_refused_is_given_back(
             await ctx.step("note", calls.append, f"charged {number}")
         return number
 
-    def was_released() -> bool:
-        return any(report.HasField("release") for message in service.received for report in message.reports)
+    async with working(workflows=[order], activities=[charge]):
+        handle = await client.start_run(order)
+        await service.until(lambda: service.released)
+        service.lose(*service.activities.values())
+        assert await handle.result() == 2
+    assert calls == (["charged 2"] if has_effects else [])
+
+
+async def test_an_attempt_that_is_over_before_its_result_can_be_recorded(
+    service: FakeService, client: Client, working: Callable[..., Any]
+) -> None:
+    """The run does not wait for a report that nobody sends again: it is given back."""
+
+    @activity
+    async def charge() -> int:
+        if not calls:
+            calls.append("charge")
+            service.refuse_next = [refusal(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", "away")]
+            return 1
+        return 2
+
+    @workflow
+    async def order(ctx: Context) -> int:
+        number = await ctx.activity(charge)
+        return await ctx.step("note", note, number)
 
     async with working(workflows=[order], activities=[charge]):
         handle = await client.start_run(order)
-        await service.until(was_released)
-        (given,) = service.activities.values()
-        service._give_back(given)
+        await service.until(lambda: any(result.HasField("error") for result in service.results))
+        service.lose(*service.activities.values())
         assert await handle.result() == 2
-    assert calls == (["charged 2"] if has_effects else [])
+
+
+async def note(number: int) -> int:
+    return number
+
+
+async def test_a_run_that_is_refused_as_a_whole_fails_only_for_what_is_recorded(
+    service: FakeService, client: Client, working: Callable[..., Any]
+) -> None:
+    """What the code made of a result that nobody recorded may be wrong in itself: that is not the run's fault."""
+    attempts = 0
+
+    @activity
+    async def charge() -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            lost = refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "timed out")
+            service.refuse_next = [lost, refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "too large")]
+            service.answers_backwards = True
+        return attempts
+
+    @workflow
+    async def order(ctx: Context) -> int:
+        return await ctx.activity(charge)
+
+    async with working(workflows=[order], activities=[charge]):
+        handle = await client.start_run(order)
+        await service.until(lambda: service.released)
+        service.lose(*service.activities.values())
+        assert await handle.result() == 2
+
+
+async def test_a_run_that_could_not_be_given_back_is_given_back_again(
+    service: FakeService, client: Client, working: Callable[..., Any]
+) -> None:
+    attempts = 0
+
+    @activity
+    async def charge() -> int:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            lost = refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "timed out")
+            unfounded = refusal(grpc.StatusCode.FAILED_PRECONDITION, "RESULT_NOT_RECORDED", "timed out")
+            away = refusal(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", "away")
+            service.refuse_next = [lost, unfounded, away]
+        return attempts
+
+    @workflow
+    async def order(ctx: Context) -> int:
+        return await ctx.activity(charge)
+
+    async with working(workflows=[order], activities=[charge]):
+        handle = await client.start_run(order)
+        await service.until(lambda: service.released)
+        service.lose(*service.activities.values())
+        assert await handle.result() == 2

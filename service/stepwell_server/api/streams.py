@@ -130,6 +130,8 @@ class Stream:
             held = self._acknowledge(key, token)
             if not key[1]:
                 session.run_on(key, token)
+                if key in session.advances:
+                    self._dispatcher.freed(session)
             told = held.advances if held is not None else 0
             resident = report.progress.waiting and session.may_keep(key, token)
             order = self._reports.read(report, key, at, resident=resident)

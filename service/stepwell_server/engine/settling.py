@@ -51,6 +51,9 @@ class EndStep(msgspec.Struct, frozen=True, gc=False):
             raise errors.StepStateConflict(step=str(self.step), state="a timer")
         change.need_room()
         fenced = _taken(change, step)
+        if fenced is step:
+            # Nor is it what the last one who was at it says later, who may say so and go on with it.
+            fenced = replace(step, grants=step.grants + 1)
         payload = self.payload if self.failure is None else NULL
         event = change.event(
             _EVENTS[self.state], ordinal=step.ordinal, payload=payload, failure=self.failure, facts=_facts(self.reason)

@@ -142,10 +142,6 @@ class Runs(Protocol):
         """Takes in what an activity came to, which is reported. Tells whether more will be reported at once."""
         ...
 
-    def settled(self, activity: Task, *, is_recorded: bool) -> None:
-        """Takes in whether what it came to is recorded."""
-        ...
-
 
 class Activities:
     """All attempts under way in a worker."""
@@ -276,21 +272,18 @@ class Activities:
 
     def ended(self, running: Running, result: ReportResult) -> None:
         """Forgets an attempt whose report was answered."""
-        is_refused = result.status == workers_pb2.ReportResult.STATUS_REFUSED
-        if is_refused:
+        if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
             error = reasons.from_status(result.error)
             log.info("the report of %s was refused: %s", running.given.type, error)
             if errors.is_passing(error):
                 delay = error.retry_seconds or errors.RETRY_SECONDS
                 self.loop.call_later(random.uniform(0, 2 * delay), self._report, running, running.outcome)
                 return
-        if "complete" in running.outcome:
-            self._runs.settled(running.given, is_recorded=not is_refused)
-        if is_refused and isinstance(error, errors.InvalidArgument) and "fail" not in running.outcome:
-            # What it came to cannot be recorded, and would not be at another attempt.
-            failure = types_pb2.Failure(message=str(error), type=type(error).__name__, non_retryable=True)
-            self._report(running, {"fail": workers_pb2.FailActivity(failure=failure)})
-            return
+            if isinstance(error, errors.InvalidArgument) and "fail" not in running.outcome:
+                # What it came to cannot be recorded, and would not be at another attempt.
+                failure = types_pb2.Failure(message=str(error), type=type(error).__name__, non_retryable=True)
+                self._report(running, {"fail": workers_pb2.FailActivity(failure=failure)})
+                return
         self._remove(running)
 
     def _report(self, running: Running, outcome: dict[str, Any]) -> None:

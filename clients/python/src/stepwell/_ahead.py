@@ -2,7 +2,8 @@
 
 The activity's report and what the code does then are recorded together, or neither is: one trip to the service less.
 Only code that waits for nothing else goes ahead, so that it can't hear of things in another order than the record has.
-Until the result is recorded nothing happens that anybody could see: functions of checkpoints and queries wait.
+It says so at once. Until that is answered nothing happens that anybody could see: functions of checkpoints wait, and
+so do queries.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from stepwell._runs import RunExecution
     from stepwell._scopes import StepKey
     from stepwell.v1.types_pb2 import Payload
-    from stepwell.v1.workers_pb2 import Task, TaskRef
+    from stepwell.v1.workers_pb2 import Task
 
 
 def go_ahead(run: RunExecution, activity: Task, result: Payload) -> bool:
     """Lets the code go on with the result of that activity, if it waits for that alone. Tells whether it does."""
-    found = _awaited(run)
+    # What the service records in another form is read as it is recorded.
+    found = None if result.HasField("value") else _awaited(run)
     if found is None or found[1].ordinal != activity.step_ordinal:
         return False
     (scope, name, occurrence), call = found
@@ -81,8 +83,3 @@ def confirm(run: RunExecution) -> None:
             future.set_result(None)
     if run.has_caught_up and run.has_queries:
         run.queries.ready()
-
-
-def is_of(ref: TaskRef, other: TaskRef | None) -> bool:
-    """Tells whether both name the same grant of the same task."""
-    return other is not None and ref.token == other.token and ref.task_id == other.task_id

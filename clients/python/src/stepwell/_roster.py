@@ -10,7 +10,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from stepwell import errors, reasons
-from stepwell._ahead import confirm, go_ahead, is_of
+from stepwell._ahead import go_ahead
 from stepwell._main import main
 from stepwell._runs import RunExecution
 from stepwell.v1 import types_pb2, workers_pb2
@@ -86,8 +86,7 @@ class Runs:
             self.forget(former.run)
         definition = self._definitions.get(task.type)
         if definition is None:
-            release = workers_pb2.ReleaseTask(reason=f"workflow {task.type} is not known here")
-            self._outbox.report(_Nobody(), task.ref, {"release": release})
+            self._give_back(task.ref, f"workflow {task.type} is not known here")
             return
         run = RunExecution(self, task, definition)
         self._outbox.acknowledge(run.ref)
@@ -145,7 +144,16 @@ class Runs:
         """Gives a run back to its queue."""
         ref = run.ref
         self.forget(run)
-        self._outbox.report(_Nobody(), ref, {"release": workers_pb2.ReleaseTask(reason=reason)})
+        self._give_back(ref, reason)
+
+    def _give_back(self, ref: TaskRef, reason: str) -> None:
+        self._outbox.report(_Release(self, ref, reason), ref, {"release": workers_pb2.ReleaseTask(reason=reason)})
+
+    def released(self, ref: TaskRef, reason: str, error: errors.ServiceError) -> None:
+        """Gives a run back once more if that could not be taken just now: else the session would go on holding it."""
+        if errors.is_passing(error):
+            delay = error.retry_seconds or errors.RETRY_SECONDS
+            self.loop.call_later(random.uniform(0, 2 * delay), self._give_back, ref, reason)
 
     def refused(self, seat: Seat, error: errors.ServiceError) -> None:
         """Sends a Progress again if that may help; fails the run if its content is at fault; else drops it."""
@@ -163,6 +171,8 @@ class Runs:
             run.is_dropped = False
             failure = types_pb2.Failure(message=str(error), type=type(error).__name__, non_retryable=True)
             progress = workers_pb2.Progress(fail=workers_pb2.FailRun(failure=failure))
+            if run.ahead_of is not None:
+                progress.ahead_of.append(run.ahead_of)
             run.out.sent_progress = progress
             self.report(run, progress)
             return
@@ -197,16 +207,6 @@ class Runs:
         run = self._by_run.get(activity.run_id)
         return run is not None and go_ahead(run, activity, result)
 
-    def settled(self, activity: Task, *, is_recorded: bool) -> None:
-        """Tells a run that went on with what its activity came to whether that is recorded. If not, it begins anew."""
-        run = self._by_run.get(activity.run_id)
-        if run is None or not is_of(activity.ref, run.ahead_of):
-            return
-        if is_recorded:
-            confirm(run)
-        else:
-            self.release(run, "its code went on with a result that is not recorded")
-
     def leave(self) -> None:
         """Gives each run back as soon as what its code is at has been recorded."""
         for seat in list(self.seats.values()):
@@ -227,8 +227,18 @@ class Runs:
         return await self.loop.run_in_executor(self._threads, context.run, fn, *args)
 
 
-class _Nobody:
-    """Reports what nobody waits for."""
+class _Release:
+    """Gives a run back, of which nothing is left here."""
+
+    __slots__ = ("_reason", "_ref", "_roster")
+
+    def __init__(self, roster: Runs, ref: TaskRef, reason: str) -> None:
+        """Keeps what was given back, and why."""
+        self._roster = roster
+        self._ref = ref
+        self._reason = reason
 
     def report_answered(self, result: ReportResult) -> None:
-        """Does nothing."""
+        """Takes in whether it was taken."""
+        if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
+            self._roster.released(self._ref, self._reason, reasons.from_status(result.error))

@@ -349,7 +349,8 @@ class RunExecution:
         if self.is_leaving and is_quiet and not has_news and end is None:
             self.host.release(self, "the worker is leaving")
             return
-        if end is None and not has_news and (out.told_waiting or not is_quiet):
+        # Code that has gone ahead says so at once, also if it can't go on: it is at work.
+        if end is None and not has_news and self.ahead_of is None and (out.told_waiting or not is_quiet):
             return
         if end is not None:
             # The service compares the run's own line with the record at the end, whether it had calls of late or not.
