@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 from tests.sdk.duet import Duet, settle
 from tests.sdk.fake_records import refusal
 from tests.sdk.fake_service import FakeService
@@ -161,11 +162,31 @@ async def test_an_end_that_went_ahead_is_refused_whole() -> None:
     await asyncio.sleep(0)
 
 
+LOST = refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "timed out")
+UNFOUNDED = refusal(grpc.StatusCode.FAILED_PRECONDITION, "RESULT_NOT_RECORDED", "timed out")
+TOO_LARGE = refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "too large")
+AWAY = refusal(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", "away")
+
+
+@pytest.mark.parametrize(
+    "refusals",
+    [
+        pytest.param([LOST], id="its result is not recorded"),
+        pytest.param([AWAY], id="nor could it be at once"),
+        # What the code made of it may be wrong in itself: that is not the run's fault, also if it hears so first.
+        pytest.param([LOST, TOO_LARGE], id="nor is what came of it right"),
+        pytest.param([LOST, UNFOUNDED, AWAY], id="nor is the run taken back at once"),
+    ],
+)
 @pytest.mark.parametrize("has_effects", [False, True])
 async def test_a_run_that_went_on_with_what_is_refused_is_given_back(
-    service: FakeService, client: Client, working: Callable[..., Any], has_effects: bool
+    service: FakeService,
+    client: Client,
+    working: Callable[..., Any],
+    has_effects: bool,
+    refusals: list[status_pb2.Status],
 ) -> None:
-    """Whether it told of something meanwhile or not; what it then comes to is what the next attempt came to."""
+    """Then it comes to what the next attempt comes to, and nothing was done with the first one's result."""
     attempts = 0
 
     @activity
@@ -173,7 +194,7 @@ async def test_a_run_that_went_on_with_what_is_refused_is_given_back(
         nonlocal attempts
         attempts += 1
         if attempts == 1:
-            service.refuse_next = [refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "timed out")]
+            service.refuse_next, service.answers_backwards = list(refusals), TOO_LARGE in refusals
         return attempts
 
     @workflow
@@ -191,84 +212,12 @@ async def test_a_run_that_went_on_with_what_is_refused_is_given_back(
     assert calls == (["charged 2"] if has_effects else [])
 
 
-async def test_an_attempt_that_is_over_before_its_result_can_be_recorded(
-    service: FakeService, client: Client, working: Callable[..., Any]
-) -> None:
-    """The run does not wait for a report that nobody sends again: it is given back."""
-
-    @activity
-    async def charge() -> int:
-        if not calls:
-            calls.append("charge")
-            service.refuse_next = [refusal(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", "away")]
-            return 1
-        return 2
-
-    @workflow
-    async def order(ctx: Context) -> int:
-        number = await ctx.activity(charge)
-        return await ctx.step("note", note, number)
-
-    async with working(workflows=[order], activities=[charge]):
-        handle = await client.start_run(order)
-        await service.until(lambda: any(result.HasField("error") for result in service.results))
-        service.lose(*service.activities.values())
-        assert await handle.result() == 2
-
-
-async def note(number: int) -> int:
-    return number
-
-
-async def test_a_run_that_is_refused_as_a_whole_fails_only_for_what_is_recorded(
-    service: FakeService, client: Client, working: Callable[..., Any]
-) -> None:
-    """What the code made of a result that nobody recorded may be wrong in itself: that is not the run's fault."""
-    attempts = 0
-
-    @activity
-    async def charge() -> int:
-        nonlocal attempts
-        attempts += 1
-        if attempts == 1:
-            lost = refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "timed out")
-            service.refuse_next = [lost, refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "too large")]
-            service.answers_backwards = True
-        return attempts
-
-    @workflow
-    async def order(ctx: Context) -> int:
-        return await ctx.activity(charge)
-
-    async with working(workflows=[order], activities=[charge]):
-        handle = await client.start_run(order)
-        await service.until(lambda: service.released)
-        service.lose(*service.activities.values())
-        assert await handle.result() == 2
-
-
-async def test_a_run_that_could_not_be_given_back_is_given_back_again(
-    service: FakeService, client: Client, working: Callable[..., Any]
-) -> None:
-    attempts = 0
-
-    @activity
-    async def charge() -> int:
-        nonlocal attempts
-        attempts += 1
-        if attempts == 1:
-            lost = refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "timed out")
-            unfounded = refusal(grpc.StatusCode.FAILED_PRECONDITION, "RESULT_NOT_RECORDED", "timed out")
-            away = refusal(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", "away")
-            service.refuse_next = [lost, unfounded, away]
-        return attempts
-
-    @workflow
-    async def order(ctx: Context) -> int:
-        return await ctx.activity(charge)
-
-    async with working(workflows=[order], activities=[charge]):
-        handle = await client.start_run(order)
-        await service.until(lambda: service.released)
-        service.lose(*service.activities.values())
-        assert await handle.result() == 2
+@pytest.mark.parametrize("task_id", ["2.1", "1.0", "1.job", "nonsense", ""])
+async def test_only_an_activity_of_the_run_is_what_it_went_ahead_of(task_id: str) -> None:
+    """Refused at the boundary, by the name of the field."""
+    duet = await at_work(_noted)
+    progress = workers_pb2.Progress(ahead_of=[workers_pb2.TaskRef(task_id=task_id, token=1)])
+    report = workers_pb2.Report(progress=progress)
+    with pytest.raises(errors.InvalidField) as refused:
+        duet.reader.read(report, (1, 0), "reports[3].", resident=True)
+    assert refused.value.field == "reports[3].progress.ahead_of[0].task_id"

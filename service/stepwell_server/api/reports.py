@@ -118,7 +118,7 @@ class BeatReader:
         return [self._beat(beat, f"heartbeats[{place}].", received_ns) for place, beat in enumerate(items)]
 
     def _beat(self, beat: workers_pb2.TaskHeartbeat, at: str, received_ns: int) -> TaskBeat:
-        run_key, ordinal = task_key(beat.ref, at)
+        run_key, ordinal = task_key(beat.ref, f"{at}ref.")
         details = payload_from_proto(beat.details, self._fields, "details", at) if beat.HasField("details") else None
         return TaskBeat(
             run_key,

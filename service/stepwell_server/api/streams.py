@@ -126,7 +126,7 @@ class Stream:
         session = self._session
         key: TaskKey = (0, 0)
         try:
-            key, token = task_key(report.ref, at), report.ref.token
+            key, token = task_key(report.ref, f"{at}ref."), report.ref.token
             held = self._acknowledge(key, token)
             if not key[1]:
                 session.run_on(key, token)
@@ -242,7 +242,7 @@ class Stream:
 
     def _answer_query(self, answer: workers_pb2.QueryAnswer, at: str) -> None:
         """A malformed answer is an answer too: that the query failed."""
-        key = task_key(answer.ref, at)
+        key = task_key(answer.ref, f"{at}ref.")
         self._acknowledge(key, answer.ref.token)
         try:
             said = answer_from_proto(answer, self._fields, at)

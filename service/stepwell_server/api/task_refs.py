@@ -22,14 +22,14 @@ _MOST_TOKEN = 2**63 - 1
 
 
 def task_key(ref: workers_pb2.TaskRef, at: str) -> TaskKey:
-    """The run and the step, or the job, that a task id names."""
+    """The run and the step, or the job, that a task id names. `at` is where the ref stands, such as `acks[0].`."""
     found = _TASK_ID.fullmatch(ref.task_id)
     if found is None:
-        raise InvalidField(field=f"{at}ref.task_id", problem="is not one that was assigned")
+        raise InvalidField(field=f"{at}task_id", problem="is not one that was assigned")
     run_key, ordinal = int(found[1]), JOB_ORDINAL if found[2] == "job" else int(found[2])
     if run_key >= RUN_KEYS or ordinal >= ORDINALS:
-        raise InvalidField(field=f"{at}ref.task_id", problem="is not one that was assigned")
-    integer(ref.token, "ref.token", at, at_most=_MOST_TOKEN)
+        raise InvalidField(field=f"{at}task_id", problem="is not one that was assigned")
+    integer(ref.token, "token", at, at_most=_MOST_TOKEN)
     return run_key, ordinal
 
 
@@ -40,6 +40,6 @@ def results_from_proto(progress: workers_pb2.Progress, run: RunRef, fields: Fiel
         here = f"{at}ahead_of[{place}]."
         run_key, ordinal = task_key(ref, here)
         if run_key != run.run_key or ordinal < 1:
-            raise InvalidField(field=f"{here}ref.task_id", problem="must be an activity of the run that reports")
+            raise InvalidField(field=f"{here}task_id", problem="must be an activity of the run that reports")
         results.append(Result(ordinal, ref.token))
     return results

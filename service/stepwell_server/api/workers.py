@@ -227,7 +227,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
 
     async def _report(self, report: workers_pb2.Report, at: str, reader: ReportReader) -> ReportAnswer:
         try:
-            order = reader.read(report, task_key(report.ref, at), at, resident=False)
+            order = reader.read(report, task_key(report.ref, f"{at}ref."), at, resident=False)
             answer = await self._dispatcher.committers.submit(order, report.ByteSize())
         except Exception as error:  # noqa: BLE001 - each report has an answer of its own
             return ReportAnswer(report.correlation, refusal=as_refusal(error, "ReportTasks"))
@@ -260,7 +260,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
     ) -> workers_pb2.ListTaskStepsResponse:
         del context
         namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
-        run_key, _ = task_key(request.ref, "")
+        run_key, _ = task_key(request.ref, "ref.")
         after = checks.integer(request.after_ordinal, "after_ordinal", at_most=2**17)
         steps, more = await self._dispatcher.recorded(namespace_id, run_key, request.ref.token, after)
         return workers_pb2.ListTaskStepsResponse(steps=records_to_proto(steps), more_steps=more)

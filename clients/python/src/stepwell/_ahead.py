@@ -61,25 +61,15 @@ def _awaited(run: RunExecution) -> tuple[StepKey, Call[Any]] | None:
 
 async def result_is_recorded(run: RunExecution) -> None:
     """Waits until what the code has gone ahead of is recorded. If it never will be, the run is dropped."""
-    future = run.loop.create_future()
     if run.holding is None:
         run.holding = []
-    run.holding.append(future)
-    run.unrecorded += 1
-    run.block()
-    try:
-        await future
-    finally:
-        run.unrecorded -= 1
-        run.active += 1
+    await run.stay(run.holding)
 
 
 def confirm(run: RunExecution) -> None:
     """Takes in that what the code has gone ahead of is recorded."""
     run.ahead_of = None
     holding, run.holding = run.holding, None
-    for future in holding or ():
-        if not future.done():
-            future.set_result(None)
+    run.let_go(holding or ())
     if run.has_caught_up and run.has_queries:
         run.queries.ready()

@@ -245,10 +245,14 @@ class RunExecution:
 
     async def recorded(self, entry: Entry) -> None:
         """Waits until the service has recorded a step."""
-        future = self.loop.create_future()
         if entry.acks is None:
             entry.acks = []
-        entry.acks.append(future)
+        await self.stay(entry.acks)
+
+    async def stay(self, waiting: list[asyncio.Future[None]]) -> None:
+        """Waits, with those that do already, until a record lets them go."""
+        future = self.loop.create_future()
+        waiting.append(future)
         self.unrecorded += 1
         self.block()
         try:
@@ -256,6 +260,14 @@ class RunExecution:
         finally:
             if future.cancelled():
                 self.active += 1
+
+    def let_go(self, waiting: Iterable[asyncio.Future[None]]) -> None:
+        """Lets those go on that wait for a record."""
+        for future in waiting:
+            self.unrecorded -= 1
+            if not future.done():
+                self.active += 1
+                future.set_result(None)
 
     def block(self) -> None:
         """Notes that a branch's code cannot go on."""
@@ -310,12 +322,9 @@ class RunExecution:
         out = self.out
         has_news = self._is_missed
         for entry in out.answer(ordinals):
-            for future in entry.acks or ():
+            if entry.acks:
                 has_news = True
-                self.unrecorded -= 1
-                if not future.done():
-                    self.active += 1
-                    future.set_result(None)
+                self.let_go(entry.acks)
         if records:
             has_news = True
             before = len(self.open)
