@@ -138,9 +138,9 @@ class Settings(BaseSettings):
     calls_at_once: Count = 10_000
     """Unary calls that may be under way; more are refused."""
     committer_queue_commands: Count = 20_000
-    """Commands that may wait for one committer; more are refused."""
+    """Commands that may wait for one committer, three quarters of them of one namespace; more are refused."""
     committer_queue_bytes: Count = 64 * 1024 * 1024
-    """Payload bytes that may wait for one committer; more are refused."""
+    """Payload bytes that may wait for one committer, three quarters of them of one namespace; more are refused."""
     committer_batch_commands: Count = 500
     """Commands of one transaction."""
     committer_batch_bytes: Count = 8 * 1024 * 1024

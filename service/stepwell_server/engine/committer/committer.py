@@ -16,7 +16,7 @@ from stepwell_server.engine.activity_claims import ClaimedActivity, ReturnActivi
 from stepwell_server.engine.committer.batch import Batch
 from stepwell_server.engine.committer.link import Link
 from stepwell_server.engine.committer.opening import ANOTHERS, HELD
-from stepwell_server.engine.committer.orders import Order, births_of, busy, label_of
+from stepwell_server.engine.committer.orders import Order, births_of, busy, label_of, namespace_of
 from stepwell_server.engine.committer.waiting import Entry, Waiting, answer_all, without_late
 from stepwell_server.engine.grants import return_of
 from stepwell_server.engine.letters import ReadLetter
@@ -94,10 +94,12 @@ class Committer:
         With `asked`, a repeat of the request is answered as it was before. With `inbox`, that row of the inbox goes in
         the same transaction, and the answer is False if somebody else has dealt with it.
         """
-        if self._waiting.is_full or self._stopping:
+        namespace_id = namespace_of(order)
+        if self._stopping or not self._waiting.has_room(namespace_id):
             raise errors.QueueFull(queue="committer")
         future: asyncio.Future[object] = self._loop.create_future()
-        self._waiting.add(Entry(order, future, size, time.monotonic() + seconds, asked=asked, inbox=inbox))
+        deadline = time.monotonic() + seconds
+        self._waiting.add(Entry(order, future, size, deadline, namespace_id, asked=asked, inbox=inbox))
         return future
 
     @functools.cached_property
@@ -110,7 +112,7 @@ class Committer:
         for order in orders:
             if len(self._waiting) >= self._settings.committer_queue_commands // 2:
                 return
-            self._waiting.add(Entry(order, None, _MAIL_SIZE, time.monotonic() + 5.0))
+            self._waiting.add(Entry(order, None, _MAIL_SIZE, time.monotonic() + 5.0, namespace_of(order)))
 
     def take_over(self, entry: Entry) -> None:
         """Queues a command that came to another committer, and is of a run of this one."""
@@ -280,7 +282,7 @@ class Committer:
 
     def _deliver(self, changes: Iterable[Change]) -> None:
         orders = [
-            ReadLetter(RunRef(None, "", mail.run_key), mail.mail_id, unpack_letter(mail.body))
+            ReadLetter(RunRef(change.namespace_id, "", mail.run_key), mail.mail_id, unpack_letter(mail.body))
             for change in changes
             if "mail" in change.made
             for mail in change.mail

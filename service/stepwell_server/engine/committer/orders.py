@@ -99,6 +99,19 @@ def space_of(order: Order) -> tuple[int, str] | None:
     return None if start is None else (start.new.namespace_id, start.new.namespace)
 
 
+def namespace_of(order: Order) -> int | None:
+    """Who asks for it; None for what nobody asks for, as mail."""
+    ref = ref_of(order)
+    if ref is not None:
+        return ref.namespace_id
+    if isinstance(order, (Claim, ActivityClaim)):
+        return order.namespace_id
+    if isinstance(order, Writes):
+        return namespace_of(order.orders[0]) if order.orders else None
+    space = space_of(order)
+    return None if space is None else space[0]
+
+
 def may_see(ref: AnyRef, change: AnyChange | None) -> bool:
     """Whether the run or job is in the namespace that was named: nothing crosses it."""
     return change is None or ref.namespace_id in (None, change.namespace_id)

@@ -1,4 +1,8 @@
-"""What waits for a committer: commands in the order of their arrival, and those set aside because their run is locked.
+"""What waits for a committer: a lane for each namespace, and commands set aside because their run is locked.
+
+A lane keeps the order of arrival. From each lane a batch takes as many as there are in the shortest, or a few more: so
+a namespace that asks for much waits for itself, and one that asks for little is in the next batch, which is soon done.
+Alone a namespace fills the batches. Some of what may wait is kept from each namespace, lest it shut the door for others.
 
 All commands of a run that is locked elsewhere wait aside together, in their order, and come back before all others. A
 command that finds others of its run aside joins them. Both count for the bound.
@@ -7,6 +11,7 @@ command that finds others of its run aside joins them. Both count for the bound.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -23,6 +28,11 @@ if TYPE_CHECKING:
     from stepwell_server.engine.committer.orders import Order
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.001, 0.050
+_SEVERAL, _LEAST_SHARE = 2, 16
+# After several namespaces have met: for so long batches have at most this part of what one may have.
+_SHARED_SECONDS, _SHARED_PART = 1.0, 0.25
+# Of all that may wait, for one namespace.
+_MOST_OF_ONE = 0.75
 
 
 class Entry(msgspec.Struct):
@@ -32,10 +42,21 @@ class Entry(msgspec.Struct):
     future: asyncio.Future[object] | None
     size: int
     deadline: float
+    namespace_id: int | None = None  # None: of nobody's asking, as mail
     waits: int = 0
     key: int | None = None  # the run, once it is known
     asked: Asked | None = None  # what names the request, if a repeat is to be recognised
     inbox: int | None = None  # the number of the row that asks for it, which goes with what it does
+
+
+class _Lane:
+    """The commands of one namespace, and how many bytes they have."""
+
+    __slots__ = ("entries", "size")
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self.size = 0
 
 
 class _Group(msgspec.Struct):
@@ -51,8 +72,10 @@ class Waiting:
     def __init__(self, most: int, most_bytes: int) -> None:
         self._most = most
         self._most_bytes = most_bytes
-        self._queue: deque[Entry] = deque()
+        self._lanes: dict[int | None, _Lane] = {}  # none is empty; the first is the next in turn
+        self._back = _Lane()  # from aside
         self._groups: dict[int | None, _Group] = {}
+        self._shared_until = 0.0
         self._count = 0
         self._bytes = 0
         self._arrived = asyncio.Event()
@@ -63,14 +86,19 @@ class Waiting:
 
     def __iter__(self) -> Iterator[Entry]:
         """All that wait, aside or not."""
-        yield from self._queue
+        for lane in (self._back, *self._lanes.values()):
+            yield from lane.entries
         for group in self._groups.values():
             yield from group.entries
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no more may come."""
-        return self._count >= self._most or self._bytes > self._most_bytes
+    def has_room(self, namespace_id: int | None) -> bool:
+        """Whether more may come of a namespace."""
+        lane = self._lanes.get(namespace_id)
+        if lane is not None and (
+            len(lane.entries) >= self._most * _MOST_OF_ONE or lane.size > self._most_bytes * _MOST_OF_ONE
+        ):
+            return False
+        return self._count < self._most and self._bytes <= self._most_bytes
 
     @property
     def aside(self) -> dict[int | None, _Group]:
@@ -79,7 +107,11 @@ class Waiting:
 
     def add(self, entry: Entry) -> None:
         """Lets a command wait its turn."""
-        self._queue.append(entry)
+        lane = self._lanes.get(entry.namespace_id)
+        if lane is None:
+            lane = self._lanes[entry.namespace_id] = _Lane()
+        lane.entries.append(entry)
+        lane.size += entry.size
         self._counted(entry, 1)
         self._arrived.set()
 
@@ -103,22 +135,49 @@ class Waiting:
         """The next batch: what comes back from aside goes first."""
         now = time.monotonic()
         for key in [key for key, group in self._groups.items() if group.due <= now]:
-            self._queue.extendleft(reversed(self._groups.pop(key).entries))
-        entries: list[Entry] = []
-        taken = 0
-        while self._queue and len(entries) < most and taken < most_bytes:
-            entry = self._queue.popleft()
+            entries = self._groups.pop(key).entries
+            self._back.entries.extendleft(reversed(entries))
+            self._back.size += sum(entry.size for entry in entries)
+        if len(self._lanes) >= _SEVERAL:
+            self._shared_until = now + _SHARED_SECONDS
+        if now < self._shared_until:
+            most = math.ceil(most * _SHARED_PART)
+        taken: list[Entry] = []
+        room = self._move(self._back, taken, most, most_bytes)
+        share = self._share(most - len(taken))
+        for namespace_id in list(self._lanes):
+            if len(taken) >= most or room <= 0:
+                break
+            lane = self._lanes.pop(namespace_id)
+            room = self._move(lane, taken, min(most, len(taken) + share), room)
+            if lane.entries:
+                self._lanes[namespace_id] = lane  # behind the others
+        return taken
+
+    def _share(self, most: int) -> int:
+        """How many each lane may give: no more than the shortest has, lest that wait for the others."""
+        lanes = self._lanes.values()
+        if len(lanes) < _SEVERAL:
+            return most
+        shortest = min(len(lane.entries) for lane in lanes)
+        return min(max(_LEAST_SHARE, shortest), max(1, most // len(lanes)))
+
+    def _move(self, lane: _Lane, entries: list[Entry], most: int, room: int) -> int:
+        """Takes out of a lane until there are so many entries, or the bytes are used up; answers what is left of them."""
+        while lane.entries and len(entries) < most and room > 0:
+            entry = lane.entries.popleft()
+            lane.size -= entry.size
             self._counted(entry, -1)
             if entry.future is not None and entry.future.done():
                 continue
-            taken += entry.size
+            room -= entry.size
             entries.append(entry)
-        return entries
+        return room
 
     async def more(self) -> None:
         """Waits until `take` may have something to give."""
         now = time.monotonic()
-        if self._queue or any(group.due <= now for group in self._groups.values()):
+        if self._back.entries or self._lanes or any(group.due <= now for group in self._groups.values()):
             return
         self._arrived.clear()
         await self._arrived.wait()
