@@ -13,7 +13,6 @@ from stepwell_server.engine.signals import SignalRun
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import RunRef
 
-
 LOUD, QUIET, THIRD = 1, 2, 3
 
 

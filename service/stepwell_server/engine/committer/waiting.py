@@ -2,7 +2,7 @@
 
 A lane keeps the order of arrival. From each lane a batch takes as many as there are in the shortest, or a few more: so
 a namespace that asks for much waits for itself, and one that asks for little is in the next batch, which is soon done.
-Alone a namespace fills the batches. Some of what may wait is kept from each namespace, lest it shut the door for others.
+Alone a namespace fills the batches. Some of what may wait is kept from each, lest it shut the door for the others.
 
 All commands of a run that is locked elsewhere wait aside together, in their order, and come back before all others. A
 command that finds others of its run aside joins them. Both count for the bound.
@@ -163,7 +163,7 @@ class Waiting:
         return min(max(_LEAST_SHARE, shortest), max(1, most // len(lanes)))
 
     def _move(self, lane: _Lane, entries: list[Entry], most: int, room: int) -> int:
-        """Takes out of a lane until there are so many entries, or the bytes are used up; answers what is left of them."""
+        """Takes out of a lane until there are so many entries, or the bytes are used up; answers how many are left."""
         while lane.entries and len(entries) < most and room > 0:
             entry = lane.entries.popleft()
             lane.size -= entry.size
