@@ -18,7 +18,7 @@ from stepwell_server.embedded import EmbeddedError
 from stepwell_server.service import StartError
 from stepwell_server.settings import Settings
 from stepwell_server.store import migrations
-from stepwell_server.store.database import translated
+from stepwell_server.store.faults import translated
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

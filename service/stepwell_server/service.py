@@ -66,7 +66,8 @@ from stepwell_server.loops.schedules import Schedules
 from stepwell_server.loops.timers import Alarms, JobTimers, Timers
 from stepwell_server.loops.topics import TopicNews, Topics
 from stepwell_server.store.crews import Crews
-from stepwell_server.store.database import Database, Lost
+from stepwell_server.store.database import Database
+from stepwell_server.store.faults import Lost
 from stepwell_server.store.hints import Hints
 from stepwell_server.store.namespaces import Namespaces
 

@@ -16,7 +16,7 @@ from stepwell_server.api.interceptors import errors as errors_module
 from stepwell_server.api.interceptors.deadlines import remaining, wait_seconds
 from stepwell_server.api.interceptors.errors import as_refusal, to_status
 from stepwell_server.errors import DatabaseUnavailable, InvalidFields, QueueFull, RunNotFound
-from stepwell_server.store.database import NoConnectionFree
+from stepwell_server.store.faults import NoConnectionFree
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,7 +25,7 @@ from stepwell_server import refusals
 from stepwell_server.dispatch import api_keys as known_keys
 from stepwell_server.model.api_keys import Role, new_secret
 from stepwell_server.store import api_keys
-from stepwell_server.store.database import Lost
+from stepwell_server.store.faults import Lost
 
 QUICK = 0.4
 UNKNOWN = ("UNAUTHENTICATED", "API_KEY_UNKNOWN")

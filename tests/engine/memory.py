@@ -28,6 +28,7 @@ from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task, TaskKind
 from stepwell_server.store.batches import Identity, Write
+from stepwell_server.store.faults import Conflict
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -189,7 +190,10 @@ class MemoryStore:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def apply(self, write: Write) -> None:
-        """Writes a batch in the order of `store.batches.write`."""
+        """Writes a batch in the order of `store.batches.write`. Raises Conflict if it was decided on other runs."""
+        decided_on = [(run.run_key, found) for found, run in write.changed_runs] + write.gone_runs
+        if any(key not in self.runs or self.runs[key].version != found for key, found in decided_on):
+            raise Conflict("a run has changed")
         self._apply_runs(write)
         self._apply_steps(write)
         for event in write.events:
@@ -223,10 +227,10 @@ class MemoryStore:
             del self.closed_runs[key]
         for run in write.new_runs:
             _insert(self.runs, run.run_key, run)
-        for run in write.changed_runs:
-            assert run.version > self.runs[run.run_key].version
+        for found, run in write.changed_runs:
+            assert run.version > found
             self.runs[run.run_key] = run
-        for key in write.gone_runs:
+        for key, _ in write.gone_runs:
             del self.runs[key]
         for closed in write.closed_runs:
             _insert(self.closed_runs, closed.run_key, closed)

@@ -21,13 +21,14 @@ class Lose(Enum):
 
 
 class Proxy:
-    """See the module. `lose` is armed for one COMMIT; `away` lets nobody through."""
+    """See the module. `lose` is armed for one COMMIT, or with `anything` for what comes next. `away` lets nobody in."""
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
         self._query = parse_qs(self._parts.query)
         self.port = 0
         self.lose = Lose.NOTHING
+        self.anything = False
         self.lost = 0
         self.away = False
         self._writers: set[asyncio.StreamWriter] = set()
@@ -64,7 +65,7 @@ class Proxy:
         writer: asyncio.StreamWriter,
     ) -> None:
         while data := await reader.read(1 << 16):
-            lose = self.lose if data.endswith(_COMMIT) else Lose.NOTHING
+            lose = self.lose if self.anything or data.endswith(_COMMIT) else Lose.NOTHING
             if lose is Lose.NOTHING:
                 back.write(data)
                 await back.drain()

@@ -49,6 +49,9 @@ class Ears:
     def release(self, task: Task, reservation: Reservation) -> None:
         self.taken -= 1
 
+    def is_here(self, session_id: UUID) -> bool:
+        return session_id == self.session
+
 
 class Replica:
     """One server's committers."""

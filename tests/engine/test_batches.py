@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from tests.engine.code import Code, activity
 from tests.engine.world import MAIN, World
@@ -36,6 +38,9 @@ class Places:
 
     def release(self, task: Task, reservation: Reservation) -> None:
         self.taken -= 1
+
+    def is_here(self, session_id: UUID) -> bool:
+        return session_id == self.world.session
 
 
 def test_a_fault_in_one_decision_is_its_callers_alone() -> None:

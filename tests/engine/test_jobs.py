@@ -62,6 +62,9 @@ def test_a_job_goes_straight_to_a_worker_with_a_place() -> None:
         def release(self, task: Any, reservation: Any) -> None:
             raise AssertionError("it was granted")
 
+        def is_here(self, session_id: Any) -> bool:
+            return False
+
     world = World()
     world.capacity = Places()
     key = world.start_job(input=GIVEN)

@@ -18,7 +18,7 @@ from stepwell_server.engine.signals import Signalled, SignalRun
 from stepwell_server.engine.starts import Started, StartRun
 from stepwell_server.model.payloads import NULL
 from stepwell_server.store import batches
-from stepwell_server.store.database import Conflict, Lost
+from stepwell_server.store.faults import Conflict, Lost
 
 
 async def mixed_work(server: Replica, started: Started) -> tuple[list[asyncio.Future[object]], list[Started]]:
@@ -55,6 +55,21 @@ async def test_a_connection_lost_in_commit_is_settled(database_url: str, lose: L
         way.lose = lose
         await recorded_once(server, database, futures)
         assert way.lost == 1
+
+
+@pytest.mark.parametrize("lose", [Lose.REPLY, Lose.REQUEST])
+async def test_a_batch_of_one_statement_whose_connection_is_lost_is_settled(database_url: str, lose: Lose) -> None:
+    """It commits by itself: lost on its way it is tried again, and with its reply lost it is known to be there."""
+    async with proxy(database_url) as way, replica(way.url) as server, look(database_url) as database:
+        await server.start()  # takes keys, and has the statement prepared
+        way.lose, way.anything = lose, True
+        started = await server.start()
+        assert way.lost == 1
+        assert await database.value("SELECT count(*) FROM runs") == 2
+        assert await database.value("SELECT run_id FROM runs ORDER BY run_key DESC LIMIT 1") == started.run_id
+        positions = [position for _, position, _ in server.ears.batches]
+        assert positions == [1, 2]
+        await database.check()
 
 
 @pytest.mark.parametrize("lose", [Lose.REPLY, Lose.REQUEST])

@@ -16,7 +16,7 @@ from stepwell_server.engine.starts import Started, StartRun
 from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import EMPTY_HASH, RunRef
 from stepwell_server.model.steps import Kind
-from stepwell_server.store.database import Rejected
+from stepwell_server.store.faults import Rejected
 
 POISON = {
     "a lone surrogate": SignalRun(RunRef(MAIN, "main", workflow_id="w"), "\ud800", NULL),

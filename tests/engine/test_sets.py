@@ -29,7 +29,7 @@ from stepwell_server.model.payloads import NULL
 from stepwell_server.model.requests import Asked
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import batches
-from stepwell_server.store.database import Lost
+from stepwell_server.store.faults import Lost
 
 SETS, RUNS = 40, 8
 

@@ -14,9 +14,20 @@ from tests.engine.memory import MemoryStore
 
 from stepwell_server import errors, refusals
 from stepwell_server.engine.change import Change
-from stepwell_server.engine.committer import Capacity, Claim, claiming, granting, loading, lookups, opening, recalling
+from stepwell_server.engine.committer import (
+    Capacity,
+    Claim,
+    claiming,
+    granting,
+    loading,
+    lookups,
+    opening,
+    recalling,
+    subjects,
+)
 from stepwell_server.engine.committer import jobs as jobs_module
 from stepwell_server.engine.committer.batch import Batch
+from stepwell_server.engine.committer.keeping import Keeping
 from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.committer.orders import Order
 from stepwell_server.engine.committer.protocols import AnyChange, NoCapacity
@@ -38,6 +49,7 @@ from stepwell_server.model.runs import ClosedRun, Run, RunRef, unpack_details
 from stepwell_server.model.steps import ClosedStep, Kind, Step, StepState, is_on_topic, unpack_step_details
 from stepwell_server.model.tasks import Grant, JobGrant, TaskKind
 from stepwell_server.store.batches import Write
+from stepwell_server.store.faults import Conflict
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 MAIN = 1
@@ -124,6 +136,11 @@ class WatchedBatch(Batch):
         return [changes, names(subjects.births), names(subjects.jobs.births)]
 
 
+class _EveryoneIsHere(NoCapacity):
+    def is_here(self, session_id: UUID) -> bool:
+        return True
+
+
 class World:
     """A service without Postgres, gRPC and time: `do` is a batch, `advance` lets time pass."""
 
@@ -137,6 +154,10 @@ class World:
         self.last: Batch | None = None
         self.write: Write | None = None
         self._keys = itertools.count(1)
+        # What two committers keep. Each hears nothing of what the other changed.
+        self.keepings = (Keeping(_EveryoneIsHere()), Keeping(_EveryoneIsHere()))
+        self.turns = itertools.cycle((0, 0, 1, 0, 0, 0, 1, 1))
+        self.decided_anew = 0
 
     @contextmanager
     def _stored(self) -> Iterator[None]:
@@ -147,6 +168,7 @@ class World:
             patch.object(loading, "topics", self.store.topics),
             patch.object(loading, "concurrency", self.store.slots),
             patch.object(loading, "search_attributes", self.store.attributes),
+            patch.object(subjects, "batch_reads", self.store),
             patch.object(lookups, "sides", self.store.sides),
             patch.object(loading, "sides", self.store.sides),
             patch.object(loading, "MOST_CARRIED", self.most_carried),
@@ -165,7 +187,18 @@ class World:
 
     def ask(self, *requests: tuple[Order, Asked | None]) -> list[Any]:
         """The same of commands that come with what names their requests."""
+        keeping = self.keepings[next(self.turns)]
         entries = [Entry(order, None, 0, 0.0, asked=asked) for order, asked in requests]
+        try:
+            batch = self._committed(entries, keeping)
+        except Conflict:
+            assert keeping.forget(entry.key for entry in entries)
+            self.decided_anew += 1
+            batch = self._committed(entries, keeping)
+        keeping.note(batch.subjects.runs.values())
+        return batch.answers
+
+    def _committed(self, entries: list[Entry], keeping: Keeping) -> WatchedBatch:
         batch = WatchedBatch(
             None,  # type: ignore[arg-type] # the store in memory takes no notice
             entries,
@@ -173,6 +206,7 @@ class World:
             self.limits,
             self.capacity,
             lambda: next(self._keys),
+            kept=keeping,
         )
         with self._stored():
             at_once(batch.prepare())
@@ -180,7 +214,7 @@ class World:
         self.last = batch
         if self.write is not None:
             self.store.apply(self.write)
-        return batch.answers
+        return batch
 
     def do(self, order: Order) -> Any:
         """Commits one command; raises its refusal."""

@@ -10,7 +10,7 @@ from tests.service import Holder, serving
 
 from stepwell.v1 import concurrency_pb2
 from stepwell_server.model.runs import Phase
-from stepwell_server.store.database import Connection
+from stepwell_server.store.connection import Connection
 from stepwell_server.store.statements import Statement
 from stepwell_server.store.writing import Change, Insertion
 

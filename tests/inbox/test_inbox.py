@@ -20,7 +20,7 @@ from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.model.payloads import NULL
 from stepwell_server.store import batches
-from stepwell_server.store.database import Conflict, Lost
+from stepwell_server.store.faults import Conflict, Lost
 
 SIGNAL, START, STEP = "stepwell_signal", "stepwell_start", "stepwell_complete_step"
 NONE = UUID(int=0)

@@ -21,7 +21,7 @@ from stepwell_server.loops.partitions import Partitions
 from stepwell_server.loops.retention import RunRetention
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import object_stores, removal
-from stepwell_server.store.database import Rejected
+from stepwell_server.store.faults import Rejected
 from stepwell_server.store.namespaces import Namespaces
 
 DAY = timedelta(days=1)

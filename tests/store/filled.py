@@ -12,7 +12,7 @@ from tests.databases import Database, Databases
 
 from stepwell_server.settings import Settings
 from stepwell_server.store import database
-from stepwell_server.store.database import Connection
+from stepwell_server.store.connection import Connection
 
 
 class Filled:

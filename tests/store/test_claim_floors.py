@@ -14,7 +14,8 @@ from stepwell_server.settings import Settings
 from stepwell_server.store import batch_reads
 from stepwell_server.store.claim_floors import SETTLED, WHOLE, Floors, Head, Walk
 from stepwell_server.store.columns import pairs
-from stepwell_server.store.database import Connection, Database
+from stepwell_server.store.connection import Connection
+from stepwell_server.store.database import Database
 
 QUEUE, SORT = (1, "q", 1), ("t", "")
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

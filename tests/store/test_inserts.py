@@ -9,7 +9,9 @@ import pytest
 import pytest_asyncio
 
 from stepwell_server.settings import Settings
-from stepwell_server.store.database import Conflict, Connection, Database, Rejected
+from stepwell_server.store.connection import Connection
+from stepwell_server.store.database import Database
+from stepwell_server.store.faults import Conflict, Rejected
 from stepwell_server.store.statements import load, target_of
 
 IDS = load("runs")["insert_run_ids"]

@@ -14,7 +14,7 @@ from tests.store.filled import Filled
 from tests.store.plans import Part, scans
 
 from stepwell_server.store import statements
-from stepwell_server.store.database import Connection
+from stepwell_server.store.connection import Connection
 from stepwell_server.store.jobs import JobFilter, page_query
 
 GROWN = """

@@ -16,7 +16,8 @@ from tests.store.plans import explained, scans
 from stepwell_server.settings import Settings
 from stepwell_server.store import batch_reads, task_queues
 from stepwell_server.store.claim_floors import Floors
-from stepwell_server.store.database import Connection, Database
+from stepwell_server.store.connection import Connection
+from stepwell_server.store.database import Database
 
 GROWN = 100_000
 INDEX, ROWS = ("tasks", "tasks_build_idx"), ("tasks", "tasks_pkey")

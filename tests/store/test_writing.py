@@ -9,8 +9,10 @@ import pytest
 import pytest_asyncio
 
 from stepwell_server.settings import Settings
-from stepwell_server.store import database as store
-from stepwell_server.store.database import Conflict, Connection, Database
+from stepwell_server.store import connection as store
+from stepwell_server.store.connection import Connection
+from stepwell_server.store.database import Database
+from stepwell_server.store.faults import Conflict
 from stepwell_server.store.statements import load
 from stepwell_server.store.writing import Writing
 
@@ -99,3 +101,63 @@ async def test_a_connection_keeps_the_statements_used_last(
         await out.send()
         assert await connection.raw.fetchval(statements) <= 3
     assert len((await keys(connection))[0]) == 11
+
+
+async def test_one_statement_is_a_transaction_by_itself(connection: Connection) -> None:
+    """It needs no BEGIN and no COMMIT, and counts as a commit."""
+    before = connection._counters.statements, connection._counters.commits
+    async with connection.transaction():
+        out = Writing(connection)
+        out.insert(IDS, ids(3))
+        out.insert(NAMES, names(3))
+        await out.send(is_all=True)
+    assert connection._counters.statements - before[0] == 1
+    assert connection._counters.commits - before[1] == 1
+    assert (await keys(connection))[0] == [1, 2, 3]
+
+
+async def test_one_statement_that_touches_other_rows_does_nothing(connection: Connection) -> None:
+    """Nobody could take it back afterwards."""
+
+    async def write() -> None:
+        async with connection.transaction():
+            out = Writing(connection)
+            out.change(RENAME, [["w1"], [1], [0], [77]], 1)
+            out.insert(IDS, ids(1))
+            await out.send(is_all=True)
+
+    with pytest.raises(Conflict, match="update_workflow_ids"):
+        await write()
+    assert await keys(connection) == ([], {})
+    async with connection.transaction():
+        await connection.fetch(RUNS["take_run_keys"])  # the connection is as good as before
+        assert connection.raw.is_in_transaction()
+
+
+async def test_after_a_read_all_is_in_the_transaction_of_that(connection: Connection) -> None:
+    """What was read or locked holds until what was decided on it is written."""
+
+    class StopError(Exception):
+        pass
+
+    async def write() -> None:
+        async with connection.transaction():
+            await connection.fetch(RUNS["take_run_keys"])
+            out = Writing(connection)
+            out.insert(IDS, ids(1))
+            await out.send(is_all=True)
+            raise StopError
+
+    with pytest.raises(StopError):
+        await write()
+    assert await keys(connection) == ([], {})
+
+
+async def test_nothing_asked_is_no_transaction(connection: Connection) -> None:
+    """Neither a statement nor a commit; and after it there is none."""
+    before = connection._counters.statements, connection._counters.commits
+    async with connection.transaction():
+        pass
+    assert (connection._counters.statements, connection._counters.commits) == before
+    await connection.fetch(RUNS["take_run_keys"])
+    assert not connection.raw.is_in_transaction()

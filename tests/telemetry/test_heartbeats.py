@@ -17,7 +17,7 @@ from tests.telemetry.seen import CALLER, HEARTBEAT, about, beats, begin, claims,
 
 from stepwell.v1.workers_pb2 import ReleaseTask, Task, TaskHeartbeat
 from stepwell_server.store import recall
-from stepwell_server.store.database import Lost
+from stepwell_server.store.faults import Lost
 
 Spans = InMemorySpanExporter
 

@@ -28,7 +28,8 @@ from stepwell.v1 import runs_pb2, types_pb2
 from stepwell.v1.workers_pb2 import FailActivity, TaskHeartbeat
 from stepwell_server import telemetry
 from stepwell_server.settings import Settings
-from stepwell_server.store.database import Database, Rejected
+from stepwell_server.store.database import Database
+from stepwell_server.store.faults import Rejected
 from stepwell_server.store.statements import Statement
 
 HIDDEN = "h1dden-words"

@@ -14,12 +14,13 @@ from stepwell_server.model.runs import input_event_of, unpack_details
 from stepwell_server.model.steps import ClosedStep, EndedStep, Kind, Step, result_event
 from stepwell_server.model.tasks import AnyGrant, Grant, JobGrant
 from stepwell_server.store import batch_reads, job_batches, recall
-from stepwell_server.store.database import Conflict, Lost
+from stepwell_server.store.faults import Conflict, Lost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 _STEPS_INLINE = 1_000
 Inputs = dict[tuple[int, int], Payload]

@@ -18,7 +18,7 @@ from stepwell_server.dispatch.traces import LOST, RECORDED, issued, subject, sub
 from stepwell_server.model.jobs import JOB_ORDINAL, ClosedJob, Job
 from stepwell_server.model.runs import ClosedRun, Run
 from stepwell_server.store import activity_store, batch_reads, job_batches, recall
-from stepwell_server.store.database import Lost
+from stepwell_server.store.faults import Lost
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from stepwell_server.dispatch.beats import Holder, TaskBeat
     from stepwell_server.model.steps import ClosedStep, Step
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 HEARD, FAILED = "heard", "failed"
 _WORKERS = UUID("0a52e9ee-94b0-5f0e-9d0b-2f5a0b5b1f63")

@@ -17,7 +17,7 @@ import structlog
 from stepwell_server import errors
 from stepwell_server.dispatch.beat_traces import BeatTraces
 from stepwell_server.store import recall
-from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
+from stepwell_server.store.faults import Conflict, Lost, Rejected, Unsettled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.model.payloads import Payload
     from stepwell_server.settings import Settings
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 
 _log = structlog.get_logger("stepwell.beats")

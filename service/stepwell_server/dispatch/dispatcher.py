@@ -124,6 +124,10 @@ class Dispatcher:
         if session is not None:
             self.pushes.freed(session)
 
+    def is_here(self, session_id: UUID) -> bool:
+        """Whether the session is attached to this replica, or was until a moment ago."""
+        return session_id in self.sessions
+
     def _granted(self, session: WorkerSession, grants: list[AnyGrant]) -> None:
         self.pushes.granted(session, grants)
 

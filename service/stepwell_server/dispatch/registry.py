@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.matching import Matcher
     from stepwell_server.engine.committer import Committers
     from stepwell_server.settings import Settings
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 _log = structlog.get_logger("stepwell.sessions")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 
 class SharedConnection:

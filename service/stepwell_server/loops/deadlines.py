@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stepwell_server.engine.committer.orders import Order
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
     from stepwell_server.store.timers import Due
 
 

@@ -31,13 +31,14 @@ import structlog
 
 from stepwell_server.loops.loop import Loop
 from stepwell_server.store import leaders
-from stepwell_server.store.database import Conflict, Lost, Rejected
+from stepwell_server.store.faults import Conflict, Lost, Rejected
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.settings import Settings
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 _log = structlog.get_logger("stepwell.leader")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
+from stepwell_server.store.faults import Conflict, Lost, Rejected, Unsettled
 
 if TYPE_CHECKING:
     from collections.abc import Callable

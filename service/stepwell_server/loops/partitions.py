@@ -8,7 +8,7 @@ import structlog
 
 from stepwell_server.loops.loop import Loop
 from stepwell_server.store import partitions
-from stepwell_server.store.database import Conflict, Rejected
+from stepwell_server.store.faults import Conflict, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable

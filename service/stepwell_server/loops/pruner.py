@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.clock import Clock
     from stepwell_server.loops.connection import SharedConnection
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 # No watch cursor is older, and no commit stays unsettled for so long.
 BATCH_AGE = timedelta(hours=1)

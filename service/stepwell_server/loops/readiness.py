@@ -8,7 +8,7 @@ import structlog
 
 from stepwell_server.loops.loop import Loop
 from stepwell_server.store import migrations
-from stepwell_server.store.database import translated
+from stepwell_server.store.faults import translated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

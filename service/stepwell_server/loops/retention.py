@@ -12,7 +12,7 @@ from stepwell_server import telemetry
 from stepwell_server.loops.loop import Loop
 from stepwell_server.refusals import Refusal
 from stepwell_server.store import archives, leftovers, partitions, removal
-from stepwell_server.store.database import Conflict, in_our_words
+from stepwell_server.store.faults import Conflict, in_our_words
 from stepwell_server.store.removal import Wanted
 
 if TYPE_CHECKING:

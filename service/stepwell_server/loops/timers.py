@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.engine.committer.orders import Order
     from stepwell_server.engine.committer.protocols import AnyChange
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
     from stepwell_server.store.timers import Due
 
 _WAKE = "wake"

@@ -17,7 +17,7 @@ from stepwell_server.loops.orders import SLICE, CommandLoop, submit_all
 from stepwell_server.model.runs import RunRef
 from stepwell_server.model.topics import TopicEvent, stripe_of
 from stepwell_server.store import topics
-from stepwell_server.store.database import Conflict
+from stepwell_server.store.faults import Conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.engine.committer import Committers
     from stepwell_server.loops.connection import SharedConnection
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 _PUBLISHED = "published"
 _EVENTS_AT_ONCE = 1_024

@@ -15,7 +15,7 @@ from stepwell_server import errors
 from stepwell_server.model.api_keys import ApiKey, SeenKey
 from stepwell_server.model.orders import SortKey
 from stepwell_server.store import namespaces, requests
-from stepwell_server.store.database import Lost
+from stepwell_server.store.faults import Lost
 from stepwell_server.store.filters import after, named, sorting, where
 from stepwell_server.store.schema import API_KEYS, NAMESPACES
 from stepwell_server.store.turns import take_turn

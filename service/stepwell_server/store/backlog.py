@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 BACKLOG = load("backlog")
 MOST_SORTS = 500

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from stepwell_server.store.batches import Identity
-    from stepwell_server.store.database import Connection, Row
+    from stepwell_server.store.connection import Connection, Row
 
 RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load("signals")
 TASKS, MAIL, INBOX = load("tasks"), load("mail"), load("inbox")

@@ -21,8 +21,8 @@ from stepwell_server.model.tasks import Task
 from stepwell_server.model.topics import TopicCopy, TopicPosition
 from stepwell_server.store import concurrency, dispatches, job_batches, queue_settings, search_attributes, sides, topics
 from stepwell_server.store.columns import columns, pairs
-from stepwell_server.store.database import Conflict
 from stepwell_server.store.dispatches import StepOfRun
+from stepwell_server.store.faults import Conflict
 from stepwell_server.store.job_batches import JobWrite
 from stepwell_server.store.statements import load
 from stepwell_server.store.writing import Writing
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from stepwell_server.model.events import CopiedEvent, Event
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 RUNS, STEPS, EVENTS, SIGNALS = load("runs"), load("steps"), load("events"), load("signals")
 TASKS, MAIL, BATCHES, INBOX = load("tasks"), load("mail"), load("batches"), load("inbox")
@@ -41,6 +41,12 @@ _RUN_CHANGES = Run.__struct_fields__.index("phase")
 _STEP_CHANGES = slice(Step.__struct_fields__.index("state"), Step.__struct_fields__.index("managed"))
 
 Identity = tuple[int, str, str, int, str]
+# Of a Write: what goes by statements of its own, after the rest.
+_FURTHER = (
+    *("topic_copies", "topic_positions", "copies", "signals", "consumed", "carried_away", "carried", "given_back"),
+    *("signals_gone", "mail", "mail_done", "inbox_done", "tokens", "sides", "sides_gone", "served"),
+    *("dispatches_claimed", "dispatches_released", "published", "search_attributes", "search_attributes_gone"),
+)
 
 
 class Write(msgspec.Struct):
@@ -57,8 +63,8 @@ class Write(msgspec.Struct):
     renamed: list[tuple[str, int, int, int]] = []  # workflow id, namespace, the turn found, run key
     reopened_runs: list[tuple[int, int]] = []  # run key, the version found
     new_runs: list[Run] = []
-    changed_runs: list[Run] = []
-    gone_runs: list[int] = []
+    changed_runs: list[tuple[int, Run]] = []  # with the version that each was decided on
+    gone_runs: list[tuple[int, int]] = []  # run key, the version decided on
     closed_runs: list[ClosedRun] = []
     new_steps: list[Step] = []
     changed_steps: list[Step] = []
@@ -102,6 +108,11 @@ class Write(msgspec.Struct):
         attributes = self.search_attributes or self.search_attributes_gone
         return self.jobs.is_empty and not (runs or attributes or self.requests or self.sides or self.inbox_done)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether anything is written besides runs, steps, events, jobs and tasks."""
+        return any(getattr(self, name) for name in _FURTHER)
+
 
 async def write(connection: Connection, batch: Write) -> None:
     """Writes a batch, tables in one order and keys sorted. Raises Conflict if what it was decided on has changed."""
@@ -117,7 +128,7 @@ async def write(connection: Connection, batch: Write) -> None:
         out.insert(EVENTS["insert_events"], map(astuple, batch.events))
     await job_batches.write(connection, batch.jobs, out)
     await _write_tasks(batch, out)
-    await out.send()
+    await out.send(is_all=not batch.has_more)
     if batch.topic_copies or batch.topic_positions:
         await topics.write(connection, batch.topic_copies, batch.topic_positions)
     # What came in this very batch may go on with a run's successor.
@@ -158,10 +169,10 @@ async def _write_runs(connection: Connection, batch: Write, out: Writing) -> Non
     if batch.new_runs:
         out.insert(RUNS["insert_runs"], map(astuple, batch.new_runs))
     if batch.changed_runs:
-        rows = [(run.run_key, *astuple(run)[_RUN_CHANGES:]) for run in batch.changed_runs]
+        rows = [(run.run_key, found, *astuple(run)[_RUN_CHANGES:]) for found, run in batch.changed_runs]
         out.change(RUNS["update_runs"], pairs(rows), len(rows))
     if batch.gone_runs:
-        out.change(RUNS["delete_runs"], [batch.gone_runs], len(batch.gone_runs))
+        out.change(RUNS["delete_runs"], pairs(sorted(batch.gone_runs)), len(batch.gone_runs))
     if batch.closed_runs:
         out.insert(RUNS["insert_closed_runs"], map(astuple, batch.closed_runs))
 

@@ -18,7 +18,8 @@ from stepwell_server.store.statements import load
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 CONCURRENCY = load("concurrency")
 MOST_AHEAD = 10_000

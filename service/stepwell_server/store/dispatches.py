@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from stepwell_server.model.requests import Asked
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 SQL = load("dispatches")
 KeyPlace = tuple[int, str, str, str]

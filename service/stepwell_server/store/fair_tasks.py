@@ -10,7 +10,7 @@ from stepwell_server.store.statements import load
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 STATEMENTS = load("fair_tasks")
 Queue = tuple[int, str, int]

@@ -18,13 +18,14 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from stepwell_server.store.database import Conflict, Lost, Rejected
+from stepwell_server.store.faults import Conflict, Lost, Rejected
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 HINTS = load("hints")
 

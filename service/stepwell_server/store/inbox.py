@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepwell_server.model.requests import Asked
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 STATEMENTS = load("inbox")
 _MOST_COUNTED = 10_000

@@ -10,14 +10,14 @@ from msgspec.structs import astuple
 from stepwell_server.model.jobs import ClosedJob, Job, JobId
 from stepwell_server.model.payloads import Payload, pack_payload, unpack_payload
 from stepwell_server.store.columns import pairs
-from stepwell_server.store.database import Conflict
+from stepwell_server.store.faults import Conflict
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
 
-    from stepwell_server.store.database import Connection, Row
+    from stepwell_server.store.connection import Connection, Row
     from stepwell_server.store.writing import Writing
 
 JOBS = load("jobs")

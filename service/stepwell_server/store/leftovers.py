@@ -10,7 +10,7 @@ from stepwell_server.store.statements import load
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 BATCHES, LEFTOVERS, JOBS = load("batches"), load("leftovers"), load("jobs")
 _MILLISECONDS_AT = 80

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from stepwell_server.store.database import translated
+from stepwell_server.store.faults import translated
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 PARTITIONS = load("partitions")
 JOB_TABLES = ("closed_jobs", "job_inputs")

@@ -12,7 +12,7 @@ from stepwell_server import errors
 from stepwell_server.model.queue_settings import QueueSettings
 from stepwell_server.store import namespaces, requests
 from stepwell_server.store.columns import pairs
-from stepwell_server.store.database import in_our_words
+from stepwell_server.store.faults import in_our_words
 from stepwell_server.store.schema import QUEUE_SETTINGS, TASKS
 from stepwell_server.store.statements import load
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stepwell_server.model.requests import Asked
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 STATEMENTS = load("queue_settings")
 _SLICE = 1_000

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from stepwell_server.model.payloads import Payload
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 STEPS, EVENTS, SESSIONS, RUNS = load("steps"), load("events"), load("sessions"), load("runs")
 JOBS = load("jobs")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stepwell_server.model.definitions import DefinitionRef
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 STATEMENTS = load("definitions")
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
     from stepwell_server.store.runs import SeenRun
 
 ATTRIBUTES = load("search_attributes")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 SESSIONS = load("sessions")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from uuid import UUID
 
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 SIDES = load("sides")
 _DELETE: dict[type[Side], str] = {

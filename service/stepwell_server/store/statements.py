@@ -40,10 +40,14 @@ def target_of(sql: str) -> tuple[str, tuple[str, ...]]:
     return found[1], tuple(found[2].replace(",", " ").split())
 
 
-def together(changes: Sequence[Statement], insertions: Sequence[tuple[Statement, int]]) -> str:
+def together(
+    changes: Sequence[Statement], insertions: Sequence[tuple[Statement, int]], checked: Sequence[int] = ()
+) -> str:
     """One statement that does what several do: it answers how many rows each of the changes touched.
 
-    Takes the parameters of all one after another, those of an insertion row by row.
+    Takes the parameters of all one after another, those of an insertion row by row; then, for each of the changes at
+    the places `checked`, how many rows it must touch. If one touches others, the statement divides by zero, and does
+    nothing.
     """
     parts, count = [], 0
     for place, statement in enumerate(changes):
@@ -59,6 +63,12 @@ def together(changes: Sequence[Statement], insertions: Sequence[tuple[Statement,
         into = f"{table} ({', '.join(columns)})"
         inserted.append(f"i{place} AS (INSERT INTO {into} VALUES {values})")  # noqa: S608 - of our own statements
         count += rows * width
+    if checked:
+        as_asked = " AND ".join(
+            f"(SELECT count(*) FROM c{place}) = ${count + number}::bigint"  # noqa: S608 - of numbers
+            for number, place in enumerate(checked, 1)
+        )
+        counts = f"1 / (CASE WHEN {as_asked} THEN 1 ELSE 0 END), {counts}"
     # Postgres carries out the last of them first.
     return f"WITH {', '.join(parts + inserted[::-1])} SELECT {counts}"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stepwell_server.model.events import EventType, Origin, payload_of, unpack_attributes
 from stepwell_server.model.topics import TopicEvent, TopicView
 from stepwell_server.store.columns import columns, pairs
-from stepwell_server.store.database import Conflict
+from stepwell_server.store.faults import Conflict
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stepwell_server.model.topics import TopicCopy, TopicPosition
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 TOPICS = load("topics")
 # What a thousand events may bring into memory; what is larger is read by who tells a worker of it.

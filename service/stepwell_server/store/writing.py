@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stepwell_server.store.database import Conflict
+from stepwell_server.store.faults import Conflict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
     from stepwell_server.store.statements import Statement
 
 # Rows. Each number of rows of each table makes another statement, which the database must prepare.
@@ -51,11 +51,17 @@ class Writing:
         """Notes new rows, with their values in the order of the columns that the COPY names."""
         self._insertions.append(Insertion(statement, list(rows)))
 
-    async def send(self) -> None:
-        """Writes all that was noted. Raises Conflict if what was decided on has changed."""
+    async def send(self, *, is_all: bool = False) -> None:
+        """Writes all that was noted. Raises Conflict if what was decided on has changed.
+
+        `is_all` tells that the transaction writes nothing further: one statement may do without a BEGIN and a COMMIT.
+        """
         changes, insertions = self._changes, self._insertions
         self._changes, self._insertions = [], []
         if (insertions or len(changes) > 1) and sum(len(each.rows) for each in insertions) <= _FEW:
+            if is_all and not self._connection.has_begun:
+                await self._connection.write_alone(changes, insertions)
+                return
             counts = await self._connection.write_together(changes, insertions)
         else:
             counts = [await self._connection.write(change.statement, change.columns) for change in changes]

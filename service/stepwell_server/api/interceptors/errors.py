@@ -29,7 +29,7 @@ from stepwell_server.errors import (
 )
 from stepwell_server.ids import uuid7
 from stepwell_server.refusals import InvalidArgument, Refusal
-from stepwell_server.store.database import NoConnectionFree
+from stepwell_server.store.faults import NoConnectionFree
 
 DOMAIN = "stepwell.dev"
 DETAILS_KEY = "grpc-status-details-bin"

@@ -45,6 +45,7 @@ class Batch(Opening):
         """Loads, decides, and matches fresh tasks with waiting workers."""
         await self._decide(await self._load())
         self._grants.match()
+        await self.subjects.hold_unchanged()
 
     @property
     def reservations(self) -> list[tuple[Task, Reservation]]:

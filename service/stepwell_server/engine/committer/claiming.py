@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.engine.change import Change
     from stepwell_server.engine.committer.protocols import ActivityClaim
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 
 class Claiming:

@@ -34,12 +34,12 @@ def collect(write: batches.Write, change: Change) -> None:
         write.new_runs.append(run)
     elif run is not None:
         # A letter that came to nothing goes, and the run stays as it was.
-        write.changed_runs += [run] if run is not change.original else []
+        write.changed_runs += [(change.stored_version, run)] if run is not change.original else []
     elif change.closed_run is not None and change.has_ended:
         write.closed_runs.append(change.closed_run)
         write.ended.append(key)
         if change.original is not None and not change.fresh:
-            write.gone_runs.append(key)
+            write.gone_runs.append((key, change.original.version))
             if change.closed_run.last_signal and not _keeps_signals(change):
                 write.signals_gone.append(key)
             if change.closed_run.last_step > change.closed_run.order_count:

@@ -14,6 +14,7 @@ import structlog
 from stepwell_server import errors, refusals, telemetry
 from stepwell_server.engine.activity_claims import ClaimedActivity, ReturnActivity
 from stepwell_server.engine.committer.batch import Batch
+from stepwell_server.engine.committer.keeping import Keeping
 from stepwell_server.engine.committer.link import Link
 from stepwell_server.engine.committer.opening import ANOTHERS, HELD
 from stepwell_server.engine.committer.orders import Order, births_of, busy, label_of, namespace_of
@@ -25,7 +26,7 @@ from stepwell_server.ids import uuid7
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import batches
-from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
+from stepwell_server.store.faults import Conflict, Lost, Rejected, Unsettled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from stepwell_server.engine.committer.protocols import Capacity, Listener, Queues
     from stepwell_server.model.requests import Asked
     from stepwell_server.settings import Settings
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 _log = structlog.get_logger("stepwell.committer")
 _MAIL_SIZE = 256
@@ -75,6 +77,7 @@ class Committer:
             limits.user_task_changes,
         )
         self._waiting = Waiting(settings.committer_queue_commands, settings.committer_queue_bytes)
+        self._keeping = Keeping(capacity)
         self._link = Link(database, settings, self._waiting, place, key_step)
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -172,12 +175,17 @@ class Committer:
             try:
                 await self._attempt(entries)
             except Conflict as conflict:
+                if self._forget(entries):
+                    continue
                 conflicts += 1
                 if conflicts > self._most_conflicts:
                     await self._halve(entries, conflict)
                     return
                 await asyncio.sleep(random.uniform(0, 0.002) * 2**conflicts)
             except Rejected as rejection:
+                # A row that is there already: what was kept is out of date, rather than the row at fault.
+                if self._forget(entries):
+                    continue
                 await self._halve(entries, rejection)
                 return
             except Lost:
@@ -205,6 +213,7 @@ class Committer:
         if not entries:
             return
         connection = await self._link.connected(entries)
+        self._keeping.begin(connection)
         await self._link.have_number(connection)
         await self._link.have_keys(connection, sum(births_of(entry.order) for entry in entries))
         batch = self._batch(connection, entries)
@@ -247,11 +256,17 @@ class Committer:
             self._waiting.aside,
             self._is_anothers,
             self._queues,
+            self._keeping,
         )
+
+    def _forget(self, entries: Sequence[Entry]) -> bool:
+        """Has the runs of a batch that failed read anew; answers whether it was decided on what was kept of any."""
+        return self._keeping.forget(entry.key for entry in entries)
 
     def _finish(self, entries: list[Entry], batch: Batch, position: int) -> None:
         """After the commit: those who hold workers hear first, then each caller is answered."""
         changes = batch.subjects.every()
+        self._keeping.note(batch.subjects.runs.values())
         try:
             self._listener.committed(self._link.number, position, changes)
         except Exception:  # noqa: BLE001 - what is committed is committed

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.engine.committer.protocols import Claim
     from stepwell_server.engine.fairness import Rounds, Turn
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
     from stepwell_server.store.fair_tasks import Found
 
 # Keys may have less than their share, or somebody else has it: what is left is shared out anew.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stepwell_server.engine.committer.protocols import AnyChange
     from stepwell_server.engine.committer.subjects import Subjects
     from stepwell_server.model.tasks import AnyGrant, Task
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 
 class Granting:

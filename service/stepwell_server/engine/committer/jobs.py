@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stepwell_server.engine.limits import Limits
     from stepwell_server.engine.wishes import Missing
     from stepwell_server.model.jobs import JobRef
-    from stepwell_server.store.database import Connection, Row
+    from stepwell_server.store.connection import Connection, Row
 
 _NO_ID = UUID(int=0)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stepwell_server.engine.committer.waiting import without_late
 from stepwell_server.store import batch_reads, batches
-from stepwell_server.store.database import Conflict, Lost, Rejected, Unsettled
+from stepwell_server.store.faults import Conflict, Lost, Rejected, Unsettled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from stepwell_server.clock import Clock
     from stepwell_server.engine.committer.waiting import Entry, Waiting
     from stepwell_server.settings import Settings
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 SETTLE_SECONDS = 30.0
 _FIRST_PAUSE = 0.05

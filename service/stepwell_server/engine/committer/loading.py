@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stepwell_server.model.driven import SideKey
     from stepwell_server.model.search_attributes import AttributeValue
     from stepwell_server.model.signals import Signal
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 MOST_CARRIED, MOST_CARRIED_BYTES = 256, 4 * 1024 * 1024
 # Of a name. Who needs more asks again.
@@ -105,6 +105,16 @@ async def load_parts(connection: Connection, wanted: Sequence[tuple[Change, Miss
         change.known.add(missing)
 
 
+def is_read(change: Change, missing: Missing) -> bool:
+    """Whether anything of it must be read, rather than be found among the open steps that are known."""
+    if not missing.ordinals <= change.steps.keys():
+        return True
+    if missing.open_steps and _has_more_steps(change):
+        return True
+    return any(part not in _KNOWN_STEPS for part in missing.parts)
+
+
+_KNOWN_STEPS = frozenset({"ordinals", "open_steps"})
 _OF_STEPS = frozenset({"ordinals", "identities", "open_steps", "closed_steps", "waits"})
 _OF_SIGNALS = frozenset({"received", "signals", "signal_ids", "carried"})
 _SINGLE_ROWS = frozenset({"scopes", "events", "heartbeats"})

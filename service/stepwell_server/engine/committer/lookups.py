@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.engine.starts import StartRun
     from stepwell_server.model.runs import RunRef
-    from stepwell_server.store.database import Connection, Row
+    from stepwell_server.store.connection import Connection, Row
 
 # What resolving a reference came to: a key, or why there is none.
 Resolved = int | refusals.Refusal

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stepwell_server.engine.commands import Command
+    from stepwell_server.engine.committer.keeping import Keeping
     from stepwell_server.engine.committer.orders import Birth
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 
 class _NotHere:
@@ -61,6 +62,7 @@ class Opening:
         aside: Container[int | None] = (),
         is_anothers: Callable[[int], bool] = lambda _: False,
         queues: Queues = _NO_QUEUES,
+        kept: Keeping | None = None,
     ) -> None:
         self._connection = connection
         self._entries = entries
@@ -75,6 +77,7 @@ class Opening:
         self._aside = aside
         self._queues = queues
         self._is_anothers = is_anothers
+        self._kept = kept
         self.subjects = Subjects(connection, now, limits, next_key)
         self.answers: list[object] = [None] * len(entries)
         self._grants = Granting(connection, self.subjects, capacity, now, HELD, queues)
@@ -89,7 +92,10 @@ class Opening:
         if claims:
             await self._grants.claim((place, self._entries[place].order) for place in claims)
         await self._resolve()
-        named = self._named_here() | {(ordinal == JOB_ORDINAL, key) for key, ordinal in self._grants.tasks}
+        named = self._named_here()
+        if self._kept is not None:
+            self._recall(self._kept, named)
+        named |= {(ordinal == JOB_ORDINAL, key) for key, ordinal in self._grants.tasks}
         self._mark_absent(*await self.subjects.open(named))
         await self._look_again_for_names()
         await self._leave_applied_mail()
@@ -169,6 +175,12 @@ class Opening:
             else:
                 named.add((self._of_job[place], entry.key))
         return named
+
+    def _recall(self, kept: Keeping, named: set[Subject]) -> None:
+        """Takes runs as they were kept, but for those of which a task is claimed: whoever claims locks."""
+        claimed = {key for key, _ in self._grants.tasks}
+        wanted = {key for of_job, key in named if not of_job and key not in claimed}
+        self.subjects.recall(kept.find(wanted, self._entries))
 
     def _mark_absent(self, held: set[Subject], nowhere: set[Subject]) -> None:
         for place, entry in enumerate(self._entries):

@@ -77,6 +77,10 @@ class Capacity(Protocol):
         """Gives the place back: the task was not granted after all."""
         ...
 
+    def is_here(self, session_id: UUID) -> bool:
+        """Whether that worker is connected to this replica."""
+        ...
+
 
 class Queues(Protocol):
     """What is known of the queues for which something is set. Of most nothing is, so it must cost next to nothing."""
@@ -130,6 +134,11 @@ class NoCapacity:
 
     def release(self, task: Task, reservation: Reservation) -> None:
         """Nothing to give back."""
+
+    def is_here(self, session_id: UUID) -> bool:
+        """Nobody is."""
+        del session_id
+        return False
 
 
 class NoListener:

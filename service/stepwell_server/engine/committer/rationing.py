@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stepwell_server.engine.committer.protocols import Queues
     from stepwell_server.model.queue_settings import RateLimit
     from stepwell_server.model.tasks import AnyGrant
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 Queue = tuple[int, str]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from stepwell_server.engine.committer.waiting import Entry
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 
 class Recalling:

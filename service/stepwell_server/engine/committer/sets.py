@@ -21,7 +21,7 @@ from stepwell_server.engine.committer.orders import Writes, ref_of
 from stepwell_server.engine.committer.subjects import Subjects
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.store import batch_reads
-from stepwell_server.store.database import Conflict
+from stepwell_server.store.faults import Conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from stepwell_server.engine.limits import Limits
     from stepwell_server.model.requests import Asked
     from stepwell_server.settings import Settings
-    from stepwell_server.store.database import Connection, Database
+    from stepwell_server.store.connection import Connection
+    from stepwell_server.store.database import Database
 
 
 class SetBatch(Batch):

@@ -17,16 +17,19 @@ from stepwell_server.engine.jobs import StartJob
 from stepwell_server.engine.names import Births
 from stepwell_server.model.jobs import JobRef
 from stepwell_server.model.runs import RunRef
+from stepwell_server.store import batch_reads
+from stepwell_server.store.faults import Conflict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from stepwell_server.engine.committer.keeping import Kept
     from stepwell_server.engine.committer.orders import AnyRef, Order
     from stepwell_server.engine.committer.protocols import AnyChange
     from stepwell_server.engine.limits import Limits
     from stepwell_server.engine.wishes import Missing
-    from stepwell_server.store.database import Connection
+    from stepwell_server.store.connection import Connection
 
 Subject = tuple[bool, int]  # whether it is a job, and its key
 
@@ -41,6 +44,7 @@ class Subjects:
         self.runs: dict[int, Change] = {}
         self.births = Births(self.runs, next_key)
         self.jobs = Jobs(now, limits, next_key)
+        self._unlocked: set[int] = set()  # kept runs, as far as they are not locked
 
     def get(self, key: int | None, *, is_job: bool) -> AnyChange | None:
         """The run or the job of that key."""
@@ -79,6 +83,29 @@ class Subjects:
         busy, gone = await self.jobs.open(self._connection, jobs)
         return _marked(held, busy), _marked(nowhere, gone)
 
+    def recall(self, kept: Iterable[Kept]) -> None:
+        """Takes runs as they were kept, without a look at the database."""
+        for run, steps in kept:
+            change = Change(now=self._now, namespace="", limits=self._limits, run=run, births=self.births)
+            for step in steps:
+                change.load_step(step)
+            self.runs[run.run_key] = change
+            self._unlocked.add(run.run_key)
+
+    async def hold_unchanged(self) -> None:
+        """Locks those kept runs that were not changed: nothing will be written that fails if they are out of date."""
+        await self._hold(key for key in self._unlocked if self.runs[key].run is self.runs[key].original)
+
+    async def _hold(self, keys: Iterable[int]) -> None:
+        """Locks kept runs. Raises Conflict if one is another by now, or is locked elsewhere."""
+        wanted = sorted(self._unlocked.intersection(keys))
+        if not wanted:
+            return
+        versions = {run.run_key: run.version for run in await batch_reads.lock_runs(self._connection, wanted)}
+        if versions != {key: self.runs[key].stored_version for key in wanted}:
+            raise Conflict("a run that was kept has changed")
+        self._unlocked.difference_update(wanted)
+
     def is_awaited(self, ref: AnyRef) -> bool:
         """Whether a start of this batch gives that id or name."""
         return self.jobs.births.is_awaited(ref) if isinstance(ref, JobRef) else self.births.is_awaited(ref)
@@ -91,6 +118,8 @@ class Subjects:
         """Loads what decisions want to see."""
         runs = [(change, missing) for change, missing in wanted if isinstance(change, Change)]
         if runs:
+            if self._unlocked:
+                await self._hold([change.run_key for change, missing in runs if loading.is_read(change, missing)])
             await loading.load_parts(self._connection, runs, self.births)
         jobs = [(change, missing) for change, missing in wanted if not isinstance(change, Change)]
         if jobs:

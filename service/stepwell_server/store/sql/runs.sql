@@ -101,7 +101,8 @@ COPY runs (
 ) FROM STDIN (FORMAT binary);
 
 -- name: update_runs
--- Writes what changes of open runs that this batch has locked. Walks runs_pkey.
+-- Writes what changes of open runs, if they are in the versions that were decided on: a smaller count is a conflict,
+-- somebody else was first. Walks runs_pkey.
 UPDATE runs SET
     phase = x.phase, version = x.version, last_event = x.last_event, last_step = x.last_step,
     last_signal = x.last_signal, open_steps = x.open_steps, order_count = x.order_count,
@@ -111,20 +112,22 @@ UPDATE runs SET
     build_id = x.build_id, update_time = x.update_time, suspend_time = x.suspend_time,
     wake_time = x.wake_time, details = x.details
 FROM unnest(
-    $1::bigint[], $2::smallint[], $3::bigint[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[],
-    $9::bytea[], $10::bigint[], $11::uuid[], $12::smallint[], $13::boolean[], $14::boolean[], $15::text[],
-    $16::timestamptz[], $17::text[], $18::text[], $19::timestamptz[], $20::text[], $21::timestamptz[],
-    $22::timestamptz[], $23::timestamptz[], $24::bytea[]
+    $1::bigint[], $2::bigint[], $3::smallint[], $4::bigint[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
+    $10::bytea[], $11::bigint[], $12::uuid[], $13::smallint[], $14::boolean[], $15::boolean[], $16::text[],
+    $17::timestamptz[], $18::text[], $19::text[], $20::timestamptz[], $21::text[], $22::timestamptz[],
+    $23::timestamptz[], $24::timestamptz[], $25::bytea[]
 ) AS x (
-    run_key, phase, version, last_event, last_step, last_signal, open_steps, order_count, order_hash, grants,
+    run_key, found, phase, version, last_event, last_step, last_signal, open_steps, order_count, order_hash, grants,
     session_id, returns, queued, dirty, owner_id, lease_expire_time, pause_reason, cancel_reason, cancel_time,
     build_id, update_time, suspend_time, wake_time, details
 )
-WHERE runs.run_key = x.run_key;
+WHERE runs.run_key = x.run_key AND runs.version = x.found;
 
 -- name: delete_runs
--- Takes ended runs out of the open ones. Walks runs_pkey.
-DELETE FROM runs WHERE run_key = ANY($1::bigint[]);
+-- Takes ended runs out of the open ones, in the versions that were decided on: a smaller count is a conflict. Walks
+-- runs_pkey.
+DELETE FROM runs USING unnest($1::bigint[], $2::bigint[]) AS x (run_key, found)
+WHERE runs.run_key = x.run_key AND runs.version = x.found;
 
 -- name: delete_closed_runs
 -- Takes runs that are opened again out of the closed ones, in the versions that were looked at: a smaller count is a
