@@ -21,14 +21,14 @@ class Lose(Enum):
 
 
 class Proxy:
-    """See the module. `lose` is armed for one COMMIT, or with `anything` for what comes next. `away` lets nobody in."""
+    """See the module. `lose` is armed for one COMMIT, or for the message `at`, from 1. `away` lets nobody in."""
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
         self._query = parse_qs(self._parts.query)
         self.port = 0
         self.lose = Lose.NOTHING
-        self.anything = False
+        self.at = 0
         self.lost = 0
         self.away = False
         self._writers: set[asyncio.StreamWriter] = set()
@@ -65,7 +65,7 @@ class Proxy:
         writer: asyncio.StreamWriter,
     ) -> None:
         while data := await reader.read(1 << 16):
-            lose = self.lose if self.anything or data.endswith(_COMMIT) else Lose.NOTHING
+            lose = self.lose if self._is_meant(data) else Lose.NOTHING
             if lose is Lose.NOTHING:
                 back.write(data)
                 await back.drain()
@@ -81,6 +81,12 @@ class Proxy:
             back.transport.abort()
             raise ConnectionResetError
         back.write_eof()
+
+    def _is_meant(self, data: bytes) -> bool:
+        if not self.at:
+            return data.endswith(_COMMIT)
+        self.at -= self.lose is not Lose.NOTHING
+        return not self.at
 
     async def _back(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await there.read(1 << 16):

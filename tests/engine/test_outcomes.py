@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from msgspec.structs import replace
 from tests.engine.code import COMPLETED
 from tests.engine.proxy import Lose, proxy
 from tests.engine.replica import Look, Replica, end_of, look, new_run, ref, replica
@@ -62,7 +63,7 @@ async def test_a_batch_of_one_statement_whose_connection_is_lost_is_settled(data
     """It commits by itself: lost on its way it is tried again, and with its reply lost it is known to be there."""
     async with proxy(database_url) as way, replica(way.url) as server, look(database_url) as database:
         await server.start()  # takes keys, and has the statement prepared
-        way.lose, way.anything = lose, True
+        way.lose, way.at = lose, 1
         started = await server.start()
         assert way.lost == 1
         assert await database.value("SELECT count(*) FROM runs") == 2
@@ -108,10 +109,12 @@ async def test_what_stays_unknown_is_told_so_and_the_door_stays_open(
     monkeypatch.setattr(batches, "settle", never)
     monkeypatch.setattr(link, "SETTLE_SECONDS", 0.3)
     async with proxy(database_url) as way, replica(way.url) as server, look(database_url) as database:
-        await server.start()
-        server.ears.session = uuid4()
-        way.lose = lose
         order = StartRun(new_run(run_id=uuid4()), request_id="r", request_hash=b"h")
+        server.ears.session = uuid4()
+        # Takes keys, and has the statements prepared: then the look is the first message, and the write the second.
+        await server.do(replace(order, new=new_run(run_id=uuid4())))
+        server.ears.taken = 0
+        way.lose, way.at = lose, 2
         with pytest.raises(errors.OutcomeUnknown):
             await server.do(order)
         assert (server.ears.unknown, server.ears.taken) == (1, 0)

@@ -22,7 +22,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the statements that are given from now on, in their order."""
     names: list[str] = []
     fetch, write, insert = Connection.fetch, Connection.write, Connection.insert
-    write_together = Connection.write_together
+    write_together, write_alone = Connection.write_together, Connection.write_alone
 
     async def fetched(connection: Connection, statement: Statement, *arguments: object) -> Any:
         names.append(statement.name)
@@ -36,12 +36,18 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(statement.name)
         await insert(connection, statement, rows)
 
+    async def alone(connection: Connection, changes: Sequence[Change], insertions: Sequence[Insertion]) -> None:
+        names.extend(change.statement.name for change in changes)
+        names.extend(each.statement.name for each in insertions)
+        await write_alone(connection, changes, insertions)
+
     async def together(connection: Connection, changes: Sequence[Change], insertions: Sequence[Insertion]) -> list[int]:
         names.extend(change.statement.name for change in changes)
         names.extend(each.statement.name for each in insertions)
         return await write_together(connection, changes, insertions)
 
     monkeypatch.setattr(Connection, "write_together", together)
+    monkeypatch.setattr(Connection, "write_alone", alone)
     monkeypatch.setattr(Connection, "insert", inserted)
     monkeypatch.setattr(Connection, "fetch", fetched)
     monkeypatch.setattr(Connection, "write", written)

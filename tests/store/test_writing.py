@@ -134,8 +134,8 @@ async def test_one_statement_that_touches_other_rows_does_nothing(connection: Co
         assert connection.raw.is_in_transaction()
 
 
-async def test_after_a_read_all_is_in_the_transaction_of_that(connection: Connection) -> None:
-    """What was read or locked holds until what was decided on it is written."""
+async def test_after_a_lock_all_is_in_the_transaction_of_that(connection: Connection) -> None:
+    """What was locked stays so until what was decided on it is written."""
 
     class StopError(Exception):
         pass
@@ -151,6 +151,21 @@ async def test_after_a_read_all_is_in_the_transaction_of_that(connection: Connec
     with pytest.raises(StopError):
         await write()
     assert await keys(connection) == ([], {})
+
+
+async def test_a_look_begins_none(connection: Connection) -> None:
+    """It neither locks nor changes anything, so what follows may still be one statement."""
+    before = connection._counters.statements
+    async with connection.transaction():
+        await connection.fetch(RUNS["read_runs"], [1])
+        assert not connection.raw.is_in_transaction()
+        out = Writing(connection)
+        out.insert(IDS, ids(1))
+        await out.send(is_all=True)
+    assert connection._counters.statements - before == 2
+    async with connection.transaction():
+        await connection.fetch(RUNS["lock_runs"], [1])
+        assert connection.raw.is_in_transaction()
 
 
 async def test_nothing_asked_is_no_transaction(connection: Connection) -> None:

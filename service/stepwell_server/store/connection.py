@@ -59,7 +59,7 @@ class Connection:
     async def fetch(self, statement: Statement, *arguments: Any) -> list[Row]:  # noqa: ANN401 - statement's parameters
         """Runs a named statement and answers its rows."""
         try:
-            if not self._is_ready:
+            if not (self._is_ready or statement.is_read):
                 await self._begin()
             prepared = self._prepared.get(statement.name)
             if prepared is None:
@@ -159,7 +159,7 @@ class Connection:
     async def transaction(self) -> AsyncIterator[None]:
         """A transaction. A connection lost in it is Lost, one lost in its COMMIT is Unsettled.
 
-        It begins with the first that is asked of it; `write_alone` is one by itself.
+        It begins with the first statement that locks or changes anything; `write_alone` is one by itself.
         """
         self._waits_to_begin, self._is_done = True, False
         try:
@@ -185,7 +185,7 @@ class Connection:
 
     @property
     def has_begun(self) -> bool:
-        """Whether anything was asked of the transaction."""
+        """Whether anything that locks or changes was asked of the transaction."""
         return not self._waits_to_begin
 
     @property

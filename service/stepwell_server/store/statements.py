@@ -12,16 +12,22 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 _PARAMETER = re.compile(r"\$(\d+)")
+_MORE_THAN_READS = re.compile(r"\b(COPY|INSERT|UPDATE|DELETE|SHARE|nextval|pg_notify|pg_\w*advisory\w*)\b")
 _COPY = re.compile(r"COPY (\w+) \(([^)]+)\) FROM STDIN \(FORMAT binary\);")
 
 
 class Statement(NamedTuple):
-    """A statement: its noun (the file), its name, its text without comments."""
+    """A statement: its noun (the file), its name, its text without comments.
+
+    `is_read` tells that it neither changes nor locks anything: each statement sees what was committed before it, in a
+    transaction or not.
+    """
 
     noun: str
     name: str
     sql: str
     comment: str
+    is_read: bool = False
 
 
 def load(noun: str) -> dict[str, Statement]:
@@ -85,7 +91,7 @@ def _statement(noun: str, name: str, body: str) -> Statement:
     lines = body.strip().splitlines()
     comment = " ".join(line[3:] for line in lines if line.startswith("-- "))
     sql = "\n".join(line for line in lines if not line.startswith("--"))
-    return Statement(noun, name, sql, comment)
+    return Statement(noun, name, sql, comment, is_read=_MORE_THAN_READS.search(sql) is None)
 
 
 def nouns() -> list[str]:
