@@ -39,7 +39,7 @@ def share(
             left -= count
             if not left:
                 break
-        waiting = [] if once else [key for key in waiting if shares[key] < tokens[key]]
+        waiting = [] if once else [key for key in waiting if shares.get(key, 0) < tokens[key]]
     return shares, turn
 
 

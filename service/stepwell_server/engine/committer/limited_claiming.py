@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from stepwell_server.store.fair_tasks import Found
 
 _MOST_LOOKS = 4
-# Of a look, for all types and builds together; of each of those a few.
-_LOOKED, _FEWEST_LOOKED = 256, 16
+# Keys of a look: so many times as types and builds are asked for at each, and a few in any case. They take some 2 ms, in
+# which nobody else's commands of the batch go on.
+_LOOKED, _FEWEST_LOOKED = 128, 16
 
 
 async def find(  # noqa: PLR0917 - one question
@@ -66,7 +67,7 @@ async def find(  # noqa: PLR0917 - one question
 async def _look(  # noqa: PLR0917 - one question
     connection: Connection, claim: Claim, turn: Turn, ration: KeyRationing, most: int, own: Collection[Found]
 ) -> tuple[dict[str, int], bool]:
-    """What the next keys have left of which something waits, the one whose turn it is first; and if they are the last."""
+    """What the next keys of which something waits have left, the one whose turn it is first; and if they are all."""
     looked = max(_FEWEST_LOOKED, _LOOKED // (len(claim.types) * (len(claim.builds) + 1)))
     queue, sorts = (claim.namespace_id, claim.task_queue, claim.kind), (claim.types, claim.builds)
     place, inclusive = turn.key or "", turn.left > 0 or turn.key is None
