@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stepwell_server.engine.fairness import Turn
 from stepwell_server.engine.key_limits import Lap, Walks, share
-from stepwell_server.engine.rate_limits import fill_seconds, later_time, settled, soonest
+from stepwell_server.engine.rate_limits import later_time, settled, soonest
 from stepwell_server.model.queue_settings import RateLimit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -102,7 +102,7 @@ def test_what_was_taken_under_a_slower_limit_is_no_debt() -> None:
     """An hour a task was a slip: under the limit that mended it the bucket fills from when that was set."""
     slow, fast = RateLimit(1 / 3600, 100), RateLimit(10.0, 100)
     spent = NOW + timedelta(hours=90)
-    until = settled(fast, spent, fill_seconds(slow), NOW)
+    until = settled(fast, spent, slow.fill_seconds, NOW)
     assert until == NOW + timedelta(seconds=10)
     assert later_time(fast, until, NOW + timedelta(seconds=0.2)) is None
 

@@ -72,7 +72,7 @@ async def test_the_same_on_empty_tables(filled: Filled) -> None:
 async def test_ten_thousand_keys_without_tokens_are_looked_at_a_part_at_a_time(
     filled: Filled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each claim makes four looks at 64 keys. When all were seen it hears when the first has a token, and not before."""
+    """A claim makes four looks at 64 keys. When all were seen it hears when the first has a token, and not before."""
     statements: list[tuple[str, int]] = []
     fetch = Connection.fetch
 

@@ -47,18 +47,13 @@ def later_time(limit: RateLimit, spent_until: datetime | None, now: datetime) ->
     return found if found > now else None
 
 
-def fill_seconds(limit: RateLimit) -> float:
-    """In how many seconds an empty bucket is full."""
-    return limit.burst / limit.per_second
-
-
 def settled(limit: RateLimit, spent_until: datetime, filled: float, since: datetime) -> datetime:
     """Until when a bucket is spent that was written under a limit by which an empty one `filled` in so many seconds.
 
     If `limit` fills it sooner, what was taken before is no debt of those who mended it: the bucket counts as emptied
     at the latest when the limit was set, and fills from then on.
     """
-    full = fill_seconds(limit)
+    full = limit.fill_seconds
     return min(spent_until, since + timedelta(seconds=full)) if filled > full else spent_until
 
 
@@ -76,4 +71,4 @@ def _ahead(limit: RateLimit, spent_until: datetime | None, now: datetime) -> flo
     """In how many seconds it is full. Never longer than an empty one takes: the limit may have been another then."""
     if spent_until is None:
         return 0.0
-    return min(max(0.0, (spent_until - now).total_seconds()), fill_seconds(limit))
+    return min(max(0.0, (spent_until - now).total_seconds()), limit.fill_seconds)

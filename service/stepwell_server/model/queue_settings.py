@@ -21,6 +21,11 @@ class RateLimit(msgspec.Struct, frozen=True, gc=False):
     per_second: float
     burst: int
 
+    @property
+    def fill_seconds(self) -> float:
+        """In how many seconds an empty bucket is full."""
+        return self.burst / self.per_second
+
 
 class QueueSettings(msgspec.Struct, frozen=True, gc=False):
     """A row of `queue_settings`. `spent_until` is when the bucket of the limit is full again; None: it is full."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import case, func, select, tuple_
 from sqlalchemy import update as update_rows
 from sqlalchemy.dialects.postgresql import insert
 
@@ -46,7 +47,7 @@ async def update(  # noqa: PLR0917 - one change
     made = insert(table).values(namespace_id=namespace_id, task_queue=task_queue, version=1, update_time=now, **changes)
     statement = made.on_conflict_do_update(
         index_elements=["namespace_id", "task_queue"],
-        set_={"version": table.c.version + 1, "update_time": now, **changes},
+        set_={"version": table.c.version + 1, "update_time": now, **changes, **_spent(changes, now)},
     ).returning(*table.c)
     async with database.pool.begin() as connection:
         known = await requests.recall(connection, asked)
@@ -59,6 +60,15 @@ async def update(  # noqa: PLR0917 - one change
             raise errors.LimitExceeded(limit="queue_settings", value=MOST + 1, maximum=MOST)
         await requests.note(connection, asked, row, now)
         return row
+
+
+def _spent(changes: Mapping[str, object], now: datetime) -> dict[str, object]:
+    """What a change of the limit does to the bucket: what was taken under a slower one before is no debt."""
+    limit = QueueSettings(0, "", 0, now, **changes).rate_limit  # type: ignore[arg-type] # names of its columns
+    if limit is None:
+        return {}
+    spent_until, full = QUEUE_SETTINGS.c.spent_until, now + timedelta(seconds=limit.fill_seconds)
+    return {"spent_until": case((spent_until > full, full), else_=spent_until)}
 
 
 def _check(row: QueueSettings, changes: Mapping[str, object]) -> None:

@@ -36,7 +36,7 @@ class KeyRationing:
     @property
     def bounds(self) -> Bounds:
         """Which of its buckets have a token."""
-        limit, full = self._limit, rate_limits.fill_seconds(self._limit)
+        limit, full = self._limit, self._limit.fill_seconds
         open_until = self._now + timedelta(seconds=(limit.burst - 1) / limit.per_second)
         return Bounds(open_until, full, self._since + timedelta(seconds=full))
 
@@ -66,7 +66,7 @@ class KeyRationing:
     @property
     def spent(self) -> Sequence[tuple[int, str, str, datetime, float]]:
         """Until when the buckets are spent out of which something was given, and in how many seconds one fills."""
-        full = rate_limits.fill_seconds(self._limit)
+        full = self._limit.fill_seconds
         return [
             (*self._queue, key, until, full)
             for key, count in self._given.items()

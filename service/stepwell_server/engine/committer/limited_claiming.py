@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from stepwell_server.store.fair_tasks import Found
 
 _MOST_LOOKS = 4
-# Keys of a look: so many times as types and builds are asked for at each, and a few in any case. They take some 2 ms, in
-# which nobody else's commands of the batch go on.
+# Keys of a look: fewer where types and builds are many, for each of them is looked at. They take some 2 ms, in which
+# nobody else's commands of the batch go on.
 _LOOKED, _FEWEST_LOOKED = 128, 16
 
 
