@@ -246,6 +246,27 @@ async def test_tasks_that_nobody_can_do_any_more_take_no_tokens(database_url: st
         assert keys_of(await server.claim(5)) == {"a": 1}
 
 
+@pytest.mark.parametrize("most", [1, 3, 5])
+async def test_no_key_is_passed_over_for_longer_than_a_round(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """However many keys before it have tokens, however few a look sees, and though half of them have none."""
+    monkeypatch.setattr("stepwell_server.engine.committer.limited_claiming._LOOKED", 2)
+    monkeypatch.setattr("stepwell_server.engine.committer.limited_claiming._FEWEST_LOOKED", 2)
+    async with replicas(database_url, 1) as ([server], hand), look(database_url) as database:
+        await set_limits(database, SLOW, 9)
+        keys = "abcdefghij"
+        await start(server, list(keys), 9)
+        spent = [(key, hand.time + timedelta(seconds=90_000)) for key in keys[::2]]
+        await database.raw.executemany("INSERT INTO key_buckets VALUES (1, 'q', $1, $2, 90000)", spent)
+        given: Counter[str] = Counter()
+        while given.total() < 45:
+            given += keys_of(await server.claim(most))
+            counts = [given[key] for key in keys[1::2]]
+            assert max(counts) - min(counts) <= 1
+        assert set(given) == set(keys[1::2])
+
+
 @pytest.mark.parametrize(("per_second", "waits"), [(10.0, 0.1), (0.5, 2.0)])
 async def test_another_limit_counts_from_when_it_is_set(database_url: str, per_second: float, waits: float) -> None:
     """A faster one than before leaves no debt, and gives nothing for what was taken."""

@@ -64,4 +64,4 @@ class QueueSettings(msgspec.Struct, frozen=True, gc=False):
     @property
     def is_limited(self) -> bool:
         """Whether there is a bucket out of which its tasks are given."""
-        return self.rate_limit is not None or self.key_rate_limit is not None
+        return self.rate_burst is not None or self.key_rate_burst is not None
