@@ -15,7 +15,7 @@ from stepwell import Client, RateLimit
 _SECONDS = 6.0
 # More than is ever reached: what is measured is the asking, not the waiting.
 _PLENTY = RateLimit(100_000, burst=100_000)
-_OFF: dict[str, Any] = {"rate_limit": "none", "aging": "none", "fairness": "none"}
+_OFF: dict[str, Any] = {"rate_limit": "none", "aging": "none", "fairness": "none", "key_rate_limit": "none"}
 # By row: the operation, and what is set for the queue.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "control_slots": ("in_slots", {}),
@@ -23,6 +23,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "control_rate": ("one_activity", {"rate_limit": _PLENTY}),
     "control_aging": ("one_activity", {"aging": 60}),
     "control_turns": ("in_turns", {"fairness": {}}),
+    "control_key_rate": ("in_turns", {"fairness": {}, "key_rate_limit": _PLENTY}),
 }
 
 

@@ -110,7 +110,7 @@ class Service:
         self._gate = Gate(self.readiness)
         self.keys = KnownKeys(self.database, self.clock, settings.key_seconds)
         self.key_watch = KeyWatch(self.keys, settings.key_seconds)
-        self.queue_watch = QueueWatch(self.dispatcher.queues, settings.queue_settings_seconds)
+        self.queue_watch = QueueWatch(self.dispatcher.queues, self.clock, settings.queue_settings_seconds)
         self._server: Server | None = None
         self._has_begun = False
         self._ready = asyncio.Event()

@@ -125,3 +125,39 @@ async def test_a_slice_of_published_values_reads_no_more_than_itself(database_ur
         plan = await explained(rig.sql, leftovers.LEFTOVERS["prune_published"], 20_000, "", 21_000, "")
         read = [part for part in plan.parts() if part.node.get("Relation Name") == "published"]
         assert all(part.rows <= 1_000 for part in read)
+
+
+async def test_buckets_of_keys_go_when_nobody_needs_them(database_url: str, monkeypatch: Any) -> None:
+    """Those that are full again, by this limit or a faster one than before, and those of queues without one."""
+    monkeypatch.setattr("stepwell_server.loops.pruner._ROWS", 3)
+    async with rigged(database_url) as rig:
+        now = rig.clock.now()
+        setting = "INSERT INTO queue_settings VALUES (1, $1, 1, $2, NULL, NULL, NULL, NULL, '{}', $3, $4)"
+        long_ago = now - timedelta(hours=1)
+        await rig.sql.executemany(
+            setting, [("q", long_ago, 1.0, 600), ("new", now, 1.0, 600), ("off", now, None, None)]
+        )
+        rows = [
+            *(("q", f"full{number}", now - timedelta(seconds=1), 600.0) for number in range(10)),
+            *(("q", f"spent{number}", now + timedelta(seconds=60), 600.0) for number in range(4)),
+            ("q", "mended", now + timedelta(days=9), 1e6),
+            ("new", "mended", now + timedelta(days=9), 1e6),
+            ("off", "a", now + timedelta(days=9), 1e6),
+            ("never", "a", now + timedelta(days=9), 1e6),
+        ]
+        await rig.sql.executemany("INSERT INTO key_buckets VALUES (1, $1, $2, $3, $4)", rows)
+        loop = Pruner(rig.connection, rig.clock, 60.0)
+        assert await loop.run_once() == 13
+        left = await rig.sql.fetch("SELECT task_queue, fairness_key FROM key_buckets ORDER BY 1, 2")
+        assert [tuple(row) for row in left] == [("new", "mended"), *(("q", f"spent{number}") for number in range(4))]
+
+
+async def test_what_a_batch_is_writing_is_not_pruned(database_url: str) -> None:
+    async with rigged(database_url) as rig, rig.database.pool.begin() as other:
+        insert = "INSERT INTO key_buckets VALUES (1, 'q', 'a', now() - interval '1 s', 1)"
+        await rig.sql.execute(insert)
+        await other.exec_driver_sql("SELECT FROM key_buckets FOR UPDATE")
+        loop = Pruner(rig.connection, rig.clock, 60.0)
+        assert await loop.run_once() == 0
+        await other.rollback()
+        assert await loop.run_once() == 1

@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from stepwell_server.settings import Settings
+from stepwell_server.store import batches
 from stepwell_server.store import connection as store
 from stepwell_server.store.connection import Connection
 from stepwell_server.store.database import Database
@@ -176,3 +177,15 @@ async def test_nothing_asked_is_no_transaction(connection: Connection) -> None:
     assert (connection._counters.statements, connection._counters.commits) == before
     await connection.fetch(RUNS["take_run_keys"])
     assert not connection.raw.is_in_transaction()
+
+
+def test_it_is_known_of_each_table_whether_it_goes_with_the_rest() -> None:
+    """What a batch is to write besides needs a place in `_FURTHER`, or it would be left out of a transaction."""
+    together = {
+        *("batch_id", "committer", "position", "now", "ended", "notices", "requests", "run_ids", "names", "renamed"),
+        *("idempotency_keys", "reopened_runs", "new_runs", "changed_runs", "gone_runs", "closed_runs"),
+        *("new_steps", "changed_steps", "gone_steps", "closed_steps", "removed_steps", "scopes", "scopes_gone"),
+        *("events", "tasks", "tasks_gone", "jobs"),
+    }
+    assert {*batches.Write.__struct_fields__} == together | {*batches._FURTHER}
+    assert together.isdisjoint(batches._FURTHER)

@@ -169,6 +169,16 @@ async def test_a_limit_that_is_taken_away_holds_nothing_back(one: Replica) -> No
         await until(lambda: len(stream.working) == 6)
 
 
+async def test_a_faster_limit_than_before_gives_at_its_own_rate(one: Replica) -> None:
+    """What was taken under the slow one, which took ten thousand seconds for a token, is no debt."""
+    await limited(one, 2)
+    await jobs(one, 6)
+    async with wire(one, capacity=capacity(activities=10)) as stream:
+        await until(lambda: rests(one))
+        await limited(one, 2, per_second=50.0)
+        await until(lambda: len(stream.working) == 6)
+
+
 async def test_a_limit_is_that_of_one_queue_in_one_namespace(one: Replica) -> None:
     await limited(one, 1)
     await one.namespace("other")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from stepwell.v1 import explanations_pb2, jobs_pb2, runs_pb2, types_pb2
 from stepwell_server.api.run_values import time_to_proto
 from stepwell_server.api.task_waits import task_wait_to_proto
-from stepwell_server.engine.rate_limits import later_time
+from stepwell_server.engine.rate_limits import later_time, settled
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.store.task_queues import MOST_COUNTED
 
@@ -44,6 +45,8 @@ class Around(NamedTuple):
     backlogs: Sequence[Backlog]
     settings: Mapping[str, QueueSettings]
     now: datetime
+    # Of the run's or the job's key, by queue: until when its bucket is spent, and how long it took to fill.
+    key_buckets: Mapping[str, tuple[datetime, float]]
     position: Position | None = None
 
     def queued(self, kind: TaskKind, type_name: str, task_queue: str, build_id: str, since: datetime) -> Explanation:
@@ -51,11 +54,13 @@ class Around(NamedTuple):
         wait = task_wait_to_proto(kind, type_name, task_queue, build_id, since, self.crew)
         alike = (task_queue, int(kind), type_name, build_id)
         counts = {(each.task_queue, each.kind, each.type, each.build_id): each.count for each in self.backlogs}
-        code, later = _CODES[wait.reason], self._later(task_queue)
+        code = _CODES[wait.reason]
+        later, whose = max(((self._later(task_queue), ""), (self._key_later(task_queue), " of its key")), key=_by_time)
         if code == Explanation.CODE_NO_ROOM and later is not None:
+            limit = "that of its key" if whose else "its rate limit"
             return Explanation(
                 code=Explanation.CODE_RATE_LIMITED,
-                text=f"waits in queue {task_queue} for its rate limit: the next task is given at {later.isoformat()}",
+                text=f"waits in queue {task_queue} for {limit}: the next task{whose} is given at {later.isoformat()}",
                 advice=f"wait, or set another limit with `stepwell queue set {task_queue}`",
                 since=wait.ready_time,
                 until=time_to_proto(later) if counts.get(alike, 1) == 1 else None,
@@ -74,6 +79,18 @@ class Around(NamedTuple):
         found = self.settings.get(task_queue)
         limit = None if found is None else found.rate_limit
         return None if limit is None or found is None else later_time(limit, found.spent_until, self.now)
+
+    def _key_later(self, task_queue: str) -> datetime | None:
+        """The same of the key of which this task is."""
+        found, bucket = self.settings.get(task_queue), self.key_buckets.get(task_queue)
+        limit = None if found is None else found.key_rate_limit
+        if limit is None or found is None or bucket is None:
+            return None
+        return later_time(limit, settled(limit, *bucket, found.update_time), self.now)
+
+
+def _by_time(told: tuple[datetime | None, str]) -> float:
+    return -math.inf if told[0] is None else told[0].timestamp()
 
 
 def explain_run(

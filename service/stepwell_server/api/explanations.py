@@ -13,7 +13,7 @@ from stepwell_server.api.job_values import whole_job_to_proto
 from stepwell_server.api.run_values import MESSAGE_MARGIN, RunRefs, step_to_proto, whole_run_to_proto
 from stepwell_server.model.jobs import JobRef
 from stepwell_server.model.steps import ENDED, StepState
-from stepwell_server.store import concurrency, explanations, jobs, queue_settings, runs, steps, task_queues
+from stepwell_server.store import concurrency, explanations, jobs, key_buckets, queue_settings, runs, steps, task_queues
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,7 +58,7 @@ class Explanations(explanations_pb2_grpc.ExplanationServiceServicer):
         run = whole_run_to_proto(whole, ref.namespace)
         waits = run.slot_state == concurrency_pb2.SLOT_STATE_AWAITED
         position = await concurrency.position(self._database, key) if waits else None
-        around = (await self._around(namespace_id, queues))._replace(position=position)
+        around = (await self._around(namespace_id, queues, run.fairness_key))._replace(position=position)
         return explanations_pb2.ExplainRunResponse(
             run_id=run.run_id,
             explanations=explain_run(run, shown, ready, around),
@@ -72,12 +72,15 @@ class Explanations(explanations_pb2_grpc.ExplanationServiceServicer):
         namespace_id = await self._namespaces.id_of(namespace)
         whole = await jobs.read(self._database, JobRef(namespace_id, namespace, job_id=uuid(request.job_id, "job_id")))
         queues = [whole.job.task_queue] if whole.ready_time is not None else []
-        around = await self._around(namespace_id, queues)
-        found = explain_job(whole_job_to_proto(whole, namespace), whole.ready_time, around)
+        job = whole_job_to_proto(whole, namespace)
+        around = await self._around(namespace_id, queues, job.fairness_key)
+        found = explain_job(job, whole.ready_time, around)
         return explanations_pb2.ExplainJobResponse(explanations=found)
 
-    async def _around(self, namespace_id: int, queues: Iterable[str]) -> Around:
+    async def _around(self, namespace_id: int, queues: Iterable[str], key: str) -> Around:
         names = sorted(queues)
         waiting = await task_queues.backlogs(self._database, namespace_id, names)
         settings = await queue_settings.read(self._database, namespace_id, names)
-        return Around(await self._crews.of(namespace_id), waiting, settings, self._clock.now())
+        limited = [name for name, found in settings.items() if found.key_rate_limit is not None]
+        buckets = await key_buckets.read(self._database, namespace_id, limited, key)
+        return Around(await self._crews.of(namespace_id), waiting, settings, self._clock.now(), buckets)

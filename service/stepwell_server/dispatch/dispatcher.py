@@ -8,6 +8,7 @@ reconciliation that runs behind: a lost hint costs time only.
 |---|---|
 | registry | sessions: opened, resumed, attached, detached, closed; tasks given back |
 | matching | tasks to workers with room |
+| resting | what a rate limit keeps from them for now |
 | queue_settings | for which queues something is set |
 | pushes | what workers are told |
 | upkeep | acknowledgements, silence, expiry, lost news |
@@ -27,11 +28,12 @@ from stepwell_server import errors
 from stepwell_server.dispatch.assignments import Reader
 from stepwell_server.dispatch.background import Background
 from stepwell_server.dispatch.beats import Beats
-from stepwell_server.dispatch.matching import Key, Matcher
+from stepwell_server.dispatch.matching import Matcher
 from stepwell_server.dispatch.messages import RecordedStep, TaskNotice
 from stepwell_server.dispatch.pushes import HintSink, Pushes
 from stepwell_server.dispatch.queue_settings import KnownQueues
 from stepwell_server.dispatch.registry import Registry
+from stepwell_server.dispatch.resting import Key
 from stepwell_server.dispatch.run_calls import RunCalls
 from stepwell_server.dispatch.upkeep import Upkeep
 from stepwell_server.engine.change import Change

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import time
 from typing import TYPE_CHECKING
 
 import structlog
 
 from stepwell_server import refusals
+from stepwell_server.dispatch.resting import Key, Queue, Resting
 from stepwell_server.engine.committer import Claim
 from stepwell_server.engine.committer.protocols import Queues, Rationed, Reservation
 from stepwell_server.model.tasks import WORKERS_KINDS, TaskKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from datetime import datetime
 
     from stepwell_server.clock import Clock
     from stepwell_server.dispatch.sessions import Room, TaskKey, WorkerSession
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from stepwell_server.settings import Settings
 
 _log = structlog.get_logger("stepwell.matching")
-Key = tuple[int, str, int, str, str]  # namespace, queue, kind, type, build
-Queue = tuple[int, str]
 _CLAIMERS_AT_ONCE = 4
 _MOST_TASKS = 256
 
@@ -59,8 +56,7 @@ class Matcher:
         self._turn = 0
         self._queues = queues
         self._clock = clock
-        # Limited queues that give nothing more until a time of the service's clock.
-        self._resting: dict[Queue, datetime] = {}
+        self._resting = Resting(clock)
         self._wake = asyncio.Event()
         self._committers: Committers | None = None
         self._task: asyncio.Task[None] | None = None
@@ -106,13 +102,16 @@ class Matcher:
 
     def mark(self, keys: Iterable[Key]) -> None:
         """Tasks wait, or may wait. Those that nobody here takes are left to whoever does, and looks when he comes."""
-        self._mark([key for key in keys if self._is_taken(key)])
+        told = list(keys)
+        self._queues.walks.disturb(key[:3] for key in told)
+        self._mark([key for key in told if self._is_taken(key)])
 
     def _mark(self, keys: list[Key]) -> None:
         self._version += 1
         for namespace_id, queue, kind, type_, build in keys:
             self._backlog.setdefault((namespace_id, queue, kind), {})[type_, build] = self._version
         if keys:
+            self._resting.disturb(keys)
             self._wake.set()
 
     def _is_taken(self, key: Key) -> bool:
@@ -174,7 +173,7 @@ class Matcher:
         quiet_until = time.monotonic() + self._poll_seconds
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(quiet_until - time.monotonic(), self._rest_seconds())):
+                async with asyncio.timeout(min(quiet_until - time.monotonic(), self._resting.seconds())):
                     await self._wake.wait()
             # A queue that has rested is no reason to put off the look at what no hint told of.
             is_quiet = not self._wake.is_set() and time.monotonic() >= quiet_until
@@ -190,22 +189,11 @@ class Matcher:
             except Exception:  # noqa: BLE001 - matching goes on
                 _log.exception("matching failed")
 
-    def _rest_seconds(self) -> float:
-        """In how long the next queue that rests gives something."""
-        if not self._resting:
-            return math.inf
-        return max(0.0, (min(self._resting.values()) - self._clock.now()).total_seconds())
-
-    def _rested(self) -> None:
-        now = self._clock.now()
-        self._resting = {queue: until for queue, until in self._resting.items() if until > now}
-
     async def _round(self) -> bool:
         """Claims once for some of those who have room, queues in turn. True if another round may bring more."""
         self._turn += 1
-        if self._resting:
-            self._rested()
-        queues = [queue for queue in self._rings if queue not in self._resting]
+        self._resting.look()
+        queues = [queue for queue in self._rings if not self._resting.is_resting(queue)]
         first = self._turn % len(queues) if queues else 0
         claims = [
             self._claim(session, claim, versions)
@@ -222,7 +210,7 @@ class Matcher:
         ring = self._rings.get(queue, [])
         left = _CLAIMERS_AT_ONCE
         for session in list(ring) if waiting else ():
-            sorts = session.takes[kind].intersection(waiting or ())
+            sorts = self._resting.awake((namespace_id, name, kind), session.takes[kind].intersection(waiting or ()))
             most = min(session.free(kind, name), _MOST_TASKS)
             if not sorts or not most or not waiting:
                 continue
@@ -260,10 +248,23 @@ class Matcher:
             # Also without any: news of its waiting runs may have found all places taken meanwhile.
             self._granted(session, grants)
         if isinstance(grants, Rationed):
-            self._resting[claim.namespace_id, claim.task_queue] = grants.next_time
+            self._rest(claim, grants, versions)
         elif len(grants) < claim.most:
             self._forget((claim.namespace_id, claim.task_queue, claim.kind), versions)
         return True
+
+    def _rest(self, claim: Claim, grants: Rationed, versions: dict[Sort, int]) -> None:
+        if not grants.of_keys:
+            self._resting.rest((claim.namespace_id, claim.task_queue), grants.next_time)
+            return
+        place = (claim.namespace_id, claim.task_queue, claim.kind)
+        keys = [(*place, *sort) for sort in versions]
+        self._resting.rest_sorts(keys, grants.next_time)
+        # What was marked meanwhile may be of a key that was passed already.
+        backlog = self._backlog.get(place, {})
+        self._resting.disturb(
+            key for key, sort in zip(keys, versions, strict=True) if backlog.get(sort) != versions[sort]
+        )
 
     def _forget(self, queue: tuple[int, str, int], versions: dict[Sort, int]) -> None:
         """Sorts of which nothing waits, unless they were marked meanwhile."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server.engine.fairness import Rounds
+from stepwell_server.engine.key_limits import Walks
 from stepwell_server.store import queue_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from stepwell_server.model.queue_settings import QueueSettings
     from stepwell_server.store.database import Database
@@ -26,6 +28,7 @@ class KnownQueues:
         self._known: dict[tuple[int, str], QueueSettings] = {}
         self._weights: dict[tuple[int, str], dict[str, int] | None] = {}
         self.rounds = Rounds()
+        self.walks = Walks()
         self.changed: Callable[[], None] = lambda: None
 
     async def look(self) -> int:
@@ -37,8 +40,18 @@ class KnownQueues:
         self._weights = {queue: row.weights for queue, row in known.items() if row.fairness_weights is not None}
         self.rounds.keep(set(self._weights))
         if versions != {queue: row.version for queue, row in known.items()}:
+            self.walks.clear()
             self.changed()
         return len(known)
+
+    async def mark_late(self, since: datetime) -> None:
+        """Gives the empty key to what was queued by replicas that had not heard that keys take turns, set since then.
+
+        Where each key has a limit, nothing is given without a key. Raises Lost.
+        """
+        for row in list(self._known.values()):
+            if row.key_rate_limit is not None and row.update_time > since:
+                await queue_settings.mark_without_key(self._database, row.namespace_id, row.task_queue)
 
     def version_of(self, namespace_id: int, task_queue: str) -> int:
         """Which settings of a queue are known; 0 if there are none."""
@@ -46,11 +59,11 @@ class KnownQueues:
         return 0 if found is None else found.version
 
     def is_limited(self, namespace_id: int, task_queue: str) -> bool:
-        """Whether the queue has a limit of its rate."""
+        """Whether the queue has a limit of its rate, or each of its keys has."""
         if not self._known:
             return False
         found = self._known.get((namespace_id, task_queue))
-        return found is not None and found.rate_limit is not None
+        return found is not None and found.is_limited
 
     def aging_of(self, namespace_id: int, task_queue: str) -> float | None:
         """In how many seconds a task that waits in the queue gains a step of priority. None: it gains none."""

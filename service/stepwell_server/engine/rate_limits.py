@@ -47,13 +47,28 @@ def later_time(limit: RateLimit, spent_until: datetime | None, now: datetime) ->
     return found if found > now else None
 
 
+def settled(limit: RateLimit, spent_until: datetime, filled: float, since: datetime) -> datetime:
+    """Until when a bucket is spent that was written under a limit by which an empty one `filled` in so many seconds.
+
+    If `limit` fills it sooner, what was taken before is no debt of those who mended it: the bucket counts as emptied
+    at the latest when the limit was set, and fills from then on.
+    """
+    full = limit.fill_seconds
+    return min(spent_until, since + timedelta(seconds=full)) if filled > full else spent_until
+
+
 def worth_asking(limit: RateLimit) -> int:
     """For how many tokens to wait, so that a fast bucket is asked some hundred times a second and not for each."""
     return min(limit.burst, math.ceil(limit.per_second * _ASKED_SECONDS))
+
+
+def soonest(now: datetime) -> datetime:
+    """When whoever has to ask again does so."""
+    return now + timedelta(seconds=_ASKED_SECONDS)
 
 
 def _ahead(limit: RateLimit, spent_until: datetime | None, now: datetime) -> float:
     """In how many seconds it is full. Never longer than an empty one takes: the limit may have been another then."""
     if spent_until is None:
         return 0.0
-    return min(max(0.0, (spent_until - now).total_seconds()), limit.burst / limit.per_second)
+    return min(max(0.0, (spent_until - now).total_seconds()), limit.fill_seconds)

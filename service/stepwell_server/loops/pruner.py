@@ -1,8 +1,8 @@
 """Prunes rows that have done their service.
 
 Those are old batches and answers, heartbeats of ended activities, signals of ended runs, calls for which nobody waits,
-events of topics whose time is over, what was published by runs that are there no more, and whose turn it is under
-concurrency limits that nobody is under.
+events of topics whose time is over, what was published by runs that are there no more, whose turn it is under
+concurrency limits that nobody is under, and buckets of keys that are full again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from stepwell_server.loops.loop import Loop
-from stepwell_server.store import concurrency, leftovers, topics
+from stepwell_server.store import concurrency, key_buckets, leftovers, topics
 from stepwell_server.store.leftovers import Place, Value
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Pruner(Loop):
         self._clock = clock
         self._place = Place()
         self._value = Value()
+        self._bucket = key_buckets.Place()
 
     async def run_once(self) -> int:
         """Answers how many rows went."""
@@ -60,6 +61,7 @@ class Pruner(Loop):
             + await self._prune_topics()
             + await self._prune_published()
             + await self._prune_rounds()
+            + await self._prune_key_buckets()
         )
 
     async def _prune_topics(self) -> int:
@@ -87,6 +89,18 @@ class Pruner(Loop):
     async def _prune_rounds(self) -> int:
         async with self._connection.use() as connection:
             return await concurrency.prune_rounds(connection, _ROWS)
+
+    async def _prune_key_buckets(self) -> int:
+        pruned = 0
+        for _ in range(_SLICES):
+            async with self._connection.use() as connection:
+                gone, place = await key_buckets.prune(connection, self._bucket, self._clock.now(), _ROWS)
+            pruned += gone
+            self._bucket = place or key_buckets.Place()
+            if place is None or not self.may_run():
+                break
+            await asyncio.sleep(_BREATH_SECONDS)
+        return pruned
 
     async def _prune_run_calls(self) -> int:
         # Callers wait by the machines' clocks, which a test's clock does not move.

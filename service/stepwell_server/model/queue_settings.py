@@ -16,10 +16,15 @@ def pack_weights(weights: Mapping[str, int]) -> str:
 
 
 class RateLimit(msgspec.Struct, frozen=True, gc=False):
-    """How many tasks a queue gives: so many a second in the long run, and so many at once after a rest."""
+    """How many tasks a queue gives, or a key: so many a second in the long run, and so many at once after a rest."""
 
     per_second: float
     burst: int
+
+    @property
+    def fill_seconds(self) -> float:
+        """In how many seconds an empty bucket is full."""
+        return self.burst / self.per_second
 
 
 class QueueSettings(msgspec.Struct, frozen=True, gc=False):
@@ -34,6 +39,8 @@ class QueueSettings(msgspec.Struct, frozen=True, gc=False):
     spent_until: datetime | None = None
     aging_seconds: float | None = None
     fairness_weights: str | None = None
+    key_rate_per_second: float | None = None
+    key_rate_burst: int | None = None
 
     @property
     def weights(self) -> dict[str, int] | None:
@@ -46,3 +53,15 @@ class QueueSettings(msgspec.Struct, frozen=True, gc=False):
         if self.rate_per_second is None or self.rate_burst is None:
             return None
         return RateLimit(self.rate_per_second, self.rate_burst)
+
+    @property
+    def key_rate_limit(self) -> RateLimit | None:
+        """The limit of each key, if there is one."""
+        if self.key_rate_per_second is None or self.key_rate_burst is None:
+            return None
+        return RateLimit(self.key_rate_per_second, self.key_rate_burst)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a bucket out of which its tasks are given."""
+        return self.rate_burst is not None or self.key_rate_burst is not None

@@ -19,7 +19,16 @@ from stepwell_server.model.signals import Signal
 from stepwell_server.model.steps import ClosedStep, Scope, Step
 from stepwell_server.model.tasks import Task
 from stepwell_server.model.topics import TopicCopy, TopicPosition
-from stepwell_server.store import concurrency, dispatches, job_batches, queue_settings, search_attributes, sides, topics
+from stepwell_server.store import (
+    concurrency,
+    dispatches,
+    job_batches,
+    key_buckets,
+    queue_settings,
+    search_attributes,
+    sides,
+    topics,
+)
 from stepwell_server.store.columns import columns, pairs
 from stepwell_server.store.dispatches import StepOfRun
 from stepwell_server.store.faults import Conflict
@@ -44,7 +53,7 @@ Identity = tuple[int, str, str, int, str]
 # Of a Write: what goes by statements of its own, after the rest.
 _FURTHER = (
     *("topic_copies", "topic_positions", "copies", "signals", "consumed", "carried_away", "carried", "given_back"),
-    *("signals_gone", "mail", "mail_done", "inbox_done", "tokens", "sides", "sides_gone", "served"),
+    *("signals_gone", "mail", "mail_done", "inbox_done", "tokens", "key_tokens", "sides", "sides_gone", "served"),
     *("dispatches_claimed", "dispatches_released", "published", "search_attributes", "search_attributes_gone"),
 )
 
@@ -99,6 +108,7 @@ class Write(msgspec.Struct):
     mail_done: list[UUID] = []
     inbox_done: list[int] = []
     tokens: list[tuple[int, str, datetime]] = []  # namespace, queue, until when its bucket is spent
+    key_tokens: list[tuple[int, str, str, datetime, float]] = []  # the same of a key, and in how long one fills
     jobs: JobWrite = msgspec.field(default_factory=JobWrite)
 
     @property
@@ -139,6 +149,8 @@ async def write(connection: Connection, batch: Write) -> None:
     await _write_mail(connection, batch)
     if batch.tokens:
         await queue_settings.spend(connection, batch.tokens)
+    if batch.key_tokens:
+        await key_buckets.write(connection, batch.key_tokens)
     if batch.sides or batch.sides_gone:
         await sides.write(connection, batch.sides, batch.sides_gone)
     if batch.served:

@@ -31,9 +31,8 @@ async def find_keys(  # noqa: PLR0917 - the statement's parameters
     inclusive: bool,
 ) -> list[str]:
     """The keys of which something waits besides `own`, in their order: those after a key, or from it on."""
-    rank = _BEFORE_ALL if inclusive else _BEHIND_ALL
-    statement = STATEMENTS["find_fairness_keys"]
-    rows = await connection.fetch(statement, *queue, types, ["", *builds], key, rank, most, *_names(own))
+    statement, after = STATEMENTS["find_fairness_keys"], from_key(key, inclusive=inclusive)
+    rows = await connection.fetch(statement, *queue, types, ["", *builds], *after, most, *names(own))
     return [row[0] for row in rows]
 
 
@@ -46,12 +45,28 @@ async def claim(  # noqa: PLR0917 - the statement's parameters
     own: Collection[Found],
 ) -> list[Found]:
     """The tasks that go first of each key besides `own`, at most so many of each, locked."""
-    statement = STATEMENTS["claim_fair_tasks"]
-    rows = await connection.fetch(
-        statement, *queue, types, ["", *builds], list(shares), list(shares.values()), *_names(own)
-    )
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [task for _, task in await claim_by_key(connection, queue, types, builds, shares, own)]
 
 
-def _names(own: Collection[Found]) -> tuple[list[int], list[int]]:
+async def claim_by_key(  # noqa: PLR0917 - the statement's parameters
+    connection: Connection,
+    queue: Queue,
+    types: Sequence[str],
+    builds: Sequence[str],
+    shares: Mapping[str, int],
+    own: Collection[Found],
+) -> list[tuple[str, Found]]:
+    """The same, each with its key."""
+    statement, keys = STATEMENTS["claim_fair_tasks"], list(shares)
+    rows = await connection.fetch(statement, *queue, types, ["", *builds], keys, list(shares.values()), *names(own))
+    return [(keys[row[3] - 1], (row[0], row[1], row[2])) for row in rows]
+
+
+def from_key(key: str, *, inclusive: bool) -> tuple[str, int]:
+    """Where a walk over keys begins: behind all of a key, or before."""
+    return key, _BEFORE_ALL if inclusive else _BEHIND_ALL
+
+
+def names(own: Collection[Found]) -> tuple[list[int], list[int]]:
+    """Tasks by run key and ordinal, as statements take them."""
     return [task[0] for task in own], [task[1] for task in own]

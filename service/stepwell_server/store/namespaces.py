@@ -30,6 +30,7 @@ from stepwell_server.store.schema import (
     DISPATCHES,
     IDEMPOTENCY_KEYS,
     JOBS,
+    KEY_BUCKETS,
     NAMESPACES,
     QUEUE_SETTINGS,
     RUNS,
@@ -242,7 +243,8 @@ async def _delete(connection: AsyncConnection, name: str) -> bool:
     used = [exists(select(literal(1)).where(table.c.namespace_id == namespace_id)) for table in tables]
     if (await connection.execute(select(or_(*used)))).scalar_one():
         raise errors.NamespaceNotEmpty(namespace=name)
-    for table in (WORKERS, TOPIC_EVENTS, API_KEYS, DISPATCHES, IDEMPOTENCY_KEYS, QUEUE_SETTINGS, NAMESPACES):
+    theirs = (WORKERS, TOPIC_EVENTS, API_KEYS, DISPATCHES, IDEMPOTENCY_KEYS, QUEUE_SETTINGS, KEY_BUCKETS, NAMESPACES)
+    for table in theirs:
         await connection.execute(delete(table).where(table.c.namespace_id == namespace_id))
     return True
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import case, func, select, tuple_
 from sqlalchemy import update as update_rows
 from sqlalchemy.dialects.postgresql import insert
 
@@ -41,13 +42,13 @@ async def update(  # noqa: PLR0917 - one change
 ) -> QueueSettings:
     """Sets columns of a queue's row, which is made if there is none. The last write wins.
 
-    Refuses with NAMESPACE_NOT_FOUND, LIMIT_EXCEEDED, REQUEST_ID_REUSED.
+    Refuses with INVALID_FIELD, NAMESPACE_NOT_FOUND, LIMIT_EXCEEDED, REQUEST_ID_REUSED.
     """
     table = QUEUE_SETTINGS
     made = insert(table).values(namespace_id=namespace_id, task_queue=task_queue, version=1, update_time=now, **changes)
     statement = made.on_conflict_do_update(
         index_elements=["namespace_id", "task_queue"],
-        set_={"version": table.c.version + 1, "update_time": now, **changes},
+        set_={"version": table.c.version + 1, "update_time": now, **changes, **_spent(changes, now)},
     ).returning(*table.c)
     async with database.pool.begin() as connection:
         known = await requests.recall(connection, asked)
@@ -55,10 +56,31 @@ async def update(  # noqa: PLR0917 - one change
             return known
         await namespaces.hold(connection, namespace_id, namespace)
         row = QueueSettings(*(await connection.execute(statement)).one())
+        _check(row, changes)
         if row.version == 1 and (await connection.scalar(select(func.count()).select_from(table)) or 0) > MOST:
             raise errors.LimitExceeded(limit="queue_settings", value=MOST + 1, maximum=MOST)
         await requests.note(connection, asked, row, now)
         return row
+
+
+def _spent(changes: Mapping[str, object], now: datetime) -> dict[str, object]:
+    """What a change of the limit does to the bucket: what was taken under a slower one before is no debt."""
+    limit = QueueSettings(0, "", 0, now, **changes).rate_limit  # type: ignore[arg-type] # names of its columns
+    if limit is None:
+        return {}
+    spent_until, full = QUEUE_SETTINGS.c.spent_until, now + timedelta(seconds=limit.fill_seconds)
+    return {"spent_until": case((spent_until > full, full), else_=spent_until)}
+
+
+def _check(row: QueueSettings, changes: Mapping[str, object]) -> None:
+    """Refuses what cannot hold together. What the row has of before counts, so nothing is known sooner."""
+    if row.key_rate_limit is None or row.fairness_weights is not None:
+        return
+    if "key_rate_burst" in changes:
+        problem = "needs keys that take turns: set `fairness` too, or before"
+        raise errors.InvalidField(field="key_rate_limit", problem=problem)
+    problem = "is what `key_rate_limit` needs: take that away too, or before"
+    raise errors.InvalidField(field="fairness", problem=problem)
 
 
 async def mark_without_key(database: Database, namespace_id: int, task_queue: str) -> None:
@@ -67,10 +89,11 @@ async def mark_without_key(database: Database, namespace_id: int, task_queue: st
     keys = (TASKS.c.run_key, TASKS.c.ordinal)
     some = select(*keys).where(*mine).limit(_SLICE).with_for_update(skip_locked=True)
     marked = update_rows(TASKS).where(tuple_(*keys).in_(some)).values(fairness_key="")
-    while True:
-        async with database.pool.begin() as connection:
-            if (await connection.execute(marked)).rowcount < _SLICE:
-                return
+    with in_our_words():
+        while True:
+            async with database.pool.begin() as connection:
+                if (await connection.execute(marked)).rowcount < _SLICE:
+                    return
 
 
 async def read(database: Database, namespace_id: int, task_queues: Collection[str]) -> dict[str, QueueSettings]:

@@ -138,6 +138,16 @@ QUEUE_SETTINGS = Table(
     *_times("spent_until", nullable=True),
     Column("aging_seconds", Double, nullable=True),
     *_text("fairness_weights", nullable=True),
+    Column("key_rate_per_second", Double, nullable=True),
+    *_int("key_rate_burst", nullable=True),
+)
+KEY_BUCKETS = Table(
+    "key_buckets",
+    METADATA,
+    *_int("namespace_id", key=True),
+    *_text("task_queue fairness_key", key=True),
+    *_times("spent_until"),
+    Column("fill_seconds", Double, nullable=False),
 )
 API_KEYS = Table(
     "api_keys",

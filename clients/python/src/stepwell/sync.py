@@ -360,14 +360,18 @@ class Client(SyncStarts, SyncJobCalls, SyncNamespaceCalls):
         rate_limit: RateLimit | Literal["none"] | None = None,
         aging: Seconds | Literal["none"] | None = None,
         fairness: Mapping[str, int] | Literal["none"] | None = None,
+        key_rate_limit: RateLimit | Literal["none"] | None = None,
     ) -> task_queues_pb2.TaskQueueSettings:
         """Sets how fast a queue gives its tasks, and in how many seconds one that waits gains a step of priority.
 
-        With `fairness` keys take turns; it says what they weigh: `{}` for 1 each. What is not given stays; "none" takes
-        it away. Raises `InvalidField`, `LimitExceeded`.
+        With `fairness` keys take turns; it says what they weigh: `{}` for 1 each. Then `key_rate_limit` may say how
+        fast tasks of each key are given. What is not given stays; "none" takes it away. Raises `InvalidField`,
+        `LimitExceeded`.
         """
         return self._loop.call(
-            self._inner.update_task_queue(name, rate_limit=rate_limit, aging=aging, fairness=fairness)
+            self._inner.update_task_queue(
+                name, rate_limit=rate_limit, aging=aging, fairness=fairness, key_rate_limit=key_rate_limit
+            )
         )
 
     def commit(self, *, request_id: str = "") -> SyncCommit:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RateLimit:
-    """How many tasks a queue gives: `per_second` in the long run, `burst` at once after a rest.
+    """How many tasks a queue gives, or a key: `per_second` in the long run, `burst` at once after a rest.
 
     `burst` is 0 for as many as come in a second.
     """
@@ -34,14 +34,16 @@ async def update_task_queue(  # noqa: PLR0917 - of the client alone
     rate_limit: RateLimit | Literal["none"] | None,
     aging: Seconds | Literal["none"] | None,
     fairness: Mapping[str, int] | Literal["none"] | None,
+    key_rate_limit: RateLimit | Literal["none"] | None,
 ) -> task_queues_pb2.TaskQueueSettings:
     """Sends what is to be set; see `Client.update_task_queue`."""
     request = task_queues_pb2.UpdateTaskQueueRequest(namespace=namespace, task_queue=name, request_id=uuid7())
-    if rate_limit is not None:
-        request.update_mask.paths.append("rate_limit")
-    if isinstance(rate_limit, RateLimit):
-        limit = task_queues_pb2.RateLimit(per_second=rate_limit.per_second, burst=rate_limit.burst)
-        request.rate_limit.CopyFrom(limit)
+    for field, limit in (("rate_limit", rate_limit), ("key_rate_limit", key_rate_limit)):
+        if limit is not None:
+            request.update_mask.paths.append(field)
+        if isinstance(limit, RateLimit):
+            told = task_queues_pb2.RateLimit(per_second=limit.per_second, burst=limit.burst)
+            getattr(request, field).CopyFrom(told)
     if aging is not None:
         request.update_mask.paths.append("aging_interval")
     if aging is not None and aging != "none":

@@ -52,6 +52,10 @@ class Batch(Opening):
         """The places at workers that are kept for the batch's tasks."""
         return self._grants.reservations
 
+    def fail(self) -> None:
+        """It was not committed."""
+        self._grants.fail()
+
     # --- deciding ---------------------------------------------------------------------------------------------------
 
     async def _decide(self, places: list[int]) -> None:
@@ -183,6 +187,7 @@ class Batch(Opening):
         write.inbox_done = self._inbox_done
         write.tasks_gone.extend(self._grants.stale)
         write.tokens.extend(self._grants.spent)
+        write.key_tokens.extend(self._grants.keys_spent)
         if self._queues.any_fair:
             write.tasks = [self._with_key(task) for task in write.tasks]
         return None if write.is_empty else write

@@ -320,6 +320,7 @@ class Committer:
             answer_all([entry], busy(entry.order))
 
     def _give_back(self, batch: Batch) -> None:
+        batch.fail()
         for task, reservation in batch.reservations:
             self._capacity.release(task, reservation)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stepwell_server.engine.committer import fair_claiming
+from stepwell_server.engine import rate_limits
+from stepwell_server.engine.committer import fair_claiming, limited_claiming
 from stepwell_server.engine.committer.claiming import Claiming
 from stepwell_server.engine.committer.protocols import ActivityClaim, Capacity, Claim, Queues, Reservation
 from stepwell_server.engine.committer.rationing import Rationing, queue_of
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
+    from stepwell_server.engine.committer.key_rationing import KeyRationing
     from stepwell_server.engine.committer.orders import AnyClaim, Order
     from stepwell_server.engine.committer.protocols import AnyChange
     from stepwell_server.engine.committer.subjects import Subjects
+    from stepwell_server.engine.key_limits import Walk
     from stepwell_server.model.tasks import AnyGrant, Task
     from stepwell_server.store.connection import Connection
 
@@ -45,6 +48,9 @@ class Granting:
         self._capacity = capacity
         self._claimed: dict[int, list[tuple[int, int, datetime]]] = {}
         self._most: dict[int, int] = {}
+        # When keys that are out of tokens give more, and how far claims of such queues have looked.
+        self._later: dict[int, datetime] = {}
+        self._walks: dict[int, Walk] = {}
         # Claims that got all there was and have room for more, each with what it is answered.
         self._unfilled: list[tuple[Claim, list[AnyGrant]]] = []
         self.reservations: list[tuple[Task, Reservation]] = []
@@ -65,21 +71,34 @@ class Granting:
             if self._rationing.is_held(claim):
                 continue
             most = self._most[place] = self._rationing.most(claim)
-            mine = await self._find(claim, most, taken) if most else []
+            mine = await self._find(place, claim, most, taken) if most else []
             taken.update(mine)
             self._claimed[place] = mine
             self._rationing.promise(claim, len(mine))
         await self._driven.claim(driven)
 
     async def _find(
-        self, claim: Claim, most: int, taken: set[tuple[int, int, datetime]]
+        self, place: int, claim: Claim, most: int, taken: set[tuple[int, int, datetime]]
     ) -> list[tuple[int, int, datetime]]:
+        keys = self._rationing.keys_of(claim)
+        if keys is not None:
+            return await self._limited(place, claim, keys, most, taken)
         weights = self._queues.weights_of(*queue_of(claim))
         if weights is not None:
             fair = await fair_claiming.find(self._connection, claim, self._queues.rounds, weights, most, taken)
             # What came without a key before the queue was told so is found by its age, when there is room.
             return fair if len(fair) == most else fair + await self._plain(claim, most - len(fair), taken.union(fair))
         return await self._plain(claim, most, taken)
+
+    async def _limited(
+        self, place: int, claim: Claim, keys: KeyRationing, most: int, taken: set[tuple[int, int, datetime]]
+    ) -> list[tuple[int, int, datetime]]:
+        queue, again = (claim.namespace_id, claim.task_queue, claim.kind), rate_limits.soonest(self._now)
+        walk = self._walks[place] = self._queues.walks.walk(queue, claim.types, claim.builds)
+        found, later = await limited_claiming.find(self._connection, claim, walk, keys, most, taken, again)
+        if later is not None:
+            self._later[place] = later
+        return found
 
     async def _plain(
         self, claim: Claim, most: int, taken: set[tuple[int, int, datetime]]
@@ -124,14 +143,31 @@ class Granting:
             else:
                 granted.append(grant)
                 change.news.withhold(grant)
+        if place in self._walks and len(granted) < len(self._claimed[place]):
+            self._retry(place)
         if len(self._claimed[place]) < claim.most and not self._queues.is_limited(*queue_of(claim)):
             self._unfilled.append((claim, granted))
-        return self._rationing.give(claim, granted, self._most[place])
+        return self._rationing.give(claim, granted, self._most[place], self._later.get(place))
+
+    def _retry(self, place: int) -> None:
+        """Keys have tokens left that were meant for tasks which nobody can do any more."""
+        self._walks[place].fail()
+        self._later[place] = rate_limits.soonest(self._now)
 
     @property
     def spent(self) -> Sequence[tuple[int, str, datetime]]:
         """Until when the buckets of limited queues are spent, if anything was given out of them."""
         return self._rationing.spent
+
+    @property
+    def keys_spent(self) -> Sequence[tuple[int, str, str, datetime, float]]:
+        """The same of keys that have a limit each."""
+        return self._rationing.keys_spent
+
+    def fail(self) -> None:
+        """The batch was not committed, so nothing was given."""
+        for walk in self._walks.values():
+            walk.fail()
 
     def match(self) -> None:
         """Gives fresh tasks straight to workers that wait for them.

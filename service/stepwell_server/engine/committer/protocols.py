@@ -11,6 +11,7 @@ import msgspec
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.fairness import Rounds
 from stepwell_server.engine.job_change import JobChange
+from stepwell_server.engine.key_limits import Walks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,11 +39,15 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rationed(list["AnyGrant"]):
-    """What a claim got of a queue whose limit leaves no more for now. `next_time` is when it gives again."""
+    """What a claim got of a queue whose limit leaves no more for now. `next_time` is when it gives again.
 
-    def __init__(self, grants: Sequence[AnyGrant], next_time: datetime) -> None:
+    With `of_keys` that is so of what waits there of the claim's sorts: the keys that have tokens have nothing waiting.
+    """
+
+    def __init__(self, grants: Sequence[AnyGrant], next_time: datetime, *, of_keys: bool = False) -> None:
         super().__init__(grants)
         self.next_time = next_time
+        self.of_keys = of_keys
 
 
 class ActivityClaim(msgspec.Struct, frozen=True, gc=False):
@@ -86,7 +91,7 @@ class Queues(Protocol):
     """What is known of the queues for which something is set. Of most nothing is, so it must cost next to nothing."""
 
     def is_limited(self, namespace_id: int, task_queue: str) -> bool:
-        """Whether the queue has a limit of its rate."""
+        """Whether the queue has a limit of its rate, or each of its keys has."""
         ...
 
     def aging_of(self, namespace_id: int, task_queue: str) -> float | None:
@@ -100,6 +105,11 @@ class Queues(Protocol):
     @property
     def rounds(self) -> Rounds:
         """Whose turn it is where keys take turns."""
+        ...
+
+    @property
+    def walks(self) -> Walks:
+        """How far claims have looked where keys have a limit each."""
         ...
 
     @property
@@ -156,6 +166,7 @@ class NoQueues:
 
     any_fair = False
     rounds = Rounds()
+    walks = Walks()
 
     def is_limited(self, namespace_id: int, task_queue: str) -> bool:
         """None is."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stepwell_server.engine import rate_limits
+from stepwell_server.engine.committer.key_rationing import KeyRationing
 from stepwell_server.engine.committer.protocols import Claim, Rationed
 from stepwell_server.store import queue_settings
 
@@ -42,6 +43,7 @@ class Rationing:
         self._queues = queues
         self._now = now
         self._buckets: dict[Queue, _Bucket | None] = {}
+        self._keys: dict[Queue, KeyRationing] = {}
         self._held: set[Queue] = set()
 
     async def open(self, claims: Iterable[Claim]) -> None:
@@ -55,10 +57,16 @@ class Rationing:
             queue = (row.namespace_id, row.task_queue)
             self._held.discard(queue)
             self._buckets[queue] = _Bucket(row.rate_limit, row.spent_until) if row.rate_limit is not None else None
+            if row.key_rate_limit is not None:
+                self._keys[queue] = KeyRationing(row, row.key_rate_limit, self._now)
 
     def is_held(self, claim: Claim) -> bool:
         """Whether another batch has the bucket."""
         return bool(self._held) and queue_of(claim) in self._held
+
+    def keys_of(self, claim: Claim) -> KeyRationing | None:
+        """The buckets of its queue's keys, if those have a limit."""
+        return self._keys.get(queue_of(claim)) if self._keys else None
 
     def most(self, claim: Claim) -> int:
         """How many tasks may be looked for."""
@@ -74,8 +82,18 @@ class Rationing:
         if bucket is not None:
             bucket.promised += count
 
-    def give(self, claim: Claim, grants: list[AnyGrant], most: int) -> list[AnyGrant]:
-        """What a claim gets, of at most so many. If there might be more but for the limit, it hears when."""
+    def give(self, claim: Claim, grants: list[AnyGrant], most: int, later: datetime | None) -> list[AnyGrant]:
+        """What a claim gets, of at most so many. If there might be more but for a limit, it hears when.
+
+        `later` is when keys give more that have none left.
+        """
+        keys = self.keys_of(claim)
+        if keys is not None:
+            keys.give(grants)
+        rationed = self._give(claim, grants, most)
+        return Rationed(grants, later, of_keys=True) if later is not None and rationed is grants else rationed
+
+    def _give(self, claim: Claim, grants: list[AnyGrant], most: int) -> list[AnyGrant]:
         bucket = self._buckets.get(queue_of(claim)) if self._buckets else None
         if bucket is None:
             return grants
@@ -96,6 +114,11 @@ class Rationing:
             for queue, bucket in self._buckets.items()
             if bucket is not None and bucket.given
         ]
+
+    @property
+    def keys_spent(self) -> Sequence[tuple[int, str, str, datetime, float]]:
+        """The same of keys, and in how many seconds an empty one fills."""
+        return [spent for keys in self._keys.values() for spent in keys.spent]
 
 
 def queue_of(claim: Claim) -> Queue:

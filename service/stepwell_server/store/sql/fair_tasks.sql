@@ -39,10 +39,10 @@ LIMIT $8;
 
 -- name: claim_fair_tasks
 -- The tasks that go first of each of some keys ($6), so many of each ($7), apart from what this batch has taken
--- ($8, $9), locked so that no other claimer takes them. Looks at twice as many and some more of each, walking tasks_fairness_idx once a key, type and build, and locks those
+-- ($8, $9), each with its key's place among them, locked so that no other claimer takes them. Looks at twice as many and some more of each, walking tasks_fairness_idx once a key, type and build, and locks those
 -- that nobody else has, through tasks_pkey. Locks tasks, before runs.
 WITH own (run_key, ordinal) AS (SELECT * FROM unnest($8::bigint[], $9::int[]))
-SELECT picked.run_key, picked.ordinal, picked.ready_time
+SELECT picked.run_key, picked.ordinal, picked.ready_time, k.place
 FROM unnest($6::text[], $7::int[]) WITH ORDINALITY AS k (fairness_key, most, place),
     LATERAL (
         SELECT p.run_key, p.ordinal, p.ready_time

@@ -3,7 +3,7 @@
 -- has ended. Those that another batch has do not come back. Walks queue_settings_pkey. Locks queue_settings, before tasks.
 SELECT
     q.namespace_id, q.task_queue, q.version, q.update_time, q.rate_per_second, q.rate_burst, q.spent_until,
-    q.aging_seconds, q.fairness_weights
+    q.aging_seconds, q.fairness_weights, q.key_rate_per_second, q.key_rate_burst
 FROM unnest($1::int[], $2::text[]) AS x (namespace_id, task_queue),
     LATERAL (
         SELECT s.* FROM queue_settings AS s

@@ -15,6 +15,7 @@ from stepwell.v1.workers_pb2 import TaskKind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stepwell.v1 import task_queues_pb2
     from stepwell.v1.task_queues_pb2 import GetTaskQueueResponse, TaskBacklog, TaskQueue, TaskQueueSettings
 
 app = typer.Typer(help="Task queues.", no_args_is_help=True)
@@ -79,16 +80,25 @@ def set_queue(
     weight: Annotated[
         list[str] | None, typer.Option(help="With --turns: KEY=N, so many tasks a turn. May be repeated. Default: 1.")
     ] = None,
+    key_rate: Annotated[
+        str, typer.Option(help="Where keys take turns: tasks a second of each key; none for no limit.")
+    ] = "",
+    key_burst: Annotated[
+        int, typer.Option(help="With --key-rate: tasks of a key at once after a rest. Default: those of a second.")
+    ] = 0,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Set how fast a queue gives its tasks to workers, and in what order."""
-    if not rate and not aging and turns is None:
-        fail("nothing would change", "give --rate, --aging, --turns, or some of them")
+    if not rate and not aging and turns is None and not key_rate:
+        fail("nothing would change", "give --rate, --aging, --turns, --key-rate, or some of them")
     limit = _rate_limit(rate, burst) if rate else None
+    key_limit = _rate_limit(key_rate, key_burst) if key_rate else None
     age = "none" if aging == "none" else seconds_of(aging) if aging else None
     fairness = "none" if turns is False else _weights(weight or ()) if turns else None
     with context.obj.client() as client:
-        settings = client.update_task_queue(name, rate_limit=limit, aging=age, fairness=fairness)
+        settings = client.update_task_queue(
+            name, rate_limit=limit, aging=age, fairness=fairness, key_rate_limit=key_limit
+        )
         show(settings, {"queue": name, **settings_rows(settings)}, output)
 
 
@@ -113,9 +123,9 @@ def _weights(told: Sequence[str]) -> dict[str, int]:
 
 def settings_rows(settings: TaskQueueSettings) -> dict[str, str]:
     """What is set for a queue, in words."""
-    limit, rows = settings.rate_limit, {}
+    rows = {}
     if settings.HasField("rate_limit"):
-        rows["rate"] = f"{limit.per_second:g} a second, {limit.burst} at once"
+        rows["rate"] = _rate(settings.rate_limit)
     if settings.HasField("next_task_time"):
         rows["next task"] = time_of(settings.next_task_time)
     if settings.HasField("aging_interval"):
@@ -123,7 +133,13 @@ def settings_rows(settings: TaskQueueSettings) -> dict[str, str]:
     if settings.HasField("fairness"):
         weights = "".join(f", {key} {number}" for key, number in sorted(settings.fairness.weights.items()))
         rows["turns"] = f"1 task for each key{weights}"
+    if settings.HasField("key_rate_limit"):
+        rows["rate of a key"] = _rate(settings.key_rate_limit)
     return rows
+
+
+def _rate(limit: task_queues_pb2.RateLimit) -> str:
+    return f"{limit.per_second:g} a second, {limit.burst} at once"
 
 
 def _sums(found: GetTaskQueueResponse) -> str:

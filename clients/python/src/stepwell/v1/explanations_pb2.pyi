@@ -67,7 +67,7 @@ class Explanation(_message.Message):
         CODE_MOVING: Explanation._Code.ValueType  # 16
         """Nothing of the above: it is about to go on."""
         CODE_RATE_LIMITED: Explanation._Code.ValueType  # 17
-        """It waits in a queue that gives no more for now, because of its rate limit."""
+        """It waits in a queue that gives no more for now, because of its rate limit or of that of the task's key."""
         CODE_CONCURRENCY: Explanation._Code.ValueType  # 18
         """It waits for a slot: as many runs of its key are at work as its concurrency limit allows."""
 
@@ -109,7 +109,7 @@ class Explanation(_message.Message):
     CODE_MOVING: Explanation.Code.ValueType  # 16
     """Nothing of the above: it is about to go on."""
     CODE_RATE_LIMITED: Explanation.Code.ValueType  # 17
-    """It waits in a queue that gives no more for now, because of its rate limit."""
+    """It waits in a queue that gives no more for now, because of its rate limit or of that of the task's key."""
     CODE_CONCURRENCY: Explanation.Code.ValueType  # 18
     """It waits for a slot: as many runs of its key are at work as its concurrency limit allows."""
 

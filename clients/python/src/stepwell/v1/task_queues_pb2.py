@@ -29,7 +29,7 @@ from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
 from stepwell.v1 import workers_pb2 as stepwell_dot_v1_dot_workers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/task_queues.proto\x12\x0bstepwell.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x19stepwell/v1/workers.proto\".\n\tRateLimit\x12\x12\n\nper_second\x18\x01 \x01(\x01\x12\r\n\x05\x62urst\x18\x02 \x01(\x05\"o\n\x08\x46\x61irness\x12\x33\n\x07weights\x18\x01 \x03(\x0b\x32\".stepwell.v1.Fairness.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\x91\x02\n\x11TaskQueueSettings\x12*\n\nrate_limit\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.RateLimit\x12\x31\n\x0e\x61ging_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enext_task_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08\x66\x61irness\x18\x06 \x01(\x0b\x32\x15.stepwell.v1.Fairness\"g\n\x0bTaskBacklog\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12\x10\n\x08has_more\x18\x02 \x01(\x08\x12\x37\n\x14oldest_wait_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe3\x01\n\tTaskQueue\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntask_queue\x18\x02 \x01(\t\x12.\n\x0cwaiting_runs\x18\x03 \x01(\x0b\x32\x18.stepwell.v1.TaskBacklog\x12\x34\n\x12waiting_activities\x18\x04 \x01(\x0b\x32\x18.stepwell.v1.TaskBacklog\x12\x1e\n\x16running_activity_count\x18\x05 \x01(\x05\x12\x14\n\x0cworker_count\x18\x06 \x01(\x05\x12\x13\n\x0bis_stranded\x18\x07 \x01(\x08\"\xba\x01\n\rTaskQueueLine\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.TaskKind\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08\x62uild_id\x18\x03 \x01(\t\x12)\n\x07\x62\x61\x63klog\x18\x04 \x01(\x0b\x32\x18.stepwell.v1.TaskBacklog\x12\x14\n\x0cworker_count\x18\x05 \x01(\x05\x12\x13\n\x0bis_stranded\x18\x06 \x01(\x08\x12\x0e\n\x06\x64riven\x18\x07 \x01(\x08\"\xa4\x01\n\x11TaskQueueCapacity\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.TaskKind\x12\x14\n\x0cworker_count\x18\x02 \x01(\x05\x12\x17\n\x0fmax_outstanding\x18\x03 \x01(\x05\x12\x13\n\x0boutstanding\x18\x04 \x01(\x05\x12\x14\n\x0cmax_resident\x18\x05 \x01(\x05\x12\x10\n\x08resident\x18\x06 \x01(\x05\"Q\n\x15ListTaskQueuesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x16ListTaskQueuesResponse\x12+\n\x0btask_queues\x18\x01 \x03(\x0b\x32\x16.stepwell.v1.TaskQueue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x13GetTaskQueueRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntask_queue\x18\x02 \x01(\t\"\xeb\x01\n\x14GetTaskQueueResponse\x12*\n\ntask_queue\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.TaskQueue\x12)\n\x05lines\x18\x02 \x03(\x0b\x32\x1a.stepwell.v1.TaskQueueLine\x12\x16\n\x0ehas_more_lines\x18\x03 \x01(\x08\x12\x32\n\ncapacities\x18\x04 \x03(\x0b\x32\x1e.stepwell.v1.TaskQueueCapacity\x12\x30\n\x08settings\x18\x05 \x01(\x0b\x32\x1e.stepwell.v1.TaskQueueSettings\"\x8c\x02\n\x16UpdateTaskQueueRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntask_queue\x18\x02 \x01(\t\x12*\n\nrate_limit\x18\x03 \x01(\x0b\x32\x16.stepwell.v1.RateLimit\x12\x31\n\x0e\x61ging_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\'\n\x08\x66\x61irness\x18\x07 \x01(\x0b\x32\x15.stepwell.v1.Fairness\"K\n\x17UpdateTaskQueueResponse\x12\x30\n\x08settings\x18\x01 \x01(\x0b\x32\x1e.stepwell.v1.TaskQueueSettings2\xb9\x02\n\x10TaskQueueService\x12r\n\x0eListTaskQueues\x12\".stepwell.v1.ListTaskQueuesRequest\x1a#.stepwell.v1.ListTaskQueuesResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0fget_queue_stats\x12S\n\x0cGetTaskQueue\x12 .stepwell.v1.GetTaskQueueRequest\x1a!.stepwell.v1.GetTaskQueueResponse\x12\\\n\x0fUpdateTaskQueue\x12#.stepwell.v1.UpdateTaskQueueRequest\x1a$.stepwell.v1.UpdateTaskQueueResponseBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwell/v1/task_queues.proto\x12\x0bstepwell.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\x1a\x19stepwell/v1/workers.proto\".\n\tRateLimit\x12\x12\n\nper_second\x18\x01 \x01(\x01\x12\r\n\x05\x62urst\x18\x02 \x01(\x05\"o\n\x08\x46\x61irness\x12\x33\n\x07weights\x18\x01 \x03(\x0b\x32\".stepwell.v1.Fairness.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x05:\x02\x38\x01\"\xc1\x02\n\x11TaskQueueSettings\x12*\n\nrate_limit\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.RateLimit\x12\x31\n\x0e\x61ging_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0enext_task_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08\x66\x61irness\x18\x06 \x01(\x0b\x32\x15.stepwell.v1.Fairness\x12.\n\x0ekey_rate_limit\x18\x07 \x01(\x0b\x32\x16.stepwell.v1.RateLimit\"g\n\x0bTaskBacklog\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12\x10\n\x08has_more\x18\x02 \x01(\x08\x12\x37\n\x14oldest_wait_duration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xe3\x01\n\tTaskQueue\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntask_queue\x18\x02 \x01(\t\x12.\n\x0cwaiting_runs\x18\x03 \x01(\x0b\x32\x18.stepwell.v1.TaskBacklog\x12\x34\n\x12waiting_activities\x18\x04 \x01(\x0b\x32\x18.stepwell.v1.TaskBacklog\x12\x1e\n\x16running_activity_count\x18\x05 \x01(\x05\x12\x14\n\x0cworker_count\x18\x06 \x01(\x05\x12\x13\n\x0bis_stranded\x18\x07 \x01(\x08\"\xba\x01\n\rTaskQueueLine\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.TaskKind\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08\x62uild_id\x18\x03 \x01(\t\x12)\n\x07\x62\x61\x63klog\x18\x04 \x01(\x0b\x32\x18.stepwell.v1.TaskBacklog\x12\x14\n\x0cworker_count\x18\x05 \x01(\x05\x12\x13\n\x0bis_stranded\x18\x06 \x01(\x08\x12\x0e\n\x06\x64riven\x18\x07 \x01(\x08\"\xa4\x01\n\x11TaskQueueCapacity\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.stepwell.v1.TaskKind\x12\x14\n\x0cworker_count\x18\x02 \x01(\x05\x12\x17\n\x0fmax_outstanding\x18\x03 \x01(\x05\x12\x13\n\x0boutstanding\x18\x04 \x01(\x05\x12\x14\n\x0cmax_resident\x18\x05 \x01(\x05\x12\x10\n\x08resident\x18\x06 \x01(\x05\"Q\n\x15ListTaskQueuesRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"^\n\x16ListTaskQueuesResponse\x12+\n\x0btask_queues\x18\x01 \x03(\x0b\x32\x16.stepwell.v1.TaskQueue\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x13GetTaskQueueRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntask_queue\x18\x02 \x01(\t\"\xeb\x01\n\x14GetTaskQueueResponse\x12*\n\ntask_queue\x18\x01 \x01(\x0b\x32\x16.stepwell.v1.TaskQueue\x12)\n\x05lines\x18\x02 \x03(\x0b\x32\x1a.stepwell.v1.TaskQueueLine\x12\x16\n\x0ehas_more_lines\x18\x03 \x01(\x08\x12\x32\n\ncapacities\x18\x04 \x03(\x0b\x32\x1e.stepwell.v1.TaskQueueCapacity\x12\x30\n\x08settings\x18\x05 \x01(\x0b\x32\x1e.stepwell.v1.TaskQueueSettings\"\xbc\x02\n\x16UpdateTaskQueueRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x12\n\ntask_queue\x18\x02 \x01(\t\x12*\n\nrate_limit\x18\x03 \x01(\x0b\x32\x16.stepwell.v1.RateLimit\x12\x31\n\x0e\x61ging_interval\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\'\n\x08\x66\x61irness\x18\x07 \x01(\x0b\x32\x15.stepwell.v1.Fairness\x12.\n\x0ekey_rate_limit\x18\x08 \x01(\x0b\x32\x16.stepwell.v1.RateLimit\"K\n\x17UpdateTaskQueueResponse\x12\x30\n\x08settings\x18\x01 \x01(\x0b\x32\x1e.stepwell.v1.TaskQueueSettings2\xb9\x02\n\x10TaskQueueService\x12r\n\x0eListTaskQueues\x12\".stepwell.v1.ListTaskQueuesRequest\x1a#.stepwell.v1.ListTaskQueuesResponse\"\x17\xda\xbb\x18\x13\x08\x01\x12\x0fget_queue_stats\x12S\n\x0cGetTaskQueue\x12 .stepwell.v1.GetTaskQueueRequest\x1a!.stepwell.v1.GetTaskQueueResponse\x12\\\n\x0fUpdateTaskQueue\x12#.stepwell.v1.UpdateTaskQueueRequest\x1a$.stepwell.v1.UpdateTaskQueueResponseBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,27 +48,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAIRNESS_WEIGHTSENTRY']._serialized_start=312
   _globals['_FAIRNESS_WEIGHTSENTRY']._serialized_end=358
   _globals['_TASKQUEUESETTINGS']._serialized_start=361
-  _globals['_TASKQUEUESETTINGS']._serialized_end=634
-  _globals['_TASKBACKLOG']._serialized_start=636
-  _globals['_TASKBACKLOG']._serialized_end=739
-  _globals['_TASKQUEUE']._serialized_start=742
-  _globals['_TASKQUEUE']._serialized_end=969
-  _globals['_TASKQUEUELINE']._serialized_start=972
-  _globals['_TASKQUEUELINE']._serialized_end=1158
-  _globals['_TASKQUEUECAPACITY']._serialized_start=1161
-  _globals['_TASKQUEUECAPACITY']._serialized_end=1325
-  _globals['_LISTTASKQUEUESREQUEST']._serialized_start=1327
-  _globals['_LISTTASKQUEUESREQUEST']._serialized_end=1408
-  _globals['_LISTTASKQUEUESRESPONSE']._serialized_start=1410
-  _globals['_LISTTASKQUEUESRESPONSE']._serialized_end=1504
-  _globals['_GETTASKQUEUEREQUEST']._serialized_start=1506
-  _globals['_GETTASKQUEUEREQUEST']._serialized_end=1566
-  _globals['_GETTASKQUEUERESPONSE']._serialized_start=1569
-  _globals['_GETTASKQUEUERESPONSE']._serialized_end=1804
-  _globals['_UPDATETASKQUEUEREQUEST']._serialized_start=1807
-  _globals['_UPDATETASKQUEUEREQUEST']._serialized_end=2075
-  _globals['_UPDATETASKQUEUERESPONSE']._serialized_start=2077
-  _globals['_UPDATETASKQUEUERESPONSE']._serialized_end=2152
-  _globals['_TASKQUEUESERVICE']._serialized_start=2155
-  _globals['_TASKQUEUESERVICE']._serialized_end=2468
+  _globals['_TASKQUEUESETTINGS']._serialized_end=682
+  _globals['_TASKBACKLOG']._serialized_start=684
+  _globals['_TASKBACKLOG']._serialized_end=787
+  _globals['_TASKQUEUE']._serialized_start=790
+  _globals['_TASKQUEUE']._serialized_end=1017
+  _globals['_TASKQUEUELINE']._serialized_start=1020
+  _globals['_TASKQUEUELINE']._serialized_end=1206
+  _globals['_TASKQUEUECAPACITY']._serialized_start=1209
+  _globals['_TASKQUEUECAPACITY']._serialized_end=1373
+  _globals['_LISTTASKQUEUESREQUEST']._serialized_start=1375
+  _globals['_LISTTASKQUEUESREQUEST']._serialized_end=1456
+  _globals['_LISTTASKQUEUESRESPONSE']._serialized_start=1458
+  _globals['_LISTTASKQUEUESRESPONSE']._serialized_end=1552
+  _globals['_GETTASKQUEUEREQUEST']._serialized_start=1554
+  _globals['_GETTASKQUEUEREQUEST']._serialized_end=1614
+  _globals['_GETTASKQUEUERESPONSE']._serialized_start=1617
+  _globals['_GETTASKQUEUERESPONSE']._serialized_end=1852
+  _globals['_UPDATETASKQUEUEREQUEST']._serialized_start=1855
+  _globals['_UPDATETASKQUEUEREQUEST']._serialized_end=2171
+  _globals['_UPDATETASKQUEUERESPONSE']._serialized_start=2173
+  _globals['_UPDATETASKQUEUERESPONSE']._serialized_end=2248
+  _globals['_TASKQUEUESERVICE']._serialized_start=2251
+  _globals['_TASKQUEUESERVICE']._serialized_end=2564
 # @@protoc_insertion_point(module_scope)

@@ -24,7 +24,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class RateLimit(_message.Message):
-    """How fast tasks are given to workers: through a bucket that holds `burst` tokens and gets `per_second` a second. Each
+    """How fast tasks are given to workers, those of a queue or those of a key: through a bucket that holds `burst` tokens and gets `per_second` a second. Each
     task takes one. In any span of t seconds no more than per_second * t + burst are given, by all replicas together, as
     far as their clocks agree. A task that comes back and is given again takes another token.
     """
@@ -110,6 +110,7 @@ class TaskQueueSettings(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     NEXT_TASK_TIME_FIELD_NUMBER: _builtins.int
     FAIRNESS_FIELD_NUMBER: _builtins.int
+    KEY_RATE_LIMIT_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Counts the changes, from 1. 0: nothing was ever set."""
     @_builtins.property
@@ -129,11 +130,19 @@ class TaskQueueSettings(_message.Message):
 
     @_builtins.property
     def next_task_time(self) -> _timestamp_pb2.Timestamp:
-        """When the queue gives its next task, if that is later because of `rate_limit`. Only told by `GetTaskQueue`."""
+        """When the queue gives its next task, if that is later because of `rate_limit`, that of the queue. Only told by
+        `GetTaskQueue`.
+        """
 
     @_builtins.property
     def fairness(self) -> Global___Fairness:
         """How keys take turns. Absent: they do not, and keys count for nothing."""
+
+    @_builtins.property
+    def key_rate_limit(self) -> Global___RateLimit:
+        """How fast it gives the tasks of each of its keys: every key has a bucket of its own, of this size. Absent: as fast as
+        workers take them.
+        """
 
     def __init__(
         self,
@@ -144,10 +153,11 @@ class TaskQueueSettings(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         next_task_time: _timestamp_pb2.Timestamp | None = ...,
         fairness: Global___Fairness | None = ...,
+        key_rate_limit: Global___RateLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "key_rate_limit", b"key_rate_limit", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "key_rate_limit", b"key_rate_limit", "next_task_time", b"next_task_time", "rate_limit", b"rate_limit", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,6 +486,7 @@ class UpdateTaskQueueRequest(_message.Message):
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     FAIRNESS_FIELD_NUMBER: _builtins.int
+    KEY_RATE_LIMIT_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     task_queue: _builtins.str
@@ -492,11 +503,19 @@ class UpdateTaskQueueRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: some of `rate_limit`, `aging_interval`, `fairness`. Required."""
+        """What to change: some of `rate_limit`, `aging_interval`, `fairness`, `key_rate_limit`. Required."""
 
     @_builtins.property
     def fairness(self) -> Global___Fairness:
         """How keys take turns. Absent: they do not."""
+
+    @_builtins.property
+    def key_rate_limit(self) -> Global___RateLimit:
+        """How fast it gives the tasks of each key: a bucket of its own for every key, the empty one too, with the bounds and the
+        default of `rate_limit`. A key that is out of tokens holds up no other. It needs `fairness`, set before or in the same
+        request, and INVALID_FIELD names which of the two is to be set or taken away. Both limits may hold together. Absent: as
+        fast as workers take them.
+        """
 
     def __init__(
         self,
@@ -508,10 +527,11 @@ class UpdateTaskQueueRequest(_message.Message):
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         request_id: _builtins.str = ...,
         fairness: Global___Fairness | None = ...,
+        key_rate_limit: Global___RateLimit | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "rate_limit", b"rate_limit", "update_mask", b"update_mask"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "key_rate_limit", b"key_rate_limit", "rate_limit", b"rate_limit", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "namespace", b"namespace", "rate_limit", b"rate_limit", "request_id", b"request_id", "task_queue", b"task_queue", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aging_interval", b"aging_interval", "fairness", b"fairness", "key_rate_limit", b"key_rate_limit", "namespace", b"namespace", "rate_limit", b"rate_limit", "request_id", b"request_id", "task_queue", b"task_queue", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
