@@ -14,6 +14,7 @@ from bench.figures import median
 
 _PACKAGES = ("grpcio", "protobuf", "asyncpg", "uvloop", "msgspec")
 _SYNCS = 200
+_CALLS, _ROUNDS = 1_000_000, 5
 
 
 def shape(folder: Path, postgres_version: str) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def shape(folder: Path, postgres_version: str) -> dict[str, Any]:
         "filesystem": _filesystem(folder),
         "fdatasync_ms": round(_sync_milliseconds(folder), 3),
         "python": platform.python_version(),
+        "million_calls_ms": round(_million_calls_milliseconds()),
         "postgres": postgres_version,
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
@@ -68,6 +70,21 @@ def _sync_milliseconds(folder: Path) -> float:
     finally:
         os.close(descriptor)
         path.unlink()
+    return median(took)
+
+
+def _million_calls_milliseconds() -> float:
+    """What the interpreter takes for a million calls of a function; the median. It differs by how it was compiled."""
+
+    def nothing() -> None:
+        return
+
+    took = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        for _ in range(_CALLS):
+            nothing()
+        took.append((time.perf_counter() - began) * 1e3)
     return median(took)
 
 

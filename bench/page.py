@@ -83,7 +83,8 @@ def _machine(results: Results) -> str:
         f"Measured {when} at commit {', '.join(commits)}.\n"
         f"The machine: {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, {machine['system']}, "
         f"{machine['filesystem']}, fdatasync {machine['fdatasync_ms']} ms.\n"
-        f"Postgres {machine['postgres']}, Python {machine['python']}, {packages}.\n"
+        f"Python {machine['python']}, in which a million calls take {machine['million_calls_ms']} ms.\n"
+        f"Postgres {machine['postgres']}, {packages}.\n"
     )
 
 

@@ -19,6 +19,7 @@ _MACHINE = {
     "filesystem": "ext4",
     "fdatasync_ms": 0.1,
     "python": "3.11.7",
+    "million_calls_ms": 70,
     "postgres": "18.1",
     "packages": {"grpcio": "1.85.1"},
 }
