@@ -82,7 +82,9 @@ async def test_the_database_killed_in_one_replicas_batch_while_anothers_commits(
 
         look = await stack.enter_async_context(looking(scene.database_url))
         holder = CommitHolder(proxy, look, reply=reply)
-        unheard = asyncio.create_task(one.start_run(worker.errand, ACTIVITIES, task_queue=worker.QUEUE))
+        # What has an attribute is more than one statement, and so has a COMMIT.
+        start = one.start_run(worker.errand, ACTIVITIES, task_queue=worker.QUEUE, search_attributes={"held": 1})
+        unheard = asyncio.create_task(start)
         xid = await holder.held()
         handles += await start_errands(other, COUNT, ACTIVITIES)
         assert await outcome(look, xid) == ("committed" if reply else "in progress")

@@ -175,7 +175,7 @@ async def test_publishers_of_one_topic_leave_connections_to_others(database_url:
     """However many wait for one who froze in the midst: cold calls, and other topics, go on."""
     async with replica(database_url, pool_connections=2) as one:
         frozen = await one.service.database.connect()
-        async with frozen.transaction():
+        async with frozen.raw.transaction():
             turn = turn_of(1, "paid").compile(compile_kwargs={"literal_binds": True})
             await frozen.raw.execute(str(turn))
             waiting = [asyncio.create_task(one.publish("paid", n)) for n in range(6)]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 _OVER = (errors.LeaseLost, errors.StepOrderChanged, errors.RunTerminal, errors.RunNotFound, errors.JobNotFound)
 _COMMAND_SECONDS = 60.0
 _HELLO_SECONDS = 10.0
+_REPORTS_AT_ONCE = 32
 _LAST_WORDS_SECONDS = 5.0
 
 
@@ -80,7 +81,7 @@ class Stream:
         """Reads until the worker half-closes, breaks the protocol, or is cut off."""
         try:
             async for request in requests:
-                self.take(request)
+                await self.take(request)
             self.left = self._session.draining
         except Exception as error:  # noqa: BLE001 - whatever it was, the stream is over
             self.fault = as_refusal(error, "Connect")
@@ -88,7 +89,7 @@ class Stream:
             await asyncio.wait(self._under_way)
         self._session.outbox.close()
 
-    def take(self, request: workers_pb2.ConnectRequest) -> None:
+    async def take(self, request: workers_pb2.ConnectRequest) -> None:
         """Takes in one message."""
         session = self._session
         if session.heard():
@@ -104,6 +105,8 @@ class Stream:
         elif _is_bare(request):
             hear(session.session_id, session.hello.worker_id)
         for place, report in enumerate(self._fields.items(request.reports, "reports")):
+            if place % _REPORTS_AT_ONCE == _REPORTS_AT_ONCE - 1:
+                await asyncio.sleep(0)  # other streams have their turn
             self._report(report, f"reports[{place}].")
         if request.answers:
             for place, answer in enumerate(self._fields.items(request.answers, "answers")):

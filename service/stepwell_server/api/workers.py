@@ -83,7 +83,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         try:
             yield workers_pb2.ConnectResponse(welcome=welcome)
             self._dispatcher.attach(session)
-            stream.take(first)
+            await stream.take(first)
             reader = asyncio.create_task(stream.read(request_iterator))
             while (bundle := await session.outbox.take()) is not None:
                 yield bundle_to_proto(bundle, session.namespace)
