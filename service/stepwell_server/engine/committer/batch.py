@@ -77,7 +77,7 @@ class Batch(Opening):
                     wishes[place] = key, wants
                     stalled |= {key} if key is not None else set()
                 again.append(place)
-            for place in await self._fulfil(wishes):
+            for place in await self._fulfil(wishes) if wishes else ():
                 self.answers[place] = HELD
                 key, _ = wishes[place]
                 late |= {key} if key is not None else set()
