@@ -140,10 +140,11 @@ def test_decay_begins_below_three_quarters_of_the_last_result() -> None:
 
 
 def test_figures_of_another_machine_are_not_kept_beside_new_ones() -> None:
-    here, there = {"cores": 2, "fdatasync_ms": 0.1}, {"cores": 8, "fdatasync_ms": 0.1}
+    here, there = ({"cores": cores, "fdatasync_ms": 0.1, "million_calls_ms": 70} for cores in (2, 8))
     order = ["one_activity", "jobs"]
     first = merged({"machine": {}, "cases": []}, [Figure("jobs", 1, "")], here, "abc", order)
-    both = merged(first, [Figure("one_activity", 2, "")], here | {"fdatasync_ms": 0.2}, "abd", order)
+    again = here | {"fdatasync_ms": 0.2, "million_calls_ms": 71}
+    both = merged(first, [Figure("one_activity", 2, "")], again, "abd", order)
     assert [(each["case"], each["commit"]) for each in both["cases"]] == [("one_activity", "abd"), ("jobs", "abc")]
     other = merged(both, [Figure("jobs", 3, "")], there, "abe", order)
     assert [each["case"] for each in other["cases"]] == ["jobs"]

@@ -74,15 +74,15 @@ async def test_ten_thousand_keys_without_tokens_are_looked_at_a_part_at_a_time(
 ) -> None:
     """A claim makes four looks at 64 keys. When all were seen it hears when the first has a token, and not before."""
     statements: list[tuple[str, int]] = []
-    fetch = Connection.fetch
-
-    async def noted(connection: Connection, statement: Any, *arguments: object) -> Any:
-        rows = await fetch(connection, statement, *arguments)
-        statements.append((statement.name, len(rows)))
-        return rows
-
-    monkeypatch.setattr(Connection, "fetch", noted)
     async with connected(await filled.url(GROW), pinned=True) as (_, connection):
+        fetch = connection.fetch
+
+        async def noted(statement: Any, *arguments: object) -> Any:
+            rows = await fetch(statement, *arguments)
+            statements.append((statement.name, len(rows)))
+            return rows
+
+        monkeypatch.setattr(connection, "fetch", noted)
         walk, claims = Walk(), 0
         while True:
             statements.clear()
