@@ -43,20 +43,8 @@ async def claim(  # noqa: PLR0917 - the statement's parameters
     builds: Sequence[str],
     shares: Mapping[str, int],
     own: Collection[Found],
-) -> list[Found]:
-    """The tasks that go first of each key besides `own`, at most so many of each, locked."""
-    return [task for _, task in await claim_by_key(connection, queue, types, builds, shares, own)]
-
-
-async def claim_by_key(  # noqa: PLR0917 - the statement's parameters
-    connection: Connection,
-    queue: Queue,
-    types: Sequence[str],
-    builds: Sequence[str],
-    shares: Mapping[str, int],
-    own: Collection[Found],
 ) -> list[tuple[str, Found]]:
-    """The same, each with its key."""
+    """The tasks that go first of each key besides `own`, at most so many of each, locked; each with its key."""
     statement, keys = STATEMENTS["claim_fair_tasks"], list(shares)
     rows = await connection.fetch(statement, *queue, types, ["", *builds], keys, list(shares.values()), *names(own))
     return [(keys[row[3] - 1], (row[0], row[1], row[2])) for row in rows]

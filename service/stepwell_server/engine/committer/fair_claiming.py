@@ -38,7 +38,7 @@ async def find(  # noqa: PLR0917 - one question
             break
         rounds.note(*queue, turn)
         mine = await fair_tasks.claim(connection, queue, claim.types, claim.builds, shares, own)
-        found += mine
+        found += [task for _, task in mine]
         if len(found) == most or not mine:
             break
     return found

@@ -48,7 +48,7 @@ async def find(  # noqa: PLR0917 - one question
         lap, is_first = walk.lap, walk.is_first
         tokens, is_last = await _look(connection, claim, walk.turn, ration, left, own)
         shares, turn = share(tokens, ration.weights, walk.turn, left, once=not (is_first and is_last))
-        mine = await fair_tasks.claim_by_key(connection, queue, *sorts, shares, own) if shares else []
+        mine = await fair_tasks.claim(connection, queue, *sorts, shares, own) if shares else []
         ration.promise(mine)
         found += [task for _, task in mine]
         if lap is not None:

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 from stepwell_server import errors, refusals
 from stepwell_server.engine.committer.batch import Batch
 from stepwell_server.engine.committer.committer import Committer
+from stepwell_server.engine.committer.keeping import Keeping
 from stepwell_server.engine.committer.opening import HELD
 from stepwell_server.engine.committer.orders import Writes, ref_of
+from stepwell_server.engine.committer.protocols import NoCapacity
 from stepwell_server.engine.committer.subjects import Subjects
 from stepwell_server.engine.committer.waiting import Entry
 from stepwell_server.store import batch_reads
@@ -120,6 +122,7 @@ class SetCommitter(Committer):
         # Runs that it starts may be any committer's, and so may their keys.
         super().__init__(database, clock, settings, capacity, listener, 0, 1, of_run, queues)
         self._batch_commands = 1
+        self._keeping = Keeping(NoCapacity())  # a set locks what it names: nothing is kept for it
         self._numbers = itertools.count(1)
 
     def submit(
