@@ -87,7 +87,7 @@ async def _first_key(settings: Settings) -> str:
 async def _serve(settings: Settings, signals: Signals, announce: Callable[[Service], None] | None) -> None:
     service = Service(settings)
     _spare_collector()
-    _warn(settings)
+    warn(settings)
     stop_metrics = _metrics(settings)
     await service.start()
     _log.info("listening", **service.addresses)
@@ -109,7 +109,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _warn(settings: Settings) -> None:
+def warn(settings: Settings) -> None:
     """Of what works, and is seldom meant."""
     if not settings.require_keys:
         _log.warning("open to everybody", advice="nobody is asked for an API key")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,8 +19,21 @@ def _plain_postgres_url(url: str) -> str:
     """Accepts SQLAlchemy's spelling too, since that is what many have at hand."""
     for prefix in ("postgresql+asyncpg://", "postgres://", "postgresql://"):
         if url.startswith(prefix):
-            return "postgresql://" + url.removeprefix(prefix)
+            plain = "postgresql://" + url.removeprefix(prefix)
+            _refuse_torn(plain)
+            return plain
     raise ValueError("must begin with postgresql://")
+
+
+def _refuse_torn(url: str) -> None:
+    """A password that is not encoded may tear the URL: then what is said of the pieces would show one of it."""
+    try:
+        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+        ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts]
+    except ValueError:
+        ports = ["?"]
+    if not all(port.isdigit() for port in ports if port):
+        raise ValueError("has no port where one should be: / ? # @ : in a name or password must be percent-encoded")
 
 
 PostgresUrl = Annotated[str, AfterValidator(_plain_postgres_url)]
