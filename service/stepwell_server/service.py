@@ -221,6 +221,8 @@ class Service:
 
     async def stop(self) -> None:
         """Ends in the order that the module names."""
+        if self._server is not None:
+            self._server.leave()
         await self.readiness.stop()
         if self._server is not None:
             await self._server.stop(self._drain)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _CERTIFICATE, _KEY = "STEPWELL_TLS_CERTIFICATE_FILE", "STEPWELL_TLS_KEY_FILE"
 _CLIENT_CA = "STEPWELL_TLS_CLIENT_CA_FILE"
-_CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_CURVES = ("secp256r1", "secp384r1")
 _RSA_BITS = 2_048
 # A volume of Kubernetes is exchanged as a whole: what was read from both sides of that is read again.
 _READS = 5
@@ -167,7 +167,9 @@ def _refuse_kind(key: CertificatePublicKeyTypes) -> None:
         return
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         return
-    raise CertificateError(f"{_CERTIFICATE}: the key must be RSA of {_RSA_BITS} bits or more, or ECDSA on a NIST curve")
+    raise CertificateError(
+        f"{_CERTIFICATE}: the key must be RSA of {_RSA_BITS} bits or more, or ECDSA on P-256 or P-384"
+    )
 
 
 def _spelled(key: CertificatePublicKeyTypes) -> bytes:

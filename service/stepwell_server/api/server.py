@@ -102,9 +102,13 @@ class Server:
         """Tells health whether the database is there."""
         self._health.database(is_there=is_there)
 
+    def leave(self) -> None:
+        """Tells health that it is about to stop: nobody shall come any more."""
+        self._health.leave()
+
     async def stop(self, drain: Callable[[], Awaitable[None]] | None = None) -> None:
         """Ends within the settings' time: health first, then what `drain` has to finish, then running calls."""
-        self._health.leave()
+        self.leave()
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.shutdown_seconds
         draining = asyncio.ensure_future(drain()) if drain is not None else None
