@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -15,7 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 from tests.certificates import Authority
-from tests.chaos.kit import Link, Proxy
+from tests.engine.proxy import proxy
 from tests.loops.rig import rig_settings
 from tests.tls.kit import (
     NOT_SERVING,
@@ -154,26 +153,17 @@ async def test_who_watches_does_not_hold_up_the_end() -> None:
 
 async def test_liveness_does_not_ask_the_database(database_url: str) -> None:
     """Its outage turns readiness after a while, and nothing else; when it is back, so is readiness."""
-    at = urlsplit(database_url)
-    assert at.hostname is not None
-    assert at.port is not None
-    async with Proxy(at.hostname, at.port) as proxy:
-        url = database_url.replace(f"{at.hostname}:{at.port}", f"127.0.0.1:{proxy.port}")
-        async with Service(rig_settings(url, **QUICK)) as service:
-            address = service.addresses["health_address"]
-            assert await statuses(address, "liveness", *READY) == [SERVING] * 4
-            async with watching(address, "readiness") as watch:
-                await told(watch, SERVING)
-                proxy.on_request = _nobody
-                proxy.cut()
-                await told(watch, NOT_SERVING)
-                assert await statuses(address, "liveness", "", "startup") == [SERVING, SERVING, NOT_SERVING]
-                proxy.on_request = None
-                await told(watch, SERVING)
-
-
-async def _nobody(data: bytes, link: Link) -> bool:
-    return False
+    async with proxy(database_url) as through, Service(rig_settings(through.url, **QUICK)) as service:
+        address = service.addresses["health_address"]
+        assert await statuses(address, "liveness", *READY) == [SERVING] * 4
+        async with watching(address, "readiness") as watch:
+            await told(watch, SERVING)
+            through.away = True
+            through.cut()
+            await told(watch, NOT_SERVING)
+            assert await statuses(address, "liveness", "", "startup") == [SERVING, SERVING, NOT_SERVING]
+            through.away = False
+            await told(watch, SERVING)
 
 
 async def test_a_database_that_is_away_from_the_start_kills_nobody() -> None:

@@ -10,19 +10,21 @@ from structlog.testing import capture_logs
 from tests.certificates import Authority
 from tests.main.program import outcome, program
 from tests.tls.kit import SERVING, Secret, asked, secret_in
+from typer.testing import CliRunner
 
-from stepwell_server import running
+from stepwell_server import main, running
 from stepwell_server.settings import Settings
 
 PASSWORD = "s3cr3t-pa55"
 AWAY = f"postgresql://stepwell:{PASSWORD}@127.0.0.1:1/none"
 
 
-async def test_half_of_the_settings_is_a_clear_error(tmp_path: Path) -> None:
-    code, said = await outcome("serve", DATABASE_URL=AWAY, TLS_CERTIFICATE_FILE=str(tmp_path / "tls.crt"))
-    assert code == 2
-    assert "STEPWELL_TLS_CERTIFICATE_FILE and STEPWELL_TLS_KEY_FILE go together" in said
-    assert "Traceback" not in said
+def test_half_of_the_settings_is_a_clear_error() -> None:
+    ended = CliRunner().invoke(
+        main.app, ["serve"], env={"STEPWELL_DATABASE_URL": AWAY, "STEPWELL_TLS_CERTIFICATE_FILE": "tls.crt"}
+    )
+    assert ended.exit_code == 2
+    assert "STEPWELL_TLS_CERTIFICATE_FILE and STEPWELL_TLS_KEY_FILE go together" in ended.output
 
 
 async def test_a_certificate_that_does_not_suit_is_a_clear_error(tmp_path: Path) -> None:
@@ -71,12 +73,13 @@ async def test_secrets_are_neither_logged_nor_listed(tmp_path: Path) -> None:
         f"postgresql://u@127.0.0.1:1/d?password={PASSWORD}&sslmode=none",
     ],
 )
-@pytest.mark.parametrize("command", ["check", "migrate"])
-async def test_a_url_that_is_wrong_is_told_without_its_password(command: str, url: str) -> None:
-    code, said = await outcome(command, DATABASE_URL=url)
-    assert code != 0
-    assert PASSWORD not in said
-    assert "Traceback" not in said
+def test_a_url_that_is_wrong_is_told_without_its_password(url: str) -> None:
+    """Whether the settings refuse it or the driver does."""
+    ended = CliRunner().invoke(main.app, ["check"], env={"STEPWELL_DATABASE_URL": url})
+    assert ended.exit_code != 0
+    assert isinstance(ended.exception, SystemExit)
+    assert "stepwell-server: " in ended.output
+    assert PASSWORD not in ended.output
 
 
 @pytest.mark.parametrize(
