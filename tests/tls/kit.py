@@ -62,9 +62,11 @@ async def serving(**settings: Any) -> AsyncIterator[Server]:
     server = build_server(Settings(**{"port": 0, "shutdown_seconds": 1.0, **settings}), [])
     await server.start()
     await server.ready()
-    yield server
-    await server.stop()
-    await server.close()
+    try:
+        yield server
+    finally:
+        await server.stop()
+        await server.close()
 
 
 def channel_to(address: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.aio.Channel:

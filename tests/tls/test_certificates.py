@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from tests.certificates import Authority, Pair
 from tests.tls.kit import NOT_SERVING, SERVING, Secret, asked, channel_to, refusal, secret_in, serial, serving
 
+from stepwell_server.api import certificates as certificates_module
 from stepwell_server.api.certificates import CertificateError, Certificates
 from stepwell_server.settings import Settings
 from stepwell_server.telemetry.metrics import registry
@@ -168,6 +169,32 @@ async def test_what_does_not_suit_leaves_the_one_before(name: str, tmp_path: Pat
         secret.put(third, authority.certificate)
         assert certificates.look()
         assert await serial(address) == third.serial
+
+
+async def test_what_is_exchanged_between_two_reads_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A certificate from before and a key from after are no reason to warn."""
+    authority = Authority()
+    secret, _ = secret_in(tmp_path, authority)
+    second = authority.issue()
+    read = certificates_module._content
+    reads = 0
+
+    def content(setting: str, path: Path | None) -> bytes:
+        nonlocal reads
+        reads += 1
+        if reads == 2:
+            secret.put(second, authority.certificate)
+        return read(setting, path)
+
+    async with serving(**secret.settings()) as server:
+        assert server.certificates is not None
+        monkeypatch.setattr(certificates_module, "_content", content)
+        with capture_logs() as logs:
+            assert server.certificates.look()
+        assert [each["event"] for each in logs] == ["certificate reloaded"]
+        assert await serial(server.addresses["address"]) == second.serial
 
 
 async def test_other_cas_count_for_the_next_connection(tmp_path: Path) -> None:

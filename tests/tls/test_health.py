@@ -40,8 +40,10 @@ async def watching(address: str, service: str) -> AsyncIterator[Any]:
     """A watch, and what it tells."""
     async with channel_to(address) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service))
-        yield watch
-        watch.cancel()
+        try:
+            yield watch
+        finally:
+            watch.cancel()
 
 
 async def told(watch: Any, wanted: int) -> None:

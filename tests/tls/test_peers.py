@@ -39,10 +39,12 @@ async def _asked(
         port = server.add_secure_port("127.0.0.1:0", server_credentials)
         channel = grpc.aio.secure_channel(f"127.0.0.1:{port}", client)
     await server.start()
-    async with channel:
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
-        yield servicer
-    await server.stop(0)
+    try:
+        async with channel:
+            await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+            yield servicer
+    finally:
+        await server.stop(0)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ from stepwell_server import telemetry
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes, PrivateKeyTypes
+    from cryptography.hazmat.primitives.asymmetric.types import (
+        CertificatePublicKeyTypes,
+        PrivateKeyTypes,
+        PublicKeyTypes,
+    )
 
     from stepwell_server.settings import Settings
 
@@ -70,7 +74,8 @@ class Certificates:
             given = number
             return configuration
 
-        return grpc.dynamic_ssl_server_credentials(initial, fetch, with_clients)
+        # Its types know nothing of None, which leaves things as they are.
+        return grpc.dynamic_ssl_server_credentials(initial, fetch, with_clients)  # type: ignore[arg-type]
 
     def look(self) -> bool:
         """Reads the files again; whether they have changed and suit. Blocks."""
@@ -172,7 +177,7 @@ def _refuse_kind(key: CertificatePublicKeyTypes) -> None:
     )
 
 
-def _spelled(key: CertificatePublicKeyTypes) -> bytes:
+def _spelled(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -65,8 +65,9 @@ async def wait_ready(channel: grpc.aio.Channel, address: str, seconds: float) ->
 
 async def _last_failure(channel: grpc.aio.Channel) -> str:
     """How gRPC tells of it: only to a call."""
+    check: Callable[..., Awaitable[object]] = channel.unary_unary("/grpc.health.v1.Health/Check")
     try:
-        await channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=_PROBE_TIMEOUT)
+        await check(b"", timeout=_PROBE_TIMEOUT)
     except grpc.aio.AioRpcError as error:
         return error.details() or ""
     return ""
