@@ -23,6 +23,7 @@ from tests.stream.kit import SHORT, until
 from tests.tls.kit import Secret, secret_in, serial, serving
 
 from stepwell import CertificateError, Client, Context, Tls, Worker, errors, sync, workflow
+from stepwell.stores.assay import WorkflowStore
 from stepwell.v1.task_queues_pb2 import GetTaskQueueRequest
 from stepwell_server.service import Service
 from stepwell_server.settings import Settings
@@ -89,7 +90,7 @@ async def command(world: World, *arguments: str, **variables: str) -> tuple[int,
 
 
 async def test_the_client_and_a_worker_speak_tls(database_url: str, world: World) -> None:
-    """In async and plain programs, told by argument or by the environment."""
+    """In async and plain programs, and as a mirrored store."""
     async with replica(database_url, **world.secret.settings()) as service:
         async with await Client.connect(service.address, tls=world.trusting, call_timeout=SECONDS) as client:
             worker = Worker(client, workflows=[greet], drain_seconds=1)
@@ -103,6 +104,8 @@ async def test_the_client_and_a_worker_speak_tls(database_url: str, world: World
                 return len(list(client.list_runs()))
 
         assert await asyncio.to_thread(plain) == 1
+        async with WorkflowStore.connect(service.address, tls=world.trusting) as store:
+            assert [each.name for each in await store.list_namespaces()] == ["main"]
 
 
 async def test_the_environment_names_the_files(
