@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from ipaddress import ip_address
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +46,7 @@ def dev(
     settings = read_settings(dev_data_dir=data_dir, host=host, port=port, test_clock=test_clock or None)
     if "require_keys" not in settings.model_fields_set:
         settings = settings.model_copy(update={"require_keys": False})
-    if not settings.require_keys and not _is_loopback(settings.host):
+    if not settings.require_keys and not running.is_loopback(settings.host):
         die(
             f"{settings.host} can be reached from other machines, and `dev` asks nobody for an API key: serve on "
             "127.0.0.1, or set STEPWELL_REQUIRE_KEYS=true",
@@ -54,7 +54,7 @@ def dev(
         )
     form = settings.log_format if "STEPWELL_LOG_FORMAT" in os.environ else "console"
     set_up(settings, form)
-    run(running.dev(settings, _announce))
+    run(running.dev(settings, partial(_announce, is_plain=settings.tls_certificate_file is None)))
 
 
 @app.command()
@@ -111,21 +111,15 @@ def main() -> None:
     app()
 
 
-def _announce(address: str, folder: Path, key: str) -> None:
+def _announce(address: str, folder: Path, key: str, *, is_plain: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"[bold]Stepwell[/bold] serves on [bold]{address}[/bold]")
     console.print(f"  data     {folder}")
     if key:
         console.print(f"  key      {key}  (an admin's; keep it, it is not shown again)")
-    console.print(f"  try      grpcurl -plaintext {address} stepwell.v1.NamespaceService/ListNamespaces")
+    how = "-plaintext" if is_plain else "-cacert CA_FILE"
+    console.print(f"  try      grpcurl {how} {address} stepwell.v1.NamespaceService/ListNamespaces")
     console.print("  end      Ctrl-C")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 if __name__ == "__main__":

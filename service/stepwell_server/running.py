@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,11 +87,10 @@ async def _first_key(settings: Settings) -> str:
 async def _serve(settings: Settings, signals: Signals, announce: Callable[[Service], None] | None) -> None:
     service = Service(settings)
     _spare_collector()
-    if not settings.require_keys:
-        _log.warning("open to everybody", advice="nobody is asked for an API key")
+    warn(settings)
     stop_metrics = _metrics(settings)
     await service.start()
-    _log.info("listening", address=service.address)
+    _log.info("listening", **service.addresses)
     announcing = asyncio.create_task(_announce(service, announce))
     await signals.came.wait()
     announcing.cancel()
@@ -99,6 +99,26 @@ async def _serve(settings: Settings, signals: Signals, announce: Callable[[Servi
     if stop_metrics is not None:
         await asyncio.to_thread(stop_metrics)
     _log.info("stopped")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def warn(settings: Settings) -> None:
+    """Of what works, and is seldom meant."""
+    if not settings.require_keys:
+        _log.warning("open to everybody", advice="nobody is asked for an API key")
+    elif settings.tls_certificate_file is None and not is_loopback(settings.host):
+        _log.warning(
+            "keys travel in the clear",
+            host=settings.host,
+            advice="set STEPWELL_TLS_CERTIFICATE_FILE and STEPWELL_TLS_KEY_FILE, unless a mesh or a proxy encrypts",
+        )
 
 
 def _spare_collector() -> None:

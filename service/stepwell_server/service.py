@@ -1,7 +1,8 @@
 """One server, put together: what there is, in which order it starts, and in which it ends.
 
-    start   port bound, NOT_SERVING -> schema in its window -> clock, committers, hints, dispatcher, leader -> SERVING
+    start   ports bound, NOT_SERVING -> schema in its window -> clock, committers, hints, dispatcher, leader -> SERVING
     stop    NOT_SERVING -> workers drained -> calls ended -> leader resigned -> dispatcher, hints, committers -> pool
+            -> the port of health
 
 A server whose database is away or does not suit it stands by, says why, and looks again.
 """
@@ -20,6 +21,7 @@ import structlog
 from stepwell_server import errors
 from stepwell_server.api.api_keys import ApiKeys
 from stepwell_server.api.bulk import Bulk
+from stepwell_server.api.certificates import CertificateError
 from stepwell_server.api.clock import ClockCalls
 from stepwell_server.api.definitions import DefinitionCalls
 from stepwell_server.api.explanations import Explanations
@@ -48,6 +50,7 @@ from stepwell_server.engine.committer import Committers, Listener
 from stepwell_server.loops.alignment import Alignment
 from stepwell_server.loops.api_keys import KeyWatch
 from stepwell_server.loops.backlog import Backlog
+from stepwell_server.loops.certificates import CertificateWatch
 from stepwell_server.loops.concurrency import Slots
 from stepwell_server.loops.connection import SharedConnection
 from stepwell_server.loops.deadlines import Deadlines
@@ -106,12 +109,13 @@ class Service:
         self.leader = Leader(self.database, self.clock, settings)
         self._add_duties()
         self.alignment = Alignment(self.database, self._connection, self.real_clock, settings.clock_align_seconds)
-        self.readiness = Readiness(settings, self._tell)
+        self.readiness = Readiness(settings, self._tell, self._tell_database)
         self._gate = Gate(self.readiness)
         self.keys = KnownKeys(self.database, self.clock, settings.key_seconds)
         self.key_watch = KeyWatch(self.keys, settings.key_seconds)
         self.queue_watch = QueueWatch(self.dispatcher.queues, self.clock, settings.queue_settings_seconds)
         self._server: Server | None = None
+        self._certificate_watch: CertificateWatch | None = None
         self._has_begun = False
         self._ready = asyncio.Event()
 
@@ -186,20 +190,29 @@ class Service:
     @property
     def address(self) -> str:
         """Where it is served."""
+        return self.addresses["address"]
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """All its addresses: `address`, and if there are such `client_address`, `health_address`."""
         if self._server is None:
             raise StartError("the server has not been started")
-        host = self.settings.host
-        return f"[{host}]:{self._server.port}" if ":" in host else f"{host}:{self._server.port}"
+        return self._server.addresses
 
     async def start(self) -> None:
-        """Binds the port, and becomes ready in the background. Raises StartError if the port is in use."""
+        """Binds the ports, and becomes ready in the background.
+
+        Raises StartError if a port is in use, or if its certificate can't be used.
+        """
         try:
             self._server = build_server(self.settings, self._servicers(), self._interceptors())
-        except RuntimeError as error:
+        except (RuntimeError, CertificateError) as error:
             await self.database.close()
-            where = f"{self.settings.host}:{self.settings.port}"
-            raise StartError(f"{where} can't be bound: is another server using the port? ({error})") from error
+            raise StartError(str(error)) from error
         await self._server.start()
+        if self._server.certificates is not None:
+            self._certificate_watch = CertificateWatch(self._server.certificates.look, self.settings.tls_reload_seconds)
+            self._certificate_watch.start()
         self.readiness.start()
 
     async def wait_ready(self) -> None:
@@ -208,6 +221,8 @@ class Service:
 
     async def stop(self) -> None:
         """Ends in the order that the module names."""
+        if self._server is not None:
+            self._server.leave()
         await self.readiness.stop()
         if self._server is not None:
             await self._server.stop(self._drain)
@@ -225,6 +240,10 @@ class Service:
         await self._inbox_connection.close()
         await self._slots_connection.close()
         await self.database.close()
+        if self._certificate_watch is not None:
+            await self._certificate_watch.stop()
+        if self._server is not None:
+            await self._server.close()
 
     async def _drain(self) -> None:
         """Workers and watchers go on elsewhere. Who does not leave in time loses the stream, but no task."""
@@ -314,6 +333,11 @@ class Service:
         if is_ready:
             self._ready.set()
             _log.info("serving", address=self.address)
+
+    def _tell_database(self, is_there: bool) -> None:  # noqa: FBT001 - what is told
+        """The database has gone, or is back."""
+        if self._server is not None:
+            self._server.database(is_there=is_there)
 
     async def _begin(self) -> None:
         if self._has_begun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,8 +19,21 @@ def _plain_postgres_url(url: str) -> str:
     """Accepts SQLAlchemy's spelling too, since that is what many have at hand."""
     for prefix in ("postgresql+asyncpg://", "postgres://", "postgresql://"):
         if url.startswith(prefix):
-            return "postgresql://" + url.removeprefix(prefix)
+            plain = "postgresql://" + url.removeprefix(prefix)
+            _refuse_torn(plain)
+            return plain
     raise ValueError("must begin with postgresql://")
+
+
+def _refuse_torn(url: str) -> None:
+    """A password that is not encoded may tear the URL: then what is said of the pieces would show one of it."""
+    try:
+        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+        ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts]
+    except ValueError:
+        ports = ["?"]
+    if not all(port.isdigit() for port in ports if port):
+        raise ValueError("has no port where one should be: / ? # @ : in a name or password must be percent-encoded")
 
 
 PostgresUrl = Annotated[str, AfterValidator(_plain_postgres_url)]
@@ -107,6 +121,23 @@ class Settings(BaseSettings):
     """Address on which gRPC is served."""
     port: Port = 7233
     """Port on which gRPC is served; 0 takes a free one."""
+    tls_certificate_file: Path | None = None
+    """The server's certificate in PEM, and behind it what signed it up to a CA that clients know; with it the gRPC
+    port speaks TLS, 1.2 or newer, and nothing else. Read again while the server runs, as are the next two."""
+    tls_key_file: Path | None = None
+    """The certificate's private key in PEM, without a pass phrase."""
+    tls_client_ca_file: Path | None = None
+    """CAs in PEM: clients must show a certificate that one of them signed."""
+    tls_client_certificates: Literal["require", "optional"] = "require"
+    """Where clients must show a certificate, if there are CAs for them: on the gRPC port, or only on a second one."""
+    tls_client_port: Port = 7234
+    """With `optional`: the second port, on which clients must show a certificate; 0 takes a free one."""
+    tls_reload_seconds: Seconds = 10.0
+    """How often the files of TLS are looked at."""
+    health_host: str = "127.0.0.1"
+    """Address on which health is served in the clear."""
+    health_port: Port | None = None
+    """Port that answers nothing but health, in the clear: for probes that do not speak TLS. None serves none."""
     metrics_host: str = "127.0.0.1"
     """Address on which Prometheus metrics are served."""
     metrics_port: Port | None = None
@@ -218,4 +249,16 @@ class Settings(BaseSettings):
         for smaller, larger in pairs:
             if getattr(self, smaller) >= getattr(self, larger):
                 raise ValueError(f"{smaller} must be less than {larger}")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_half_of_tls(self) -> Settings:
+        if (self.tls_certificate_file is None) != (self.tls_key_file is None):
+            raise ValueError("STEPWELL_TLS_CERTIFICATE_FILE and STEPWELL_TLS_KEY_FILE go together: set both or neither")
+        if self.tls_client_ca_file is not None and self.tls_certificate_file is None:
+            raise ValueError(
+                "STEPWELL_TLS_CLIENT_CA_FILE needs STEPWELL_TLS_CERTIFICATE_FILE: without it there is no TLS"
+            )
+        if self.tls_client_certificates == "optional" and self.tls_client_ca_file is None:
+            raise ValueError("STEPWELL_TLS_CLIENT_CERTIFICATES=optional needs STEPWELL_TLS_CLIENT_CA_FILE")
         return self

@@ -17,14 +17,17 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 
+from stepwell_server.api.certificates import Certificates
+from stepwell_server.api.health import Health, HealthPort
 from stepwell_server.api.interceptors.admission import Admission
 from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.errors import Errors
 from stepwell_server.api.interceptors.tracing import Tracing
 from stepwell_server.api.methods import Interceptor, Methods
+from stepwell_server.api.ports import address_of, bind
 from stepwell_server.settings import Settings
 
 PACKAGE = "stepwell.v1"
@@ -41,51 +44,92 @@ _INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
 
 class Server:
-    """A server on its address. Not serving, as health has it, until `ready`."""
+    """A server on its ports. Not serving, as health has it, until `ready`.
+
+    With certificates it speaks TLS; without, everything travels in the clear. Raises RuntimeError for a port that can't
+    be bound, CertificateError for certificates that can't be used.
+    """
 
     def __init__(self, servicers: Iterable[object], interceptors: Sequence[Interceptor], settings: Settings) -> None:
-        methods = Methods(interceptors)
-        self._server = server = grpc.aio.server(handlers=(methods,), options=_options(settings))
         self._settings = settings
-        self._health = health.aio.HealthServicer()
+        self.certificates = Certificates(settings) if settings.tls_certificate_file is not None else None
+        methods = Methods(interceptors)
+        self._server = grpc.aio.server(handlers=(methods,), options=_options(settings))
         self.services = tuple(sorted(name for servicer in servicers for name in _register(servicer, methods)))
+        self._health = Health(self.services)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         _register_reflection(Reflection((*self.services, HEALTH, REFLECTION)), methods)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.port = server.add_insecure_port(f"{host}:{settings.port}")
+        self.addresses: dict[str, str] = {}
+        self.port = self._bind_all()
+        self._health_port = self._bound_health()
+
+    def _bind_all(self) -> int:
+        """Binds what calls come to; answers the first port."""
+        settings = self._settings
+        knows_clients = settings.tls_client_ca_file is not None
+        has_second = knows_clients and settings.tls_client_certificates == "optional"
+        port = self._bind("address", settings.port, with_clients=knows_clients and not has_second)
+        if has_second:
+            self._bind("client_address", settings.tls_client_port, with_clients=True)
+        return port
+
+    def _bind(self, name: str, port: int, *, with_clients: bool) -> int:
+        certificates, host = self.certificates, self._settings.host
+        credentials = None if certificates is None else certificates.credentials(with_clients=with_clients)
+        bound = bind(self._server, address_of(host, port), credentials)
+        self.addresses[name] = address_of(host, bound)
+        return bound
+
+    def _bound_health(self) -> HealthPort | None:
+        host, port = self._settings.health_host, self._settings.health_port
+        if port is None:
+            return None
+        made = HealthPort(self._health, address_of(host, port))
+        self.addresses["health_address"] = address_of(host, made.port)
+        return made
 
     async def start(self) -> None:
         """Takes calls."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        if self._health_port is not None:
+            await self._health_port.start()
         await self._server.start()
 
     async def ready(self, *, is_ready: bool = True) -> None:
         """Tells health whether calls can be answered."""
-        status = health_pb2.HealthCheckResponse
-        await self._set_health(status.SERVING if is_ready else status.NOT_SERVING)
+        self._health.ready(is_ready=is_ready)
+
+    def database(self, *, is_there: bool) -> None:
+        """Tells health whether the database is there."""
+        self._health.database(is_there=is_there)
+
+    def leave(self) -> None:
+        """Tells health that it is about to stop: nobody shall come any more."""
+        self._health.leave()
 
     async def stop(self, drain: Callable[[], Awaitable[None]] | None = None) -> None:
         """Ends within the settings' time: health first, then what `drain` has to finish, then running calls."""
-        await self._health.enter_graceful_shutdown()
+        self.leave()
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.shutdown_seconds
         draining = asyncio.ensure_future(drain()) if drain is not None else None
         if draining is not None:
             # Half of the time at most: what refuses to drain must not take it all from the calls.
             await asyncio.wait((draining,), timeout=self._settings.shutdown_seconds / 2)
+        self._health.close()
         await self._server.stop(max(0.0, end - loop.time()))
         if draining is not None and not draining.done():
             draining.cancel()
         elif draining is not None:
             await draining
 
+    async def close(self) -> None:
+        """Ends the port of health, which tells to the end that this process lives."""
+        if self._health_port is not None:
+            await self._health_port.stop()
+
     async def wait(self) -> None:
         """Returns when the server has stopped."""
         await self._server.wait_for_termination()
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for name in ("", *self.services):
-            await self._health.set(name, status)
 
 
 def build_server(

@@ -16,21 +16,28 @@ if TYPE_CHECKING:
     from stepwell_server.settings import Settings
 
 _log = structlog.get_logger("stepwell.readiness")
+# A failover may take so long: callers of a server that is out of sight would not even hear to wait.
+_LOOKS_WITHOUT_DATABASE = 6
 
 
 class Readiness(Loop):
     """Looks at the schema's window, often until it suits and then now and then; tells of every change.
 
     A database that is away says nothing about the window: a server that was ready stays so, and its calls are refused
-    as long as that lasts. `advice` is for callers of a server that is not ready: what to do about it.
+    as long as that lasts. Once it was not there at several looks in a row, `tell_database` hears so, and when it is
+    back. `advice` is for callers of a server that is not ready: what to do about it.
     """
 
     name = "readiness"
 
-    def __init__(self, settings: Settings, tell: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(
+        self, settings: Settings, tell: Callable[[bool], Awaitable[None]], tell_database: Callable[[bool], None]
+    ) -> None:
         super().__init__(settings.schema_check_seconds)
         self._settings = settings
         self._tell = tell
+        self._tell_database = tell_database
+        self._misses = 0
         # Read once: what is installed over a running server is not what runs.
         self._server = len(migrations.shipped())
         self._told = ""
@@ -38,8 +45,9 @@ class Readiness(Loop):
         self.advice = "it is starting"
 
     def pause(self, done: int) -> float:
-        """Long once it is ready."""
-        return self._settings.clock_align_seconds if self.is_ready else super().pause(done)
+        """Long once it is ready and the database there."""
+        is_well = self.is_ready and not self._misses
+        return self._settings.clock_align_seconds if is_well else super().pause(done)
 
     async def run_once(self) -> int:
         """One look."""
@@ -53,7 +61,9 @@ class Readiness(Loop):
                 self.advice = "its database can't be used, and its log says why"
                 self._say(f"the database can't be used: {str(error) or type(error).__name__}")
                 return 0
+            self._missed()
             raise translated(error) from error
+        self._found()
         self.advice = "it is starting" if window.may_run else window.advice
         if window.may_run != self.is_ready:
             await self._tell(window.may_run)
@@ -61,6 +71,18 @@ class Readiness(Loop):
         if not window.may_run:
             self._say(window.advice)
         return 1
+
+    def _missed(self) -> None:
+        self._misses += 1
+        if self._misses == _LOOKS_WITHOUT_DATABASE:
+            self._tell_database(False)  # noqa: FBT003 - what is told
+            _log.error("database away", advice="until it is back, readiness is NOT_SERVING")
+
+    def _found(self) -> None:
+        if self._misses >= _LOOKS_WITHOUT_DATABASE:
+            self._tell_database(True)  # noqa: FBT003 - likewise
+            _log.info("database back")
+        self._misses = 0
 
     def _say(self, advice: str) -> None:
         """Once for each thing that is wrong."""

@@ -90,6 +90,11 @@ retained_runs = Counter(
     ("outcome",),
     registry=registry,
 )
+certificate_expiry = Gauge(
+    "stepwell_certificate_expiry_seconds",
+    "When the certificate that the gRPC port shows will end, in seconds since 1970; 0 without TLS.",
+    registry=registry,
+)
 leader = Gauge("stepwell_leader", "1 while this replica is the leader.", registry=registry)
 refusals = Counter("stepwell_refusals", "Calls and items refused, by reason.", ("reason",), registry=registry)
 
@@ -123,6 +128,11 @@ def count_lost_lease(reason: str, count: int = 1) -> None:
 def count_refusal(reason: str) -> None:
     """Counts a refusal; reasons are declared, so that there are few."""
     _refused(reason).inc()
+
+
+def set_certificate_expiry(seconds: float) -> None:
+    """Tells when the certificate in use will end, in seconds since 1970."""
+    certificate_expiry.set(seconds)
 
 
 def set_backlog(waiting: Mapping[Queue, tuple[int, float]]) -> None:

@@ -10,6 +10,7 @@ from stepwell.converter import Codec, DataConverter, JsonConverter
 from stepwell.errors import (
     ActivityFailed,
     ApplicationError,
+    CertificateError,
     ChildFailed,
     ConversionError,
     JobFailed,
@@ -28,6 +29,7 @@ from stepwell.policies import CancellationPolicy, Concurrency, Debounce, RetryPo
 from stepwell.repairs import Rename, Skip
 from stepwell.runs import QueryAnswer, RunHandle
 from stepwell.task_queues import RateLimit
+from stepwell.tls import Tls
 from stepwell.worker import Worker
 from stepwell.workflows import workflow
 
@@ -37,6 +39,7 @@ __all__ = [
     "ActivityInfo",
     "ApplicationError",
     "CancellationPolicy",
+    "CertificateError",
     "ChildFailed",
     "Client",
     "Codec",
@@ -63,6 +66,7 @@ __all__ = [
     "StepError",
     "StepFailed",
     "StepwellError",
+    "Tls",
     "UpdateFailed",
     "UpdateRejected",
     "UserTaskCancelled",

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import grpc
 
-from stepwell import errors, reasons
+from stepwell import _handshakes, errors, reasons
 
 Response = TypeVar("Response")
 
@@ -22,6 +22,7 @@ SDK = f"stepwell-python/{importlib.metadata.version('stepwell')}"
 # Seconds.
 ATTEMPT_TIMEOUT = 20.0
 BACKOFF_FIRST, BACKOFF_MAX = 0.05, 5.0
+_PROBE_TIMEOUT = 1.0
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
@@ -44,6 +45,32 @@ def open_channel(
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+async def wait_ready(channel: grpc.aio.Channel, address: str, seconds: float) -> None:
+    """Waits until a channel is connected. Raises `Unavailable`, at once when no later try can do better."""
+    why = ""
+    try:
+        async with asyncio.timeout(seconds):
+            while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                    why = await _last_failure(channel)
+                    if advice := _handshakes.certain_advice(why):
+                        raise errors.Unavailable(f"no connection to {address}: {advice}")
+                await channel.wait_for_state_change(state)
+    except TimeoutError:
+        start = "start one with `stepwell-server dev`, or check the address"
+        raise errors.Unavailable(f"no service answers at {address}: {_handshakes.advice(why) or start}") from None
+
+
+async def _last_failure(channel: grpc.aio.Channel) -> str:
+    """How gRPC tells of it: only to a call."""
+    check: Callable[..., Awaitable[object]] = channel.unary_unary("/grpc.health.v1.Health/Check")
+    try:
+        await check(b"", timeout=_PROBE_TIMEOUT)
+    except grpc.aio.AioRpcError as error:
+        return error.details() or ""
+    return ""
 
 
 def is_passing(error: errors.ServiceError) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Collection, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
 from stepwell._ends import RunEnd, RunEnds, RunNews, RunNotice
-from stepwell._rpc import SDK, Caller, open_channel, uuid_of
+from stepwell._rpc import SDK, Caller, open_channel, uuid_of, wait_ready
 from stepwell._watch import Wait, Watcher, news
 from stepwell.api_keys import ApiKeys
 from stepwell.bulk import Bulk
@@ -28,6 +27,7 @@ from stepwell.sessions import Session
 from stepwell.starts import RunStarts
 from stepwell.statistics import Statistics
 from stepwell.task_queues import RateLimit, update_task_queue
+from stepwell.tls import Encryption, Tls
 from stepwell.topics import Topics
 from stepwell.user_tasks import UserTasks
 from stepwell.v1 import runs_pb2, task_queues_pb2, transactions_pb2, workers_pb2
@@ -56,14 +56,14 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
         *,
         namespace: str,
         api_key: str | None,
-        credentials: grpc.ChannelCredentials | None,
+        encryption: Encryption,
         converter: DataConverter,
         call_timeout: float,
     ) -> None:
         """Use `Client.connect`."""
         self.address = address
-        self._credentials = credentials
-        self._channel = open_channel(address, credentials)
+        self._encryption = encryption
+        self._channel = open_channel(address, encryption.credentials())
         super().__init__(self._channel, Caller(api_key, call_timeout), namespace, converter, call_timeout)
         self.run_stub = RunServiceStub(self._channel)
         self.history_stub = HistoryServiceStub(self._channel)
@@ -94,6 +94,7 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
         namespace: str = "main",
         api_key: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | bool | None = None,
         converter: DataConverter | None = None,
         codec: Codec | None = None,
         connect_timeout: float = 10.0,
@@ -102,27 +103,26 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
         """Connects to the service.
 
         `api_key` is what to prove oneself with (default: the variable STEPWELL_API_KEY, if it is set).
-        `credentials` turn TLS on (default: plain text). `converter` makes payloads of values (default: JSON), `codec`
-        changes their bytes (default: not). `connect_timeout` is how many seconds to wait for the service, 0 for not at
-        all; `call_timeout` how many seconds a call is repeated while the service is away. Raises `Unavailable`.
+        `tls` encrypts: with the files of a `Tls`, or with those that the environment names if it is `True` (default:
+        if the environment names some, or STEPWELL_TLS is set there); `False` never does. `credentials` may be given in
+        its place. `converter` makes payloads of values (default: JSON), `codec` changes their bytes (default: not).
+        `connect_timeout` is how many seconds to wait for the service, 0 for not at all; `call_timeout` how many seconds
+        a call is repeated while the service is away. Raises `Unavailable`, `CertificateError`.
         """
         client = cls(
             address,
             namespace=namespace,
             api_key=api_key,
-            credentials=credentials,
+            encryption=Encryption(credentials, tls),
             converter=converter_with(converter, codec),
             call_timeout=call_timeout,
         )
         if connect_timeout:
             try:
-                async with asyncio.timeout(connect_timeout):
-                    await client._channel.channel_ready()
-            except TimeoutError:
+                await wait_ready(client._channel, address, connect_timeout)
+            except BaseException:
                 await client.close()
-                raise errors.Unavailable(
-                    f"no service answers at {address}: start one with `stepwell-server dev`, or check the address"
-                ) from None
+                raise
         return client
 
     async def close(self) -> None:
@@ -297,4 +297,4 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
 
     def open_channel(self) -> grpc.aio.Channel:
         """Opens another channel to the same address, with a connection of its own. For workers."""
-        return open_channel(self.address, self._credentials, is_alone=True)
+        return open_channel(self.address, self._encryption.credentials(), is_alone=True)

@@ -13,6 +13,7 @@ class for its canonical code. A reason that this version does not know is raised
       StepError               a step did not succeed (seen by a workflow)
         StepFailed, ActivityFailed, ChildFailed, WaitTimeout, UserTaskCancelled
       ConversionError         a value and a payload do not fit
+      CertificateError        a file of TLS cannot be used
       ApplicationError        raised by activities and steps that want a say in what follows
 """
 
@@ -54,6 +55,10 @@ class StepwellError(Exception):
 
 class ConversionError(StepwellError):
     """A value cannot be turned into a payload, or a payload not into the type that is wanted."""
+
+
+class CertificateError(StepwellError):
+    """A file for TLS is missing or cannot be used; the message says which, and nothing of what is in it."""
 
 
 class ApplicationError(StepwellError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from stepwell import errors
+from stepwell import _handshakes, errors
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -369,4 +369,6 @@ def from_rpc(error: grpc.RpcError) -> errors.ServiceError:
             return from_status(status_pb2.Status.FromString(value))
     code = error.code()
     cls = CODES.get(int(code.value[0]), errors.ServiceError)
-    return cls(error.details() or code.name, reason=code.name, code=code)
+    details = error.details() or code.name
+    advice = _handshakes.advice(details) if code is grpc.StatusCode.UNAVAILABLE else ""
+    return cls(f"{advice} ({details})" if advice else details, reason=code.name, code=code)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from stepwell.options import RunFilter
     from stepwell.policies import Seconds
     from stepwell.task_queues import RateLimit
+    from stepwell.tls import Tls
     from stepwell.v1 import explanations_pb2, history_pb2, runs_pb2, task_queues_pb2, workers_pb2
 
 __all__ = ["Client", "JobHandle", "Loop", "RunHandle"]
@@ -267,12 +268,16 @@ class Client(SyncStarts, SyncJobCalls, SyncNamespaceCalls):
         namespace: str = "main",
         api_key: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | bool | None = None,
         converter: DataConverter | None = None,
         codec: Codec | None = None,
         connect_timeout: float = 10.0,
         call_timeout: float = 60.0,
     ) -> Self:
-        """Connects to the service; the options are those of `stepwell.Client.connect`. Raises `Unavailable`."""
+        """Connects to the service; the options are those of `stepwell.Client.connect`.
+
+        Raises `Unavailable`, `CertificateError`.
+        """
         loop = Loop()
         try:
             inner = loop.call(
@@ -281,6 +286,7 @@ class Client(SyncStarts, SyncJobCalls, SyncNamespaceCalls):
                     namespace=namespace,
                     api_key=api_key,
                     credentials=credentials,
+                    tls=tls,
                     converter=converter,
                     codec=codec,
                     connect_timeout=connect_timeout,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from stepwell.cli.session import Session
+from stepwell.cli.session import Session, fail
+from stepwell.errors import CertificateError
+from stepwell.tls import Tls
 
 GROUPS = {
     "run": "run_commands",
@@ -57,6 +60,7 @@ app = typer.Typer(
 @app.callback()
 def root(
     context: typer.Context,
+    *,
     address: Annotated[
         str, typer.Option(help="Where the service listens.", envvar="STEPWELL_ADDRESS")
     ] = "127.0.0.1:7233",
@@ -64,7 +68,24 @@ def root(
     api_key: Annotated[
         str | None, typer.Option(help="What to prove oneself with.", envvar="STEPWELL_API_KEY", show_envvar=True)
     ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt the connection.", envvar="STEPWELL_TLS")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Encrypt the connection; so do the next options.", envvar="STEPWELL_TLS")
+    ] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="The CAs to trust, in PEM.", envvar="STEPWELL_TLS_CA_FILE")
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None,
+        typer.Option(help="One's own certificate, in PEM.", envvar="STEPWELL_TLS_CLIENT_CERTIFICATE_FILE"),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="Its private key, in PEM.", envvar="STEPWELL_TLS_CLIENT_KEY_FILE")
+    ] = None,
 ) -> None:
     """Start, watch and steer durable runs, and jobs."""
-    context.obj = Session(address, namespace=namespace, api_key=api_key, tls=tls)
+    try:
+        files = Tls(tls_ca, tls_certificate, tls_key)
+    except CertificateError as error:
+        fail(str(error))
+    is_encrypted = tls or files != Tls()
+    context.obj = Session(address, namespace=namespace, api_key=api_key, tls=files if is_encrypted else None)

@@ -6,13 +6,13 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-import grpc
-
 from stepwell import errors, reasons
 from stepwell.sync import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from stepwell.tls import Tls
 
 _ADVICE: dict[type[errors.StepwellError], str] = {
     reasons.ApiKeyRevoked: "ask for another key",
@@ -44,12 +44,12 @@ _ADVICE: dict[type[errors.StepwellError], str] = {
 class Session:
     """How to reach the service."""
 
-    def __init__(self, address: str, *, namespace: str, api_key: str | None, tls: bool) -> None:
-        """Keeps the options."""
+    def __init__(self, address: str, *, namespace: str, api_key: str | None, tls: Tls | None) -> None:
+        """Keeps the options; without `tls` all travels in the clear."""
         self._address = address
         self._namespace = namespace
         self._api_key = api_key
-        self._credentials = grpc.ssl_channel_credentials() if tls else None
+        self._tls = tls
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
@@ -59,7 +59,7 @@ class Session:
                 self._address,
                 namespace=self._namespace,
                 api_key=self._api_key,
-                credentials=self._credentials,
+                tls=self._tls or False,
                 connect_timeout=5,
                 call_timeout=20,
             ) as client:

@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from stepwell._rpc import Caller, open_channel, uuid7
 from stepwell.converter import JsonConverter
 from stepwell.policies import timestamp
+from stepwell.tls import Encryption, Tls
 from stepwell.v1.types_pb2 import Payload
 
 if TYPE_CHECKING:
@@ -56,10 +57,14 @@ class Store:
         namespace: str = "main",
         api_key: str | None = None,
         credentials: grpc.ChannelCredentials | None = None,
+        tls: Tls | bool | None = None,
         call_timeout: float = 60.0,
     ) -> Self:
-        """Opens a channel. `credentials` turn TLS on. The first call finds out whether anybody answers."""
-        channel = open_channel(address, credentials)
+        """Opens a channel. The first call finds out whether anybody answers.
+
+        `credentials` and `tls` are as `stepwell.Client.connect` has them. Raises `CertificateError`.
+        """
+        channel = open_channel(address, Encryption(credentials, tls).credentials())
         return cls(channel, namespace=namespace, api_key=api_key, call_timeout=call_timeout)
 
     def part(self, kind: type[Part]) -> Part:
