@@ -44,6 +44,8 @@ from stepwell.workflow_definitions import Definitions
 if TYPE_CHECKING:
     import grpc
 
+    from stepwell._proofs import ApiKey
+
 T = TypeVar("T")
 
 
@@ -55,7 +57,7 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
         address: str,
         *,
         namespace: str,
-        api_key: str | None,
+        api_key: ApiKey | None,
         credentials: grpc.ChannelCredentials | None,
         converter: DataConverter,
         call_timeout: float,
@@ -92,7 +94,7 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
         address: str = "127.0.0.1:7233",
         *,
         namespace: str = "main",
-        api_key: str | None = None,
+        api_key: ApiKey | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         converter: DataConverter | None = None,
         codec: Codec | None = None,
@@ -101,7 +103,9 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
     ) -> Self:
         """Connects to the service.
 
-        `api_key` is what to prove oneself with (default: the variable STEPWELL_API_KEY, if it is set).
+        `api_key` is what to prove oneself with: a key or a token, or a function that gives one for each call, for those
+        that are renewed (default: the variable STEPWELL_API_KEY, or what is in the file that STEPWELL_API_KEY_FILE
+        names, read again when it changes).
         `credentials` turn TLS on (default: plain text). `converter` makes payloads of values (default: JSON), `codec`
         changes their bytes (default: not). `connect_timeout` is how many seconds to wait for the service, 0 for not at
         all; `call_timeout` how many seconds a call is repeated while the service is away. Raises `Unavailable`.
