@@ -27,7 +27,7 @@ from stepwell_server.api.history import History
 from stepwell_server.api.inbox import InboxCalls
 from stepwell_server.api.interceptors.access import AccessControl
 from stepwell_server.api.interceptors.around import NOTHING, AroundCalls, Context
-from stepwell_server.api.interceptors.audit import Audit, Write
+from stepwell_server.api.interceptors.audit import Audit
 from stepwell_server.api.interceptors.credentials import Credentials
 from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.methods import Interceptor
@@ -75,7 +75,7 @@ from stepwell_server.store.database import Database
 from stepwell_server.store.faults import Lost
 from stepwell_server.store.hints import Hints
 from stepwell_server.store.namespaces import Namespaces
-from stepwell_server.telemetry.audit import audit_writer
+from stepwell_server.telemetry.audit import AuditLog
 
 if TYPE_CHECKING:
     from stepwell_server.dispatch.tokens import KnownTokens
@@ -121,6 +121,7 @@ class Service:
         self.tokens = self._known_tokens()
         self.queue_watch = QueueWatch(self.dispatcher.queues, self.clock, settings.queue_settings_seconds)
         self._server: Server | None = None
+        self._audit_log: AuditLog | None = None
         self._has_begun = False
         self._ready = asyncio.Event()
 
@@ -244,6 +245,8 @@ class Service:
         await self._inbox_connection.close()
         await self._slots_connection.close()
         await self.database.close()
+        if self._audit_log is not None:
+            self._audit_log.close()
 
     async def _drain(self) -> None:
         """Workers and watchers go on elsewhere. Who does not leave in time loses the stream, but no task."""
@@ -257,7 +260,8 @@ class Service:
             session.outbox.close()
 
     def _interceptors(self) -> Sequence[Interceptor]:
-        audit = Audit(self.settings.audit, self._audit_writer())
+        self._audit_log = self._opened_audit_log()
+        audit = Audit(self.settings.audit, self._audit_log.write)
         if not self.settings.require_keys:
             return [self._gate, audit]
         rules = self.settings.certificate_rules
@@ -265,10 +269,10 @@ class Service:
         access = AccessControl(credentials, audit.refusals_of, open_reflection=self.settings.open_reflection)
         return [self._gate, audit, access]
 
-    def _audit_writer(self) -> Write:
+    def _opened_audit_log(self) -> AuditLog:
         path = self.settings.audit_file
         try:
-            return audit_writer(path)
+            return AuditLog(path)
         except OSError as error:
             raise StartError(f"the audit log {path} can't be written: {error.strerror}") from error
 

@@ -87,7 +87,7 @@ async def test_a_reader_writes_nothing(world: World, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if ROWS[name].role is not Role.ADMIN])
 async def test_a_key_is_for_its_namespace(world: World, name: str) -> None:
     """In each place where a request names one: before anything is read, and before anything else is found wrong."""
-    role = ROWS[name].role
+    role = ROWS[name].role or Role.READER
     for place in ROWS[name].namespaces:
         for namespace in ("main", "none", "\x00"):
             request = placed(name, place, namespace)
@@ -105,7 +105,7 @@ async def test_a_key_is_for_its_namespace(world: World, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if ROWS[name].namespaces and name != "Connect"])
 async def test_a_namespace_left_out_is_main(world: World, name: str) -> None:
     """Which a key for another may not use; also where what would name it is left out as a whole."""
-    role = ROWS[name].role
+    role = ROWS[name].role or Role.READER
     if role is not Role.ADMIN:
         assert await world.server.refused(name, key=world.others[role]) == NAMESPACE_DENIED
 

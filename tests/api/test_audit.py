@@ -216,6 +216,6 @@ async def test_a_file_that_cannot_be_written_stops_the_start(database_url: str, 
 async def test_long_names_are_cut(database_url: str, tmp_path: Path) -> None:
     async with audited(database_url, tmp_path / "audit") as (server, records):
         long = "x" * 100_000
-        await asyncio.gather(*(server.refused("GetRun", "", workflow_id=long, request_id="") for _ in range(3)))
+        await asyncio.gather(*(server.refused("StartRun", "", workflow_id=long, request_id=long) for _ in range(3)))
         assert all(len(json.dumps(each)) < 1_000 for each in records())
         assert len(records()) == 3

@@ -185,7 +185,12 @@ async def test_a_known_token_costs_no_signature(
     """For a minute at most, and not beyond its end."""
     verified: list[object] = []
     verify = tokens_module._verified
-    monkeypatch.setattr(tokens_module, "_verified", lambda *given: verified.append(1) or verify(*given))
+
+    def counted(*given: Any) -> Any:
+        verified.append(given)
+        return verify(*given)
+
+    monkeypatch.setattr(tokens_module, "_verified", counted)
     token, short = issuer.token(), issuer.token(exp=time.time() - 20)
     for _ in range(20):
         assert await said(server, token) == OK
@@ -331,7 +336,7 @@ async def test_keys_may_be_in_a_file(database_url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("open_stream", [watching, connecting])
 async def test_streams_end_with_their_token(server: Keyed, issuer: Issuing, open_stream: Any) -> None:
     """With the reason; one whose token is good for longer goes on."""
-    claims = {"sub": "system:serviceaccount:orders:w1"} if open_stream is connecting else {}
+    claims: dict[str, Any] = {"sub": "system:serviceaccount:orders:w1"} if open_stream is connecting else {}
     now = server.service.clock.now().timestamp()
     short, long = issuer.token(**claims), issuer.token(**claims, exp=now + 9 * HOUR)
     streams = [open_stream(server, each) for each in (short, long)]

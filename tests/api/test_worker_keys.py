@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 from tests.api.keyed import Keyed, bearer, keyed, refused
-from tests.api.test_known_keys import connecting, welcome
+from tests.api.test_known_keys import connecting, rest_of, welcome
 
 from stepwell.v1 import workers_pb2
 from stepwell_server.api.interceptors.errors import DETAILS_KEY
@@ -110,11 +110,7 @@ async def test_a_capacity_names_queues_that_the_key_is_for(world: World, first: 
     assert (await welcome(stream, **HELLO)).session_id
     await stream.write(workers_pb2.ConnectRequest(capacity=capacity))
 
-    async def to_its_end() -> None:
-        async for _ in stream:
-            pass
-
-    assert await refused(to_its_end()) == QUEUE_DENIED
+    assert await refused(rest_of(stream)) == QUEUE_DENIED
 
 
 async def test_the_refusal_names_the_queue_and_the_field(world: World) -> None:
@@ -204,12 +200,13 @@ async def test_another_namespace_is_out_of_reach(world: World) -> None:
     task = await world.claimed(theirs, session_id, namespace="other")
     denied = ("PERMISSION_DENIED", "NAMESPACE_DENIED")
     for namespace, said in (("other", denied), ("", None)):
-        for name, fields in (
-            ("ClaimTasks", {"session_id": session_id}),
-            ("ReportTasks", {"session_id": session_id, "reports": [{"ref": task.ref}]}),
-            ("HeartbeatTasks", {"session_id": session_id}),
-            ("ListTaskSteps", {"ref": task.ref}),
-        ):
+        calls: dict[str, dict[str, Any]] = {
+            "ClaimTasks": {"session_id": session_id},
+            "ReportTasks": {"session_id": session_id, "reports": [{"ref": task.ref}]},
+            "HeartbeatTasks": {"session_id": session_id},
+            "ListTaskSteps": {"ref": task.ref},
+        }
+        for name, fields in calls.items():
             expected = said or (LOST if name == "ListTaskSteps" else NO_SESSION)
             assert await world.server.refused(name, world.one, namespace=namespace, **fields) == expected, name
     assert not (await world.server.call("CloseSession", world.one, session_id=session_id)).closed

@@ -117,7 +117,7 @@ def _keys_of(text: bytes) -> list[Key]:
     """The keys of a set that may prove signatures. Raises ValueError if there is none."""
     whole = msgspec.json.decode(text)
     members = whole.get("keys") if isinstance(whole, dict) else None
-    keys = [each for each in members if isinstance(each, dict)] if isinstance(members, list) else []
+    keys: list[Key] = [each for each in members if isinstance(each, dict)] if isinstance(members, list) else []
     keys = [each for each in keys if each.get("kty") in _KINDS.values() and each.get("use") in (None, "sig")]
     if not keys:
         raise ValueError("no key set, or none with a public key for signatures")

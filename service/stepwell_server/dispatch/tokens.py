@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jwt
+from jwt.exceptions import InvalidSubjectError
 
 from stepwell_server import errors
 from stepwell_server.dispatch.callers import Caller, Proof
@@ -130,7 +131,7 @@ def _verified(text: str, key: jwt.PyJWK, issuer: Issuer) -> Mapping[str, Any]:
         raise errors.TokenUntrusted(problem=f"it has no claim {error.claim}") from None
     except jwt.InvalidAudienceError:
         raise errors.TokenUntrusted(problem="it is for another audience") from None
-    except jwt.InvalidSubjectError:
+    except InvalidSubjectError:
         raise errors.TokenUntrusted(problem="its subject is no text") from None
     except jwt.PyJWTError:
         raise errors.TokenUntrusted(problem="its signature is wrong") from None

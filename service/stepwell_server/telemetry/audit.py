@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import logging.handlers
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,24 +14,29 @@ import structlog
 _NAME = "stepwell.audit"
 _EVENT = "audit"
 
-Write = Callable[[Mapping[str, object]], None]
 
-
-def audit_writer(path: Path | None) -> Write:
-    """What writes records: JSON lines appended to a file, which is opened anew when it was moved; or the logs.
+class AuditLog:
+    """JSON lines appended to a file, which is opened anew when it was moved; or the logs, where no file is given.
 
     Raises OSError if the file can't be opened. Once it is, a record that can't be written is told of on standard error
     and holds nobody up.
     """
-    if path is None:
+
+    def __init__(self, path: Path | None) -> None:
+        self._file = logging.handlers.WatchedFileHandler(path, encoding="utf-8") if path is not None else None
         # Whatever is left out of the other logs, records are not.
         logging.getLogger(_NAME).setLevel(logging.INFO)
-        log = structlog.get_logger(_NAME)
-        return lambda facts: log.info(_EVENT, **facts)
-    handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+        self._log = structlog.get_logger(_NAME)
 
-    def write(facts: Mapping[str, object]) -> None:
+    def write(self, facts: Mapping[str, object]) -> None:
+        """Writes a record."""
+        if self._file is None:
+            self._log.info(_EVENT, **facts)
+            return
         line = json.dumps({"timestamp": datetime.now(UTC).isoformat(), "event": _EVENT, **facts})
-        handler.handle(logging.LogRecord(_NAME, logging.INFO, "", 0, line, None, None))
+        self._file.handle(logging.LogRecord(_NAME, logging.INFO, "", 0, line, None, None))
 
-    return write
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
