@@ -229,7 +229,7 @@ async def test_queues_are_a_worker_s_and_are_shown(world: World) -> None:
     assert (again.api_key, again.created) == (made.api_key, False)
     hello = {**HELLO, "task_queues": ["yours"]}
     assert await world.server.refused("OpenSession", made.secret, hello=hello) == QUEUE_DENIED
-    for wrong in (
+    refusals: list[dict[str, Any]] = [
         {"role": 1, "task_queues": ["a"]},
         {"role": 3, "task_queues": ["a"]},
         {"role": 5, "task_queues": ["a"]},
@@ -237,7 +237,8 @@ async def test_queues_are_a_worker_s_and_are_shown(world: World) -> None:
         {"role": 2, "task_queues": ["a\0"]},
         {"role": 2, "task_queues": ["a" * 256]},
         {"role": 2, "task_queues": [f"q{number}" for number in range(257)]},
-    ):
+    ]
+    for wrong in refusals:
         assert await world.server.refused("CreateApiKey", **wrong) == ("INVALID_ARGUMENT", "INVALID_FIELD"), wrong
 
 

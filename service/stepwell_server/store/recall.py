@@ -56,7 +56,7 @@ async def resume_session(  # noqa: PLR0917 - the statement's parameters
     hello: Hello,
     expire_time: datetime,
     now: datetime,
-    owner: str | None,
+    owner: str | None = None,
 ) -> bool:
     """Prolongs a session of that owner's (None: of anybody's) that has not expired; False if there is none."""
     arguments = (session_id, namespace_id, pack_hello(hello), expire_time, now, *listed_of(hello), owner)
