@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ def private_key(algorithm: str) -> Any:
 
 
 class Issuing:
-    """See the module. `status`, `body` and `moved` say what its address answers instead of the keys."""
+    """See the module. `status`, `body`, `padding` and `moved` say what its address answers instead."""
 
     def __init__(self, algorithm: str = "ES256") -> None:
         self.algorithm = algorithm
@@ -43,6 +44,7 @@ class Issuing:
         self.status = 200
         self.moved = ""
         self.body: bytes | None = None
+        self.padding = 0
         self._private: dict[str, tuple[str, Any]] = {}
         self.published: dict[str, dict[str, Any]] = {}
         self.add("k1")
@@ -79,13 +81,13 @@ class Issuing:
 
 
 @contextmanager
-def issuing(algorithm: str = "ES256") -> Iterator[Issuing]:
+def issuing(algorithm: str = "ES256", tls: ssl.SSLContext | None = None) -> Iterator[Issuing]:
     issuer = Issuing(algorithm)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             issuer.asked += 1
-            body = issuer.keys if issuer.body is None else issuer.body
+            body = issuer.keys + b" " * issuer.padding if issuer.body is None else issuer.body
             self.send_response(issuer.status)
             if issuer.moved:
                 self.send_header("location", issuer.moved)
@@ -97,7 +99,9 @@ def issuing(algorithm: str = "ES256") -> Iterator[Issuing]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    issuer.url = f"http://127.0.0.1:{server.server_address[1]}/keys"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    issuer.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_address[1]}/keys"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

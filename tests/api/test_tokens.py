@@ -7,23 +7,28 @@ import base64
 import hashlib
 import hmac
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, get_args
 
 import jwt
 import pytest
 import pytest_asyncio
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from google.protobuf.duration_pb2 import Duration
 from structlog.testing import capture_logs
 from tests.api.issuing import AUDIENCE, ISSUER, Issuing, issuing
 from tests.api.keyed import Keyed, keyed, refused
+from tests.api.test_certificates import signed
 from tests.api.test_known_keys import connecting, rest_of, watching, welcome
 from tests.service import soon
 
 from stepwell_server.dispatch import issuers as issuers_module
+from stepwell_server.dispatch import key_sets
 from stepwell_server.dispatch import tokens as tokens_module
 from stepwell_server.trust import Algorithm
 
@@ -290,7 +295,7 @@ async def test_while_the_issuer_is_away_its_keys_stay(
         {"body": b"{}"},
         {"body": b'{"keys": []}'},
         {"body": b'{"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "k1"}]}'},
-        {"body": b'{"keys": "' + b"x" * 1_100_000 + b'"}'},
+        {"padding": 1_100_000},
     ],
     ids=["redirect", "error", "text", "list", "empty", "none", "shared", "long"],
 )
@@ -316,6 +321,49 @@ async def test_a_key_is_for_its_algorithm(server: Keyed, issuer: Issuing) -> Non
     assert await said(server, issuer.token(key_id="k3")) == OK
     assert await said(server, issuer.token(jti="other alg")) == UNTRUSTED
     assert await said(server, issuer.token(key_id="k2", jti="other use")) == UNTRUSTED
+
+
+async def test_an_issuer_that_hangs_holds_up_none_but_its_own(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who wait are answered, and however many come, it is asked once at a time."""
+    monkeypatch.setattr(issuers_module, "_LOAD_SECONDS", 0.05)
+    monkeypatch.setattr(key_sets, "_SOCKET_SECONDS", 2.0)
+    asked: list[object] = []
+    let_go = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(reader)
+        await let_go.wait()
+        writer.close()
+
+    hanging = await asyncio.start_server(hang, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{hanging.sockets[0].getsockname()[1]}/keys"
+    with issuing() as issuer:
+        other = issuer.setting(issuer="https://hangs.example.com", jwks_url=url)
+        async with keyed(database_url, jwt_issuers=[issuer.setting(), other]) as server:
+            for _ in range(3):
+                assert await said(server, issuer.token(iss="https://hangs.example.com")) == NO_KEYS
+                assert await said(server, issuer.token()) == OK
+            assert len(asked) == 1
+            let_go.set()
+    hanging.close()
+
+
+async def test_keys_are_fetched_from_whom_a_ca_knows(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ca = signed("ca", None)
+    private, certificate = signed("keys", ca, x509.IPAddress(ip_address("127.0.0.1"))).pem
+    (tmp_path / "keys.pem").write_bytes(private + certificate)
+    (tmp_path / "ca.pem").write_bytes(ca.pem[1])
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "keys.pem")
+    with issuing(tls=tls) as issuer:
+        async with keyed(database_url, jwt_issuers=[issuer.setting()]) as server:
+            assert await said(server, issuer.token()) == NO_KEYS
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+            assert await said(server, issuer.token()) == OK
 
 
 async def test_keys_may_be_in_a_file(database_url: str, tmp_path: Path) -> None:
