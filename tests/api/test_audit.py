@@ -16,6 +16,7 @@ from tests.api.test_known_keys import connecting, rest_of, watching, welcome
 from tests.service import soon
 
 from stepwell_server.api.access import TABLE
+from stepwell_server.api.interceptors import audit
 from stepwell_server.api.interceptors.audit import Audit
 from stepwell_server.model.api_keys import Role, new_secret
 from stepwell_server.service import Service, StartError
@@ -109,6 +110,23 @@ async def test_who_is_refused_is_told_of(database_url: str, tmp_path: Path) -> N
         ("WatchRuns", "API_KEY_MISSING", "", None),
         ("Connect", "TASK_QUEUE_DENIED", worker[:12], None),
     ]
+
+
+async def test_a_flood_of_refusals_does_not_fill_the_disk(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told how many were left out; what admins do is told of meanwhile."""
+    monkeypatch.setattr(audit, "_REFUSALS_AT_ONCE", 5)
+    monkeypatch.setattr(audit, "_REFUSALS_A_SECOND", 0)
+    async with audited(database_url, tmp_path / "audit") as (server, records):
+        for name in ("StartRun", "CreateApiKey"):
+            for _ in range(10):
+                assert (await server.refused(name, ""))[0] == "UNAUTHENTICATED"
+        await server.call("ListApiKeys")
+        assert [each["outcome"] for each in records()] == [*["UNAUTHENTICATED"] * 5, "OK"]
+        monkeypatch.setattr(audit, "_REFUSALS_A_SECOND", 1e9)
+        await server.refused("StartRun", "")
+        assert records()[-1]["left_out"] == 15
 
 
 async def test_a_stream_is_told_of_when_it_opens_and_when_it_ends(database_url: str, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ class Certificates:
         """Who holds a certificate of those names. Refuses with IDENTITY_WITHOUT_ROLE."""
         for rule in self._rules:
             for name in names:
-                if fits(rule.name, name):
+                # What is no plain text is nobody's name.
+                if fits(rule.name, name) and name.isprintable():
                     return Caller(
                         proof=Proof.CERTIFICATE,
                         name=name,

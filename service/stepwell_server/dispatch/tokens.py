@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _KNOWN_SECONDS = 60.0
 _MOST_KNOWN = 10_000
 _MOST_SECONDS = 253_402_300_799  # the end of the year 9999, less what a leeway adds
+_MOST_SUBJECT = 1_024
 _SHOWN = 255
 # Times are told by the service's clock; the rest is the library's.
 _OPTIONS: Any = {
@@ -89,6 +90,8 @@ class KnownTokens:
         now = self._clock.now()
         expire_time = _check_times(claims, now, timedelta(seconds=issuer.leeway_seconds))
         subject = claims["sub"]
+        if not subject.isprintable() or not 0 < len(subject) <= _MOST_SUBJECT:
+            raise errors.TokenUntrusted(problem=f"its subject is no plain text of 1 to {_MOST_SUBJECT} characters")
         rule = next((each for each in issuer.rules if each.fits(claims)), None)
         if rule is None:
             raise errors.IdentityWithoutRole(identity=subject[:_SHOWN])
@@ -150,6 +153,6 @@ def _check_times(claims: Mapping[str, Any], now: datetime, leeway: timedelta) ->
 
 def _time(claims: Mapping[str, Any], name: str) -> datetime:
     value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise errors.TokenUntrusted(problem=f"its {name} is no time")
     return datetime.fromtimestamp(min(value, _MOST_SECONDS - 86_400), UTC)

@@ -1,13 +1,15 @@
 """Who did what: a record of each call that the settings ask for, with its outcome.
 
 Which methods are told of is decided when they are put behind the interceptors, so that the others cost nothing. Who is
-refused as unknown, or since he may not, is told of at any level but `off`. A stream has a record when it is open, and
-one when it ends. A record names what the request names by ids and names, and holds nothing else of what was sent.
+refused as unknown, or since he may not, is told of at any level but `off`, though not of each in a flood: anybody may
+make one, and it must not fill the disk. A stream has a record when it is open, and one when it ends. A record names
+what the request names by ids and names, and holds nothing else of what was sent.
 """
 
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,6 +64,7 @@ _NAMES = frozenset(
     }
 )
 _MASK = "update_mask"
+_REFUSALS_AT_ONCE, _REFUSALS_A_SECOND = 200, 20
 _MOST_CHARACTERS = 255
 _TRACE_ID = slice(3, 35)
 
@@ -72,6 +75,7 @@ class Audit:
     def __init__(self, level: Level, write: Write) -> None:
         self._level = level
         self._write = write
+        self._pace = _Pace()
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         """The handler, with its calls told of if the level asks for it."""
@@ -80,7 +84,7 @@ class Audit:
             return handler
         kind, make = MAKERS[handler.request_streaming, handler.response_streaming]
         behavior: Behavior = getattr(handler, kind)
-        record = _Record(method, self._write)
+        record = _Record(method, self._write, self._pace)
         wrap = _generator if inspect.isasyncgenfunction(behavior) else _coroutine
         return make(
             wrap(record, behavior),
@@ -93,7 +97,7 @@ class Audit:
         row = access_of(method)
         if self._level == "off" or (row is not None and self._tells_of(row)):
             return None
-        return _Record(method, self._write).refused
+        return _Record(method, self._write, self._pace).refused
 
     def _tells_of(self, row: Access) -> bool:
         if self._level == "changes":
@@ -101,28 +105,64 @@ class Audit:
         return self._level == "all" or (self._level == "admin" and row.role in (Role.ADMIN, Role.OPERATOR))
 
 
+class _Pace:
+    """How many refusals are told of: so many at once, and so many a second in the long run."""
+
+    def __init__(self) -> None:
+        self._room = float(_REFUSALS_AT_ONCE)
+        self._at = time.monotonic()
+        self._left_out = 0
+
+    def left_out(self) -> int | None:
+        """How many were not told of since the last one that was; None if this one is not told of either."""
+        now = time.monotonic()
+        self._room = min(_REFUSALS_AT_ONCE, self._room + (now - self._at) * _REFUSALS_A_SECOND)
+        self._at = now
+        if self._room < 1:
+            self._left_out += 1
+            return None
+        self._room -= 1
+        found, self._left_out = self._left_out, 0
+        return found
+
+
 class _Record:
     """Makes the records of one method."""
 
-    def __init__(self, method: str, write: Write) -> None:
+    def __init__(self, method: str, write: Write, pace: _Pace) -> None:
         self._method = method.removeprefix(_OURS).removeprefix("/")
         self._write = write
+        self._pace = pace
 
     def refused(self, refusal: Refusal, request: object, context: Context) -> None:
-        """Tells of a refusal, if it is one of the caller."""
+        """Tells of a refusal, if it is one of the caller, and not of a flood of them."""
         if isinstance(refusal, Unauthenticated | PermissionDenied):
-            self.tell(request, context, refusal.code.name, refusal.reason)
+            left_out = self._pace.left_out()
+            if left_out is not None:
+                self.tell(request, context, refusal.code.name, refusal.reason, left_out=left_out)
 
     def failed(self, error: BaseException, request: object, context: Context) -> BaseException:
         """Tells of a call that failed; answers what to raise."""
         if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError | grpc.aio.InternalError):
             refusal = as_refusal(error, self._method)
-            self.tell(request, context, refusal.code.name, refusal.reason)
+            if isinstance(refusal, Unauthenticated | PermissionDenied):
+                self.refused(refusal, request, context)
+            else:
+                self.tell(request, context, refusal.code.name, refusal.reason)
             return refusal
         self.tell(request, context, _CANCELLED)
         return error
 
-    def tell(self, request: object, context: Context, outcome: str, reason: str = "", response: object = None) -> None:
+    def tell(
+        self,
+        request: object,
+        context: Context,
+        outcome: str,
+        reason: str = "",
+        *,
+        response: object = None,
+        left_out: int = 0,
+    ) -> None:
         """Writes a record."""
         found = caller()
         traceparent = telemetry.caller_context(context.invocation_metadata() or ())[0]
@@ -138,6 +178,7 @@ class _Record:
             "object": _named(request, response),
             "request_id": _shortened(getattr(request, "request_id", "")),
             "trace_id": traceparent[_TRACE_ID],
+            "left_out": left_out,
         }
         self._write({name: value for name, value in facts.items() if value or name in ("proof", "caller")})
 
