@@ -119,8 +119,36 @@ class ApiKeyExpired(Unauthenticated):
     """The key's time is over."""
 
 
+class TokenMalformed(Unauthenticated):
+    """What the call came with is no token that can be read: {problem}."""
+
+    problem: str
+
+
+class TokenUntrusted(Unauthenticated):
+    """The token proves nothing here: {problem}."""
+
+    problem: str
+
+
+class TokenExpired(Unauthenticated):
+    """The token's time is over: come with a new one."""
+
+
+class IssuerKeysUnavailable(Unavailable):
+    """The keys of the issuer {issuer} can't be had now, so that its tokens can't be told from others."""
+
+    issuer: str
+
+
+class IdentityWithoutRole(PermissionDenied):
+    """The caller proved to be {identity}, and no rule of this server gives that a role."""
+
+    identity: str
+
+
 class RoleDenied(PermissionDenied):
-    """A key of role {role} may not call {method}, which is for {needed}."""
+    """A caller of role {role} may not call {method}, which is for {needed}."""
 
     method: str
     role: str
@@ -128,9 +156,16 @@ class RoleDenied(PermissionDenied):
 
 
 class NamespaceDenied(PermissionDenied):
-    """The key is for namespace {namespace} alone, and field {field} names another."""
+    """The caller is for namespace {namespace} alone, and field {field} names another."""
 
     namespace: str
+    field: str
+
+
+class TaskQueueDenied(PermissionDenied):
+    """The caller may not take tasks from the queue {task_queue}, which field {field} names."""
+
+    task_queue: str
     field: str
 
 

@@ -30,7 +30,8 @@ class RoleName(StrEnum):
 
     READER = "reader"
     WORKER = "worker"
-    WRITER = "writer"
+    CLIENT = "client"
+    OPERATOR = "operator"
     ADMIN = "admin"
 
 
@@ -43,6 +44,10 @@ def create(  # noqa: PLR0917 - options of a command
     ] = "",
     days: Annotated[float | None, typer.Option(help="For how long it holds.", show_default="for ever", min=0.0)] = None,
     reuse_label: Annotated[bool, typer.Option("--reuse-label", help="Make none if a key of that label holds.")] = False,  # noqa: FBT002 - a flag
+    task_queue: Annotated[
+        list[str] | None,
+        typer.Option(help="A queue that a worker may take tasks from, or how it begins and *.", show_default="all"),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Create a key, and show it for the only time."""
@@ -50,13 +55,16 @@ def create(  # noqa: PLR0917 - options of a command
     scope = namespace or (_ALL if chosen is Role.ADMIN else MAIN)
     if chosen is Role.ADMIN and scope != _ALL:
         die("an admin may do all in all namespaces: leave --namespace out", USAGE)
+    if task_queue and chosen is not Role.WORKER:
+        die("--task-queue is for a worker's key", USAGE)
     if reuse_label and not label:
         die("--reuse-label needs a --label", USAGE)
 
     async def work(database: Database) -> tuple[SeenKey, str]:
         now = datetime.now(UTC)
         namespace_id = None if scope == _ALL else await Namespaces(database).id_of(scope)
-        key, secret = make_key(chosen, label, namespace_id, now, None if days is None else now + timedelta(days=days))
+        expire_time = None if days is None else now + timedelta(days=days)
+        key, secret = make_key(chosen, label, namespace_id, now, expire_time, task_queue or ())
         made, is_new = await api_keys.create(database, key, scope, reuse_label=reuse_label)
         return made, secret if is_new else ""
 
@@ -112,6 +120,7 @@ def _facts(key: SeenKey) -> dict[str, object]:
         "label": key.label,
         "role": Role(key.role).name.lower() if key.role else "imported",
         "namespace": key.namespace or _ALL,
+        "task_queues": list(key.task_queues or ()),
         "create_time": key.create_time.isoformat(),
         "expire_time": key.expire_time.isoformat() if key.expire_time is not None else "",
         "use_time": key.use_time.isoformat() if key.use_time is not None else "",

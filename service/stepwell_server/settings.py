@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from stepwell_server.trust import CertificateRule, Issuer
+
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -143,9 +145,18 @@ class Settings(BaseSettings):
     metrics_port: Port | None = None
     """Port of the metrics; none serves none."""
     require_keys: bool = True
-    """Whether callers must show an API key. `dev` asks for none unless this is set."""
+    """Whether callers must show who they are. `dev` asks nobody unless this is set."""
     key_seconds: Seconds = 5.0
     """For how long what is known of an API key counts: a key that is revoked is taken no longer than that."""
+    jwt_issuers: tuple[Issuer, ...] = ()
+    """Whose tokens are taken beside API keys, as JSON: see docs/security.md."""
+    certificate_rules: tuple[CertificateRule, ...] = ()
+    """What certificates of clients allow, as JSON: see docs/security.md. It takes TLS with a CA for clients."""
+    audit: Literal["off", "admin", "changes", "all"] = "admin"
+    """Which calls the audit log tells of: what admins and operators do and who is refused as unknown or may not; also
+    all other changes; or all calls."""
+    audit_file: Path | None = None
+    """The file that the audit log is written to; none: it goes with the other logs."""
     open_reflection: bool = False
     """Whether reflection answers without a key, where calls need one. Health always does."""
     shutdown_seconds: Seconds = 30.0
@@ -249,6 +260,8 @@ class Settings(BaseSettings):
         for smaller, larger in pairs:
             if getattr(self, smaller) >= getattr(self, larger):
                 raise ValueError(f"{smaller} must be less than {larger}")
+        if len({each.issuer for each in self.jwt_issuers}) < len(self.jwt_issuers):
+            raise ValueError("jwt_issuers names an issuer twice: one may have several audiences")
         return self
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -40,11 +40,16 @@ class Keyed:
         self.admin = ""
 
     async def make(
-        self, role: Role, namespace: str | None = MAIN, label: str = "", expire_time: datetime | None = None
+        self,
+        role: Role,
+        namespace: str | None = MAIN,
+        label: str = "",
+        expire_time: datetime | None = None,
+        task_queues: Sequence[str] = (),
     ) -> str:
         """A key, put into the database as `stepwell-server keys create` does."""
         namespace_id = None if namespace is None else await self.service.namespaces.id_of(namespace)
-        key, secret = make_key(role, label, namespace_id, self.service.clock.now(), expire_time)
+        key, secret = make_key(role, label, namespace_id, self.service.clock.now(), expire_time, task_queues)
         await api_keys.create(self.service.database, key, namespace or "-")
         return secret
 

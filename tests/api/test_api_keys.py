@@ -19,9 +19,9 @@ from stepwell.v1 import api_keys_pb2
 from stepwell_server.model.api_keys import Role, hash_of, new_secret, prefix_of
 from stepwell_server.store import api_keys
 
-READER, WRITER, ADMIN = (
+READER, CLIENT, ADMIN = (
     api_keys_pb2.API_KEY_ROLE_READER,
-    api_keys_pb2.API_KEY_ROLE_WRITER,
+    api_keys_pb2.API_KEY_ROLE_CLIENT,
     api_keys_pb2.API_KEY_ROLE_ADMIN,
 )
 UNKNOWN = ("UNAUTHENTICATED", "API_KEY_UNKNOWN")
@@ -144,7 +144,7 @@ async def test_a_repeat_is_known_and_shows_no_secret(server: Keyed) -> None:
     first = await server.call("CreateApiKey", role=READER, label="a", request_id="r")
     again = await server.call("CreateApiKey", role=READER, label="a", request_id="r")
     assert (again.api_key, again.secret, again.created) == (first.api_key, "", False)
-    said = await server.refused("CreateApiKey", role=WRITER, label="a", request_id="r")
+    said = await server.refused("CreateApiKey", role=CLIENT, label="a", request_id="r")
     assert said == ("INVALID_ARGUMENT", "REQUEST_ID_REUSED")
     (row,) = await rows(server, "SELECT answer FROM requests")
     assert first.secret.encode() not in row["answer"]

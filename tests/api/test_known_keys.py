@@ -160,7 +160,7 @@ async def test_what_was_known_before_does_not_count_for_longer(server: Keyed, mo
     await server.call("GetNamespace", key)
     await revoke_elsewhere(server, key)
     assert (await server.refused("GetNamespace", key))[0] == "OK"
-    (caller,) = [each for each in server.service.keys._known.values() if each.prefix == key[:12]]
+    (caller,) = [each for each in server.service.keys._known.values() if each.name == key[:12]]
     assert 0 < caller.until - time.monotonic() <= 3_600
     caller.until = time.monotonic()
     assert await server.refused("GetNamespace", key) == REVOKED
@@ -179,7 +179,7 @@ async def test_streams_end_with_their_key(quick: Keyed, open_stream: Callable[[K
             assert (await welcome(stream, worker_id=f"w{place}")).session_id
 
     async def both_are_open() -> bool:
-        return sum(map(len, quick.service.keys._streams.values())) == 2
+        return len(quick.service.keys._streams) == 2
 
     await soon(both_are_open)
     if how == "revoked":
@@ -192,12 +192,12 @@ async def test_streams_end_with_their_key(quick: Keyed, open_stream: Callable[[K
         ended = await refused(rest_of(streams[0]))
     assert ended == ("UNAUTHENTICATED", "API_KEY_EXPIRED" if how == "expired" else "API_KEY_REVOKED")
     await quick.service.keys.look_again()
-    assert sum(map(len, quick.service.keys._streams.values())) == 1
+    assert len(quick.service.keys._streams) == 1
     assert not streams[1].done()
     streams[1].cancel()
 
     async def none_is_open() -> bool:
-        return quick.service.keys._streams == {}
+        return len(quick.service.keys._streams) == 0
 
     await soon(none_is_open)
 
@@ -207,7 +207,7 @@ async def test_a_stream_begins_with_a_key_that_holds(server: Keyed) -> None:
     await revoke_elsewhere(server, key)
     assert await refused(rest_of(watching(server, key))) == REVOKED
     assert await refused(rest_of(watching(server, ""))) == ("UNAUTHENTICATED", "API_KEY_MISSING")
-    assert server.service.keys._streams == {}
+    assert len(server.service.keys._streams) == 0
 
 
 async def test_while_the_database_is_away_streams_stay(quick: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,12 +264,12 @@ async def greet(ctx: Context, name: str) -> str:
 
 
 async def test_a_worker_s_key_is_enough_to_work(server: Keyed) -> None:
-    """A worker with it does what a program with a writer's starts; neither can do the other's part."""
+    """A worker with it does what a program with a client's starts; neither can do the other's part."""
     address = server.service.address
-    worker_key, writer_key = await server.make(Role.WORKER), await server.make(Role.WRITER)
+    worker_key, client_key = await server.make(Role.WORKER), await server.make(Role.CLIENT)
     async with (
         await Client.connect(address, api_key=worker_key) as working,
-        await Client.connect(address, api_key=writer_key) as asking,
+        await Client.connect(address, api_key=client_key) as asking,
     ):
         worker = Worker(working, workflows=[greet], activities=[], drain_seconds=1.0)
         task = asyncio.create_task(worker.run())
@@ -306,7 +306,7 @@ async def held_up(server: Keyed, key: str) -> Any:
 
     async def is_sending() -> bool:
         session = next(iter(server.service.dispatcher.sessions.values()))
-        (streams,) = server.service.keys._streams.values()
+        (streams,) = server.service.keys._streams._streams.values()
         return len(session.held) == 8 and all(each.is_sending for each in streams)
 
     await soon(is_sending)
@@ -321,7 +321,7 @@ async def test_who_reads_late_hears_why_the_stream_ended(server: Keyed) -> None:
     await server.service.keys.look_again()
     async with asyncio.timeout(60):
         assert await refused(rest_of(stream)) == REVOKED
-    assert server.service.keys._streams == {}
+    assert len(server.service.keys._streams) == 0
 
 
 async def test_who_never_reads_does_not_keep_the_stream(server: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +332,7 @@ async def test_who_never_reads_does_not_keep_the_stream(server: Keyed, monkeypat
     await server.service.keys.look_again()
 
     async def none_is_open() -> bool:
-        return server.service.keys._streams == {}
+        return len(server.service.keys._streams) == 0
 
     await soon(none_is_open)
     stream.cancel()

@@ -3,9 +3,12 @@
 One row for each method of each service, held against the descriptors by a test: an RPC without a row, a row without an
 RPC, and a `namespace` in a request that its row does not name each fail the build.
 
-To add one: READS for what only looks, WRITES for what changes something, WORKS for what a worker's stream and its unary
-twins need, RULES for what is a matter of the whole deployment. A request that names namespaces deeper down than in its
-own field `namespace` says where: `WRITES.at("namespace", "requests.namespace")`.
+To add one: READS for what only looks, WRITES for what programs change, OPERATES for what runs a namespace (settings,
+how long things are kept, many runs at once, records that are changed by hand), WORKS for what a worker's stream and its
+unary twins need, RULES for what is a matter of the whole deployment, ANYBODY for what callers ask about themselves.
+A request that names namespaces deeper down than in its own field `namespace` says where:
+`WRITES.at("namespace", "requests.namespace")`; one by which a worker takes tasks says where it names queues:
+`WORKS.of("task_queue")`.
 """
 
 from __future__ import annotations
@@ -13,30 +16,47 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from stepwell_server.api.transactions import write_methods
-from stepwell_server.model.api_keys import Role
+from stepwell_server.model.api_keys import GRANTS, Role
 
 NAMESPACE = "namespace"
 
 
 class Access(NamedTuple):
-    """What a call needs. Of a namespace that is left out within an item, the request's own one is meant."""
+    """What a call needs; `role` is None if any will do.
 
-    role: Role
+    Of a namespace that is left out within an item, the request's own one is meant. `queues` are the fields by which a
+    worker says where it takes tasks from.
+    """
+
+    role: Role | None
     writes: bool
     namespaces: tuple[str, ...] = (NAMESPACE,)
+    queues: tuple[str, ...] = ()
 
     def at(self, *namespaces: str) -> Access:
         """The same where the request names its namespaces otherwise; nowhere if none is given."""
         return self._replace(namespaces=namespaces)
 
+    def of(self, *queues: str) -> Access:
+        """The same where a worker's request names queues."""
+        return self._replace(queues=queues)
+
+    def allows(self, role: int) -> bool:
+        """Whether a caller of that role may call. A newer replica may know roles that this one does not."""
+        return role in GRANTS and (self.role is None or self.role in GRANTS[role])
+
 
 READS = Access(Role.READER, writes=False)
-WRITES = Access(Role.WRITER, writes=True)
+WRITES = Access(Role.CLIENT, writes=True)
+OPERATES = Access(Role.OPERATOR, writes=True)
 WORKS = Access(Role.WORKER, writes=True)
 RULES = Access(Role.ADMIN, writes=True)
 LOOKS_AT_ALL = Access(Role.ADMIN, writes=False)
+ANYBODY = Access(None, writes=False, namespaces=())
 
 _STARTS = WRITES.at("namespace", "requests.namespace")
+_CAPACITY_QUEUE = "capacity.capacities.task_queue"
+_HELLO_QUEUES = ("hello.task_queues", f"hello.{_CAPACITY_QUEUE}")
 _SCHEDULES = WRITES.at("namespace", "schedule.run.namespace")
 
 TABLE: dict[str, dict[str, Access]] = {
@@ -57,9 +77,10 @@ TABLE: dict[str, dict[str, Access]] = {
         "RevokeApiKey": RULES.at(),
         "ImportApiKey": RULES.at(),
         "ValidateApiKey": LOOKS_AT_ALL.at(),
+        "GetCaller": ANYBODY,
     },
     "BulkService": {
-        "ApplyToRuns": WRITES,
+        "ApplyToRuns": OPERATES,
     },
     "ClockService": {
         "GetClock": READS.at(),
@@ -102,8 +123,8 @@ TABLE: dict[str, dict[str, Access]] = {
     "InboxService": {
         "GetInbox": READS,
         "ListDeadLetters": READS,
-        "RetryDeadLetter": WRITES,
-        "DiscardDeadLetter": WRITES,
+        "RetryDeadLetter": OPERATES,
+        "DiscardDeadLetter": OPERATES,
     },
     "JobService": {
         "StartJob": WRITES,
@@ -120,20 +141,20 @@ TABLE: dict[str, dict[str, Access]] = {
     },
     "NamespaceService": {
         "CreateNamespace": RULES,
-        "UpdateNamespace": RULES,
+        "UpdateNamespace": OPERATES,
         "GetNamespace": READS,
         "ListNamespaces": READS.at(),
         "DeleteNamespace": RULES,
         "GetNamespaceStats": READS,
     },
     "RetentionService": {
-        "DeleteRun": WRITES,
-        "CleanUpRuns": WRITES,
+        "DeleteRun": OPERATES,
+        "CleanUpRuns": OPERATES,
         "ListArchivableRuns": READS,
-        "ArchiveRuns": WRITES,
-        "MarkRunArchived": WRITES,
+        "ArchiveRuns": OPERATES,
+        "MarkRunArchived": OPERATES,
         "ExportRun": READS,
-        "PruneEvents": WRITES,
+        "PruneEvents": OPERATES,
     },
     "RunControlStore": {
         "RegisterIdempotencyKey": WRITES,
@@ -159,12 +180,12 @@ TABLE: dict[str, dict[str, Access]] = {
         "TerminateRun": WRITES,
         "PauseRun": WRITES,
         "ResumeRun": WRITES,
-        "PinRun": WRITES,
+        "PinRun": OPERATES,
         "UpsertSearchAttributes": WRITES,
         "RetryRun": WRITES,
-        "RewindRun": WRITES,
-        "RepairRun": WRITES,
-        "SettleRunStep": WRITES,
+        "RewindRun": OPERATES,
+        "RepairRun": OPERATES,
+        "SettleRunStep": OPERATES,
         "ForkRun": WRITES,
         "ListRunSteps": READS,
     },
@@ -254,7 +275,7 @@ TABLE: dict[str, dict[str, Access]] = {
     "TaskQueueService": {
         "ListTaskQueues": READS,
         "GetTaskQueue": READS,
-        "UpdateTaskQueue": WRITES,
+        "UpdateTaskQueue": OPERATES,
     },
     "TimerStore": {
         "CreateTimer": WRITES,
@@ -293,10 +314,10 @@ TABLE: dict[str, dict[str, Access]] = {
         "DeleteUserTask": WRITES,
     },
     "WorkerService": {
-        "Connect": WORKS.at("hello.namespace"),
-        "OpenSession": WORKS.at("hello.namespace"),
+        "Connect": WORKS.at("hello.namespace").of(*_HELLO_QUEUES, _CAPACITY_QUEUE),
+        "OpenSession": WORKS.at("hello.namespace").of(*_HELLO_QUEUES),
         "CloseSession": WORKS,
-        "ClaimTasks": WORKS,
+        "ClaimTasks": WORKS.of("task_queue"),
         "ReportTasks": WORKS,
         "HeartbeatTasks": WORKS,
         "ListTaskSteps": WORKS._replace(writes=False),

@@ -15,6 +15,7 @@ from stepwell_server.api.interceptors.access import caller
 from stepwell_server.api.page import read_page
 from stepwell_server.api.requests import asked_of
 from stepwell_server.api.run_values import time_to_proto
+from stepwell_server.dispatch.callers import Proof
 from stepwell_server.errors import InvalidField
 from stepwell_server.ids import uuid7
 from stepwell_server.model.api_keys import LISTED, ApiKey, Role, SeenKey, make_key
@@ -32,8 +33,15 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
+_PROOFS = {
+    Proof.KEY: api_keys_pb2.GetCallerResponse.PROOF_KEY,
+    Proof.TOKEN: api_keys_pb2.GetCallerResponse.PROOF_TOKEN,
+    Proof.CERTIFICATE: api_keys_pb2.GetCallerResponse.PROOF_CERTIFICATE,
+}
+
+
 class ApiKeys(api_keys_pb2_grpc.ApiKeyServiceServicer):
-    """Creates, lists and revokes keys. `changed` is told when one was revoked."""
+    """Creates, lists and revokes keys, and tells callers who they are. `changed` is told when a key was revoked."""
 
     def __init__(
         self,
@@ -62,9 +70,12 @@ class ApiKeys(api_keys_pb2_grpc.ApiKeyServiceServicer):
         if role == Role.ADMIN and namespace is not None:
             raise InvalidField(field="namespace", problem="must be '-' for an admin, who may do all in all of them")
         expire_time = self._expiry(request)
+        task_queues = self._fields.names(request.task_queues, "task_queues")
+        if task_queues and role != Role.WORKER:
+            raise InvalidField(field="task_queues", problem="are a worker's: leave them out for another role")
         namespace_id = None if namespace is None else await self._namespaces.id_of(namespace)
         asked = asked_of(request, None, SeenKey, self._fields)
-        key, secret = make_key(role, label, namespace_id, self._clock.now(), expire_time)
+        key, secret = make_key(role, label, namespace_id, self._clock.now(), expire_time, task_queues)
         made, is_new = await api_keys.create(
             self._database, key, namespace or ANY, reuse_label=request.reuse_label, asked=asked
         )
@@ -131,6 +142,21 @@ class ApiKeys(api_keys_pb2_grpc.ApiKeyServiceServicer):
             return api_keys_pb2.ValidateApiKeyResponse()
         return api_keys_pb2.ValidateApiKeyResponse(valid=True, api_key=key_to_proto(found))
 
+    async def GetCaller(
+        self, request: api_keys_pb2.GetCallerRequest, context: Context
+    ) -> api_keys_pb2.GetCallerResponse:
+        found = caller()
+        if found is None:
+            return api_keys_pb2.GetCallerResponse(role=api_keys_pb2.API_KEY_ROLE_ADMIN, namespace=ANY)
+        return api_keys_pb2.GetCallerResponse(
+            proof=_PROOFS[found.proof],
+            name=found.name,
+            role=api_keys_pb2.ApiKeyRole.ValueType(found.role),
+            namespace=ANY if found.namespace is None else found.namespace,
+            task_queues=found.task_queues or (),
+            expire_time=time_to_proto(found.expire_time),
+        )
+
     def _expiry(self, request: api_keys_pb2.CreateApiKeyRequest) -> datetime | None:
         expire_time = time(request, "expire_time")
         if expire_time is not None and expire_time <= self._clock.now():
@@ -151,4 +177,5 @@ def key_to_proto(key: SeenKey) -> api_keys_pb2.ApiKey:
         expire_time=time_to_proto(key.expire_time),
         revoke_time=time_to_proto(key.revoke_time),
         use_time=time_to_proto(key.use_time),
+        task_queues=key.task_queues or (),
     )

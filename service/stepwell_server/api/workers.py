@@ -17,6 +17,7 @@ from stepwell_server import errors, telemetry
 from stepwell_server.api import fields as checks
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.filters import position_of, read_filter, read_order
+from stepwell_server.api.interceptors.access import caller
 from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.interceptors.errors import as_refusal
 from stepwell_server.api.page import read_page
@@ -116,12 +117,14 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         rooms = rooms_from_proto(hello.capacity, self._fields, "hello.capacity.")
         dispatcher = self._dispatcher
         if not hello.session_id:
-            session = await dispatcher.open(namespace_id, namespace, words, streaming=True)
+            session = await dispatcher.open(namespace_id, namespace, words, streaming=True, owner=_owner())
             session.set_rooms(rooms)
             return session, self._welcome(session.session_id)
         session_id = checks.uuid(hello.session_id, "session_id", "hello.")
         named = {task_key(ref, f"hello.held[{place}]."): ref.token for place, ref in enumerate(hello.held)}
-        session, kept = await dispatcher.resume(session_id, namespace_id, namespace, words, named)
+        found = caller()
+        owner = None if found is None or found.uses_all_sessions else found.owner
+        session, kept = await dispatcher.resume(session_id, namespace_id, namespace, words, named, owner)
         session.set_rooms(rooms)
         dispatcher.keep(session, kept)
         welcome = self._welcome(session_id)
@@ -154,7 +157,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         namespace = self._fields.namespace(hello.namespace, at="hello.")
         namespace_id = await self._namespaces.id_of(namespace)
         words = replace(hello_from_proto(hello, self._fields), is_unary=True)
-        session = await self._dispatcher.open(namespace_id, namespace, words, streaming=False)
+        session = await self._dispatcher.open(namespace_id, namespace, words, streaming=False, owner=_owner())
         return workers_pb2.OpenSessionResponse(welcome=self._welcome(session.session_id))
 
     async def CloseSession(
@@ -262,7 +265,8 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         namespace_id = await self._namespaces.id_of(self._fields.namespace(request.namespace))
         run_key, _ = task_key(request.ref, "ref.")
         after = checks.integer(request.after_ordinal, "after_ordinal", at_most=2**17)
-        steps, more = await self._dispatcher.recorded(namespace_id, run_key, request.ref.token, after)
+        is_own = _is_own if caller() is not None else None
+        steps, more = await self._dispatcher.recorded(namespace_id, run_key, request.ref.token, after, is_own)
         return workers_pb2.ListTaskStepsResponse(steps=records_to_proto(steps), more_steps=more)
 
     async def ListWorkers(
@@ -290,10 +294,22 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         wanted = checks.uuid(session_id, "session_id")
         async with self._dispatcher.reader.connection() as connection:
             row = await recall.read_session(connection, wanted)
-        return name, row if row is not None and row.namespace_id == namespace_id else None
+        return name, row if row is not None and row.namespace_id == namespace_id and _is_own(row) else None
 
     async def _live_session(self, namespace: str, session_id: str) -> tuple[str, Session]:
         name, row = await self._session(namespace, session_id)
         if row is None or row.expire_time <= self._clock.now():
             raise errors.SessionNotFound(session_id=session_id)
         return name, row
+
+
+def _owner() -> str | None:
+    """Whose a session is that is opened now."""
+    found = caller()
+    return found.owner if found is not None else None
+
+
+def _is_own(session: Session) -> bool:
+    """Whether who calls may use a session. What another identity has opened is as if it were not there."""
+    found = caller()
+    return found is None or found.owns(session.owner, session.task_queues)

@@ -16,9 +16,8 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-import msgspec
-
-from stepwell_server import errors, refusals
+from stepwell_server import errors
+from stepwell_server.dispatch.callers import Caller, Proof
 from stepwell_server.model.api_keys import hash_of, prefix_of
 from stepwell_server.store import api_keys
 
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from stepwell_server.clock import Clock
+    from stepwell_server.dispatch.callers import OpenStreams
     from stepwell_server.model.api_keys import SeenKey
     from stepwell_server.store.database import Database
 
-_LAST_WORDS_SECONDS = 5.0
 _MOST_KNOWN = 10_000
 _MOST_WANTED = 1_000
 _MOST_AT_ONCE = 256
@@ -37,14 +36,10 @@ _MOST_AT_ONCE = 256
 Wrong = type[errors.ApiKeyUnknown] | type[errors.ApiKeyRevoked] | type[errors.ApiKeyExpired]
 
 
-class Caller(msgspec.Struct):
-    """Whose call it is: a key that holds. `namespace` is the only one it may use, None if it may use all."""
+class KeyCaller(Caller, kw_only=True):
+    """A key that holds. Its handle is its hash."""
 
     key_id: UUID
-    prefix: str
-    key_hash: str
-    role: int
-    namespace: str | None
     until: float
     """When it must be looked at again, by the monotonic clock."""
     is_used: bool = False
@@ -55,57 +50,25 @@ class _Wrong(NamedTuple):
     until: float
 
 
-class OpenStream:
-    """A stream of a key's, in the task that serves it. `refusal` is why it was ended.
-
-    An interruption while a message is on its way (`is_sending`) would leave its reader without a word: it waits until
-    that message is taken, though not for ever.
-    """
-
-    def __init__(self, caller: Caller) -> None:
-        self.caller = caller
-        self.refusal: refusals.Refusal | None = None
-        self.is_sending = False
-        self._task = asyncio.current_task()
-
-    def end(self, refusal: refusals.Refusal) -> None:
-        """Interrupts the task, once."""
-        if self.refusal is not None or self._task is None:
-            return
-        self.refusal = refusal
-        if self.is_sending:
-            asyncio.get_running_loop().call_later(_LAST_WORDS_SECONDS, self._cut)
-        else:
-            self._task.cancel()
-
-    def _cut(self) -> None:
-        if self.is_sending and self._task is not None:
-            self._task.cancel()
-
-    def was_ended(self) -> bool:
-        """Whether the interruption that came is this one, and no other besides."""
-        return self.refusal is not None and self._task is not None and self._task.uncancel() == 0
-
-
 class KnownKeys:
     """See the module."""
 
-    def __init__(self, database: Database, clock: Clock, seconds: float) -> None:
+    def __init__(self, database: Database, clock: Clock, seconds: float, streams: OpenStreams) -> None:
         self._database = database
         self._clock = clock
         self._seconds = seconds
-        self._known: dict[str, Caller] = {}
+        self._streams = streams
+        self._known: dict[str, KeyCaller] = {}
         self._wrong: dict[str, _Wrong] = {}
         self._wanted: dict[str, tuple[str, asyncio.Future[None]]] = {}
         self._looking: asyncio.Task[None] | None = None
-        self._streams: dict[str, set[OpenStream]] = {}
         self._used: set[UUID] = set()
 
-    def known(self, secret: str) -> Caller | None:
+    def known(self, secret: str) -> KeyCaller | None:
         """Who calls with that key, or None if it must be looked for. Refuses if it is known to be wrong."""
         return self._find(hash_of(secret))
 
-    async def learn(self, secret: str) -> Caller:
+    async def learn(self, secret: str) -> KeyCaller:
         """The same, of the database. Refuses with API_KEY_UNKNOWN, API_KEY_REVOKED, API_KEY_EXPIRED, QUEUE_FULL."""
         key_hash = hash_of(secret)
         while True:
@@ -115,7 +78,7 @@ class KnownKeys:
             # One caller's end must not be another's.
             await asyncio.shield(self._want(key_hash, prefix_of(secret)))
 
-    def _find(self, key_hash: str) -> Caller | None:
+    def _find(self, key_hash: str) -> KeyCaller | None:
         now = time.monotonic()
         caller = self._known.get(key_hash)
         if caller is not None and caller.until > now:
@@ -186,7 +149,18 @@ class KnownKeys:
         if former is not None and former.is_used:
             self._used.add(former.key_id)
         _make_room(self._known)
-        self._known[key_hash] = Caller(key.key_id, key.prefix, key_hash, key.role, key.namespace, asked + seconds)
+        self._known[key_hash] = KeyCaller(
+            proof=Proof.KEY,
+            name=key.prefix,
+            owner=f"key {key.key_id}",
+            handle=key_hash,
+            role=key.role,
+            namespace=key.namespace,
+            task_queues=None if key.task_queues is None else tuple(key.task_queues),
+            expire_time=key.expire_time,
+            key_id=key.key_id,
+            until=asked + seconds,
+        )
 
     def _wrong_with(self, key: SeenKey | None) -> Wrong | None:
         """What is wrong with a key. A namespace that was deleted took its keys along."""
@@ -200,33 +174,20 @@ class KnownKeys:
 
     # --- streams, and what is looked at again ------------------------------------------------------------------------
 
-    def open_stream(self, caller: Caller) -> OpenStream:
-        """Notes a stream, in the task that serves it."""
-        stream = OpenStream(caller)
-        self._streams.setdefault(caller.key_hash, set()).add(stream)
-        return stream
-
-    def close_stream(self, stream: OpenStream) -> None:
-        """Forgets it."""
-        key_hash = stream.caller.key_hash
-        left = self._streams.get(key_hash, set())
-        left.discard(stream)
-        if not left:
-            self._streams.pop(key_hash, None)
-
     async def look_again(self) -> int:
         """Looks again at keys that were used lately or have streams; ends the streams of those that hold no more.
 
         While the database is away nothing is known to have changed, and streams stay. Raises Lost.
         """
         again = {key_hash: caller for key_hash, caller in self._known.items() if caller.is_used}
-        for key_hash, streams in self._streams.items():
-            again[key_hash] = next(iter(streams)).caller
-            self._used.add(again[key_hash].key_id)
+        for caller in self._streams.callers():
+            if isinstance(caller, KeyCaller):
+                again[caller.handle] = caller
+                self._used.add(caller.key_id)
         callers = list(again.values())
         for start in range(0, len(callers), _MOST_AT_ONCE):
             part = callers[start : start + _MOST_AT_ONCE]
-            await self._look({caller.key_hash: caller.prefix for caller in part})
+            await self._look({caller.handle: caller.name for caller in part})
         self._end_streams(list(again))
         return len(again)
 
@@ -234,8 +195,7 @@ class KnownKeys:
         for key_hash in hashes:
             wrong = self._wrong.get(key_hash)
             if wrong is not None and key_hash not in self._known:
-                for stream in list(self._streams.get(key_hash, ())):
-                    stream.end(wrong.kind())
+                self._streams.end(key_hash, wrong.kind)
 
     def forget(self) -> None:
         """Forgets all that is known: something has changed."""
@@ -258,7 +218,7 @@ class KnownKeys:
             raise
 
 
-def _make_room(kept: dict[str, Caller] | dict[str, _Wrong]) -> None:
+def _make_room(kept: dict[str, KeyCaller] | dict[str, _Wrong]) -> None:
     """The oldest makes place."""
     if len(kept) >= _MOST_KNOWN:
         del kept[next(iter(kept))]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
     from stepwell_server.model.tasks import AnyGrant, Task
     from stepwell_server.settings import Settings
     from stepwell_server.store.database import Database
+
+
+IsOwn = Callable[[Session], bool]
+"""Whether a caller may use a session."""
 
 
 class Dispatcher:
@@ -193,15 +198,23 @@ class Dispatcher:
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
-    async def open(self, namespace_id: int, namespace: str, hello: Hello, *, streaming: bool) -> WorkerSession:
+    async def open(
+        self, namespace_id: int, namespace: str, hello: Hello, *, streaming: bool, owner: str | None = None
+    ) -> WorkerSession:
         """See `Registry.open`."""
-        return await self.registry.open(namespace_id, namespace, hello, streaming=streaming)
+        return await self.registry.open(namespace_id, namespace, hello, streaming=streaming, owner=owner)
 
-    async def resume(
-        self, session_id: UUID, namespace_id: int, namespace: str, hello: Hello, named: dict[TaskKey, int]
+    async def resume(  # noqa: PLR0917 - what a hello says, and who says it
+        self,
+        session_id: UUID,
+        namespace_id: int,
+        namespace: str,
+        hello: Hello,
+        named: dict[TaskKey, int],
+        owner: str | None = None,
     ) -> tuple[WorkerSession, list[tuple[TaskKey, int]]]:
         """See `Registry.resume`. Refuses with SESSION_EXPIRED."""
-        return await self.registry.resume(session_id, namespace_id, namespace, hello, named)
+        return await self.registry.resume(session_id, namespace_id, namespace, hello, named, owner)
 
     def keep(self, session: WorkerSession, kept: list[tuple[TaskKey, int]]) -> None:
         """See `Pushes.keep`."""
@@ -287,11 +300,14 @@ class Dispatcher:
         return flushed.expire_time
 
     async def recorded(
-        self, namespace_id: int, run_key: int, token: int, after: int
+        self, namespace_id: int, run_key: int, token: int, after: int, is_own: IsOwn | None = None
     ) -> tuple[list[RecordedStep], bool]:
-        """Further steps of a held run. Refuses with LEASE_LOST."""
+        """Further steps of a run that is held, in a session that is the caller's own. Refuses with LEASE_LOST."""
         async with self.reader.connection() as connection:
             run = (await recall.read_runs(connection, [run_key])).get(run_key)
-        if run is None or run.namespace_id != namespace_id or run.grants != token or run.session_id is None:
-            raise errors.LeaseLost(run_id=str(run_key), token=token, current=run.grants if run is not None else -1)
+            if run is None or run.namespace_id != namespace_id:
+                raise errors.LeaseLost(run_id=str(run_key), token=token, current=-1)
+            row = await recall.read_session(connection, run.session_id) if is_own and run.session_id else None
+        if run.grants != token or run.session_id is None or (is_own and (row is None or not is_own(row))):
+            raise errors.LeaseLost(run_id=str(run_key), token=token, current=run.grants)
         return await self.reader.recorded(run_key, after)

@@ -70,13 +70,15 @@ class Registry:
 
     # --- a session's life -------------------------------------------------------------------------------------------
 
-    async def open(self, namespace_id: int, namespace: str, hello: Hello, *, streaming: bool) -> WorkerSession:
-        """A new session, known in the database."""
+    async def open(
+        self, namespace_id: int, namespace: str, hello: Hello, *, streaming: bool, owner: str | None = None
+    ) -> WorkerSession:
+        """A new session, known in the database; `owner` is whose it is, None if nobody was asked."""
         now = self._clock.now()
         expire_time = now + timedelta(seconds=self._settings.session_seconds)
         session = self._made(uuid7(), namespace_id, namespace, hello)
         told = pack_hello(hello), expire_time, *listed_of(hello)
-        row = Session(session.session_id, namespace_id, hello.worker_id, now, *told)
+        row = Session(session.session_id, namespace_id, hello.worker_id, now, *told, owner)
         async with self._reader.connection() as connection:
             await recall.insert_session(connection, row)
         if streaming:
@@ -89,17 +91,23 @@ class Registry:
         session.outbox.on_sent = self._matcher.freed
         return session
 
-    async def resume(
-        self, session_id: UUID, namespace_id: int, namespace: str, hello: Hello, named: dict[TaskKey, int]
+    async def resume(  # noqa: PLR0917 - what a hello says, and who says it
+        self,
+        session_id: UUID,
+        namespace_id: int,
+        namespace: str,
+        hello: Hello,
+        named: dict[TaskKey, int],
+        owner: str | None = None,
     ) -> tuple[WorkerSession, list[tuple[TaskKey, int]]]:
         """A session that goes on, with those of its tasks that the worker names; the others go back to their queues.
 
-        Refuses with SESSION_EXPIRED.
+        Another owner's is as one that is not there; None may resume anybody's. Refuses with SESSION_EXPIRED.
         """
         now = self._clock.now()
         expire_time = now + timedelta(seconds=self._settings.session_seconds)
         async with self._reader.connection() as connection:
-            known = await recall.resume_session(connection, session_id, namespace_id, hello, expire_time, now)
+            known = await recall.resume_session(connection, session_id, namespace_id, hello, expire_time, now, owner)
             leases = await recall.leases_of(connection, session_id) if known else []
             resumed = await _read_held(connection, [lease[:3] for lease in leases], hello.builds)
         if not known:

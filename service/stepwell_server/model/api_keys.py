@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from enum import IntEnum
 from hashlib import sha256
@@ -17,6 +18,7 @@ import msgspec
 
 from stepwell_server.ids import uuid7
 from stepwell_server.model import filters
+from stepwell_server.trust import fits
 
 _MARK = "swk_"
 _SECRET = re.compile(r"swk_[0-9a-f]{64}")
@@ -28,21 +30,26 @@ class Role(IntEnum):
 
     READER = 1
     WORKER = 2
-    WRITER = 3
+    CLIENT = 3
     ADMIN = 4
+    OPERATOR = 5
 
 
 GRANTS: dict[int, frozenset[Role]] = {
     Role.READER: frozenset({Role.READER}),
     Role.WORKER: frozenset({Role.WORKER}),
-    Role.WRITER: frozenset({Role.READER, Role.WRITER}),
+    Role.CLIENT: frozenset({Role.READER, Role.CLIENT}),
+    Role.OPERATOR: frozenset({Role.READER, Role.CLIENT, Role.OPERATOR}),
     Role.ADMIN: frozenset(Role),
 }
 """Of which roles a key of each may make the calls. An imported key has none, and may make no call."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, gc=False):
-    """A row of `api_keys`. `role` is 0 and `is_imported` true for a hash that was made elsewhere."""
+    """A row of `api_keys`. `role` is 0 and `is_imported` true for a hash that was made elsewhere.
+
+    `task_queues` are the only ones that a worker's key may take tasks from, as `takes_queue` reads them; None for all.
+    """
 
     key_id: UUID
     prefix: str
@@ -55,6 +62,7 @@ class ApiKey(msgspec.Struct, frozen=True, gc=False):
     expire_time: datetime | None = None
     revoke_time: datetime | None = None
     use_time: datetime | None = None
+    task_queues: Sequence[str] | None = None
 
 
 class SeenKey(msgspec.Struct, frozen=True, gc=False):
@@ -70,6 +78,7 @@ class SeenKey(msgspec.Struct, frozen=True, gc=False):
     expire_time: datetime | None = None
     revoke_time: datetime | None = None
     use_time: datetime | None = None
+    task_queues: Sequence[str] | None = None
 
 
 LISTED: filters.Fields = {
@@ -100,10 +109,23 @@ def hash_of(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()
 
 
-def make_key(
-    role: int, label: str, namespace_id: int | None, now: datetime, expire_time: datetime | None = None
+def takes_queue(patterns: Sequence[str], task_queue: str) -> bool:
+    """Whether one of the patterns names the queue: as it is, or, if it ends in `*`, by how its name begins."""
+    return any(fits(pattern, task_queue) for pattern in patterns)
+
+
+def make_key(  # noqa: PLR0917 - what a key is made of
+    role: int,
+    label: str,
+    namespace_id: int | None,
+    now: datetime,
+    expire_time: datetime | None = None,
+    task_queues: Sequence[str] = (),
 ) -> tuple[ApiKey, str]:
-    """Makes a key: what is kept of it, and the key itself. `namespace_id` is None for all namespaces."""
+    """Makes a key: what is kept of it, and the key itself. `namespace_id` is None for all namespaces.
+
+    Without `task_queues` a worker's key takes from all of them.
+    """
     secret = new_secret()
     key = ApiKey(
         uuid7(),
@@ -115,5 +137,6 @@ def make_key(
         is_imported=False,
         create_time=now,
         expire_time=expire_time,
+        task_queues=tuple(task_queues) or None,
     )
     return key, secret

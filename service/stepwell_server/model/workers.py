@@ -67,7 +67,10 @@ def able(workers: list[Hello], kind: int, type_name: str, build_id: str = "") ->
 
 
 class Session(msgspec.Struct, frozen=True, gc=False):
-    """A row of `sessions`. What stands behind `expire_time` is of the hello, for lists."""
+    """A row of `sessions`. What stands behind `expire_time` is of the hello, for lists.
+
+    `owner` is who opened it, as `Caller.owner` says; None where nobody was asked who he is.
+    """
 
     session_id: UUID
     namespace_id: int
@@ -80,6 +83,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     activity_types: Sequence[str] = ()
     build_id: str = ""
     identity: str = ""
+    owner: str | None = None
 
 
 LISTED: filters.Fields = {

@@ -48,7 +48,7 @@ def _seen() -> Select[Any]:
     columns = (
         *(keys.key_id, keys.prefix, keys.label, keys.role),
         case((keys.namespace_id.is_(None), None), else_=func.coalesce(NAMESPACES.c.name, "")).label("namespace"),
-        *(keys.is_imported, keys.create_time, keys.expire_time, keys.revoke_time, keys.use_time),
+        *(keys.is_imported, keys.create_time, keys.expire_time, keys.revoke_time, keys.use_time, keys.task_queues),
     )
     return select(*columns).outerjoin(NAMESPACES, NAMESPACES.c.namespace_id == keys.namespace_id)
 

@@ -50,10 +50,16 @@ async def insert_session(connection: Connection, session: Session) -> None:
 
 
 async def resume_session(  # noqa: PLR0917 - the statement's parameters
-    connection: Connection, session_id: UUID, namespace_id: int, hello: Hello, expire_time: datetime, now: datetime
+    connection: Connection,
+    session_id: UUID,
+    namespace_id: int,
+    hello: Hello,
+    expire_time: datetime,
+    now: datetime,
+    owner: str | None = None,
 ) -> bool:
-    """Prolongs a session that has not expired; False if there is none."""
-    arguments = (session_id, namespace_id, pack_hello(hello), expire_time, now, *listed_of(hello))
+    """Prolongs a session of that owner's (None: of anybody's) that has not expired; False if there is none."""
+    arguments = (session_id, namespace_id, pack_hello(hello), expire_time, now, *listed_of(hello), owner)
     return bool(await connection.fetch(SESSIONS["resume_session"], *arguments))
 
 

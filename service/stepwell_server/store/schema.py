@@ -159,6 +159,7 @@ API_KEYS = Table(
     *_flag("is_imported"),
     *_times("create_time"),
     *_times("expire_time revoke_time use_time", nullable=True),
+    *_columns(ARRAY(Text), "task_queues", nullable=True),
 )
 RUN_IDS = Table(
     "run_ids",
@@ -304,6 +305,7 @@ SESSIONS = Table(
     *_times("expire_time"),
     *_columns(ARRAY(Text), "task_queues workflow_types activity_types"),
     *_text("build_id identity"),
+    *_text("owner", nullable=True),
 )
 WORKERS = Table(
     "workers",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import grpc
 
     from stepwell._outbox import Outbox
+    from stepwell._proofs import Proof
     from stepwell.v1.workers_pb2 import ConnectResponse, TaskRef, Welcome
 
 log = logging.getLogger("stepwell.worker")
@@ -68,14 +69,14 @@ class Connection:
     def __init__(
         self,
         open_channel: Callable[[], grpc.aio.Channel],
-        metadata: tuple[tuple[str, str], ...],
+        proof: Proof,
         hello: Hello,
         outbox: Outbox,
         listener: Listener,
     ) -> None:
         """Prepares the connection; `run` opens it."""
         self._open_channel = open_channel
-        self._metadata = metadata
+        self._proof = proof
         self._hello = hello
         self._outbox = outbox
         self._listener = listener
@@ -128,7 +129,7 @@ class Connection:
 
     async def _open_next(self) -> None:
         """Opens a stream. The one before, if it still stands, works on until this one is welcome."""
-        fresh = Stream(self._open_channel(), self._metadata, self._outbox, self._listener.received)
+        fresh = Stream(self._open_channel(), self._proof.metadata, self._outbox, self._listener.received)
         try:
             message = await fresh.greet(self._greeting())
         except BaseException:
@@ -185,7 +186,7 @@ class Connection:
             await self._close_stream()
             self._forget_session()
             return
-        if isinstance(error, _FATAL):
+        if isinstance(error, _FATAL) and not (isinstance(error, reasons.TokenExpired) and self._proof.is_renewed):
             raise error
         delay = random.uniform(0, min(self._backoff_max, BACKOFF_FIRST * 2 ** min(self._attempt, _MOST_DOUBLINGS)))
         self._attempt += 1

@@ -8,12 +8,13 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from os import environ, urandom
+from os import urandom
 from typing import TypeVar
 
 import grpc
 
 from stepwell import _handshakes, errors, reasons
+from stepwell._proofs import ApiKey, Metadata, Proof
 
 Response = TypeVar("Response")
 
@@ -92,15 +93,17 @@ class Caller:
     What `call` makes is safe to repeat: it names what it makes, says what shall be, or has a request id.
     """
 
-    __slots__ = ("_timeout", "metadata")
+    __slots__ = ("_timeout", "proof")
 
-    def __init__(self, api_key: str | None, timeout: float) -> None:
+    def __init__(self, api_key: ApiKey | None, timeout: float) -> None:
         """Keeps the key, by default that of the environment, and the seconds that a call may take in all."""
-        self.metadata: tuple[tuple[str, str], ...] = ()
-        api_key = environ.get("STEPWELL_API_KEY") if api_key is None else api_key
-        if api_key:
-            self.metadata = (("authorization", f"Bearer {api_key}"),)
+        self.proof = Proof(api_key)
         self._timeout = timeout
+
+    @property
+    def metadata(self) -> Metadata:
+        """What goes along with a call."""
+        return self.proof.metadata
 
     async def once(self, method: Callable[..., Awaitable[Response]], request: object, seconds: float) -> Response:
         """Calls a method whose repeat would do something else. Raises `ServiceError`, also after so many seconds."""
@@ -118,11 +121,11 @@ class Caller:
         timeout: float | None = None,  # noqa: ASYNC109 - the repeats' time, not one wait's
     ) -> Response:
         """Calls a method. Raises `ServiceError` when the service refuses, or when the time is over."""
-        metadata = (*self.metadata, ("traceparent", traceparent)) if traceparent else self.metadata
         end = time.monotonic() + (self._timeout if timeout is None else timeout)
         attempt = 0
         while True:
             left = end - time.monotonic()
+            metadata = (*self.metadata, ("traceparent", traceparent)) if traceparent else self.metadata
             try:
                 return await method(request, timeout=min(ATTEMPT_TIMEOUT, max(left, 0.001)), metadata=metadata)
             except grpc.RpcError as raised:

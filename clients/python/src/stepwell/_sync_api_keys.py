@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import datetime as dt
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from stepwell.api_keys import ApiKeys, CreatedKey, KeyRole
     from stepwell.sync import Loop
@@ -27,12 +27,18 @@ class SyncApiKeys:
         *,
         label: str = "",
         namespace: str | None = None,
+        task_queues: Sequence[str] = (),
         expire_time: dt.datetime | None = None,
         reuse_label: bool = False,
     ) -> CreatedKey:
         """Makes a key, as `stepwell.api_keys.ApiKeys.create`."""
         made = self._inner.create(
-            role, label=label, namespace=namespace, expire_time=expire_time, reuse_label=reuse_label
+            role,
+            label=label,
+            namespace=namespace,
+            task_queues=task_queues,
+            expire_time=expire_time,
+            reuse_label=reuse_label,
         )
         return self._loop.call(made)
 
@@ -66,6 +72,10 @@ class SyncApiKeys:
         """Keeps the hash of a key made elsewhere, with which nobody can call this service. Raises `ApiKeyExists`."""
         kept = self._inner.import_hash(key_hash, prefix, label=label, create_time=create_time, expire_time=expire_time)
         return self._loop.call(kept)
+
+    def caller(self) -> api_keys_pb2.GetCallerResponse:
+        """Tells who this client is to the service, and what it may use."""
+        return self._loop.call(self._inner.caller())
 
     def validate(self, key_hash: str) -> bool:
         """Tells whether a hash was imported and holds still."""

@@ -63,9 +63,18 @@ async def news(source: News[End]) -> AsyncGenerator[End, None]:
             error = errors.Unavailable("the service ended the watch")
         except errors.Unavailable as raised:
             error = raised
+        except reasons.TokenExpired as raised:
+            if attempt:
+                raise
+            error = _with_another_token(raised)
         log.info("the watch is gone (%s) and begins again", error)
         await asyncio.sleep(backoff(attempt, error))
         attempt += 1
+
+
+def _with_another_token(error: errors.ServiceError) -> errors.Unavailable:
+    """A token has expired under a watch. It may have been renewed meanwhile: the next attempt will tell."""
+    return errors.Unavailable(str(error))
 
 
 class Wait(Generic[End]):
@@ -186,7 +195,8 @@ class Watcher(Generic[End]):
                     self._receive(found, cursor)
                 error = errors.Unavailable("the service ended the watch")
             except errors.ServiceError as raised:
-                error = raised
+                is_over = isinstance(raised, reasons.TokenExpired) and not attempt
+                error = _with_another_token(raised) if is_over else raised
             except Exception:
                 log.exception("the watch failed")
                 error = errors.Unavailable("the watch failed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from stepwell._rpc import uuid7
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stepwell._rpc import Caller
 
-KeyRole = Literal["reader", "worker", "writer", "admin"]
+KeyRole = Literal["reader", "worker", "client", "operator", "admin"]
 
 
 class CreatedKey(NamedTuple):
@@ -41,10 +41,13 @@ class ApiKeys:
         *,
         label: str = "",
         namespace: str | None = None,
+        task_queues: Sequence[str] = (),
         expire_time: dt.datetime | None = None,
         reuse_label: bool = False,
     ) -> CreatedKey:
         """Makes a key that does what its role does, in a namespace (default `main`; `-` for all, as an admin's is).
+
+        With `task_queues` a worker's takes tasks from those alone: names, or beginnings of names with `*` behind.
 
         With `reuse_label` a key of that label that holds is given instead, without its secret. Raises
         `NamespaceNotFound`, `InvalidField`, `ApiKeysNotRequired`.
@@ -56,6 +59,7 @@ class ApiKeys:
             expire_time=timestamp(expire_time),
             reuse_label=reuse_label,
             request_id=uuid7(),
+            task_queues=task_queues,
         )
         response = await self._caller.call(self._stub.CreateApiKey, request)
         return CreatedKey(response.api_key, response.secret)
@@ -107,6 +111,10 @@ class ApiKeys:
             expire_time=timestamp(expire_time),
         )
         return (await self._caller.call(self._stub.ImportApiKey, request)).api_key
+
+    async def caller(self) -> api_keys_pb2.GetCallerResponse:
+        """Tells who this client is to the service, and what it may use: by a key, a token or a certificate."""
+        return await self._caller.call(self._stub.GetCaller, api_keys_pb2.GetCallerRequest())
 
     async def validate(self, key_hash: str) -> bool:
         """Tells whether a hash was imported and holds still."""

@@ -44,6 +44,8 @@ from stepwell.workflow_definitions import Definitions
 if TYPE_CHECKING:
     import grpc
 
+    from stepwell._proofs import ApiKey
+
 T = TypeVar("T")
 
 
@@ -55,7 +57,7 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
         address: str,
         *,
         namespace: str,
-        api_key: str | None,
+        api_key: ApiKey | None,
         encryption: Encryption,
         converter: DataConverter,
         call_timeout: float,
@@ -92,7 +94,7 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
         address: str = "127.0.0.1:7233",
         *,
         namespace: str = "main",
-        api_key: str | None = None,
+        api_key: ApiKey | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         tls: Tls | bool | None = None,
         converter: DataConverter | None = None,
@@ -102,7 +104,9 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
     ) -> Self:
         """Connects to the service.
 
-        `api_key` is what to prove oneself with (default: the variable STEPWELL_API_KEY, if it is set).
+        `api_key` is what to prove oneself with: a key or a token, or a function that gives one for each call, for those
+        that are renewed (default: the variable STEPWELL_API_KEY, or what is in the file that STEPWELL_API_KEY_FILE
+        names, read again when it changes).
         `tls` encrypts: with the files of a `Tls`, or with those that the environment names if it is `True` (default:
         if the environment names some, or STEPWELL_TLS is set there); `False` never does. `credentials` may be given in
         its place. `converter` makes payloads of values (default: JSON), `codec` changes their bytes (default: not).

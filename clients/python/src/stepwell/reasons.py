@@ -73,6 +73,30 @@ class NamespaceDenied(errors.PermissionDenied):
     """The key is for another namespace."""
 
 
+class TaskQueueDenied(errors.PermissionDenied):
+    """The key, token or certificate does not let a worker take tasks from that queue."""
+
+
+class TokenMalformed(errors.Unauthenticated):
+    """What the call came with looks like a token, and is none."""
+
+
+class TokenUntrusted(errors.Unauthenticated):
+    """The token is of nobody whom the service trusts, or for somebody else, or not valid yet."""
+
+
+class TokenExpired(errors.Unauthenticated):
+    """The token's time is over."""
+
+
+class IssuerKeysUnavailable(errors.Unavailable):
+    """The service can't have the keys of the token's issuer now."""
+
+
+class IdentityWithoutRole(errors.PermissionDenied):
+    """The token or the certificate is good, and gives its bearer no role."""
+
+
 class ApiKeyNotFound(errors.NotFound):
     """The key does not exist."""
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import grpc
 
     from stepwell._ends import RunEnd, RunNotice
+    from stepwell._proofs import ApiKey
     from stepwell.converter import Codec, DataConverter
     from stepwell.options import RunFilter
     from stepwell.policies import Seconds
@@ -266,7 +267,7 @@ class Client(SyncStarts, SyncJobCalls, SyncNamespaceCalls):
         address: str = "127.0.0.1:7233",
         *,
         namespace: str = "main",
-        api_key: str | None = None,
+        api_key: ApiKey | None = None,
         credentials: grpc.ChannelCredentials | None = None,
         tls: Tls | bool | None = None,
         converter: DataConverter | None = None,

@@ -116,7 +116,7 @@ class Worker:
         self._outbox = outbox = Outbox()
         self._runs = Runs(self._workflows, client.converter, outbox, threads, self._read_steps)
         self._performing = Activities(self._activities, client.converter, outbox, self._runs, threads, processes)
-        self._connection = Connection(client.open_channel, client.caller.metadata, self._hello, outbox, self)
+        self._connection = Connection(client.open_channel, client.caller.proof, self._hello, outbox, self)
         connected = asyncio.create_task(self._connection.run())
         leaving = asyncio.create_task(self._leaving.wait())
         try:

@@ -1,8 +1,9 @@
-"""Who calls, and whether they may: a key with each call, its role, and its namespace.
+"""Who calls, and whether they may: a proof with each call, its role, its namespace, and a worker's queues.
 
-Health answers anybody. All else needs a key that holds; a method's row in `api/access.py` says of which role, and where
-its requests name namespaces. A key for one namespace is told so before anything is read; to it, `-` means that one.
-A stream is looked at when it begins, and ended when its key does not hold any more.
+Health answers anybody. All else needs a key, a token or a certificate that holds; a method's row in `api/access.py`
+says of which role, and where its requests name namespaces and queues. A caller for one namespace is told so before
+anything is read; to it, `-` means that one. A stream is looked at when it begins, and ended when its proof does not
+hold any more.
 """
 
 from __future__ import annotations
@@ -19,21 +20,26 @@ from google.protobuf.message import Message
 from stepwell_server import errors
 from stepwell_server.api.access import NAMESPACE, RULES, Access, access_of
 from stepwell_server.api.interceptors.around import MAKERS, Behavior, Context, Handler
-from stepwell_server.dispatch.api_keys import Caller, KnownKeys, OpenStream
+from stepwell_server.api.interceptors.credentials import Credentials
+from stepwell_server.dispatch.callers import Caller, OpenStream
 from stepwell_server.ids import MAIN
-from stepwell_server.model.api_keys import GRANTS, Role, is_secret
+from stepwell_server.model.api_keys import GRANTS, Role
+from stepwell_server.refusals import Refusal
 
 _HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection."
-_SCHEME = "bearer "
 _ANY = "-"
 # An RPC that nobody gave a row is an admin's.
 _UNKNOWN = RULES.at()
 
 _caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
 
-Check: TypeAlias = "Callable[[Any, str], None]"
-"""Refuses a request that names another namespace."""
+Check: TypeAlias = "Callable[[Any, Caller], None]"
+"""Refuses a request that names what its caller may not use."""
+Tell: TypeAlias = "Callable[[Refusal, Any, Context], None]"
+"""Hears of those who were refused, with the request, if there is one."""
+TellOf: TypeAlias = "Callable[[str], Tell | None]"
+"""Who is to hear of those of a method."""
 
 
 def caller() -> Caller | None:
@@ -41,11 +47,19 @@ def caller() -> Caller | None:
     return _caller.get()
 
 
+def remember(found: Caller | None) -> None:
+    """Says whose the present call is."""
+    _caller.set(found)
+
+
 class AccessControl:
     """See the module."""
 
-    def __init__(self, keys: KnownKeys, *, open_reflection: bool = False) -> None:
-        self._keys = keys
+    def __init__(
+        self, credentials: Credentials, tell_of: TellOf | None = None, *, open_reflection: bool = False
+    ) -> None:
+        self._credentials = credentials
+        self._tell_of = tell_of
         self._open = (_HEALTH, _REFLECTION) if open_reflection else (_HEALTH,)
 
     def wrap(self, method: str, handler: Handler) -> Handler:
@@ -54,7 +68,8 @@ class AccessControl:
             return handler
         kind, make = MAKERS[handler.request_streaming, handler.response_streaming]
         behavior: Behavior = getattr(handler, kind)
-        guard = _Guard(self._keys, method, is_reading=handler.request_streaming)
+        tell = self._tell_of(method) if self._tell_of is not None else None
+        guard = _Guard(self._credentials, method, tell, is_reading=handler.request_streaming)
         if not handler.request_streaming and not handler.response_streaming:
             wrap = guard.unary
         else:
@@ -69,22 +84,21 @@ class AccessControl:
 class _Guard:
     """Stands before one method. `is_reading` if its caller sends a stream."""
 
-    def __init__(self, keys: KnownKeys, method: str, *, is_reading: bool) -> None:
-        self._keys = keys
+    def __init__(self, credentials: Credentials, method: str, tell: Tell | None, *, is_reading: bool) -> None:
+        self._credentials = credentials
+        self._tell = tell
         self._name = method.rpartition("/")[2]
         row = access_of(method) or _UNKNOWN
-        self._needed = row.role
-        # What there is to call is told to any key.
-        is_free = method.startswith(_REFLECTION)
-        self._roles = frozenset(role for role in Role if is_free or row.role in GRANTS[role])
-        self._checks = [_check_at(place, row, is_reading=is_reading) for place in row.namespaces]
+        # What there is to call is told to any caller.
+        self._needed = None if method.startswith(_REFLECTION) else row.role
+        self._roles = frozenset(role for role in Role if self._needed is None or row.allows(role))
+        self._namespaces = [_check_at(place, row, is_reading=is_reading) for place in row.namespaces]
+        self._queues = [_queues_at(place) for place in row.queues]
         self._is_reading = is_reading
 
     def unary(self, behavior: Behavior) -> Behavior:
         async def call(request: Any, context: Context) -> object:  # noqa: ANN401 - any generated message
-            secret = _secret_of(context)
-            found = self._keys.known(secret) or await self._keys.learn(secret)
-            self._authorise(found, request)
+            await self._admit(request, context)
             return await behavior(request, context)
 
         return call
@@ -112,34 +126,55 @@ class _Guard:
         return call
 
     async def _begin(self, request: Any, context: Context) -> tuple[Caller, Any]:  # noqa: ANN401 - likewise
-        secret = _secret_of(context)
-        found = self._keys.known(secret) or await self._keys.learn(secret)
-        if not self._is_reading:
-            self._authorise(found, request)
-            return found, request
-        self._authorise(found, None)
-        return found, request if found.namespace is None else self._checked(request, found.namespace)
+        found = await self._admit(None if self._is_reading else request, context)
+        checks = self._checks(found) if self._is_reading else []
+        return found, self._checked(request, context, found, checks) if checks else request
 
-    async def _checked(self, requests: AsyncIterator[Any], namespace: str) -> AsyncIterator[Any]:
+    async def _checked(
+        self, requests: AsyncIterator[Any], context: Context, found: Caller, checks: list[Check]
+    ) -> AsyncIterator[Any]:
         async for request in requests:
-            for check in self._checks:
-                check(request, namespace)
+            try:
+                for check in checks:
+                    check(request, found)
+            except Refusal as refusal:
+                self._refused(refusal, request, context)
+                raise
             yield request
+
+    def _refused(self, refusal: Refusal, request: Any, context: Context) -> None:  # noqa: ANN401 - likewise
+        if self._tell is not None:
+            self._tell(refusal, request, context)
+
+    async def _admit(self, request: Any, context: Context) -> Caller:  # noqa: ANN401 - a message, or None
+        try:
+            found = await self._credentials.caller_of(context)
+            # A call runs in a task of its own, whose context ends with it: nothing needs to be reset.
+            remember(found)
+            self._authorise(found, request)
+        except Refusal as refusal:
+            self._refused(refusal, request, context)
+            raise
+        return found
+
+    def _checks(self, found: Caller) -> list[Check]:
+        if found.task_queues is None:
+            return self._namespaces if found.namespace is not None else []
+        return self._queues if found.namespace is None else [*self._namespaces, *self._queues]
 
     def _authorise(self, found: Caller, request: Any) -> None:  # noqa: ANN401 - any generated message, or None
         if found.role not in self._roles:
             # A newer replica may know roles that this one does not.
             role = Role(found.role).name if found.role in GRANTS else str(found.role)
-            raise errors.RoleDenied(method=self._name, role=role, needed=self._needed.name)
-        if found.namespace is not None and request is not None:
-            for check in self._checks:
-                check(request, found.namespace)
-        # A call runs in a task of its own, whose context ends with it: nothing needs to be reset.
-        _caller.set(found)
+            needed = self._needed.name if self._needed is not None else "any"
+            raise errors.RoleDenied(method=self._name, role=role, needed=needed)
+        if request is not None:
+            for check in self._checks(found):
+                check(request, found)
 
     @contextmanager
     def _watched(self, found: Caller) -> Iterator[OpenStream]:
-        stream = self._keys.open_stream(found)
+        stream = self._credentials.streams.open(found)
         try:
             yield stream
         except asyncio.CancelledError:
@@ -147,21 +182,7 @@ class _Guard:
                 raise stream.refusal from None
             raise
         finally:
-            self._keys.close_stream(stream)
-
-
-def _secret_of(context: Context) -> str:
-    """The key that a call came with. Refuses with API_KEY_MISSING, API_KEY_MALFORMED."""
-    given = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
-    if not given:
-        raise errors.ApiKeyMissing
-    text = given[0]
-    if len(given) > 1 or not isinstance(text, str) or text[: len(_SCHEME)].lower() != _SCHEME:
-        raise errors.ApiKeyMalformed
-    secret = text[len(_SCHEME) :]
-    if not is_secret(secret):
-        raise errors.ApiKeyMalformed
-    return secret
+            self._credentials.streams.close(stream)
 
 
 def _check_at(place: str, row: Access, *, is_reading: bool) -> Check:
@@ -173,17 +194,32 @@ def _check_at(place: str, row: Access, *, is_reading: bool) -> Check:
     otherwise = "" if above and NAMESPACE in row.namespaces else MAIN
     if_absent = "" if is_reading else otherwise
 
-    def check(message: Any, namespace: str) -> None:  # noqa: ANN401 - any generated message
+    def check(message: Any, found: Caller) -> None:  # noqa: ANN401 - any generated message
+        namespace = found.namespace
         named = if_absent
         for holder in _holders(message, above):
             named = getattr(holder, field) or otherwise
             if named == _ANY:
                 setattr(holder, field, namespace)
             elif named not in (namespace, ""):
-                raise errors.NamespaceDenied(namespace=namespace, field=place)
+                raise errors.NamespaceDenied(namespace=str(namespace), field=place)
             named = ""
         if named not in (namespace, ""):
-            raise errors.NamespaceDenied(namespace=namespace, field=place)
+            raise errors.NamespaceDenied(namespace=str(namespace), field=place)
+
+    return check
+
+
+def _queues_at(place: str) -> Check:
+    """A check of one place where a worker names queues, one or several. One that is left out names none."""
+    *above, field = place.split(".")
+
+    def check(message: Any, found: Caller) -> None:  # noqa: ANN401 - any generated message
+        for holder in _holders(message, above):
+            named = getattr(holder, field)
+            for task_queue in [named] if isinstance(named, str) else named:
+                if task_queue and not found.takes(task_queue):
+                    raise errors.TaskQueueDenied(task_queue=task_queue, field=place)
 
     return check
 

@@ -1,23 +1,24 @@
 -- name: insert_session
 INSERT INTO sessions (
     session_id, namespace_id, worker_id, register_time, hello, expire_time, task_queues, workflow_types,
-    activity_types, build_id, identity
+    activity_types, build_id, identity, owner
 )
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11);
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
 -- name: read_session
 -- A condemned one is on its way out: to readers it is gone. Walks sessions_pkey.
 SELECT
     s.session_id, s.namespace_id, s.worker_id, s.register_time, s.hello, s.expire_time, s.task_queues,
-    s.workflow_types, s.activity_types, s.build_id, s.identity
+    s.workflow_types, s.activity_types, s.build_id, s.identity, s.owner
 FROM sessions AS s WHERE s.session_id = $1 AND s.expire_time > '-infinity';
 
 -- name: resume_session
--- Prolongs a session that has not expired, with what its worker now says of itself. Answers it, or nothing. Walks
--- sessions_pkey.
+-- Prolongs a session that has not expired, with what its worker now says of itself. Answers it, or nothing. $11 is who
+-- resumes it: his own, or one of nobody's; null for who may resume any. Walks sessions_pkey.
 UPDATE sessions SET
     hello = $3, expire_time = $4, task_queues = $6, workflow_types = $7, activity_types = $8, build_id = $9, identity = $10
 WHERE session_id = $1 AND namespace_id = $2 AND expire_time > $5
+    AND ($11::text IS NULL OR owner IS NULL OR owner = $11)
 RETURNING session_id;
 
 -- name: extend_sessions

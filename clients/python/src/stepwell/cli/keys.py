@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from stepwell.cli.output import Output, OutputOption, as_dict, say, show_list, time_of
-from stepwell.v1.api_keys_pb2 import ApiKeyRole
+from stepwell.v1.api_keys_pb2 import ApiKeyRole, GetCallerResponse
 
 app = typer.Typer(
     help="API keys. It takes an admin's: the first is made by `stepwell-server keys create`.", no_args_is_help=True
@@ -22,7 +23,8 @@ class RoleName(StrEnum):
 
     READER = "reader"
     WORKER = "worker"
-    WRITER = "writer"
+    CLIENT = "client"
+    OPERATOR = "operator"
     ADMIN = "admin"
 
 
@@ -36,6 +38,10 @@ def create(
         str | None,
         typer.Option(help="The only namespace that it may use; - for all, as an admin's is.", show_default="main"),
     ] = None,
+    task_queue: Annotated[
+        list[str] | None,
+        typer.Option(help="A queue that a worker may take tasks from, or how it begins and *.", show_default="all"),
+    ] = None,
     days: Annotated[float | None, typer.Option(help="For how long it holds.", show_default="for ever", min=0)] = None,
     reuse_label: Annotated[bool, typer.Option("--reuse-label", help="Make none if a key of that label holds.")] = False,
     output: OutputOption = Output.TABLE,
@@ -44,7 +50,12 @@ def create(
     expire_time = None if days is None else dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
     with context.obj.client() as client:
         made = client.api_keys.create(
-            role.value, label=label, namespace=for_namespace, expire_time=expire_time, reuse_label=reuse_label
+            role.value,
+            label=label,
+            namespace=for_namespace,
+            task_queues=task_queue or (),
+            expire_time=expire_time,
+            reuse_label=reuse_label,
         )
         text = f"{made.secret}\nis the key: keep it, it is not shown again"
         if not made.secret:
@@ -66,6 +77,7 @@ def list_keys(
         "LABEL": lambda each: each.label,
         "ROLE": lambda each: "imported" if each.imported else _role_of(each.role),
         "NAMESPACE": lambda each: each.namespace,
+        "QUEUES": lambda each: " ".join(each.task_queues),
         "CREATED": lambda each: time_of(each.create_time),
         "EXPIRES": lambda each: time_of(each.expire_time),
         "REVOKED": lambda each: time_of(each.revoke_time),
@@ -86,6 +98,25 @@ def revoke(
         revoked = client.api_keys.revoke(key) if _is_uuid(key) else client.api_keys.revoke(prefix=key)
         text = f"key {key} was revoked" if revoked else f"there is no key {key} that can be revoked"
         say(text, {"key": key, "revoked": revoked}, output)
+
+
+@app.command()
+def whoami(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
+    """Show who you are to the service: by what, in which role, for which namespace and queues, until when."""
+    with context.obj.client() as client:
+        found = client.api_keys.caller()
+        say("\n".join(_lines_of(found)), as_dict(found), output)
+
+
+def _lines_of(found: GetCallerResponse) -> Iterator[str]:
+    proof = GetCallerResponse.Proof.Name(found.proof).removeprefix("PROOF_").lower()
+    yield f"{proof} {found.name}" if found.proof else "nobody is asked here"
+    yield f"role       {_role_of(found.role)}"
+    yield f"namespace  {found.namespace if found.namespace != '-' else 'all'}"
+    if found.task_queues:
+        yield f"queues     {' '.join(found.task_queues)}"
+    if found.HasField("expire_time"):
+        yield f"until      {time_of(found.expire_time)}"
 
 
 def _role_of(role: ApiKeyRole.ValueType) -> str:

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stepwell.v1 import mirrors_pb2 as stepwell_dot_v1_dot_mirrors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astepwell/v1/api_keys.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\"\xc4\x02\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12%\n\x04role\x18\x04 \x01(\x0e\x32\x17.stepwell.v1.ApiKeyRole\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x10\n\x08imported\x18\x06 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08use_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xb8\x01\n\x13\x43reateApiKeyRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.stepwell.v1.ApiKeyRole\x12\r\n\x05label\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0breuse_label\x18\x05 \x01(\x08\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"]\n\x14\x43reateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.stepwell.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\"\"\n\x10GetApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"9\n\x11GetApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.stepwell.v1.ApiKey\"s\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x14\n\x0cshow_revoked\x18\x05 \x01(\x08\"U\n\x13ListApiKeysResponse\x12%\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x13.stepwell.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x13RevokeApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\"\'\n\x14RevokeApiKeyResponse\x12\x0f\n\x07revoked\x18\x01 \x01(\x08\"\xa8\x01\n\x13ImportApiKeyRequest\x12\x10\n\x08key_hash\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x14ImportApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.stepwell.v1.ApiKey\")\n\x15ValidateApiKeyRequest\x12\x10\n\x08key_hash\x18\x01 \x01(\t\"M\n\x16ValidateApiKeyResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12$\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x13.stepwell.v1.ApiKey*\x8d\x01\n\nApiKeyRole\x12\x1c\n\x18\x41PI_KEY_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41PI_KEY_ROLE_READER\x10\x01\x12\x17\n\x13\x41PI_KEY_ROLE_WORKER\x10\x02\x12\x17\n\x13\x41PI_KEY_ROLE_WRITER\x10\x03\x12\x16\n\x12\x41PI_KEY_ROLE_ADMIN\x10\x04\x32\xe8\x04\n\rApiKeyService\x12S\n\x0c\x43reateApiKey\x12 .stepwell.v1.CreateApiKeyRequest\x1a!.stepwell.v1.CreateApiKeyResponse\x12J\n\tGetApiKey\x12\x1d.stepwell.v1.GetApiKeyRequest\x1a\x1e.stepwell.v1.GetApiKeyResponse\x12g\n\x0bListApiKeys\x12\x1f.stepwell.v1.ListApiKeysRequest\x1a .stepwell.v1.ListApiKeysResponse\"\x15\xda\xbb\x18\x11\x08\x01\x12\rlist_api_keys\x12k\n\x0cRevokeApiKey\x12 .stepwell.v1.RevokeApiKeyRequest\x1a!.stepwell.v1.RevokeApiKeyResponse\"\x16\xda\xbb\x18\x12\x08\x01\x12\x0erevoke_api_key\x12k\n\x0cImportApiKey\x12 .stepwell.v1.ImportApiKeyRequest\x1a!.stepwell.v1.ImportApiKeyResponse\"\x16\xda\xbb\x18\x12\x08\x01\x12\x0e\x63reate_api_key\x12s\n\x0eValidateApiKey\x12\".stepwell.v1.ValidateApiKeyRequest\x1a#.stepwell.v1.ValidateApiKeyResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10validate_api_keyBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astepwell/v1/api_keys.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\"\xd9\x02\n\x06\x41piKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12%\n\x04role\x18\x04 \x01(\x0e\x32\x17.stepwell.v1.ApiKeyRole\x12\x11\n\tnamespace\x18\x05 \x01(\t\x12\x10\n\x08imported\x18\x06 \x01(\x08\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08use_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btask_queues\x18\x0b \x03(\t\"\xcd\x01\n\x13\x43reateApiKeyRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12%\n\x04role\x18\x02 \x01(\x0e\x32\x17.stepwell.v1.ApiKeyRole\x12\r\n\x05label\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0breuse_label\x18\x05 \x01(\x08\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x13\n\x0btask_queues\x18\x07 \x03(\t\"]\n\x14\x43reateApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.stepwell.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\x08\"\"\n\x10GetApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"9\n\x11GetApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.stepwell.v1.ApiKey\"s\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x14\n\x0cshow_revoked\x18\x05 \x01(\x08\"U\n\x13ListApiKeysResponse\x12%\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x13.stepwell.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"5\n\x13RevokeApiKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\"\'\n\x14RevokeApiKeyResponse\x12\x0f\n\x07revoked\x18\x01 \x01(\x08\"\xa8\x01\n\x13ImportApiKeyRequest\x12\x10\n\x08key_hash\x18\x01 \x01(\t\x12\x0e\n\x06prefix\x18\x02 \x01(\t\x12\r\n\x05label\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"<\n\x14ImportApiKeyResponse\x12$\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x13.stepwell.v1.ApiKey\")\n\x15ValidateApiKeyRequest\x12\x10\n\x08key_hash\x18\x01 \x01(\t\"M\n\x16ValidateApiKeyResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12$\n\x07\x61pi_key\x18\x02 \x01(\x0b\x32\x13.stepwell.v1.ApiKey\"\x12\n\x10GetCallerRequest\"\xad\x02\n\x11GetCallerResponse\x12\x33\n\x05proof\x18\x01 \x01(\x0e\x32$.stepwell.v1.GetCallerResponse.Proof\x12\x0c\n\x04name\x18\x02 \x01(\t\x12%\n\x04role\x18\x03 \x01(\x0e\x32\x17.stepwell.v1.ApiKeyRole\x12\x11\n\tnamespace\x18\x04 \x01(\t\x12\x13\n\x0btask_queues\x18\x05 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"U\n\x05Proof\x12\x15\n\x11PROOF_UNSPECIFIED\x10\x00\x12\r\n\tPROOF_KEY\x10\x01\x12\x0f\n\x0bPROOF_TOKEN\x10\x02\x12\x15\n\x11PROOF_CERTIFICATE\x10\x03*\xa8\x01\n\nApiKeyRole\x12\x1c\n\x18\x41PI_KEY_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41PI_KEY_ROLE_READER\x10\x01\x12\x17\n\x13\x41PI_KEY_ROLE_WORKER\x10\x02\x12\x17\n\x13\x41PI_KEY_ROLE_CLIENT\x10\x03\x12\x16\n\x12\x41PI_KEY_ROLE_ADMIN\x10\x04\x12\x19\n\x15\x41PI_KEY_ROLE_OPERATOR\x10\x05\x32\xb4\x05\n\rApiKeyService\x12S\n\x0c\x43reateApiKey\x12 .stepwell.v1.CreateApiKeyRequest\x1a!.stepwell.v1.CreateApiKeyResponse\x12J\n\tGetApiKey\x12\x1d.stepwell.v1.GetApiKeyRequest\x1a\x1e.stepwell.v1.GetApiKeyResponse\x12g\n\x0bListApiKeys\x12\x1f.stepwell.v1.ListApiKeysRequest\x1a .stepwell.v1.ListApiKeysResponse\"\x15\xda\xbb\x18\x11\x08\x01\x12\rlist_api_keys\x12k\n\x0cRevokeApiKey\x12 .stepwell.v1.RevokeApiKeyRequest\x1a!.stepwell.v1.RevokeApiKeyResponse\"\x16\xda\xbb\x18\x12\x08\x01\x12\x0erevoke_api_key\x12k\n\x0cImportApiKey\x12 .stepwell.v1.ImportApiKeyRequest\x1a!.stepwell.v1.ImportApiKeyResponse\"\x16\xda\xbb\x18\x12\x08\x01\x12\x0e\x63reate_api_key\x12s\n\x0eValidateApiKey\x12\".stepwell.v1.ValidateApiKeyRequest\x1a#.stepwell.v1.ValidateApiKeyResponse\"\x18\xda\xbb\x18\x14\x08\x01\x12\x10validate_api_key\x12J\n\tGetCaller\x12\x1d.stepwell.v1.GetCallerRequest\x1a\x1e.stepwell.v1.GetCallerResponseBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,34 +42,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APIKEYSERVICE'].methods_by_name['ImportApiKey']._serialized_options = b'\332\273\030\022\010\001\022\016create_api_key'
   _globals['_APIKEYSERVICE'].methods_by_name['ValidateApiKey']._loaded_options = None
   _globals['_APIKEYSERVICE'].methods_by_name['ValidateApiKey']._serialized_options = b'\332\273\030\024\010\001\022\020validate_api_key'
-  _globals['_APIKEYROLE']._serialized_start=1463
-  _globals['_APIKEYROLE']._serialized_end=1604
+  _globals['_APIKEYROLE']._serialized_start=1829
+  _globals['_APIKEYROLE']._serialized_end=1997
   _globals['_APIKEY']._serialized_start=104
-  _globals['_APIKEY']._serialized_end=428
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=431
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=615
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=617
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=710
-  _globals['_GETAPIKEYREQUEST']._serialized_start=712
-  _globals['_GETAPIKEYREQUEST']._serialized_end=746
-  _globals['_GETAPIKEYRESPONSE']._serialized_start=748
-  _globals['_GETAPIKEYRESPONSE']._serialized_end=805
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=807
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=922
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=924
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1009
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1011
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1064
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1066
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1105
-  _globals['_IMPORTAPIKEYREQUEST']._serialized_start=1108
-  _globals['_IMPORTAPIKEYREQUEST']._serialized_end=1276
-  _globals['_IMPORTAPIKEYRESPONSE']._serialized_start=1278
-  _globals['_IMPORTAPIKEYRESPONSE']._serialized_end=1338
-  _globals['_VALIDATEAPIKEYREQUEST']._serialized_start=1340
-  _globals['_VALIDATEAPIKEYREQUEST']._serialized_end=1381
-  _globals['_VALIDATEAPIKEYRESPONSE']._serialized_start=1383
-  _globals['_VALIDATEAPIKEYRESPONSE']._serialized_end=1460
-  _globals['_APIKEYSERVICE']._serialized_start=1607
-  _globals['_APIKEYSERVICE']._serialized_end=2223
+  _globals['_APIKEY']._serialized_end=449
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=452
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=657
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=659
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=752
+  _globals['_GETAPIKEYREQUEST']._serialized_start=754
+  _globals['_GETAPIKEYREQUEST']._serialized_end=788
+  _globals['_GETAPIKEYRESPONSE']._serialized_start=790
+  _globals['_GETAPIKEYRESPONSE']._serialized_end=847
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=849
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=964
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=966
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=1051
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1053
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1106
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1108
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1147
+  _globals['_IMPORTAPIKEYREQUEST']._serialized_start=1150
+  _globals['_IMPORTAPIKEYREQUEST']._serialized_end=1318
+  _globals['_IMPORTAPIKEYRESPONSE']._serialized_start=1320
+  _globals['_IMPORTAPIKEYRESPONSE']._serialized_end=1380
+  _globals['_VALIDATEAPIKEYREQUEST']._serialized_start=1382
+  _globals['_VALIDATEAPIKEYREQUEST']._serialized_end=1423
+  _globals['_VALIDATEAPIKEYRESPONSE']._serialized_start=1425
+  _globals['_VALIDATEAPIKEYRESPONSE']._serialized_end=1502
+  _globals['_GETCALLERREQUEST']._serialized_start=1504
+  _globals['_GETCALLERREQUEST']._serialized_end=1522
+  _globals['_GETCALLERRESPONSE']._serialized_start=1525
+  _globals['_GETCALLERRESPONSE']._serialized_end=1826
+  _globals['_GETCALLERRESPONSE_PROOF']._serialized_start=1741
+  _globals['_GETCALLERRESPONSE_PROOF']._serialized_end=1826
+  _globals['_APIKEYSERVICE']._serialized_start=2000
+  _globals['_APIKEYSERVICE']._serialized_end=2692
 # @@protoc_insertion_point(module_scope)

@@ -32,10 +32,14 @@ class _ApiKeyRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ApiKeyRole
     """Reads runs, jobs, schedules, queues, history."""
     API_KEY_ROLE_WORKER: _ApiKeyRole.ValueType  # 2
     """Works: the worker's stream and its unary twins. It reads nothing else."""
-    API_KEY_ROLE_WRITER: _ApiKeyRole.ValueType  # 3
+    API_KEY_ROLE_CLIENT: _ApiKeyRole.ValueType  # 3
     """Reads, starts, signals and steers; and all that an outside engine does with the stores."""
     API_KEY_ROLE_ADMIN: _ApiKeyRole.ValueType  # 4
     """All of it, in every namespace; namespaces and keys, too."""
+    API_KEY_ROLE_OPERATOR: _ApiKeyRole.ValueType  # 5
+    """What a client may, and what runs a namespace: its settings and its queues', retention and archives, many runs at
+    once, repairs, dead letters.
+    """
 
 class ApiKeyRole(_ApiKeyRole, metaclass=_ApiKeyRoleEnumTypeWrapper):
     """What a key may do."""
@@ -46,10 +50,14 @@ API_KEY_ROLE_READER: ApiKeyRole.ValueType  # 1
 """Reads runs, jobs, schedules, queues, history."""
 API_KEY_ROLE_WORKER: ApiKeyRole.ValueType  # 2
 """Works: the worker's stream and its unary twins. It reads nothing else."""
-API_KEY_ROLE_WRITER: ApiKeyRole.ValueType  # 3
+API_KEY_ROLE_CLIENT: ApiKeyRole.ValueType  # 3
 """Reads, starts, signals and steers; and all that an outside engine does with the stores."""
 API_KEY_ROLE_ADMIN: ApiKeyRole.ValueType  # 4
 """All of it, in every namespace; namespaces and keys, too."""
+API_KEY_ROLE_OPERATOR: ApiKeyRole.ValueType  # 5
+"""What a client may, and what runs a namespace: its settings and its queues', retention and archives, many runs at
+once, repairs, dead letters.
+"""
 Global___ApiKeyRole: _TypeAlias = ApiKeyRole  # noqa: Y015
 
 @_typing.final
@@ -68,6 +76,7 @@ class ApiKey(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
     USE_TIME_FIELD_NUMBER: _builtins.int
+    TASK_QUEUES_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Its id, a UUID."""
     prefix: _builtins.str
@@ -96,6 +105,10 @@ class ApiKey(_message.Message):
     def use_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last used, to about a minute; absent if never."""
 
+    @_builtins.property
+    def task_queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only task queues that a worker may take tasks from with it, as `CreateApiKeyRequest` names them; none: all."""
+
     def __init__(
         self,
         *,
@@ -109,10 +122,11 @@ class ApiKey(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
         use_time: _timestamp_pb2.Timestamp | None = ...,
+        task_queues: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time", "use_time", b"use_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "imported", b"imported", "key_id", b"key_id", "label", b"label", "namespace", b"namespace", "prefix", b"prefix", "revoke_time", b"revoke_time", "role", b"role", "use_time", b"use_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "imported", b"imported", "key_id", b"key_id", "label", b"label", "namespace", b"namespace", "prefix", b"prefix", "revoke_time", b"revoke_time", "role", b"role", "task_queues", b"task_queues", "use_time", b"use_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -130,6 +144,7 @@ class CreateApiKeyRequest(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REUSE_LABEL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TASK_QUEUES_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The only namespace that the key may use. Default `main`. `-` for all; an admin's key is for all, and says so."""
     role: Global___ApiKeyRole.ValueType
@@ -146,6 +161,12 @@ class CreateApiKeyRequest(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it ceases to hold; in the future. Default: never."""
 
+    @_builtins.property
+    def task_queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only task queues that a worker may take tasks from with it: names, or beginnings of names with `*` behind, such
+        as `orders-*`. At most 256, and only for a worker. Default: all queues of its namespace.
+        """
+
     def __init__(
         self,
         *,
@@ -155,10 +176,11 @@ class CreateApiKeyRequest(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         reuse_label: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        task_queues: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "label", b"label", "namespace", b"namespace", "request_id", b"request_id", "reuse_label", b"reuse_label", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "label", b"label", "namespace", b"namespace", "request_id", b"request_id", "reuse_label", b"reuse_label", "role", b"role", "task_queues", b"task_queues"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -473,3 +495,93 @@ class ValidateApiKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ValidateApiKeyResponse: _TypeAlias = ValidateApiKeyResponse  # noqa: Y015
+
+@_typing.final
+class GetCallerRequest(_message.Message):
+    """Asks who the caller is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallerRequest: _TypeAlias = GetCallerRequest  # noqa: Y015
+
+@_typing.final
+class GetCallerResponse(_message.Message):
+    """Who the caller is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Proof:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ProofEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[GetCallerResponse._Proof.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PROOF_UNSPECIFIED: GetCallerResponse._Proof.ValueType  # 0
+        """Nobody was asked: the server takes whoever comes."""
+        PROOF_KEY: GetCallerResponse._Proof.ValueType  # 1
+        """An API key."""
+        PROOF_TOKEN: GetCallerResponse._Proof.ValueType  # 2
+        """A token (JWT) of an issuer that the server trusts."""
+        PROOF_CERTIFICATE: GetCallerResponse._Proof.ValueType  # 3
+        """A client's certificate."""
+
+    class Proof(_Proof, metaclass=_ProofEnumTypeWrapper):
+        """By what the caller proved who he is."""
+
+    PROOF_UNSPECIFIED: GetCallerResponse.Proof.ValueType  # 0
+    """Nobody was asked: the server takes whoever comes."""
+    PROOF_KEY: GetCallerResponse.Proof.ValueType  # 1
+    """An API key."""
+    PROOF_TOKEN: GetCallerResponse.Proof.ValueType  # 2
+    """A token (JWT) of an issuer that the server trusts."""
+    PROOF_CERTIFICATE: GetCallerResponse.Proof.ValueType  # 3
+    """A client's certificate."""
+
+    PROOF_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    TASK_QUEUES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    proof: Global___GetCallerResponse.Proof.ValueType
+    """By what the caller proved who he is."""
+    name: _builtins.str
+    """The key's prefix, the token's issuer and subject, or the certificate's name. Empty if nobody was asked."""
+    role: Global___ApiKeyRole.ValueType
+    """What he may do. Where nobody is asked it is all."""
+    namespace: _builtins.str
+    """The only namespace that he may use; `-` if he may use all."""
+    @_builtins.property
+    def task_queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The only task queues that he may take tasks from; none: all."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when the key or the token holds; absent if for ever, and for a certificate."""
+
+    def __init__(
+        self,
+        *,
+        proof: Global___GetCallerResponse.Proof.ValueType = ...,
+        name: _builtins.str = ...,
+        role: Global___ApiKeyRole.ValueType = ...,
+        namespace: _builtins.str = ...,
+        task_queues: _abc.Iterable[_builtins.str] | None = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "name", b"name", "namespace", b"namespace", "proof", b"proof", "role", b"role", "task_queues", b"task_queues"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCallerResponse: _TypeAlias = GetCallerResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ApiKeyServiceStub(object):
-    """Creates, lists and revokes API keys. All of it is an admin's.
+    """Creates, lists and revokes API keys. All of it is an admin's, but that each caller may ask who he is.
 
     A key is sent with each call as `authorization: Bearer swk_…`. It is shown once, when it is created; the service keeps
     its SHA-256. The first one is made by `stepwell-server keys create`.
@@ -68,10 +68,15 @@ class ApiKeyServiceStub(object):
                 request_serializer=stepwell_dot_v1_dot_api__keys__pb2.ValidateApiKeyRequest.SerializeToString,
                 response_deserializer=stepwell_dot_v1_dot_api__keys__pb2.ValidateApiKeyResponse.FromString,
                 _registered_method=True)
+        self.GetCaller = channel.unary_unary(
+                '/stepwell.v1.ApiKeyService/GetCaller',
+                request_serializer=stepwell_dot_v1_dot_api__keys__pb2.GetCallerRequest.SerializeToString,
+                response_deserializer=stepwell_dot_v1_dot_api__keys__pb2.GetCallerResponse.FromString,
+                _registered_method=True)
 
 
 class ApiKeyServiceServicer(object):
-    """Creates, lists and revokes API keys. All of it is an admin's.
+    """Creates, lists and revokes API keys. All of it is an admin's, but that each caller may ask who he is.
 
     A key is sent with each call as `authorization: Bearer swk_…`. It is shown once, when it is created; the service keeps
     its SHA-256. The first one is made by `stepwell-server keys create`.
@@ -124,6 +129,13 @@ class ApiKeyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCaller(self, request, context):
+        """Tells who the caller is to this service, and what he may use: for a key, a token or a certificate, of any role.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ApiKeyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -157,6 +169,11 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
                     request_deserializer=stepwell_dot_v1_dot_api__keys__pb2.ValidateApiKeyRequest.FromString,
                     response_serializer=stepwell_dot_v1_dot_api__keys__pb2.ValidateApiKeyResponse.SerializeToString,
             ),
+            'GetCaller': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCaller,
+                    request_deserializer=stepwell_dot_v1_dot_api__keys__pb2.GetCallerRequest.FromString,
+                    response_serializer=stepwell_dot_v1_dot_api__keys__pb2.GetCallerResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stepwell.v1.ApiKeyService', rpc_method_handlers)
@@ -166,7 +183,7 @@ def add_ApiKeyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ApiKeyService(object):
-    """Creates, lists and revokes API keys. All of it is an admin's.
+    """Creates, lists and revokes API keys. All of it is an admin's, but that each caller may ask who he is.
 
     A key is sent with each call as `authorization: Bearer swk_…`. It is shown once, when it is created; the service keeps
     its SHA-256. The first one is made by `stepwell-server keys create`.
@@ -324,6 +341,33 @@ class ApiKeyService(object):
             '/stepwell.v1.ApiKeyService/ValidateApiKey',
             stepwell_dot_v1_dot_api__keys__pb2.ValidateApiKeyRequest.SerializeToString,
             stepwell_dot_v1_dot_api__keys__pb2.ValidateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCaller(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stepwell.v1.ApiKeyService/GetCaller',
+            stepwell_dot_v1_dot_api__keys__pb2.GetCallerRequest.SerializeToString,
+            stepwell_dot_v1_dot_api__keys__pb2.GetCallerResponse.FromString,
             options,
             channel_credentials,
             insecure,

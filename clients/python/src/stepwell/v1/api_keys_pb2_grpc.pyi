@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ApiKeyServiceStub:
-    """Creates, lists and revokes API keys. All of it is an admin's.
+    """Creates, lists and revokes API keys. All of it is an admin's, but that each caller may ask who he is.
 
     A key is sent with each call as `authorization: Bearer swk_…`. It is shown once, when it is created; the service keeps
     its SHA-256. The first one is made by `stepwell-server keys create`.
@@ -58,10 +58,12 @@ class ApiKeyServiceStub:
     """Tells whether a hash was imported and holds still. Keys of this service's own are not looked at. Reasons:
     INVALID_FIELD.
     """
+    GetCaller: _grpc.UnaryUnaryMultiCallable[_api_keys_pb2.GetCallerRequest, _api_keys_pb2.GetCallerResponse]
+    """Tells who the caller is to this service, and what he may use: for a key, a token or a certificate, of any role."""
 
 @_typing.type_check_only
 class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
-    """Creates, lists and revokes API keys. All of it is an admin's.
+    """Creates, lists and revokes API keys. All of it is an admin's, but that each caller may ask who he is.
 
     A key is sent with each call as `authorization: Bearer swk_…`. It is shown once, when it is created; the service keeps
     its SHA-256. The first one is made by `stepwell-server keys create`.
@@ -89,9 +91,11 @@ class ApiKeyServiceAsyncStub(ApiKeyServiceStub):
     """Tells whether a hash was imported and holds still. Keys of this service's own are not looked at. Reasons:
     INVALID_FIELD.
     """
+    GetCaller: _aio.UnaryUnaryMultiCallable[_api_keys_pb2.GetCallerRequest, _api_keys_pb2.GetCallerResponse]  # type: ignore[assignment]
+    """Tells who the caller is to this service, and what he may use: for a key, a token or a certificate, of any role."""
 
 class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Creates, lists and revokes API keys. All of it is an admin's.
+    """Creates, lists and revokes API keys. All of it is an admin's, but that each caller may ask who he is.
 
     A key is sent with each call as `authorization: Bearer swk_…`. It is shown once, when it is created; the service keeps
     its SHA-256. The first one is made by `stepwell-server keys create`.
@@ -153,5 +157,13 @@ class ApiKeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Tells whether a hash was imported and holds still. Keys of this service's own are not looked at. Reasons:
         INVALID_FIELD.
         """
+
+    @_abc_1.abstractmethod
+    def GetCaller(
+        self,
+        request: _api_keys_pb2.GetCallerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_keys_pb2.GetCallerResponse, _abc.Awaitable[_api_keys_pb2.GetCallerResponse]]:
+        """Tells who the caller is to this service, and what he may use: for a key, a token or a certificate, of any role."""
 
 def add_ApiKeyServiceServicer_to_server(servicer: ApiKeyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -98,13 +98,48 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The key's role does not allow the call. PERMISSION_DENIED.
 
         {"reason": "ROLE_DENIED", "domain": "stepwell.dev", "metadata": {"method": "StartRun", "role": "READER",
-        "needed": "WRITER"}}
+        "needed": "CLIENT"}}
     """
     ERROR_REASON_NAMESPACE_DENIED: _ErrorReason.ValueType  # 111
     """The request names another namespace than the one that the key is for. PERMISSION_DENIED.
 
         {"reason": "NAMESPACE_DENIED", "domain": "stepwell.dev", "metadata": {"namespace": "team-a", "field":
         "namespace"}}
+    """
+    ERROR_REASON_TASK_QUEUE_DENIED: _ErrorReason.ValueType  # 116
+    """The request names a task queue that a worker with this key, token or certificate may not take tasks from.
+    PERMISSION_DENIED.
+
+        {"reason": "TASK_QUEUE_DENIED", "domain": "stepwell.dev", "metadata": {"task_queue": "payments", "field":
+        "hello.task_queues"}}
+    """
+    ERROR_REASON_TOKEN_MALFORMED: _ErrorReason.ValueType  # 117
+    """What the call came with looks like a token (JWT) and is none. UNAUTHENTICATED.
+
+        {"reason": "TOKEN_MALFORMED", "domain": "stepwell.dev", "metadata": {"problem": "it has no issuer"}}
+    """
+    ERROR_REASON_TOKEN_UNTRUSTED: _ErrorReason.ValueType  # 118
+    """The token is of nobody whom this server trusts, for somebody else, not signed as it should be, or not valid yet.
+    UNAUTHENTICATED.
+
+        {"reason": "TOKEN_UNTRUSTED", "domain": "stepwell.dev", "metadata": {"problem": "its signature is wrong"}}
+    """
+    ERROR_REASON_TOKEN_EXPIRED: _ErrorReason.ValueType  # 119
+    """The token's time is over; a stream is ended with it, too. UNAUTHENTICATED.
+
+        {"reason": "TOKEN_EXPIRED", "domain": "stepwell.dev", "metadata": {}}
+    """
+    ERROR_REASON_ISSUER_KEYS_UNAVAILABLE: _ErrorReason.ValueType  # 120
+    """The public keys of a token's issuer can't be fetched, and none are known yet. Repeat the call after `RetryInfo`.
+    UNAVAILABLE.
+
+        {"reason": "ISSUER_KEYS_UNAVAILABLE", "domain": "stepwell.dev", "metadata": {"issuer":
+        "https://login.example.com"}}
+    """
+    ERROR_REASON_IDENTITY_WITHOUT_ROLE: _ErrorReason.ValueType  # 121
+    """The caller's token or certificate is good, and no rule of this server gives it a role. PERMISSION_DENIED.
+
+        {"reason": "IDENTITY_WITHOUT_ROLE", "domain": "stepwell.dev", "metadata": {"identity": "ann"}}
     """
     ERROR_REASON_API_KEY_NOT_FOUND: _ErrorReason.ValueType  # 112
     """The key does not exist. NOT_FOUND.
@@ -564,13 +599,48 @@ ERROR_REASON_ROLE_DENIED: ErrorReason.ValueType  # 110
 """The key's role does not allow the call. PERMISSION_DENIED.
 
     {"reason": "ROLE_DENIED", "domain": "stepwell.dev", "metadata": {"method": "StartRun", "role": "READER",
-    "needed": "WRITER"}}
+    "needed": "CLIENT"}}
 """
 ERROR_REASON_NAMESPACE_DENIED: ErrorReason.ValueType  # 111
 """The request names another namespace than the one that the key is for. PERMISSION_DENIED.
 
     {"reason": "NAMESPACE_DENIED", "domain": "stepwell.dev", "metadata": {"namespace": "team-a", "field":
     "namespace"}}
+"""
+ERROR_REASON_TASK_QUEUE_DENIED: ErrorReason.ValueType  # 116
+"""The request names a task queue that a worker with this key, token or certificate may not take tasks from.
+PERMISSION_DENIED.
+
+    {"reason": "TASK_QUEUE_DENIED", "domain": "stepwell.dev", "metadata": {"task_queue": "payments", "field":
+    "hello.task_queues"}}
+"""
+ERROR_REASON_TOKEN_MALFORMED: ErrorReason.ValueType  # 117
+"""What the call came with looks like a token (JWT) and is none. UNAUTHENTICATED.
+
+    {"reason": "TOKEN_MALFORMED", "domain": "stepwell.dev", "metadata": {"problem": "it has no issuer"}}
+"""
+ERROR_REASON_TOKEN_UNTRUSTED: ErrorReason.ValueType  # 118
+"""The token is of nobody whom this server trusts, for somebody else, not signed as it should be, or not valid yet.
+UNAUTHENTICATED.
+
+    {"reason": "TOKEN_UNTRUSTED", "domain": "stepwell.dev", "metadata": {"problem": "its signature is wrong"}}
+"""
+ERROR_REASON_TOKEN_EXPIRED: ErrorReason.ValueType  # 119
+"""The token's time is over; a stream is ended with it, too. UNAUTHENTICATED.
+
+    {"reason": "TOKEN_EXPIRED", "domain": "stepwell.dev", "metadata": {}}
+"""
+ERROR_REASON_ISSUER_KEYS_UNAVAILABLE: ErrorReason.ValueType  # 120
+"""The public keys of a token's issuer can't be fetched, and none are known yet. Repeat the call after `RetryInfo`.
+UNAVAILABLE.
+
+    {"reason": "ISSUER_KEYS_UNAVAILABLE", "domain": "stepwell.dev", "metadata": {"issuer":
+    "https://login.example.com"}}
+"""
+ERROR_REASON_IDENTITY_WITHOUT_ROLE: ErrorReason.ValueType  # 121
+"""The caller's token or certificate is good, and no rule of this server gives it a role. PERMISSION_DENIED.
+
+    {"reason": "IDENTITY_WITHOUT_ROLE", "domain": "stepwell.dev", "metadata": {"identity": "ann"}}
 """
 ERROR_REASON_API_KEY_NOT_FOUND: ErrorReason.ValueType  # 112
 """The key does not exist. NOT_FOUND.
