@@ -17,6 +17,7 @@ from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.errors import DETAILS_KEY, Errors
 from stepwell_server.api.interceptors.tracing import Tracing
 from stepwell_server.api.methods import Interceptor, Methods
+from stepwell_server.settings import Settings
 
 SERVICE = "test.v1.Tests"
 RUN_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -74,7 +75,7 @@ class Handlers:
 
 @asynccontextmanager
 async def serving(act: Fail, maximum: float = 60.0, at_once: int = 100) -> AsyncIterator[Any]:
-    around = (Tracing(), Errors(), Admission(at_once), Deadlines(maximum))
+    around = (Tracing(), Errors(), Admission(Settings(calls_at_once=at_once)), Deadlines(maximum))
     server = grpc.aio.server(handlers=(Handlers(act).methods(*around),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
