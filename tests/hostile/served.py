@@ -20,7 +20,7 @@ from tests.api.keyed import bearer
 from tests.chaos.kit import Process, free_port, until
 from tests.hostile.world import Metadata
 
-from stepwell import Client, Worker, workflow
+from stepwell import Client, Context, Worker, workflow
 from stepwell_server.model.api_keys import Role, make_key
 from stepwell_server.settings import Settings
 from stepwell_server.store import api_keys
@@ -28,9 +28,7 @@ from stepwell_server.store.database import Database
 from stepwell_server.store.namespaces import Namespaces
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-LOUD = {"error", "critical", "warning"}
-# What tells of a slow machine, or of a peer that went away.
-_NO_FAULT = {"resigned"}
+LOUD = {"error", "critical"}
 
 
 class Served:
@@ -73,7 +71,7 @@ class Served:
                 line: dict[str, Any] = json.loads(raw)
             except ValueError:
                 line = {"level": "error", "event": raw}
-            if line.get("level") in LOUD and line.get("event") not in _NO_FAULT:
+            if line.get("level") in LOUD:
                 lines.append(line)
         return lines
 
@@ -106,9 +104,9 @@ class Served:
     async def runs_a_run(self) -> int:
         """Starts a run, works for it, and answers its result."""
 
-        @workflow(name="well")
-        async def well(number: int) -> int:
-            return number * 2
+        @workflow
+        async def well(ctx: Context, number: int) -> int:
+            return int(await ctx.step("double", lambda: number * 2))
 
         secret = (await self.key(Role.ADMIN, None))[0][1].removeprefix("Bearer ")
         async with await Client.connect(self.address, api_key=secret, call_timeout=60) as client:
@@ -168,11 +166,11 @@ async def rows_of(database_url: str, namespace: str) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for table, by in await connection.fetch(_COLUMNS):
             if by == "namespace_id":
-                where = f"t.namespace_id = (SELECT namespace_id FROM stepwell.namespaces WHERE name = '{namespace}')"
+                where = "t.namespace_id = (SELECT namespace_id FROM stepwell.namespaces WHERE name = $1)"
             else:
                 where = f"t.{by} = ANY($1)"
             text = f"SELECT t::text FROM stepwell.{table} t WHERE {where} ORDER BY 1"  # noqa: S608 - names of ours
-            found[table] = [row for (row,) in await connection.fetch(text, *([mine] if "$1" in where else []))]
+            found[table] = [row for (row,) in await connection.fetch(text, namespace if by == "namespace_id" else mine)]
         return {table: rows for table, rows in found.items() if rows}
     finally:
         await connection.close()
