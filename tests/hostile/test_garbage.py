@@ -11,7 +11,6 @@ import random
 import struct
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio

@@ -25,6 +25,7 @@ _SMALL = 64 * 1024
 _DEEPEST = 100
 _VARINT, _FIXED_64, _LENGTH, _FIXED_32 = 0, 1, 2, 5
 _FIXED = {_FIXED_64: 8, _FIXED_32: 4}
+_MORE, _MOST_BITS = 0x80, 70
 
 Node: TypeAlias = "dict[int, Any]"
 """The tags of a message's fields that hold messages, each with the node of those."""
@@ -165,11 +166,11 @@ def count_fields(data: bytes, node: Node, most: int) -> int:
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     """A number and where it ends; one that does not end is as large as to end all."""
     value = shift = 0
-    while at < end and shift < 70:
+    while at < end and shift < _MOST_BITS:
         byte = data[at]
         at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        value |= (byte & ~_MORE) << shift
+        if byte < _MORE:
             return value, at
         shift += 7
     return end, end

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -20,8 +21,15 @@ _BURST_SECONDS = 1.0
 class Pacing:
     """Reads of each stream at most so many messages a second."""
 
-    def __init__(self, per_second: int) -> None:
+    def __init__(
+        self,
+        per_second: int,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._seconds = 1.0 / per_second
+        self._clock = clock
+        self._pause = pause
 
     def wrap(self, method: str, handler: Handler) -> Handler:
         """The handler, to which messages come no faster."""
@@ -52,11 +60,10 @@ class Pacing:
         return call
 
     async def _paced(self, requests: AsyncIterator[object]) -> AsyncIterator[object]:
-        clock = asyncio.get_running_loop().time
-        due = clock()  # when the next one is, of a sender that never pauses
+        due = self._clock()  # when the next one would be, did they come evenly
         async for request in requests:
-            now = clock()
+            now = self._clock()
             due = max(due, now) + self._seconds
             if due - now > _BURST_SECONDS:
-                await asyncio.sleep(due - now - _BURST_SECONDS)
+                await self._pause(due - now - _BURST_SECONDS)
             yield request
