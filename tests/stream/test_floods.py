@@ -23,8 +23,8 @@ from stepwell.v1.workers_pb2 import (
     TaskRef,
 )
 from stepwell_server.api.intake import Intake
-from stepwell_server.dispatch.outbox import Outbox
 from stepwell_server.dispatch.messages import ReportAnswer
+from stepwell_server.dispatch.outbox import Outbox
 from stepwell_server.settings import Limits
 
 MESSAGES, ITEMS = 20, 256
@@ -104,12 +104,14 @@ async def test_a_flood_of_reports_is_read_as_it_is_answered(database_url: str, m
         await asyncio.sleep(1.0)
         assert len(asked) == 60
         assert session.attached
-        answered = 0
-        while answered < MESSAGES * 20:
-            await until(lambda: len(asked) > answered)
-            for future in asked[answered:]:
-                future.set_result(False)
-                answered += 1
+
+        def all_answered() -> bool:
+            for future in asked:
+                if not future.done():
+                    future.set_result(False)
+            return len(asked) == MESSAGES * 20
+
+        await until(all_answered)
         monkeypatch.undo()
         await stream.settled()
         assert len(stream.got["results"]) == MESSAGES * 20
