@@ -134,7 +134,7 @@ async def test_a_flood_of_empty_messages_stops_nobody_else_s_work(database_url: 
     """Another worker's activities are done while the flood lasts; and the flood is read to its end."""
     with capture_logs() as logs:
         async with replica(database_url) as one, wire(one, capacity=capacity(activities=10)) as quiet:
-            loud = Wire(one, hello("loud", queues=["loud"]))
+            loud = Wire(one, hello("loud", task_queues=["loud"]))
             await loud.open(is_lively=False)
 
             async def flood() -> None:
