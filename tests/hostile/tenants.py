@@ -13,8 +13,10 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from tests.api.keyed import bearer
+from tests.hostile.answers import statuses
 from tests.hostile.methods import SAMPLES, Method
 from tests.hostile.served import rows_of
 from tests.hostile.values import Place, is_map
@@ -91,6 +93,7 @@ SCALARS = {
 }
 _TASK = re.compile(r"(\d+)\.(\d+|job)")
 _FAR = 2**40
+_THIEVES = re.compile(rf"{THIEF}-\d+")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _VARYING = re.compile(r"(seconds|nanos|epoch|token|number|position|ordinal)(:|=) -?\d+|\b\d{6,}\b")
 
@@ -121,8 +124,7 @@ def ids_in(message: Any) -> Iterator[tuple[Any, FieldDescriptor, Any]]:
 
 def without_ids(request: Any) -> Any:
     """The same request with ids of nothing."""
-    other = type(request)()
-    other.CopyFrom(request)
+    other = copy(request)
     for holder, field, value in list(ids_in(other)):
         if field.is_repeated:
             values = getattr(holder, field.name)
@@ -132,14 +134,14 @@ def without_ids(request: Any) -> Any:
     return other
 
 
-def of_thief(request: Any) -> Any:
-    """The same request, of the other tenant's namespace in all places where one can be named."""
+def of_thief(request: Any, namespace: str = THIEF) -> Any:
+    """The request, of another tenant's namespace in all places where one can be named."""
     for field, value in request.ListFields():
         if field.message_type is not None and not is_map(field):
             for below in value if field.is_repeated else (value,):
-                of_thief(below)
+                of_thief(below, namespace)
     if "namespace" in request.DESCRIPTOR.fields_by_name:
-        request.namespace = THIEF
+        request.namespace = namespace
     return request
 
 
@@ -152,11 +154,18 @@ class Told:
 
     def like(self, *requests: Message) -> tuple[str, str]:
         """Comparable with what another request was told."""
-        text = self.message
-        named = {str(value) for request in requests for _, _, value in ids_in(request)}
+        text = _THIEVES.sub(THIEF, self.message)
+        named = {name for request in requests for _, field, value in ids_in(request) for name in names(field, value)}
         for each in sorted(named, key=len, reverse=True):
-            text = text.replace(each, "ID")
+            text = re.sub(rf"(?<!\w){re.escape(each)}(?!\w)", "ID", text)
         return self.code, _VARYING.sub("N", _UUID.sub("ID", text))
+
+
+def names(field: FieldDescriptor, value: Any) -> set[str]:
+    """How an answer may spell an id: a number and a task also by the run in them."""
+    if field.name in NUMBERS and field.name != "number":
+        return {str(value), str(unpack(value)[0])}
+    return {str(value), str(value).partition(".")[0]} if field.name == "task_id" else {str(value)}
 
 
 class Tenants:
@@ -167,15 +176,21 @@ class Tenants:
         self.channel = channel
         self.victim = World(service, channel, bearer(admin))
         self._database_url = service.settings.database_url or ""
-        self._keys: dict[Role, str] = {}
+        self._keys: dict[tuple[Role, str | None], str] = {}
+        self._count = 0
         self._stubs = World(None, channel)
 
     async def steal(self, method: Method, request: Any) -> Told:
-        """Calls with the thief's key."""
-        role = ROWS[method.name].role
-        if role not in self._keys:
-            self._keys[role] = await make(self.service, Role.READER if role is Role.ADMIN else role, THIEF)
-        self._stubs.metadata = bearer(self._keys[role])
+        """Calls with a thief's key: what writes, in a namespace that nothing was written in before."""
+        row = ROWS[method.name]
+        is_apart = row.writes and row.role is not Role.ADMIN
+        if is_apart:
+            self._count += 1
+            request = of_thief(copy(request), f"{THIEF}-{self._count}")
+        of, space = Role.READER if row.role is Role.ADMIN else row.role, None if is_apart else THIEF
+        if (of, space) not in self._keys:
+            self._keys[of, space] = await make(self.service, of, space)
+        self._stubs.metadata = bearer(self._keys[of, space])
         try:
             if method.is_unary:
                 answer = await self._stubs.send(method, request)
@@ -183,9 +198,13 @@ class Tenants:
                 answer = await self._first(method, request)
         except grpc.aio.AioRpcError as error:
             details = dict(error.trailing_metadata() or ()).get(DETAILS_KEY, b"")
-            status = Status.FromString(details)
-            return Told(error.code().name, "\n".join([status.message, *(str(each) for each in status.details)]))
-        return Told("OK", str(answer))
+            return Told(error.code().name, _words(Status.FromString(details)))
+        if isinstance(answer, str):
+            return Told("OK", answer)
+        said = [_words(status) for status in statuses(answer)]
+        for status in statuses(answer):
+            status.ClearField("details")
+        return Told("OK", "\n".join([str(answer), *said]))
 
     async def _first(self, method: Method, request: Any) -> Any:
         self._stubs._stubs.clear()
@@ -202,6 +221,32 @@ class Tenants:
     async def rows(self) -> dict[str, list[str]]:
         """All that the victim has."""
         return await rows_of(self._database_url, MAIN)
+
+
+_MANY = """
+    INSERT INTO stepwell.namespaces (name, create_time)
+    SELECT 'thief-' || number, now() FROM generate_series(1, 20000) AS number
+"""
+
+
+def _words(status: Status) -> str:
+    """All that a status says, in one order."""
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    words = [status.message]
+    for detail in status.details:
+        if detail.Unpack(info):
+            words += [info.reason, *(f"{name}={info.metadata[name]}" for name in sorted(info.metadata))]
+        elif detail.Unpack(bad):
+            words += [f"{each.field}: {each.description}" for each in bad.field_violations]
+        else:
+            words.append(str(detail))
+    return "\n".join(words)
+
+
+def copy(request: Any) -> Any:
+    other = type(request)()
+    other.CopyFrom(request)
+    return other
 
 
 async def make(service: Service, role: Role, namespace: str | None) -> str:
@@ -227,12 +272,13 @@ async def tenants(database_url: str) -> AsyncIterator[Tenants]:
             await service.leader.wait_elected()
         made = Tenants(service, channel, await make(service, Role.ADMIN, None))
         await made.victim.do("CreateNamespace", namespace=THIEF)
+        async with service.database.pool.begin() as connection:
+            await connection.exec_driver_sql(_MANY)
         yield made
 
 
 def put(request: Any, place: Place, value: Any) -> Any:
     """A copy of a request with that value in that place."""
-    other = type(request)()
-    other.CopyFrom(request)
+    other = copy(request)
     place.put(other, value, SAMPLES)
     return other

@@ -61,7 +61,7 @@ class World:
         self._stubs: dict[str, Any] = {}
         self._count = 0
 
-    async def do(self, name: str, **fields: Any) -> Any:
+    async def do(self, name: str, /, **fields: Any) -> Any:
         request = self._methods[name].new()
         request.MergeFrom(type(request)(**fields))
         return await self.send(self._methods[name], request)

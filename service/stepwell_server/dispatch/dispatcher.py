@@ -292,6 +292,9 @@ class Dispatcher:
         """Further steps of a held run. Refuses with LEASE_LOST."""
         async with self.reader.connection() as connection:
             run = (await recall.read_runs(connection, [run_key])).get(run_key)
-        if run is None or run.namespace_id != namespace_id or run.grants != token or run.session_id is None:
+        if run is not None and run.namespace_id != namespace_id:
+            # Nothing of another namespace's run is told, not even that it is there.
+            run = None
+        if run is None or run.grants != token or run.session_id is None:
             raise errors.LeaseLost(run_id=str(run_key), token=token, current=run.grants if run is not None else -1)
         return await self.reader.recorded(run_key, after)

@@ -71,6 +71,8 @@ class Caller:
         """Keeps the key, by default that of the environment, and the seconds that a call may take in all."""
         self.metadata: tuple[tuple[str, str], ...] = ()
         api_key = environ.get("STEPWELL_API_KEY") if api_key is None else api_key
+        if api_key and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("an API key is one line of plain text: leave out what is no letter, as a line break")
         if api_key:
             self.metadata = (("authorization", f"Bearer {api_key}"),)
         self._timeout = timeout
