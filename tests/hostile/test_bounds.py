@@ -25,7 +25,7 @@ MANY, LONG = 25_000, 2_200_000
 CUT = {"message", "type", "stack_trace", "non_retryable_types"}
 # Nothing is looked for by what is no key, and so nothing said of it.
 SILENT = {("RevokeApiKey", "prefix"), ("ValidateApiKey", "key_hash")}
-# What is the service's to tell, and of a caller is not looked at; and a trace context that is none is as if there were none.
+# The service's to tell, so that a caller's word is not looked at; and a trace context that is none is left out.
 NOT_READ = {f"schedule.{name}" for name in ("pause_reason", "last_workflow_id", "last_run_id", "last_error")}
 NOT_READ |= {"heartbeats.traceparent"}
 # Such a server makes no keys.
