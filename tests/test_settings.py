@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -45,6 +47,16 @@ def test_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: 
     monkeypatch.setenv(name, value)
     with pytest.raises(ValidationError):
         Settings()
+
+
+@pytest.mark.parametrize("name", list(Limits.model_fields))
+def test_every_limit_is_told_in_the_documents(name: str) -> None:
+    """With its default, in bytes or as people write them."""
+    text = (Path(__file__).parents[1] / "docs/limits.md").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line)
+    value = Limits.model_fields[name].default
+    spelt = {f"{value:,}", f"{value / 1024:.0f} KiB", f"{value / 2**20:.0f} MiB", f"{value / 86_400:.0f} days"}
+    assert any(f"| {each}" in line for each in spelt), line
 
 
 @pytest.mark.parametrize("model", [Settings, Limits])

@@ -56,6 +56,13 @@ def placed(refusal: Refusal, at: str) -> Refusal:
     return refusal
 
 
+class MessageMalformed(InvalidArgument):
+    """The message is no {type}: {problem}."""
+
+    type: str
+    problem: str
+
+
 class PageTokenInvalid(InvalidArgument):
     """The page token is not one that this list gave: {problem}."""
 
@@ -559,6 +566,13 @@ class LimitExceeded(ResourceExhausted):
     limit: str
     value: int
     maximum: int
+
+
+class TooManyStreams(ResourceExhausted):
+    """The key, or the connection where there is none, has {streams_per_key} streams open, and may have no more."""
+
+    streams_per_key: int
+    retry_seconds: float | None = 5.0
 
 
 class QueueFull(ResourceExhausted):

@@ -61,6 +61,16 @@ class Limits(BaseModel):
     """One gRPC message."""
     message_items: Count = 256
     """Items of one message: an SDK sends more as several."""
+    message_fields: Count = 250_000
+    """Fields of one message with those of all messages in it; they are counted where it has more than 64 KiB."""
+    metadata_bytes: Count = 16 * 1024
+    """Metadata of one call: names and values, and 32 bytes for each."""
+    streams_per_key: Count = 4_000
+    """Streams that may be open at this replica with one key; without any, over one connection."""
+    stream_messages_per_second: Count = 5_000
+    """Messages that are read of one stream in a second; a second's worth may come at once. More has to wait."""
+    stream_items: Count = 1_000
+    """Reports and heartbeats of one stream that are not answered yet, `outbox_messages` at most; more are not read."""
     open_steps: Count = 20_000
     """Open steps of one run."""
     run_events: Annotated[int, Field(gt=0, lt=1 << 17)] = 100_000
@@ -178,7 +188,9 @@ class Settings(BaseSettings):
     """A resident run that can go on and finds no slot for so long is evicted."""
 
     calls_at_once: Count = 10_000
-    """Unary calls that may be under way; more are refused."""
+    """Unary calls that may be under way, three quarters of them with one key; more are refused."""
+    streams_at_once: Count = 10_000
+    """Streams that may be open; more are refused."""
     committer_queue_commands: Count = 20_000
     """Commands that may wait for one committer, three quarters of them of one namespace; more are refused."""
     committer_queue_bytes: Count = 64 * 1024 * 1024

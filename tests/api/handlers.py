@@ -17,6 +17,7 @@ from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.errors import DETAILS_KEY, Errors
 from stepwell_server.api.interceptors.tracing import Tracing
 from stepwell_server.api.methods import Interceptor, Methods
+from stepwell_server.settings import Limits, Settings
 
 SERVICE = "test.v1.Tests"
 RUN_ID = UUID("01890a5d-ac96-774b-bcce-b302099a8057")
@@ -73,24 +74,36 @@ class Handlers:
 
 
 @asynccontextmanager
-async def serving(act: Fail, maximum: float = 60.0, at_once: int = 100) -> AsyncIterator[Any]:
-    around = (Tracing(), Errors(), Admission(at_once), Deadlines(maximum))
+async def listening(
+    act: Fail, maximum: float = 60.0, at_once: int = 100, streams: int = 100, of_key: int = 100
+) -> AsyncIterator[str]:
+    """A server, by its address."""
+    settings = Settings(calls_at_once=at_once, streams_at_once=streams, limits=Limits(streams_per_key=of_key))
+    around = (Tracing(), Errors(), Admission(settings), Deadlines(maximum))
     server = grpc.aio.server(handlers=(Handlers(act).methods(*around),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel
+    yield f"127.0.0.1:{port}"
     await server.stop(0)
 
 
+@asynccontextmanager
+async def serving(act: Fail, **settings: Any) -> AsyncIterator[Any]:
+    """The same, by a channel to it."""
+    async with listening(act, **settings) as address, grpc.aio.insecure_channel(address) as channel:
+        yield channel
+
+
 async def call(
-    channel: Any, kind: str = "UnaryUnary", *, deadline: float | None = 10, traceparent: str = ""
+    channel: Any, kind: str = "UnaryUnary", *, deadline: float | None = 10, traceparent: str = "", key: str = ""
 ) -> list[bytes]:
     """Makes a call, and answers all that came back."""
     method = f"/{SERVICE}/{kind}"
     options: dict[str, Any] = {"timeout": deadline}
     if traceparent:
         options["metadata"] = (("traceparent", traceparent), ("tracestate", "vendor=1"))
+    if key:
+        options["metadata"] = (("authorization", key),)
     if kind == "UnaryUnary":
         return [await channel.unary_unary(method)(b"ask", **options)]
     if kind == "StreamUnary":

@@ -47,17 +47,21 @@ LENGTHS = {"ttl", "lease_duration", "timeout", "by"}
 SHORT_WAIT = 1.0
 
 
-class World:
-    """See the module."""
+Metadata = tuple[tuple[str, str], ...]
 
-    def __init__(self, service: Service, channel: grpc.aio.Channel) -> None:
+
+class World:
+    """See the module. `service` is None where it is another process; `metadata` goes along with each call."""
+
+    def __init__(self, service: Service | None, channel: grpc.aio.Channel, metadata: Metadata = ()) -> None:
         self.service = service
         self.channel = channel
+        self.metadata = metadata
         self._methods = {method.name: method for method in methods()}
         self._stubs: dict[str, Any] = {}
         self._count = 0
 
-    async def do(self, name: str, **fields: Any) -> Any:
+    async def do(self, name: str, /, **fields: Any) -> Any:
         request = self._methods[name].new()
         request.MergeFrom(type(request)(**fields))
         return await self.send(self._methods[name], request)
@@ -66,7 +70,8 @@ class World:
         if method.service not in self._stubs:
             stubs = importlib.import_module(f"{method.module}_pb2_grpc")
             self._stubs[method.service] = getattr(stubs, f"{method.service}Stub")(self.channel)
-        return await getattr(self._stubs[method.service], method.name)(request, timeout=seconds)
+        called = getattr(self._stubs[method.service], method.name)
+        return await called(request, timeout=seconds, metadata=self.metadata)
 
     async def outcome(self, method: Method, request: Message, seconds: float = 60) -> str:
         """The code that a call ends with, or that of an answer within it."""

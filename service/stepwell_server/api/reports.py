@@ -54,10 +54,10 @@ from stepwell_server.model.steps import Kind
 from stepwell_server.model.workers import Hello
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from uuid import UUID
 
-    from stepwell_server.api.fields import Fields
+    from stepwell_server.api.fields import Fields, Item
     from stepwell_server.model.payloads import Payload
 
 Report = ProgressRun | CompleteActivity | FailActivity | CancelledActivity | ReturnTask
@@ -93,7 +93,7 @@ def hello_from_proto(hello: workers_pb2.Hello, fields: Fields) -> Hello:
 def rooms_from_proto(update: workers_pb2.CapacityUpdate, fields: Fields, at: str) -> dict[Slot, Room]:
     """A worker's capacity."""
     rooms: dict[Slot, Room] = {}
-    for place, each in enumerate(update.capacities):
+    for place, each in enumerate(fields.items(update.capacities, "capacities", at)):
         here = f"{at}capacities[{place}]."
         kind = fields.member(each.kind, workers_pb2.TaskKind, "kind", here, required=True)
         queue = fields.text(each.task_queue, "task_queue", here)
@@ -180,15 +180,16 @@ class ReportReader:
         self, progress: workers_pb2.Progress, ref: RunRef, token: int, at: str, *, resident: bool
     ) -> ProgressRun:
         steps = self._fields.items(progress.steps, "steps", at)
+        scopes = self._few(progress.scopes, "scopes", at)
         return ProgressRun(
             ref=ref,
             session_id=self._session_id,
             token=token,
-            scopes=[self._scope(each, f"{at}scopes[{place}].") for place, each in enumerate(progress.scopes)],
+            scopes=[self._scope(each, f"{at}scopes[{place}].") for place, each in enumerate(scopes)],
             steps=[self._step(each, f"{at}steps[{place}].") for place, each in enumerate(steps)],
             # What is seldom there is looked for first: to read an empty list costs several times as much.
-            cancels=_ordinals(each, "cancel_ordinals", at) if (each := progress.cancel_ordinals) else [],
-            stops=_ordinals(each, "stop_ordinals", at) if (each := progress.stop_ordinals) else [],
+            cancels=self._ordinals(each, "cancel_ordinals", at) if (each := progress.cancel_ordinals) else [],
+            stops=self._ordinals(each, "stop_ordinals", at) if (each := progress.stop_ordinals) else [],
             waiting=progress.waiting,
             end=self._end(progress, at),
             resident=resident,
@@ -202,8 +203,22 @@ class ReportReader:
     def _calls(self, progress: workers_pb2.Progress, at: str) -> int | None:
         return checks.integer(progress.calls, "calls", at, at_most=ORDINALS) if progress.HasField("calls") else None
 
+    def _few(self, values: Sequence[Item], field: str, at: str) -> Sequence[Item]:
+        """No more than a run may have open steps."""
+        count, at_most = len(values), self._fields.limits.open_steps
+        if count > at_most:
+            raise InvalidField(field=at + field, problem=f"holds {count} items: give it at most {at_most}")
+        return values
+
+    def _ordinals(self, ordinals: Sequence[int], field: str, at: str) -> list[int]:
+        return [
+            checks.integer(each, f"{field}[{place}]", at, at_least=1, at_most=ORDINALS - 1)
+            for place, each in enumerate(self._few(ordinals, field, at))
+        ]
+
     def _published(self, progress: workers_pb2.Progress, at: str) -> dict[str, Payload]:
         values: dict[str, Payload] = {}
+        self._fields.items(list(progress.published), "published", at)
         for name, value in progress.published.items():
             field = f"published[{name[:_SHOWN]!r}]"
             self._fields.name(name, f"{field}.key", at)
@@ -348,13 +363,6 @@ class ReportReader:
                 self._fields.text(successor.task_queue, "task_queue", here),
             ),
         )
-
-
-def _ordinals(ordinals: Iterable[int], field: str, at: str) -> list[int]:
-    return [
-        checks.integer(each, f"{field}[{place}]", at, at_least=1, at_most=ORDINALS - 1)
-        for place, each in enumerate(ordinals)
-    ]
 
 
 def branch_path(scope: str, at: str) -> str:

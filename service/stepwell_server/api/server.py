@@ -24,7 +24,9 @@ from stepwell_server.api.certificates import Certificates
 from stepwell_server.api.health import Health, HealthPort
 from stepwell_server.api.interceptors.admission import Admission
 from stepwell_server.api.interceptors.deadlines import Deadlines
+from stepwell_server.api.interceptors.decoding import Decoding
 from stepwell_server.api.interceptors.errors import Errors
+from stepwell_server.api.interceptors.pacing import Pacing
 from stepwell_server.api.interceptors.tracing import Tracing
 from stepwell_server.api.methods import Interceptor, Methods
 from stepwell_server.api.ports import address_of, bind
@@ -39,6 +41,7 @@ REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 # A message of the greatest size allowed must arrive, so that one beyond is refused with a reason.
 _MESSAGE_OVERHEAD = 256 * 1024
 _STREAMS_OF_A_CONNECTION = 10_000
+_HANDSHAKE_SECONDS = 20
 _NOT_FOUND = grpc.StatusCode.NOT_FOUND.value[0]
 _INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 
@@ -139,10 +142,11 @@ def build_server(
 ) -> Server:
     """Makes a server for the servicers, each derived from the generated class of its service.
 
-    The interceptors given come after those for spans, errors, admission and deadlines, nearer to the handlers.
+    The interceptors given come after those for spans, errors, bounds and deadlines, nearer to the handlers.
     """
-    inner = (Tracing(), Errors(), Admission(settings.calls_at_once), Deadlines(), *interceptors)
-    return Server(servicers, inner, settings)
+    limits = settings.limits
+    bounds = (Decoding(limits.message_fields), Admission(settings), Pacing(limits.stream_messages_per_second))
+    return Server(servicers, (Tracing(), Errors(), *bounds, Deadlines(), *interceptors), settings)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
@@ -152,6 +156,11 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", message_bytes),
         ("grpc.max_send_message_length", message_bytes),
+        # Between the two gRPC would refuse at random.
+        ("grpc.max_metadata_size", settings.limits.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", settings.limits.metadata_bytes),
+        # Who connects and says nothing goes soon.
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_SECONDS * 1_000),
         ("grpc.max_concurrent_streams", _STREAMS_OF_A_CONNECTION),
         # What comes faster than it is taken in: beyond 1,000 gRPC would drop it at random, as CANCELLED. Here it is
         # taken in and refused with a reason.

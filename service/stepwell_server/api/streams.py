@@ -8,6 +8,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from stepwell_server import errors, refusals
+from stepwell_server.api.intake import Intake
 from stepwell_server.api.interceptors.errors import as_refusal
 from stepwell_server.api.reports import (
     BeatReader,
@@ -65,13 +66,14 @@ async def cut(ended: asyncio.Event, call: asyncio.Task[object] | None) -> None:
 class Stream:
     """See the module. `left` once the worker said goodbye; `fault` if it broke the protocol."""
 
-    def __init__(self, dispatcher: Dispatcher, session: WorkerSession, fields: Fields) -> None:
+    def __init__(self, dispatcher: Dispatcher, session: WorkerSession, fields: Fields, patience: float) -> None:
         self._dispatcher = dispatcher
         self._session = session
         self._fields = fields
         build_id = session.hello.build_id
         self._reports = ReportReader(session.namespace_id, session.namespace, session.session_id, build_id, fields)
         self._beats = BeatReader(session.session_id, session.namespace_id, session.hello.worker_id, fields)
+        self._intake = Intake(session, fields.limits, patience)
         self._under_way: set[asyncio.Future[object]] = set()
         self._details: dict[tuple[TaskKey, int], asyncio.Future[Flushed]] = {}
         self.left = False
@@ -82,6 +84,7 @@ class Stream:
         try:
             async for request in requests:
                 await self.take(request)
+                await self._intake.room()
             self.left = self._session.draining
         except Exception as error:  # noqa: BLE001 - whatever it was, the stream is over
             self.fault = as_refusal(error, "Connect")
@@ -147,6 +150,7 @@ class Stream:
             session.go_on(key, report.ref.token)
             session.outbox.answer(ReportAnswer(report.correlation, refusal=refusal))
             return
+        self._intake.begin(1)
         self._under_way.add(future)
         future.add_done_callback(functools.partial(self._answered, report.correlation, key, told, order))
 
@@ -158,6 +162,7 @@ class Stream:
     def _answered(
         self, correlation: int, key: TaskKey, told: int, order: Report, future: asyncio.Future[object]
     ) -> None:
+        self._intake.end(1)
         self._under_way.discard(future)
         if future.cancelled():
             return
@@ -264,9 +269,11 @@ class Stream:
         for beat in beats:
             if beat.details is not None:
                 self._details[(beat.run_key, beat.ordinal), beat.token] = future
+        self._intake.begin(len(beats))
         future.add_done_callback(functools.partial(self._beaten, beats))
 
     def _beaten(self, beats: list[TaskBeat], future: asyncio.Future[Flushed]) -> None:
+        self._intake.end(len(beats))
         for beat in beats:
             holder = (beat.run_key, beat.ordinal), beat.token
             if self._details.get(holder) is future:

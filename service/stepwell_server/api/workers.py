@@ -77,7 +77,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         del context
         first = await first_message(request_iterator)
         session, welcome = await self._greet(first.hello)
-        stream = Stream(self._dispatcher, session, self._fields)
+        stream = Stream(self._dispatcher, session, self._fields, self._settings.ping_seconds / 2)
         telemetry.metrics.streams.inc()
         reader: asyncio.Task[None] | None = None
         cutting = asyncio.create_task(cut(session.outbox.ended, asyncio.current_task()))

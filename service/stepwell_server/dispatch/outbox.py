@@ -83,6 +83,7 @@ class Outbox:
         self.ended = asyncio.Event()
         self.on_overflow: Callable[[], None] = lambda: None
         self.on_sent: Callable[[], None] = lambda: None
+        self.on_told: Callable[[], None] = lambda: None
 
     def cancel(self, notice: TaskNotice) -> None:
         """A task should stop."""
@@ -142,6 +143,17 @@ class Outbox:
         self.closed = True
         self._ready.set()
         self.ended.set()
+        self.on_told()
+
+    @property
+    def most(self) -> int:
+        """How much of one kind it takes; one more, and the stream is ended."""
+        return self._most
+
+    @property
+    def untold(self) -> int:
+        """How many answers its worker has not read."""
+        return len(self._results.items) + len(self._beats.items)
 
     @property
     def spare(self) -> int:
@@ -207,6 +219,8 @@ class Outbox:
         self._is_overdue = False
         if bundle.assigns:
             self.on_sent()
+        if bundle.results or bundle.beats:
+            self.on_told()
         return bundle
 
 

@@ -66,4 +66,6 @@ class Proof:
 
 
 def _with(api_key: str) -> Metadata:
+    if api_key and not (api_key.isascii() and api_key.isprintable()):
+        raise ValueError("an API key is one line of plain text: leave out what is no letter, as a line break")
     return (("authorization", f"Bearer {api_key}"),) if api_key else ()

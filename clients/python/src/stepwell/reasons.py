@@ -21,6 +21,10 @@ class InvalidFields(errors.InvalidArgument):
     """Several fields of the request are invalid."""
 
 
+class MessageMalformed(errors.InvalidArgument):
+    """The bytes of the message are no message of the type that the method takes."""
+
+
 class PageTokenInvalid(errors.InvalidArgument):
     """The page token is not one that this list gave."""
 
@@ -315,6 +319,10 @@ class SessionExpired(errors.FailedPrecondition):
 
 class LimitExceeded(errors.ResourceExhausted):
     """A limit would be exceeded; the metadata names it."""
+
+
+class TooManyStreams(errors.ResourceExhausted):
+    """The key, or the connection where there is none, has as many streams as it may have."""
 
 
 class QueueFull(errors.ResourceExhausted):

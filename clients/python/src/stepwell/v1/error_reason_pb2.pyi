@@ -517,6 +517,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "WRITES_BUSY", "domain": "stepwell.dev", "metadata": {"count": "3"}}
     """
+    ERROR_REASON_MESSAGE_MALFORMED: _ErrorReason.ValueType  # 126
+    """The bytes of the message are no message of the type that the method takes: they are broken, a text in it is no
+    UTF-8, or it is nested too deep. INVALID_ARGUMENT.
+
+        {"reason": "MESSAGE_MALFORMED", "domain": "stepwell.dev", "metadata": {"type": "StartRunRequest", "problem":
+        "a text in it is no UTF-8"}}
+    """
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 127
+    """So many streams are open at this replica with the key, or over the connection where there is no key, that it may
+    have no more. Close some, or connect to another replica. Repeat the call after `RetryInfo`. RESOURCE_EXHAUSTED.
+
+        {"reason": "TOO_MANY_STREAMS", "domain": "stepwell.dev", "metadata": {"streams_per_key": "4000"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the `google.rpc.ErrorInfo` that each error carries in its details, there without the prefix. Its
@@ -1017,5 +1030,18 @@ ERROR_REASON_WRITES_BUSY: ErrorReason.ValueType  # 101
 ABORTED.
 
     {"reason": "WRITES_BUSY", "domain": "stepwell.dev", "metadata": {"count": "3"}}
+"""
+ERROR_REASON_MESSAGE_MALFORMED: ErrorReason.ValueType  # 126
+"""The bytes of the message are no message of the type that the method takes: they are broken, a text in it is no
+UTF-8, or it is nested too deep. INVALID_ARGUMENT.
+
+    {"reason": "MESSAGE_MALFORMED", "domain": "stepwell.dev", "metadata": {"type": "StartRunRequest", "problem":
+    "a text in it is no UTF-8"}}
+"""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 127
+"""So many streams are open at this replica with the key, or over the connection where there is no key, that it may
+have no more. Close some, or connect to another replica. Repeat the call after `RetryInfo`. RESOURCE_EXHAUSTED.
+
+    {"reason": "TOO_MANY_STREAMS", "domain": "stepwell.dev", "metadata": {"streams_per_key": "4000"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
