@@ -117,8 +117,10 @@ class Settings(BaseSettings):
     """For how long what is known of an API key counts: a key that is revoked is taken no longer than that."""
     open_reflection: bool = False
     """Whether reflection answers without a key, where calls need one. Health always does."""
+    unready_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """At shutdown, how long calls and workers are still taken while health says NOT_SERVING: for balancers that ask it."""
     shutdown_seconds: Seconds = 30.0
-    """Time that running calls and streams get to end at shutdown."""
+    """Time that running calls and streams get to end at shutdown, after that."""
 
     session_seconds: Seconds = 30.0
     """A worker session without a sign of life for so long loses its leases."""

@@ -17,9 +17,10 @@ import grpc
 import grpc.aio
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 
+from stepwell_server.api.health import Health
 from stepwell_server.api.interceptors.admission import Admission
 from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.errors import Errors
@@ -47,7 +48,7 @@ class Server:
         methods = Methods(interceptors)
         self._server = server = grpc.aio.server(handlers=(methods,), options=_options(settings))
         self._settings = settings
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self.services = tuple(sorted(name for servicer in servicers for name in _register(servicer, methods)))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, methods)
         _register_reflection(Reflection((*self.services, HEALTH, REFLECTION)), methods)
@@ -67,12 +68,14 @@ class Server:
     async def stop(self, drain: Callable[[], Awaitable[None]] | None = None) -> None:
         """Ends within the settings' time: health first, then what `drain` has to finish, then running calls."""
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._settings.unready_seconds)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.shutdown_seconds
         draining = asyncio.ensure_future(drain()) if drain is not None else None
         if draining is not None:
             # Half of the time at most: what refuses to drain must not take it all from the calls.
             await asyncio.wait((draining,), timeout=self._settings.shutdown_seconds / 2)
+        self._health.end()
         await self._server.stop(max(0.0, end - loop.time()))
         if draining is not None and not draining.done():
             draining.cancel()

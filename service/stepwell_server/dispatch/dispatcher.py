@@ -103,6 +103,7 @@ class Dispatcher:
         for session in self.sessions.values():
             self.matcher.leave(session)
             session.outbox.rotate(1.0)
+        self._wake_unary()
 
     async def stop(self) -> None:
         """Ends every stream. Sessions live on in the database, for other replicas."""
@@ -248,6 +249,11 @@ class Dispatcher:
         """Waits until tasks have come that may be had, at most so long."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._marked.wait(), seconds)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this replica is being stopped."""
+        return self._is_leaving
 
     def seconds_until(self, moment: datetime) -> float:
         """How long it is until a moment of the service's clock."""
