@@ -7,7 +7,7 @@ import asyncio
 from tests.chaos.worker import QUEUE
 from tests.replicas import worker
 
-from stepwell import Client, Concurrency, Debounce, reasons
+from stepwell import Client, Concurrency, Debounce, RateLimit, reasons
 from stepwell.v1.user_tasks_pb2 import UserTask
 
 
@@ -76,13 +76,22 @@ async def steered(one: Client, other: Client, place: int) -> list[str]:
 async def worked_off(one: Client, other: Client, place: int) -> list[str]:
     """Jobs of one unique key are one job while it is open; others are done one by one."""
     first = await one.start_job(worker.chore, 5, unique_key=f"job {place}", start_delay=0.5, task_queue=QUEUE)
-    again = await other.start_job(
-        worker.chore, 6, unique_key=f"job {place}", conflict="use_existing", task_queue=QUEUE
-    )
+    again = await other.start_job(worker.chore, 6, unique_key=f"job {place}", conflict="use_existing", task_queue=QUEUE)
     assert again.job_id == first.job_id
     more = [await client.start_job(worker.chore, 7, task_queue=QUEUE) for client in (one, other)]
     assert [await job.result() for job in (first, *more)] == [25, 49, 49]
     return []
+
+
+async def without_turns(today: Client, before: Client) -> None:
+    """A limit of each key is set; then a server is told of an end of turns that knows of no such limit."""
+    await today.update_task_queue(QUEUE, fairness={}, key_rate_limit=RateLimit(per_second=1000, burst=1000))
+    first = await before.start_run(worker.leaf, 1, task_queue=QUEUE, fairness_key="a")
+    assert await first.result() == 1
+    await before.update_task_queue(QUEUE, fairness="none")
+    assert not (await today.get_task_queue(QUEUE)).settings.HasField("key_rate_limit")
+    runs = [await client.start_run(worker.leaf, 2, task_queue=QUEUE) for client in (today, before)]
+    assert [await run.result() for run in runs] == [4, 4]
 
 
 ALL = (tour, in_line, debounced, steered, worked_off)

@@ -178,7 +178,7 @@ class Noticed:
 
 
 class Callers:
-    """Programs that start a run and a job, signal the run, wait for both, and begin again, until they are told to stop."""
+    """Programs that start a run and a job, signal the run, wait for both, and begin again, until they are stopped."""
 
     def __init__(self, noticed: Noticed) -> None:
         self.noticed = noticed

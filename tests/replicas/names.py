@@ -43,9 +43,7 @@ class Names(asyncio.DatagramProtocol):
 async def naming(addresses: list[str]) -> AsyncIterator[Names]:
     """Serves the name, whatever it is, on a port of its own."""
     names = Names(addresses)
-    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: names, local_addr=("127.0.0.1", 0)
-    )
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: names, local_addr=("127.0.0.1", 0))
     names.port = transport.get_extra_info("sockname")[1]
     try:
         yield names

@@ -192,13 +192,13 @@ HOSTS = [f"127.0.0.{number}" for number in range(2, 8)]
 
 
 @pytest.fixture
-def at(database_url: str) -> Callable[[str], Counted]:
+def at(database_url: str) -> Callable[..., Counted]:
     """Makes a replica at an address of its own, and the port of all."""
     port = free_everywhere(HOSTS)
-    return lambda host: Counted(rig_settings(database_url, host=host, port=port))
+    return lambda host, **settings: Counted(rig_settings(database_url, host=host, port=port, **settings))
 
 
-async def test_a_name_whose_addresses_all_change(at: Callable[[str], Counted]) -> None:
+async def test_a_name_whose_addresses_all_change(at: Callable[..., Counted]) -> None:
     """As those of a headless service do when all replicas are replaced, sooner than gRPC by itself would look again."""
     replicas = [at(host) for host in HOSTS[:2]]
     for replica in replicas:
@@ -218,6 +218,17 @@ async def test_a_name_whose_addresses_all_change(at: Callable[[str], Counted]) -
             await settled(client, replicas, 2)
     for replica in replicas:
         await replica.stop()
+
+
+async def test_a_replica_that_comes_later_gets_its_share(at: Callable[..., Counted]) -> None:
+    """Nobody is told of it. Connections are made anew now and then, and their name is looked up again."""
+    async with at(HOSTS[0], connection_seconds=1.0) as one, at(HOSTS[1]) as other, naming(HOSTS[:1]) as names:
+        name = f"dns://127.0.0.1:{names.port}/stepwell.example:{one.settings.port}"
+        async with await Client.connect(name) as client:
+            await call(client, 6)
+            assert other.calls.count == 0
+            names.addresses.append(HOSTS[1])
+            await settled(client, [one, other], 2)
 
 
 async def test_a_name_of_this_machine(database_url: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -65,7 +64,7 @@ async def test_a_worker_moves_with_what_it_has_in_hand(scene: Stage, how: str) -
                 assert await fleet.end(0) < 10
         await until(lambda: resumptions(working) == 1)
         assert await lease(look) == held
-        Path(gate).touch()
+        gate.touch()
         assert await results([handle]) == ["x"]
         seen = await check(scene.database_url, scene.done(), [handle.run_id])
     assert seen["run interrupted"] + seen["activity interrupted"] + seen["activity returned"] == 0

@@ -48,7 +48,7 @@ async def told(scene: Stage, title: str, noticed: Noticed, seen: Counter[str], e
         "longest start to end, s": round(noticed.longest_run, 2),
         "longest orderly end of a replica, s": round(max(ends, default=0.0), 2),
     }
-    print(f"\n{title}", *(f"{name:<40}{value:>10}" for name, value in rows.items()), sep="\n")  # noqa: T201
+    print(f"\n{title}", *(f"{name:<40}{value:>10}" for name, value in rows.items()), sep="\n")
 
 
 async def roll(scene: Stage, callers: Callers, fleet: Fleet, rounds: int, between: int) -> list[float]:

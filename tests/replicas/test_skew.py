@@ -17,7 +17,7 @@ import pytest
 from tests.chaos.invariants import check
 from tests.chaos.job_invariants import check_jobs
 from tests.chaos.kit import Process, Stage, connected, free_port, stage
-from tests.replicas.errands import ALL
+from tests.replicas.errands import ALL, without_turns
 from tests.replicas.kit import calling, serving, workers
 from tests.replicas.older import TODAYS, Build, command, older, server
 from tests.replicas.test_rolling import interruptions, judged
@@ -58,7 +58,7 @@ async def why_not(port: int) -> str:
 async def standing_by(port: int) -> str:
     """The same, once it has looked."""
     async with asyncio.timeout(60):
-        while "starting" in (advice := await why_not(port)):
+        while "starting" in (advice := await why_not(port)):  # noqa: ASYNC110 - it tells only who asks
             await asyncio.sleep(0.05)
     return advice
 
@@ -118,6 +118,17 @@ async def test_two_versions_side_by_side(scene: Stage, before: Build) -> None:
         seen = await check(scene.database_url, [line for line in scene.done() if line["kind"] != "job"], run_ids)
         assert interruptions(seen) == 0
         await check_jobs(scene.database_url, scene.done(), [])
+
+
+async def test_turns_that_an_older_server_takes_away(scene: Stage, before: Build) -> None:
+    """With them goes the limit of each key, of which it knows nothing; what is queued then is done all the same."""
+    old_port, new_port = free_port(), free_port()
+    terms = {"QUEUE_SETTINGS_SECONDS": "0.2"}
+    await asyncio.gather(server(scene, before, old_port, **terms), server(scene, TODAYS, new_port, **terms))
+    await workers(scene, f"127.0.0.1:{new_port}")
+    async with connected(f"127.0.0.1:{old_port}", f"127.0.0.1:{new_port}") as (old, new):
+        async with asyncio.timeout(60):
+            await without_turns(new, old)
 
 
 async def test_an_older_server_outside_the_window_stands_by(scene: Stage, before: Build) -> None:

@@ -11,7 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from tests.api.test_server import NOT_SERVING, SERVING, Namespaces, get, health, serving
 from tests.service import refusal, soon
-from tests.stream.kit import hello, replica
+from tests.stream.kit import capacity, hello, replica
+from tests.stream.wire import Wire, wire
 
 from stepwell.v1 import jobs_pb2, runs_pb2, workers_pb2
 
@@ -73,6 +74,21 @@ async def test_who_waits_for_an_end_is_sent_elsewhere(database_url: str) -> None
 
 async def waits(one: Any, count: int) -> bool:
     return len(one.service.watches._waits) == count
+
+
+async def test_workers_are_asked_to_move_now_and_then(database_url: str) -> None:
+    """Also where nobody leaves: else a replica that came later would never get any. Each stream is asked once."""
+    async with (
+        replica(database_url, connection_seconds=0.2) as one,
+        wire(one, capacity=capacity(activities=1)) as stream,
+    ):
+        await stream.next("rotate")
+        again = await Wire(one, hello(session_id=stream.welcome.session_id)).open()
+        await again.next("rotate")
+        await again.cut()
+    async with replica(database_url) as one, wire(one, capacity=capacity(activities=1)) as stream:
+        await stream.settled()
+        assert "rotate" not in stream.got
 
 
 @pytest.mark.parametrize("before", [True, False])

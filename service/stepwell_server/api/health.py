@@ -1,7 +1,7 @@
 """The standard health service, whose watches end when the server does.
 
-A watch of health has no end of its own. Balancers and clients that keep one would hold up every orderly stop for as long
-as running calls may take.
+A watch of health has no end of its own. Balancers and clients that keep one would hold up every orderly stop for as
+long as running calls may take.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ _TICK_SECONDS = 1.0
 _LATE_SECONDS = 1.5
 _RECONCILE_SECONDS = 5.0
 _TASKS_AT_ONCE = 500
+# Streams of one age do not all move in the same moment.
+_MOVE_SECONDS = 60.0
 _SESSIONS_AT_ONCE = 64
 _Lease = tuple[UUID, tuple[int, int], int]  # session, task, token
 
@@ -87,6 +89,9 @@ class Upkeep:
                 self._registry.forget(session)
             return
         self._judge_assignments(session, now)
+        if now - session.opened_at > settings.connection_seconds and not session.is_asked_to_move:
+            session.is_asked_to_move = True
+            session.outbox.rotate(min(_MOVE_SECONDS, settings.connection_seconds / 10))
         silent = now - session.heard_at
         if silent > settings.ping_seconds * 1.5:
             self._registry.detach(session)

@@ -168,7 +168,7 @@ class Watches:
         return Found(ends, notices)
 
     async def stop(self) -> None:
-        """Ends the streams, which their clients continue elsewhere from their cursors, and sends who waits elsewhere."""
+        """Ends the streams, which their clients continue elsewhere from their cursors, and sends away who waits."""
         self._stopping = True
         self._due.set()
         for stream in self._streams:

@@ -32,8 +32,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 5_000),
-    # A name whose every address has gone is looked up again at once, not after half a minute: replicas may all have been
-    # replaced in that time.
+    # A name whose every address has gone is looked up again at once, not after half a minute: in that time all replicas
+    # may have been replaced.
     ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # gRPC's own retries know nothing of reasons.
     ("grpc.enable_retries", 0),
