@@ -15,6 +15,7 @@ from tests.stream.kit import capacity, hello, replica
 from tests.stream.wire import Wire, wire
 
 from stepwell.v1 import jobs_pb2, runs_pb2, workers_pb2
+from stepwell_server.settings import Settings
 
 # Far longer than anything here may take.
 LONG = 50.0
@@ -38,7 +39,7 @@ async def test_calls_are_taken_while_health_says_no() -> None:
         stopping.cancel()
         await asyncio.wait((stopping,))
         watch.cancel()
-        await server._server.stop(None)
+        server._settings = Settings()
     async with serving(Namespaces(), unready_seconds=0.05) as (server, channel):
         await server.ready()
         assert await health(channel) == SERVING
