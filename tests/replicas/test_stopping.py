@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from tests.api.test_server import NOT_SERVING, SERVING, Namespaces, get, health, serving
 from tests.service import refusal, soon
-from tests.stream.kit import capacity, hello, replica
+from tests.stream.kit import ACTIVITY, capacity, hello, replica, until
 from tests.stream.wire import Wire, wire
 
 from stepwell.v1 import jobs_pb2, runs_pb2, workers_pb2
@@ -75,6 +75,44 @@ async def test_who_waits_for_an_end_is_sent_elsewhere(database_url: str) -> None
 
 async def waits(one: Any, count: int) -> bool:
     return len(one.service.watches._waits) == count
+
+
+async def test_who_is_sent_away_knows_all_that_it_has(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is on its way comes first: named elsewhere without it, the worker would lose it though it began."""
+    may_read = asyncio.Event()
+    async with replica(database_url) as one, wire(one, capacity=capacity(activities=1)) as stream:
+        reader = one.service.dispatcher.reader
+        assignments = reader.assignments
+
+        async def slowly(grants: Any) -> Any:
+            await may_read.wait()
+            return await assignments(grants)
+
+        monkeypatch.setattr(reader, "at_hand", lambda _: None)
+        monkeypatch.setattr(reader, "assignments", slowly)
+        job_id = await one.start_job()
+        (session,) = one.service.dispatcher.sessions.values()
+        await until(lambda: session.unassigned)
+        draining = asyncio.create_task(one.service.dispatcher.drain())
+        await until(lambda: one.service.dispatcher.is_leaving)
+        await stream.say(ping=7)
+        await stream.next("pong", lambda number: number == 7)
+        assert "rotate" not in stream.got
+        may_read.set()
+        await stream.next("rotate")
+        assert [task.job_id for task in stream.working.values()] == [job_id]
+        await draining
+
+
+async def test_who_does_not_move_is_given_work_again(database_url: str) -> None:
+    """It is asked once, gets nothing while it might go, and then stays."""
+    async with (
+        replica(database_url, connection_seconds=0.2, ping_seconds=0.8) as one,
+        wire(one, capacity=capacity(activities=1)) as stream,
+    ):
+        await stream.next("rotate")
+        await one.start_job()
+        assert (await stream.task(ACTIVITY)).kind == ACTIVITY
 
 
 async def test_workers_are_asked_to_move_now_and_then(database_url: str) -> None:

@@ -196,11 +196,14 @@ class Outbox:
             questions=self._questions.take(budget),
             ping=self._ping,
             pong=self._pong,
-            rotate_seconds=self._rotate,
+            # Who moves must know all that it holds.
+            rotate_seconds=None if self._assigns.items else self._rotate,
             expire_time=self._expire_time,
         )
         self._ping = self._pong = 0
-        self._rotate = self._expire_time = None
+        self._expire_time = None
+        if not self._assigns.items:
+            self._rotate = None
         if bundle.assigns:
             self.on_sent()
         return bundle
