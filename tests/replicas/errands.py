@@ -20,7 +20,7 @@ async def tour(one: Client, other: Client, place: int) -> list[str]:
     await one.user_tasks.complete((await _claimed(other, place)).task_id, "ann", 20)
     await seen.signal("paid", 30)
     assert await run.result() == [0, place, 4, 10, 20, 9, 30, 70]
-    assert [found.run_id async for found in other.list_runs(filter=f"toured = {place}")] == [run.run_id]
+    assert [found.run_id async for found in other.list_runs(filter=f"attribute.toured = {place}")] == [run.run_id]
     return [run.run_id]
 
 
