@@ -17,4 +17,4 @@ async def test_the_page_about_replicas_is_true(database_url: str, grpcurl: Path,
         replaced = {ADDRESS: service.address, OWN_DATABASE: database_url}
         programs = [grpcurl, warm.command().parent, Path(sys.executable).parent]
         document = Document(DOCS / "operations/size.md", tmp_path, replaced, programs)
-        assert await document.carry_out() == 6
+        assert await document.carry_out() == 8
