@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.chaos.worker import QUEUE
+from tests.chaos.worker import QUEUE, chore
 from tests.replicas import worker
 
 from stepwell import Client, Concurrency, Debounce, RateLimit, reasons
@@ -75,10 +75,10 @@ async def steered(one: Client, other: Client, place: int) -> list[str]:
 
 async def worked_off(one: Client, other: Client, place: int) -> list[str]:
     """Jobs of one unique key are one job while it is open; others are done one by one."""
-    first = await one.start_job(worker.chore, 5, unique_key=f"job {place}", start_delay=0.5, task_queue=QUEUE)
-    again = await other.start_job(worker.chore, 6, unique_key=f"job {place}", conflict="use_existing", task_queue=QUEUE)
+    first = await one.start_job(chore, 5, unique_key=f"job {place}", start_delay=0.5, task_queue=QUEUE)
+    again = await other.start_job(chore, 6, unique_key=f"job {place}", conflict="use_existing", task_queue=QUEUE)
     assert again.job_id == first.job_id
-    more = [await client.start_job(worker.chore, 7, task_queue=QUEUE) for client in (one, other)]
+    more = [await client.start_job(chore, 7, task_queue=QUEUE) for client in (one, other)]
     assert [await job.result() for job in (first, *more)] == [25, 49, 49]
     return []
 

@@ -16,7 +16,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from tests.chaos.kit import Link, Process, Stage, free_port
-from tests.chaos.worker import QUEUE
+from tests.chaos.worker import QUEUE, chore
 from tests.replicas import worker
 
 from stepwell import Client, StepwellError, _rpc
@@ -215,7 +215,7 @@ class Callers:
         began = time.monotonic()
         run = await self._timed(client.start_run(worker.order, 3, task_queue=QUEUE))
         seen.run_ids.append(run.run_id)
-        job = await self._timed(client.start_job(worker.chore, number, task_queue=QUEUE))
+        job = await self._timed(client.start_job(chore, number, task_queue=QUEUE))
         seen.job_ids.append(job.job_id)
         await self._timed(run.signal("paid", number))
         assert await run.result() == worker.expected(3, number)

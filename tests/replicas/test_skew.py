@@ -123,8 +123,11 @@ async def test_two_versions_side_by_side(scene: Stage, before: Build) -> None:
 async def test_turns_that_an_older_server_takes_away(scene: Stage, before: Build) -> None:
     """With them goes the limit of each key, of which it knows nothing; what is queued then is done all the same."""
     old_port, new_port = free_port(), free_port()
-    terms = {"QUEUE_SETTINGS_SECONDS": "0.2"}
-    await asyncio.gather(server(scene, before, old_port, **terms), server(scene, TODAYS, new_port, **terms))
+    often = "0.2"
+    await asyncio.gather(
+        server(scene, before, old_port, QUEUE_SETTINGS_SECONDS=often),
+        server(scene, TODAYS, new_port, QUEUE_SETTINGS_SECONDS=often),
+    )
     await workers(scene, f"127.0.0.1:{new_port}")
     async with connected(f"127.0.0.1:{old_port}", f"127.0.0.1:{new_port}") as (old, new):
         async with asyncio.timeout(60):

@@ -72,7 +72,7 @@ async def tour(ctx: Context, place: int) -> list[int]:
     child = await ctx.child(leaf, 3)
     paid: int = await ctx.wait_signal("paid", as_type=int)
     ctx.set_attributes(toured=place)
-    return [first, second, winner.value, told, verdict, child, paid, *added]
+    return [first, second, winner.value or 0, told, verdict, child, paid, *added]
 
 
 @workflow
