@@ -169,8 +169,13 @@ class Settings(BaseSettings):
     """The file that the audit log is written to; none: it goes with the other logs."""
     open_reflection: bool = False
     """Whether reflection answers without a key, where calls need one. Health always does."""
+    unready_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """At shutdown, how long calls are still taken while health says NOT_SERVING: for balancers that ask for it."""
     shutdown_seconds: Seconds = 30.0
-    """Time that running calls and streams get to end at shutdown."""
+    """Time that running calls and streams get to end at shutdown, after that."""
+
+    connection_seconds: Seconds = 1_800.0
+    """After so long clients are asked to connect anew, and workers to move, so that new replicas get their share."""
 
     session_seconds: Seconds = 30.0
     """A worker session without a sign of life for so long loses its leases."""

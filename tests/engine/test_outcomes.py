@@ -181,7 +181,7 @@ async def test_backends_killed_at_random_moments(database_url: str) -> None:
                 await asyncio.sleep(random.uniform(0, 0.03))
                 await axe.value(
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-                    "WHERE application_name = 'stepwell' AND datname = current_database()"
+                    "WHERE application_name = 'stepwell committer' AND datname = current_database()"
                 )
 
         async def life() -> None:

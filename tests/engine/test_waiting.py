@@ -51,6 +51,20 @@ async def test_what_was_aside_goes_before_what_came_later() -> None:
     assert waiting.take(10, 100) == [*aside, *later]
 
 
+async def test_what_is_aside_comes_back_though_timers_are_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of uvloop are. Where nothing else came it stayed aside until its time was over."""
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+    monkeypatch.setattr(loop, "call_later", lambda delay, *rest: call_later(delay / 2, *rest))
+    waiting, entry = Waiting(100, 100), _entry("a")
+    entry.waits = 6
+    assert waiting.set_aside(entry)
+    async with asyncio.timeout(20):
+        while not (taken := waiting.take(10, 100)):
+            await waiting.more()
+    assert taken == [entry]
+
+
 def test_one_namespace_alone_fills_the_batch_in_its_order() -> None:
     """Turns are taken only where several ask."""
     entries = _of(LOUD, 300)

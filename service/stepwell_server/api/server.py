@@ -112,6 +112,7 @@ class Server:
     async def stop(self, drain: Callable[[], Awaitable[None]] | None = None) -> None:
         """Ends within the settings' time: health first, then what `drain` has to finish, then running calls."""
         self.leave()
+        await asyncio.sleep(self._settings.unready_seconds)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.shutdown_seconds
         draining = asyncio.ensure_future(drain()) if drain is not None else None
@@ -166,6 +167,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # taken in and refused with a reason.
         ("grpc.server.max_pending_requests", _STREAMS_OF_A_CONNECTION),
         ("grpc.server.max_pending_requests_hard_limit", 10 * _STREAMS_OF_A_CONNECTION),
+        # Streams go on; what follows goes over another connection, to replicas that the client may not know yet.
+        ("grpc.max_connection_age_ms", int(settings.connection_seconds * 1000)),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
 _MOST_CLAIMED = 256
 _CLAIM_POLL_SECONDS = 0.1
+_LEAVING_PAUSE_SECONDS = 0.5
 
 
 class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
@@ -211,6 +212,10 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
                 if isinstance(granted, Rationed):
                     pause = min(pause, self._dispatcher.seconds_until(granted.next_time))
             remaining = deadline - time.monotonic()
+            if self._dispatcher.is_leaving:
+                # The caller may ask again at once, and is not to do so without end.
+                await asyncio.sleep(min(max(remaining, 0.0), _LEAVING_PAUSE_SECONDS))
+                return []
             if remaining <= 0:
                 return []
             await self._dispatcher.tasks_marked(min(remaining, pause))

@@ -83,7 +83,7 @@ class Reader:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = await self._database.reconnect()
+            self._connection = await self._database.reconnect("reader")
         return self._connection
 
     async def close(self) -> None:

@@ -146,7 +146,7 @@ class Beats:
 
     async def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = await self._database.reconnect()
+            self._connection = await self._database.reconnect("beats")
         return self._connection
 
     async def _flush(

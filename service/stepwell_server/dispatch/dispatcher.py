@@ -33,7 +33,7 @@ from stepwell_server.dispatch.matching import Matcher
 from stepwell_server.dispatch.messages import RecordedStep, TaskNotice
 from stepwell_server.dispatch.pushes import HintSink, Pushes
 from stepwell_server.dispatch.queue_settings import KnownQueues
-from stepwell_server.dispatch.registry import Registry
+from stepwell_server.dispatch.registry import MOVE_SECONDS, Registry
 from stepwell_server.dispatch.resting import Key
 from stepwell_server.dispatch.run_calls import RunCalls
 from stepwell_server.dispatch.upkeep import Upkeep
@@ -105,9 +105,8 @@ class Dispatcher:
     async def drain(self) -> None:
         """Asks every worker to connect anew, elsewhere, and assigns nothing more."""
         self._is_leaving = True
-        for session in self.sessions.values():
-            self.matcher.leave(session)
-            session.outbox.rotate(1.0)
+        self._wake_unary()
+        await self.registry.send_away(list(self.sessions.values()))
 
     async def stop(self) -> None:
         """Ends every stream. Sessions live on in the database, for other replicas."""
@@ -223,7 +222,7 @@ class Dispatcher:
     def attach(self, session: WorkerSession) -> None:
         """See `Registry.attach`. A replica that leaves lets the worker finish what it has, and come to know so."""
         if self._is_leaving:
-            session.outbox.rotate(1.0)
+            session.outbox.rotate(MOVE_SECONDS)
         else:
             self.registry.attach(session)
 
@@ -261,6 +260,11 @@ class Dispatcher:
         """Waits until tasks have come that may be had, at most so long."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._marked.wait(), seconds)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this replica is being stopped."""
+        return self._is_leaving
 
     def seconds_until(self, moment: datetime) -> float:
         """How long it is until a moment of the service's clock."""

@@ -211,12 +211,15 @@ class Outbox:
             questions=self._questions.take(budget),
             ping=self._ping,
             pong=self._pong,
-            rotate_seconds=self._rotate,
+            # Who moves must know all that it holds.
+            rotate_seconds=None if self._assigns.items else self._rotate,
             expire_time=self._expire_time,
         )
         self._ping = self._pong = 0
-        self._rotate = self._expire_time = None
+        self._expire_time = None
         self._is_overdue = False
+        if not self._assigns.items:
+            self._rotate = None
         if bundle.assigns:
             self.on_sent()
         if bundle.results or bundle.beats:

@@ -7,6 +7,7 @@ stream: the one that resumed it last. What an older stream still does changes no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ from stepwell_server.store import batch_reads, job_batches, recall
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from stepwell_server.clock import Clock
     from stepwell_server.dispatch.assignments import Reader
     from stepwell_server.dispatch.background import Background
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("stepwell.sessions")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+# Workers who are asked to move do so within this, once what is on its way to them has gone out, if that is soon.
+MOVE_SECONDS = 1.0
+_SENDING_SECONDS, _SENDING_POLL_SECONDS = 2.0, 0.005
 # Reasons by which a worker gives a task up; by all others it loses one.
 _CONSENTED = frozenset({"evicted", "worker left", "cancelled before it began"})
 
@@ -157,6 +163,21 @@ class Registry:
         if not session.is_superseded:
             session.attached = True
             self._matcher.join(session)
+
+    async def send_away(self, sessions: Collection[WorkerSession]) -> None:
+        """Asks workers to connect anew, and gives them nothing more meanwhile.
+
+        What is on its way to them comes first. A worker that heard of a task only after it had said elsewhere what it
+        holds would lose it, though it may have begun.
+        """
+        for session in sessions:
+            self._matcher.leave(session)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SENDING_SECONDS):
+                while any(each.is_open and (each.coming or each.unassigned) for each in sessions):  # noqa: ASYNC110
+                    await asyncio.sleep(_SENDING_POLL_SECONDS)
+        for session in sessions:
+            session.outbox.rotate(MOVE_SECONDS)
 
     def detach(self, session: WorkerSession) -> None:
         """The session's stream is gone. What it had not acknowledged goes back at once."""

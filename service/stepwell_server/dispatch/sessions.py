@@ -85,6 +85,8 @@ class WorkerSession:
         self.early: dict[TaskKey, list[AdvanceRun]] = {}  # news of runs whose assignment is not out yet
         self.takes: dict[int, frozenset[Sort]] = {kind: hello.takes(kind) for kind in WORKERS_KINDS}
         self.beaten_at = time.monotonic()
+        self.stays_until = 0.0  # when it is asked to move, or, if it was, to stay after all; 0: not known yet
+        self.is_sent_away = False
         self.heard_at = time.monotonic()
         self.heard_since_beat = True
         self.detached_at = 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import time
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -87,6 +88,7 @@ class Upkeep:
                 self._registry.forget(session)
             return
         self._judge_assignments(session, now)
+        self._judge_age(session, now)
         silent = now - session.heard_at
         if silent > settings.ping_seconds * 1.5:
             self._registry.detach(session)
@@ -95,6 +97,21 @@ class Upkeep:
         if session.heard_since_beat and now - session.beaten_at > settings.heartbeat_seconds / 2:
             session.heard_since_beat, session.beaten_at = False, now
             self._background.spawn(self._prolong(session))
+
+    def _judge_age(self, session: WorkerSession, now: float) -> None:
+        """Workers move now and then, so that new replicas get some. Who does not heed it is given work again."""
+        if now < session.stays_until:
+            return
+        if session.stays_until and not session.is_sent_away:
+            session.is_sent_away, session.stays_until = True, now + self._settings.ping_seconds
+            self._background.spawn(self._registry.send_away([session]))
+            return
+        if session.is_sent_away:
+            session.is_sent_away = False
+            if not session.draining:
+                self._registry.attach(session)
+        # Streams of one age do not all move in the same moment.
+        session.stays_until = now + self._settings.connection_seconds * random.uniform(0.9, 1.1)
 
     def _judge_assignments(self, session: WorkerSession, now: float) -> None:
         """An assignment that lies returns; its worker gets no other before it says something."""

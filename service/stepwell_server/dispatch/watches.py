@@ -168,11 +168,14 @@ class Watches:
         return Found(ends, notices)
 
     async def stop(self) -> None:
-        """Ends the streams, which their clients continue elsewhere from their cursors."""
+        """Ends the streams, which their clients continue elsewhere from their cursors, and sends away who waits."""
         self._stopping = True
         self._due.set()
         for stream in self._streams:
             stream.arrived.set()
+        for waits in self._waits.values():
+            for ended in waits:
+                ended.set()
         if self._task is not None:
             await self._task
 
@@ -216,6 +219,8 @@ class Watches:
                 seen = await look()
                 if seen.is_closed:
                     return seen
+                if self._stopping:
+                    raise errors.ServerNotReady(advice="it is being stopped, and another replica answers")
                 try:
                     async with asyncio.timeout_at(end):
                         await ended.wait()

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class SharedConnection:
     """Used by one at a time."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, purpose: str = "duties") -> None:
         self._database = database
+        self._purpose = purpose
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
 
@@ -26,7 +27,7 @@ class SharedConnection:
         """Raises Lost if the database can't be reached."""
         async with self._lock:
             if self._connection is None or self._connection.closed:
-                self._connection = await self._database.connect()
+                self._connection = await self._database.connect(self._purpose)
             try:
                 yield self._connection
             except BaseException:

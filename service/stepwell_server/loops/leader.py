@@ -111,7 +111,7 @@ class Leader(Loop):
         connection = self._connection
         if connection is None or connection.closed:
             connection = self._connection = await self._database.connect(
-                pinned=False, idle_session_seconds=self._idle_seconds
+                "leader", pinned=False, idle_session_seconds=self._idle_seconds
             )
         vote = await leaders.try_lock(connection, self._schema)
         if not vote.taken:

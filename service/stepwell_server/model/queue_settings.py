@@ -56,12 +56,12 @@ class QueueSettings(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def key_rate_limit(self) -> RateLimit | None:
-        """The limit of each key, if there is one."""
-        if self.key_rate_per_second is None or self.key_rate_burst is None:
+        """The limit of each key, if there is one. Without turns there is none: an older server may have taken them."""
+        if self.key_rate_per_second is None or self.key_rate_burst is None or self.fairness_weights is None:
             return None
         return RateLimit(self.key_rate_per_second, self.key_rate_burst)
 
     @property
     def is_limited(self) -> bool:
         """Whether there is a bucket out of which its tasks are given."""
-        return self.rate_burst is not None or self.key_rate_burst is not None
+        return self.rate_burst is not None or self.key_rate_limit is not None

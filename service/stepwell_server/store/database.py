@@ -39,12 +39,17 @@ class Database:
         self.counters = Counters()
         self.pool = _pool(settings, settings.cold_url)
 
-    async def connect(self, *, pinned: bool = True, idle_session_seconds: float | None = None) -> Connection:
-        """A dedicated connection. Raises Lost if the database can't be reached."""
+    async def connect(
+        self, purpose: str = "", *, pinned: bool = True, idle_session_seconds: float | None = None
+    ) -> Connection:
+        """A dedicated connection. Raises Lost if the database can't be reached.
+
+        `purpose` is for whoever looks at the connections in the database: docs/operations/size.md lists them.
+        """
         settings = self._settings
         options = {
             "search_path": settings.database_schema,
-            "application_name": "stepwell",
+            "application_name": named(purpose),
             "timezone": "UTC",
             "lock_timeout": f"{int(settings.lock_seconds * 1000)}",
             "idle_in_transaction_session_timeout": f"{int(settings.idle_transaction_seconds * 1000)}",
@@ -64,12 +69,12 @@ class Database:
             raise Lost(str(error) or type(error).__name__) from error
         return Connection(raw, self.counters)
 
-    async def reconnect(self, *, pinned: bool = True) -> Connection:
+    async def reconnect(self, purpose: str = "", *, pinned: bool = True) -> Connection:
         """A dedicated connection, however long that takes."""
         delay = 0.05
         while True:
             try:
-                return await self.connect(pinned=pinned)
+                return await self.connect(purpose, pinned=pinned)
             except Lost:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, self._settings.reconnect_seconds_maximum)
@@ -88,6 +93,11 @@ class Database:
         await self.pool.dispose()
 
 
+def named(purpose: str) -> str:
+    """How a connection is called in `pg_stat_activity`, where people count them."""
+    return f"stepwell {purpose}".rstrip()
+
+
 def _pool(settings: Settings, url: str) -> AsyncEngine:
     """Cold calls. Nothing in it needs a session of its own, so that a pooler may stand in between."""
     pool = create_async_engine(
@@ -103,6 +113,7 @@ def _pool(settings: Settings, url: str) -> AsyncEngine:
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": lambda: "",
+            "server_settings": {"application_name": named("pool")},
         },
     )
 

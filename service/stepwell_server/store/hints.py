@@ -110,7 +110,7 @@ class Hints:
             while True:
                 await self._has_some.wait()
                 if connection is None or connection.closed:
-                    connection = await self._database.reconnect(pinned=False)
+                    connection = await self._database.reconnect("hints sent", pinned=False)
                 try:
                     await connection.fetch(HINTS["notify"], self._channel, self._take())
                 except (Lost, Conflict, Rejected) as error:
@@ -139,7 +139,7 @@ class Hints:
 
     async def _listen(self) -> None:
         while True:
-            connection = await self._database.reconnect(pinned=False)
+            connection = await self._database.reconnect("hints heard", pinned=False)
             try:
                 await self._listen_on(connection)
             except Exception as error:  # noqa: BLE001 - the driver's many; all mean: once more

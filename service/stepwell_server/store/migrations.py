@@ -167,7 +167,7 @@ async def migrate(
     plan = shipped() if migrations is None else tuple(migrations)
     _refuse_gaps(plan)
     schema = _checked(schema)
-    async with _connection(url, schema) as connection, _alone(connection, schema):
+    async with _connection(url, schema, "migrate") as connection, _alone(connection, schema):
         await _prepare(connection, schema)
         done = {row["number"]: row["checksum"] for row in await connection.fetch("SELECT * FROM stepwell_schema")}
         _refuse_changed(plan, done)
@@ -182,7 +182,7 @@ async def check(url: str, *, schema: str | None = None, server: int | None = Non
     """Compares the database with this server (or with another server's number) and changes nothing."""
     number = len(shipped()) if server is None else server
     schema = _checked(schema)
-    async with _connection(url, schema) as connection:
+    async with _connection(url, schema, "readiness") as connection:
         row = None
         if await connection.fetchval("SELECT to_regclass($1)", f'"{schema}".stepwell_version'):
             row = await connection.fetchrow("SELECT version, min_server FROM stepwell_version")
@@ -221,12 +221,12 @@ def _refuse_changed(plan: Sequence[Migration], done: dict[int, str]) -> None:
 
 
 @asynccontextmanager
-async def _connection(url: str, schema: str) -> AsyncIterator[asyncpg.Connection]:
+async def _connection(url: str, schema: str, purpose: str) -> AsyncIterator[asyncpg.Connection]:
     """Connects past any pooler's help: session locks and settings need a session of our own."""
     connection = await asyncpg.connect(
         url,
         statement_cache_size=0,
-        server_settings={"search_path": f'"{schema}"', "application_name": "stepwell-migrate"},
+        server_settings={"search_path": f'"{schema}"', "application_name": f"stepwell {purpose}"},
     )
     try:
         yield connection

@@ -74,7 +74,7 @@ def _spent(changes: Mapping[str, object], now: datetime) -> dict[str, object]:
 
 def _check(row: QueueSettings, changes: Mapping[str, object]) -> None:
     """Refuses what cannot hold together. What the row has of before counts, so nothing is known sooner."""
-    if row.key_rate_limit is None or row.fairness_weights is not None:
+    if row.key_rate_burst is None or row.fairness_weights is not None:
         return
     if "key_rate_burst" in changes:
         problem = "needs keys that take turns: set `fairness` too, or before"

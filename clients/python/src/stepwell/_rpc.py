@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import json
 import random
 import time
 import uuid
@@ -33,16 +34,28 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 5_000),
+    # A name whose every address has gone is looked up again at once, not after half a minute: in that time all replicas
+    # may have been replaced.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     # gRPC's own retries know nothing of reasons.
     ("grpc.enable_retries", 0),
 )
+# Addresses that may stand for several replicas. Calls go round those whose health says that they serve, so that one
+# which leaves is passed over before it refuses anything. A stream needs one connection only: to any, drawn by lot.
+_SEVERAL = ("dns:", "ipv4:", "ipv6:")
+_IN_TURN = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+_ANY = {"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": True}}]}
 
 
 def open_channel(
     address: str, credentials: grpc.ChannelCredentials | None, *, is_alone: bool = False
 ) -> grpc.aio.Channel:
-    """Opens a channel; one that stands alone shares its connection with no other."""
-    options = (*_OPTIONS, ("grpc.use_local_subchannel_pool", 1)) if is_alone else _OPTIONS
+    """Opens a channel; one that stands alone shares its connection with no other, and is to one replica."""
+    options: tuple[tuple[str, str | int], ...] = _OPTIONS
+    if is_alone:
+        options = (*options, ("grpc.use_local_subchannel_pool", 1))
+    if address.startswith(_SEVERAL):
+        options = (*options, ("grpc.service_config", json.dumps(_ANY if is_alone else _IN_TURN)))
     if credentials is None:
         return grpc.aio.insecure_channel(address, options=options)
     return grpc.aio.secure_channel(address, credentials, options=options)

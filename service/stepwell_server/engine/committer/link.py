@@ -48,7 +48,7 @@ class Link:
         pause = _FIRST_PAUSE
         while self._connection is None or self._connection.closed:
             try:
-                self._connection = await self._database.connect()
+                self._connection = await self._database.connect("committer")
             except Lost:
                 without_late([*entries, *self._waiting])
                 if time.monotonic() >= until:

@@ -128,8 +128,16 @@ class Waiting:
             group.entries.append(entry)
             return True
         self._groups[entry.key] = _Group(due, [entry])
-        asyncio.get_running_loop().call_later(due - now, self._arrived.set)
+        self._wake_at(due)
         return True
+
+    def _wake_at(self, due: float) -> None:
+        """Has `more` return then, and not before: a loop's timers may be early, and nobody else may ever come."""
+        left = due - time.monotonic()
+        if left > 0:
+            asyncio.get_running_loop().call_later(left, self._wake_at, due)
+        else:
+            self._arrived.set()
 
     def take(self, most: int, most_bytes: int) -> list[Entry]:
         """The next batch: what comes back from aside goes first."""
