@@ -93,6 +93,7 @@ class Service:
         self.database = Database(settings)
         self.real_clock = SystemClock()
         self.clock = TestClock(self.real_clock) if settings.test_clock else self.real_clock
+        self.database.lineage.tell_time = self.real_clock.align
         self.namespaces = Namespaces(self.database)
         self.crews = Crews(self.database, self.real_clock)
         self.watches = Watches(self.database, self.clock, settings)
@@ -106,7 +107,7 @@ class Service:
         self.leader = Leader(self.database, self.clock, settings)
         self._add_duties()
         self.alignment = Alignment(self.database, self._connection, self.real_clock, settings.clock_align_seconds)
-        self.readiness = Readiness(settings, self._tell)
+        self.readiness = Readiness(settings, self.database.check_pool, self._tell)
         self._gate = Gate(self.readiness)
         self.keys = KnownKeys(self.database, self.clock, settings.key_seconds)
         self.key_watch = KeyWatch(self.keys, settings.key_seconds)
@@ -122,6 +123,7 @@ class Service:
         self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
         self.schedules = Schedules(connection, committers, self.clock, settings.schedule_poll_seconds, leads)
         self.job_timers = JobTimers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
+        self.timers.led_since = self.job_timers.led_since = self.leader.led_since
         self._topics_connection = SharedConnection(self.database)
         self._inbox_connection = SharedConnection(self.database)
         topics = Topics(self._topics_connection, committers, self.clock, settings.topic_poll_seconds, leads)

@@ -170,7 +170,7 @@ class Committer:
 
     async def _commit(self, entries: list[Entry]) -> None:
         """Commits the entries as one batch; more than one only after a row was refused."""
-        conflicts = 0
+        conflicts = losses = 0
         while entries:
             try:
                 await self._attempt(entries)
@@ -190,6 +190,9 @@ class Committer:
                 return
             except Lost:
                 await self._link.drop()
+                await self._link.rest(losses)
+                losses += 1
+                without_late([*self._waiting])
                 entries = without_late(entries)
             except Unsettled:
                 return

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from stepwell_server.settings import Settings
     from stepwell_server.store.connection import Connection
     from stepwell_server.store.database import Database
+    from stepwell_server.store.lineage import Timeline
 
 SETTLE_SECONDS = 30.0
 _FIRST_PAUSE = 0.05
@@ -37,6 +38,7 @@ class Link:
         self._connection: Connection | None = None
         self._keys: Iterator[int] = iter(())
         self._spare_keys = 0
+        self._timeline: Timeline | None = None
         self.number = 0
         self.position = 0
 
@@ -49,6 +51,7 @@ class Link:
         while self._connection is None or self._connection.closed:
             try:
                 self._connection = await self._database.connect()
+                self._look_at(self._connection)
             except Lost:
                 without_late([*entries, *self._waiting])
                 if time.monotonic() >= until:
@@ -56,6 +59,18 @@ class Link:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, self._longest_pause)
         return self._connection
+
+    def _look_at(self, connection: Connection) -> None:
+        """A standby that was promoted may not know of all that was taken from sequences: none of it is used again."""
+        if connection.timeline != self._timeline:
+            self._timeline = connection.timeline
+            self._keys, self._spare_keys = iter(()), 0
+            self.forget_number()
+
+    async def rest(self, losses: int) -> None:
+        """Pauses if not even a new connection has helped: there is a database, and it takes no writes."""
+        if losses:
+            await asyncio.sleep(min(_FIRST_PAUSE * 2**losses, self._longest_pause))
 
     async def drop(self) -> None:
         """Closes the connection; the next is another."""
