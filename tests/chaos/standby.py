@@ -61,6 +61,10 @@ class Server:
 
     async def start(self, **settings: str) -> None:
         """Starts it, and waits until it takes connections."""
+        self._postmaster = self._launch(settings)
+        assert await self._postmaster.wait_ready(START_SECONDS), f"it did not start: {self.folder.log}"
+
+    def _launch(self, settings: dict[str, str]) -> Postmaster:
         running_postmaster(self.folder.cluster)
         command = [self.binaries.path("postgres"), "-D", str(self.folder.cluster), "-p", str(self.port)]
         sockets = {"unix_socket_directories": str(self.folder.socket_folder(self.account))}
@@ -68,8 +72,7 @@ class Server:
             command += ["-c", f"{name}={value}"]
         with self.folder.log.open("ab") as log:
             process = self.account.launch(command, cwd=self.folder.cluster, output=log)
-        self._postmaster = Postmaster(process.pid, self.folder.cluster)
-        assert await self._postmaster.wait_ready(START_SECONDS), f"it did not start: {self.folder.log}"
+        return Postmaster(process.pid, self.folder.cluster)
 
     async def kill(self) -> None:
         """With all its backends at once, as a power cut would."""

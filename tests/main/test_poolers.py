@@ -34,8 +34,8 @@ SEEMING = "connect_query='select set_config(''search_path'', ''\"stepwell\"'', f
 # As many server connections as it may have; there are more who want one.
 FEW = 3
 AT_ONCE = 12
-# What every connection through the pooler says of itself is nothing; ours say more.
-POOLED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = ''"
+# The pooler comes by TCP, and all else by the socket.
+POOLED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND client_addr IS NOT NULL"
 
 
 @activity
@@ -56,7 +56,7 @@ async def test_every_call_is_good_through_a_pooler(data_dir: Path, database_url:
     ):
         with capture_logs() as logs:
             found = await every_outcome(made)
-        look = await asyncpg.connect(database_url, server_settings={"application_name": "look"})
+        look = await asyncpg.connect(database_url)
         sessions = await look.fetchval(POOLED)
         await look.close()
     assert {name: code.split()[0] for name, code in found.items()} == {name: NOT_OK.get(name, "OK") for name in found}
@@ -70,7 +70,11 @@ async def every_outcome(made: World) -> dict[str, str]:
 
     async def called(method: Method) -> tuple[str, str]:
         async with room:
-            return method.name, await made.outcome(method, await made.good(method))
+            code = "ABORTED"
+            # One that meets a clean-up of all runs on its way is asked to come again.
+            while code.startswith("ABORTED"):
+                code = await made.outcome(method, await made.good(method))
+            return method.name, code
 
     # The clock is another test's to move.
     unary = [method for method in methods() if method.is_unary and method.service != "ClockService"]

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -32,6 +33,7 @@ _PINNED = {
     "jit": "off",
 }
 
+_log = structlog.get_logger("stepwell.database")
 # A server is known by when it began.
 _WHICH_DATABASE = """
     SELECT pg_postmaster_start_time(), oid::bigint FROM pg_database WHERE datname = current_database()
@@ -50,6 +52,7 @@ class Database:
         self._direct = Reach(settings.direct_url, settings.connect_seconds, "read-write")
         self._cold = Reach(settings.cold_url, settings.connect_seconds, "primary")
         self.counters = Counters()
+        self._said = ""
         self.pool = _pool(settings, self._connect_cold)
 
     async def connect(self, *, pinned: bool = True, idle_session_seconds: float | None = None) -> Connection:
@@ -68,8 +71,24 @@ class Database:
             options |= _PINNED
         if idle_session_seconds is not None:
             options["idle_session_timeout"] = f"{int(idle_session_seconds * 1000)}"
-        raw = await self._direct.connect(command_timeout=settings.statement_seconds, server_settings=options)
-        return Connection(raw, self.counters, await self.lineage.admit(raw))
+        try:
+            raw = await self._direct.connect(command_timeout=settings.statement_seconds, server_settings=options)
+            timeline = await self.lineage.admit(raw)
+        except Lost as error:
+            self._say(str(error))
+            raise
+        self._say("")
+        return Connection(raw, self.counters, timeline)
+
+    def _say(self, cause: str) -> None:
+        """Once for each cause, since all connections are lost together and tried again and again."""
+        if cause == self._said:
+            return
+        self._said = cause
+        if cause:
+            _log.warning("database away", cause=cause)
+        else:
+            _log.info("database there")
 
     async def _connect_cold(self, **options: Any) -> asyncpg.Connection:  # noqa: ANN401 - the driver's
         raw = await self._cold.connect(**options)
