@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -123,7 +124,7 @@ class Service:
         self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
         self.schedules = Schedules(connection, committers, self.clock, settings.schedule_poll_seconds, leads)
         self.job_timers = JobTimers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
-        self.timers.led_since = self.job_timers.led_since = self.leader.led_since
+        self.timers.heard_since = self.job_timers.heard_since = self._heard_since
         self._topics_connection = SharedConnection(self.database)
         self._inbox_connection = SharedConnection(self.database)
         topics = Topics(self._topics_connection, committers, self.clock, settings.topic_poll_seconds, leads)
@@ -165,6 +166,11 @@ class Service:
             ),
             *self._gauges(),
         ]
+
+    def _heard_since(self) -> datetime | None:
+        """Before there was a leader nobody's beats counted, nor while this replica could write none."""
+        times = (self.leader.led_since(), self.dispatcher.beats.failed_time)
+        return max((time for time in times if time is not None), default=None)
 
     def _gauges(self) -> list[Backlog]:
         """What only metrics need."""

@@ -148,7 +148,7 @@ async def test_a_password_is_in_no_log(role: Role, tmp_path: Path) -> None:
         await role.change(SECRETS[0])
         await role.cut()
         while "password authentication failed" not in (await server.say("database away"))["cause"]:
-                """It says first that its sessions were ended."""
+            """It says first that its sessions were ended."""
         server.process.terminate()
         await server.end()
         said = f"{arguments!r} {server.lines} {server.printed}"

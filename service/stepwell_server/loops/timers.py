@@ -30,8 +30,8 @@ _GRAIN_SECONDS = 0.02
 class Firing(CommandLoop):
     """Fires what is due. Between rounds it sleeps until the next time that it knows of, and not beyond its pause."""
 
-    led_since: Callable[[], datetime | None] = staticmethod(lambda: None)
-    """Since when the present leader leads, and the database was there: no beat is missed before."""
+    heard_since: Callable[[], datetime | None] = staticmethod(lambda: None)
+    """Since when beats are written, as far as that is known: none is missed before."""
     _alarm: tuple[datetime, asyncio.TimerHandle] | None = None
 
     @abstractmethod
@@ -103,7 +103,7 @@ class Timers(Firing):
         return await timers.next_step_after(connection, now)
 
     def order(self, due: Due) -> Order:
-        return FireStep(RunRef(due.namespace_id, "", due.run_key), due.ordinal, self.led_since())
+        return FireStep(RunRef(due.namespace_id, "", due.run_key), due.ordinal, self.heard_since())
 
 
 class JobTimers(Firing):
@@ -118,7 +118,7 @@ class JobTimers(Firing):
         return await timers.next_job_after(connection, now)
 
     def order(self, due: Due) -> Order:
-        return FireStep(JobRef(due.namespace_id, "", due.run_key), due.ordinal, self.led_since())
+        return FireStep(JobRef(due.namespace_id, "", due.run_key), due.ordinal, self.heard_since())
 
 
 class Alarms:
