@@ -104,6 +104,8 @@ class Service:
         self.committers = Committers(
             self.database, self.clock, settings, self.dispatcher, self._listeners, self.dispatcher.queues
         )
+        for committer in self.committers.members:
+            committer.on_loss = self.dispatcher.take_back_runs
         self._connection = SharedConnection(self.database)
         self.leader = Leader(self.database, self.clock, settings)
         self._add_duties()

@@ -49,8 +49,8 @@ class Database:
         self._settings = settings
         self.lineage = Lineage()
         # Reads may go on where writes must not, but a standby is never what is meant.
-        self._direct = Reach(settings.direct_url, settings.connect_seconds, "read-write")
-        self._cold = Reach(settings.cold_url, settings.connect_seconds, "primary")
+        self._direct = Reach(settings.direct_url, settings.connect_seconds, "read-write", self.lineage.admit)
+        self._cold = Reach(settings.cold_url, settings.connect_seconds, "primary", self.lineage.admit)
         self.counters = Counters()
         self._said = ""
         self.pool = _pool(settings, self._connect_cold)
@@ -72,8 +72,8 @@ class Database:
         if idle_session_seconds is not None:
             options["idle_session_timeout"] = f"{int(idle_session_seconds * 1000)}"
         try:
-            raw = await self._direct.connect(command_timeout=settings.statement_seconds, server_settings=options)
-            timeline = await self.lineage.admit(raw)
+            seconds = settings.statement_seconds
+            raw, timeline = await self._direct.connect(command_timeout=seconds, server_settings=options)
         except Lost as error:
             self._say(str(error))
             raise
@@ -91,9 +91,7 @@ class Database:
             _log.info("database there")
 
     async def _connect_cold(self, **options: Any) -> asyncpg.Connection:  # noqa: ANN401 - the driver's
-        raw = await self._cold.connect(**options)
-        await self.lineage.admit(raw)
-        return raw
+        return (await self._cold.connect(**options))[0]
 
     async def reconnect(self, *, pinned: bool = True) -> Connection:
         """A dedicated connection, however long that takes."""

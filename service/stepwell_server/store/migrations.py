@@ -11,7 +11,6 @@ file says so, and whatever else is special about it, in comment lines:
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import logging
 import re
@@ -25,6 +24,7 @@ import asyncpg
 
 from stepwell_server.store.directness import NOT_DIRECT, Misaddressed, refuses_settings, require_direct
 from stepwell_server.store.faults import Lost
+from stepwell_server.store.lineage import Lineage
 from stepwell_server.store.reaching import Reach
 
 if TYPE_CHECKING:
@@ -230,12 +230,12 @@ def _refuse_changed(plan: Sequence[Migration], done: dict[int, str]) -> None:
 async def _connection(url: str, schema: str) -> AsyncIterator[asyncpg.Connection]:
     """Connects past any pooler's help: session locks and settings need a session of our own."""
     search_path = f'"{schema}"'
-    reach = Reach(lambda: url, CONNECT_SECONDS, "read-write")
-    another = functools.partial(
-        reach.connect,
-        statement_cache_size=0,
-        server_settings={"search_path": search_path, "application_name": "stepwell-migrate"},
-    )
+    reach = Reach(lambda: url, CONNECT_SECONDS, "read-write", Lineage().admit)
+
+    async def another() -> asyncpg.Connection:
+        settings = {"search_path": search_path, "application_name": "stepwell-migrate"}
+        return (await reach.connect(statement_cache_size=0, server_settings=settings))[0]
+
     try:
         connection = await another()
     except Lost as error:

@@ -14,23 +14,33 @@ from stepwell_server.postgres_urls import Host, asks_for_attributes, hosts_of
 from stepwell_server.store.faults import LOSSES, Lost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
+
+    from stepwell_server.store.lineage import Timeline
 
 
 class Reach:
     """Opens connections by an address that is read anew each time.
 
-    `wanted` is what a server must be (`target_session_attrs`) unless the address says so itself.
+    `wanted` is what a server must be (`target_session_attrs`) unless the address says so itself. `admit` looks at each
+    connection, and raises Lost if its server will not do.
     """
 
-    def __init__(self, address: Callable[[], str | None], seconds: float, wanted: str) -> None:
+    def __init__(
+        self,
+        address: Callable[[], str | None],
+        seconds: float,
+        wanted: str,
+        admit: Callable[[asyncpg.Connection], Awaitable[Timeline | None]],
+    ) -> None:
         self._address = address
         self._seconds = seconds
         self._wanted = wanted
+        self._admit = admit
         self._hosts: list[Host] = []
 
-    async def connect(self, **options: Any) -> asyncpg.Connection:  # noqa: ANN401 - the driver's
-        """A connection. Raises Lost if none of the servers will do, or if there is no address."""
+    async def connect(self, **options: Any) -> tuple[asyncpg.Connection, Timeline | None]:  # noqa: ANN401 - the driver's
+        """A connection, and the history that it leads to. Raises Lost if none of the servers will do, or if there is no address."""
         try:
             url = self._address()
         except ValueError as error:
@@ -43,15 +53,18 @@ class Reach:
         for host in self._in_order(url):
             try:
                 return await self._ask(url, host, options)
-            except (*LOSSES, TimeoutError, asyncpg.PostgresError) as error:
+            except (*LOSSES, Lost, TimeoutError, asyncpg.PostgresError) as error:
                 said.append(_said(host, error))
         raise Lost("; ".join(said))
 
-    async def _ask(self, url: str, host: Host | None, options: dict[str, Any]) -> asyncpg.Connection:
+    async def _ask(
+        self, url: str, host: Host | None, options: dict[str, Any]
+    ) -> tuple[asyncpg.Connection, Timeline | None]:
         """One server. Whoever gives up waiting for it, for whatever reason, asks it last from then on."""
         where: dict[str, Any] = {} if host is None else {"host": host.name, "port": host.port}
         try:
-            return await asyncpg.connect(url, timeout=self._seconds, **where, **options)
+            connection = await asyncpg.connect(url, timeout=self._seconds, **where, **options)
+            return connection, await self._admit(connection)
         except BaseException:
             if host in self._hosts:
                 self._hosts.remove(host)
