@@ -48,7 +48,8 @@ demo: setup ## Survey the standard library with durable runs, and kill things me
 setup: $(VENV)/.ready ## Make .venv: locked dependencies and both distributions, editable
 
 .PHONY: tools
-tools: $(BUF) $(GRPCURL) ## Install buf and grpcurl, pinned, into .cache/tools
+tools: $(BUF) $(GRPCURL) ## Install buf and grpcurl, pinned, into .cache/tools, and PgBouncer
+	@sh tools/install_pgbouncer.sh
 
 .PHONY: ends
 ends: setup ## Make environments of the oldest and the newest versions that the client takes

@@ -25,7 +25,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEPWELL_SCHEMA", "other")
     monkeypatch.setenv("STEPWELL_LIMITS__PAGE_ITEMS", "7")
     settings = Settings()
-    assert settings.cold_url == settings.database_url == "postgresql://u:p@h/d"
+    assert settings.cold_url() == settings.direct_url() == "postgresql://u:p@h/d"
     assert settings.database_schema == "other"
     assert settings.limits.page_items == 7
     assert Settings(database_schema="third").database_schema == "third"

@@ -18,7 +18,8 @@ from stepwell_server.embedded import EmbeddedError
 from stepwell_server.service import StartError
 from stepwell_server.settings import Settings
 from stepwell_server.store import migrations
-from stepwell_server.store.faults import translated
+from stepwell_server.store.directness import Misaddressed
+from stepwell_server.store.faults import Lost, translated
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -47,13 +48,14 @@ def read_settings(**given: object) -> Settings:
 
 def need_url(settings: Settings) -> str:
     """The database's address, without which nothing can be done."""
-    if settings.database_url is None:
+    url = settings.direct_url()
+    if url is None:
         die(
-            "STEPWELL_DATABASE_URL is not set: it must name the Postgres to work on, such as "
-            "postgresql://user:password@host:5432/database. `stepwell-server dev` brings one of its own.",
+            "STEPWELL_DATABASE_URL is not set, nor STEPWELL_DATABASE_URL_FILE: it must name the Postgres to work on, "
+            "such as postgresql://user:password@host:5432/database. `stepwell-server dev` brings one of its own.",
             USAGE,
         )
-    return settings.database_url
+    return url
 
 
 def set_up(settings: Settings, form: str) -> None:
@@ -70,10 +72,10 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the work 
     try:
         with asyncio.Runner(loop_factory=running.loop_factory()) as runner:
             return runner.run(work)
-    except (StartError, EmbeddedError, migrations.MigrationError, refusals.Refusal) as error:
+    except (StartError, EmbeddedError, migrations.MigrationError, Misaddressed, refusals.Refusal) as error:
         die(str(error))
     except Exception as error:
-        if translated(error) is error:
+        if translated(error) is error and not isinstance(error, Lost):
             raise
         die(f"the database can't be used: {str(error) or type(error).__name__}")
     finally:

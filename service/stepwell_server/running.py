@@ -66,9 +66,14 @@ async def dev(settings: Settings, announce: Callable[[str, Path, str], None]) ->
         # Its fast shutdown: nobody is left who would.
         signals.last_acts.append(lambda: os.kill(postgres.pid, signal.SIGINT))
         await migrations.migrate(postgres.url, schema=settings.database_schema)
-        own = settings.model_copy(update={"database_url": postgres.url, "pool_url": None})
+        own = settings.model_copy(update=_only(postgres.url))
         key = await _first_key(own) if own.require_keys else ""
         await _serve(own, signals, lambda service: announce(service.address, folder, key))
+
+
+def _only(url: str) -> dict[str, str | None]:
+    """The settings by which this is the only database."""
+    return {"database_url": url, "database_url_file": None, "pool_url": None, "pool_url_file": None}
 
 
 async def _first_key(settings: Settings) -> str:

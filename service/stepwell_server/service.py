@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -103,6 +104,7 @@ class Service:
         self.database = Database(settings)
         self.real_clock = SystemClock()
         self.clock = TestClock(self.real_clock) if settings.test_clock else self.real_clock
+        self.database.lineage.tell_time = self.real_clock.align
         self.namespaces = Namespaces(self.database)
         self.crews = Crews(self.database, self.real_clock)
         self.watches = Watches(self.database, self.clock, settings)
@@ -112,11 +114,13 @@ class Service:
         self.committers = Committers(
             self.database, self.clock, settings, self.dispatcher, self._listeners, self.dispatcher.queues
         )
+        for committer in self.committers.members:
+            committer.on_loss = self.dispatcher.take_back_runs
         self._connection = SharedConnection(self.database)
         self.leader = Leader(self.database, self.clock, settings)
         self._add_duties()
         self.alignment = Alignment(self.database, self._connection, self.real_clock, settings.clock_align_seconds)
-        self.readiness = Readiness(settings, self._tell, self._tell_database)
+        self.readiness = Readiness(settings, self.database.check_pool, self._tell, self._tell_database)
         self._gate = Gate(self.readiness)
         self._streams = OpenStreams()
         self.keys = KnownKeys(self.database, self.clock, settings.key_seconds, self._streams)
@@ -143,6 +147,7 @@ class Service:
         self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
         self.schedules = Schedules(connection, committers, self.clock, settings.schedule_poll_seconds, leads)
         self.job_timers = JobTimers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
+        self.timers.heard_since = self.job_timers.heard_since = self._heard_since
         self._topics_connection = SharedConnection(self.database, "topics")
         self._inbox_connection = SharedConnection(self.database, "inbox")
         topics = Topics(self._topics_connection, committers, self.clock, settings.topic_poll_seconds, leads)
@@ -184,6 +189,11 @@ class Service:
             ),
             *self._gauges(),
         ]
+
+    def _heard_since(self) -> datetime | None:
+        """Before there was a leader nobody's beats counted, nor while this replica could write none."""
+        times = (self.leader.led_since(), self.dispatcher.beats.failed_time)
+        return max((time for time in times if time is not None), default=None)
 
     def _gauges(self) -> list[Backlog]:
         """What only metrics need."""

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from stepwell_server import postgres_urls
 from stepwell_server.trust import CertificateRule, Issuer
 
 Count = Annotated[int, Field(gt=0)]
@@ -17,28 +18,8 @@ Seconds = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
-def _plain_postgres_url(url: str) -> str:
-    """Accepts SQLAlchemy's spelling too, since that is what many have at hand."""
-    for prefix in ("postgresql+asyncpg://", "postgres://", "postgresql://"):
-        if url.startswith(prefix):
-            plain = "postgresql://" + url.removeprefix(prefix)
-            _refuse_torn(plain)
-            return plain
-    raise ValueError("must begin with postgresql://")
-
-
-def _refuse_torn(url: str) -> None:
-    """A password that is not encoded may tear the URL: then what is said of the pieces would show one of it."""
-    try:
-        hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
-        ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts]
-    except ValueError:
-        ports = ["?"]
-    if not all(port.isdigit() for port in ports if port):
-        raise ValueError("has no port where one should be: / ? # @ : in a name or password must be percent-encoded")
-
-
-PostgresUrl = Annotated[str, AfterValidator(_plain_postgres_url)]
+# An address holds a password, and so is shown nowhere.
+PostgresUrl = Annotated[str, AfterValidator(postgres_urls.plain)]
 
 
 def _default_dev_data_dir() -> Path:
@@ -104,13 +85,18 @@ class Settings(BaseSettings):
         populate_by_name=True,
         frozen=True,
         extra="forbid",
+        hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )
 
-    database_url: PostgresUrl | None = None
+    database_url: Annotated[PostgresUrl | None, Field(repr=False)] = None
     """Postgres, reached directly: the hot path and the leader's lock need sessions of their own. `serve` needs it."""
-    pool_url: PostgresUrl | None = None
+    database_url_file: Path | None = None
+    """A file that holds `database_url`, in its place; read anew for each connection, so that a password may change."""
+    pool_url: Annotated[PostgresUrl | None, Field(repr=False)] = None
     """The same database for cold calls, which may go through a pooler; by default `database_url`."""
+    pool_url_file: Path | None = None
+    """A file that holds `pool_url`, in its place; read anew for each connection."""
     # pydantic keeps the name `schema` for itself.
     database_schema: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$", alias="STEPWELL_SCHEMA")] = "stepwell"
     """The Postgres schema that holds everything (STEPWELL_SCHEMA); two deployments in one database need two."""
@@ -260,10 +246,27 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     """What requests, runs and pages may measure."""
 
-    @property
+    def direct_url(self) -> str | None:
+        """The address of Postgres itself as it is now. Raises ValueError if its file has none."""
+        return postgres_urls.read(self.database_url_file) if self.database_url_file else self.database_url
+
     def cold_url(self) -> str | None:
-        """The address for cold calls."""
-        return self.pool_url or self.database_url
+        """The address for cold calls as it is now. Raises ValueError if its file has none."""
+        return (postgres_urls.read(self.pool_url_file) if self.pool_url_file else self.pool_url) or self.direct_url()
+
+    @property
+    def has_cold_url(self) -> bool:
+        """Whether cold calls have an address of their own."""
+        return bool(self.pool_url or self.pool_url_file)
+
+    @model_validator(mode="after")
+    def _read_files(self) -> Settings:
+        for name in ("database_url", "pool_url"):
+            if getattr(self, name) and getattr(self, f"{name}_file"):
+                raise ValueError(f"{name} and {name}_file are two ways to say the same: give one")
+        self.direct_url()
+        self.cold_url()
+        return self
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Settings:

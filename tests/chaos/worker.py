@@ -48,6 +48,18 @@ async def whoami(name: str) -> int:
     return os.getpid()
 
 
+@activity(heartbeat_timeout=2)
+async def vigil(item: int) -> int:
+    """Takes long, and says all the while that it lives."""
+    info = activity.info()
+    note("activity", info.run_id, str(info.step_ordinal), info.attempt)
+    deadline = time.monotonic() + HOLD_SECONDS
+    while time.monotonic() < deadline:
+        activity.heartbeat(item)
+        await asyncio.sleep(0.1)
+    return item * item
+
+
 @activity(retry=RetryPolicy(initial_interval=0.05))
 async def chore(item: int) -> int:
     """A job: has its effect, and takes a while to say so. Every fifth fails at first."""
@@ -74,6 +86,12 @@ async def errand(ctx: Context, count: int) -> int:
 async def broad(ctx: Context, count: int) -> int:
     """Very many activities, a few hundred at a time."""
     return sum(await ctx.map(fetch, range(count), limit=400))
+
+
+@workflow
+async def patient(ctx: Context, count: int) -> int:
+    """Activities that take long, side by side."""
+    return sum(await ctx.map(vigil, list(range(count))))
 
 
 @workflow
@@ -122,8 +140,8 @@ async def main(address: str) -> None:
         worker = Worker(
             client,
             QUEUE,
-            workflows=[errand, broad, contest, single, stumbling],
-            activities=[fetch, whoami, chore],
+            workflows=[errand, broad, contest, patient, single, stumbling],
+            activities=[fetch, whoami, vigil, chore],
             max_activities=ACTIVITIES,
             max_runs=20,
         )

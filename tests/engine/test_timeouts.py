@@ -124,6 +124,29 @@ def test_heartbeats_move_the_timeout() -> None:
     assert (world.now - beat).total_seconds() == pytest.approx(5)
 
 
+def test_no_beat_is_missed_while_none_could_be_written() -> None:
+    """Beats count from when they could be written again: the whole time is there anew, for each attempt once."""
+    world, key = scheduled(ONCE, Timeouts(heartbeat=5))
+    granted(world, key)
+    world.advance(60)
+    back = world.now
+    assert world.do(FireStep(world.ref(key), 1, back)) is True
+    assert world.step(key, 1).state == StepState.RUNNING
+    world.advance(4.999)
+    assert world.do(FireStep(world.ref(key), 1, back)) is False
+    world.advance(0.001)
+    assert world.do(FireStep(world.ref(key), 1, back)) is True
+    assert end_of(world, key).timeout_kind == HEARTBEAT
+
+
+def test_the_other_timeouts_go_on_meanwhile() -> None:
+    world, key = scheduled(ONCE, Timeouts(heartbeat=5, start_to_close=50))
+    granted(world, key)
+    world.advance(60)
+    assert world.do(FireStep(world.ref(key), 1, world.now)) is True
+    assert end_of(world, key).timeout_kind == START_TO_CLOSE
+
+
 def test_a_beat_of_an_earlier_attempt_does_not_count() -> None:
     """An attempt that never beats times out its full time after its own start, and is not looked at before."""
     policy = RetryPolicy(initial_seconds=2.0, maximum_attempts=2)

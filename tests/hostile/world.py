@@ -364,8 +364,8 @@ class World:
 
 
 @asynccontextmanager
-async def world(database_url: str) -> AsyncIterator[World]:
-    settings = Settings(database_url=database_url, port=0, test_clock=True, shutdown_seconds=1.0)
+async def world(database_url: str, **options: Any) -> AsyncIterator[World]:
+    settings = Settings(database_url=database_url, port=0, test_clock=True, shutdown_seconds=1.0, **options)
     async with Service(settings) as service, grpc.aio.insecure_channel(service.address) as channel:
         async with asyncio.timeout(60):
             await service.leader.wait_elected()

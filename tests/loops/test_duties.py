@@ -6,6 +6,8 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import asyncpg
+import pytest
 from tests.loops.rig import Rig, job_timers, rigged, until
 
 from stepwell_server.engine.activities import NewActivity
@@ -25,6 +27,7 @@ from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.workers import Hello
 from stepwell_server.store import recall, sessions
+from stepwell_server.store.faults import Conflict
 from stepwell_server.store.partitions import TABLES
 from stepwell_server.store.timers import Due
 
@@ -218,6 +221,23 @@ async def test_a_session_whose_time_is_over_is_not_resumed(database_url: str) ->
             before = now - timedelta(seconds=2)
             assert not await recall.resume_session(connection, session_id, 2, told, late, before)
             assert await recall.resume_session(connection, session_id, 1, told, late, before)
+
+
+async def test_nothing_expires_soon_after_a_round_that_failed(database_url: str) -> None:
+    """What held the round up, such as a lock, may have kept beats from being written."""
+    async with rigged(database_url, session_seconds=0.5, heartbeat_seconds=0.1, ack_seconds=0.1) as rig:
+        await rig.open_session(-1)
+        loop = expiry(rig)
+        holder = await asyncpg.connect(database_url)
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE stepwell.sessions")
+            with pytest.raises(Conflict):
+                await loop.run_once()
+        await holder.close()
+        began = rig.clock.monotonic()
+        assert await loop.run_once() == 0
+        await until(loop.run_once)
+        assert rig.clock.monotonic() - began > 0.4
 
 
 async def test_two_leaders_expire_once(database_url: str) -> None:

@@ -135,6 +135,18 @@ async def test_postgres_drops_a_leader_that_is_silent(database_url: str) -> None
         assert duty.rounds == rounds
 
 
+async def test_nobody_leads_where_nothing_can_be_written(database_url: str) -> None:
+    """Workers' signs of life are not written then, so nobody may hold their silence against them."""
+    async with leaders(database_url) as ((first, _, _),):
+        assert await first.run_once() == 1
+        assert await first.run_once() == 1
+        connection = first._connection
+        assert connection is not None
+        await connection.raw.execute("SET default_transaction_read_only = on")
+        assert await first.run_once() == 0
+        assert first.term is None
+
+
 async def test_a_late_leader_does_nothing(database_url: str) -> None:
     """Time has passed unnoticed, as in a suspended machine: the proof is worth nothing, whatever the lock says."""
     async with leaders(database_url) as ((first, duty, clock),):

@@ -82,6 +82,8 @@ class Beats:
         self._task: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
         self._stopping = False
+        self.failed_time: datetime | None = None
+        """When some could not be written last."""
 
     def start(self) -> None:
         """Begins to flush."""
@@ -138,6 +140,7 @@ class Beats:
 
     async def _fail(self, sessions: dict[UUID, asyncio.Future[Flushed]]) -> None:
         """Nothing is known to be written: the callers hear so, and the next beat tries anew."""
+        self.failed_time = self._clock.now()
         for future in sessions.values():
             if not future.done():
                 future.set_exception(errors.DatabaseUnavailable())

@@ -39,7 +39,7 @@ from stepwell_server.dispatch.run_calls import RunCalls
 from stepwell_server.dispatch.upkeep import Upkeep
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.committer.protocols import Claim
-from stepwell_server.engine.grants import return_of
+from stepwell_server.engine.grants import ReturnTask, ref_to, return_of
 from stepwell_server.model.tasks import WORKERS_KINDS, TaskKind
 from stepwell_server.model.workers import Hello, Session, unpack_hello
 from stepwell_server.store import recall
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 IsOwn = Callable[[Session], bool]
 """Whether a caller may use a session."""
+_LOST = "commits were lost"
 
 
 class Dispatcher:
@@ -174,6 +175,17 @@ class Dispatcher:
         self._upkeep.doubt()
         if self.watches is not None:
             self.watches.hint()
+
+    def take_back_runs(self) -> list[ReturnTask]:
+        """Workers give up their runs, a part of which is lost; answers what puts them into queues again."""
+        orders = []
+        for session in list(self.sessions.values()):
+            for key, held in [each for each in session.held.items() if not each[0][1]]:
+                session.outbox.revoke(TaskNotice(*key, held.token, "EVICTED"))
+                session.drop(key)
+                ref = ref_to(*key, session.namespace_id, session.namespace)
+                orders.append(ReturnTask(ref, 0, held.token, session.session_id, counts=False, reason=_LOST))
+        return orders
 
     def hinted(self, kind: str, data: object) -> None:
         """A hint from another replica."""

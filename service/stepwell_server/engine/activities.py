@@ -195,7 +195,8 @@ def time_out(change: ActivityChange, step: Activity, last_beat: datetime | None)
             change.enqueue_step(step)
         return
     if passed is None:
-        change.put_step(replace(step, wake_time=grants.next_timeout(step, last_beat)))
+        beat = max(step.start_time, last_beat) if last_beat and step.start_time else None
+        change.put_step(replace(step, wake_time=grants.next_timeout(step, beat)))
         change.bump()
         return
     if step.session_id is not None:

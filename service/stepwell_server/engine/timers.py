@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 from stepwell_server.engine import activities
@@ -16,10 +18,14 @@ from stepwell_server.model.steps import Kind, Step, StepState, is_on_topic
 
 
 class FireStep(msgspec.Struct, frozen=True, gc=False):
-    """Looks at a step whose wake time has come. Answers whether anything came of it; twice does no harm."""
+    """Looks at a step whose wake time has come. Answers whether anything came of it; twice does no harm.
+
+    No beat can be missed before `heard_since`: until then the database was away, or nobody led.
+    """
 
     ref: RunRef | JobRef
     ordinal: int
+    heard_since: datetime | None = None
 
     def wants(self) -> Missing:
         return Missing(ordinals=[self.ordinal])
@@ -32,7 +38,8 @@ class FireStep(msgspec.Struct, frozen=True, gc=False):
             return False
         if step.kind == Kind.ACTIVITY:
             beat = change.heartbeat(step.ordinal) if step.state == StepState.RUNNING else None
-            activities.time_out(change, step, beat[0] if beat is not None else None)
+            times = (beat[0] if beat is not None else None, self.heard_since)
+            activities.time_out(change, step, max((time for time in times if time is not None), default=None))
         elif isinstance(change, Change) and isinstance(step, Step):
             return _fire(change, step)
         return True

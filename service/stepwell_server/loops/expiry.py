@@ -5,7 +5,8 @@
 3. When nothing is left, the session is forgotten.
 
 A round may end anywhere in between; the next one goes on from there. Nothing expires until this leader has led for a
-whole session's time, so that after an outage of the database or of a leader workers get to give their sign of life.
+whole session's time, so that after an outage of the database or of a leader workers get to give their sign of life; nor
+until that time has passed since a round last failed, for what held it up may have held beats up, too.
 Sessions live by real time: moving a test's clock expires none.
 """
 
@@ -57,6 +58,7 @@ class Expiry(Loop):
         self._session_seconds = session_seconds
         self._led_seconds = led_seconds
         self._lost_holders_time = 0.0
+        self._failed_time = float("-inf")
         self._has_more = False
 
     def pause(self, done: int) -> float:
@@ -66,8 +68,20 @@ class Expiry(Loop):
     async def run_once(self) -> int:
         """Expires a slice; answers how many leases returned and how many sessions were forgotten."""
         self._has_more = False
-        if self._led_seconds() < self._session_seconds:
+        if not self._may_judge():
             return 0
+        try:
+            return await self._expire_slice()
+        except Exception:
+            self._failed_time = self._clock.monotonic()
+            raise
+
+    def _may_judge(self) -> bool:
+        """Whether every worker has had the time to give a sign of life."""
+        calm = min(self._led_seconds(), self._clock.monotonic() - self._failed_time)
+        return calm >= self._session_seconds
+
+    async def _expire_slice(self) -> int:
         async with self._connection.use() as connection:
             expired = await sessions.read_expired_sessions(connection, self._clock.now(), _SESSIONS)
             condemned = await sessions.condemn_sessions(connection, expired, self._clock.now()) if expired else []

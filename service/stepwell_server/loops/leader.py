@@ -12,6 +12,7 @@ time-out: the lock ends with the session, and Postgres ends the session of a lea
 | it is frozen                              | Postgres drops its idle session after `leader_idle_seconds`        |
 | it thaws                                  | its proof is too old: duties ask before each round, and do nothing |
 | a pooler changes the backend under it     | the probe finds another backend; it resigns                        |
+| the database takes no writes              | it resigns: nobody's beats are written, so nothing may expire      |
 
 A proof counts from before it was asked for, and for less time than Postgres waits, so a leader stops believing in
 itself before anybody else can be elected. What was under way at that moment may still commit. It does no harm: duties
@@ -23,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from datetime import datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -49,6 +51,7 @@ class Term(msgspec.Struct, frozen=True):
     epoch: int
     backend: int
     began: float
+    time: datetime
 
 
 class Leader(Loop):
@@ -78,6 +81,10 @@ class Leader(Loop):
     def led_seconds(self) -> float:
         """For how long it has led without a break; the database was there all that time."""
         return self._clock.monotonic() - self.term.began if self.term is not None else 0.0
+
+    def led_since(self) -> datetime | None:
+        """Since when it leads, if it does."""
+        return self.term.time if self.term is not None else None
 
     async def wait_elected(self) -> Term:
         """Returns once this replica leads."""
@@ -118,7 +125,7 @@ class Leader(Loop):
             return
         asked = self._clock.monotonic()
         epoch = await leaders.raise_epoch(connection, self.holder)
-        self.term = Term(epoch, vote.backend, self._clock.monotonic())
+        self.term = Term(epoch, vote.backend, self._clock.monotonic(), self._clock.now())
         self._proven_until = asked + self._proof_seconds
         self._elected.set()
         metrics.leader.set(1)
@@ -130,9 +137,11 @@ class Leader(Loop):
         if self._connection is None or self._connection.closed:
             raise Lost("the connection is closed")
         asked = self._clock.monotonic()
-        backend = await leaders.probe(self._connection)
-        if backend != term.backend:
+        proof = await leaders.probe(self._connection)
+        if proof.backend != term.backend:
             raise Lost("another backend answers: the leader needs a direct connection, not a pooler's")
+        if not proof.writable:
+            raise Lost("the database takes no writes")
         self._proven_until = asked + self._proof_seconds
 
     async def _resign(self, reason: str) -> None:

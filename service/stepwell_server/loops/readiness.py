@@ -8,7 +8,8 @@ import structlog
 
 from stepwell_server.loops.loop import Loop
 from stepwell_server.store import migrations
-from stepwell_server.store.faults import translated
+from stepwell_server.store.directness import Misaddressed
+from stepwell_server.store.faults import Lost, translated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +24,8 @@ _LOOKS_WITHOUT_DATABASE = 6
 class Readiness(Loop):
     """Looks at the schema's window, often until it suits and then now and then; tells of every change.
 
+    Before it is ready, it sees whether the addresses that are set lead where they must (`check_pool`, and the check).
+
     A database that is away says nothing about the window: a server that was ready stays so, and its calls are refused
     as long as that lasts. Once it was not there at several looks in a row, `tell_database` hears so, and when it is
     back. `advice` is for callers of a server that is not ready: what to do about it.
@@ -31,10 +34,15 @@ class Readiness(Loop):
     name = "readiness"
 
     def __init__(
-        self, settings: Settings, tell: Callable[[bool], Awaitable[None]], tell_database: Callable[[bool], None]
+        self,
+        settings: Settings,
+        check_pool: Callable[[], Awaitable[None]],
+        tell: Callable[[bool], Awaitable[None]],
+        tell_database: Callable[[bool], None],
     ) -> None:
         super().__init__(settings.schema_check_seconds)
         self._settings = settings
+        self._check_pool = check_pool
         self._tell = tell
         self._tell_database = tell_database
         self._misses = 0
@@ -51,15 +59,11 @@ class Readiness(Loop):
 
     async def run_once(self) -> int:
         """One look."""
-        url = self._settings.database_url
-        if url is None:
-            raise ValueError("a database URL is needed")
         try:
-            window = await migrations.check(url, schema=self._settings.database_schema, server=self._server)
+            window = await self._look()
         except Exception as error:
             if not self.is_ready:
-                self.advice = "its database can't be used, and its log says why"
-                self._say(f"the database can't be used: {str(error) or type(error).__name__}")
+                self._stand_by(error)
                 return 0
             self._missed()
             raise translated(error) from error
@@ -83,6 +87,25 @@ class Readiness(Loop):
             self._tell_database(True)  # noqa: FBT003 - likewise
             _log.info("database back")
         self._misses = 0
+
+    async def _look(self) -> migrations.Window:
+        try:
+            url = self._settings.direct_url() or ""
+        except ValueError as error:
+            raise Lost(str(error)) from None
+        window = await migrations.check(url, schema=self._settings.database_schema, server=self._server)
+        if window.may_run and not self.is_ready:
+            await self._check_pool()
+        return window
+
+    def _stand_by(self, error: Exception) -> None:
+        """Callers hear what to set, and what else the database says stays in the log."""
+        if isinstance(error, Misaddressed):
+            self.advice = str(error)
+            self._say(self.advice)
+            return
+        self.advice = "its database can't be used, and its log says why"
+        self._say(f"the database can't be used: {str(error) or type(error).__name__}")
 
     def _say(self, advice: str) -> None:
         """Once for each thing that is wrong."""

@@ -30,6 +30,8 @@ _GRAIN_SECONDS = 0.02
 class Firing(CommandLoop):
     """Fires what is due. Between rounds it sleeps until the next time that it knows of, and not beyond its pause."""
 
+    heard_since: Callable[[], datetime | None] = staticmethod(lambda: None)
+    """Since when beats are written, as far as that is known: none is missed before."""
     _alarm: tuple[datetime, asyncio.TimerHandle] | None = None
 
     @abstractmethod
@@ -101,7 +103,7 @@ class Timers(Firing):
         return await timers.next_step_after(connection, now)
 
     def order(self, due: Due) -> Order:
-        return FireStep(RunRef(due.namespace_id, "", due.run_key), due.ordinal)
+        return FireStep(RunRef(due.namespace_id, "", due.run_key), due.ordinal, self.heard_since())
 
 
 class JobTimers(Firing):
@@ -116,7 +118,7 @@ class JobTimers(Firing):
         return await timers.next_job_after(connection, now)
 
     def order(self, due: Due) -> Order:
-        return FireStep(JobRef(due.namespace_id, "", due.run_key), due.ordinal)
+        return FireStep(JobRef(due.namespace_id, "", due.run_key), due.ordinal, self.heard_since())
 
 
 class Alarms:

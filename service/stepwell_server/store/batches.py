@@ -247,6 +247,11 @@ async def _write_mail(connection: Connection, batch: Write) -> None:
             raise Conflict("somebody else has dealt with the inbox")
 
 
+async def is_there(connection: Connection, committer: int, position: int) -> bool:
+    """Whether a batch is there; one that was committed long ago may have been pruned."""
+    return bool(await connection.fetchval(BATCHES["find_batch"], committer, position))
+
+
 async def take_committer_number(connection: Connection) -> int:
     """A number that no other committer has or had."""
     number: int = await connection.fetchval(BATCHES["take_committer_number"])

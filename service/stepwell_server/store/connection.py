@@ -15,6 +15,7 @@ from stepwell_server.telemetry import metrics
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
+    from stepwell_server.store.lineage import Timeline
     from stepwell_server.store.statements import Statement
     from stepwell_server.store.writing import Change, Insertion
 
@@ -46,8 +47,10 @@ class Counters:
 class Connection:
     """One dedicated connection. Not for use by two tasks at a time."""
 
-    def __init__(self, raw: asyncpg.Connection, counters: Counters) -> None:
+    def __init__(self, raw: asyncpg.Connection, counters: Counters, timeline: Timeline | None = None) -> None:
         self.raw = raw
+        self.timeline = timeline
+        """The history that it leads to, if that is known."""
         self._counters = counters
         self._prepared: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
         self._shapes: dict[tuple[object, ...], asyncpg.prepared_stmt.PreparedStatement] = {}

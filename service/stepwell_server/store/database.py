@@ -6,15 +6,21 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
+import structlog
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from stepwell_server.store.connection import Connection, Counters
-from stepwell_server.store.faults import LOSSES, Lost, translated
+from stepwell_server.store.directness import ANOTHER_DATABASE, Misaddressed
+from stepwell_server.store.faults import Lost, translated
+from stepwell_server.store.lineage import Lineage
+from stepwell_server.store.reaching import Reach
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from datetime import datetime
+
+    import asyncpg
 
     from stepwell_server.settings import Settings
 
@@ -27,17 +33,27 @@ _PINNED = {
     "jit": "off",
 }
 
+_log = structlog.get_logger("stepwell.database")
+# A server is known by when it began.
+_WHICH_DATABASE = """
+    SELECT pg_postmaster_start_time(), oid::bigint FROM pg_database WHERE datname = current_database()
+"""
+
 
 class Database:
     """The database of one server: makes connections, and holds the pool for cold calls."""
 
     def __init__(self, settings: Settings) -> None:
-        if settings.database_url is None or settings.cold_url is None:
+        if settings.direct_url() is None:
             raise ValueError("a database URL is needed")
         self._settings = settings
-        self._url = settings.database_url
+        self.lineage = Lineage()
+        # Reads may go on where writes must not, but a standby is never what is meant.
+        self._direct = Reach(settings.direct_url, settings.connect_seconds, "read-write", self.lineage.admit)
+        self._cold = Reach(settings.cold_url, settings.connect_seconds, "primary", self.lineage.admit)
         self.counters = Counters()
-        self.pool = _pool(settings, settings.cold_url)
+        self._said = ""
+        self.pool = _pool(settings, self._connect_cold)
 
     async def connect(
         self, purpose: str = "", *, pinned: bool = True, idle_session_seconds: float | None = None
@@ -51,6 +67,8 @@ class Database:
             "search_path": settings.database_schema,
             "application_name": named(purpose),
             "timezone": "UTC",
+            # An operator's own default may be another.
+            "default_transaction_isolation": "read committed",
             "lock_timeout": f"{int(settings.lock_seconds * 1000)}",
             "idle_in_transaction_session_timeout": f"{int(settings.idle_transaction_seconds * 1000)}",
         }
@@ -59,15 +77,26 @@ class Database:
         if idle_session_seconds is not None:
             options["idle_session_timeout"] = f"{int(idle_session_seconds * 1000)}"
         try:
-            raw = await asyncpg.connect(
-                self._url,
-                timeout=settings.connect_seconds,
-                command_timeout=settings.statement_seconds,
-                server_settings=options,
-            )
-        except (*LOSSES, TimeoutError, asyncpg.PostgresError) as error:
-            raise Lost(str(error) or type(error).__name__) from error
-        return Connection(raw, self.counters)
+            seconds = settings.statement_seconds
+            raw, timeline = await self._direct.connect(command_timeout=seconds, server_settings=options)
+        except Lost as error:
+            self._say(str(error))
+            raise
+        self._say("")
+        return Connection(raw, self.counters, timeline)
+
+    def _say(self, cause: str) -> None:
+        """Once for each cause, since all connections are lost together and tried again and again."""
+        if cause == self._said:
+            return
+        self._said = cause
+        if cause:
+            _log.warning("database away", cause=cause)
+        else:
+            _log.info("database there")
+
+    async def _connect_cold(self, **options: Any) -> asyncpg.Connection:  # noqa: ANN401 - the driver's
+        return (await self._cold.connect(**options))[0]
 
     async def reconnect(self, purpose: str = "", *, pinned: bool = True) -> Connection:
         """A dedicated connection, however long that takes."""
@@ -88,6 +117,25 @@ class Database:
             raise translated(error) from error
         return now, time.monotonic() - asked
 
+    async def check_pool(self) -> None:
+        """Raises Misaddressed if cold calls have an address of their own which leads to another database.
+
+        Raises Lost if one of the two leads to none.
+        """
+        if not self._settings.has_cold_url:
+            return
+        connection = await self.connect(pinned=False)
+        try:
+            there = tuple(await connection.raw.fetchrow(_WHICH_DATABASE) or ())
+            async with self.pool.begin() as pooled:
+                here = tuple((await pooled.exec_driver_sql(_WHICH_DATABASE)).one())
+        except Exception as error:
+            raise Lost(f"by STEPWELL_POOL_URL: {getattr(error, 'orig', None) or error}") from error
+        finally:
+            await connection.close()
+        if here != there:
+            raise Misaddressed(ANOTHER_DATABASE)
+
     async def close(self) -> None:
         """Closes the pool."""
         await self.pool.dispose()
@@ -98,17 +146,18 @@ def named(purpose: str) -> str:
     return f"stepwell {purpose}".rstrip()
 
 
-def _pool(settings: Settings, url: str) -> AsyncEngine:
+def _pool(settings: Settings, connect: Callable[..., Awaitable[asyncpg.Connection]]) -> AsyncEngine:
     """Cold calls. Nothing in it needs a session of its own, so that a pooler may stand in between."""
     pool = create_async_engine(
-        url.replace("postgresql://", "postgresql+asyncpg://", 1),
+        "postgresql+asyncpg://",
         pool_size=settings.pool_connections,
         max_overflow=0,
         pool_timeout=settings.statement_seconds,
         pool_pre_ping=True,
         hide_parameters=True,
+        isolation_level="READ COMMITTED",
         connect_args={
-            "timeout": settings.connect_seconds,
+            "async_creator_fn": connect,
             "command_timeout": settings.statement_seconds,
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,

@@ -31,10 +31,17 @@ async def try_lock(connection: Connection, schema: str) -> Vote:
     return Vote(row["taken"], row["backend"])
 
 
-async def probe(connection: Connection) -> int:
-    """The backend that serves the connection."""
-    backend: int = await connection.fetchval(LEADERS["probe_leader"])
-    return backend
+class Proof(NamedTuple):
+    """Which backend serves the connection, and whether the database takes writes."""
+
+    backend: int
+    writable: bool
+
+
+async def probe(connection: Connection) -> Proof:
+    """What the session says of itself."""
+    (row,) = await connection.fetch(LEADERS["probe_leader"])
+    return Proof(row["backend"], row["writable"])
 
 
 async def raise_epoch(connection: Connection, holder: str) -> int:

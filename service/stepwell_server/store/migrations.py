@@ -22,6 +22,11 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from stepwell_server.store.directness import NOT_DIRECT, Misaddressed, refuses_settings, require_direct
+from stepwell_server.store.faults import Lost
+from stepwell_server.store.lineage import Lineage
+from stepwell_server.store.reaching import Reach
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
@@ -31,6 +36,7 @@ OLDEST_POSTGRES = 150_000
 LOCK_TIMEOUT_SECONDS = 3.0
 LOCK_TRIES = 10
 LOCK_PAUSE_SECONDS = 1.0
+CONNECT_SECONDS = 10.0
 OTHER_MIGRATION_SECONDS = 0.1
 
 _log = logging.getLogger(__name__)
@@ -223,12 +229,19 @@ def _refuse_changed(plan: Sequence[Migration], done: dict[int, str]) -> None:
 @asynccontextmanager
 async def _connection(url: str, schema: str, purpose: str) -> AsyncIterator[asyncpg.Connection]:
     """Connects past any pooler's help: session locks and settings need a session of our own."""
-    connection = await asyncpg.connect(
-        url,
-        statement_cache_size=0,
-        server_settings={"search_path": f'"{schema}"', "application_name": f"stepwell {purpose}"},
-    )
+    search_path = f'"{schema}"'
+    reach = Reach(lambda: url, CONNECT_SECONDS, "read-write", Lineage().admit)
+
+    async def another() -> asyncpg.Connection:
+        settings = {"search_path": search_path, "application_name": f"stepwell {purpose}"}
+        return (await reach.connect(statement_cache_size=0, server_settings=settings))[0]
+
     try:
+        connection = await another()
+    except Lost as error:
+        raise Misaddressed(NOT_DIRECT) if refuses_settings(error) else error from error
+    try:
+        await require_direct(connection, search_path, another)
         yield connection
     finally:
         await connection.close()

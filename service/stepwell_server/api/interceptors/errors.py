@@ -29,7 +29,7 @@ from stepwell_server.errors import (
 )
 from stepwell_server.ids import uuid7
 from stepwell_server.refusals import InvalidArgument, Refusal
-from stepwell_server.store.faults import NoConnectionFree
+from stepwell_server.store.faults import Lost, NoConnectionFree
 
 DOMAIN = "stepwell.dev"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -39,7 +39,10 @@ _TEXT = 512
 _VIOLATIONS = 8
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-_DISCONNECTS = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "53300"})
+# The last is what a standby says of a write, or a database that was told to take none.
+_DISCONNECTS = frozenset({"57P01", "57P02", "57P03", "57P05", "25P03", "25006"})
+# Connections, authorization (a password that was changed), resources (disk, memory, connections).
+_UNAVAILABLE_CLASSES = ("08", "28", "53")
 _CONTENTION = frozenset({"40001", "40P01", "55P03"})
 _STATEMENT_TIMEOUT = "57014"
 
@@ -165,8 +168,9 @@ def _sql_states(error: BaseException) -> frozenset[str]:
 
 
 def _is_disconnect(error: BaseException, states: frozenset[str]) -> bool:
-    if states & _DISCONNECTS or any(state.startswith("08") for state in states):
+    if states & _DISCONNECTS or any(state.startswith(_UNAVAILABLE_CLASSES) for state in states):
         return True
     return any(
-        isinstance(link, ConnectionError) or getattr(link, "connection_invalidated", False) for link in _chain(error)
+        isinstance(link, (ConnectionError, Lost)) or getattr(link, "connection_invalidated", False)
+        for link in _chain(error)
     )

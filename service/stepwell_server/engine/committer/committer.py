@@ -81,6 +81,8 @@ class Committer:
         self._link = Link(database, settings, self._waiting, place, key_step)
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self.on_loss: Callable[[], Sequence[Order]] = tuple
+        """Answers what takes the runs back that workers of this replica hold, once commits were lost."""
 
     # --- callers' side ----------------------------------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class Committer:
 
     async def _commit(self, entries: list[Entry]) -> None:
         """Commits the entries as one batch; more than one only after a row was refused."""
-        conflicts = 0
+        conflicts = losses = 0
         while entries:
             try:
                 await self._attempt(entries)
@@ -190,6 +192,9 @@ class Committer:
                 return
             except Lost:
                 await self._link.drop()
+                await self._link.rest(losses)
+                losses += 1
+                without_late([*self._waiting])
                 entries = without_late(entries)
             except Unsettled:
                 return
@@ -213,6 +218,9 @@ class Committer:
         if not entries:
             return
         connection = await self._link.connected(entries)
+        if await self._link.lacks_commits(connection):
+            await self._take_back_runs()
+            connection = await self._link.connected(entries)
         self._keeping.begin(connection)
         await self._link.have_number(connection)
         await self._link.have_keys(connection, sum(births_of(entry.order) for entry in entries))
@@ -221,6 +229,14 @@ class Committer:
             await self._carry_out(connection, entries, batch)
         finally:
             batch.subjects.part()
+
+    async def _take_back_runs(self) -> None:
+        """Workers know more of their runs than the record: each begins anew from that, before they report again."""
+        orders = self.on_loss()
+        for start in range(0, len(orders), self._batch_commands):
+            part = orders[start : start + self._batch_commands]
+            deadline = time.monotonic() + 30.0
+            await self._commit([Entry(each, None, _MAIL_SIZE, deadline, namespace_of(each)) for each in part])
 
     async def _carry_out(self, connection: Connection, entries: list[Entry], batch: Batch) -> None:
         write: batches.Write | None = None

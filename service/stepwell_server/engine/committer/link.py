@@ -7,6 +7,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+import structlog
+
 from stepwell_server.engine.committer.waiting import without_late
 from stepwell_server.store import batch_reads, batches
 from stepwell_server.store.faults import Conflict, Lost, Rejected, Unsettled
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from stepwell_server.settings import Settings
     from stepwell_server.store.connection import Connection
     from stepwell_server.store.database import Database
+    from stepwell_server.store.lineage import Timeline
 
+_log = structlog.get_logger("stepwell.committer")
 SETTLE_SECONDS = 30.0
 _FIRST_PAUSE = 0.05
 
@@ -37,6 +41,8 @@ class Link:
         self._connection: Connection | None = None
         self._keys: Iterator[int] = iter(())
         self._spare_keys = 0
+        self._timeline: Timeline | None = None
+        self._last_known: tuple[int, int] | None = None  # a batch that must be there, unless commits were lost
         self.number = 0
         self.position = 0
 
@@ -49,6 +55,7 @@ class Link:
         while self._connection is None or self._connection.closed:
             try:
                 self._connection = await self._database.connect("committer")
+                self._look_at(self._connection)
             except Lost:
                 without_late([*entries, *self._waiting])
                 if time.monotonic() >= until:
@@ -56,6 +63,33 @@ class Link:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, self._longest_pause)
         return self._connection
+
+    def _look_at(self, connection: Connection) -> None:
+        """A standby that was promoted may not know of all that was taken from sequences: none of it is used again."""
+        if connection.timeline != self._timeline:
+            if self._timeline is not None and self.position:
+                self._last_known = (self.number, self.position)
+            self._timeline = connection.timeline
+            self._keys, self._spare_keys = iter(()), 0
+            self.forget_number()
+
+    async def lacks_commits(self, connection: Connection) -> bool:
+        """Whether what was committed last did not come along when the database went from one server to another.
+
+        What is there of one committer's commits is there of all others' until then, for they are of one log.
+        """
+        if self._last_known is None:
+            return False
+        found = await batches.is_there(connection, *self._last_known)
+        self._last_known = None
+        if not found:
+            _log.error("commits are lost", advice="they were acknowledged and not on the standby that was promoted")
+        return not found
+
+    async def rest(self, losses: int) -> None:
+        """Pauses if not even a new connection has helped: there is a database, and it takes no writes."""
+        if losses:
+            await asyncio.sleep(min(_FIRST_PAUSE * 2**losses, self._longest_pause))
 
     async def drop(self) -> None:
         """Closes the connection; the next is another."""

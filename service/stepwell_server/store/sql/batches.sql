@@ -1,6 +1,10 @@
 -- name: take_committer_number
 SELECT nextval('committer_numbers') AS number;
 
+-- name: find_batch
+-- Whether a batch of a committer is there. Walks batches_position_idx.
+SELECT EXISTS (SELECT FROM batches AS b WHERE b.committer = $1 AND b.position = $2) AS found;
+
 -- name: insert_batch
 -- A row for each batch: settles whether it committed, and orders what watchers see.
 COPY batches (batch_id, committer, position, commit_time, ended, notices) FROM STDIN (FORMAT binary);

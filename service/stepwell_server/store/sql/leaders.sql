@@ -3,8 +3,8 @@
 SELECT pg_try_advisory_lock($1) AS taken, pg_backend_pid() AS backend;
 
 -- name: probe_leader
--- Proves that the session lives, and keeps it from being dropped as idle.
-SELECT pg_backend_pid() AS backend;
+-- Proves that the session lives, and keeps it from being dropped as idle; tells whether the database takes writes.
+SELECT pg_backend_pid() AS backend, current_setting('transaction_read_only') = 'off' AS writable;
 
 -- name: raise_epoch
 -- Counts an election of our own leader. No outside engine can take the empty name. Walks leaderships_pkey.
