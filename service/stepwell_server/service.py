@@ -12,12 +12,13 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import errors, telemetry
 from stepwell_server.api.api_keys import ApiKeys
 from stepwell_server.api.bulk import Bulk
 from stepwell_server.api.clock import ClockCalls
@@ -70,6 +71,7 @@ from stepwell_server.store.database import Database
 from stepwell_server.store.faults import Lost
 from stepwell_server.store.hints import Hints
 from stepwell_server.store.namespaces import Namespaces
+from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from stepwell_server.engine.committer.protocols import AnyChange
@@ -90,6 +92,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        telemetry.slow.set_seconds(settings.slow_seconds)
         self.database = Database(settings)
         self.real_clock = SystemClock()
         self.clock = TestClock(self.real_clock) if settings.test_clock else self.real_clock
@@ -169,7 +172,7 @@ class Service:
         if self.settings.metrics_port is None:
             return []
         seconds = self.settings.backlog_poll_seconds
-        return [Backlog(self._connection, self.clock, seconds, self.leader.is_leading)]
+        return [Backlog(self._connection, self.crews, self.clock, seconds, self.leader.is_leading)]
 
     async def __aenter__(self) -> Self:
         """Starts, and waits until it is ready."""
@@ -200,6 +203,10 @@ class Service:
             where = f"{self.settings.host}:{self.settings.port}"
             raise StartError(f"{where} can't be bound: is another server using the port? ({error})") from error
         await self._server.start()
+        metrics.build.labels(version("stepwell-server")).set(1)
+        metrics.committer_waiting.set_function(lambda: self.committers.waiting)
+        metrics.pool_allowed.set(self.settings.pool_connections)
+        metrics.pool_used.set_function(self.database.pool_use)
         self.readiness.start()
 
     async def wait_ready(self) -> None:
@@ -208,6 +215,7 @@ class Service:
 
     async def stop(self) -> None:
         """Ends in the order that the module names."""
+        metrics.ready.set(0)
         await self.readiness.stop()
         if self._server is not None:
             await self._server.stop(self._drain)
@@ -309,6 +317,7 @@ class Service:
             self._ready.clear()
             await self.leader.stop()
         self._gate.is_open = is_ready
+        metrics.ready.set(is_ready)
         if self._server is not None:
             await self._server.ready(is_ready=is_ready)
         if is_ready:

@@ -21,6 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[i
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type: ignore[import-untyped]
 
 from stepwell_server.api.interceptors.admission import Admission
+from stepwell_server.api.interceptors.calls import Calls
 from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.errors import Errors
 from stepwell_server.api.interceptors.tracing import Tracing
@@ -95,9 +96,9 @@ def build_server(
 ) -> Server:
     """Makes a server for the servicers, each derived from the generated class of its service.
 
-    The interceptors given come after those for spans, errors, admission and deadlines, nearer to the handlers.
+    The interceptors given come after those for spans, counts, errors, admission and deadlines, nearer to the handlers.
     """
-    inner = (Tracing(), Errors(), Admission(settings.calls_at_once), Deadlines(), *interceptors)
+    inner = (Tracing(), Calls(), Errors(), Admission(settings.calls_at_once), Deadlines(), *interceptors)
     return Server(servicers, inner, settings)
 
 

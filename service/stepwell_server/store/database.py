@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from stepwell_server.store.connection import Connection, Counters
 from stepwell_server.store.faults import LOSSES, Lost, translated
+from stepwell_server.telemetry import metrics
+from stepwell_server.telemetry.slow_log import slow
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,6 +28,7 @@ _PINNED = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
 }
+_BEGAN, _TEXT = "stepwell_began", 160
 
 
 class Database:
@@ -61,7 +64,9 @@ class Database:
                 server_settings=options,
             )
         except (*LOSSES, TimeoutError, asyncpg.PostgresError) as error:
+            metrics.count_connect("failed")
             raise Lost(str(error) or type(error).__name__) from error
+        metrics.count_connect("made")
         return Connection(raw, self.counters)
 
     async def reconnect(self, *, pinned: bool = True) -> Connection:
@@ -82,6 +87,11 @@ class Database:
         except Exception as error:
             raise translated(error) from error
         return now, time.monotonic() - asked
+
+    def pool_use(self) -> int:
+        """How many of the pool's connections are in use."""
+        used: int = self.pool.sync_engine.pool.checkedout()  # type: ignore[attr-defined]
+        return used
 
     async def close(self) -> None:
         """Closes the pool."""
@@ -110,4 +120,29 @@ def _pool(settings: Settings, url: str) -> AsyncEngine:
     def _choose_schema(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
         connection.exec_driver_sql(f"SET LOCAL search_path TO {settings.database_schema}")
 
+    if settings.slow_seconds:
+        _watch(pool)
     return pool
+
+
+def _watch(pool: AsyncEngine) -> None:
+    """Tells of slow statements: by their texts, which hold no values."""
+
+    @event.listens_for(pool.sync_engine, "before_cursor_execute")
+    def _begin(connection: Any, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+        connection.info[_BEGAN] = time.monotonic()
+
+    @event.listens_for(pool.sync_engine, "after_cursor_execute")
+    def _end(connection: Any, cursor: object, statement: str, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+        if (took := time.monotonic() - connection.info[_BEGAN]) >= slow.seconds:
+            slow.tell("statement", _shortened(statement), took)
+
+    @event.listens_for(pool.sync_engine, "handle_error")
+    def _fail(failed: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+        began = None if failed.connection is None else failed.connection.info.get(_BEGAN)
+        if began is not None and failed.statement and (took := time.monotonic() - began) >= slow.seconds:
+            slow.tell("statement", _shortened(failed.statement), took)
+
+
+def _shortened(statement: str) -> str:
+    return " ".join(statement.split())[:_TEXT]

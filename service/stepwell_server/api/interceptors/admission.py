@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from stepwell_server.api.interceptors.around import AroundCalls, Context
 from stepwell_server.errors import QueueFull
+from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ class Admission(AroundCalls):
     def __init__(self, most: int) -> None:
         self._most = most
         self._under_way = 0
+        metrics.calls_under_way.set_function(lambda: self._under_way)
 
     def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:
         return self._counted()
