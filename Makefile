@@ -55,11 +55,12 @@ ends: setup ## Make environments of the oldest and the newest versions that the 
 	@$(PY) tools/ends.py
 
 .PHONY: generate
-generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, docs/states.md, docs/parity.md and docs/reference
+generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, docs/states.md, docs/parity.md, docs/reference and dashboards
 	$(GENERATE)/bin/python tools/generate.py
 	$(PY) tools/states.py
 	$(PY) tools/parity.py
 	$(PY) tools/reference.py
+	$(PY) tools/dashboards.py
 
 .PHONY: format
 format: setup ## Format the code and fix what can be fixed
@@ -87,6 +88,7 @@ verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol brea
 	$(PY) tools/states.py --check
 	$(PY) tools/parity.py --check
 	$(PY) tools/reference.py --check
+	$(PY) tools/dashboards.py --check
 	$(PY) tools/buf.py breaking
 
 .PHONY: test

@@ -1,5 +1,6 @@
-"""The backlog: how much waits in which queue, for how long, and what nobody takes. The leader tells of it, so that one
-replica does; and of what programs asked for in vain.
+"""The backlog: how much waits in which queue, for how long, and what of it nobody takes; and dead letters.
+
+The leader tells of it, so that one replica does.
 """
 
 from __future__ import annotations

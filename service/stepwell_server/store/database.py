@@ -133,7 +133,7 @@ def _watch(pool: AsyncEngine) -> None:
         connection.info[_BEGAN] = time.monotonic()
 
     @event.listens_for(pool.sync_engine, "after_cursor_execute")
-    def _end(connection: Any, cursor: object, statement: str, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+    def _end(connection: Any, _cursor: object, statement: str, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's
         if (took := time.monotonic() - connection.info[_BEGAN]) >= slow.seconds:
             slow.tell("statement", _shortened(statement), took)
 

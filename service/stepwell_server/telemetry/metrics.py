@@ -207,7 +207,7 @@ def count_slow(kind: str) -> None:
 
 
 def set_backlog(waiting: Mapping[Queue, tuple[int, float, int]]) -> None:
-    """Sets how much waits in each queue, for how long, and how much of it is stranded, in place of what was told before.
+    """Sets how much waits in each queue, for how long, and how much of it is stranded, in place of what was told.
 
     Callers name queues, and so make labels: the longest backlogs are told one by one, all others together.
     """
