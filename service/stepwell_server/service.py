@@ -280,7 +280,7 @@ class Service:
             TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
             UserTasks(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
-            Explanations(self.database, namespaces, self.crews, self.clock, settings),
+            Explanations(self.database, namespaces, self.crews, self.clock, self.real_clock, settings),
             TaskQueues(
                 self.database, namespaces, self.crews, self.dispatcher, self.clock, settings, self._queue_changed
             ),

@@ -16,6 +16,7 @@ from stepwell import Context, RetryPolicy, activity, reasons, workflow
 from stepwell.sync import Client as SyncClient
 from stepwell.v1 import run_store_pb2, run_store_pb2_grpc, types_pb2
 from stepwell.v1.explanations_pb2 import Explanation
+from stepwell_server.api import explanation_values
 
 ENTERED = asyncio.Event()
 
@@ -53,6 +54,16 @@ async def waiting(ctx: Context) -> None:
         ctx.activity(endless),
         ctx.child("elsewhere", task_queue="nowhere"),
     )
+
+
+@workflow
+async def sleeping(ctx: Context) -> None:
+    await ctx.sleep(0.05)
+
+
+@workflow
+async def busy(ctx: Context) -> None:
+    await ctx.activity(endless)
 
 
 def code_of(each: Explanation) -> str:
@@ -168,3 +179,47 @@ async def test_the_command_and_programs_without_asyncio(one: Live) -> None:
             return [each.code for each in (*client.run(run_id).explain(), *client.job(job_id).explain())]
 
     assert await asyncio.to_thread(ask) == [Explanation.CODE_NO_WORKER] * 2
+
+
+async def test_what_the_leader_has_not_dealt_with_is_overdue(one: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timers, delayed starts, and jobs; and whether anybody leads at all."""
+    monkeypatch.setattr(explanation_values, "_LATE_SECONDS", 0.0)
+    service = one.server.service
+    await service.leader.stop()
+    handle = await one.client.start_run(sleeping, task_queue="default")
+    later = await one.client.start_run("order", task_queue="orders", start_delay=0.01)
+    job = await one.client.start_job("endless", task_queue="default", start_delay=0.01)
+    async with one.working(workflows=[sleeping], activities=[]):
+        (timer,) = await explained(handle, ["OVERDUE"])
+        assert timer.text.startswith("sleeps; its time came at ")
+        assert timer.text.endswith(", and no replica leads")
+        assert "elected" in timer.advice
+        assert [code_of(each) for each in await later.explain()] == ["OVERDUE"]
+        assert [code_of(each) for each in await job.explain()] == ["OVERDUE"]
+        await handle.pause("for a look")
+        assert [code_of(each) for each in await handle.explain()] == ["PAUSED", "TIMER"]
+        await handle.resume()
+        for duty in service.leader.duties:
+            duty.may_run = lambda: False
+        service.leader.start()
+        await service.leader.wait_elected()
+        (timer,) = await handle.explain()
+        assert timer.text.endswith(", and the leader has not dealt with it")
+
+
+async def test_a_holder_that_fell_silent_is_told_as_lost(one: Live) -> None:
+    """Of a run, of an activity and of a job: nobody is at it any more, and nobody else has it yet."""
+    service = one.server.service
+    handle = await one.client.start_run(busy, task_queue="default")
+    job = await one.client.start_job("endless", task_queue="default")
+    async with one.working(workflows=[busy], activities=[endless]):
+        await explained(handle, ["HELD"])
+        await explained(job, ["HELD"])
+        await service.leader.stop()
+        async with service.database.pool.begin() as connection:
+            await connection.exec_driver_sql("UPDATE sessions SET expire_time = '-infinity'")
+        found = await explained(handle, ["HOLDER_LOST", "HOLDER_LOST"])
+        assert [each.step_name for each in found] == ["", "endless"]
+        assert all("session has expired" in each.text for each in found)
+        await explained(job, ["HOLDER_LOST"])
+        service.leader.start()

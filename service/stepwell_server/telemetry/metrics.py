@@ -147,6 +147,7 @@ refusals = Counter("stepwell_refusals", "Calls and items refused, by reason.", (
 # There from the start, so that the first one shows as a rise.
 for _reason in ("INTERNAL_ERROR", "QUEUE_FULL", "DATABASE_UNAVAILABLE"):
     refusals.labels(_reason)
+leases_lost.labels("session expired")
 for _outcome in ("made", "failed"):
     connects.labels(_outcome)
 
