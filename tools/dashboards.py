@@ -494,14 +494,14 @@ def thresholds(panel: Panel) -> dict[str, Any]:
 def rendered(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
     """A panel as Grafana has it."""
     is_table, is_stat = panel.kind == "table", panel.kind == "stat"
-    options: dict[str, Any] = {
+    options: dict[str, dict[str, Any]] = {
         "stat": {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "colorMode": "background"},
         "table": {"showHeader": True},
         "timeseries": {
             "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
             "tooltip": {"mode": "multi", "sort": "desc"},
         },
-    }[panel.kind]
+    }
     custom: dict[str, Any] = {}
     if panel.kind == "timeseries":
         custom = {"fillOpacity": 10, "showPoints": "never", "lineWidth": 1, "spanNulls": False}
@@ -517,7 +517,7 @@ def rendered(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
             "defaults": {"unit": panel.unit, "min": 0, "thresholds": thresholds(panel), "custom": custom},
             "overrides": [],
         },
-        "options": options,
+        "options": options[panel.kind],
         "targets": [
             {
                 "refId": chr(ord("A") + place),

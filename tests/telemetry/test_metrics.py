@@ -85,6 +85,7 @@ async def lived(replica: Replica) -> None:
 
 async def test_every_metric_is_fed(tmp_path: Path, database_url: str) -> None:
     settings = {"METRICS_PORT": "0", "BACKLOG_POLL_SECONDS": "0.1", "RETENTION_POLL_SECONDS": "0.2"}
+    settings["SLOW_SECONDS"] = "0.0000001"
     async with served(tmp_path, database_url, free_port(), {}, **settings) as (_, replica):
         address = await address_of(tmp_path / "server.log")
         await lived(replica)

@@ -104,7 +104,7 @@ async def test_cold_statements_are_told_by_their_text_without_values(database_ur
 def test_many_slow_ones_do_not_fill_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each kind so many in a while; the next line says how many were not told."""
     now = 100.0
-    monkeypatch.setattr(slow_log.time, "monotonic", lambda: now)
+    monkeypatch.setattr("stepwell_server.telemetry.slow_log.time.monotonic", lambda: now)
     told = Slow()
     with capture_logs() as lines:
         for number in range(3 * slow_log.MOST):

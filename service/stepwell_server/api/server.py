@@ -98,7 +98,14 @@ def build_server(
 
     The interceptors given come after those for spans, counts, errors, admission and deadlines, nearer to the handlers.
     """
-    inner = (Tracing(), Calls(), Errors(), Admission(settings.calls_at_once), Deadlines(), *interceptors)
+    inner: Sequence[Interceptor] = (
+        Tracing(),
+        Calls(),
+        Errors(),
+        Admission(settings.calls_at_once),
+        Deadlines(),
+        *interceptors,
+    )
     return Server(servicers, inner, settings)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stepwell_server.store import backlog, leaders
@@ -81,7 +82,7 @@ async def read_all(connection: Connection, schema: str) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in BUNDLE:
         subject = name.partition("_")[2]
-        found[subject] = await _told(lambda name=name: _rows(connection, name, *arguments.get(name, ())))
+        found[subject] = await _told(partial(_rows, connection, name, *arguments.get(name, ())))
     found["backlog"] = await _told(lambda: _backlog(connection, now))
     found["dead_letters"] = await _told(lambda: backlog.count_dead_letters(connection))
     found["statements"] = await _told(lambda: _statements(connection))

@@ -248,7 +248,7 @@ def _arguments(changes: Sequence[Change], insertions: Sequence[Insertion]) -> li
 
 
 def _names(changes: Sequence[Change], insertions: Sequence[Insertion]) -> str:
-    return ", ".join(each.statement.name for each in (*changes, *insertions))
+    return ", ".join([*(each.statement.name for each in changes), *(each.statement.name for each in insertions)])
 
 
 def _rows(insertions: Sequence[Insertion]) -> int:

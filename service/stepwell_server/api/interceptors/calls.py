@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import grpc
-
+from stepwell_server.api.interceptors.around import MAKERS
 from stepwell_server.api.interceptors.outcomes import outcome
 from stepwell_server.telemetry.calls import Call, current, name_of, tallies
 from stepwell_server.telemetry.slow_log import rounded, slow
 
 if TYPE_CHECKING:
-    from stepwell_server.api.interceptors.around import Context, Handler
+    from stepwell_server.api.interceptors.around import Behavior, Context, Handler
 
 
 class Calls:
@@ -22,7 +21,9 @@ class Calls:
         """The handler, counted; streams are told of by a gauge of their own."""
         if handler.request_streaming or handler.response_streaming or method.startswith("/grpc."):
             return handler
-        behavior, name = handler.unary_unary, name_of(method)
+        kind, make = MAKERS[False, False]
+        behavior: Behavior = getattr(handler, kind)
+        name = name_of(method)
         tally = tallies.of(name)
 
         async def call(request: object, context: Context) -> object:
@@ -44,6 +45,6 @@ class Calls:
                     if took >= slow.seconds:
                         slow.tell("call", name, took, code=code, **rounded(**noted.parts or {}))
 
-        return grpc.unary_unary_rpc_method_handler(
+        return make(
             call, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
         )
