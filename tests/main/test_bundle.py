@@ -75,8 +75,8 @@ async def someone_at(url: str) -> AsyncIterator[None]:
     ]
     transaction = first.transaction()
     await transaction.start()
-    await first.execute(f"LOCK TABLE dead_letters; SELECT '{HIDDEN}'")
-    asking = asyncio.create_task(second.execute(f"SELECT '{HIDDEN}' FROM dead_letters"))  # noqa: S608
+    await first.execute(f"SELECT pg_advisory_xact_lock(4711), '{HIDDEN}'")
+    asking = asyncio.create_task(second.execute(f"SELECT pg_advisory_xact_lock(4711), '{HIDDEN}'"))
     try:
         await until(lambda: first.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
         yield

@@ -11,6 +11,9 @@ import pytest
 import pytest_asyncio
 from tests.sdk.live import Live, live
 from tests.sdk.test_cli_live import stepwell
+from tests.stream.code import Code
+from tests.stream.kit import ACTIVITY, RUN, capacity, hello
+from tests.stream.wire import Wire
 
 from stepwell import Context, RetryPolicy, activity, reasons, workflow
 from stepwell.sync import Client as SyncClient
@@ -59,11 +62,6 @@ async def waiting(ctx: Context) -> None:
 @workflow
 async def sleeping(ctx: Context) -> None:
     await ctx.sleep(0.05)
-
-
-@workflow
-async def busy(ctx: Context) -> None:
-    await ctx.activity(endless)
 
 
 def code_of(each: Explanation) -> str:
@@ -207,19 +205,24 @@ async def test_what_the_leader_has_not_dealt_with_is_overdue(one: Live, monkeypa
         assert timer.text.endswith(", and the leader has not dealt with it")
 
 
-async def test_a_holder_that_fell_silent_is_told_as_lost(one: Live) -> None:
+async def test_a_holder_that_fell_silent_is_told_as_lost(database_url: str) -> None:
     """Of a run, of an activity and of a job: nobody is at it any more, and nobody else has it yet."""
-    service = one.server.service
-    handle = await one.client.start_run(busy, task_queue="default")
-    job = await one.client.start_job("endless", task_queue="default")
-    async with one.working(workflows=[busy], activities=[endless]):
-        await explained(handle, ["HELD"])
+    async with live(database_url, session_seconds=600.0, heartbeat_seconds=300.0, ack_seconds=60.0) as one:
+        replica, service = one.server, one.server.service
+        stream = await Wire(replica, hello("w", capacity=capacity(runs=1, activities=2))).open(is_lively=False)
+        handle = one.client.run(await replica.start())
+        code = Code(stream, await stream.task(RUN))
+        await code.wait(code.activity("charge"))
+        await stream.task(ACTIVITY)
+        job = one.client.job(await replica.start_job())
+        await stream.task(ACTIVITY)
+        (held,) = await explained(handle, ["HELD"])
+        assert held.step_name == "charge"
         await explained(job, ["HELD"])
         await service.leader.stop()
         async with service.database.pool.begin() as connection:
             await connection.exec_driver_sql("UPDATE sessions SET expire_time = '-infinity'")
-        found = await explained(handle, ["HOLDER_LOST", "HOLDER_LOST"])
-        assert [each.step_name for each in found] == ["", "endless"]
-        assert all("session has expired" in each.text for each in found)
+        of_run, of_step = await explained(handle, ["HOLDER_LOST", "HOLDER_LOST"])
+        assert (of_run.step_name, of_step.step_name) == ("", "charge")
+        assert of_step.text == "w had it, and its session has expired"
         await explained(job, ["HOLDER_LOST"])
-        service.leader.start()

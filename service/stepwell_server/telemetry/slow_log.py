@@ -61,7 +61,7 @@ class Slow:
         if window.left_out:
             facts["left_out"], window.left_out = window.left_out, 0
         call = current.get()
-        if call is not None:
+        if call is not None and kind != "call":
             facts["method"] = call.method
         traceparent = "" if call is None else caller_context(call.context.invocation_metadata() or ())[0]
         with about_call(traceparent):
