@@ -15,6 +15,7 @@ LOCK := .cache/lock
 TOOLS := .cache/tools
 BUF := $(TOOLS)/bin/buf-$(BUF_VERSION)
 GRPCURL := $(TOOLS)/bin/grpcurl-$(GRPCURL_VERSION)
+PROMTOOL := $(TOOLS)/bin/promtool
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Sources that exist: a folder may be yet to come.
@@ -48,7 +49,7 @@ demo: setup ## Survey the standard library with durable runs, and kill things me
 setup: $(VENV)/.ready ## Make .venv: locked dependencies and both distributions, editable
 
 .PHONY: tools
-tools: $(BUF) $(GRPCURL) ## Install buf and grpcurl, pinned, into .cache/tools
+tools: $(BUF) $(GRPCURL) $(PROMTOOL) ## Install buf, grpcurl and promtool into .cache/tools
 
 .PHONY: ends
 ends: setup ## Make environments of the oldest and the newest versions that the client takes
@@ -160,3 +161,6 @@ $(BUF):
 
 $(GRPCURL):
 	@sh tools/install_grpcurl.sh $(GRPCURL_VERSION) $(TOOLS)
+
+$(PROMTOOL):
+	@sh tools/install_promtool.sh $(TOOLS)
