@@ -210,11 +210,11 @@ async def test_a_holder_that_fell_silent_is_told_as_lost(database_url: str) -> N
     async with live(database_url, session_seconds=600.0, heartbeat_seconds=300.0, ack_seconds=60.0) as one:
         replica, service = one.server, one.server.service
         stream = await Wire(replica, hello("w", capacity=capacity(runs=1, activities=2))).open(is_lively=False)
-        handle = one.client.run(await replica.start())
+        handle: Any = one.client.run(await replica.start())
         code = Code(stream, await stream.task(RUN))
         await code.wait(code.activity("charge"))
         await stream.task(ACTIVITY)
-        job = one.client.job(await replica.start_job())
+        job: Any = one.client.job(await replica.start_job())
         await stream.task(ACTIVITY)
         (held,) = await explained(handle, ["HELD"])
         assert held.step_name == "charge"

@@ -248,8 +248,8 @@ class Committer:
         position = self._link.position if write is not None else 0
         telemetry.metrics.commit_seconds.observe(times.end())
         telemetry.metrics.commit_batch_commands.observe(len(entries))
-        times.tell_if_slow(entries, batch)
         self._finish(entries, batch, position)
+        times.tell_if_slow(entries, batch)
 
     def _batch(self, connection: Connection, entries: Sequence[Entry]) -> Batch:
         return Batch(

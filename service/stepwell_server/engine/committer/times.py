@@ -33,7 +33,7 @@ class Times:
         return self.ended - self.began
 
     def tell_if_slow(self, entries: Sequence[Entry], batch: Batch) -> None:
-        """What is quick costs a comparison."""
+        """What is quick costs a comparison. To be called before those who wait for the answers go on."""
         oldest = min(map(_SINCE, entries))
         if self.ended - min(oldest, self.began) < slow.seconds:
             return
