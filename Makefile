@@ -15,6 +15,7 @@ LOCK := .cache/lock
 TOOLS := .cache/tools
 BUF := $(TOOLS)/bin/buf-$(BUF_VERSION)
 GRPCURL := $(TOOLS)/bin/grpcurl-$(GRPCURL_VERSION)
+PROMTOOL := $(TOOLS)/bin/promtool
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Sources that exist: a folder may be yet to come.
@@ -48,7 +49,7 @@ demo: setup ## Survey the standard library with durable runs, and kill things me
 setup: $(VENV)/.ready ## Make .venv: locked dependencies and both distributions, editable
 
 .PHONY: tools
-tools: $(BUF) $(GRPCURL) ## Install buf and grpcurl, pinned, into .cache/tools, and PgBouncer
+tools: $(BUF) $(GRPCURL) $(PROMTOOL) ## Install buf, grpcurl and promtool, pinned, into .cache/tools, and PgBouncer
 	@sh tools/install_pgbouncer.sh
 
 .PHONY: ends
@@ -56,11 +57,12 @@ ends: setup ## Make environments of the oldest and the newest versions that the 
 	@$(PY) tools/ends.py
 
 .PHONY: generate
-generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, docs/states.md, docs/parity.md and docs/reference
+generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, docs/states.md, docs/parity.md, docs/reference and dashboards
 	$(GENERATE)/bin/python tools/generate.py
 	$(PY) tools/states.py
 	$(PY) tools/parity.py
 	$(PY) tools/reference.py
+	$(PY) tools/dashboards.py
 
 .PHONY: format
 format: setup ## Format the code and fix what can be fixed
@@ -88,6 +90,7 @@ verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol brea
 	$(PY) tools/states.py --check
 	$(PY) tools/parity.py --check
 	$(PY) tools/reference.py --check
+	$(PY) tools/dashboards.py --check
 	$(PY) tools/buf.py breaking
 
 .PHONY: test
@@ -159,3 +162,6 @@ $(BUF):
 
 $(GRPCURL):
 	@sh tools/install_grpcurl.sh $(GRPCURL_VERSION) $(TOOLS)
+
+$(PROMTOOL):
+	@sh tools/install_promtool.sh $(TOOLS)

@@ -38,6 +38,7 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("STEPWELL_DATABASE_URL", "mysql://h/d"),
         ("STEPWELL_SCHEMA", 'x"y'),
         ("STEPWELL_SESSION_SECONDS", "0"),
+        ("STEPWELL_SLOW_SECONDS", "-1"),
         ("STEPWELL_HEARTBEAT_SECONDS", "31"),
         ("STEPWELL_LIMITS__RUN_EVENTS", "131072"),
     ],

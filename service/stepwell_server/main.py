@@ -1,8 +1,9 @@
-"""The program: `stepwell-server dev | serve | migrate | check | keys`."""
+"""The program: `stepwell-server dev | serve | migrate | check | bundle | keys`."""
 
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +11,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from stepwell_server import key_commands, running
+from stepwell_server import bundling, key_commands, running
 from stepwell_server.program import USAGE, Output, OutputOption, die, need_url, read_settings, run, set_up, show
 from stepwell_server.store import migrations
+from stepwell_server.telemetry import set_up_logs
 
 app = typer.Typer(
     name="stepwell-server",
@@ -104,6 +106,27 @@ def check(output: OutputOption = Output.TABLE) -> None:
     show(facts, output)
     if not window.may_run:
         raise typer.Exit(1)
+
+
+@app.command()
+def bundle(
+    output: Annotated[str, typer.Option("--output", "-o", help="File to write; - is standard output.")] = "-",
+) -> None:
+    """Collect what helps to find a fault: settings, database, metrics, as a .tar.gz without secrets or payloads.
+
+    In a cluster: kubectl exec deploy/stepwell -- stepwell-server bundle > bundle.tar.gz
+    """
+    if output == "-" and sys.stdout.isatty():
+        die("a bundle is no text: name a file with --output, or send the output to one", USAGE)
+    settings = read_settings()
+    set_up_logs("error", settings.log_format)
+    files = run(bundling.collect(settings))
+    if output == "-":
+        bundling.write(files, sys.stdout.buffer)
+        return
+    with Path(output).open("wb") as out:
+        bundling.write(files, out)
+    sys.stderr.write(f"wrote {output}: {len(files)} files\n")
 
 
 def main() -> None:

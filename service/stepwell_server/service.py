@@ -14,12 +14,13 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from stepwell_server import errors
+from stepwell_server import errors, telemetry
 from stepwell_server.api.api_keys import ApiKeys
 from stepwell_server.api.bulk import Bulk
 from stepwell_server.api.certificates import CertificateError
@@ -80,6 +81,7 @@ from stepwell_server.store.faults import Lost
 from stepwell_server.store.hints import Hints
 from stepwell_server.store.namespaces import Namespaces
 from stepwell_server.telemetry.audit import AuditLog
+from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from stepwell_server.dispatch.tokens import KnownTokens
@@ -101,6 +103,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        telemetry.slow.set_seconds(settings.slow_seconds)
         self.database = Database(settings)
         self.real_clock = SystemClock()
         self.clock = TestClock(self.real_clock) if settings.test_clock else self.real_clock
@@ -200,7 +203,7 @@ class Service:
         if self.settings.metrics_port is None:
             return []
         seconds = self.settings.backlog_poll_seconds
-        return [Backlog(self._connection, self.clock, seconds, self.leader.is_leading)]
+        return [Backlog(self._connection, self.crews, self.clock, seconds, self.leader.is_leading)]
 
     async def __aenter__(self) -> Self:
         """Starts, and waits until it is ready."""
@@ -243,6 +246,10 @@ class Service:
         if self._server.certificates is not None:
             self._certificate_watch = CertificateWatch(self._server.certificates.look, self.settings.tls_reload_seconds)
             self._certificate_watch.start()
+        metrics.build.labels(version("stepwell-server")).set(1)
+        metrics.committer_waiting.set_function(lambda: self.committers.waiting)
+        metrics.pool_allowed.set(self.settings.pool_connections)
+        metrics.pool_used.set_function(self.database.pool_use)
         self.readiness.start()
 
     async def wait_ready(self) -> None:
@@ -253,6 +260,7 @@ class Service:
         """Ends in the order that the module names."""
         if self._server is not None:
             self._server.leave()
+        metrics.ready.set(0)
         await self.readiness.stop()
         if self._server is not None:
             await self._server.stop(self._drain)
@@ -335,7 +343,7 @@ class Service:
             TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
             UserTasks(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
-            Explanations(self.database, namespaces, self.crews, self.clock, settings),
+            Explanations(self.database, namespaces, self.crews, self.clock, self.real_clock, settings),
             TaskQueues(
                 self.database, namespaces, self.crews, self.dispatcher, self.clock, settings, self._queue_changed
             ),
@@ -372,6 +380,7 @@ class Service:
             self._ready.clear()
             await self.leader.stop()
         self._gate.is_open = is_ready
+        metrics.ready.set(is_ready)
         if self._server is not None:
             await self._server.ready(is_ready=is_ready)
         if is_ready:

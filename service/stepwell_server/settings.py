@@ -233,6 +233,8 @@ class Settings(BaseSettings):
     retention_poll_seconds: Seconds = 60.0
     """How often the leader deletes what is past its retention and makes partitions ahead."""
 
+    slow_seconds: Annotated[float, Field(ge=0)] = 1.0
+    """What takes longer is told in the log: a call, a batch, a statement, a round of a loop; 0: nothing is."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least important messages to log."""
     log_format: Literal["json", "console"] = "json"

@@ -9,7 +9,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from prometheus_client.metrics import MetricWrapperBase
+from tests.telemetry.declared import declared
 
 from stepwell_server import telemetry
 from stepwell_server.dispatch import beat_traces, traces
@@ -32,13 +32,11 @@ def names(heading: str) -> set[str]:
 
 
 def test_each_metric_is_told_of() -> None:
-    declared = [each for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)]
     described = []
-    for each in declared:
-        (family,) = each.describe()
-        ending = "_total" if family.type == "counter" else ""
-        labels = ", ".join(f"`{label}`" for label in each._labelnames)
-        described.append([f"`{family.name}{ending}`", family.type, labels, family.documentation])
+    for each in declared():
+        ending = "_total" if each.kind == "counter" else ""
+        labels = ", ".join(f"`{label}`" for label in each.labels)
+        described.append([f"`{each.name}{ending}`", each.kind, labels, each.told])
     assert rows("metric") == sorted(described)
 
 

@@ -24,6 +24,7 @@ from stepwell_server.loops.timers import JobTimers
 from stepwell_server.model.runs import EMPTY_HASH, RunRef
 from stepwell_server.model.steps import Kind
 from stepwell_server.model.tasks import Grant, TaskKind
+from stepwell_server.model.workers import Hello, pack_hello
 from stepwell_server.settings import Settings
 from stepwell_server.store.database import Database
 
@@ -52,9 +53,10 @@ class Rig:
         session_id = uuid7()
         now = self.clock.now()
         await self.sql.execute(
-            "INSERT INTO sessions VALUES ($1, 1, 'worker', $2, '', $3)",
+            "INSERT INTO sessions VALUES ($1, 1, 'worker', $2, $3, $4)",
             session_id,
             now,
+            pack_hello(Hello("worker")),
             now + timedelta(seconds=seconds),
         )
         return session_id

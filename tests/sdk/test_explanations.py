@@ -11,11 +11,15 @@ import pytest
 import pytest_asyncio
 from tests.sdk.live import Live, live
 from tests.sdk.test_cli_live import stepwell
+from tests.stream.code import Code
+from tests.stream.kit import ACTIVITY, RUN, capacity, hello
+from tests.stream.wire import Wire
 
 from stepwell import Context, RetryPolicy, activity, reasons, workflow
 from stepwell.sync import Client as SyncClient
 from stepwell.v1 import run_store_pb2, run_store_pb2_grpc, types_pb2
 from stepwell.v1.explanations_pb2 import Explanation
+from stepwell_server.api import explanation_values
 
 ENTERED = asyncio.Event()
 
@@ -53,6 +57,11 @@ async def waiting(ctx: Context) -> None:
         ctx.activity(endless),
         ctx.child("elsewhere", task_queue="nowhere"),
     )
+
+
+@workflow
+async def sleeping(ctx: Context) -> None:
+    await ctx.sleep(0.05)
 
 
 def code_of(each: Explanation) -> str:
@@ -168,3 +177,52 @@ async def test_the_command_and_programs_without_asyncio(one: Live) -> None:
             return [each.code for each in (*client.run(run_id).explain(), *client.job(job_id).explain())]
 
     assert await asyncio.to_thread(ask) == [Explanation.CODE_NO_WORKER] * 2
+
+
+async def test_what_the_leader_has_not_dealt_with_is_overdue(one: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timers, delayed starts, and jobs; and whether anybody leads at all."""
+    monkeypatch.setattr(explanation_values, "_LATE_SECONDS", 0.0)
+    service = one.server.service
+    await service.leader.stop()
+    handle = await one.client.start_run(sleeping, task_queue="default")
+    later = await one.client.start_run("order", task_queue="orders", start_delay=0.01)
+    job = await one.client.start_job("endless", task_queue="default", start_delay=0.01)
+    async with one.working(workflows=[sleeping], activities=[]):
+        (timer,) = await explained(handle, ["OVERDUE"])
+        assert timer.text.startswith("sleeps; its time came at ")
+        assert timer.text.endswith(", and no replica leads")
+        assert "elected" in timer.advice
+        assert [code_of(each) for each in await later.explain()] == ["OVERDUE"]
+        assert [code_of(each) for each in await job.explain()] == ["OVERDUE"]
+        await handle.pause("for a look")
+        assert [code_of(each) for each in await handle.explain()] == ["PAUSED", "TIMER"]
+        await handle.resume()
+        for duty in service.leader.duties:
+            duty.may_run = lambda: False
+        service.leader.start()
+        await service.leader.wait_elected()
+        (timer,) = await handle.explain()
+        assert timer.text.endswith(", and the leader has not dealt with it")
+
+
+async def test_a_holder_that_fell_silent_is_told_as_lost(database_url: str) -> None:
+    """Of a run, of an activity and of a job: nobody is at it any more, and nobody else has it yet."""
+    async with live(database_url, session_seconds=600.0, heartbeat_seconds=300.0, ack_seconds=60.0) as one:
+        replica, service = one.server, one.server.service
+        stream = await Wire(replica, hello("w", capacity=capacity(runs=1, activities=2))).open(is_lively=False)
+        handle: Any = one.client.run(await replica.start())
+        code = Code(stream, await stream.task(RUN))
+        await code.wait(code.activity("charge"))
+        await stream.task(ACTIVITY)
+        job: Any = one.client.job(await replica.start_job())
+        await stream.task(ACTIVITY)
+        (held,) = await explained(handle, ["HELD"])
+        assert held.step_name == "charge"
+        await explained(job, ["HELD"])
+        await service.leader.stop()
+        async with service.database.pool.begin() as connection:
+            await connection.exec_driver_sql("UPDATE sessions SET expire_time = '-infinity'")
+        of_run, of_step = await explained(handle, ["HOLDER_LOST", "HOLDER_LOST"])
+        assert (of_run.step_name, of_step.step_name) == ("", "charge")
+        assert of_step.text == "w had it, and its session has expired"
+        await explained(job, ["HOLDER_LOST"])

@@ -15,8 +15,8 @@ from stepwell_server.store.backlog import BACKLOG, Waiting
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
 
-async def test_what_is_to_be_had_is_counted_by_queue_and_kind(database_url: str) -> None:
-    """Of all types, builds and priorities together; what is for later does not wait yet; a count has a bound."""
+async def test_what_is_to_be_had_is_counted_by_queue_and_sort(database_url: str) -> None:
+    """Of each type and build, all priorities together; what is for later does not wait yet; a count has a bound."""
     rows = [
         *((1, "a", 1, "t", place % 3, START + timedelta(seconds=place), "") for place in range(5)),
         (1, "a", 1, "u", 9, START - timedelta(seconds=5), "v1"),
@@ -32,9 +32,10 @@ async def test_what_is_to_be_had_is_counted_by_queue_and_kind(database_url: str)
         )
         found = await backlog.read_backlog(connection, START + timedelta(hours=1))
         assert found == [
-            Waiting("main", "a", 1, 6, START - timedelta(seconds=5)),
-            Waiting("main", "a", 2, 1, START + timedelta(seconds=7)),
-            Waiting("other", "a", 4, 1, START + timedelta(seconds=9)),
+            Waiting("main", "a", 1, 5, START, 1, "t", ""),
+            Waiting("main", "a", 1, 1, START - timedelta(seconds=5), 1, "u", "v1"),
+            Waiting("main", "a", 2, 1, START + timedelta(seconds=7), 1, "t", ""),
+            Waiting("other", "a", 4, 1, START + timedelta(seconds=9), 2, "", ""),
         ]
         (few,) = await connection.fetch(BACKLOG["read_backlog"], START + timedelta(hours=1), 1, 1)
         assert tuple(few)[:4] == ("main", "a", 1, 3)

@@ -66,7 +66,7 @@ WHOLE = {
     "read_expired_sessions": {"sessions"},  # a row a worker
 }
 # About the catalogue.
-ELSEWHERE = {"partitions"}
+ELSEWHERE = {"bundle", "partitions"}
 
 
 def planned() -> list[Statement]:

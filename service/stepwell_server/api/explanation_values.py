@@ -13,7 +13,7 @@ from stepwell_server.model.tasks import TaskKind
 from stepwell_server.store.task_queues import MOST_COUNTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from google.protobuf.timestamp_pb2 import Timestamp
@@ -36,6 +36,8 @@ _ADVICE = {
 }
 _TERMINAL = types_pb2.RUN_PHASE_COMPLETED
 _ORDER_CHANGED = "ORDER_CHANGED"
+# The leader deals with what is due several times a second, if all is well.
+_LATE_SECONDS = 5.0
 
 
 class Around(NamedTuple):
@@ -48,6 +50,8 @@ class Around(NamedTuple):
     # Of the run's or the job's key, by queue: until when its bucket is spent, and how long it took to fill.
     key_buckets: Mapping[str, tuple[datetime, float]]
     position: Position | None = None
+    # What a session holds that has expired: steps by their ordinals, the run or the job itself as 0.
+    left: Collection[int] = ()
 
     def queued(self, kind: TaskKind, type_name: str, task_queue: str, build_id: str, since: datetime) -> Explanation:
         """Why a task waits in its queue, and with how many others."""
@@ -100,15 +104,18 @@ def explain_run(
     if run.phase >= _TERMINAL:
         return [_ended(run)]
     found = _of_the_whole(run, ready, around)
+    is_ours = not run.HasField("pause") and (run.managed or not run.driven)
     for step in steps:
         explained = _of_step(step, ready.get(step.ordinal), around)
+        if is_ours:
+            _look_at_time(explained, around.now)
         explained.step_ordinal, explained.step_name = step.ordinal, step.name
         found.append(explained)
     if run.driven and not run.managed:
         text = "an engine drives it: its timers, retries and time limits happen when that asks"
         advice = "look whether its engine runs, and asks for what is due"
         found.append(Explanation(code=Explanation.CODE_DRIVEN, text=text, advice=advice))
-    return found or [_held_or_moving(run)]
+    return found or [_held_or_moving(run, around)]
 
 
 def explain_job(job: jobs_pb2.Job, ready: datetime | None, around: Around) -> list[Explanation]:
@@ -123,10 +130,19 @@ def explain_job(job: jobs_pb2.Job, ready: datetime | None, around: Around) -> li
     if ready is not None:
         found.append(around.queued(TaskKind.ACTIVITY, job.type, job.task_queue, "", ready))
     elif job.state == jobs_pb2.JOB_STATE_RUNNING:
-        found.append(_performed(job.owner_id, job.attempt, job.start_time, _given(job, "wake_time")))
+        found.append(_performed(job.owner_id, job.attempt, job.start_time, _given(job, "wake_time"), 0 in around.left))
     else:
         found.append(_delayed(job.attempt, _given(job, "wake_time")))
+    _look_at_time(found[-1], around.now)
     return found
+
+
+def tell_of_leader(found: Sequence[Explanation], *, is_led: bool) -> None:
+    """Says of what is overdue why that may be."""
+    for each in found:
+        if each.code == Explanation.CODE_OVERDUE:
+            each.text += ", and the leader has not dealt with it" if is_led else ", and no replica leads"
+            each.advice = "look for `elected`, `resigned` and `round failed` in the logs of the replicas"
 
 
 def _of_the_whole(run: runs_pb2.Run, ready: Mapping[int, datetime], around: Around) -> list[Explanation]:
@@ -137,6 +153,8 @@ def _of_the_whole(run: runs_pb2.Run, ready: Mapping[int, datetime], around: Arou
         found.append(_cancelling(run.cancel_request.reason, run.cancel_request.time))
     if run.HasField("begin_time") and run.begin_time.ToNanoseconds() > around.now.timestamp() * 1e9:
         found.append(_delayed(run.attempt, run.begin_time))
+    elif 0 in around.left:
+        found.append(_lost(run.owner_id, run.update_time))
     elif around.position is not None:
         found.append(_limited(run, around.position))
     elif 0 in ready:
@@ -144,8 +162,38 @@ def _of_the_whole(run: runs_pb2.Run, ready: Mapping[int, datetime], around: Arou
     elif run.driven and run.phase == types_pb2.RUN_PHASE_SUSPENDED:
         found.append(_suspended(run))
     elif run.driven and run.owner_id:
-        found.append(_held_or_moving(run))
+        found.append(_held_or_moving(run, around))
+    elif _is_overdue_start(run, around.now):
+        found.append(_delayed(run.attempt, run.begin_time))
+        _look_at_time(found[-1], around.now)
     return found
+
+
+def _is_overdue_start(run: runs_pb2.Run, now: datetime) -> bool:
+    is_pending = run.phase == types_pb2.RUN_PHASE_PENDING and not run.HasField("pause")
+    return is_pending and not run.driven and run.HasField("begin_time") and _is_past(run.begin_time, now)
+
+
+def _is_past(time: Timestamp, now: datetime) -> bool:
+    """Whether the leader should have dealt with it, though it may be busy."""
+    return time.ToNanoseconds() / 1e9 < now.timestamp() - _LATE_SECONDS
+
+
+def _look_at_time(told: Explanation, now: datetime) -> None:
+    """What should be over by now waits for the leader."""
+    if told.HasField("until") and told.code != Explanation.CODE_HOLDER_LOST and _is_past(told.until, now):
+        told.code = Explanation.CODE_OVERDUE
+        told.text += f"; its time came at {told.until.ToJsonString()}"
+
+
+def _lost(owner_id: str, since: Timestamp) -> Explanation:
+    return Explanation(
+        code=Explanation.CODE_HOLDER_LOST,
+        text=f"{owner_id or 'its worker'} had it, and its session has expired",
+        advice="wait: it goes back to its queue once a leader has led for a session's time",
+        since=since,
+        owner_id=owner_id,
+    )
 
 
 def _ended(run: runs_pb2.Run) -> Explanation:
@@ -202,7 +250,9 @@ def _suspended(run: runs_pb2.Run) -> Explanation:
     )
 
 
-def _held_or_moving(run: runs_pb2.Run) -> Explanation:
+def _held_or_moving(run: runs_pb2.Run, around: Around) -> Explanation:
+    if 0 in around.left:
+        return _lost(run.owner_id, run.update_time)
     if not run.owner_id:
         return Explanation(code=Explanation.CODE_MOVING, text="is about to go on", since=run.update_time)
     return Explanation(
@@ -220,7 +270,8 @@ def _of_step(step: runs_pb2.Step, ready: datetime | None, around: Around) -> Exp
     if ready is not None:
         return around.queued(TaskKind.ACTIVITY, step.type, step.task_queue, "", ready)
     if step.state == types_pb2.STEP_STATE_RUNNING:
-        return _performed(step.owner_id, step.attempt, step.start_time, _given(step, "wake_time"))
+        is_left = step.ordinal in around.left
+        return _performed(step.owner_id, step.attempt, step.start_time, _given(step, "wake_time"), is_left)
     return _delayed(step.attempt, _given(step, "wake_time"))
 
 
@@ -238,7 +289,9 @@ def _waiting(step: runs_pb2.Step) -> Explanation:
     )
 
 
-def _performed(owner_id: str, attempt: int, since: Timestamp, until: Timestamp | None) -> Explanation:
+def _performed(owner_id: str, attempt: int, since: Timestamp, until: Timestamp | None, is_left: bool) -> Explanation:  # noqa: FBT001
+    if is_left:
+        return _lost(owner_id, since)
     text = f"{owner_id} is at attempt {attempt}" if owner_id else f"attempt {attempt} is under way"
     return Explanation(code=Explanation.CODE_HELD, text=text, since=since, until=until, owner_id=owner_id)
 

@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc  # type:
 from stepwell_server.api.certificates import Certificates
 from stepwell_server.api.health import Health, HealthPort
 from stepwell_server.api.interceptors.admission import Admission
+from stepwell_server.api.interceptors.calls import Calls
 from stepwell_server.api.interceptors.deadlines import Deadlines
 from stepwell_server.api.interceptors.decoding import Decoding
 from stepwell_server.api.interceptors.errors import Errors
@@ -143,11 +144,12 @@ def build_server(
 ) -> Server:
     """Makes a server for the servicers, each derived from the generated class of its service.
 
-    The interceptors given come after those for spans, errors, bounds and deadlines, nearer to the handlers.
+    The interceptors given come after those for spans, counts, errors, bounds and deadlines, nearer to the handlers.
     """
     limits = settings.limits
     bounds = (Decoding(limits.message_fields), Admission(settings), Pacing(limits.stream_messages_per_second))
-    return Server(servicers, (Tracing(), Errors(), *bounds, Deadlines(), *interceptors), settings)
+    inner: Sequence[Interceptor] = (Tracing(), Calls(), Errors(), *bounds, Deadlines(), *interceptors)
+    return Server(servicers, inner, settings)
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:

@@ -21,6 +21,7 @@ from stepwell_server.engine.inbox import order_of
 from stepwell_server.loops.loop import Loop
 from stepwell_server.loops.orders import SLICE, CommandLoop
 from stepwell_server.store import inbox
+from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,6 +55,8 @@ class Inbox(CommandLoop):
         """Brings a slice and waits for all answers: nothing is brought twice. Answers how much was dealt with."""
         async with self._connection.use() as connection:
             rows = await inbox.read(connection, 0, SLICE)
+        if rows:
+            metrics.observe_lateness(self.name, (self._clock.now() - rows[0].append_time).total_seconds())
         answers = await self._bring(rows)
         dead = [
             (row.number, answer.reason, answer.message)

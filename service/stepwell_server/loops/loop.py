@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import structlog
 
 from stepwell_server.store.faults import Conflict, Lost, Rejected, Unsettled
+from stepwell_server.telemetry import metrics
+from stepwell_server.telemetry.slow_log import slow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,14 +85,21 @@ class Loop(ABC):
         if not self.may_run():
             return self._seconds
         _log.debug("round", loop=self.name)
+        began = time.monotonic()
         try:
             done = await self.run_once()
         except (Lost, Conflict, Rejected, Unsettled) as error:
             self._tell_failure(error)
+            metrics.count_round(self.name, "failed")
             return self.pause(0)
         except Exception:  # noqa: BLE001 - a fault in one round must not end them all
             _log.exception("round failed", loop=self.name)
+            metrics.count_round(self.name, "failed")
             return self.pause(0)
+        finally:
+            if (took := time.monotonic() - began) >= slow.seconds:
+                slow.tell("round", self.name, took)
+        metrics.count_round(self.name, "done")
         self._failures = 0
         return self.pause(done)
 

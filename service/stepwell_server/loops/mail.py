@@ -11,6 +11,7 @@ from stepwell_server.loops.orders import SLICE, CommandLoop, submit_all
 from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import mail
+from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -31,6 +32,9 @@ class MailDelivery(CommandLoop):
             found = await mail.read_mail(connection, before, most)
         self._has_more = len(found) == most
         wanted = [piece for piece in found if not self._deferred.is_left(piece.mail_id, steady)][:SLICE]
+        first = next((piece for piece in wanted if piece.mail_id not in self._deferred), None)
+        if first is not None:
+            metrics.observe_lateness(self.name, (self._clock.now() - first.post_time).total_seconds())
         orders = [
             ReadLetter(RunRef(None, "", piece.run_key), piece.mail_id, unpack_letter(piece.body)) for piece in wanted
         ]

@@ -43,6 +43,10 @@ class Deferred:
         """How many are left alone, or were a while ago."""
         return len(self._entries)
 
+    def __contains__(self, key: object) -> bool:
+        """Whether nothing came of it, lately."""
+        return key in self._entries
+
     def add(self, key: Hashable, now: float) -> None:
         """Leaves it alone."""
         seconds = min(self._entries[key][1] * 2, _LONGEST_SECONDS) if key in self._entries else _FIRST_SECONDS

@@ -14,6 +14,7 @@ from stepwell_server.loops.orders import SLICE, CommandLoop, submit_all
 from stepwell_server.model.jobs import JobRef
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import timers
+from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -71,7 +72,12 @@ class Firing(CommandLoop):
             following = None if self._has_more else await self.read_next(connection, now)
         if following is not None:
             self.nudge(following)
-        return await self._fire([due for due in found if not self._deferred.is_left(due, steady)][:SLICE])
+        wanted = [due for due in found if not self._deferred.is_left(due, steady)][:SLICE]
+        # What nothing came of before is due, and yet not late.
+        first = next((due for due in wanted if due not in self._deferred), None)
+        if first is not None:
+            metrics.observe_lateness(self.name, (now - first.wake_time).total_seconds())
+        return await self._fire(wanted)
 
     async def _fire(self, found: Sequence[Due]) -> int:
         """What nothing comes of may stay due, and is left alone for a while, so that it does not hide the rest."""

@@ -17,16 +17,25 @@ MOST_COUNTED = 10_000
 
 
 class Waiting(NamedTuple):
-    """Tasks of one queue and kind: how many wait, and since when the oldest."""
+    """Tasks of one queue, kind, type and build: how many wait, and since when the oldest."""
 
     namespace: str
     task_queue: str
     kind: int
     waiting: int
     oldest: datetime
+    namespace_id: int
+    type: str
+    build_id: str
 
 
 async def read_backlog(connection: Connection, now: datetime) -> list[Waiting]:
     """What waits and is to be had; of very many sorts, some are left out."""
     rows = await connection.fetch(BACKLOG["read_backlog"], now, MOST_SORTS, MOST_COUNTED)
     return [Waiting(*row) for row in rows]
+
+
+async def count_dead_letters(connection: Connection) -> int:
+    """How many dead letters there are, counted up to a bound."""
+    count: int = await connection.fetchval(BACKLOG["count_dead_letters"], MOST_COUNTED)
+    return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -11,6 +12,7 @@ from stepwell_server.store.claim_floors import Floors
 from stepwell_server.store.faults import REFUSED, Conflict, Lost, Unsettled, translated
 from stepwell_server.store.statements import target_of, together
 from stepwell_server.telemetry import metrics
+from stepwell_server.telemetry.slow_log import slow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -61,6 +63,7 @@ class Connection:
 
     async def fetch(self, statement: Statement, *arguments: Any) -> list[Row]:  # noqa: ANN401 - statement's parameters
         """Runs a named statement and answers its rows."""
+        began = time.monotonic()
         try:
             if not (self._is_ready or statement.is_read):
                 await self._begin()
@@ -71,6 +74,9 @@ class Connection:
             return await prepared.fetch(*arguments)
         except Exception as error:
             raise translated(error) from error
+        finally:
+            if (took := time.monotonic() - began) >= slow.seconds:
+                slow.tell("statement", statement.name, took)
 
     async def fetchval(self, statement: Statement, *arguments: Any) -> Any:  # noqa: ANN401
         """The first column of the first row, or None."""
@@ -79,6 +85,7 @@ class Connection:
 
     async def write(self, statement: Statement, columns: Sequence[Sequence[object]]) -> int:
         """Runs a set-based statement over columns and answers how many rows it touched."""
+        began = time.monotonic()
         try:
             if not self._is_ready:
                 await self._begin()
@@ -90,6 +97,9 @@ class Connection:
             return int((prepared.get_statusmsg() or "0").rsplit(" ", 1)[-1])
         except Exception as error:
             raise translated(error) from error
+        finally:
+            if (took := time.monotonic() - began) >= slow.seconds:
+                slow.tell("statement", statement.name, took, rows=len(columns[0]) if columns else 0)
 
     async def insert(self, statement: Statement, rows: Iterable[tuple[object, ...]]) -> None:
         """Puts rows into the table that a COPY names, with their values in the order of its columns.
@@ -97,6 +107,7 @@ class Connection:
         Cheaper than INSERT from arrays, for one row as for hundreds, on both sides; and less is written to the log.
         """
         table, columns = target_of(statement.sql)
+        began = time.monotonic()
         try:
             if not self._is_ready:
                 await self._begin()
@@ -104,9 +115,13 @@ class Connection:
             await self.raw.copy_records_to_table(table, records=rows, columns=columns)
         except Exception as error:
             raise translated(error) from error
+        finally:
+            if (took := time.monotonic() - began) >= slow.seconds:
+                slow.tell("statement", statement.name, took)
 
     async def write_together(self, changes: Sequence[Change], insertions: Sequence[Insertion]) -> list[int]:
         """Does all of it by one statement; answers how many rows each change touched."""
+        began = time.monotonic()
         try:
             if not self._is_ready:
                 await self._begin()
@@ -115,6 +130,9 @@ class Connection:
             return list((await prepared.fetch(*_arguments(changes, insertions)))[0])
         except Exception as error:
             raise translated(error) from error
+        finally:
+            if (took := time.monotonic() - began) >= slow.seconds:
+                slow.tell("statement", _names(changes, insertions), took, rows=_rows(insertions))
 
     async def write_alone(self, changes: Sequence[Change], insertions: Sequence[Insertion]) -> None:
         """Does all of it by one statement, which is the whole transaction: nothing may come before or after it.
@@ -130,6 +148,7 @@ class Connection:
             raise translated(error) from error
         self._waits_to_begin, self._is_done = False, True
         self._counters.sent()
+        began = time.monotonic()
         try:
             await prepared.fetch(*_arguments(changes, insertions), *expected.values())
         except asyncpg.DivisionByZeroError as error:
@@ -139,6 +158,9 @@ class Connection:
         except Exception as error:
             told = translated(error)
             raise Unsettled(str(error)) if isinstance(told, Lost) else told from error
+        finally:
+            if (took := time.monotonic() - began) >= slow.seconds:
+                slow.tell("statement", _names(changes, insertions), took, rows=_rows(insertions))
 
     async def _prepare_together(
         self, changes: Sequence[Change], insertions: Sequence[Insertion], checked: tuple[int, ...]
@@ -177,12 +199,16 @@ class Connection:
             self._waits_to_begin = False
             return
         if not self._is_done:
+            began = time.monotonic()
             try:
                 self._counters.sent()
                 await self.raw.execute("COMMIT")
             except Exception as error:
                 told = translated(error)
                 raise Unsettled(str(error)) if isinstance(told, Lost) else told from error
+            finally:
+                if (took := time.monotonic() - began) >= slow.seconds:
+                    slow.tell("statement", "COMMIT", took)
         self._is_done = False
         self._counters.committed()
 
@@ -222,3 +248,11 @@ class Connection:
 def _arguments(changes: Sequence[Change], insertions: Sequence[Insertion]) -> list[object]:
     columns: list[object] = [column for change in changes for column in change.columns]
     return columns + [value for each in insertions for row in each.rows for value in row]
+
+
+def _names(changes: Sequence[Change], insertions: Sequence[Insertion]) -> str:
+    return ", ".join([*(each.statement.name for each in changes), *(each.statement.name for each in insertions)])
+
+
+def _rows(insertions: Sequence[Insertion]) -> int:
+    return sum(len(each.rows) for each in insertions)

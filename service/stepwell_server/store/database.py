@@ -15,6 +15,8 @@ from stepwell_server.store.directness import ANOTHER_DATABASE, Misaddressed
 from stepwell_server.store.faults import Lost, translated
 from stepwell_server.store.lineage import Lineage
 from stepwell_server.store.reaching import Reach
+from stepwell_server.telemetry import metrics
+from stepwell_server.telemetry.slow_log import slow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,6 +34,7 @@ _PINNED = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
 }
+_BEGAN, _TEXT = "stepwell_began", 160
 
 _log = structlog.get_logger("stepwell.database")
 # A server is known by when it began.
@@ -80,8 +83,10 @@ class Database:
             seconds = settings.statement_seconds
             raw, timeline = await self._direct.connect(command_timeout=seconds, server_settings=options)
         except Lost as error:
+            metrics.count_connect("failed")
             self._say(str(error))
             raise
+        metrics.count_connect("made")
         self._say("")
         return Connection(raw, self.counters, timeline)
 
@@ -135,6 +140,10 @@ class Database:
             await connection.close()
         if here != there:
             raise Misaddressed(ANOTHER_DATABASE)
+    def pool_use(self) -> int:
+        """How many of the pool's connections are in use."""
+        used: int = self.pool.sync_engine.pool.checkedout()  # type: ignore[attr-defined]
+        return used
 
     async def close(self) -> None:
         """Closes the pool."""
@@ -170,4 +179,29 @@ def _pool(settings: Settings, connect: Callable[..., Awaitable[asyncpg.Connectio
     def _choose_schema(connection: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
         connection.exec_driver_sql(f"SET LOCAL search_path TO {settings.database_schema}")
 
+    if settings.slow_seconds:
+        _watch(pool)
     return pool
+
+
+def _watch(pool: AsyncEngine) -> None:
+    """Tells of slow statements: by their texts, which hold no values."""
+
+    @event.listens_for(pool.sync_engine, "before_cursor_execute")
+    def _begin(connection: Any, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+        connection.info[_BEGAN] = time.monotonic()
+
+    @event.listens_for(pool.sync_engine, "after_cursor_execute")
+    def _end(connection: Any, _cursor: object, statement: str, *_: object) -> None:  # noqa: ANN401 - SQLAlchemy's
+        if (took := time.monotonic() - connection.info[_BEGAN]) >= slow.seconds:
+            slow.tell("statement", _shortened(statement), took)
+
+    @event.listens_for(pool.sync_engine, "handle_error")
+    def _fail(failed: Any) -> None:  # noqa: ANN401 - SQLAlchemy's
+        began = None if failed.connection is None else failed.connection.info.get(_BEGAN)
+        if began is not None and failed.statement and (took := time.monotonic() - began) >= slow.seconds:
+            slow.tell("statement", _shortened(failed.statement), took)
+
+
+def _shortened(statement: str) -> str:
+    return " ".join(statement.split())[:_TEXT]

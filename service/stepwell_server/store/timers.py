@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from stepwell_server.model.jobs import JOB_ORDINAL
 from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from stepwell_server.store.connection import Connection
 
 STEPS, RUNS, JOBS, TIMERS = load("steps"), load("runs"), load("jobs"), load("timers")
@@ -21,6 +20,7 @@ class Due(NamedTuple):
     run_key: int
     ordinal: int
     namespace_id: int
+    wake_time: datetime
 
 
 async def read_due_steps(connection: Connection, now: datetime, most: int) -> list[Due]:
@@ -30,12 +30,12 @@ async def read_due_steps(connection: Connection, now: datetime, most: int) -> li
 
 async def read_due_runs(connection: Connection, now: datetime, most: int) -> list[Due]:
     """Managed runs whose time has come, earliest first."""
-    return [Due(row[0], 0, row[1]) for row in await connection.fetch(RUNS["read_due_runs"], now, most)]
+    return [Due(row[0], 0, *row[1:]) for row in await connection.fetch(RUNS["read_due_runs"], now, most)]
 
 
 async def read_due_jobs(connection: Connection, now: datetime, most: int) -> list[Due]:
     """Jobs whose time has come, earliest first."""
-    return [Due(row[0], JOB_ORDINAL, row[1]) for row in await connection.fetch(JOBS["read_due_jobs"], now, most)]
+    return [Due(row[0], JOB_ORDINAL, *row[1:]) for row in await connection.fetch(JOBS["read_due_jobs"], now, most)]
 
 
 async def next_step_after(connection: Connection, now: datetime) -> datetime | None:

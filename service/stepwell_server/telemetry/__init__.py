@@ -3,6 +3,7 @@
 from stepwell_server.telemetry.contexts import caller_context, is_sampled, of_successor, valid_traceparent
 from stepwell_server.telemetry.logs import about, about_call, about_job, set_up_logs, words_of
 from stepwell_server.telemetry.metrics import count_refusal, serve_metrics, set_certificate_expiry
+from stepwell_server.telemetry.slow_log import slow
 from stepwell_server.telemetry.spans import (
     Subject,
     claim_context,
@@ -44,6 +45,7 @@ __all__ = [
     "set_up_logs",
     "set_up_tracing",
     "shut_down_tracing",
+    "slow",
     "start_span",
     "valid_traceparent",
     "words_of",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from stepwell_server.api.interceptors.around import AroundCalls, Context, Handler
 from stepwell_server.errors import QueueFull, TooManyStreams
+from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ class Admission:
         calls, of_one = settings.calls_at_once, settings.limits.streams_per_key
         full, key_full = partial(QueueFull, queue="calls"), partial(QueueFull, queue="calls of one key")
         self._calls = _Room(calls, math.ceil(calls * _MOST_OF_ONE), full, key_full)
+        metrics.calls_under_way.set_function(lambda: self._calls.count)
         full, too_many = partial(QueueFull, queue="streams"), partial(TooManyStreams, streams_per_key=of_one)
         self._streams = _Room(settings.streams_at_once, of_one, full, too_many)
 
@@ -52,19 +54,19 @@ class _Room:
         self._most_of_one = most_of_one
         self._full = full
         self._too_many = too_many
-        self._count = 0
+        self.count = 0
         self._of_each: Counter[str] = Counter()
 
     def enter(self, caller: str) -> None:
-        if self._count >= self._most:
+        if self.count >= self._most:
             raise self._full()
         if self._of_each[caller] >= self._most_of_one:
             raise self._too_many()
-        self._count += 1
+        self.count += 1
         self._of_each[caller] += 1
 
     def leave(self, caller: str) -> None:
-        self._count -= 1
+        self.count -= 1
         self._of_each[caller] -= 1
         if not self._of_each[caller]:
             del self._of_each[caller]

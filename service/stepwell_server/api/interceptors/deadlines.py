@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 
 from stepwell_server.api.interceptors.around import NOTHING, AroundCalls, Context
+from stepwell_server.telemetry.calls import current
 
 MAXIMUM = 120.0
 LONGEST_WAIT = 60.0
@@ -31,6 +32,9 @@ def remaining(at_most: float = MAXIMUM) -> float:
 
 def wait_seconds(asked: float | None, *, default: float, at_most: float = LONGEST_WAIT) -> float:
     """Answers how long a call that waits for something may wait, so that it answers before its caller gives up."""
+    call = current.get()
+    if call is not None:
+        call.waits = True
     wanted = min(default if asked is None else asked, at_most)
     left = remaining(MAXIMUM)
     return max(0.0, min(wanted, left - min(_MARGIN, left / 4)))

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
-
-import grpc
 
 from stepwell_server import telemetry
 from stepwell_server.api.interceptors.around import NOTHING, AroundCalls, Context
-
-_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
+from stepwell_server.api.interceptors.outcomes import outcome
 
 
 class Tracing(AroundCalls):
@@ -37,13 +31,4 @@ async def _span(method: str, context: Context, traceparent: str, tracestate: str
         try:
             yield
         finally:
-            finish(_outcome(context))
-
-
-def _outcome(context: Context) -> str:
-    # The context learns of a cancellation only after the handler has ended.
-    if isinstance(sys.exception(), asyncio.CancelledError):
-        return "CANCELLED"
-    # Whatever the stub says, it is the number, or nothing where a handler simply returned.
-    code: Any = context.code()
-    return code.name if isinstance(code, grpc.StatusCode) else _CODES[code or 0]
+            finish(outcome(context))

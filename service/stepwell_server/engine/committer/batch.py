@@ -5,6 +5,7 @@ What it loads is found in `opening`.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -40,10 +41,14 @@ class Batch(Opening):
 
     # Whether a command that wants more holds up all later ones, and not only those of its run.
     _is_in_turn = False
+    load_time: float | None = None
+    """When all that its commands name had been loaded, by the steady clock."""
 
     async def prepare(self) -> None:
         """Loads, decides, and matches fresh tasks with waiting workers."""
-        await self._decide(await self._load())
+        places = await self._load()
+        self.load_time = time.monotonic()
+        await self._decide(places)
         self._grants.match()
         await self.subjects.hold_unchanged()
 

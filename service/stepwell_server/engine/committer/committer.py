@@ -18,6 +18,7 @@ from stepwell_server.engine.committer.keeping import Keeping
 from stepwell_server.engine.committer.link import Link
 from stepwell_server.engine.committer.opening import ANOTHERS, HELD
 from stepwell_server.engine.committer.orders import Order, births_of, busy, label_of, namespace_of
+from stepwell_server.engine.committer.times import Times
 from stepwell_server.engine.committer.waiting import Entry, Waiting, answer_all, without_late
 from stepwell_server.engine.grants import return_of
 from stepwell_server.engine.letters import ReadLetter
@@ -27,6 +28,7 @@ from stepwell_server.model.mail import unpack_letter
 from stepwell_server.model.runs import RunRef
 from stepwell_server.store import batches
 from stepwell_server.store.faults import Conflict, Lost, Rejected, Unsettled
+from stepwell_server.telemetry.calls import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -103,8 +105,9 @@ class Committer:
         if self._stopping or not self._waiting.has_room(namespace_id):
             raise errors.QueueFull(queue="committer")
         future: asyncio.Future[object] = self._loop.create_future()
-        deadline = time.monotonic() + seconds
-        self._waiting.add(Entry(order, future, size, deadline, namespace_id, asked=asked, inbox=inbox))
+        now, call = time.monotonic(), current.get()
+        entry = Entry(order, future, size, now + seconds, namespace_id, asked=asked, inbox=inbox, since=now, call=call)
+        self._waiting.add(entry)
         return future
 
     @functools.cached_property
@@ -240,13 +243,15 @@ class Committer:
 
     async def _carry_out(self, connection: Connection, entries: list[Entry], batch: Batch) -> None:
         write: batches.Write | None = None
-        began = time.monotonic()
+        times = Times()
         try:
             async with connection.transaction():
                 await batch.prepare()
+                times.decided = time.monotonic()
                 write = batch.to_write(self._link.number, self._link.position + 1)
                 if write is not None:
                     await batches.write(connection, write)
+                times.written = time.monotonic()
         except Unsettled:
             await self._link.drop()
             if not await self._settled(entries, batch, write):
@@ -257,9 +262,10 @@ class Committer:
         if write is not None:
             self._link.position += 1
         position = self._link.position if write is not None else 0
-        telemetry.metrics.commit_seconds.observe(time.monotonic() - began)
+        telemetry.metrics.commit_seconds.observe(times.end())
         telemetry.metrics.commit_batch_commands.observe(len(entries))
         self._finish(entries, batch, position)
+        times.tell_if_slow(entries, batch)
 
     def _batch(self, connection: Connection, entries: Sequence[Entry]) -> Batch:
         return Batch(

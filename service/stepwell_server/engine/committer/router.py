@@ -101,6 +101,11 @@ class Committers:
             raise TypeError(f"a set was answered with {type(answers).__name__}")
         return answers
 
+    @property
+    def waiting(self) -> int:
+        """How many commands wait."""
+        return sum(member.waiting for member in (*self.members, self._sets))
+
     def post(self, orders: list[Order]) -> None:
         """Queues mail; see `Committer.post`."""
         for order in orders:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from stepwell_server import refusals
     from stepwell_server.engine.committer.orders import Order
+    from stepwell_server.telemetry.calls import Call
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.001, 0.050
 _SEVERAL, _LEAST_SHARE = 2, 16
@@ -47,6 +48,8 @@ class Entry(msgspec.Struct):
     key: int | None = None  # the run, once it is known
     asked: Asked | None = None  # what names the request, if a repeat is to be recognised
     inbox: int | None = None  # the number of the row that asks for it, which goes with what it does
+    since: float = math.inf  # when it came; what nobody waits for is never slow
+    call: Call | None = None  # the one that asks for it
 
 
 class _Lane:

@@ -1,5 +1,5 @@
 -- name: read_backlog
--- What is to be had at a time and waits, by namespace, queue and kind: how many, counted up to a bound for each sort and
+-- What is to be had at a time and waits, by namespace, queue, kind and sort: how many, counted up to a bound for each
 -- priority, and since when the oldest. So many sorts at most (a sort is of one type and build). Hops over
 -- tasks_build_idx from sort to sort, and walks a bounded piece of it for each priority; then namespaces_pkey.
 WITH RECURSIVE sorts (namespace_id, task_queue, kind, type, build_id, place) AS (
@@ -22,7 +22,9 @@ WITH RECURSIVE sorts (namespace_id, task_queue, kind, type, build_id, place) AS 
         ) AS f
     WHERE s.place < $2
 )
-SELECT n.name, s.task_queue, s.kind, sum(w.waiting)::int AS waiting, min(w.oldest) AS oldest
+SELECT
+    n.name, s.task_queue, s.kind, sum(w.waiting)::int AS waiting, min(w.oldest) AS oldest, s.namespace_id, s.type,
+    s.build_id
 FROM sorts AS s
 CROSS JOIN LATERAL (SELECT o.name FROM namespaces AS o WHERE o.namespace_id = s.namespace_id OFFSET 0) AS n
 CROSS JOIN generate_series(0, 9) AS p (rank)
@@ -38,5 +40,9 @@ CROSS JOIN LATERAL (
     ) AS each
 ) AS w
 WHERE w.waiting > 0
-GROUP BY n.name, s.task_queue, s.kind
-ORDER BY n.name, s.task_queue, s.kind;
+GROUP BY n.name, s.task_queue, s.kind, s.namespace_id, s.type, s.build_id
+ORDER BY n.name, s.task_queue, s.kind, s.type, s.build_id;
+
+-- name: count_dead_letters
+-- How many there are, counted up to a bound. Walks dead_letters_pkey.
+SELECT count(*)::int AS letters FROM (SELECT d.number FROM dead_letters AS d WHERE d.number > 0 LIMIT $1) AS each;

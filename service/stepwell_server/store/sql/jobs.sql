@@ -134,7 +134,7 @@ WHERE job_key = ANY($1::bigint[]) AND EXISTS (
 -- name: read_due_jobs
 -- Jobs that begin, try again or may have timed out, earliest first. Walks jobs_wake_idx. Locks nothing: the decision
 -- looks again.
-SELECT job_key, namespace_id FROM jobs WHERE wake_time <= $1 ORDER BY wake_time LIMIT $2;
+SELECT job_key, namespace_id, wake_time FROM jobs WHERE wake_time <= $1 ORDER BY wake_time LIMIT $2;
 
 -- name: next_job_after
 -- When the next job wants to be looked at, after a time. Walks jobs_wake_idx.

@@ -148,7 +148,7 @@ COPY closed_runs (
 
 -- name: read_due_runs
 -- Runs that want to be looked at, earliest first. Walks runs_managed_wake_idx. Locks nothing: the decision looks again.
-SELECT run_key, namespace_id FROM runs WHERE wake_time <= $1 AND managed ORDER BY wake_time LIMIT $2;
+SELECT run_key, namespace_id, wake_time FROM runs WHERE wake_time <= $1 AND managed ORDER BY wake_time LIMIT $2;
 
 -- name: read_runs_of_sessions
 -- Runs that sessions hold. Walks runs_session_idx.

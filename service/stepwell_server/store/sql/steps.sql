@@ -156,7 +156,7 @@ WHERE closed_steps.run_key = x.run_key AND closed_steps.scope = x.scope AND clos
 -- name: read_due_steps
 -- Steps that fire, try again or may have timed out, earliest first. Walks steps_managed_wake_idx, then runs_pkey, which
 -- has the last word on who moves the run. Locks nothing: the decision looks again.
-SELECT s.run_key, s.ordinal, r.namespace_id
+SELECT s.run_key, s.ordinal, r.namespace_id, s.wake_time
 FROM steps AS s
 INNER JOIN runs AS r ON r.run_key = s.run_key
 WHERE s.wake_time <= $1 AND s.managed AND r.managed

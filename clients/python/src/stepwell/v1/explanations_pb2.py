@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estepwell/v1/explanations.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x05\n\x0b\x45xplanation\x12+\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1d.stepwell.v1.Explanation.Code\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cstep_ordinal\x18\x06 \x01(\x05\x12\x11\n\tstep_name\x18\x07 \x01(\t\x12\x10\n\x08owner_id\x18\x08 \x01(\t\x12\x14\n\x0cother_run_id\x18\t \x01(\t\x12\x15\n\rbacklog_count\x18\n \x01(\x05\x12\x13\n\x0b\x61head_count\x18\x0b \x01(\x05\"\xea\x02\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x0e\n\nCODE_ENDED\x10\x01\x12\x0f\n\x0b\x43ODE_PAUSED\x10\x02\x12\x19\n\x15\x43ODE_CANCEL_REQUESTED\x10\x03\x12\x10\n\x0c\x43ODE_DELAYED\x10\x04\x12\x12\n\x0e\x43ODE_NO_WORKER\x10\x05\x12\x11\n\rCODE_NO_BUILD\x10\x06\x12\x10\n\x0c\x43ODE_NO_ROOM\x10\x07\x12\r\n\tCODE_HELD\x10\x08\x12\x0e\n\nCODE_TIMER\x10\t\x12\x0f\n\x0b\x43ODE_SIGNAL\x10\n\x12\x0e\n\nCODE_TOPIC\x10\x0b\x12\x0e\n\nCODE_CHILD\x10\x0c\x12\x12\n\x0e\x43ODE_USER_TASK\x10\r\x12\x0f\n\x0b\x43ODE_DRIVEN\x10\x0e\x12\x12\n\x0e\x43ODE_SUSPENDED\x10\x0f\x12\x0f\n\x0b\x43ODE_MOVING\x10\x10\x12\x15\n\x11\x43ODE_RATE_LIMITED\x10\x11\x12\x14\n\x10\x43ODE_CONCURRENCY\x10\x12\"K\n\x11\x45xplainRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\"h\n\x12\x45xplainRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12.\n\x0c\x65xplanations\x18\x02 \x03(\x0b\x32\x18.stepwell.v1.Explanation\x12\x12\n\nmore_steps\x18\x03 \x01(\x08\"6\n\x11\x45xplainJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"D\n\x12\x45xplainJobResponse\x12.\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x18.stepwell.v1.Explanation2\xb2\x01\n\x12\x45xplanationService\x12M\n\nExplainRun\x12\x1e.stepwell.v1.ExplainRunRequest\x1a\x1f.stepwell.v1.ExplainRunResponse\x12M\n\nExplainJob\x12\x1e.stepwell.v1.ExplainJobRequest\x1a\x1f.stepwell.v1.ExplainJobResponseBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estepwell/v1/explanations.proto\x12\x0bstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc0\x05\n\x0b\x45xplanation\x12+\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1d.stepwell.v1.Explanation.Code\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0e\n\x06\x61\x64vice\x18\x03 \x01(\t\x12)\n\x05since\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cstep_ordinal\x18\x06 \x01(\x05\x12\x11\n\tstep_name\x18\x07 \x01(\t\x12\x10\n\x08owner_id\x18\x08 \x01(\t\x12\x14\n\x0cother_run_id\x18\t \x01(\t\x12\x15\n\rbacklog_count\x18\n \x01(\x05\x12\x13\n\x0b\x61head_count\x18\x0b \x01(\x05\"\x92\x03\n\x04\x43ode\x12\x14\n\x10\x43ODE_UNSPECIFIED\x10\x00\x12\x0e\n\nCODE_ENDED\x10\x01\x12\x0f\n\x0b\x43ODE_PAUSED\x10\x02\x12\x19\n\x15\x43ODE_CANCEL_REQUESTED\x10\x03\x12\x10\n\x0c\x43ODE_DELAYED\x10\x04\x12\x12\n\x0e\x43ODE_NO_WORKER\x10\x05\x12\x11\n\rCODE_NO_BUILD\x10\x06\x12\x10\n\x0c\x43ODE_NO_ROOM\x10\x07\x12\r\n\tCODE_HELD\x10\x08\x12\x0e\n\nCODE_TIMER\x10\t\x12\x0f\n\x0b\x43ODE_SIGNAL\x10\n\x12\x0e\n\nCODE_TOPIC\x10\x0b\x12\x0e\n\nCODE_CHILD\x10\x0c\x12\x12\n\x0e\x43ODE_USER_TASK\x10\r\x12\x0f\n\x0b\x43ODE_DRIVEN\x10\x0e\x12\x12\n\x0e\x43ODE_SUSPENDED\x10\x0f\x12\x0f\n\x0b\x43ODE_MOVING\x10\x10\x12\x15\n\x11\x43ODE_RATE_LIMITED\x10\x11\x12\x14\n\x10\x43ODE_CONCURRENCY\x10\x12\x12\x14\n\x10\x43ODE_HOLDER_LOST\x10\x13\x12\x10\n\x0c\x43ODE_OVERDUE\x10\x14\"K\n\x11\x45xplainRunRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x13\n\x0bworkflow_id\x18\x03 \x01(\t\"h\n\x12\x45xplainRunResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12.\n\x0c\x65xplanations\x18\x02 \x03(\x0b\x32\x18.stepwell.v1.Explanation\x12\x12\n\nmore_steps\x18\x03 \x01(\x08\"6\n\x11\x45xplainJobRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"D\n\x12\x45xplainJobResponse\x12.\n\x0c\x65xplanations\x18\x01 \x03(\x0b\x32\x18.stepwell.v1.Explanation2\xb2\x01\n\x12\x45xplanationService\x12M\n\nExplainRun\x12\x1e.stepwell.v1.ExplainRunRequest\x1a\x1f.stepwell.v1.ExplainRunResponse\x12M\n\nExplainJob\x12\x1e.stepwell.v1.ExplainJobRequest\x1a\x1f.stepwell.v1.ExplainJobResponseBS\n\x0f\x64\x65v.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,17 +34,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017dev.stepwell.v1P\001Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1'
   _globals['_EXPLANATION']._serialized_start=81
-  _globals['_EXPLANATION']._serialized_end=745
+  _globals['_EXPLANATION']._serialized_end=785
   _globals['_EXPLANATION_CODE']._serialized_start=383
-  _globals['_EXPLANATION_CODE']._serialized_end=745
-  _globals['_EXPLAINRUNREQUEST']._serialized_start=747
-  _globals['_EXPLAINRUNREQUEST']._serialized_end=822
-  _globals['_EXPLAINRUNRESPONSE']._serialized_start=824
-  _globals['_EXPLAINRUNRESPONSE']._serialized_end=928
-  _globals['_EXPLAINJOBREQUEST']._serialized_start=930
-  _globals['_EXPLAINJOBREQUEST']._serialized_end=984
-  _globals['_EXPLAINJOBRESPONSE']._serialized_start=986
-  _globals['_EXPLAINJOBRESPONSE']._serialized_end=1054
-  _globals['_EXPLANATIONSERVICE']._serialized_start=1057
-  _globals['_EXPLANATIONSERVICE']._serialized_end=1235
+  _globals['_EXPLANATION_CODE']._serialized_end=785
+  _globals['_EXPLAINRUNREQUEST']._serialized_start=787
+  _globals['_EXPLAINRUNREQUEST']._serialized_end=862
+  _globals['_EXPLAINRUNRESPONSE']._serialized_start=864
+  _globals['_EXPLAINRUNRESPONSE']._serialized_end=968
+  _globals['_EXPLAINJOBREQUEST']._serialized_start=970
+  _globals['_EXPLAINJOBREQUEST']._serialized_end=1024
+  _globals['_EXPLAINJOBRESPONSE']._serialized_start=1026
+  _globals['_EXPLAINJOBRESPONSE']._serialized_end=1094
+  _globals['_EXPLANATIONSERVICE']._serialized_start=1097
+  _globals['_EXPLANATIONSERVICE']._serialized_end=1275
 # @@protoc_insertion_point(module_scope)

@@ -70,6 +70,10 @@ class Explanation(_message.Message):
         """It waits in a queue that gives no more for now, because of its rate limit or of that of the task's key."""
         CODE_CONCURRENCY: Explanation._Code.ValueType  # 18
         """It waits for a slot: as many runs of its key are at work as its concurrency limit allows."""
+        CODE_HOLDER_LOST: Explanation._Code.ValueType  # 19
+        """Its worker has given no sign of life for so long that it has lost it: it goes back to its queue soon."""
+        CODE_OVERDUE: Explanation._Code.ValueType  # 20
+        """Its time has come, and the leader has not dealt with it yet."""
 
     class Code(_Code, metaclass=_CodeEnumTypeWrapper):
         """What a run or a job may wait for."""
@@ -112,6 +116,10 @@ class Explanation(_message.Message):
     """It waits in a queue that gives no more for now, because of its rate limit or of that of the task's key."""
     CODE_CONCURRENCY: Explanation.Code.ValueType  # 18
     """It waits for a slot: as many runs of its key are at work as its concurrency limit allows."""
+    CODE_HOLDER_LOST: Explanation.Code.ValueType  # 19
+    """Its worker has given no sign of life for so long that it has lost it: it goes back to its queue soon."""
+    CODE_OVERDUE: Explanation.Code.ValueType  # 20
+    """Its time has come, and the leader has not dealt with it yet."""
 
     CODE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
