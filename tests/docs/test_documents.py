@@ -7,13 +7,17 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from tests import warm
+from tests.databases import drop_database
 from tests.docs.documents import ADDRESS, Document, blocks
+from tests.upgrades.dumps import folder_for
 
 from stepwell.v1 import types_pb2
 from stepwell_server.engine.order import chain
@@ -94,6 +98,25 @@ async def test_the_page_about_keys_is_true(database_url: str, grpcurl: Path, tmp
         replaced = {ADDRESS: service.address, OWN_DATABASE: database_url}
         document = Document(DOCS / "security.md", tmp_path, replaced, [grpcurl, Path(sys.executable).parent])
         assert await document.carry_out() > 5
+
+
+@pytest.mark.parametrize("name", ["upgrade", "backup"])
+async def test_the_pages_about_the_database_are_true(
+    name: str, database_url: str, server_url: str, grpcurl: Path, tmp_path: Path
+) -> None:
+    """In a database of their own, and in one that is made from its backup."""
+    restored = f"restored_{uuid.uuid4().hex[:12]}"
+    replaced = {
+        OWN_DATABASE: f"'{database_url}'",
+        OWN_DATABASE.replace("/stepwell", "/postgres"): f"'{server_url}'",
+        OWN_DATABASE.replace("/stepwell", "/restored"): f"'{database_url.replace(urlsplit(database_url).path, '/' + restored)}'",
+        "DATABASE restored": f"DATABASE {restored}",
+    }
+    programs = [await folder_for(server_url), Path(sys.executable).parent]
+    try:
+        assert await Document(DOCS / "operations" / f"{name}.md", tmp_path, replaced, programs).carry_out() >= 4
+    finally:
+        await drop_database(server_url, restored)
 
 
 def test_the_worker_in_the_readme_is_short() -> None:

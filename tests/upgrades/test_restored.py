@@ -205,7 +205,7 @@ async def test_versions_that_callers_compare_jump_too(database_url: str, restore
 
 
 async def _set(runner: Store, run_id: str, **fields: Any) -> int:
-    changes = [{"name": "a", "payload": as_json("1")}]
+    changes = [{"name": "a", "set": as_json("1")}]
     version: int = (await runner.call("SetRunData", run_id=run_id, changes=changes, **fields)).data_version
     return version
 
