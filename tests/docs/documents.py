@@ -8,6 +8,7 @@
 | `json send` | writes a line to that program |
 | `json receive` | reads from that program until all that the block shows has come |
 | `text close` | ends that program's input; it must succeed |
+| `sh cluster` | needs a cluster: it is not run |
 | `json answer`, `text answer` | what the last program printed must hold all that the block shows |
 
 `<word>` in an answer stands for a value that differs each time, and for that same value in what follows.
@@ -48,7 +49,9 @@ def blocks(path: Path) -> list[Block]:
     """A document's blocks that have a duty."""
     text = path.read_text()
     return [
-        Block(found[1], found[2], found[3], text[: found.start()].count("\n") + 2) for found in _FENCE.finditer(text)
+        Block(found[1], found[2], found[3], text[: found.start()].count("\n") + 2)
+        for found in _FENCE.finditer(text)
+        if found[2] != "cluster"
     ]
 
 
