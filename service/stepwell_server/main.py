@@ -28,6 +28,9 @@ Port = Annotated[
     int | None, typer.Option(help="Port to serve on; 0 takes a free one (STEPWELL_PORT).", show_default="7233")
 ]
 PATIENCE = migrations.Patience()
+PauseSchedules = Annotated[
+    bool, typer.Option("--pause-schedules", help="Pause all schedules until somebody resumes them.")
+]
 TestClock = Annotated[bool, typer.Option("--test-clock", help="Let callers move the clock. For tests only.")]
 
 
@@ -123,9 +126,7 @@ def check(output: OutputOption = Output.TABLE) -> None:
 
 @app.command()
 def restored(
-    pause_schedules: Annotated[
-        bool, typer.Option("--pause-schedules", help="Pause all schedules until somebody resumes them.")
-    ] = False,  # noqa: FBT002 - a flag
+    pause_schedules: PauseSchedules = False,  # noqa: FBT002 - a flag
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Make a database that was restored from a backup safe to serve. Before any server starts on it.

@@ -109,7 +109,9 @@ async def test_the_pages_about_the_database_are_true(
     replaced = {
         OWN_DATABASE: f"'{database_url}'",
         OWN_DATABASE.replace("/stepwell", "/postgres"): f"'{server_url}'",
-        OWN_DATABASE.replace("/stepwell", "/restored"): f"'{database_url.replace(urlsplit(database_url).path, '/' + restored)}'",
+        OWN_DATABASE.replace(
+            "/stepwell", "/restored"
+        ): f"'{database_url.replace(urlsplit(database_url).path, '/' + restored)}'",
         "DATABASE restored": f"DATABASE {restored}",
     }
     programs = [await folder_for(server_url), Path(sys.executable).parent]

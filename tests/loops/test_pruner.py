@@ -164,7 +164,7 @@ async def test_what_a_batch_is_writing_is_not_pruned(database_url: str) -> None:
 
 
 async def test_what_engines_noted_of_runs_that_are_not_there_goes(database_url: str, monkeypatch: Any) -> None:
-    """Once it is older than what their namespace keeps. Of a run that is there, and of a namespace that keeps all, it stays."""
+    """Once it is older than what their namespace keeps; of a run that is there, or where all is kept, it stays."""
     monkeypatch.setattr("stepwell_server.loops.pruner._ROWS", 3)
     async with rigged(database_url) as rig:
         await rig.sql.execute("UPDATE namespaces SET retention_seconds = 86400 WHERE name = 'main'")

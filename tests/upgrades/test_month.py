@@ -18,7 +18,7 @@ from tests.sdk.live import Live, live
 from tests.stream.kit import until
 from tests.upgrades.ground import connected
 
-from stepwell import Concurrency, Context, Debounce, activity, workflow
+from stepwell import Concurrency, Context, Debounce, RateLimit, activity, workflow
 from stepwell.v1 import clock_pb2, clock_pb2_grpc
 
 DAYS, KEPT_DAYS = 30, 3
@@ -171,9 +171,14 @@ class Month:
 
     async def a_day(self, day: int) -> None:
         """The same work as on every other day."""
-        await self.sql.execute("SELECT setval('run_key_blocks', greatest($1, (SELECT last_value FROM run_key_blocks)))", day * KEY_BLOCKS_A_DAY)
+        await self.sql.execute(
+            "SELECT setval('run_key_blocks', greatest($1, (SELECT last_value FROM run_key_blocks)))",
+            day * KEY_BLOCKS_A_DAY,
+        )
         handles = await asyncio.gather(*(self._start(number) for number in range(RUNS)))
-        jobs = [self.client.start_job(weigh, n, unique_key=f"{day}-{n}", request_id=f"job-{day}-{n}") for n in range(JOBS)]
+        jobs = [
+            self.client.start_job(weigh, n, unique_key=f"{day}-{n}", request_id=f"job-{day}-{n}") for n in range(JOBS)
+        ]
         await asyncio.gather(*jobs, self._outside(), self._inside())
         await asyncio.gather(*(handle.signal("go", request_id=f"{day}-{handle.run_id}") for handle in handles))
         for _ in range(4):
@@ -265,8 +270,8 @@ async def a_month(url: str) -> AsyncIterator[Month]:
     async with live(url, **settings) as here, connected(url) as sql, here.working(**WORK):
         month = Month(here, sql)
         await here.client.update_namespace("main", retention=kept)
-        await here.client.update_task_queue("default", fairness_weights={}, key_rate_limit=(1_000.0, 1_000))
-        await here.client.definitions.create("errand", 1, name="errand")
+        await here.client.update_task_queue("default", fairness={}, key_rate_limit=RateLimit(1_000, 1_000))
+        await here.client.definitions.create("errand", name="errand")
         await here.client.schedules.create("nightly", nightly, cron="0 */6 * * *")
         yield month
 
@@ -292,7 +297,10 @@ async def test_a_month_of_work_leaves_no_more_than_its_retention_keeps(database_
         assert empty <= UNUSED, empty - UNUSED
         assert month.grown(10, 20) == {}
         assert month.grown(10, 30) == {}
-        partitions = {row[0] for row in await month.sql.fetch("SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'")}
+        partitions = {
+            row[0]
+            for row in await month.sql.fetch("SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'")
+        }
         events = sorted(int(name.removeprefix("events_p")) for name in partitions if name.startswith("events_p"))
         assert events[0] > 4, events
         assert len(events) <= 8, events

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest_asyncio
 from tests.api.stores import RUNNING, Store, claimed, create, span
 from tests.api.stores import json as as_json
@@ -22,8 +23,8 @@ from tests.upgrades.ground import connected, database
 
 from stepwell import Context, activity, workflow
 from stepwell.v1 import runs_pb2
-from stepwell.v1.workers_pb2 import CompleteActivity
-from stepwell_server.store import restorations
+from stepwell.v1.workers_pb2 import CompleteActivity, Task
+from stepwell_server.store.partitions import RUN_KEYS
 from stepwell_server.store.restorations import JUMP, KEPT, RAISED, SEQUENCES
 
 COUNTING = ("grants", "version", "epoch", "revision", "turn", "token")
@@ -54,7 +55,7 @@ async def test_whoever_holds_something_of_a_later_time_is_refused(
         runs = {task.run_id: task for task in await caller.claim(kind=RUN, max_tasks=2)}
         (job,) = await caller.claim(kind=ACTIVITY)
         runner, leader = Store(one, "run"), Store(one, "leader")
-        driven = await create(one)  # type: ignore[arg-type]
+        driven = await create(one)
         lease = (await claimed(runner, driven, "a", 60)).token
         lead = {"leadership": "l", "holder_id": "a", "ttl": span(0.05)}
         epoch = (await leader.call("AcquireLeadership", **lead)).token
@@ -79,7 +80,11 @@ async def test_whoever_holds_something_of_a_later_time_is_refused(
             for who in (stale, fresh):
                 assert await _is_refused(who, task)
         again = {task.run_id: task for task in await fresh.claim(kind=RUN, max_tasks=2, wait=30.0)}
-        again |= {task.run_id: task for task in await fresh.claim(kind=RUN, max_tasks=2, wait=30.0)} if len(again) < 2 else {}
+        again |= (
+            {task.run_id: task for task in await fresh.claim(kind=RUN, max_tasks=2, wait=30.0)}
+            if len(again) < 2
+            else {}
+        )
         assert again.keys() == {run_id, other_id}
         assert {task.ref.token > JUMP for task in again.values()} == {True}
         for task in (*again.values(), *mine.values()):
@@ -95,20 +100,25 @@ async def test_whoever_holds_something_of_a_later_time_is_refused(
         assert await _recorded_twice(restored_url) == []
 
 
-async def _is_refused(caller: Caller, task: Any) -> bool:
-    """By whichever reason: the session has ended, or the lease is another's."""
+async def _is_refused(caller: Caller, task: Task) -> bool:
+    """The session has ended, or the lease is another's, or there is no such run."""
     if task.kind == ACTIVITY:
         reporting = caller.report(task.ref, complete=CompleteActivity(result=payload(1)))
     else:
         reporting = code_of(caller, task).complete(value=1)
-    result = await reporting
+    try:
+        result = await reporting
+    except grpc.aio.AioRpcError as error:
+        return "does not exist: say hello for a new one" in (error.details() or "")
     return error_reason(result) in {"LEASE_LOST", "RUN_NOT_FOUND"}
 
 
 async def _recorded_twice(url: str) -> list[Any]:
     async with connected(url) as sql:
         return list(
-            await sql.fetch("SELECT run_key FROM events WHERE type BETWEEN 2 AND 8 GROUP BY run_key HAVING count(*) > 1")
+            await sql.fetch(
+                "SELECT run_key FROM events WHERE type BETWEEN 2 AND 8 GROUP BY run_key HAVING count(*) > 1"
+            )
         )
 
 
@@ -128,31 +138,32 @@ async def sums(ctx: Context, count: int) -> int:
 
 async def test_a_backup_under_load_is_one_moment(database_url: str, restored_url: str, tmp_path: Path) -> None:
     """Each run of it ends as it should, and each end is recorded once; and the old database is left as it is."""
-    options = {"task_queue": "sums", "workflows": [sums], "activities": [square]}
-    async with live(database_url) as here:
-        async with here.working(**options):
-            starting = asyncio.create_task(_start(here, 150))
-            await _until_ended(database_url, 5)
-            await dumps.dump(database_url, tmp_path / "dump")
-            handles = await starting
-            async with asyncio.timeout(120):
-                assert {await handle.result() for handle in handles} == {0 + 1 + 4}
+    options: dict[str, Any] = {"workflows": [sums], "activities": [square]}
+    async with live(database_url) as here, here.working(**options):
+        starting = asyncio.create_task(_start(here, 150))
+        await _until_ended(database_url, 5)
+        await dumps.dump(database_url, tmp_path / "dump")
+        handles = await starting
+        async with asyncio.timeout(120):
+            assert {await handle.result() for handle in handles} == {0 + 1 + 4}
     await dumps.restore(tmp_path / "dump", restored_url)
     await restored(restored_url)
     async with connected(restored_url) as sql:
-        open_, ended = await sql.fetchval("SELECT count(*) FROM runs"), await sql.fetchval("SELECT count(*) FROM closed_runs")
+        open_, ended = (
+            await sql.fetchval("SELECT count(*) FROM runs"),
+            await sql.fetchval("SELECT count(*) FROM closed_runs"),
+        )
         assert open_ > 0, "the backup came too late to tell anything"
         there = [row[0] for row in await sql.fetch("SELECT run_id FROM run_ids")]
         assert len(there) == open_ + ended
-    async with live(restored_url) as here:
-        async with here.working(**options):
-            async with asyncio.timeout(120):
-                assert {await here.client.run(str(run_id), as_type=int).result() for run_id in there} == {5}
+    async with live(restored_url) as here, here.working(**options):
+        async with asyncio.timeout(120):
+            assert {await here.client.run(str(run_id), as_type=int).result() for run_id in there} == {5}
     assert await _recorded_twice(restored_url) == []
 
 
 async def _start(here: Live, count: int) -> list[Any]:
-    return [await here.client.start_run(sums, 3, task_queue="sums") for _ in range(count)]
+    return [await here.client.start_run(sums, 3) for _ in range(count)]
 
 
 async def _until_ended(url: str, count: int) -> None:
@@ -172,7 +183,8 @@ async def test_a_watch_that_knows_of_a_later_time_misses_nothing(
         # Another replica of the lost time, with a committer's number that is given again.
         watcher = Watcher(one.runs.WatchRuns(runs_pb2.WatchRunsRequest()))
         await watcher.read()
-        await asyncio.gather(*(_end(one, await one.start()) for _ in range(20)))
+        for run_id in await one.start_many(20):
+            await _end(one, run_id)
         await watcher.until(20)
     await restored(restored_url)
     async with replica(restored_url) as one:
@@ -190,7 +202,7 @@ async def _end(one: Replica, run_id: str) -> None:
 async def test_versions_that_callers_compare_jump_too(database_url: str, restored_url: str, tmp_path: Path) -> None:
     """Data of a driven run, written against a version of the lost time, is refused."""
     async with replica(database_url) as one:
-        run_id = await create(one)  # type: ignore[arg-type]
+        run_id = await create(one)
         runner = Store(one, "run")
         seen = await _set(runner, run_id)
         await dumps.dump(database_url, tmp_path / "dump")
@@ -213,8 +225,8 @@ async def _set(runner: Store, run_id: str, **fields: Any) -> int:
 async def test_schedules_wait_until_somebody_has_looked(database_url: str) -> None:
     async with connected(database_url) as sql:
         await sql.execute(
-            "INSERT INTO schedules SELECT gen_random_uuid(), 1, 's' || n, '* * * * *', 'UTC', 0, NULL, NULL, 1, 60, '', "
-            "CASE n WHEN 1 THEN 'mine' END, now(), now(), 1, now(), now(), 0, NULL, '', NULL, 0, 0, 0, '' "
+            "INSERT INTO schedules SELECT gen_random_uuid(), 1, 's' || n, '* * * * *', 'UTC', 0, NULL, NULL, 1, 60, "
+            "'', CASE n WHEN 1 THEN 'mine' END, now(), now(), 1, now(), now(), 0, NULL, '', NULL, 0, 0, 0, '' "
             "FROM generate_series(1, 3) AS n"
         )
         assert (await restored(database_url))["schedules_paused"] == 0
@@ -257,6 +269,6 @@ async def test_partitions_are_there_for_the_keys_that_come_next(database_url: st
     await restored(database_url)
     async with connected(database_url) as sql:
         last = await sql.fetchval("SELECT last_value * 1000 FROM run_key_blocks")
-        number = last // restorations.partitions.RUN_KEYS + 1
+        number = last // RUN_KEYS + 1
         names = {row[0] for row in await sql.fetch("SELECT relname FROM pg_class WHERE relispartition")}
         assert {f"events_p{number}", f"closed_jobs_p{number + 1}"} <= names

@@ -1,8 +1,8 @@
 """The numbered SQL files that make a schema, and what each says of itself in comment lines.
 
-    -- stepwell: min-server 7       servers older than 7 must not run on what this file makes
-    -- stepwell: no-transaction     its statements run one by one, each by itself: see store/migration_turns.py
-    -- stepwell: was 3f0c...        the checksum of another text of this file that came to the same
+-- stepwell: min-server 7       servers older than 7 must not run on what this file makes
+-- stepwell: no-transaction     its statements run one by one, each by itself: see store/migration_turns.py
+-- stepwell: was 3f0c...        the checksum of another text of this file that came to the same
 """
 
 from __future__ import annotations

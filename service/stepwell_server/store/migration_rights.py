@@ -51,9 +51,7 @@ async def in_words(connection: asyncpg.Connection, schema: str) -> AsyncIterator
 
 def _remedy(said: str, schema: str, role: str) -> str:
     if "for database" in said:
-        return f'GRANT CREATE ON DATABASE to "{role}", or make schema "{schema}" for it: CREATE SCHEMA "{schema}" ' + (
-            f'AUTHORIZATION "{role}"'
-        )
+        return f'grant it that, or make the schema for it: CREATE SCHEMA "{schema}" AUTHORIZATION "{role}"'
     if "for schema" in said:
         return f'GRANT USAGE, CREATE ON SCHEMA "{schema}" TO "{role}"'
     return f'migrate as the role that owns the tables of schema "{schema}"'

@@ -176,15 +176,13 @@ async def _without(connection: asyncpg.Connection, index: Index) -> str | None:
 
 
 async def _is_partitioned(connection: asyncpg.Connection, table: str) -> bool:
-    kind = await connection.fetchval("SELECT relkind FROM pg_class WHERE oid = to_regclass($1)", table)
-    return kind == b"p"
+    partitioned = "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'p')"
+    return bool(await connection.fetchval(partitioned, table))
 
 
 async def _drop_if_broken(connection: asyncpg.Connection, name: str) -> None:
     """Clears away what an interrupted attempt left: an invalid index, which IF NOT EXISTS takes for the real one."""
-    broken = await connection.fetchval(
-        "SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", name
-    )
+    broken = await connection.fetchval("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)", name)
     if broken:
         await _unhurried(connection, f"DROP INDEX CONCURRENTLY {name}")
 
@@ -228,9 +226,7 @@ async def _give_way(
 
 
 async def _raise_min_server(connection: asyncpg.Connection, migration: Migration) -> None:
-    await connection.execute(
-        "UPDATE stepwell_version SET min_server = greatest(min_server, $1)", migration.min_server
-    )
+    await connection.execute("UPDATE stepwell_version SET min_server = greatest(min_server, $1)", migration.min_server)
 
 
 async def _record(connection: asyncpg.Connection, migration: Migration) -> None:

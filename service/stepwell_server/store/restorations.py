@@ -2,7 +2,8 @@
 
 What was given out after the moment that it stands at (fencing tokens, versions, run keys, numbers of committers) would
 be given out a second time, to others. So everything of that kind jumps ahead, further than anybody can have come
-meanwhile, and all sessions end: whoever holds something from before is refused, and asks anew. See docs/operations/backup.md.
+meanwhile, and all sessions end: whoever holds something from before is refused, and asks anew.
+See docs/operations/backup.md.
 
     lock   the leader's lock of the schema: no server works meanwhile
     write  RAISED, SEQUENCES, sessions and (if asked for) schedules, in one transaction
