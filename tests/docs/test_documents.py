@@ -105,13 +105,11 @@ async def test_the_pages_about_the_database_are_true(
     name: str, database_url: str, server_url: str, grpcurl: Path, tmp_path: Path
 ) -> None:
     """In a database of their own, and in one that is made from its backup."""
-    restored = f"restored_{uuid.uuid4().hex[:12]}"
+    restored, elsewhere = f"restored_{uuid.uuid4().hex[:12]}", OWN_DATABASE.removesuffix("/stepwell")
     replaced = {
         OWN_DATABASE: f"'{database_url}'",
-        OWN_DATABASE.replace("/stepwell", "/postgres"): f"'{server_url}'",
-        OWN_DATABASE.replace(
-            "/stepwell", "/restored"
-        ): f"'{database_url.replace(urlsplit(database_url).path, '/' + restored)}'",
+        f"{elsewhere}/postgres": f"'{server_url}'",
+        f"{elsewhere}/restored": f"'{database_url.replace(urlsplit(database_url).path, f'/{restored}')}'",
         "DATABASE restored": f"DATABASE {restored}",
     }
     programs = [await folder_for(server_url), Path(sys.executable).parent]
