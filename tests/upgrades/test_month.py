@@ -90,7 +90,7 @@ BOUNDED_BY = {
     "stepwell_schema": "a row a migration",
 }
 """Every table there is. Whoever adds one says here what bounds it, and lets `a_day` write into it."""
-UNUSED = {"api_keys", "watchers", "run_tasks", "run_calls", "mail", "workers", "run_origins", "schedule_firings"}
+UNUSED = {"api_keys", "watchers", "run_tasks", "run_calls", "mail", "workers", "schedule_firings"}
 """Where `a_day` writes nothing."""
 
 _PARTS = """
@@ -101,14 +101,15 @@ _PARTS = """
         SELECT i.inhrelid, p.name, 'r' FROM part AS p JOIN pg_inherits AS i ON i.inhparent = p.oid
     )
 """
-_INSERTED = f"""
-    {_PARTS} SELECT name, coalesce(sum(pg_stat_get_tuples_inserted(oid)), 0) > 0 AS inserted FROM part GROUP BY name
-"""
-_SIZES = f"""
-    {_PARTS} SELECT name, array_agg(oid::regclass::text) FILTER (WHERE relkind = 'r') AS parts,
+_INSERTED = _PARTS + "SELECT name, coalesce(sum(pg_stat_get_tuples_inserted(oid)), 0) > 0 FROM part GROUP BY name"
+_SIZES = (
+    _PARTS
+    + """
+    SELECT name, array_agg(oid::regclass::text) FILTER (WHERE relkind = 'r') AS parts,
         sum(pg_total_relation_size(oid))::bigint AS bytes
     FROM part GROUP BY name
 """
+)
 _OPEN = "SELECT (SELECT count(*) FROM runs WHERE type <> 'straggler') + (SELECT count(*) FROM jobs)"
 _OVERDUE = """
     SELECT (SELECT count(*) FROM closed_runs WHERE end_time < now() + interval '{hours} hours')
@@ -138,6 +139,8 @@ async def errand(ctx: Context, number: int) -> int:
     await ctx.gather(ctx.sleep(600), ctx.wait_signal("go"))
     if number % 10 == 0:
         await ctx.wait_topic("news")
+    if number % 10 == 5:
+        await ctx.wait_topic("flash")
     if number % 30 == 0:
         await ctx.user_task("ask", {"number": number}, timeout=600)
     return number
@@ -192,7 +195,7 @@ class Month:
             await self.advance(5.5)
         # What waits for a timer or an event began to do so after the clock was moved.
         while await self.count(_OPEN):
-            await self.client.topics.publish("news", day, retain=86_400, request_id=uuid4().hex)
+            await self.client.topics.publish("flash", day)
             await self.advance(0.25)
             await asyncio.sleep(0.2)
         await self.advance(max(0.0, day * 24 - self.hours))
@@ -224,6 +227,7 @@ class Month:
                 await control.call(
                     "RegisterIdempotencyKey", type="t", trigger_key="k", idempotency_key=uuid4().hex, run_id=dispatched
                 )
+            await control.call("ConfigureRun", run_id=run_id, trigger_key="manual")
             await run.call("MarkRunCompleted", run_id=run_id)
 
     async def _inside(self) -> None:
@@ -251,7 +255,7 @@ class Month:
     async def unused(self) -> set[str]:
         """Tables into which nobody has written."""
         rows = await self.sql.fetch(_INSERTED)
-        return {row["name"] for row in rows if not row["inserted"]}
+        return {name for name, inserted in rows if not inserted and not self.sizes[LOOKS[-1]][name][0]}
 
     def grown(self, before: int, after: int) -> dict[str, Any]:
         """Which tables are larger than they may be."""
