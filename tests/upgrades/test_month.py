@@ -101,15 +101,12 @@ _PARTS = """
         SELECT i.inhrelid, p.name, 'r' FROM part AS p JOIN pg_inherits AS i ON i.inhparent = p.oid
     )
 """
-_INSERTED = _PARTS + "SELECT name, coalesce(sum(pg_stat_get_tuples_inserted(oid)), 0) > 0 FROM part GROUP BY name"
-_SIZES = (
-    _PARTS
-    + """
+_INSERTED = "SELECT name, coalesce(sum(pg_stat_get_tuples_inserted(oid)), 0) > 0 FROM part GROUP BY name"
+_SIZES = """
     SELECT name, array_agg(oid::regclass::text) FILTER (WHERE relkind = 'r') AS parts,
         sum(pg_total_relation_size(oid))::bigint AS bytes
     FROM part GROUP BY name
 """
-)
 _OPEN = "SELECT (SELECT count(*) FROM runs WHERE type <> 'straggler') + (SELECT count(*) FROM jobs)"
 _OVERDUE = """
     SELECT (SELECT count(*) FROM closed_runs WHERE end_time < now() + interval '{hours} hours')
@@ -247,14 +244,14 @@ class Month:
     async def look(self, day: int) -> None:
         """How many rows, and how many bytes, each table has once all that is due has gone."""
         found = {}
-        for name, parts, bytes_ in await self.sql.fetch(_SIZES):
+        for name, parts, bytes_ in await self.sql.fetch(_PARTS + _SIZES):
             rows = [await self.count(f"SELECT count(*) FROM {part}") for part in parts or ()]  # noqa: S608
             found[name] = (sum(rows), bytes_)
         self.sizes[day] = found
 
     async def unused(self) -> set[str]:
         """Tables into which nobody has written."""
-        rows = await self.sql.fetch(_INSERTED)
+        rows = await self.sql.fetch(_PARTS + _INSERTED)
         return {name for name, inserted in rows if not inserted and not self.sizes[LOOKS[-1]][name][0]}
 
     def grown(self, before: int, after: int) -> dict[str, Any]:
