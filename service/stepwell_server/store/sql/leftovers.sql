@@ -90,7 +90,7 @@ LIMIT 1;
 
 -- name: prune_dispatches
 -- Forgets, in a slice, dispatches of runs that there are not, for longer than their namespace keeps runs. Walks
--- dispatches_pkey, then run_ids_pkey.
+-- dispatches_pkey, then namespaces_pkey and run_ids_pkey.
 DELETE FROM dispatches AS d
 USING namespaces AS n
 WHERE (d.run_id, d.namespace_id, d.step_name) > ($1, $2, $3) AND (d.run_id, d.namespace_id, d.step_name) <= ($4, $5, $6)
@@ -113,7 +113,7 @@ LIMIT 1;
 
 -- name: prune_idempotency_keys
 -- Forgets, in a slice, keys of runs that there are not, for longer than their namespace keeps runs. Walks
--- idempotency_keys_pkey, then run_ids_pkey.
+-- idempotency_keys_pkey, then namespaces_pkey and run_ids_pkey.
 DELETE FROM idempotency_keys AS k
 USING namespaces AS n
 WHERE (k.idempotency_key, k.namespace_id, k.type, k.trigger_key) > ($1, $2, $3, $4)
