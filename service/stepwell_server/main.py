@@ -1,9 +1,10 @@
-"""The program: `stepwell-server dev | serve | migrate | check | bundle | keys`."""
+"""The program: `stepwell-server dev | serve | migrate | check | restored | bundle | keys`."""
 
 from __future__ import annotations
 
 import os
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from stepwell_server import bundling, key_commands, running
 from stepwell_server.program import USAGE, Output, OutputOption, die, need_url, read_settings, run, set_up, show
-from stepwell_server.store import migrations
+from stepwell_server.store import migrations, restorations
 from stepwell_server.telemetry import set_up_logs
 
 app = typer.Typer(
@@ -27,6 +28,10 @@ app.add_typer(key_commands.app, name="keys")
 Host = Annotated[str | None, typer.Option(help="Address to serve on (STEPWELL_HOST).", show_default="127.0.0.1")]
 Port = Annotated[
     int | None, typer.Option(help="Port to serve on; 0 takes a free one (STEPWELL_PORT).", show_default="7233")
+]
+PATIENCE = migrations.Patience()
+PauseSchedules = Annotated[
+    bool, typer.Option("--pause-schedules", help="Pause all schedules until somebody resumes them.")
 ]
 TestClock = Annotated[bool, typer.Option("--test-clock", help="Let callers move the clock. For tests only.")]
 
@@ -74,12 +79,25 @@ def serve(host: Host = None, port: Port = None, test_clock: TestClock = False) -
 
 
 @app.command()
-def migrate(output: OutputOption = Output.TABLE) -> None:
-    """Bring the database to this server's schema, while others work on it. Safe to run twice, also at once."""
+def migrate(
+    lock_seconds: Annotated[
+        float, typer.Option(help="Longest wait for a table's lock in one turn: others wait behind it.", min=0.001)
+    ] = PATIENCE.lock_seconds,
+    turns: Annotated[int, typer.Option(help="Turns to get a lock, a pause between them.", min=1)] = PATIENCE.turns,
+    statement_seconds: Annotated[
+        float, typer.Option(help="Longest statement of a migration that holds locks.", min=0.001)
+    ] = PATIENCE.statement_seconds,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Bring the database to this server's schema, while others work on it. Safe to run twice, also at once.
+
+    What was interrupted is finished by a repeat.
+    """
     settings = read_settings()
     url = need_url(settings)
     set_up(settings, settings.log_format)
-    applied = run(migrations.migrate(url, schema=settings.database_schema))
+    patience = migrations.Patience(lock_seconds, turns, statement_seconds=statement_seconds)
+    applied = run(migrations.migrate(url, schema=settings.database_schema, patience=patience))
     facts = {
         "schema": settings.database_schema,
         "from_version": applied.from_version,
@@ -127,6 +145,22 @@ def bundle(
     with Path(output).open("wb") as out:
         bundling.write(files, out)
     sys.stderr.write(f"wrote {output}: {len(files)} files\n")
+
+
+@app.command()
+def restored(
+    pause_schedules: PauseSchedules = False,  # noqa: FBT002 - a flag
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Make a database that was restored from a backup safe to serve. Before any server starts on it.
+
+    All sessions end, and tokens, versions and keys jump ahead of all that was given out after the backup: workers and
+    callers that know of a later time are refused.
+    """
+    settings = read_settings()
+    need_url(settings)
+    done = run(restorations.raise_all(settings, datetime.now(UTC), pauses_schedules=pause_schedules))
+    show({"schema": settings.database_schema, **done._asdict()}, output)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from stepwell_server import refusals, running, telemetry
 from stepwell_server.embedded import EmbeddedError
 from stepwell_server.service import StartError
 from stepwell_server.settings import Settings
-from stepwell_server.store import migrations
+from stepwell_server.store import migrations, restorations
 from stepwell_server.store.directness import Misaddressed
 from stepwell_server.store.faults import Lost, translated
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
 USAGE = 2
+_TOLD = (StartError, EmbeddedError, migrations.MigrationError, restorations.RestorationError)
 
 
 class Output(StrEnum):
@@ -72,7 +73,7 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the work 
     try:
         with asyncio.Runner(loop_factory=running.loop_factory()) as runner:
             return runner.run(work)
-    except (StartError, EmbeddedError, migrations.MigrationError, Misaddressed, refusals.Refusal) as error:
+    except (*_TOLD, Misaddressed, refusals.Refusal) as error:
         die(str(error))
     except Exception as error:
         if translated(error) is error and not isinstance(error, Lost):

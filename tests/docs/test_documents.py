@@ -10,13 +10,17 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from tests import warm
+from tests.databases import drop_database
 from tests.docs.documents import ADDRESS, Document, blocks
+from tests.upgrades.dumps import folder_for
 
 from stepwell.v1 import types_pb2
 from stepwell_server.engine.order import chain
@@ -113,6 +117,25 @@ def _end_server(pid: Path) -> None:
     if pid.exists():
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", ["upgrade", "backup"])
+async def test_the_pages_about_the_database_are_true(
+    name: str, database_url: str, server_url: str, grpcurl: Path, tmp_path: Path
+) -> None:
+    """In a database of their own, and in one that is made from its backup."""
+    restored, elsewhere = f"restored_{uuid.uuid4().hex[:12]}", OWN_DATABASE.removesuffix("/stepwell")
+    replaced = {
+        OWN_DATABASE: f"'{database_url}'",
+        f"{elsewhere}/postgres": f"'{server_url}'",
+        f"{elsewhere}/restored": f"'{database_url.replace(urlsplit(database_url).path, f'/{restored}')}'",
+        "DATABASE restored": f"DATABASE {restored}",
+    }
+    programs = [await folder_for(server_url), Path(sys.executable).parent]
+    try:
+        assert await Document(DOCS / "operations" / f"{name}.md", tmp_path, replaced, programs).carry_out() >= 4
+    finally:
+        await drop_database(server_url, restored)
 
 
 def test_the_worker_in_the_readme_is_short() -> None:

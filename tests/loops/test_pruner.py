@@ -161,3 +161,25 @@ async def test_what_a_batch_is_writing_is_not_pruned(database_url: str) -> None:
         assert await loop.run_once() == 0
         await other.rollback()
         assert await loop.run_once() == 1
+
+
+async def test_what_engines_noted_of_runs_that_are_not_there_goes(database_url: str, monkeypatch: Any) -> None:
+    """Once it is older than what their namespace keeps; of a run that is there, or where all is kept, it stays."""
+    monkeypatch.setattr("stepwell_server.loops.pruner._ROWS", 3)
+    async with rigged(database_url) as rig:
+        await rig.sql.execute("UPDATE namespaces SET retention_seconds = 86400 WHERE name = 'main'")
+        await rig.sql.execute("INSERT INTO namespaces (name, create_time) VALUES ('keeps all', now())")
+        other = await rig.sql.fetchval("SELECT namespace_id FROM namespaces WHERE name = 'keeps all'")
+        await rig.start()
+        there = await rig.sql.fetchval("SELECT run_id FROM run_ids")
+        old, young = rig.clock.now() - timedelta(days=2), rig.clock.now()
+        rows = [(1, uuid7(), old) for _ in range(10)]
+        kept = [(1, there, old), (1, uuid7(), young), (other, uuid7(), old)]
+        dispatch = "INSERT INTO dispatches VALUES ($1, $2, 's', $3, '', NULL)"
+        await rig.sql.executemany(dispatch, [*rows, *kept])
+        key = "INSERT INTO idempotency_keys VALUES ($1, 't', 'k', $2::uuid::text, $2, $3)"
+        await rig.sql.executemany(key, [*rows, *kept])
+        assert await Pruner(rig.connection, rig.clock, 60.0).run_once() == 20
+        for table in ("dispatches", "idempotency_keys"):
+            left = {row[0] for row in await rig.sql.fetch(f"SELECT run_id FROM {table}")}  # noqa: S608
+            assert left == {run_id for _, run_id, _ in kept}

@@ -86,10 +86,10 @@ async def plan_of(connection: Connection, name: str) -> list[dict[str, Any]]:
 LISTS: dict[str, tuple[JobFilter, set[str]]] = {
     "by key": (
         JobFilter(1, unique_key="u"),
-        {"unique_jobs_pkey", "closed_jobs_p1_unique_key_namespace_id_job_key_idx"},
+        {"unique_jobs_pkey", "closed_jobs_unique_key_idx_p1"},
     ),
-    "failed": (JobFilter(1, states=(5,)), {"closed_jobs_p1_namespace_id_job_key_idx1"}),
-    "cancelled or failed": (JobFilter(1, states=(7, 5)), {"closed_jobs_p1_namespace_id_job_key_idx1"}),
+    "failed": (JobFilter(1, states=(5,)), {"closed_jobs_unfinished_idx_p1"}),
+    "cancelled or failed": (JobFilter(1, states=(7, 5)), {"closed_jobs_unfinished_idx_p1"}),
     "all": (JobFilter(1), {"jobs_pkey", "closed_jobs_p1_pkey"}),
     "running": (JobFilter(1, states=(2,)), {"jobs_pkey"}),
 }

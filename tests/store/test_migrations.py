@@ -8,7 +8,7 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
-from stepwell_server.store.migrations import Migration, MigrationError, Standing, check, migrate, shipped
+from stepwell_server.store.migrations import Migration, MigrationError, Patience, Standing, check, migrate, shipped
 
 FIRST = Migration(1, "first", "CREATE TABLE things (n int); SELECT pg_sleep(0.2); INSERT INTO things VALUES (1);")
 SECOND = Migration(2, "second", "-- stepwell: min-server 2\nALTER TABLE things ADD COLUMN m int;")
@@ -131,7 +131,7 @@ async def test_a_busy_table_is_waited_for_in_short_turns(empty_database_url: str
         transaction = holder.transaction()
         await transaction.start()
         await holder.execute("LOCK TABLE stepwell.things IN ACCESS SHARE MODE")
-        migration = asyncio.create_task(migrate(empty_database_url, migrations=ALL[:2], lock_timeout_seconds=0.2))
+        migration = asyncio.create_task(migrate(empty_database_url, migrations=ALL[:2], patience=Patience(0.2)))
         async with asyncio.timeout(60):
             await wait_for_waiters(holder, present=True)
             await wait_for_waiters(holder, present=False)

@@ -2,18 +2,19 @@
 
 Those are old batches and answers, heartbeats of ended activities, signals of ended runs, calls for which nobody waits,
 events of topics whose time is over, what was published by runs that are there no more, whose turn it is under
-concurrency limits that nobody is under, and buckets of keys that are full again.
+concurrency limits that nobody is under, buckets of keys that are full again, and what outside engines noted of runs
+that are not there.
 """
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from stepwell_server.loops.loop import Loop
 from stepwell_server.store import concurrency, key_buckets, leftovers, topics
-from stepwell_server.store.leftovers import Place, Value
+from stepwell_server.store.leftovers import Dispatched, Place, Registered, Value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ REQUEST_AGE = timedelta(days=1)
 _ROWS = 2_000
 _SLICES = 50
 _BREATH_SECONDS = 0.02
+AnyPlace = TypeVar("AnyPlace")
 
 
 class Pruner(Loop):
@@ -49,6 +51,8 @@ class Pruner(Loop):
         self._place = Place()
         self._value = Value()
         self._bucket = key_buckets.Place()
+        self._dispatched: Dispatched | None = None
+        self._registered: Registered | None = None
 
     async def run_once(self) -> int:
         """Answers how many rows went."""
@@ -62,7 +66,29 @@ class Pruner(Loop):
             + await self._prune_published()
             + await self._prune_rounds()
             + await self._prune_key_buckets()
+            + await self._prune_ledgers()
         )
+
+    async def _prune_ledgers(self) -> int:
+        dispatches, self._dispatched = await self._walk(leftovers.prune_dispatches, self._dispatched)
+        keys, self._registered = await self._walk(leftovers.prune_idempotency_keys, self._registered)
+        return dispatches + keys
+
+    async def _walk(
+        self,
+        prune: Callable[[Connection, AnyPlace | None, datetime, int], Awaitable[tuple[int, AnyPlace | None]]],
+        place: AnyPlace | None,
+    ) -> tuple[int, AnyPlace | None]:
+        """Prunes in slices from where the last round stopped; answers how many, and where the next one goes on."""
+        pruned = 0
+        for _ in range(_SLICES):
+            async with self._connection.use() as connection:
+                gone, place = await prune(connection, place, self._clock.now(), _ROWS)
+            pruned += gone
+            if place is None or not self.may_run():
+                break
+            await asyncio.sleep(_BREATH_SECONDS)
+        return pruned, place
 
     async def _prune_topics(self) -> int:
         return await self._in_slices(topics.prune_events) + await self._in_slices(topics.prune_positions)

@@ -72,3 +72,44 @@ async def prune_jobs(connection: Connection, now: datetime, most: int) -> int:
 async def prune_requests(connection: Connection, asked_before: datetime, most: int) -> int:
     """Forgets what requests were answered before this time; answers how many."""
     return len(await connection.fetch(LEFTOVERS["prune_requests"], asked_before, most))
+
+
+class Dispatched(NamedTuple):
+    """Where a walk over dispatches stands."""
+
+    run_id: UUID = UUID(int=0)
+    namespace_id: int = -1
+    step_name: str = ""
+
+
+async def prune_dispatches(
+    connection: Connection, after: Dispatched | None, now: datetime, most: int
+) -> tuple[int, Dispatched | None]:
+    """Forgets those of a slice whose run is not there; answers how many, and where the next slice begins."""
+    place = after or Dispatched()
+    ends = await connection.fetch(LEFTOVERS["next_dispatches"], *place, most)
+    if not ends:
+        return 0, None
+    end = Dispatched(*ends[0])
+    return len(await connection.fetch(LEFTOVERS["prune_dispatches"], *place, *end, now)), end
+
+
+class Registered(NamedTuple):
+    """Where a walk over idempotency keys stands."""
+
+    idempotency_key: str = ""
+    namespace_id: int = -1
+    type: str = ""
+    trigger_key: str = ""
+
+
+async def prune_idempotency_keys(
+    connection: Connection, after: Registered | None, now: datetime, most: int
+) -> tuple[int, Registered | None]:
+    """Forgets those of a slice whose run is not there; answers how many, and where the next slice begins."""
+    place = after or Registered()
+    ends = await connection.fetch(LEFTOVERS["next_idempotency_keys"], *place, most)
+    if not ends:
+        return 0, None
+    end = Registered(*ends[0])
+    return len(await connection.fetch(LEFTOVERS["prune_idempotency_keys"], *place, *end, now)), end

@@ -74,3 +74,50 @@ USING (
 ) AS x
 WHERE r.request_id = x.request_id AND r.namespace_id = x.namespace_id AND r.method = x.method
 RETURNING r.request_id;
+
+-- name: next_dispatches
+-- The key at which a slice of dispatches ends. Walks dispatches_pkey.
+SELECT x.run_id, x.namespace_id, x.step_name
+FROM (
+    SELECT d.run_id, d.namespace_id, d.step_name
+    FROM dispatches AS d
+    WHERE (d.run_id, d.namespace_id, d.step_name) > ($1, $2, $3)
+    ORDER BY d.run_id, d.namespace_id, d.step_name
+    LIMIT $4
+) AS x
+ORDER BY x.run_id DESC, x.namespace_id DESC, x.step_name DESC
+LIMIT 1;
+
+-- name: prune_dispatches
+-- Forgets, in a slice, dispatches of runs that there are not, for longer than their namespace keeps runs. Walks
+-- dispatches_pkey, then namespaces_pkey and run_ids_pkey.
+DELETE FROM dispatches AS d
+USING namespaces AS n
+WHERE (d.run_id, d.namespace_id, d.step_name) > ($1, $2, $3) AND (d.run_id, d.namespace_id, d.step_name) <= ($4, $5, $6)
+    AND n.namespace_id = d.namespace_id AND d.dispatch_time < $7::timestamptz - make_interval(secs => n.retention_seconds)
+    AND NOT EXISTS (SELECT FROM run_ids AS i WHERE i.run_id = d.run_id AND i.namespace_id = d.namespace_id)
+RETURNING d.run_id;
+
+-- name: next_idempotency_keys
+-- The key at which a slice of idempotency keys ends. Walks idempotency_keys_pkey.
+SELECT x.idempotency_key, x.namespace_id, x.type, x.trigger_key
+FROM (
+    SELECT k.idempotency_key, k.namespace_id, k.type, k.trigger_key
+    FROM idempotency_keys AS k
+    WHERE (k.idempotency_key, k.namespace_id, k.type, k.trigger_key) > ($1, $2, $3, $4)
+    ORDER BY k.idempotency_key, k.namespace_id, k.type, k.trigger_key
+    LIMIT $5
+) AS x
+ORDER BY x.idempotency_key DESC, x.namespace_id DESC, x.type DESC, x.trigger_key DESC
+LIMIT 1;
+
+-- name: prune_idempotency_keys
+-- Forgets, in a slice, keys of runs that there are not, for longer than their namespace keeps runs. Walks
+-- idempotency_keys_pkey, then namespaces_pkey and run_ids_pkey.
+DELETE FROM idempotency_keys AS k
+USING namespaces AS n
+WHERE (k.idempotency_key, k.namespace_id, k.type, k.trigger_key) > ($1, $2, $3, $4)
+    AND (k.idempotency_key, k.namespace_id, k.type, k.trigger_key) <= ($5, $6, $7, $8)
+    AND n.namespace_id = k.namespace_id AND k.register_time < $9::timestamptz - make_interval(secs => n.retention_seconds)
+    AND NOT EXISTS (SELECT FROM run_ids AS i WHERE i.run_id = k.run_id AND i.namespace_id = k.namespace_id)
+RETURNING k.run_id;
