@@ -7,6 +7,9 @@ WORKERS ?= 3
 # The tools that are not Python, in the one place that names their versions.
 BUF_VERSION := 1.75.0
 GRPCURL_VERSION := 1.9.4
+HELM_VERSION := 3.22.0
+KUBECONFORM_VERSION := 0.8.0
+KUBE_SCORE_VERSION := 1.20.0
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -15,6 +18,10 @@ LOCK := .cache/lock
 TOOLS := .cache/tools
 BUF := $(TOOLS)/bin/buf-$(BUF_VERSION)
 GRPCURL := $(TOOLS)/bin/grpcurl-$(GRPCURL_VERSION)
+HELM := $(TOOLS)/bin/helm-$(HELM_VERSION)
+KUBECONFORM := $(TOOLS)/bin/kubeconform-$(KUBECONFORM_VERSION)
+KUBE_SCORE := $(TOOLS)/bin/kube-score-$(KUBE_SCORE_VERSION)
+SCHEMAS := $(TOOLS)/schemas
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Sources that exist: a folder may be yet to come.
@@ -48,18 +55,19 @@ demo: setup ## Survey the standard library with durable runs, and kill things me
 setup: $(VENV)/.ready ## Make .venv: locked dependencies and both distributions, editable
 
 .PHONY: tools
-tools: $(BUF) $(GRPCURL) ## Install buf and grpcurl, pinned, into .cache/tools
+tools: $(BUF) $(GRPCURL) $(HELM) $(KUBECONFORM) $(KUBE_SCORE) $(SCHEMAS) ## Install buf, grpcurl and what the chart is tested with into .cache/tools
 
 .PHONY: ends
 ends: setup ## Make environments of the oldest and the newest versions that the client takes
 	@$(PY) tools/ends.py
 
 .PHONY: generate
-generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, docs/states.md, docs/parity.md and docs/reference
+generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, docs/states.md, docs/parity.md, docs/reference and the schema of the chart's values
 	$(GENERATE)/bin/python tools/generate.py
 	$(PY) tools/states.py
 	$(PY) tools/parity.py
 	$(PY) tools/reference.py
+	$(PY) tools/chart.py
 
 .PHONY: format
 format: setup ## Format the code and fix what can be fixed
@@ -87,6 +95,7 @@ verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol brea
 	$(PY) tools/states.py --check
 	$(PY) tools/parity.py --check
 	$(PY) tools/reference.py --check
+	$(PY) tools/chart.py --check
 	$(PY) tools/buf.py breaking
 
 .PHONY: test
@@ -157,4 +166,17 @@ $(BUF):
 	@sh tools/install_buf.sh $(BUF_VERSION) $(TOOLS)
 
 $(GRPCURL):
-	@sh tools/install_grpcurl.sh $(GRPCURL_VERSION) $(TOOLS)
+	@sh tools/install_go.sh grpcurl $(GRPCURL_VERSION) github.com/fullstorydev/grpcurl/cmd/grpcurl $(TOOLS)
+
+$(HELM):
+	@sh tools/install_go.sh helm $(HELM_VERSION) helm.sh/helm/v3/cmd/helm $(TOOLS)
+
+$(KUBECONFORM):
+	@sh tools/install_go.sh kubeconform $(KUBECONFORM_VERSION) github.com/yannh/kubeconform/cmd/kubeconform $(TOOLS)
+
+$(KUBE_SCORE):
+	@sh tools/install_go.sh kube-score $(KUBE_SCORE_VERSION) github.com/zegl/kube-score/cmd/kube-score $(TOOLS)
+
+$(SCHEMAS): tools/install_schemas.py
+	@$(PYTHON) tools/install_schemas.py $@
+	@touch $@
