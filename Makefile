@@ -8,6 +8,8 @@ WORKERS ?= 3
 BUF_VERSION := 1.75.0
 GRPCURL_VERSION := 1.9.4
 HELM_VERSION := 3.22.0
+# Of Kubernetes 1: what helm takes a cluster for that it can't ask. Its own build takes it from the client that it has.
+HELM_KUBERNETES := 37
 KUBECONFORM_VERSION := 0.8.0
 KUBE_SCORE_VERSION := 1.20.0
 
@@ -169,7 +171,8 @@ $(GRPCURL):
 	@sh tools/install_go.sh grpcurl $(GRPCURL_VERSION) github.com/fullstorydev/grpcurl/cmd/grpcurl $(TOOLS)
 
 $(HELM):
-	@sh tools/install_go.sh helm $(HELM_VERSION) helm.sh/helm/v3/cmd/helm $(TOOLS)
+	@sh tools/install_go.sh helm $(HELM_VERSION) helm.sh/helm/v3/cmd/helm $(TOOLS) \
+	  $(foreach part,lint/rules chartutil,$(foreach which,Major=1 Minor=$(HELM_KUBERNETES),helm.sh/helm/v3/pkg/$(part).k8sVersion$(which)))
 
 $(KUBECONFORM):
 	@sh tools/install_go.sh kubeconform $(KUBECONFORM_VERSION) github.com/yannh/kubeconform/cmd/kubeconform $(TOOLS)

@@ -37,13 +37,12 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 {{- end -}}
 
-{{/* Annotations of an object: everybody's and its own. Takes (list . MAP); empty if there are none. */}}
+{{/* Annotations of an object: everybody's and its own. Takes (list . MAP INDENTATION); empty if there are none. */}}
 {{- define "stepwell.annotations" -}}
 {{- $all := merge (dict) (index . 1 | default dict) ((index . 0).Values.commonAnnotations | default dict) -}}
-{{- if $all }}
-annotations:
-  {{- toYaml $all | nindent 2 }}
-{{- end }}
+{{- if $all -}}
+{{- printf "annotations:\n%s" (toYaml $all | indent 2) | nindent (index . 2) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "stepwell.serviceAccount" -}}

@@ -224,7 +224,7 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 command: ["stepwell-server"]
 args: ["migrate"]
 env:
-  {{- include "stepwell.databaseEnv" . | nindent 2 }}
+  {{- include "stepwell.databaseEnv" . | trim | nindent 2 }}
   {{- with .Values.settings.log_level }}
   - name: STEPWELL_LOG_LEVEL
     value: {{ . }}
