@@ -43,7 +43,14 @@ def kubernetes(folder: Path) -> None:
                 if name.startswith(starts) and name.endswith(".json"):
                     path = folder / name.removeprefix(WITHIN)
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(packed.read(name))
+                    path.write_text(local(packed.read(name).decode()))
+
+
+def local(text: str) -> str:
+    """A schema whose references lead to a file beside it, not to where it says that it comes from."""
+    schema = json.loads(text.replace('"/api/_definitions.json', '"_definitions.json'))
+    schema.pop("$id", None)
+    return json.dumps(schema)
 
 
 def definitions(folder: Path) -> None:
