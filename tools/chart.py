@@ -1,7 +1,7 @@
 """Writes the schema of the chart's values: from values.yaml, its comments, and the service's settings.
 
-A comment above a key is its description; its default tells the type; a line `@schema {...}` adds to that. With `--check`
-it writes nothing and fails if the file is not current.
+A comment above a key is its description; its default tells the type; a line `@schema {...}` adds to that. With
+`--check` it writes nothing and fails if the file is not current.
 """
 
 import json
@@ -29,7 +29,7 @@ DEFINITIONS: dict[str, Any] = {
     "resources": {
         "type": "object",
         "additionalProperties": False,
-        "properties": {name: _OBJECT for name in ("limits", "requests")} | {"claims": {"type": "array"}},
+        "properties": dict.fromkeys(("limits", "requests"), _OBJECT) | {"claims": {"type": "array"}},
     },
     "probe": {
         "type": "object",
@@ -117,7 +117,7 @@ def properties(text: str) -> dict[str, Any]:
     """The schema of all values."""
     values = yaml.safe_load(text)
     top: dict[str, Any] = {"properties": {}}
-    nodes = {(): top}
+    nodes: dict[tuple[str, ...], dict[str, Any]] = {(): top}
     for key in own_keys(text):
         default = values
         for name in key.path:

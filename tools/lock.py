@@ -32,7 +32,7 @@ def lock(output: str, *arguments: str) -> None:
 
 
 def main() -> None:
-    """Resolves what runs the service, what develops, builds and generates it, and both ends of what the client takes."""
+    """Resolves what runs the service, develops, builds and generates it, and both ends of what the client takes."""
     lock("requirements.lock", *SERVER)
     # A server's Postgres is elsewhere: no image carries one.
     lock("requirements-image.lock", *IMAGE, "--constraints=requirements.lock")

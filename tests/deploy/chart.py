@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def helm(*arguments: object, stdin: str | None = None) -> subprocess.CompletedPr
 def template(
     *values: Path | Mapping[str, Any], chart: Path = CHART, version: str = "1.37.0"
 ) -> subprocess.CompletedProcess[str]:
-    """What `helm template` prints for a release `stepwell` in a namespace `wells`. Later values count before earlier."""
+    """What `helm template` prints for a release `stepwell` in a namespace `wells`. Later values go before earlier."""
     arguments: list[object] = ["template", "stepwell", chart, "--namespace=wells", f"--kube-version={version}"]
     given: dict[str, Any] = {}
     for each in values:
@@ -140,6 +140,3 @@ def filled(folder: Path) -> Path:
     (copy / "alerts/leader.yaml").write_text(ALERTS)
     (copy / "dashboards/Over_View.json").write_text(DASHBOARD)
     return copy
-
-
-Renders = Callable[..., Rendered]

@@ -1,7 +1,8 @@
 """Containers of rendered pods as processes of this machine, and probes as the kubelet makes them.
 
-A process gets the container's command and its environment, and nothing of ours: variables of the image, of ConfigMaps, of
-secrets that a test lends, each in its order. What a machine has one of is exchanged: ports, and the folders of volumes.
+A process gets the container's command and its environment, and nothing of ours: variables of the image, of ConfigMaps,
+of secrets that a test lends, each in its order. What a machine has one of is exchanged: ports, and the folders of
+volumes.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import shlex
 import shutil
@@ -25,7 +26,9 @@ LEAST = {"database": {"existingSecret": "stepwell-database"}}
 KEYS = {"helmTest": {"existingSecret": "keys"}}
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 PASSWORD = "p@ss/w:rd%#?"
-has_health = pytest.mark.skipif("health_port" not in Settings.model_fields, reason="health has no names and no port yet")
+has_health = pytest.mark.skipif(
+    "health_port" not in Settings.model_fields, reason="health has no names and no port yet"
+)
 
 
 def database(url: str) -> dict[str, dict[str, str]]:
@@ -38,8 +41,13 @@ async def serving(machine: Machine) -> AsyncIterator[asyncio.subprocess.Process]
     """The service's container once all its probes have passed."""
     container = machine.rendered.server()
     async with machine.running(machine.rendered.pod(), container) as process:
-        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
-            await machine.passes(container[name])
+        try:
+            for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+                await machine.passes(container[name])
+        except TimeoutError:
+            process.kill()
+            said, _ = await process.communicate()
+            raise AssertionError(f"its {name} does not pass: {said.decode()}") from None
         yield process
 
 
@@ -123,9 +131,8 @@ async def test_a_pod_that_waits_for_its_database_is_not_killed(tmp_path: Path) -
 
 @has_health
 async def test_with_tls_probes_have_a_port_in_the_clear(database_url: str, tmp_path: Path) -> None:
-    from tests.certificates import Authority  # noqa: PLC0415 - not there before TLS is
-
-    authority = Authority()
+    # Not there before TLS is.
+    authority = importlib.import_module("tests.certificates").Authority()
     pair = authority.issue()
     certificate = {"ca.crt": authority.certificate, "tls.crt": pair.certificate, "tls.key": pair.key}
     secrets: dict[str, dict[str, str]] = {
@@ -209,7 +216,7 @@ async def test_a_password_needs_no_encoding(tmp_path: Path, monkeypatch: pytest.
                 monkeypatch.setenv(name, value)
         pool = Database(Settings()).pool
         with pytest.raises(Exception, match=r"."):
-            await pool.connect()
+            await pool.connect().start()
         await pool.dispose()
     assert len(door.heard) >= 2
     assert set(door.heard) == {("me@tenant", PASSWORD)}
@@ -249,7 +256,7 @@ async def test_notes_say_how_to_make_a_key(database_url: str, tmp_path: Path) ->
 
 def test_notes_fit_the_values(tmp_path: Path) -> None:
     plain = notes(tmp_path / "plain", LEAST)
-    assert "grpcurl -plaintext -H \"authorization: Bearer $KEY\"" in plain
+    assert 'grpcurl -plaintext -H "authorization: Bearer $KEY"' in plain
     assert "helmTest.existingSecret" in plain
     full = notes(tmp_path / "full", next(case for case in CASES if case.stem == "full-values"))
     assert "grpcurl -insecure -H" in full

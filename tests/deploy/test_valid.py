@@ -1,4 +1,4 @@
-"""Tools that know Kubernetes find nothing in what the chart makes: helm's lint, the schemas of its versions, a scorer."""
+"""Tools that know Kubernetes find nothing in what the chart makes: helm's lint, schemas of its versions, a scorer."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 from tests.deploy.chart import CHART, ROOT, helm, refusal, render
-
 from tools import chart
 
 TEXT = (CHART / "values.yaml").read_text()

@@ -17,6 +17,7 @@ WORKER_KEY = os.environ.get("TEST_WORKER_KEY") or None
 TLS_FOLDER = os.environ.get("TEST_TLS_FOLDER")
 SHOWS_CERTIFICATE = os.environ.get("TEST_TLS_CLIENT") == "true"
 QUEUE = "helm-test"
+GIVEN, WANTED = 20, 41
 
 
 @activity
@@ -55,12 +56,12 @@ async def main() -> None:
     ):
         worker = Worker(working, QUEUE, workflows=[count], activities=[add])
         work = asyncio.create_task(worker.run())
-        run = await client.start_run(count, 20, task_queue=QUEUE, workflow_id=name)
+        run = await client.start_run(count, GIVEN, task_queue=QUEUE, workflow_id=name)
         result = await run.result()
         worker.shutdown()
         await work
-    if result != 41:
-        sys.exit(f"the run {name} came to {result!r}, not to 41")
+    if result != WANTED:
+        sys.exit(f"the run {name} came to {result!r}, not to {WANTED}")
     print(f"the run {name} ended as it should")
 
 
