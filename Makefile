@@ -7,6 +7,11 @@ WORKERS ?= 3
 # The tools that are not Python, in the one place that names their versions.
 BUF_VERSION := 1.75.0
 GRPCURL_VERSION := 1.9.4
+HELM_VERSION := 3.22.0
+# Of Kubernetes 1: what helm takes a cluster for that it can't ask. Its own build takes it from the client that it has.
+HELM_KUBERNETES := 37
+KUBECONFORM_VERSION := 0.8.0
+KUBE_SCORE_VERSION := 1.20.0
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -16,6 +21,10 @@ TOOLS := .cache/tools
 BUF := $(TOOLS)/bin/buf-$(BUF_VERSION)
 GRPCURL := $(TOOLS)/bin/grpcurl-$(GRPCURL_VERSION)
 PROMTOOL := $(TOOLS)/bin/promtool
+HELM := $(TOOLS)/bin/helm-$(HELM_VERSION)
+KUBECONFORM := $(TOOLS)/bin/kubeconform-$(KUBECONFORM_VERSION)
+KUBE_SCORE := $(TOOLS)/bin/kube-score-$(KUBE_SCORE_VERSION)
+SCHEMAS := $(TOOLS)/schemas
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Sources that exist: a folder may be yet to come.
@@ -49,7 +58,7 @@ demo: setup ## Survey the standard library with durable runs, and kill things me
 setup: $(VENV)/.ready ## Make .venv: locked dependencies and both distributions, editable
 
 .PHONY: tools
-tools: $(BUF) $(GRPCURL) $(PROMTOOL) ## Install buf, grpcurl and promtool, pinned, into .cache/tools, and PgBouncer
+tools: $(BUF) $(GRPCURL) $(PROMTOOL) $(HELM) $(KUBECONFORM) $(KUBE_SCORE) $(SCHEMAS) ## Install, pinned, into .cache/tools what is not Python, and PgBouncer
 	@sh tools/install_pgbouncer.sh
 
 .PHONY: ends
@@ -57,12 +66,13 @@ ends: setup ## Make environments of the oldest and the newest versions that the 
 	@$(PY) tools/ends.py
 
 .PHONY: generate
-generate: $(GENERATE)/.ready setup ## Write stubs and descriptors from proto/, docs/states.md, docs/parity.md, docs/reference and dashboards
+generate: $(GENERATE)/.ready setup ## Write what is made from proto/: stubs, descriptors, docs; and dashboards, the schema of the chart's values
 	$(GENERATE)/bin/python tools/generate.py
 	$(PY) tools/states.py
 	$(PY) tools/parity.py
 	$(PY) tools/reference.py
 	$(PY) tools/dashboards.py
+	$(PY) tools/chart.py
 
 .PHONY: format
 format: setup ## Format the code and fix what can be fixed
@@ -91,6 +101,7 @@ verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol brea
 	$(PY) tools/parity.py --check
 	$(PY) tools/reference.py --check
 	$(PY) tools/dashboards.py --check
+	$(PY) tools/chart.py --check
 	$(PY) tools/buf.py breaking
 
 .PHONY: test
@@ -161,7 +172,21 @@ $(BUF):
 	@sh tools/install_buf.sh $(BUF_VERSION) $(TOOLS)
 
 $(GRPCURL):
-	@sh tools/install_grpcurl.sh $(GRPCURL_VERSION) $(TOOLS)
+	@sh tools/install_go.sh grpcurl $(GRPCURL_VERSION) github.com/fullstorydev/grpcurl/cmd/grpcurl $(TOOLS)
 
 $(PROMTOOL):
 	@sh tools/install_promtool.sh $(TOOLS)
+
+$(HELM):
+	@sh tools/install_go.sh helm $(HELM_VERSION) helm.sh/helm/v3/cmd/helm $(TOOLS) \
+	  $(foreach part,lint/rules chartutil,$(foreach which,Major=1 Minor=$(HELM_KUBERNETES),helm.sh/helm/v3/pkg/$(part).k8sVersion$(which)))
+
+$(KUBECONFORM):
+	@sh tools/install_go.sh kubeconform $(KUBECONFORM_VERSION) github.com/yannh/kubeconform/cmd/kubeconform $(TOOLS)
+
+$(KUBE_SCORE):
+	@sh tools/install_go.sh kube-score $(KUBE_SCORE_VERSION) github.com/zegl/kube-score/cmd/kube-score $(TOOLS)
+
+$(SCHEMAS): tools/install_schemas.py
+	@$(PYTHON) tools/install_schemas.py $@
+	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import re
 import signal
@@ -19,7 +20,8 @@ from urllib.parse import urlsplit
 import pytest
 from tests import warm
 from tests.databases import drop_database
-from tests.docs.documents import ADDRESS, Document, blocks
+from tests.docs.documents import ADDRESS, CLUSTER, Document, blocks
+from tests.main.program import outcome
 from tests.upgrades.dumps import folder_for
 
 from stepwell.v1 import types_pb2
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 TOOLS = ROOT / ".cache/tools/bin"
+# How many blocks of a page only a cluster can run. They are not tried, so they shall not become more unseen.
+FOR_A_CLUSTER = {"operations/install.md": 8}
 OWN_DATABASE = "postgresql://stepwell:secret@db.example:5432/stepwell"
 _LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _HASH = re.compile(r"^\| (\d+) \|(?: `(\w+)`)? \|(?: `(.+?)`)? \| `([0-9a-f]{16})` \| `([\w+/=]+)` \|$", re.MULTILINE)
@@ -136,6 +140,34 @@ async def test_the_pages_about_the_database_are_true(
         assert await Document(DOCS / "operations" / f"{name}.md", tmp_path, replaced, programs).carry_out() >= 4
     finally:
         await drop_database(server_url, restored)
+
+
+async def test_the_page_about_installing_is_true(
+    database_url: str, grpcurl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (TOOLS / "helm").exists() and not os.environ.get("CI"):
+        pytest.skip("helm is missing; `make tools` builds it")
+    settings = Settings(database_url=database_url, port=0, shutdown_seconds=2.0, require_keys=True)
+    async with Service(settings) as service:
+        command = ("keys", "create", "--role", "admin", "--output", "json")
+        code, said = await outcome(*command, DATABASE_URL=database_url)
+        assert code == 0
+        monkeypatch.setenv("KEY", json.loads(said)["secret"])
+        replaced = {ADDRESS: service.address, " deploy/helm/stepwell": f" {ROOT / 'deploy/helm/stepwell'}"}
+        document = Document(DOCS / "operations/install.md", tmp_path, replaced, [grpcurl])
+        assert await document.carry_out() >= 5
+
+
+def test_commands_for_a_cluster_are_counted() -> None:
+    """Those that are not run are commands of a cluster, and no more than are known."""
+    pages = {str(path.relative_to(DOCS)): blocks(path) for path in sorted(DOCS.rglob("*.md"))}
+    found = {name: [block for block in each if block.duty == CLUSTER] for name, each in pages.items()}
+    counts = {name: len(each) for name, each in found.items() if each}
+    print(f"{sum(counts.values())} blocks for a cluster: {counts}")
+    assert counts == FOR_A_CLUSTER
+    for block in (block for each in found.values() for block in each):
+        assert block.language == "sh"
+        assert re.search(r"\b(kubectl|helm|docker)\b", block.text), block.text
 
 
 def test_the_worker_in_the_readme_is_short() -> None:

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-COPIED = ("service", "clients", "tests", "pyproject.toml", "proto")
+COPIED = ("service", "clients", "tests", "pyproject.toml", "proto", "deploy", "tools")
+# What `make tools` built is used from where it is.
+BUILT = ".cache/tools"
 # A test that hangs has noticed, too.
 TEST_SECONDS = 60
 MUTANT_SECONDS = 300
@@ -104,6 +106,9 @@ def copies(count: int) -> Iterator[list[Path]]:
                     shutil.copytree(source, tree / name, ignore=_IGNORED, symlinks=True)
                 elif source.exists():
                     shutil.copy2(source, tree / name)
+            if (ROOT / BUILT).exists():
+                (tree / BUILT).parent.mkdir()
+                (tree / BUILT).symlink_to(ROOT / BUILT)
             # `git apply` in a folder inside a repository skips what is not of that repository.
             subprocess.run(["git", "init", "--quiet"], cwd=tree, check=True)
         yield trees
