@@ -76,6 +76,7 @@ class Outbox:
         self._pong = 0
         self._rotate: float | None = None
         self._expire_time: datetime | None = None
+        self._is_overdue = False
         self._ready = asyncio.Event()
         self.closed = False
         self.overflowed = False
@@ -130,9 +131,11 @@ class Outbox:
         self._ready.set()
 
     def prolonged(self, expire_time: datetime) -> None:
-        """The session lives until then."""
+        """The session lives until then. It goes along with the next message; a second one is worth one of its own."""
+        if self._expire_time is not None:
+            self._is_overdue = True
+            self._ready.set()
         self._expire_time = expire_time
-        self._ready.set()
 
     def close(self) -> None:
         """Ends the stream once what is in here is sent."""
@@ -182,7 +185,7 @@ class Outbox:
 
     def _bundle(self) -> Bundle | None:
         lanes = (self._cancels, self._revokes, self._results, self._beats, self._advances, self._assigns)
-        signs = self._ping or self._pong or self._rotate is not None or self._expire_time is not None
+        signs = self._ping or self._pong or self._rotate is not None or self._is_overdue
         if not signs and not any(lane.items for lane in lanes) and not self._questions.items:
             return None
         budget = Budget()
@@ -201,6 +204,7 @@ class Outbox:
         )
         self._ping = self._pong = 0
         self._rotate = self._expire_time = None
+        self._is_overdue = False
         if bundle.assigns:
             self.on_sent()
         return bundle
