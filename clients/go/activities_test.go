@@ -26,6 +26,15 @@ func steps(t *testing.T, client *stepwell.Client, run *stepwell.Run) string {
 	return strings.Join(told, " ")
 }
 
+func hasBeaten(t *testing.T, client *stepwell.Client, run *stepwell.Run) bool {
+	t.Helper()
+	found, err := client.Runs.ListRunSteps(within(t), &pb.ListRunStepsRequest{RunId: run.ID()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(found.GetSteps()) > 0 && found.GetSteps()[0].GetHeartbeatTime() != nil
+}
+
 func TestAJobIsTriedAgainWithItsDetails(t *testing.T) {
 	client := dial(t)
 	work(t, client, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
@@ -106,6 +115,7 @@ func TestAStreamIsResumed(t *testing.T) {
 	work(t, near, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
 		stepwell.RegisterActivity(w, "slow", func(ctx context.Context, n int) (int, error) {
 			begun.Add(1)
+			stepwell.Heartbeat(ctx, "begun")
 			select {
 			case <-goOn:
 			case <-ctx.Done():
@@ -118,7 +128,8 @@ func TestAStreamIsResumed(t *testing.T) {
 		})
 	})
 	run := start(t, client, "resumed", 1)
-	soon(t, "the activity begins", func() bool { return begun.Load() == 1 })
+	// A task of which the service has heard nothing yet would go to anybody.
+	soon(t, "the activity is at work", func() bool { return hasBeaten(t, client, run) })
 	for range 3 {
 		l.cut()
 	}
