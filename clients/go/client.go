@@ -1,0 +1,143 @@
+package stepwell
+
+import (
+	"context"
+	"crypto/tls"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
+)
+
+// version is the client's, which is the protocol's.
+const version = "0.1.0"
+
+const messageBytes = 16 << 20
+
+// Client speaks with a service. It is safe for use by several goroutines.
+type Client struct {
+	options clientOptions
+	target  string
+	conn    *grpc.ClientConn
+	// Each service's generated stub, for what this package has no method of its own for.
+	Runs       pb.RunServiceClient
+	Jobs       pb.JobServiceClient
+	Workers    pb.WorkerServiceClient
+	Namespaces pb.NamespaceServiceClient
+	Schedules  pb.ScheduleServiceClient
+	Clock      pb.ClockServiceClient
+
+	starts  *coalescer[*pb.StartRunRequest, *pb.StartRunResponse]
+	signals *coalescer[*pb.SignalRunRequest, *pb.SignalRunResponse]
+	runEnds *watcher
+	ctx     context.Context
+	cancel  context.CancelFunc
+}
+
+type clientOptions struct {
+	namespace   string
+	apiKey      string
+	tls         *tls.Config
+	converter   Converter
+	codec       Codec
+	callTimeout time.Duration
+	grpc        []grpc.DialOption
+}
+
+// Option is an option of Dial.
+type Option func(*clientOptions)
+
+// WithNamespace names the namespace in which all happens. Default: "main".
+func WithNamespace(namespace string) Option {
+	return func(o *clientOptions) { o.namespace = namespace }
+}
+
+// WithAPIKey gives the key of the caller. Default: that of the environment's STEPWELL_API_KEY.
+func WithAPIKey(key string) Option { return func(o *clientOptions) { o.apiKey = key } }
+
+// WithTLS encrypts. Default: nothing is encrypted.
+func WithTLS(config *tls.Config) Option { return func(o *clientOptions) { o.tls = config } }
+
+// WithConverter chooses how values are written. Default: as JSON.
+func WithConverter(converter Converter) Option {
+	return func(o *clientOptions) { o.converter = converter }
+}
+
+// WithCodec changes all payloads on their way, after they were converted.
+func WithCodec(codec Codec) Option { return func(o *clientOptions) { o.codec = codec } }
+
+// WithCallTimeout bounds a call and all its repeats. Default: 60 s. A context that ends earlier goes before.
+func WithCallTimeout(timeout time.Duration) Option {
+	return func(o *clientOptions) { o.callTimeout = timeout }
+}
+
+// WithGRPC adds options of the connection itself, such as interceptors.
+func WithGRPC(options ...grpc.DialOption) Option {
+	return func(o *clientOptions) { o.grpc = append(o.grpc, options...) }
+}
+
+// Dial makes a client of the service at an address, such as "127.0.0.1:7233" or "dns:///stepwell-headless:7233": of
+// several addresses all are used in turn. It connects when it is first needed.
+func Dial(target string, options ...Option) (*Client, error) {
+	chosen := clientOptions{
+		namespace:   "main",
+		apiKey:      os.Getenv("STEPWELL_API_KEY"),
+		converter:   jsonConverter{},
+		callTimeout: time.Minute,
+	}
+	for _, option := range options {
+		option(&chosen)
+	}
+	if chosen.codec != nil {
+		chosen.converter = encoded{chosen.converter, chosen.codec}
+	}
+	client := &Client{options: chosen, target: target}
+	conn, err := client.connect()
+	if err != nil {
+		return nil, err
+	}
+	client.conn = conn
+	client.ctx, client.cancel = context.WithCancel(context.Background())
+	client.Runs = pb.NewRunServiceClient(conn)
+	client.Jobs = pb.NewJobServiceClient(conn)
+	client.Workers = pb.NewWorkerServiceClient(conn)
+	client.Namespaces = pb.NewNamespaceServiceClient(conn)
+	client.Schedules = pb.NewScheduleServiceClient(conn)
+	client.Clock = pb.NewClockServiceClient(conn)
+	client.starts = newCoalescer(client, client.sendStarts)
+	client.signals = newCoalescer(client, client.sendSignals)
+	client.runEnds = newWatcher(client, runEnds{client})
+	return client, nil
+}
+
+// connect makes a connection of its own.
+func (c *Client) connect() (*grpc.ClientConn, error) {
+	secret := insecure.NewCredentials()
+	if c.options.tls != nil {
+		secret = credentials.NewTLS(c.options.tls)
+	}
+	options := append([]grpc.DialOption{
+		grpc.WithTransportCredentials(secret),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytes), grpc.MaxCallSendMsgSize(messageBytes)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),
+		// gRPC's own retries know nothing of reasons.
+		grpc.WithDisableRetry(),
+		grpc.WithUserAgent("stepwell-go/" + version),
+	}, c.options.grpc...)
+	return grpc.NewClient(c.target, options...)
+}
+
+// Namespace is the one in which all happens.
+func (c *Client) Namespace() string { return c.options.namespace }
+
+// Close ends the connection. What is still waited for fails.
+func (c *Client) Close() error {
+	c.cancel()
+	return c.conn.Close()
+}

@@ -1,0 +1,145 @@
+package stepwell
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	batchItems = 128
+	batchBytes = 1_000_000
+	lanes      = 3
+)
+
+// coalescer sends what many goroutines ask for at once in few calls.
+//
+// Nobody waits for company: what gathers while calls are under way is the next call.
+type coalescer[Q proto.Message, A any] struct {
+	client *Client
+	send   func(ctx context.Context, requests []Q) ([]A, []error)
+	mu     sync.Mutex
+	queue  []*item[Q, A]
+	lanes  int
+}
+
+type item[Q proto.Message, A any] struct {
+	ctx     context.Context
+	request Q
+	trace   string
+	end     time.Time
+	attempt int
+	answer  A
+	err     error
+	done    chan struct{}
+}
+
+func newCoalescer[Q proto.Message, A any](
+	client *Client, send func(context.Context, []Q) ([]A, []error),
+) *coalescer[Q, A] {
+	return &coalescer[Q, A]{client: client, send: send}
+}
+
+// submit queues a request, and waits for its answer or for the end of the context.
+func (c *coalescer[Q, A]) submit(ctx context.Context, request Q) (A, error) {
+	it := &item[Q, A]{
+		ctx: ctx, request: request, trace: strings.Join(traceOf(ctx), " "),
+		end: time.Now().Add(c.client.options.callTimeout), done: make(chan struct{}),
+	}
+	c.put(it)
+	select {
+	case <-it.done:
+		return it.answer, it.err
+	case <-ctx.Done():
+		var none A
+		return none, context.Cause(ctx)
+	}
+}
+
+func (c *coalescer[Q, A]) put(it *item[Q, A]) {
+	c.mu.Lock()
+	c.queue = append(c.queue, it)
+	begins := c.lanes < lanes
+	if begins {
+		c.lanes++
+	}
+	c.mu.Unlock()
+	if begins {
+		go c.drain()
+	}
+}
+
+func (c *coalescer[Q, A]) drain() {
+	for {
+		items := c.take()
+		if items == nil {
+			return
+		}
+		c.sendBatch(items)
+	}
+}
+
+// take gives the next batch; a call has one trace, so that items of one trace go together.
+func (c *coalescer[Q, A]) take() []*item[Q, A] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.queue) == 0 {
+		c.lanes--
+		return nil
+	}
+	count, size := 0, 0
+	for _, it := range c.queue[:min(len(c.queue), batchItems)] {
+		size += proto.Size(it.request)
+		if count > 0 && (size > batchBytes || it.trace != c.queue[0].trace) {
+			break
+		}
+		count++
+	}
+	taken := c.queue[:count:count]
+	c.queue = c.queue[count:]
+	return taken
+}
+
+func (c *coalescer[Q, A]) sendBatch(items []*item[Q, A]) {
+	requests := make([]Q, len(items))
+	for place, it := range items {
+		requests[place] = it.request
+	}
+	// One caller's end must not be another's: the call lives as long as the client, in the trace of its callers.
+	ctx, cancel := withTraceOf(c.client.ctx, items[0].ctx)
+	defer cancel()
+	answers, failures := c.send(ctx, requests)
+	for place, it := range items {
+		if failures[place] != nil && c.comesAgain(it, failures[place]) {
+			continue
+		}
+		it.answer, it.err = answers[place], failures[place]
+		close(it.done)
+	}
+}
+
+// comesAgain queues an item again that was refused in passing.
+func (c *coalescer[Q, A]) comesAgain(it *item[Q, A], err error) bool {
+	delay := backoff(it.attempt, err)
+	if !isPassing(err) || it.ctx.Err() != nil || time.Now().Add(delay).After(it.end) {
+		return false
+	}
+	it.attempt++
+	time.AfterFunc(delay, func() { c.put(it) })
+	return true
+}
+
+// allFailed gives every item of a batch the same error.
+func allFailed[A any](count int, err error) ([]A, []error) {
+	failures := make([]error, count)
+	for place := range failures {
+		failures[place] = err
+	}
+	return make([]A, count), failures
+}
+
+var errNoAnswer = errors.New("the service left an item without an answer")

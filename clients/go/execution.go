@@ -1,0 +1,528 @@
+package stepwell
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+
+	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
+)
+
+// execution is one execution of a workflow function.
+//
+// Its branches are goroutines of which one at a time holds mu, and gives it away where it waits. A branch counts as
+// active while its code may go on; code counts as busy while the function of a checkpoint runs, and as unrecorded while
+// it waits for a record and nothing else. When none is active the turn is over, and what is new goes out as one
+// Progress. With nothing busy or unrecorded either, the run says that it waits, and costs no slot until an Advance.
+//
+// What the stream brings is posted, and taken in by one goroutine of the run's own: the stream's reader waits for nobody.
+type execution struct {
+	roster    *roster
+	converter Converter
+	task      *pb.Task
+	ref       *pb.TaskRef
+	ctx       context.Context
+	cancel    context.CancelFunc
+
+	mu         sync.Mutex
+	record     *record
+	early      map[stepKey]*pb.StepRecord // steps that end while others are still being read
+	out        outgoing
+	open       map[stepKey]*call
+	root       *scope
+	scopes     map[string]*scope
+	waiters    map[*waiter]bool
+	queries    queries
+	cancelDue  bool
+	reason     string
+	active     int
+	busy       int
+	unrecorded int
+	end        any // one of the kinds of pb.Progress.End
+	caughtUp   bool
+	isEnded    bool
+	isFailing  bool
+	isDropped  bool
+	isLeaving  bool
+	isBroken   bool
+
+	postMu sync.Mutex
+	posted []func()
+	poked  chan struct{}
+	gone   chan struct{}
+}
+
+// waiter is code that waits.
+type waiter struct {
+	wake  chan struct{}
+	woken bool
+}
+
+// call is a step that code waits for.
+type call struct {
+	scope     *scope
+	kind      pb.StepKind
+	name      string
+	key       string
+	patient   bool
+	ordinal   int32
+	record    *pb.StepRecord
+	err       error
+	ended     bool
+	forsaken  bool
+	stopping  bool
+	waits     *waiter
+	spellStep func(step *pb.NewStep) error
+}
+
+func newExecution(roster *roster, task *pb.Task) *execution {
+	x := &execution{
+		roster: roster, converter: roster.converter, task: task, ref: task.GetRef(), record: newRecord(),
+		open: map[stepKey]*call{}, scopes: map[string]*scope{}, waiters: map[*waiter]bool{},
+		cancelDue: task.GetCancelRequested(), reason: task.GetCancelReason(),
+		poked: make(chan struct{}, 1), gone: make(chan struct{}),
+	}
+	x.ctx, x.cancel = context.WithCancel(withRemoteTrace(context.Background(), task.GetTraceparent()))
+	x.root = newScope("", nil)
+	x.scopes[""] = x.root
+	x.record.extend(task.GetSteps())
+	if task.GetMoreSteps() {
+		x.early = map[stepKey]*pb.StepRecord{}
+	}
+	return x
+}
+
+// begin runs the code.
+func (x *execution) begin(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
+	x.active = 1
+	go x.drive()
+	go x.main(run)
+}
+
+// main calls the workflow function, and hands over the run's end.
+func (x *execution) main(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.early != nil && !x.readSteps() {
+		return
+	}
+	x.record.open(x.root)
+	var result *pb.Payload
+	err := guarded(func() (err error) {
+		result, err = run(Workflow{x, x.root}, x.task.GetInput())
+		return err
+	})
+	var again *continueAsNew
+	switch {
+	case err == nil:
+		x.end = &pb.Progress_Complete{Complete: &pb.CompleteRun{Result: result}}
+	case errors.As(err, &again):
+		x.end = &pb.Progress_ContinueAsNew{ContinueAsNew: again.end}
+	case errors.Is(err, ErrRunCancelled) && x.cancelDue:
+		details, _ := x.converter.ToPayload(x.reason)
+		x.end = &pb.Progress_Cancelled{Cancelled: &pb.CancelledRun{Details: details}}
+	default:
+		x.end = &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureOf(err, x.converter)}}
+	}
+	x.active--
+	x.poke()
+}
+
+// readSteps reads the recorded steps that the task had no room for. False if they could not be read.
+func (x *execution) readSteps() bool {
+	var steps []*pb.StepRecord
+	var err error
+	x.outside(func() { steps, err = x.roster.readSteps(x.ctx, x.task) })
+	if err != nil {
+		slog.Warn("the steps of a run could not be read", "run_id", x.task.GetRunId(), "error", err)
+		x.roster.release(x, "its steps could not be read")
+		return false
+	}
+	x.record.extend(steps)
+	early := x.early
+	x.early = nil
+	for _, found := range early {
+		x.feed(found)
+	}
+	return true
+}
+
+// drive takes in what is posted, and tells what is new.
+func (x *execution) drive() {
+	for {
+		select {
+		case <-x.poked:
+		case <-x.gone:
+			return
+		}
+		x.postMu.Lock()
+		posted := x.posted
+		x.posted = nil
+		x.postMu.Unlock()
+		x.mu.Lock()
+		for _, act := range posted {
+			if !x.isDropped {
+				act()
+			}
+		}
+		x.turn()
+		x.mu.Unlock()
+	}
+}
+
+// post has something done by the run's own goroutine, with mu held.
+func (x *execution) post(act func()) {
+	x.postMu.Lock()
+	x.posted = append(x.posted, act)
+	x.postMu.Unlock()
+	x.poke()
+}
+
+// poke has the run look whether there is something to tell.
+func (x *execution) poke() {
+	select {
+	case x.poked <- struct{}{}:
+	default:
+	}
+}
+
+// --- waiting -----------------------------------------------------------------------------------------------------------
+
+// park waits until somebody wakes it, and lets others of the run go on meanwhile. A dropped run's code ends here, after
+// what it deferred.
+func (x *execution) park(w *waiter) {
+	x.waiters[w] = true
+	x.active--
+	if x.active == 0 {
+		x.poke()
+	}
+	x.mu.Unlock()
+	<-w.wake
+	x.mu.Lock()
+	delete(x.waiters, w)
+	x.mustHold()
+}
+
+func (x *execution) wake(w *waiter) {
+	if !w.woken {
+		w.woken = true
+		x.active++
+		close(w.wake)
+	}
+}
+
+// mustHold ends the code of a run that is somebody else's.
+func (x *execution) mustHold() {
+	if x.isDropped {
+		runtime.Goexit()
+	}
+}
+
+// outside calls a function without mu: it may take its time.
+func (x *execution) outside(act func()) {
+	x.busy++
+	x.active--
+	if x.active == 0 {
+		x.poke()
+	}
+	x.mu.Unlock()
+	defer func() {
+		x.mu.Lock()
+		x.busy--
+		x.active++
+	}()
+	act()
+}
+
+// recorded waits until the service has recorded a step.
+func (x *execution) recorded(e *entry) {
+	w := &waiter{wake: make(chan struct{})}
+	e.acks = append(e.acks, w)
+	x.unrecorded++
+	x.park(w)
+}
+
+// --- calls -------------------------------------------------------------------------------------------------------------
+
+// await makes a call, and waits until its step has ended.
+func (x *execution) await(s *scope, c *call) (*pb.StepRecord, error) {
+	found, err := x.make(s, c)
+	if err != nil || found != nil {
+		return found, err
+	}
+	c.waits = &waiter{wake: make(chan struct{})}
+	s.waiting = c
+	defer func() { s.waiting = nil }()
+	x.park(c.waits)
+	return c.record, c.err
+}
+
+// make makes a call: gives its step if that has ended, else it will be resolved.
+func (x *execution) make(s *scope, c *call) (*pb.StepRecord, error) {
+	c.scope = s
+	found, isRecorded, err := x.recall(s, c.kind, c.name, c.key, c)
+	if found != nil || err != nil || isRecorded {
+		return found, err
+	}
+	step := &pb.NewStep{}
+	if err := c.spellStep(step); err != nil {
+		return nil, err
+	}
+	if activity := step.GetActivity(); activity != nil && s.shielded {
+		activity.Shielded = true
+	}
+	x.addStep(s, c.kind, c.name, c.key, step, c)
+	return nil, nil
+}
+
+// recall looks a call up in the record, and counts it if it is there. Gives its record if that has ended.
+func (x *execution) recall(
+	s *scope, kind pb.StepKind, name, key string, c *call,
+) (found *pb.StepRecord, isRecorded bool, err error) {
+	x.mustHold()
+	if s.waiting != nil || s.busy {
+		panic(fmt.Sprintf("stepwell: %s: this branch is at another call; use Parallel or Map, and its own Workflow in each", name))
+	}
+	if s.closed {
+		panic(fmt.Sprintf("stepwell: %s: this branch has ended: a Workflow is of no use outside of its function", name))
+	}
+	if err := x.meet(s, atCall, nil); err != nil {
+		return nil, false, err
+	}
+	stepKey := s.keyFor(name, key)
+	found = x.record.steps[stepKey]
+	if found == nil {
+		if x.cancelDue && !s.cancelSeen {
+			return nil, false, x.hear(s, atCall)
+		}
+		return nil, false, nil
+	}
+	delete(x.record.steps, stepKey)
+	x.out.replay(s, kind, name, key)
+	if err := x.meet(s, inCall, found); err != nil {
+		return nil, true, err
+	}
+	switch {
+	case found.GetKind() != kind:
+		x.stray(fmt.Sprintf("step %s was recorded as another kind of step", name))
+	case hasEnded(found):
+		return found, true, nil
+	}
+	if c != nil {
+		c.ordinal = found.GetOrdinal()
+		x.open[stepKey] = c
+	}
+	return nil, true, nil
+}
+
+// stray takes note that the code has left the record. The service compares, and will pause the run.
+func (x *execution) stray(problem string) {
+	slog.Error("a run's code has left its record", "run_id", x.task.GetRunId(), "problem", problem)
+	x.isBroken = true
+	x.poke()
+}
+
+// addStep counts a new step and puts it on its way.
+func (x *execution) addStep(s *scope, kind pb.StepKind, name, key string, step *pb.NewStep, c *call) *entry {
+	found := s.keyFor(name, key)
+	s.advance(kind, name, key)
+	step.Scope, step.Name, step.Key, step.Occurrence = found.scope, found.name, found.key, found.occurrence
+	e := &entry{step: step, scope: s, call: c, count: s.count, order: s.order}
+	x.out.add(e)
+	if c != nil {
+		x.open[found] = c
+	} else if kind == pb.StepKind_STEP_KIND_MARKER {
+		x.out.lastMarker = e
+	}
+	x.poke()
+	return e
+}
+
+// --- cancellation ------------------------------------------------------------------------------------------------------
+
+// meet gives the cancellation again where the record has it. givenUp is the step that the branch waited for: if that is
+// open, the worker before was lost between the two.
+func (x *execution) meet(s *scope, place string, givenUp *pb.StepRecord) error {
+	mark := s.marks[s.count]
+	if mark.GetName() != cancelMark || mark.GetResult().GetJson() != place {
+		return nil
+	}
+	delete(s.marks, s.count)
+	if givenUp != nil && !hasEnded(givenUp) {
+		x.out.cancelOrdinals = append(x.out.cancelOrdinals, givenUp.GetOrdinal())
+		x.poke()
+	}
+	delete(x.record.steps, keyOf(mark))
+	x.out.replay(s, mark.GetKind(), mark.GetName(), mark.GetKey())
+	s.cancelSeen = true
+	x.cancelDue = true
+	return x.cancelled()
+}
+
+// hear records that a branch hears of the cancellation here.
+func (x *execution) hear(s *scope, place string) error {
+	s.cancelSeen = true
+	value := &pb.Payload{Body: &pb.Payload_Json{Json: place}}
+	step := &pb.NewStep{Kind: &pb.NewStep_Marker{Marker: &pb.MarkerStep{Value: value}}}
+	x.addStep(s, pb.StepKind_STEP_KIND_MARKER, cancelMark, "", step, nil)
+	return x.cancelled()
+}
+
+func (x *execution) cancelled() error {
+	if x.reason == "" {
+		return ErrRunCancelled
+	}
+	return fmt.Errorf("%w: %s", ErrRunCancelled, x.reason)
+}
+
+// tellCancellation lets all branches hear of it that wait for a step, but for those that wait for an activity's own end
+// first; others hear at their next call. Tells whether any did.
+func (x *execution) tellCancellation() bool {
+	if !x.cancelDue {
+		return false
+	}
+	told := false
+	for _, s := range x.scopes {
+		c := s.waiting
+		if s.cancelSeen || c == nil || c.ended {
+			continue
+		}
+		if c.patient {
+			x.out.stop(c)
+			continue
+		}
+		c.err = x.hear(s, inCall)
+		x.forsake(c)
+		x.wake(c.waits)
+		told = true
+	}
+	return told
+}
+
+// forsake gives up the step of a call whose code goes on without it.
+func (x *execution) forsake(c *call) {
+	if !c.forsaken && !c.ended {
+		x.out.giveUp(c)
+		x.poke()
+	}
+}
+
+// --- between the code and the service ----------------------------------------------------------------------------------
+
+// feed takes in a step that has ended; one that nobody waits for (yet) changes the record only.
+func (x *execution) feed(found *pb.StepRecord) {
+	key := keyOf(found)
+	if x.early != nil {
+		x.early[key] = found
+		return
+	}
+	c := x.open[key]
+	if c == nil {
+		if x.record.steps[key] != nil {
+			x.record.steps[key] = found
+		}
+		return
+	}
+	if !hasEnded(found) {
+		return
+	}
+	delete(x.open, key)
+	c.ended = true
+	if !c.forsaken && c.waits != nil {
+		c.record = found
+		x.wake(c.waits)
+	}
+}
+
+// advance takes in an Advance: it costs a slot until the run says again that it waits.
+func (x *execution) advance(news *pb.Advance) {
+	if news.GetCancelRequested() {
+		x.cancelDue, x.reason = true, news.GetCancelReason()
+	}
+	for _, update := range news.GetUpdates() {
+		x.out.reject(update)
+	}
+	x.out.toldWaiting = false
+	for _, found := range news.GetSteps() {
+		x.feed(found)
+	}
+}
+
+// answered takes in that the Progress under way is recorded.
+func (x *execution) answered(result *pb.ReportResult) {
+	for _, e := range x.out.answer(result.GetOrdinals()) {
+		for _, w := range e.acks {
+			x.unrecorded--
+			x.wake(w)
+		}
+		e.acks = nil
+	}
+	before := len(x.open)
+	for _, found := range result.GetSteps() {
+		x.feed(found)
+	}
+	if len(x.open) != before {
+		x.out.toldWaiting = false
+	}
+}
+
+// turn sees whether there is something to tell, and tells it.
+func (x *execution) turn() {
+	if x.isDropped || x.isEnded || x.out.sent != nil {
+		return
+	}
+	if x.active > 0 && x.end == nil {
+		return
+	}
+	if x.end == nil && x.tellCancellation() {
+		return
+	}
+	if x.active == 0 && !x.caughtUp && x.early == nil {
+		x.caughtUp = true
+		x.queries.ready(x)
+	}
+	isQuiet := x.active == 0 && x.busy == 0 && x.unrecorded == 0
+	hasNews := x.out.hasSteps() || x.queries.hasNews()
+	if x.isLeaving && isQuiet && !hasNews && x.end == nil {
+		x.roster.release(x, "the worker is leaving")
+		return
+	}
+	if x.end == nil && !hasNews && (x.out.toldWaiting || !isQuiet) {
+		return
+	}
+	if x.end != nil {
+		// The service compares the run's own line with the record at the end, whether it had calls of late or not.
+		x.out.note(x.root)
+	}
+	progress := x.out.take(isQuiet, x.end, x.record, x.queries.take())
+	x.isEnded = progress.GetEnd() != nil
+	x.roster.report(x, progress)
+}
+
+// leave gives the run back as soon as what its code is at has been recorded.
+func (x *execution) leave() { x.isLeaving = true }
+
+// drop stops the code: the run is somebody else's now, or has ended. Nothing more is told.
+func (x *execution) drop() {
+	if x.isDropped {
+		return
+	}
+	x.isDropped = true
+	x.cancel()
+	close(x.gone)
+	for w := range x.waiters {
+		x.wake(w)
+	}
+}
+
+func hasEnded(found *pb.StepRecord) bool {
+	switch found.GetState() {
+	case pb.StepState_STEP_STATE_COMPLETED, pb.StepState_STEP_STATE_FAILED, pb.StepState_STEP_STATE_SKIPPED,
+		pb.StepState_STEP_STATE_CANCELLED:
+		return true
+	}
+	return false
+}

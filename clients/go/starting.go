@@ -1,0 +1,135 @@
+package stepwell
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
+)
+
+// StartOption is an option of a start.
+type StartOption func(*pb.StartRunRequest)
+
+// WithWorkflowID gives the run the caller's name for it: unique among the namespace's open runs.
+func WithWorkflowID(id string) StartOption { return func(r *pb.StartRunRequest) { r.WorkflowId = id } }
+
+// WithRunID gives the run its id, a UUID.
+func WithRunID(id string) StartOption { return func(r *pb.StartRunRequest) { r.RunId = id } }
+
+// WithRequestID makes a repeat of the start safe, also by another process. Default: one of this start's own.
+func WithRequestID(id string) StartOption { return func(r *pb.StartRunRequest) { r.RequestId = id } }
+
+// WithTaskQueue names the queue of the run's tasks. Default: "default".
+func WithTaskQueue(queue string) StartOption {
+	return func(r *pb.StartRunRequest) { r.TaskQueue = queue }
+}
+
+// WithRunTimeout ends the run so long after its start.
+func WithRunTimeout(timeout time.Duration) StartOption {
+	return func(r *pb.StartRunRequest) { r.RunTimeout = durationpb.New(timeout) }
+}
+
+// WithStartDelay begins the run no sooner than so long after its start.
+func WithStartDelay(delay time.Duration) StartOption {
+	return func(r *pb.StartRunRequest) { r.StartDelay = durationpb.New(delay) }
+}
+
+// WithPriority says which tasks go first: 0 to 9, higher first. Default: 4.
+func WithPriority(priority int) StartOption {
+	return func(r *pb.StartRunRequest) { r.Priority = proto.Int32(int32(priority)) }
+}
+
+// WithRunRetry begins the run anew when its code fails.
+func WithRunRetry(policy RetryPolicy) StartOption {
+	return func(r *pb.StartRunRequest) { r.Retry = policy.spell() }
+}
+
+// WithReusePolicy says what may become of a workflow id whose latest run has ended.
+func WithReusePolicy(policy pb.WorkflowIdReusePolicy) StartOption {
+	return func(r *pb.StartRunRequest) { r.ReusePolicy = policy }
+}
+
+// WithConflictPolicy says what to do when a run of the workflow id is open.
+func WithConflictPolicy(policy pb.WorkflowIdConflictPolicy) StartOption {
+	return func(r *pb.StartRunRequest) { r.ConflictPolicy = policy }
+}
+
+// WithStart changes the request itself, for what has no option of its own.
+func WithStart(change func(*pb.StartRunRequest)) StartOption { return change }
+
+// StartRun starts a run of a workflow by its type. It is recorded when this returns. Starts of several goroutines go out
+// together. A repeat after a lost answer is recognised, so that nothing is started twice.
+func (c *Client) StartRun(ctx context.Context, workflow string, input any, options ...StartOption) (*Run, error) {
+	payload, err := c.options.converter.ToPayload(input)
+	if err != nil {
+		return nil, err
+	}
+	request := &pb.StartRunRequest{Type: workflow, Input: payload}
+	for _, option := range options {
+		option(request)
+	}
+	if request.RequestId == "" {
+		if request.RunId == "" && request.Debounce == nil {
+			request.RunId = uuid7()
+		}
+		request.RequestId = request.RunId
+		if request.RequestId == "" {
+			request.RequestId = uuid7()
+		}
+	}
+	var expected *awaited
+	if request.RunId != "" {
+		expected = c.runEnds.expect(request.RunId)
+	}
+	answer, err := c.starts.submit(ctx, request)
+	if err != nil {
+		c.runEnds.forget(expected)
+		return nil, err
+	}
+	if expected != nil && answer.GetRunId() != expected.id {
+		c.runEnds.forget(expected)
+		expected = nil
+	}
+	return &Run{client: c, id: answer.GetRunId(), workflowID: request.GetWorkflowId(), expected: expected}, nil
+}
+
+func (c *Client) sendStarts(ctx context.Context, requests []*pb.StartRunRequest) ([]*pb.StartRunResponse, []error) {
+	batch := &pb.BatchStartRunsRequest{Namespace: c.options.namespace, Requests: requests}
+	response, err := once(ctx, c, c.Runs.BatchStartRuns, batch, attemptTimeout)
+	if err != nil {
+		return allFailed[*pb.StartRunResponse](len(requests), err)
+	}
+	if len(response.GetResults()) != len(requests) {
+		return allFailed[*pb.StartRunResponse](len(requests), errNoAnswer)
+	}
+	answers, failures := make([]*pb.StartRunResponse, len(requests)), make([]error, len(requests))
+	for place, result := range response.GetResults() {
+		answers[place] = result.GetStarted()
+		if failed := result.GetError(); failed != nil {
+			failures[place] = fromStatus(failed)
+		}
+	}
+	return answers, failures
+}
+
+func (c *Client) sendSignals(ctx context.Context, requests []*pb.SignalRunRequest) ([]*pb.SignalRunResponse, []error) {
+	batch := &pb.BatchSignalRunsRequest{Namespace: c.options.namespace, Requests: requests}
+	response, err := once(ctx, c, c.Runs.BatchSignalRuns, batch, attemptTimeout)
+	if err != nil {
+		return allFailed[*pb.SignalRunResponse](len(requests), err)
+	}
+	if len(response.GetResults()) != len(requests) {
+		return allFailed[*pb.SignalRunResponse](len(requests), errNoAnswer)
+	}
+	answers, failures := make([]*pb.SignalRunResponse, len(requests)), make([]error, len(requests))
+	for place, result := range response.GetResults() {
+		answers[place] = result.GetSignalled()
+		if failed := result.GetError(); failed != nil {
+			failures[place] = fromStatus(failed)
+		}
+	}
+	return answers, failures
+}

@@ -1,0 +1,214 @@
+package stepwell
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
+)
+
+const (
+	welcomeTimeout     = 10 * time.Second
+	silenceBeforePing  = 20 * time.Second
+	silenceBeforeDeath = 30 * time.Second
+	watchTick          = time.Second
+	lastWords          = 2 * time.Second
+)
+
+// stream is one stream of a worker's session, over a connection of its own: greeted, then read, written and watched.
+type stream struct {
+	conn     *grpc.ClientConn
+	call     grpc.BidiStreamingClient[pb.ConnectRequest, pb.ConnectResponse]
+	cancel   context.CancelFunc
+	outbox   *outbox
+	received func(*pb.ConnectResponse)
+	heard    atomic.Int64
+	said     atomic.Int64
+	hushed   chan struct{}
+	hushOnce sync.Once
+	done     chan error // what ended it, from the reader, the writer or the watch
+	readEnd  chan struct{}
+	writeEnd chan struct{}
+	isMuted  sync.Mutex // held while a message is taken in
+	muted    bool
+}
+
+// openStream connects, says hello and gives the message with the welcome.
+func openStream(
+	ctx context.Context, client *Client, hello *pb.Hello, outbox *outbox, received func(*pb.ConnectResponse),
+) (*stream, *pb.ConnectResponse, error) {
+	conn, err := client.connect()
+	if err != nil {
+		return nil, nil, err
+	}
+	calling, cancel := context.WithCancel(client.outgoing(ctx))
+	s := &stream{
+		conn: conn, cancel: cancel, outbox: outbox, received: received, hushed: make(chan struct{}),
+		done: make(chan error, 3), readEnd: make(chan struct{}), writeEnd: make(chan struct{}),
+	}
+	timer := time.AfterFunc(welcomeTimeout, cancel)
+	message, err := s.greet(calling, hello)
+	if !timer.Stop() && err != nil && ctx.Err() == nil {
+		err = &Error{Code: codes.Unavailable, Message: "the service did not say welcome in time"}
+	}
+	if err != nil {
+		s.close()
+		return nil, nil, err
+	}
+	now := time.Now().UnixNano()
+	s.heard.Store(now)
+	s.said.Store(now)
+	return s, message, nil
+}
+
+func (s *stream) greet(ctx context.Context, hello *pb.Hello) (*pb.ConnectResponse, error) {
+	call, err := pb.NewWorkerServiceClient(s.conn).Connect(ctx)
+	if err != nil {
+		return nil, fromRPC(err)
+	}
+	s.call = call
+	// What the sending fails with, the reading tells better.
+	if err := call.Send(&pb.ConnectRequest{Hello: hello}); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fromRPC(err)
+	}
+	message, err := call.Recv()
+	if err != nil {
+		return nil, fromRPC(orEnd(err))
+	}
+	if message.GetWelcome() == nil {
+		return nil, &Error{Code: codes.Unavailable, Message: "the service did not say welcome"}
+	}
+	return message, nil
+}
+
+// start begins to read, to write and to watch.
+func (s *stream) start(interval time.Duration) {
+	go func() {
+		defer close(s.readEnd)
+		s.done <- s.read()
+	}()
+	go func() {
+		defer close(s.writeEnd)
+		s.done <- s.write()
+	}()
+	go s.watch(interval)
+}
+
+func (s *stream) read() error {
+	for {
+		message, err := s.call.Recv()
+		if err != nil {
+			return fromRPC(orEnd(err))
+		}
+		s.heard.Store(time.Now().UnixNano())
+		if message.GetPing() != 0 {
+			s.outbox.say(func() { s.outbox.pong = message.GetPing() })
+		}
+		s.isMuted.Lock()
+		if !s.muted {
+			s.received(message)
+		}
+		s.isMuted.Unlock()
+	}
+}
+
+func (s *stream) write() error {
+	for {
+		select {
+		case <-s.outbox.filled:
+		case <-s.hushed:
+			// Somebody else is to write it.
+			return nil
+		case <-s.call.Context().Done():
+			return nil
+		}
+		select {
+		case <-s.hushed:
+			poke(s.outbox.filled)
+			return nil
+		default:
+		}
+		message := s.outbox.take()
+		if message == nil {
+			continue
+		}
+		s.said.Store(time.Now().UnixNano())
+		if err := s.call.Send(message); err != nil {
+			// The reader knows why.
+			return nil
+		}
+	}
+}
+
+// watch shows life, asks for it, and gives a silent stream up.
+func (s *stream) watch(interval time.Duration) {
+	tick := min(watchTick, interval/4)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	before := time.Now()
+	for pings := int64(1); ; {
+		select {
+		case <-ticker.C:
+		case <-s.hushed:
+			return
+		case <-s.call.Context().Done():
+			return
+		}
+		now := time.Now()
+		if now.Sub(before) > tick+5*time.Second {
+			// This process itself was held up: what came meanwhile is yet to be read.
+			s.heard.Store(now.UnixNano())
+		}
+		before = now
+		silence := now.Sub(time.Unix(0, s.heard.Load()))
+		if silence > silenceBeforeDeath {
+			s.done <- &Error{Code: codes.Unavailable, Message: "nothing was heard for " + silence.String()}
+			return
+		}
+		if silence > silenceBeforePing || now.Sub(time.Unix(0, s.said.Load())) >= interval-tick {
+			s.outbox.say(func() { s.outbox.ping = pings })
+			pings++
+		}
+	}
+}
+
+// hush says and hears nothing more; what it has not said stays for the stream that follows.
+func (s *stream) hush() {
+	s.hushOnce.Do(func() { close(s.hushed) })
+	s.isMuted.Lock()
+	s.muted = true
+	s.isMuted.Unlock()
+}
+
+// sayGoodbye half-closes, so that the service may end the session at once.
+func (s *stream) sayGoodbye() {
+	s.hushOnce.Do(func() { close(s.hushed) })
+	<-s.writeEnd
+	if s.call.CloseSend() != nil {
+		return
+	}
+	select {
+	case <-s.readEnd:
+	case <-time.After(lastWords):
+	}
+}
+
+func (s *stream) close() {
+	s.cancel()
+	s.conn.Close()
+}
+
+// orEnd spells the quiet end of a stream as what it means to a worker.
+func orEnd(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errStreamEnded
+	}
+	return err
+}

@@ -1,0 +1,76 @@
+package stepwell
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
+)
+
+const (
+	traceparent = "traceparent"
+	tracestate  = "tracestate"
+)
+
+var w3c = propagation.TraceContext{}
+
+// traceOf gives the W3C trace context of a context as pairs of metadata, none if it has none.
+func traceOf(ctx context.Context) []string {
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return nil
+	}
+	carrier := propagation.MapCarrier{}
+	w3c.Inject(ctx, carrier)
+	var pairs []string
+	for _, name := range []string{traceparent, tracestate} {
+		if carrier[name] != "" {
+			pairs = append(pairs, name, carrier[name])
+		}
+	}
+	return pairs
+}
+
+func traceparentOf(ctx context.Context) string {
+	if pairs := traceOf(ctx); pairs != nil {
+		return pairs[1]
+	}
+	return ""
+}
+
+// withTraceOf puts the trace of one context into another.
+func withTraceOf(ctx, of context.Context) (context.Context, context.CancelFunc) {
+	return context.WithCancel(trace.ContextWithSpanContext(ctx, trace.SpanContextFromContext(of)))
+}
+
+// withRemoteTrace goes on with a trace that came over the wire.
+func withRemoteTrace(ctx context.Context, parent string) context.Context {
+	return w3c.Extract(ctx, propagation.MapCarrier{traceparent: parent})
+}
+
+// activitySpan opens a span for an attempt, in its run's trace. It costs next to nothing where OpenTelemetry is not set
+// up.
+func activitySpan(ctx context.Context, task *pb.Task) (context.Context, trace.Span) {
+	attributes := []attribute.KeyValue{attribute.Int("stepwell.attempt", int(task.GetAttempt()))}
+	if task.GetJobId() != "" {
+		attributes = append(attributes, attribute.String("stepwell.job", task.GetJobId()))
+	} else {
+		attributes = append(attributes,
+			attribute.String("stepwell.run_id", task.GetRunId()), attribute.String("stepwell.step", task.GetStepName()))
+	}
+	return otel.Tracer("stepwell").Start(
+		withRemoteTrace(ctx, task.GetTraceparent()), "stepwell.activity "+task.GetType(),
+		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attributes...),
+	)
+}
+
+func endSpan(span trace.Span, err error) {
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	span.End()
+}

@@ -1,0 +1,106 @@
+/** Calls to the service: connection, deadlines, and what is tried again. */
+
+import { randomBytes } from "node:crypto";
+
+import type { DescService } from "@bufbuild/protobuf";
+import { type CallOptions, type Client as Stub, Code, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+
+import { fromRpc, ServiceError } from "./errors.js";
+import { delay, jitter, type Milliseconds } from "./times.js";
+import { currentTraceparent } from "./tracing.js";
+
+const MESSAGE_BYTES = 16 * 1024 * 1024;
+const ATTEMPT_TIMEOUT = 20_000;
+const BACKOFF_FIRST = 50;
+const BACKOFF_MOST = 5_000;
+
+/** How TLS is spoken, as Node's own options have it. */
+export interface Tls {
+  ca?: string | Buffer;
+  cert?: string | Buffer;
+  key?: string | Buffer;
+}
+
+/** A connection of its own; `close` ends it. */
+export interface Connection {
+  readonly transport: Transport;
+  close(): void;
+}
+
+export function connect(address: string, apiKey: string, tls: Tls | undefined): Connection {
+  const baseUrl = `${tls ? "https" : "http"}://${address}`;
+  const options = { pingIntervalMs: 60_000, pingTimeoutMs: 20_000 };
+  const sessionManager = new Http2SessionManager(baseUrl, options, tls);
+  const transport = createGrpcTransport({
+    baseUrl,
+    sessionManager,
+    readMaxBytes: MESSAGE_BYTES,
+    writeMaxBytes: MESSAGE_BYTES,
+    interceptors: [introduced(apiKey)],
+  });
+  return { transport, close: () => sessionManager.abort() };
+}
+
+/** Adds the key and the trace to each call. */
+function introduced(apiKey: string): Interceptor {
+  return (next) => (request) => {
+    if (apiKey) request.header.set("authorization", `Bearer ${apiKey}`);
+    const traceparent = currentTraceparent();
+    if (traceparent && !request.header.has("traceparent")) request.header.set("traceparent", traceparent);
+    return next(request);
+  };
+}
+
+export function stub<T extends DescService>(service: T, connection: Connection): Stub<T> {
+  return createClient(service, connection.transport);
+}
+
+/** The delay before the next attempt, counted from 0: full jitter, on top of the service's advice. */
+export function backoff(attempt: number, error: unknown): Milliseconds {
+  const advice = error instanceof ServiceError ? (error.retryAfter ?? 0) : 0;
+  return advice + jitter(Math.min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** Math.min(attempt, 16)));
+}
+
+export type Method<Q, A> = (request: Q, options?: CallOptions) => Promise<A>;
+
+/**
+ * Calls a method, and again what fails in passing, until its time is over. What it makes is safe to repeat: it names what
+ * it makes, says what shall be, or has a request id.
+ */
+export async function invoke<Q, A>(method: Method<Q, A>, request: Q, timeout: Milliseconds, signal?: AbortSignal): Promise<A> {
+  const end = Date.now() + timeout;
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await once(method, request, Math.max(1, Math.min(ATTEMPT_TIMEOUT, end - Date.now())), signal);
+    } catch (error) {
+      const pause = backoff(attempt, error);
+      if (!(error instanceof ServiceError) || !error.isPassing || Date.now() + pause >= end) throw error;
+      await delay(pause, signal);
+      signal?.throwIfAborted();
+    }
+  }
+}
+
+/** Calls a method whose repeat may do something else. */
+export async function once<Q, A>(method: Method<Q, A>, request: Q, timeout: Milliseconds, signal?: AbortSignal): Promise<A> {
+  try {
+    return await method(request, { timeoutMs: timeout, ...(signal && { signal }) });
+  } catch (error) {
+    signal?.throwIfAborted();
+    throw fromRpc(error);
+  }
+}
+
+export const closed = (): ServiceError => new ServiceError(Code.Canceled, "the client was closed");
+
+let latest = 0n;
+
+/** Makes a UUIDv7, greater than every earlier one of this process. */
+export function uuid7(): string {
+  const now = BigInt(Date.now()) << 12n;
+  latest = now > latest ? now : latest + 1n;
+  const bits = (latest >> 12n) << 80n | 7n << 76n | (latest & 0xfffn) << 64n | 2n << 62n | randomBytes(8).readBigUInt64BE() >> 2n;
+  const text = bits.toString(16).padStart(32, "0");
+  return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${text.slice(20)}`;
+}

@@ -1,0 +1,188 @@
+/** What can go wrong: refusals of the service, steps and runs that failed, and failures that code makes itself. */
+
+import { create, fromBinary } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { Code, ConnectError } from "@connectrpc/connect";
+
+import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
+import type { Status } from "./gen/google/rpc/status_pb.js";
+import { type Failure, FailureSchema } from "./gen/stepwell/v1/types_pb.js";
+import type { Converter } from "./payloads.js";
+import { milliseconds } from "./times.js";
+
+/** A refusal of the service. */
+export class ServiceError extends Error {
+  override name = "ServiceError";
+
+  constructor(
+    /** The canonical code. */
+    readonly code: Code,
+    message: string,
+    /** One of proto/stepwell/v1/error_reason.proto, such as `RUN_NOT_FOUND`. Empty if the service gave none. */
+    readonly reason = "",
+    /** The facts of the reason, such as the run's id. */
+    readonly metadata: Readonly<Record<string, string>> = {},
+    /** What is wrong with which field of the request. */
+    readonly fields: Readonly<Record<string, string>> = {},
+    /** The service's advice when to try again, in milliseconds. */
+    readonly retryAfter?: number,
+  ) {
+    super(reason ? `${reason}: ${message}` : message);
+  }
+
+  /** Whether the same call may succeed a little later. */
+  get isPassing(): boolean {
+    switch (this.code) {
+      case Code.Unavailable:
+      case Code.Aborted:
+      case Code.DeadlineExceeded:
+        return true;
+      case Code.ResourceExhausted:
+        return this.retryAfter !== undefined;
+      default:
+        return false;
+    }
+  }
+}
+
+/** A failure with a kind, made by workflow and activity code. */
+export class ApplicationError extends Error {
+  override name = "ApplicationError";
+  readonly type: string;
+  readonly nonRetryable: boolean;
+  readonly retryAfter: number | undefined;
+  readonly details: unknown;
+
+  /**
+   * `type` is the kind, for programs and for retry policies; `nonRetryable` says that another attempt can't help;
+   * `retryAfter` is the delay before the next one in milliseconds; `details` are kept with the failure.
+   */
+  constructor(
+    message: string,
+    options: { type?: string; nonRetryable?: boolean; retryAfter?: number; details?: unknown; cause?: unknown } = {},
+  ) {
+    super(message, { cause: options.cause });
+    this.type = options.type ?? "ApplicationError";
+    this.nonRetryable = options.nonRetryable ?? false;
+    this.retryAfter = options.retryAfter;
+    this.details = options.details;
+  }
+}
+
+/** What a call of a workflow throws for a step that failed for good. */
+export class StepError extends Error {
+  override name = "StepError";
+
+  constructor(
+    readonly step: string,
+    readonly failure: Failure,
+  ) {
+    super(`${step} failed: ${failure.type}: ${failure.message}`);
+  }
+}
+
+/** What `result()` throws for a run or a job that did not end well. */
+export class RunError extends Error {
+  override name = "RunError";
+
+  constructor(
+    readonly id: string,
+    /** FAILED, CANCELLED, TERMINATED, TIMED_OUT, or PURGED if what it came to is archived or pruned. */
+    readonly ended: string,
+    readonly failure?: Failure,
+  ) {
+    super(failure ? `${id} ended ${ended}: ${failure.type}: ${failure.message}` : `${id} ended ${ended}`);
+  }
+}
+
+/**
+ * The run was asked to cancel. Thrown once in each branch, where it waits or at its next call. Code may catch it and
+ * clean up, with further calls; then it should throw it on.
+ */
+export class RunCancelled extends Error {
+  override name = "RunCancelled";
+
+  constructor(readonly reason: string) {
+    super(reason ? `the run was asked to cancel: ${reason}` : "the run was asked to cancel");
+  }
+}
+
+/** The time of a wait was over first. */
+export class WaitTimeout extends Error {
+  override name = "WaitTimeout";
+
+  constructor(step: string) {
+    super(`${step}: the time to wait was over first`);
+  }
+}
+
+/** The reason of an activity's signal when it was asked to stop. */
+export class ActivityCancelled extends Error {
+  override name = "ActivityCancelled";
+}
+
+/** The reason of an activity's signal when its task is not this worker's any more. */
+export class TaskLost extends Error {
+  override name = "TaskLost";
+}
+
+const MESSAGE_LENGTH = 4096;
+const TRACE_LENGTH = 16384;
+
+/** Spells what was thrown as the protocol has it. */
+export function failureOf(thrown: unknown, converter: Converter): Failure {
+  const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+  const failure = create(FailureSchema, {
+    message: storable(error.message, MESSAGE_LENGTH),
+    type: error.name,
+    stackTrace: storable(error.stack ?? "", TRACE_LENGTH),
+  });
+  if (error instanceof ApplicationError) {
+    failure.type = error.type;
+    failure.nonRetryable = error.nonRetryable;
+    if (error.retryAfter !== undefined) failure.nextRetryDelay = durationFromMs(error.retryAfter);
+    if (error.details !== undefined) failure.details = converter.toPayload(error.details);
+  } else if (error instanceof StepError && error.failure.details) {
+    failure.details = error.failure.details;
+  }
+  return failure;
+}
+
+/** Takes out what the service does not store, and bounds the length. */
+function storable(text: string, length: number): string {
+  return Buffer.from(text.replaceAll("\0", "\\0").slice(0, length)).toString();
+}
+
+/** Reads what a call failed with. */
+export function fromRpc(error: unknown): ServiceError {
+  if (error instanceof ServiceError) return error;
+  const told = ConnectError.from(error);
+  const [info] = told.findDetails(ErrorInfoSchema);
+  const [retry] = told.findDetails(RetryInfoSchema);
+  const [bad] = told.findDetails(BadRequestSchema);
+  const fields = Object.fromEntries((bad?.fieldViolations ?? []).map((each) => [each.field, each.description]));
+  const advice = retry?.retryDelay ? milliseconds(retry.retryDelay) : undefined;
+  return new ServiceError(told.code, told.rawMessage, info?.reason, info?.metadata, fields, advice);
+}
+
+/** Reads an error as it stands in an answer. */
+export function fromStatus(status: Status | undefined): ServiceError {
+  let reason = "";
+  let metadata: Record<string, string> = {};
+  let advice: number | undefined;
+  const fields: Record<string, string> = {};
+  for (const detail of status?.details ?? []) {
+    const type = detail.typeUrl.slice(detail.typeUrl.lastIndexOf("/") + 1);
+    if (type === ErrorInfoSchema.typeName) {
+      ({ reason, metadata } = fromBinary(ErrorInfoSchema, detail.value));
+    } else if (type === RetryInfoSchema.typeName) {
+      const delay = fromBinary(RetryInfoSchema, detail.value).retryDelay;
+      advice = delay ? milliseconds(delay) : 0;
+    } else if (type === BadRequestSchema.typeName) {
+      for (const each of fromBinary(BadRequestSchema, detail.value).fieldViolations) {
+        fields[each.field] = each.description;
+      }
+    }
+  }
+  return new ServiceError((status?.code ?? 2) as Code, status?.message ?? "", reason, metadata, fields, advice);
+}

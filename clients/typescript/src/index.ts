@@ -1,0 +1,29 @@
+/** Stepwell for TypeScript: a client that starts runs and hears of their ends, and a worker that runs their code. */
+
+export { type ActivityContext, type ActivityFunction } from "./activities.js";
+export { type Tls } from "./calls.js";
+export { Client, type ClientOptions, Job, type JobOptions, Run, type StartOptions } from "./client.js";
+export {
+  ActivityCancelled,
+  ApplicationError,
+  RunCancelled,
+  RunError,
+  ServiceError,
+  StepError,
+  TaskLost,
+  WaitTimeout,
+} from "./errors.js";
+export { type WorkflowFunction } from "./execution.js";
+export { type Codec, type Converter } from "./payloads.js";
+export { type RetryPolicy } from "./policies.js";
+export { type Log } from "./roster.js";
+export { type Milliseconds } from "./times.js";
+export { Worker, type WorkerOptions } from "./worker.js";
+export {
+  type ActivityOptions,
+  type CheckpointOptions,
+  type ChildOptions,
+  type StepOptions,
+  type WaitOptions,
+  type WorkflowContext,
+} from "./workflow.js";

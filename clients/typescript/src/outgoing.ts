@@ -1,0 +1,160 @@
+/** What a run has to tell the service: new steps, where its branches stand, given-up steps and the end. */
+
+import { create, toBinary } from "@bufbuild/protobuf";
+
+import type { Payload } from "./gen/stepwell/v1/types_pb.js";
+import {
+  type NewStep,
+  NewStepSchema,
+  type Progress,
+  ProgressSchema,
+  type ScopeState,
+  ScopeStateSchema,
+  type UpdateRejection,
+} from "./gen/stepwell/v1/workers_pb.js";
+import type { Call } from "./execution.js";
+import { EMPTY_HASH, type Hash, type Record as Recorded, type Scope } from "./scopes.js";
+import type { StepKind } from "./gen/stepwell/v1/types_pb.js";
+
+const MOST_STEPS = 256;
+const MOST_BYTES = 1_000_000;
+
+export type End = Exclude<Progress["end"], { case: undefined }>;
+
+/** A new step on its way to the record, and who waits for it to be there. */
+export interface Entry {
+  readonly step: NewStep;
+  readonly scope: Scope;
+  readonly call: Call | undefined;
+  readonly count: number;
+  readonly order: Hash;
+  acks: (() => void)[];
+}
+
+/**
+ * Gathers what a run has to tell until one Progress takes it; one is under way at a time. So what gathers while the
+ * service records the last one is the next, and a refused one has no successors.
+ */
+export class Outgoing {
+  cancelOrdinals: number[] = [];
+  stopOrdinals: number[] = [];
+  rejections: UpdateRejection[] = [];
+  sent: Progress | undefined;
+  toldWaiting = false;
+  lastMarker: Entry | undefined;
+  calls = 0;
+  private pending: Entry[] = [];
+  private sentEntries: Entry[] = [];
+  private noted = new Set<Scope>();
+
+  add(entry: Entry): void {
+    this.calls++;
+    this.pending.push(entry);
+  }
+
+  /** Counts a call that is recorded. */
+  replay(scope: Scope, kind: StepKind, name: string, key: string): void {
+    this.calls++;
+    scope.replay(kind, name, key);
+    this.note(scope);
+  }
+
+  /** Takes a branch that replayed calls, or has returned. */
+  note(scope: Scope): void {
+    this.noted.add(scope);
+  }
+
+  /** Whether something must be recorded. */
+  get hasSteps(): boolean {
+    return this.pending.length + this.cancelOrdinals.length + this.stopOrdinals.length + this.rejections.length > 0;
+  }
+
+  /** Lets the service cancel the step of a call that nobody waits for, as soon as its ordinal is known. */
+  giveUp(call: Call): void {
+    call.forsaken = true;
+    if (call.ordinal) this.cancelOrdinals.push(call.ordinal);
+  }
+
+  /** Lets the service ask the activity of a call to stop, once, as soon as its ordinal is known. */
+  stop(call: Call): void {
+    if (call.stopping) return;
+    call.stopping = true;
+    if (call.ordinal) this.stopOrdinals.push(call.ordinal);
+  }
+
+  /** Makes the next Progress. `isQuiet`: no code of the run is at work, nor waits for a mere record. */
+  take(isQuiet: boolean, end: End | undefined, record: Recorded, published: Record<string, Payload>): Progress {
+    const entries = this.takeEntries();
+    const progress = create(ProgressSchema, {
+      scopes: this.takeStates(entries),
+      steps: entries.map((entry) => entry.step),
+      stopOrdinals: this.stopOrdinals,
+      published,
+      rejections: this.rejections.splice(0, MOST_STEPS),
+    });
+    this.stopOrdinals = [];
+    const left = this.pending.length > 0 || this.rejections.length > 0;
+    if (!left) {
+      progress.cancelOrdinals = this.cancelOrdinals;
+      this.cancelOrdinals = [];
+      if (end) this.tellEnd(progress, end, record);
+    }
+    progress.waiting = isQuiet && !left && !end;
+    this.sent = progress;
+    this.sentEntries = entries;
+    this.toldWaiting = progress.waiting;
+    return progress;
+  }
+
+  /** Takes in that what was sent is recorded. */
+  answer(ordinals: readonly number[]): Entry[] {
+    const entries = this.sentEntries;
+    this.sent = undefined;
+    this.sentEntries = [];
+    entries.forEach((entry, place) => {
+      if (entry === this.lastMarker) this.lastMarker = undefined;
+      const ordinal = ordinals[place];
+      if (!entry.call || ordinal === undefined) return;
+      entry.call.ordinal = ordinal;
+      if (entry.call.forsaken) this.cancelOrdinals.push(ordinal);
+      else if (entry.call.stopping) this.stopOrdinals.push(ordinal);
+    });
+    return entries;
+  }
+
+  private tellEnd(progress: Progress, end: End, record: Recorded): void {
+    progress.end = end;
+    if (end.case !== "complete" && end.case !== "continueAsNew") return;
+    // The code has made all its calls: so branches are missed that it has not entered.
+    progress.calls = this.calls;
+    for (const path of record.left()) {
+      progress.scopes.push(create(ScopeStateSchema, { scope: path, hash: EMPTY_HASH, closed: true }));
+    }
+  }
+
+  /** Says where the branches stood before these steps, and takes the steps for told. */
+  private takeStates(entries: readonly Entry[]): ScopeState[] {
+    const states = new Map<Scope, ScopeState>();
+    for (const scope of [...entries.map((entry) => entry.scope), ...this.noted]) {
+      if (!states.has(scope)) states.set(scope, scope.state());
+    }
+    for (const entry of entries) {
+      entry.scope.toldCount = entry.count;
+      entry.scope.toldOrder = entry.order;
+    }
+    // A branch that has returned says so in the next one, if it has steps in this one, or still to send.
+    this.noted = new Set([...this.noted].filter((scope) => scope.closed && !states.get(scope)?.closed));
+    return [...states.values()];
+  }
+
+  private takeEntries(): Entry[] {
+    let count = 0;
+    let size = 0;
+    for (const entry of this.pending.slice(0, MOST_STEPS)) {
+      if (this.pending.length > 1) size += toBinary(NewStepSchema, entry.step).length;
+      if (count && size > MOST_BYTES) break;
+      count++;
+    }
+    return this.pending.splice(0, count);
+  }
+}

@@ -1,0 +1,151 @@
+/** Branches of a run, what is recorded in each, and the hash over the order of its calls. */
+
+import { createHash } from "node:crypto";
+
+import { create } from "@bufbuild/protobuf";
+
+import { StepKind } from "./gen/stepwell/v1/types_pb.js";
+import { type ScopeState, ScopeStateSchema, type StepRecord } from "./gen/stepwell/v1/workers_pb.js";
+import type { Call } from "./execution.js";
+
+export const CANCEL_MARK = "__cancelled";
+export const WAIT = '"wait"';
+export const CALL = '"call"';
+const MOST_DEPTH = 8;
+const TOLD_CALLS = 6;
+const TOLD_BRANCHES = 8;
+const HASH_BYTES = 8;
+
+/** Eight bytes. */
+export type Hash = Uint8Array<ArrayBuffer>;
+
+export const EMPTY_HASH: Hash = new Uint8Array(HASH_BYTES);
+
+/** Gives the order hash after one more call; proto/order_hash.json holds examples. */
+export function chained(before: Hash, kind: StepKind, name: string, fingerprint = new Uint8Array()): Hash {
+  const text = Buffer.from(name);
+  const head = Buffer.alloc(5);
+  head.writeUInt8(kind, 0);
+  head.writeUInt32BE(text.length, 1);
+  const sum = createHash("sha256").update(before).update(head).update(text).update(fingerprint).digest();
+  return new Uint8Array(sum.subarray(0, HASH_BYTES));
+}
+
+/** How a call of the code finds its step: scope, name, and key or occurrence. */
+export function keyOf(record: StepRecord): string {
+  return spellKey(record.scope, record.name, record.key || record.occurrence);
+}
+
+function spellKey(scope: string, name: string, which: string | number): string {
+  return JSON.stringify([scope, name, which]);
+}
+
+interface MadeCall {
+  kind: StepKind;
+  name: string;
+}
+
+/**
+ * One branch: how many calls its code made, which of them the service was told of, and what it waits for. `count` and
+ * `order` cover all calls, `toldCount` and `toldOrder` those before the steps that are not sent yet.
+ */
+export class Scope {
+  count = 0;
+  order = EMPTY_HASH;
+  toldCount = 0;
+  toldOrder = EMPTY_HASH;
+  recorded: MadeCall[] = [];
+  marks = new Map<number, StepRecord>();
+  strayedAt = -1;
+  strayed: MadeCall[] = [];
+  occurrences = new Map<string, number>();
+  patches = new Map<string, boolean>();
+  branches = 0;
+  cancelSeen: boolean;
+  shielded: boolean;
+  closed = false;
+  waiting: Call | undefined;
+  busy = false;
+
+  constructor(
+    readonly path: string,
+    parent?: Scope,
+  ) {
+    this.cancelSeen = parent?.cancelSeen ?? false;
+    this.shielded = parent?.shielded ?? false;
+  }
+
+  branch(number: number): string {
+    if (!this.path) return String(number);
+    if (this.path.split("/").length >= MOST_DEPTH) throw new RangeError(`branches nest deeper than ${MOST_DEPTH}`);
+    return `${this.path}/${number}`;
+  }
+
+  keyFor(name: string, key: string): string {
+    return spellKey(this.path, name, key || (this.occurrences.get(name) ?? 0));
+  }
+
+  /** Counts a call. */
+  advance(kind: StepKind, name: string, key: string): void {
+    if (!key) this.occurrences.set(name, (this.occurrences.get(name) ?? 0) + 1);
+    const known = this.recorded[this.count];
+    if (this.strayedAt < 0 && known && (known.kind !== kind || known.name !== name)) this.strayedAt = this.count;
+    if (this.strayedAt >= 0 && this.strayed.length < TOLD_CALLS) this.strayed.push({ kind, name });
+    this.count++;
+    this.order = chained(this.order, kind, name);
+  }
+
+  /** Counts a call that is recorded; calls after an unsent one stay out of what is told, and so are noticed. */
+  replay(kind: StepKind, name: string, key: string): void {
+    const told = this.toldCount === this.count;
+    this.advance(kind, name, key);
+    if (told) {
+      this.toldCount = this.count;
+      this.toldOrder = this.order;
+    }
+  }
+
+  /** Spells what the service must agree with. */
+  state(): ScopeState {
+    const closed = this.closed && this.toldCount === this.count;
+    const difference = this.strayedAt < 0 ? undefined : { agreeing: this.strayedAt, calls: this.strayed };
+    return create(ScopeStateSchema, {
+      scope: this.path,
+      count: this.toldCount,
+      hash: this.toldOrder,
+      closed,
+      ...(difference && { difference }),
+    });
+  }
+}
+
+/** What the service has recorded of a run; each step is taken out as the code calls it. */
+export class Record {
+  readonly steps = new Map<string, StepRecord>();
+  private readonly scopes = new Map<string, { calls: MadeCall[]; marks: Map<number, StepRecord> }>();
+
+  /** Takes in recorded steps, by ordinal. */
+  extend(records: Iterable<StepRecord>): void {
+    for (const record of records) {
+      let found = this.scopes.get(record.scope);
+      if (!found) this.scopes.set(record.scope, (found = { calls: [], marks: new Map() }));
+      if (record.kind === StepKind.MARKER) found.marks.set(found.calls.length, record);
+      found.calls.push({ kind: record.kind, name: record.name });
+      this.steps.set(keyOf(record), record);
+    }
+  }
+
+  /** Tells a new branch what was recorded in it. */
+  open(scope: Scope): void {
+    const found = this.scopes.get(scope.path);
+    if (!found) return;
+    this.scopes.delete(scope.path);
+    scope.recorded = found.calls;
+    scope.marks = found.marks;
+  }
+
+  /** Some recorded branches that the code has not entered. */
+  left(): string[] {
+    return [...this.scopes.keys()].slice(0, TOLD_BRANCHES);
+  }
+}

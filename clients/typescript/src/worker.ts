@@ -1,0 +1,208 @@
+/** The worker: takes tasks off a stream, runs workflows and activities, and reports what came of them. */
+
+import { hostname } from "node:os";
+
+import { create } from "@bufbuild/protobuf";
+
+import { type ActivityFunction, Performer } from "./activities.js";
+import { uuid7 } from "./calls.js";
+import type { Client } from "./client.js";
+import type { WorkflowFunction } from "./execution.js";
+import {
+  type ConnectResponse,
+  type Hello,
+  HelloSchema,
+  type StepRecord,
+  type Task,
+  TaskKind,
+  type TaskRef,
+} from "./gen/stepwell/v1/workers_pb.js";
+import { Outbox } from "./outbox.js";
+import { type Log, Roster } from "./roster.js";
+import { type Listener, Session } from "./session.js";
+import { delay, milliseconds, type Milliseconds } from "./times.js";
+import { SDK } from "./version.js";
+
+const ANSWER_TIME = 5000;
+
+export interface WorkerOptions {
+  /** Where tasks come from. Default: "default". */
+  taskQueues?: readonly string[];
+  /** The workflows that it advances, by type. */
+  workflows?: Readonly<Record<string, WorkflowFunction>>;
+  /** The activities and jobs that it performs, by type. */
+  activities?: Readonly<Record<string, ActivityFunction>>;
+  /** How many activities and jobs it performs at once. Default: 100. */
+  maxActivities?: number;
+  /** How many runs it advances at once. Default: 200. */
+  maxRuns?: number;
+  /** How many waiting runs stay in memory besides. Default: 1,000. */
+  maxResidentRuns?: number;
+  /** Which build of the program this is. A run goes on with the build that last recorded something of it. */
+  buildId?: string;
+  /** Other builds whose runs this one's code can go on with. */
+  compatibleBuildIds?: readonly string[];
+  /** Stable over reconnects. Default: host, process and a random part. */
+  workerId?: string;
+  /** What it gives its work to end when it leaves, in milliseconds. Default: 30,000. */
+  drainTime?: Milliseconds;
+  /** Where it says what it does. Default: warnings and errors go to the console. */
+  log?: Log;
+}
+
+const QUIET: Log = { info: () => {}, warn: (text) => console.warn(text), error: (text) => console.error(text) };
+
+export class Worker implements Listener {
+  private readonly outbox = new Outbox();
+  private readonly runs: Roster;
+  private readonly tasks: Performer;
+  private readonly session: Session;
+  private readonly leaving = new AbortController();
+  /** Fulfilled once the service has first said welcome. */
+  readonly connected: Promise<void>;
+  private greet!: () => void;
+
+  /** Prepares a worker; `run` connects it. */
+  constructor(
+    private readonly client: Client,
+    private readonly options: WorkerOptions,
+  ) {
+    const log = options.log ?? QUIET;
+    this.runs = new Roster(options.workflows ?? {}, client.converter, this.outbox, log, (task) => this.readSteps(task));
+    this.tasks = new Performer(options.activities ?? {}, client.converter, this.outbox, log);
+    this.session = new Session(() => client.connection(), this.hello(), this.outbox, this, log);
+    this.connected = new Promise((resolve) => (this.greet = resolve));
+  }
+
+  /**
+   * Works until `shutdown` is called or the signal ends, either of which lets it finish what is in work first. Connects
+   * again whenever the stream breaks. Throws when the service refuses the worker for good: a wrong key, an unknown
+   * namespace. A worker runs once.
+   */
+  async run(options: { signal?: AbortSignal } = {}): Promise<void> {
+    const { signal } = options;
+    const leave = () => this.leaving.abort();
+    if (signal?.aborted) leave();
+    signal?.addEventListener("abort", leave, { once: true });
+    const connected = this.session.run();
+    const left = new Promise<void>((resolve) => {
+      if (this.leaving.signal.aborted) resolve();
+      else this.leaving.signal.addEventListener("abort", () => resolve(), { once: true });
+    });
+    try {
+      await Promise.race([connected, left]);
+      if (this.leaving.signal.aborted) await this.drain(connected);
+      await connected;
+    } finally {
+      signal?.removeEventListener("abort", leave);
+      this.sessionLost();
+    }
+  }
+
+  /** Lets `run` finish what is in work and return. Safe to repeat. */
+  shutdown(): void {
+    this.leaving.abort();
+  }
+
+  private async drain(connected: Promise<void>): Promise<void> {
+    const over = connected.then(
+      () => true,
+      () => true,
+    );
+    this.session.drain();
+    this.runs.leave();
+    const ended = Promise.all([this.runs.allLeft(), this.tasks.allEnded()]).then(() => true);
+    const isIdle = await bounded([ended, over], this.options.drainTime ?? 30_000);
+    if (!isIdle) {
+      this.runs.releaseAll("the worker is leaving");
+      this.tasks.releaseAll("the worker is leaving");
+    }
+    await bounded([this.outbox.allAnswered().then(() => true), over], ANSWER_TIME);
+    this.session.close();
+  }
+
+  private hello(): Hello {
+    const { options } = this;
+    const identity = `${hostname()}/${process.pid}`;
+    const workflowTypes = Object.keys(options.workflows ?? {});
+    const activityTypes = Object.keys(options.activities ?? {});
+    const runs = { kind: TaskKind.RUN, maxOutstanding: options.maxRuns ?? 200, maxResident: options.maxResidentRuns ?? 1000 };
+    const activities = { kind: TaskKind.ACTIVITY, maxOutstanding: options.maxActivities ?? 100 };
+    return create(HelloSchema, {
+      namespace: this.client.namespace,
+      workerId: options.workerId ?? `${identity}/${uuid7().slice(-8)}`,
+      taskQueues: [...(options.taskQueues ?? ["default"])],
+      workflowTypes,
+      activityTypes,
+      buildId: options.buildId ?? "",
+      compatibleBuildIds: [...(options.compatibleBuildIds ?? [])],
+      identity,
+      sdk: SDK,
+      capacity: { capacities: [...(workflowTypes.length ? [runs] : []), ...(activityTypes.length ? [activities] : [])] },
+    });
+  }
+
+  /** Reads the recorded steps that a task had no room for. */
+  private async readSteps(task: Task): Promise<StepRecord[]> {
+    const records: StepRecord[] = [];
+    let afterOrdinal = task.steps.at(-1)?.ordinal ?? 0;
+    for (;;) {
+      const request = { namespace: this.client.namespace, ref: task.ref!, afterOrdinal };
+      const page = await this.client.invoke(this.client.workers.listTaskSteps, request);
+      records.push(...page.steps);
+      if (!page.moreSteps || !page.steps.length) return records;
+      afterOrdinal = page.steps.at(-1)!.ordinal;
+    }
+  }
+
+  // --- what the session tells -------------------------------------------------------------------------------------------
+
+  held(): TaskRef[] {
+    return [...this.runs.runs.values(), ...this.tasks.running.values()].map(({ ref }) => ref);
+  }
+
+  /** Takes in a message: assigns first, since all else that it says may be about them. */
+  received(message: ConnectResponse): void {
+    if (message.welcome) this.greet();
+    for (const task of message.assigns) {
+      if (task.kind === TaskKind.RUN) this.runs.assign(task);
+      else this.tasks.assign(task);
+    }
+    for (const { ref, reason } of message.cancels) {
+      this.tasks.cancel(ref);
+      this.runs.cancel(ref, reason);
+    }
+    for (const { ref } of message.revokes) {
+      this.tasks.revoke(ref);
+      this.runs.revoke(ref);
+    }
+    for (const result of message.results) this.outbox.answer(result);
+    for (const result of message.heartbeats) this.tasks.beatAnswered(result);
+    for (const news of message.advances) this.runs.advance(news);
+    for (const query of message.queries) this.runs.ask(query);
+    if (message.rotate) this.session.rotate(message.rotate.within ? milliseconds(message.rotate.within) : 0);
+  }
+
+  resumed(held: readonly TaskRef[]): void {
+    const still = new Map(held.map(({ taskId, token }) => [taskId, token]));
+    const reported = this.outbox.reported();
+    const isHeld = ({ taskId, token }: TaskRef) => still.get(taskId) === token || reported.has(taskId);
+    for (const run of [...this.runs.runs.values()]) if (!isHeld(run.ref)) this.runs.forget(run);
+    for (const attempt of [...this.tasks.running.values()]) if (!isHeld(attempt.ref)) attempt.lose();
+  }
+
+  sessionLost(): void {
+    for (const run of [...this.runs.runs.values()]) this.runs.forget(run);
+    for (const attempt of [...this.tasks.running.values()]) attempt.lose();
+  }
+}
+
+/** Waits for the first of several, for at most so long: false then. */
+async function bounded(awaited: readonly Promise<boolean>[], most: Milliseconds): Promise<boolean> {
+  const timer = new AbortController();
+  try {
+    return await Promise.race([...awaited, delay(most, timer.signal).then(() => false)]);
+  } finally {
+    timer.abort();
+  }
+}

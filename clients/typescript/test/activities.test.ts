@@ -1,0 +1,127 @@
+import assert from "node:assert/strict";
+
+import { create } from "@bufbuild/protobuf";
+
+import { type Payload, PayloadSchema } from "../src/gen/stepwell/v1/types_pb.js";
+import { type ActivityContext, ApplicationError, type Codec, RunError, ServiceError, type WorkflowContext } from "../src/index.js";
+import { client, Link, queue, soon, test, withService, work } from "./kit.js";
+
+withService();
+
+function gate(): { opened: Promise<void>; open: () => void } {
+  let open!: () => void;
+  return { opened: new Promise<void>((resolve) => (open = resolve)), open };
+}
+
+test("a job is tried again with its details", async (t) => {
+  const c = client(t);
+  const resumes = (_: unknown, ctx: ActivityContext) => {
+    if (ctx.heartbeatDetails !== null) return ctx.heartbeatDetails;
+    ctx.heartbeat(1);
+    ctx.heartbeat(7);
+    throw new ApplicationError("once more", { retryAfter: 1 });
+  };
+  await work(t, c, { activities: { resumes } });
+  assert.equal(await (await c.startJob("resumes", null, { taskQueue: queue(t) })).result(), 7);
+});
+
+test("a final failure of a job", async (t) => {
+  const c = client(t);
+  const refuses = () => {
+    throw new ApplicationError("no", { type: "Never", nonRetryable: true });
+  };
+  await work(t, c, { activities: { refuses } });
+  const job = await c.startJob("refuses", null, { taskQueue: queue(t) });
+  await assert.rejects(job.result(), (error) => error instanceof RunError && error.failure?.type === "Never");
+});
+
+test("a cancelled job hears of it", async (t) => {
+  const c = client(t);
+  const begun = gate();
+  const waits = (_: unknown, ctx: ActivityContext) => {
+    begun.open();
+    return new Promise((_, reject) => ctx.signal.addEventListener("abort", () => reject(ctx.signal.reason)));
+  };
+  await work(t, c, { activities: { waits } });
+  const job = await c.startJob("waits", null, { taskQueue: queue(t) });
+  await begun.opened;
+  await job.cancel("enough");
+  await assert.rejects(job.result(), (error) => error instanceof RunError && error.ended === "CANCELLED");
+});
+
+test("a stream that is cut is resumed, and nothing done twice", async (t) => {
+  const link = await Link.start(t);
+  const near = client(t, {}, link.address);
+  const c = client(t);
+  let begun = 0;
+  const held = gate();
+  const slow = async (n: number, ctx: ActivityContext) => {
+    begun++;
+    ctx.heartbeat("begun");
+    await held.opened;
+    return n + 1;
+  };
+  const resumed = (ctx: WorkflowContext, n: number) => ctx.activity<number>("slow", n);
+  await work(t, near, { workflows: { resumed }, activities: { slow } });
+  const run = await c.startRun("resumed", 1, { taskQueue: queue(t) });
+  // A task of which the service has heard nothing yet would go to anybody.
+  const heard = async () => (await c.runs.listRunSteps({ runId: run.id })).steps.some((step) => step.heartbeatTime);
+  await soon("the activity is at work", heard);
+  link.cut();
+  link.cut();
+  held.open();
+  assert.equal(await run.result(), 2);
+  assert.equal(begun, 1);
+});
+
+test("who leaves finishes what is in work", async (t) => {
+  const c = client(t);
+  const begun = gate();
+  const held = gate();
+  const slow = async (n: number) => {
+    begun.open();
+    await held.opened;
+    return n;
+  };
+  const stop = await work(t, c, { activities: { slow } });
+  const job = await c.startJob("slow", 3, { taskQueue: queue(t) });
+  await begun.opened;
+  const stopped = stop();
+  held.open();
+  await stopped;
+  const found = await job.describe();
+  assert.deepEqual([found.state, found.attempt], [4, 1]);
+});
+
+test("refusals are errors", async (t) => {
+  const c = client(t);
+  const workflowId = `taken ${Date.now()}`;
+  await c.startRun("nobody", null, { workflowId });
+  const refused = (reason: string) => (error: unknown) => error instanceof ServiceError && error.reason === reason;
+  await assert.rejects(c.startRun("nobody", null, { workflowId }), refused("WORKFLOW_ID_IN_USE"));
+  await assert.rejects(c.startRun(""), (error) => refused("INVALID_FIELD")(error) && Object.keys((error as ServiceError).fields).length > 0);
+  await assert.rejects(c.runOf("no such name"), refused("RUN_NOT_FOUND"));
+});
+
+/** A codec that anybody can read, from behind. */
+const reversed: Codec = {
+  encode: (payload) => turned(payload, "data"),
+  decode: (payload) => turned(payload, "json"),
+};
+
+function turned(payload: Payload, to: "data" | "json"): Payload {
+  const text = Buffer.from(payload.body.value as string | Uint8Array).reverse();
+  const body = to === "data" ? ({ case: "data", value: new Uint8Array(text) } as const) : ({ case: "json", value: text.toString() } as const);
+  return create(PayloadSchema, { body });
+}
+
+test("a codec hides payloads", async (t) => {
+  const c = client(t, { codec: reversed });
+  const say = (name: string) => `Hello, ${name}!`;
+  const hidden = (ctx: WorkflowContext, name: string) => ctx.activity<string>("say", name);
+  await work(t, c, { workflows: { hidden }, activities: { say } });
+  const run = await c.startRun("hidden", "Ada", { taskQueue: queue(t) });
+  assert.equal(await run.result(), "Hello, Ada!");
+  const { result } = await run.describe();
+  assert.equal(Buffer.from(result!.body.value as Uint8Array).toString(), '"!adA ,olleH"');
+});

@@ -1,0 +1,55 @@
+"""The clients of other languages: each one's own test command, against the service of this tree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CLIENTS = Path(__file__).resolve().parents[2] / "clients"
+SERVER = Path(sys.executable).with_name("stepwell-server")
+SECONDS = 540
+
+
+def _need(program: str) -> None:
+    if shutil.which(program) is not None:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(f"{program} is not here to test its client")
+    pytest.skip(f"{program} is not here to test its client")
+
+
+def _run(folder: str, *command: str) -> None:
+    environment = {**os.environ, "STEPWELL_SERVER": str(SERVER), "CI": "1"}
+    done = subprocess.run(
+        command, cwd=CLIENTS / folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8_000:]
+
+
+@pytest.mark.timeout(SECONDS + 30)
+def test_go() -> None:
+    """Also formatted, and free of what `go vet` finds."""
+    _need("go")
+    assert not _unformatted()
+    _run("go", "go", "vet", ".", "./stepwelltest", "./examples/...")
+    _run("go", "go", "test", "-count=1", "./...")
+
+
+@pytest.mark.timeout(SECONDS + 30)
+def test_typescript() -> None:
+    """Compiled strictly, by the tests' own command."""
+    _need("npm")
+    _run("typescript", "npm", "ci", "--no-audit", "--no-fund")
+    _run("typescript", "npm", "test")
+
+
+def _unformatted() -> str:
+    go = CLIENTS / "go"
+    sources = sorted(str(path) for path in go.rglob("*.go") if path.parent != go / "stepwell/v1")
+    command = ("gofmt", "-l", *sources)
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
