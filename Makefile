@@ -12,6 +12,8 @@ HELM_VERSION := 3.22.0
 HELM_KUBERNETES := 37
 KUBECONFORM_VERSION := 0.8.0
 KUBE_SCORE_VERSION := 1.20.0
+PROTOC_GEN_GO_VERSION := 1.36.12
+PROTOC_GEN_GO_GRPC_VERSION := 1.6.0
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -25,12 +27,15 @@ HELM := $(TOOLS)/bin/helm-$(HELM_VERSION)
 KUBECONFORM := $(TOOLS)/bin/kubeconform-$(KUBECONFORM_VERSION)
 KUBE_SCORE := $(TOOLS)/bin/kube-score-$(KUBE_SCORE_VERSION)
 SCHEMAS := $(TOOLS)/schemas
+PROTOC_GEN_GO := $(TOOLS)/bin/protoc-gen-go-$(PROTOC_GEN_GO_VERSION)
+PROTOC_GEN_GO_GRPC := $(TOOLS)/bin/protoc-gen-go-grpc-$(PROTOC_GEN_GO_GRPC_VERSION)
+NODE_MODULES := clients/typescript/node_modules/.ready
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Sources that exist: a folder may be yet to come.
 TYPED := service clients/python/src $(wildcard tests bench)
 
-export BUF GRPCURL
+export BUF GRPCURL PROTOC_GEN_GO PROTOC_GEN_GO_GRPC
 
 # Compiled modules are kept beside their sources, also where the environment says otherwise: the tests start hundreds of
 # processes, and each would compile all that it imports anew.
@@ -58,7 +63,7 @@ demo: setup ## Survey the standard library with durable runs, and kill things me
 setup: $(VENV)/.ready ## Make .venv: locked dependencies and both distributions, editable
 
 .PHONY: tools
-tools: $(BUF) $(GRPCURL) $(PROMTOOL) $(HELM) $(KUBECONFORM) $(KUBE_SCORE) $(SCHEMAS) ## Install, pinned, into .cache/tools what is not Python, and PgBouncer
+tools: $(BUF) $(GRPCURL) $(PROMTOOL) $(HELM) $(KUBECONFORM) $(KUBE_SCORE) $(SCHEMAS) $(PROTOC_GEN_GO) $(PROTOC_GEN_GO_GRPC) $(NODE_MODULES) ## Install, pinned, into .cache/tools what is not Python, and PgBouncer
 	@sh tools/install_pgbouncer.sh
 
 .PHONY: ends
@@ -68,6 +73,7 @@ ends: setup ## Make environments of the oldest and the newest versions that the 
 .PHONY: generate
 generate: $(GENERATE)/.ready setup ## Write what is made from proto/: stubs, descriptors, docs; and dashboards, the schema of the chart's values
 	$(GENERATE)/bin/python tools/generate.py
+	$(GENERATE)/bin/python tools/clients.py
 	$(PY) tools/states.py
 	$(PY) tools/parity.py
 	$(PY) tools/reference.py
@@ -97,6 +103,7 @@ check: setup ## Format, lint, types, import contracts, proto lint
 .PHONY: verify
 verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol breaks nobody
 	$(GENERATE)/bin/python tools/verify.py
+	$(GENERATE)/bin/python tools/clients.py --check
 	$(PY) tools/states.py --check
 	$(PY) tools/parity.py --check
 	$(PY) tools/reference.py --check
@@ -186,6 +193,15 @@ $(KUBECONFORM):
 
 $(KUBE_SCORE):
 	@sh tools/install_go.sh kube-score $(KUBE_SCORE_VERSION) github.com/zegl/kube-score/cmd/kube-score $(TOOLS)
+
+$(PROTOC_GEN_GO):
+	@sh tools/install_go.sh protoc-gen-go $(PROTOC_GEN_GO_VERSION) google.golang.org/protobuf/cmd/protoc-gen-go $(TOOLS)
+
+$(PROTOC_GEN_GO_GRPC):
+	@sh tools/install_go.sh protoc-gen-go-grpc $(PROTOC_GEN_GO_GRPC_VERSION) google.golang.org/grpc/cmd/protoc-gen-go-grpc $(TOOLS)
+
+$(NODE_MODULES): clients/typescript/package-lock.json
+	@sh tools/install_npm.sh clients/typescript
 
 $(SCHEMAS): tools/install_schemas.py
 	@$(PYTHON) tools/install_schemas.py $@

@@ -80,8 +80,8 @@ from stepwell_server.store.database import Database
 from stepwell_server.store.faults import Lost
 from stepwell_server.store.hints import Hints
 from stepwell_server.store.namespaces import Namespaces
-from stepwell_server.telemetry.audit import AuditLog
 from stepwell_server.telemetry import metrics
+from stepwell_server.telemetry.audit import AuditLog
 
 if TYPE_CHECKING:
     from stepwell_server.dispatch.tokens import KnownTokens

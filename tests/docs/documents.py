@@ -50,9 +50,7 @@ def blocks(path: Path) -> list[Block]:
     """A document's blocks that have a duty."""
     text = path.read_text()
     return [
-        Block(found[1], found[2], found[3], text[: found.start()].count("\n") + 2)
-        for found in _FENCE.finditer(text)
-        if found[2] != "cluster"
+        Block(found[1], found[2], found[3], text[: found.start()].count("\n") + 2) for found in _FENCE.finditer(text)
     ]
 
 

@@ -46,6 +46,11 @@ CUT = ("INTERNAL", "Internal error from Core")
 GROWTH, GROWTH_BYTES = 1.15, 24 * 2**20
 
 
+def _role_for(method: Method) -> Role:
+    """The least that may call it."""
+    return ROWS[method.name].role or Role.READER
+
+
 class Run:
     """A flood of such messages at one server. `tally` counts outcomes by service; `faults` tells of wrong ones."""
 
@@ -97,7 +102,7 @@ class Run:
 
     async def _one(self, method: Method) -> None:
         async with self._room:
-            role = ROWS[method.name].role
+            role = _role_for(method)
             fuzz = self._fuzz(role)
             request = fuzz.request(method.descriptor, self._goods.get(method.descriptor.full_name, ()))
             data = fuzz.bytes_of(request) if self.chance.random() < 0.4 else request.SerializeToString()
@@ -128,11 +133,12 @@ class Run:
         await self._stream("/stepwell.v1.WorkerService/Connect", "WorkerService", said, Role.WORKER)
 
     async def _watch(self, method: Method) -> None:
-        fuzz = self._fuzz(ROWS[method.name].role)
+        role = _role_for(method)
+        fuzz = self._fuzz(role)
         request = fuzz.request(method.descriptor, ())
         data = fuzz.bytes_of(request) if self.chance.random() < 0.4 else request.SerializeToString()
         path = f"/stepwell.v1.{method.service}/{method.name}"
-        await self._stream(path, method.service, [data], ROWS[method.name].role)
+        await self._stream(path, method.service, [data], role)
 
     async def _tool(self, path: str, kind: Any) -> None:
         fuzz = self._fuzz(Role.READER)

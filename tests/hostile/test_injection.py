@@ -149,7 +149,7 @@ def test_a_line_of_the_log_stays_one_line(text: str) -> None:
 @pytest.mark.parametrize("text", [text for text in INJECTIONS if "\u2028" not in text])
 def test_a_label_of_a_metric_stays_a_label(text: str) -> None:
     try:
-        metrics.set_backlog({(text, f'{text}"}} 1\n', "run"): (3, 1.0)})
+        metrics.set_backlog({(text, f'{text}"}} 1\n', "run"): (3, 1.0, 0)})
         shown = generate_latest(metrics.registry).decode()
     finally:
         metrics.set_backlog({})

@@ -140,6 +140,7 @@ class Database:
             await connection.close()
         if here != there:
             raise Misaddressed(ANOTHER_DATABASE)
+
     def pool_use(self) -> int:
         """How many of the pool's connections are in use."""
         used: int = self.pool.sync_engine.pool.checkedout()  # type: ignore[attr-defined]

@@ -35,9 +35,12 @@ const (
 	// Works: the worker's stream and its unary twins. It reads nothing else.
 	ApiKeyRole_API_KEY_ROLE_WORKER ApiKeyRole = 2
 	// Reads, starts, signals and steers; and all that an outside engine does with the stores.
-	ApiKeyRole_API_KEY_ROLE_WRITER ApiKeyRole = 3
+	ApiKeyRole_API_KEY_ROLE_CLIENT ApiKeyRole = 3
 	// All of it, in every namespace; namespaces and keys, too.
 	ApiKeyRole_API_KEY_ROLE_ADMIN ApiKeyRole = 4
+	// What a client may, and what runs a namespace: its settings and its queues', retention and archives, many runs at
+	// once, repairs, dead letters.
+	ApiKeyRole_API_KEY_ROLE_OPERATOR ApiKeyRole = 5
 )
 
 // Enum value maps for ApiKeyRole.
@@ -46,15 +49,17 @@ var (
 		0: "API_KEY_ROLE_UNSPECIFIED",
 		1: "API_KEY_ROLE_READER",
 		2: "API_KEY_ROLE_WORKER",
-		3: "API_KEY_ROLE_WRITER",
+		3: "API_KEY_ROLE_CLIENT",
 		4: "API_KEY_ROLE_ADMIN",
+		5: "API_KEY_ROLE_OPERATOR",
 	}
 	ApiKeyRole_value = map[string]int32{
 		"API_KEY_ROLE_UNSPECIFIED": 0,
 		"API_KEY_ROLE_READER":      1,
 		"API_KEY_ROLE_WORKER":      2,
-		"API_KEY_ROLE_WRITER":      3,
+		"API_KEY_ROLE_CLIENT":      3,
 		"API_KEY_ROLE_ADMIN":       4,
+		"API_KEY_ROLE_OPERATOR":    5,
 	}
 )
 
@@ -85,6 +90,63 @@ func (ApiKeyRole) EnumDescriptor() ([]byte, []int) {
 	return file_stepwell_v1_api_keys_proto_rawDescGZIP(), []int{0}
 }
 
+// By what the caller proved who he is.
+type GetCallerResponse_Proof int32
+
+const (
+	// Nobody was asked: the server takes whoever comes.
+	GetCallerResponse_PROOF_UNSPECIFIED GetCallerResponse_Proof = 0
+	// An API key.
+	GetCallerResponse_PROOF_KEY GetCallerResponse_Proof = 1
+	// A token (JWT) of an issuer that the server trusts.
+	GetCallerResponse_PROOF_TOKEN GetCallerResponse_Proof = 2
+	// A client's certificate.
+	GetCallerResponse_PROOF_CERTIFICATE GetCallerResponse_Proof = 3
+)
+
+// Enum value maps for GetCallerResponse_Proof.
+var (
+	GetCallerResponse_Proof_name = map[int32]string{
+		0: "PROOF_UNSPECIFIED",
+		1: "PROOF_KEY",
+		2: "PROOF_TOKEN",
+		3: "PROOF_CERTIFICATE",
+	}
+	GetCallerResponse_Proof_value = map[string]int32{
+		"PROOF_UNSPECIFIED": 0,
+		"PROOF_KEY":         1,
+		"PROOF_TOKEN":       2,
+		"PROOF_CERTIFICATE": 3,
+	}
+)
+
+func (x GetCallerResponse_Proof) Enum() *GetCallerResponse_Proof {
+	p := new(GetCallerResponse_Proof)
+	*p = x
+	return p
+}
+
+func (x GetCallerResponse_Proof) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GetCallerResponse_Proof) Descriptor() protoreflect.EnumDescriptor {
+	return file_stepwell_v1_api_keys_proto_enumTypes[1].Descriptor()
+}
+
+func (GetCallerResponse_Proof) Type() protoreflect.EnumType {
+	return &file_stepwell_v1_api_keys_proto_enumTypes[1]
+}
+
+func (x GetCallerResponse_Proof) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GetCallerResponse_Proof.Descriptor instead.
+func (GetCallerResponse_Proof) EnumDescriptor() ([]byte, []int) {
+	return file_stepwell_v1_api_keys_proto_rawDescGZIP(), []int{14, 0}
+}
+
 // A key, without the key.
 type ApiKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -107,7 +169,9 @@ type ApiKey struct {
 	// When it was revoked; absent if it was not.
 	RevokeTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=revoke_time,json=revokeTime,proto3" json:"revoke_time,omitempty"`
 	// When it was last used, to about a minute; absent if never.
-	UseTime       *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=use_time,json=useTime,proto3" json:"use_time,omitempty"`
+	UseTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=use_time,json=useTime,proto3" json:"use_time,omitempty"`
+	// The only task queues that a worker may take tasks from with it, as `CreateApiKeyRequest` names them; none: all.
+	TaskQueues    []string `protobuf:"bytes,11,rep,name=task_queues,json=taskQueues,proto3" json:"task_queues,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -212,6 +276,13 @@ func (x *ApiKey) GetUseTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ApiKey) GetTaskQueues() []string {
+	if x != nil {
+		return x.TaskQueues
+	}
+	return nil
+}
+
 // Asks for a new key.
 type CreateApiKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -227,7 +298,10 @@ type CreateApiKeyRequest struct {
 	ReuseLabel bool `protobuf:"varint,5,opt,name=reuse_label,json=reuseLabel,proto3" json:"reuse_label,omitempty"`
 	// Makes a repeat safe: for a day it is answered with the same key, but without its secret, which is not kept. At most
 	// 255 bytes.
-	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The only task queues that a worker may take tasks from with it: names, or beginnings of names with `*` behind, such
+	// as `orders-*`. At most 256, and only for a worker. Default: all queues of its namespace.
+	TaskQueues    []string `protobuf:"bytes,7,rep,name=task_queues,json=taskQueues,proto3" json:"task_queues,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -302,6 +376,13 @@ func (x *CreateApiKeyRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *CreateApiKeyRequest) GetTaskQueues() []string {
+	if x != nil {
+		return x.TaskQueues
+	}
+	return nil
 }
 
 // The key.
@@ -928,11 +1009,139 @@ func (x *ValidateApiKeyResponse) GetApiKey() *ApiKey {
 	return nil
 }
 
+// Asks who the caller is.
+type GetCallerRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCallerRequest) Reset() {
+	*x = GetCallerRequest{}
+	mi := &file_stepwell_v1_api_keys_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCallerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCallerRequest) ProtoMessage() {}
+
+func (x *GetCallerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_stepwell_v1_api_keys_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCallerRequest.ProtoReflect.Descriptor instead.
+func (*GetCallerRequest) Descriptor() ([]byte, []int) {
+	return file_stepwell_v1_api_keys_proto_rawDescGZIP(), []int{13}
+}
+
+// Who the caller is.
+type GetCallerResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By what the caller proved who he is.
+	Proof GetCallerResponse_Proof `protobuf:"varint,1,opt,name=proof,proto3,enum=stepwell.v1.GetCallerResponse_Proof" json:"proof,omitempty"`
+	// The key's prefix, the token's issuer and subject, or the certificate's name. Empty if nobody was asked.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What he may do. Where nobody is asked it is all.
+	Role ApiKeyRole `protobuf:"varint,3,opt,name=role,proto3,enum=stepwell.v1.ApiKeyRole" json:"role,omitempty"`
+	// The only namespace that he may use; `-` if he may use all.
+	Namespace string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The only task queues that he may take tasks from; none: all.
+	TaskQueues []string `protobuf:"bytes,5,rep,name=task_queues,json=taskQueues,proto3" json:"task_queues,omitempty"`
+	// Until when the key or the token holds; absent if for ever, and for a certificate.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCallerResponse) Reset() {
+	*x = GetCallerResponse{}
+	mi := &file_stepwell_v1_api_keys_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCallerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCallerResponse) ProtoMessage() {}
+
+func (x *GetCallerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_stepwell_v1_api_keys_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCallerResponse.ProtoReflect.Descriptor instead.
+func (*GetCallerResponse) Descriptor() ([]byte, []int) {
+	return file_stepwell_v1_api_keys_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GetCallerResponse) GetProof() GetCallerResponse_Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return GetCallerResponse_PROOF_UNSPECIFIED
+}
+
+func (x *GetCallerResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetCallerResponse) GetRole() ApiKeyRole {
+	if x != nil {
+		return x.Role
+	}
+	return ApiKeyRole_API_KEY_ROLE_UNSPECIFIED
+}
+
+func (x *GetCallerResponse) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *GetCallerResponse) GetTaskQueues() []string {
+	if x != nil {
+		return x.TaskQueues
+	}
+	return nil
+}
+
+func (x *GetCallerResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 var File_stepwell_v1_api_keys_proto protoreflect.FileDescriptor
 
 const file_stepwell_v1_api_keys_proto_rawDesc = "" +
 	"\n" +
-	"\x1astepwell/v1/api_keys.proto\x12\vstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\"\xa2\x03\n" +
+	"\x1astepwell/v1/api_keys.proto\x12\vstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwell/v1/mirrors.proto\"\xc3\x03\n" +
 	"\x06ApiKey\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x16\n" +
 	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x14\n" +
@@ -947,7 +1156,9 @@ const file_stepwell_v1_api_keys_proto_rawDesc = "" +
 	"\vrevoke_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"revokeTime\x125\n" +
 	"\buse_time\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\auseTime\"\xf3\x01\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\auseTime\x12\x1f\n" +
+	"\vtask_queues\x18\v \x03(\tR\n" +
+	"taskQueues\"\x94\x02\n" +
 	"\x13CreateApiKeyRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12+\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x17.stepwell.v1.ApiKeyRoleR\x04role\x12\x14\n" +
@@ -957,7 +1168,9 @@ const file_stepwell_v1_api_keys_proto_rawDesc = "" +
 	"\vreuse_label\x18\x05 \x01(\bR\n" +
 	"reuseLabel\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\tR\trequestId\"v\n" +
+	"request_id\x18\x06 \x01(\tR\trequestId\x12\x1f\n" +
+	"\vtask_queues\x18\a \x03(\tR\n" +
+	"taskQueues\"v\n" +
 	"\x14CreateApiKeyResponse\x12,\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x13.stepwell.v1.ApiKeyR\x06apiKey\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\x12\x18\n" +
@@ -995,21 +1208,38 @@ const file_stepwell_v1_api_keys_proto_rawDesc = "" +
 	"\bkey_hash\x18\x01 \x01(\tR\akeyHash\"\\\n" +
 	"\x16ValidateApiKeyResponse\x12\x14\n" +
 	"\x05valid\x18\x01 \x01(\bR\x05valid\x12,\n" +
-	"\aapi_key\x18\x02 \x01(\v2\x13.stepwell.v1.ApiKeyR\x06apiKey*\x8d\x01\n" +
+	"\aapi_key\x18\x02 \x01(\v2\x13.stepwell.v1.ApiKeyR\x06apiKey\"\x12\n" +
+	"\x10GetCallerRequest\"\xe3\x02\n" +
+	"\x11GetCallerResponse\x12:\n" +
+	"\x05proof\x18\x01 \x01(\x0e2$.stepwell.v1.GetCallerResponse.ProofR\x05proof\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12+\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x17.stepwell.v1.ApiKeyRoleR\x04role\x12\x1c\n" +
+	"\tnamespace\x18\x04 \x01(\tR\tnamespace\x12\x1f\n" +
+	"\vtask_queues\x18\x05 \x03(\tR\n" +
+	"taskQueues\x12;\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"U\n" +
+	"\x05Proof\x12\x15\n" +
+	"\x11PROOF_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tPROOF_KEY\x10\x01\x12\x0f\n" +
+	"\vPROOF_TOKEN\x10\x02\x12\x15\n" +
+	"\x11PROOF_CERTIFICATE\x10\x03*\xa8\x01\n" +
 	"\n" +
 	"ApiKeyRole\x12\x1c\n" +
 	"\x18API_KEY_ROLE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13API_KEY_ROLE_READER\x10\x01\x12\x17\n" +
 	"\x13API_KEY_ROLE_WORKER\x10\x02\x12\x17\n" +
-	"\x13API_KEY_ROLE_WRITER\x10\x03\x12\x16\n" +
-	"\x12API_KEY_ROLE_ADMIN\x10\x042\xe8\x04\n" +
+	"\x13API_KEY_ROLE_CLIENT\x10\x03\x12\x16\n" +
+	"\x12API_KEY_ROLE_ADMIN\x10\x04\x12\x19\n" +
+	"\x15API_KEY_ROLE_OPERATOR\x10\x052\xb4\x05\n" +
 	"\rApiKeyService\x12S\n" +
 	"\fCreateApiKey\x12 .stepwell.v1.CreateApiKeyRequest\x1a!.stepwell.v1.CreateApiKeyResponse\x12J\n" +
 	"\tGetApiKey\x12\x1d.stepwell.v1.GetApiKeyRequest\x1a\x1e.stepwell.v1.GetApiKeyResponse\x12g\n" +
 	"\vListApiKeys\x12\x1f.stepwell.v1.ListApiKeysRequest\x1a .stepwell.v1.ListApiKeysResponse\"\x15ڻ\x18\x11\b\x01\x12\rlist_api_keys\x12k\n" +
 	"\fRevokeApiKey\x12 .stepwell.v1.RevokeApiKeyRequest\x1a!.stepwell.v1.RevokeApiKeyResponse\"\x16ڻ\x18\x12\b\x01\x12\x0erevoke_api_key\x12k\n" +
 	"\fImportApiKey\x12 .stepwell.v1.ImportApiKeyRequest\x1a!.stepwell.v1.ImportApiKeyResponse\"\x16ڻ\x18\x12\b\x01\x12\x0ecreate_api_key\x12s\n" +
-	"\x0eValidateApiKey\x12\".stepwell.v1.ValidateApiKeyRequest\x1a#.stepwell.v1.ValidateApiKeyResponse\"\x18ڻ\x18\x14\b\x01\x12\x10validate_api_keyBS\n" +
+	"\x0eValidateApiKey\x12\".stepwell.v1.ValidateApiKeyRequest\x1a#.stepwell.v1.ValidateApiKeyResponse\"\x18ڻ\x18\x14\b\x01\x12\x10validate_api_key\x12J\n" +
+	"\tGetCaller\x12\x1d.stepwell.v1.GetCallerRequest\x1a\x1e.stepwell.v1.GetCallerResponseBS\n" +
 	"\x0fdev.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3"
 
 var (
@@ -1024,57 +1254,65 @@ func file_stepwell_v1_api_keys_proto_rawDescGZIP() []byte {
 	return file_stepwell_v1_api_keys_proto_rawDescData
 }
 
-var file_stepwell_v1_api_keys_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_stepwell_v1_api_keys_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_stepwell_v1_api_keys_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_stepwell_v1_api_keys_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_stepwell_v1_api_keys_proto_goTypes = []any{
 	(ApiKeyRole)(0),                // 0: stepwell.v1.ApiKeyRole
-	(*ApiKey)(nil),                 // 1: stepwell.v1.ApiKey
-	(*CreateApiKeyRequest)(nil),    // 2: stepwell.v1.CreateApiKeyRequest
-	(*CreateApiKeyResponse)(nil),   // 3: stepwell.v1.CreateApiKeyResponse
-	(*GetApiKeyRequest)(nil),       // 4: stepwell.v1.GetApiKeyRequest
-	(*GetApiKeyResponse)(nil),      // 5: stepwell.v1.GetApiKeyResponse
-	(*ListApiKeysRequest)(nil),     // 6: stepwell.v1.ListApiKeysRequest
-	(*ListApiKeysResponse)(nil),    // 7: stepwell.v1.ListApiKeysResponse
-	(*RevokeApiKeyRequest)(nil),    // 8: stepwell.v1.RevokeApiKeyRequest
-	(*RevokeApiKeyResponse)(nil),   // 9: stepwell.v1.RevokeApiKeyResponse
-	(*ImportApiKeyRequest)(nil),    // 10: stepwell.v1.ImportApiKeyRequest
-	(*ImportApiKeyResponse)(nil),   // 11: stepwell.v1.ImportApiKeyResponse
-	(*ValidateApiKeyRequest)(nil),  // 12: stepwell.v1.ValidateApiKeyRequest
-	(*ValidateApiKeyResponse)(nil), // 13: stepwell.v1.ValidateApiKeyResponse
-	(*timestamppb.Timestamp)(nil),  // 14: google.protobuf.Timestamp
+	(GetCallerResponse_Proof)(0),   // 1: stepwell.v1.GetCallerResponse.Proof
+	(*ApiKey)(nil),                 // 2: stepwell.v1.ApiKey
+	(*CreateApiKeyRequest)(nil),    // 3: stepwell.v1.CreateApiKeyRequest
+	(*CreateApiKeyResponse)(nil),   // 4: stepwell.v1.CreateApiKeyResponse
+	(*GetApiKeyRequest)(nil),       // 5: stepwell.v1.GetApiKeyRequest
+	(*GetApiKeyResponse)(nil),      // 6: stepwell.v1.GetApiKeyResponse
+	(*ListApiKeysRequest)(nil),     // 7: stepwell.v1.ListApiKeysRequest
+	(*ListApiKeysResponse)(nil),    // 8: stepwell.v1.ListApiKeysResponse
+	(*RevokeApiKeyRequest)(nil),    // 9: stepwell.v1.RevokeApiKeyRequest
+	(*RevokeApiKeyResponse)(nil),   // 10: stepwell.v1.RevokeApiKeyResponse
+	(*ImportApiKeyRequest)(nil),    // 11: stepwell.v1.ImportApiKeyRequest
+	(*ImportApiKeyResponse)(nil),   // 12: stepwell.v1.ImportApiKeyResponse
+	(*ValidateApiKeyRequest)(nil),  // 13: stepwell.v1.ValidateApiKeyRequest
+	(*ValidateApiKeyResponse)(nil), // 14: stepwell.v1.ValidateApiKeyResponse
+	(*GetCallerRequest)(nil),       // 15: stepwell.v1.GetCallerRequest
+	(*GetCallerResponse)(nil),      // 16: stepwell.v1.GetCallerResponse
+	(*timestamppb.Timestamp)(nil),  // 17: google.protobuf.Timestamp
 }
 var file_stepwell_v1_api_keys_proto_depIdxs = []int32{
 	0,  // 0: stepwell.v1.ApiKey.role:type_name -> stepwell.v1.ApiKeyRole
-	14, // 1: stepwell.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
-	14, // 2: stepwell.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
-	14, // 3: stepwell.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
-	14, // 4: stepwell.v1.ApiKey.use_time:type_name -> google.protobuf.Timestamp
+	17, // 1: stepwell.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	17, // 2: stepwell.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 3: stepwell.v1.ApiKey.revoke_time:type_name -> google.protobuf.Timestamp
+	17, // 4: stepwell.v1.ApiKey.use_time:type_name -> google.protobuf.Timestamp
 	0,  // 5: stepwell.v1.CreateApiKeyRequest.role:type_name -> stepwell.v1.ApiKeyRole
-	14, // 6: stepwell.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
-	1,  // 7: stepwell.v1.CreateApiKeyResponse.api_key:type_name -> stepwell.v1.ApiKey
-	1,  // 8: stepwell.v1.GetApiKeyResponse.api_key:type_name -> stepwell.v1.ApiKey
-	1,  // 9: stepwell.v1.ListApiKeysResponse.api_keys:type_name -> stepwell.v1.ApiKey
-	14, // 10: stepwell.v1.ImportApiKeyRequest.create_time:type_name -> google.protobuf.Timestamp
-	14, // 11: stepwell.v1.ImportApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
-	1,  // 12: stepwell.v1.ImportApiKeyResponse.api_key:type_name -> stepwell.v1.ApiKey
-	1,  // 13: stepwell.v1.ValidateApiKeyResponse.api_key:type_name -> stepwell.v1.ApiKey
-	2,  // 14: stepwell.v1.ApiKeyService.CreateApiKey:input_type -> stepwell.v1.CreateApiKeyRequest
-	4,  // 15: stepwell.v1.ApiKeyService.GetApiKey:input_type -> stepwell.v1.GetApiKeyRequest
-	6,  // 16: stepwell.v1.ApiKeyService.ListApiKeys:input_type -> stepwell.v1.ListApiKeysRequest
-	8,  // 17: stepwell.v1.ApiKeyService.RevokeApiKey:input_type -> stepwell.v1.RevokeApiKeyRequest
-	10, // 18: stepwell.v1.ApiKeyService.ImportApiKey:input_type -> stepwell.v1.ImportApiKeyRequest
-	12, // 19: stepwell.v1.ApiKeyService.ValidateApiKey:input_type -> stepwell.v1.ValidateApiKeyRequest
-	3,  // 20: stepwell.v1.ApiKeyService.CreateApiKey:output_type -> stepwell.v1.CreateApiKeyResponse
-	5,  // 21: stepwell.v1.ApiKeyService.GetApiKey:output_type -> stepwell.v1.GetApiKeyResponse
-	7,  // 22: stepwell.v1.ApiKeyService.ListApiKeys:output_type -> stepwell.v1.ListApiKeysResponse
-	9,  // 23: stepwell.v1.ApiKeyService.RevokeApiKey:output_type -> stepwell.v1.RevokeApiKeyResponse
-	11, // 24: stepwell.v1.ApiKeyService.ImportApiKey:output_type -> stepwell.v1.ImportApiKeyResponse
-	13, // 25: stepwell.v1.ApiKeyService.ValidateApiKey:output_type -> stepwell.v1.ValidateApiKeyResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	17, // 6: stepwell.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 7: stepwell.v1.CreateApiKeyResponse.api_key:type_name -> stepwell.v1.ApiKey
+	2,  // 8: stepwell.v1.GetApiKeyResponse.api_key:type_name -> stepwell.v1.ApiKey
+	2,  // 9: stepwell.v1.ListApiKeysResponse.api_keys:type_name -> stepwell.v1.ApiKey
+	17, // 10: stepwell.v1.ImportApiKeyRequest.create_time:type_name -> google.protobuf.Timestamp
+	17, // 11: stepwell.v1.ImportApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 12: stepwell.v1.ImportApiKeyResponse.api_key:type_name -> stepwell.v1.ApiKey
+	2,  // 13: stepwell.v1.ValidateApiKeyResponse.api_key:type_name -> stepwell.v1.ApiKey
+	1,  // 14: stepwell.v1.GetCallerResponse.proof:type_name -> stepwell.v1.GetCallerResponse.Proof
+	0,  // 15: stepwell.v1.GetCallerResponse.role:type_name -> stepwell.v1.ApiKeyRole
+	17, // 16: stepwell.v1.GetCallerResponse.expire_time:type_name -> google.protobuf.Timestamp
+	3,  // 17: stepwell.v1.ApiKeyService.CreateApiKey:input_type -> stepwell.v1.CreateApiKeyRequest
+	5,  // 18: stepwell.v1.ApiKeyService.GetApiKey:input_type -> stepwell.v1.GetApiKeyRequest
+	7,  // 19: stepwell.v1.ApiKeyService.ListApiKeys:input_type -> stepwell.v1.ListApiKeysRequest
+	9,  // 20: stepwell.v1.ApiKeyService.RevokeApiKey:input_type -> stepwell.v1.RevokeApiKeyRequest
+	11, // 21: stepwell.v1.ApiKeyService.ImportApiKey:input_type -> stepwell.v1.ImportApiKeyRequest
+	13, // 22: stepwell.v1.ApiKeyService.ValidateApiKey:input_type -> stepwell.v1.ValidateApiKeyRequest
+	15, // 23: stepwell.v1.ApiKeyService.GetCaller:input_type -> stepwell.v1.GetCallerRequest
+	4,  // 24: stepwell.v1.ApiKeyService.CreateApiKey:output_type -> stepwell.v1.CreateApiKeyResponse
+	6,  // 25: stepwell.v1.ApiKeyService.GetApiKey:output_type -> stepwell.v1.GetApiKeyResponse
+	8,  // 26: stepwell.v1.ApiKeyService.ListApiKeys:output_type -> stepwell.v1.ListApiKeysResponse
+	10, // 27: stepwell.v1.ApiKeyService.RevokeApiKey:output_type -> stepwell.v1.RevokeApiKeyResponse
+	12, // 28: stepwell.v1.ApiKeyService.ImportApiKey:output_type -> stepwell.v1.ImportApiKeyResponse
+	14, // 29: stepwell.v1.ApiKeyService.ValidateApiKey:output_type -> stepwell.v1.ValidateApiKeyResponse
+	16, // 30: stepwell.v1.ApiKeyService.GetCaller:output_type -> stepwell.v1.GetCallerResponse
+	24, // [24:31] is the sub-list for method output_type
+	17, // [17:24] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_stepwell_v1_api_keys_proto_init() }
@@ -1088,8 +1326,8 @@ func file_stepwell_v1_api_keys_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_stepwell_v1_api_keys_proto_rawDesc), len(file_stepwell_v1_api_keys_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   13,
+			NumEnums:      2,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,13 +27,14 @@ const (
 	ApiKeyService_RevokeApiKey_FullMethodName   = "/stepwell.v1.ApiKeyService/RevokeApiKey"
 	ApiKeyService_ImportApiKey_FullMethodName   = "/stepwell.v1.ApiKeyService/ImportApiKey"
 	ApiKeyService_ValidateApiKey_FullMethodName = "/stepwell.v1.ApiKeyService/ValidateApiKey"
+	ApiKeyService_GetCaller_FullMethodName      = "/stepwell.v1.ApiKeyService/GetCaller"
 )
 
 // ApiKeyServiceClient is the client API for ApiKeyService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Creates, lists and revokes API keys. All of it is an admin's.
+// Creates, lists and revokes API keys. All of it is an admin's, but that each caller may ask who he is.
 //
 // A key is sent with each call as `authorization: Bearer swk_…`. It is shown once, when it is created; the service keeps
 // its SHA-256. The first one is made by `stepwell-server keys create`.
@@ -55,6 +56,8 @@ type ApiKeyServiceClient interface {
 	// Tells whether a hash was imported and holds still. Keys of this service's own are not looked at. Reasons:
 	// INVALID_FIELD.
 	ValidateApiKey(ctx context.Context, in *ValidateApiKeyRequest, opts ...grpc.CallOption) (*ValidateApiKeyResponse, error)
+	// Tells who the caller is to this service, and what he may use: for a key, a token or a certificate, of any role.
+	GetCaller(ctx context.Context, in *GetCallerRequest, opts ...grpc.CallOption) (*GetCallerResponse, error)
 }
 
 type apiKeyServiceClient struct {
@@ -125,11 +128,21 @@ func (c *apiKeyServiceClient) ValidateApiKey(ctx context.Context, in *ValidateAp
 	return out, nil
 }
 
+func (c *apiKeyServiceClient) GetCaller(ctx context.Context, in *GetCallerRequest, opts ...grpc.CallOption) (*GetCallerResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetCallerResponse)
+	err := c.cc.Invoke(ctx, ApiKeyService_GetCaller_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ApiKeyServiceServer is the server API for ApiKeyService service.
 // All implementations must embed UnimplementedApiKeyServiceServer
 // for forward compatibility.
 //
-// Creates, lists and revokes API keys. All of it is an admin's.
+// Creates, lists and revokes API keys. All of it is an admin's, but that each caller may ask who he is.
 //
 // A key is sent with each call as `authorization: Bearer swk_…`. It is shown once, when it is created; the service keeps
 // its SHA-256. The first one is made by `stepwell-server keys create`.
@@ -151,6 +164,8 @@ type ApiKeyServiceServer interface {
 	// Tells whether a hash was imported and holds still. Keys of this service's own are not looked at. Reasons:
 	// INVALID_FIELD.
 	ValidateApiKey(context.Context, *ValidateApiKeyRequest) (*ValidateApiKeyResponse, error)
+	// Tells who the caller is to this service, and what he may use: for a key, a token or a certificate, of any role.
+	GetCaller(context.Context, *GetCallerRequest) (*GetCallerResponse, error)
 	mustEmbedUnimplementedApiKeyServiceServer()
 }
 
@@ -178,6 +193,9 @@ func (UnimplementedApiKeyServiceServer) ImportApiKey(context.Context, *ImportApi
 }
 func (UnimplementedApiKeyServiceServer) ValidateApiKey(context.Context, *ValidateApiKeyRequest) (*ValidateApiKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ValidateApiKey not implemented")
+}
+func (UnimplementedApiKeyServiceServer) GetCaller(context.Context, *GetCallerRequest) (*GetCallerResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCaller not implemented")
 }
 func (UnimplementedApiKeyServiceServer) mustEmbedUnimplementedApiKeyServiceServer() {}
 func (UnimplementedApiKeyServiceServer) testEmbeddedByValue()                       {}
@@ -308,6 +326,24 @@ func _ApiKeyService_ValidateApiKey_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ApiKeyService_GetCaller_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCallerRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ApiKeyServiceServer).GetCaller(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ApiKeyService_GetCaller_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ApiKeyServiceServer).GetCaller(ctx, req.(*GetCallerRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ApiKeyService_ServiceDesc is the grpc.ServiceDesc for ApiKeyService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -338,6 +374,10 @@ var ApiKeyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ValidateApiKey",
 			Handler:    _ApiKeyService_ValidateApiKey_Handler,
+		},
+		{
+			MethodName: "GetCaller",
+			Handler:    _ApiKeyService_GetCaller_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -90,13 +90,42 @@ const (
 	// The key's role does not allow the call. PERMISSION_DENIED.
 	//
 	//	{"reason": "ROLE_DENIED", "domain": "stepwell.dev", "metadata": {"method": "StartRun", "role": "READER",
-	//	"needed": "WRITER"}}
+	//	"needed": "CLIENT"}}
 	ErrorReason_ERROR_REASON_ROLE_DENIED ErrorReason = 110
 	// The request names another namespace than the one that the key is for. PERMISSION_DENIED.
 	//
 	//	{"reason": "NAMESPACE_DENIED", "domain": "stepwell.dev", "metadata": {"namespace": "team-a", "field":
 	//	"namespace"}}
 	ErrorReason_ERROR_REASON_NAMESPACE_DENIED ErrorReason = 111
+	// The request names a task queue that a worker with this key, token or certificate may not take tasks from.
+	// PERMISSION_DENIED.
+	//
+	//	{"reason": "TASK_QUEUE_DENIED", "domain": "stepwell.dev", "metadata": {"task_queue": "payments", "field":
+	//	"hello.task_queues"}}
+	ErrorReason_ERROR_REASON_TASK_QUEUE_DENIED ErrorReason = 116
+	// What the call came with looks like a token (JWT) and is none. UNAUTHENTICATED.
+	//
+	//	{"reason": "TOKEN_MALFORMED", "domain": "stepwell.dev", "metadata": {"problem": "it has no issuer"}}
+	ErrorReason_ERROR_REASON_TOKEN_MALFORMED ErrorReason = 117
+	// The token is of nobody whom this server trusts, for somebody else, not signed as it should be, or not valid yet.
+	// UNAUTHENTICATED.
+	//
+	//	{"reason": "TOKEN_UNTRUSTED", "domain": "stepwell.dev", "metadata": {"problem": "its signature is wrong"}}
+	ErrorReason_ERROR_REASON_TOKEN_UNTRUSTED ErrorReason = 118
+	// The token's time is over; a stream is ended with it, too. UNAUTHENTICATED.
+	//
+	//	{"reason": "TOKEN_EXPIRED", "domain": "stepwell.dev", "metadata": {}}
+	ErrorReason_ERROR_REASON_TOKEN_EXPIRED ErrorReason = 119
+	// The public keys of a token's issuer can't be fetched, and none are known yet. Repeat the call after `RetryInfo`.
+	// UNAVAILABLE.
+	//
+	//	{"reason": "ISSUER_KEYS_UNAVAILABLE", "domain": "stepwell.dev", "metadata": {"issuer":
+	//	"https://login.example.com"}}
+	ErrorReason_ERROR_REASON_ISSUER_KEYS_UNAVAILABLE ErrorReason = 120
+	// The caller's token or certificate is good, and no rule of this server gives it a role. PERMISSION_DENIED.
+	//
+	//	{"reason": "IDENTITY_WITHOUT_ROLE", "domain": "stepwell.dev", "metadata": {"identity": "ann"}}
+	ErrorReason_ERROR_REASON_IDENTITY_WITHOUT_ROLE ErrorReason = 121
 	// The key does not exist. NOT_FOUND.
 	//
 	//	{"reason": "API_KEY_NOT_FOUND", "domain": "stepwell.dev", "metadata": {"key_id":
@@ -410,6 +439,17 @@ const (
 	//
 	//	{"reason": "WRITES_BUSY", "domain": "stepwell.dev", "metadata": {"count": "3"}}
 	ErrorReason_ERROR_REASON_WRITES_BUSY ErrorReason = 101
+	// The bytes of the message are no message of the type that the method takes: they are broken, a text in it is no
+	// UTF-8, or it is nested too deep. INVALID_ARGUMENT.
+	//
+	//	{"reason": "MESSAGE_MALFORMED", "domain": "stepwell.dev", "metadata": {"type": "StartRunRequest", "problem":
+	//	"a text in it is no UTF-8"}}
+	ErrorReason_ERROR_REASON_MESSAGE_MALFORMED ErrorReason = 126
+	// So many streams are open at this replica with the key, or over the connection where there is no key, that it may
+	// have no more. Close some, or connect to another replica. Repeat the call after `RetryInfo`. RESOURCE_EXHAUSTED.
+	//
+	//	{"reason": "TOO_MANY_STREAMS", "domain": "stepwell.dev", "metadata": {"streams_per_key": "4000"}}
+	ErrorReason_ERROR_REASON_TOO_MANY_STREAMS ErrorReason = 127
 )
 
 // Enum value maps for ErrorReason.
@@ -431,6 +471,12 @@ var (
 		99:  "ERROR_REASON_API_KEY_EXPIRED",
 		110: "ERROR_REASON_ROLE_DENIED",
 		111: "ERROR_REASON_NAMESPACE_DENIED",
+		116: "ERROR_REASON_TASK_QUEUE_DENIED",
+		117: "ERROR_REASON_TOKEN_MALFORMED",
+		118: "ERROR_REASON_TOKEN_UNTRUSTED",
+		119: "ERROR_REASON_TOKEN_EXPIRED",
+		120: "ERROR_REASON_ISSUER_KEYS_UNAVAILABLE",
+		121: "ERROR_REASON_IDENTITY_WITHOUT_ROLE",
 		112: "ERROR_REASON_API_KEY_NOT_FOUND",
 		113: "ERROR_REASON_API_KEY_AMBIGUOUS",
 		114: "ERROR_REASON_API_KEY_EXISTS",
@@ -494,6 +540,8 @@ var (
 		79:  "ERROR_REASON_USER_TASK_VERSION_CONFLICT",
 		100: "ERROR_REASON_RUN_VERSION_CHANGED",
 		101: "ERROR_REASON_WRITES_BUSY",
+		126: "ERROR_REASON_MESSAGE_MALFORMED",
+		127: "ERROR_REASON_TOO_MANY_STREAMS",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                  0,
@@ -512,6 +560,12 @@ var (
 		"ERROR_REASON_API_KEY_EXPIRED":              99,
 		"ERROR_REASON_ROLE_DENIED":                  110,
 		"ERROR_REASON_NAMESPACE_DENIED":             111,
+		"ERROR_REASON_TASK_QUEUE_DENIED":            116,
+		"ERROR_REASON_TOKEN_MALFORMED":              117,
+		"ERROR_REASON_TOKEN_UNTRUSTED":              118,
+		"ERROR_REASON_TOKEN_EXPIRED":                119,
+		"ERROR_REASON_ISSUER_KEYS_UNAVAILABLE":      120,
+		"ERROR_REASON_IDENTITY_WITHOUT_ROLE":        121,
 		"ERROR_REASON_API_KEY_NOT_FOUND":            112,
 		"ERROR_REASON_API_KEY_AMBIGUOUS":            113,
 		"ERROR_REASON_API_KEY_EXISTS":               114,
@@ -575,6 +629,8 @@ var (
 		"ERROR_REASON_USER_TASK_VERSION_CONFLICT":   79,
 		"ERROR_REASON_RUN_VERSION_CHANGED":          100,
 		"ERROR_REASON_WRITES_BUSY":                  101,
+		"ERROR_REASON_MESSAGE_MALFORMED":            126,
+		"ERROR_REASON_TOO_MANY_STREAMS":             127,
 	}
 )
 
@@ -609,7 +665,7 @@ var File_stepwell_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_stepwell_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1estepwell/v1/error_reason.proto\x12\vstepwell.v1*\xc0\x15\n" +
+	"\x1estepwell/v1/error_reason.proto\x12\vstepwell.v1*\xe1\x17\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\x1f\n" +
@@ -627,6 +683,12 @@ const file_stepwell_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_API_KEY_EXPIRED\x10c\x12\x1c\n" +
 	"\x18ERROR_REASON_ROLE_DENIED\x10n\x12!\n" +
 	"\x1dERROR_REASON_NAMESPACE_DENIED\x10o\x12\"\n" +
+	"\x1eERROR_REASON_TASK_QUEUE_DENIED\x10t\x12 \n" +
+	"\x1cERROR_REASON_TOKEN_MALFORMED\x10u\x12 \n" +
+	"\x1cERROR_REASON_TOKEN_UNTRUSTED\x10v\x12\x1e\n" +
+	"\x1aERROR_REASON_TOKEN_EXPIRED\x10w\x12(\n" +
+	"$ERROR_REASON_ISSUER_KEYS_UNAVAILABLE\x10x\x12&\n" +
+	"\"ERROR_REASON_IDENTITY_WITHOUT_ROLE\x10y\x12\"\n" +
 	"\x1eERROR_REASON_API_KEY_NOT_FOUND\x10p\x12\"\n" +
 	"\x1eERROR_REASON_API_KEY_AMBIGUOUS\x10q\x12\x1f\n" +
 	"\x1bERROR_REASON_API_KEY_EXISTS\x10r\x12&\n" +
@@ -690,7 +752,9 @@ const file_stepwell_v1_error_reason_proto_rawDesc = "" +
 	")ERROR_REASON_USER_TASK_ASSIGNED_ELSEWHERE\x10N\x12+\n" +
 	"'ERROR_REASON_USER_TASK_VERSION_CONFLICT\x10O\x12$\n" +
 	" ERROR_REASON_RUN_VERSION_CHANGED\x10d\x12\x1c\n" +
-	"\x18ERROR_REASON_WRITES_BUSY\x10eBS\n" +
+	"\x18ERROR_REASON_WRITES_BUSY\x10e\x12\"\n" +
+	"\x1eERROR_REASON_MESSAGE_MALFORMED\x10~\x12!\n" +
+	"\x1dERROR_REASON_TOO_MANY_STREAMS\x10\x7fBS\n" +
 	"\x0fdev.stepwell.v1P\x01Z>github.com/stepwell/stepwell/clients/go/stepwell/v1;stepwellv1b\x06proto3"
 
 var (

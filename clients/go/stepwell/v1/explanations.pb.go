@@ -66,6 +66,10 @@ const (
 	Explanation_CODE_RATE_LIMITED Explanation_Code = 17
 	// It waits for a slot: as many runs of its key are at work as its concurrency limit allows.
 	Explanation_CODE_CONCURRENCY Explanation_Code = 18
+	// Its worker has given no sign of life for so long that it has lost it: it goes back to its queue soon.
+	Explanation_CODE_HOLDER_LOST Explanation_Code = 19
+	// Its time has come, and the leader has not dealt with it yet.
+	Explanation_CODE_OVERDUE Explanation_Code = 20
 )
 
 // Enum value maps for Explanation_Code.
@@ -90,6 +94,8 @@ var (
 		16: "CODE_MOVING",
 		17: "CODE_RATE_LIMITED",
 		18: "CODE_CONCURRENCY",
+		19: "CODE_HOLDER_LOST",
+		20: "CODE_OVERDUE",
 	}
 	Explanation_Code_value = map[string]int32{
 		"CODE_UNSPECIFIED":      0,
@@ -111,6 +117,8 @@ var (
 		"CODE_MOVING":           16,
 		"CODE_RATE_LIMITED":     17,
 		"CODE_CONCURRENCY":      18,
+		"CODE_HOLDER_LOST":      19,
+		"CODE_OVERDUE":          20,
 	}
 )
 
@@ -511,7 +519,7 @@ var File_stepwell_v1_explanations_proto protoreflect.FileDescriptor
 
 const file_stepwell_v1_explanations_proto_rawDesc = "" +
 	"\n" +
-	"\x1estepwell/v1/explanations.proto\x12\vstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x06\n" +
+	"\x1estepwell/v1/explanations.proto\x12\vstepwell.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x06\n" +
 	"\vExplanation\x121\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x1d.stepwell.v1.Explanation.CodeR\x04code\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x16\n" +
@@ -526,7 +534,7 @@ const file_stepwell_v1_explanations_proto_rawDesc = "" +
 	"\rbacklog_count\x18\n" +
 	" \x01(\x05R\fbacklogCount\x12\x1f\n" +
 	"\vahead_count\x18\v \x01(\x05R\n" +
-	"aheadCount\"\xea\x02\n" +
+	"aheadCount\"\x92\x03\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -551,7 +559,9 @@ const file_stepwell_v1_explanations_proto_rawDesc = "" +
 	"\x0eCODE_SUSPENDED\x10\x0f\x12\x0f\n" +
 	"\vCODE_MOVING\x10\x10\x12\x15\n" +
 	"\x11CODE_RATE_LIMITED\x10\x11\x12\x14\n" +
-	"\x10CODE_CONCURRENCY\x10\x12\"i\n" +
+	"\x10CODE_CONCURRENCY\x10\x12\x12\x14\n" +
+	"\x10CODE_HOLDER_LOST\x10\x13\x12\x10\n" +
+	"\fCODE_OVERDUE\x10\x14\"i\n" +
 	"\x11ExplainRunRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x15\n" +
 	"\x06run_id\x18\x02 \x01(\tR\x05runId\x12\x1f\n" +

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file stepwell/v1/api_keys.proto.
  */
 export const file_stepwell_v1_api_keys: GenFile = /*@__PURE__*/
-  fileDesc("ChpzdGVwd2VsbC92MS9hcGlfa2V5cy5wcm90bxILc3RlcHdlbGwudjEixAIKBkFwaUtleRIOCgZrZXlfaWQYASABKAkSDgoGcHJlZml4GAIgASgJEg0KBWxhYmVsGAMgASgJEiUKBHJvbGUYBCABKA4yFy5zdGVwd2VsbC52MS5BcGlLZXlSb2xlEhEKCW5hbWVzcGFjZRgFIAEoCRIQCghpbXBvcnRlZBgGIAEoCBIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3Jldm9rZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgh1c2VfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiuAEKE0NyZWF0ZUFwaUtleVJlcXVlc3QSEQoJbmFtZXNwYWNlGAEgASgJEiUKBHJvbGUYAiABKA4yFy5zdGVwd2VsbC52MS5BcGlLZXlSb2xlEg0KBWxhYmVsGAMgASgJEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBITCgtyZXVzZV9sYWJlbBgFIAEoCBISCgpyZXF1ZXN0X2lkGAYgASgJIl0KFENyZWF0ZUFwaUtleVJlc3BvbnNlEiQKB2FwaV9rZXkYASABKAsyEy5zdGVwd2VsbC52MS5BcGlLZXkSDgoGc2VjcmV0GAIgASgJEg8KB2NyZWF0ZWQYAyABKAgiIgoQR2V0QXBpS2V5UmVxdWVzdBIOCgZrZXlfaWQYASABKAkiOQoRR2V0QXBpS2V5UmVzcG9uc2USJAoHYXBpX2tleRgBIAEoCzITLnN0ZXB3ZWxsLnYxLkFwaUtleSJzChJMaXN0QXBpS2V5c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkSDgoGZmlsdGVyGAMgASgJEhAKCG9yZGVyX2J5GAQgASgJEhQKDHNob3dfcmV2b2tlZBgFIAEoCCJVChNMaXN0QXBpS2V5c1Jlc3BvbnNlEiUKCGFwaV9rZXlzGAEgAygLMhMuc3RlcHdlbGwudjEuQXBpS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI1ChNSZXZva2VBcGlLZXlSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCRIOCgZwcmVmaXgYAiABKAkiJwoUUmV2b2tlQXBpS2V5UmVzcG9uc2USDwoHcmV2b2tlZBgBIAEoCCKoAQoTSW1wb3J0QXBpS2V5UmVxdWVzdBIQCghrZXlfaGFzaBgBIAEoCRIOCgZwcmVmaXgYAiABKAkSDQoFbGFiZWwYAyABKAkSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI8ChRJbXBvcnRBcGlLZXlSZXNwb25zZRIkCgdhcGlfa2V5GAEgASgLMhMuc3RlcHdlbGwudjEuQXBpS2V5IikKFVZhbGlkYXRlQXBpS2V5UmVxdWVzdBIQCghrZXlfaGFzaBgBIAEoCSJNChZWYWxpZGF0ZUFwaUtleVJlc3BvbnNlEg0KBXZhbGlkGAEgASgIEiQKB2FwaV9rZXkYAiABKAsyEy5zdGVwd2VsbC52MS5BcGlLZXkqjQEKCkFwaUtleVJvbGUSHAoYQVBJX0tFWV9ST0xFX1VOU1BFQ0lGSUVEEAASFwoTQVBJX0tFWV9ST0xFX1JFQURFUhABEhcKE0FQSV9LRVlfUk9MRV9XT1JLRVIQAhIXChNBUElfS0VZX1JPTEVfV1JJVEVSEAMSFgoSQVBJX0tFWV9ST0xFX0FETUlOEAQy6AQKDUFwaUtleVNlcnZpY2USUwoMQ3JlYXRlQXBpS2V5EiAuc3RlcHdlbGwudjEuQ3JlYXRlQXBpS2V5UmVxdWVzdBohLnN0ZXB3ZWxsLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlEkoKCUdldEFwaUtleRIdLnN0ZXB3ZWxsLnYxLkdldEFwaUtleVJlcXVlc3QaHi5zdGVwd2VsbC52MS5HZXRBcGlLZXlSZXNwb25zZRJnCgtMaXN0QXBpS2V5cxIfLnN0ZXB3ZWxsLnYxLkxpc3RBcGlLZXlzUmVxdWVzdBogLnN0ZXB3ZWxsLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2UiFdq7GBEIARINbGlzdF9hcGlfa2V5cxJrCgxSZXZva2VBcGlLZXkSIC5zdGVwd2VsbC52MS5SZXZva2VBcGlLZXlSZXF1ZXN0GiEuc3RlcHdlbGwudjEuUmV2b2tlQXBpS2V5UmVzcG9uc2UiFtq7GBIIARIOcmV2b2tlX2FwaV9rZXkSawoMSW1wb3J0QXBpS2V5EiAuc3RlcHdlbGwudjEuSW1wb3J0QXBpS2V5UmVxdWVzdBohLnN0ZXB3ZWxsLnYxLkltcG9ydEFwaUtleVJlc3BvbnNlIhbauxgSCAESDmNyZWF0ZV9hcGlfa2V5EnMKDlZhbGlkYXRlQXBpS2V5EiIuc3RlcHdlbGwudjEuVmFsaWRhdGVBcGlLZXlSZXF1ZXN0GiMuc3RlcHdlbGwudjEuVmFsaWRhdGVBcGlLZXlSZXNwb25zZSIY2rsYFAgBEhB2YWxpZGF0ZV9hcGlfa2V5QlMKD2Rldi5zdGVwd2VsbC52MVABWj5naXRodWIuY29tL3N0ZXB3ZWxsL3N0ZXB3ZWxsL2NsaWVudHMvZ28vc3RlcHdlbGwvdjE7c3RlcHdlbGx2MWIGcHJvdG8z", [file_google_protobuf_timestamp, file_stepwell_v1_mirrors]);
+  fileDesc("ChpzdGVwd2VsbC92MS9hcGlfa2V5cy5wcm90bxILc3RlcHdlbGwudjEi2QIKBkFwaUtleRIOCgZrZXlfaWQYASABKAkSDgoGcHJlZml4GAIgASgJEg0KBWxhYmVsGAMgASgJEiUKBHJvbGUYBCABKA4yFy5zdGVwd2VsbC52MS5BcGlLZXlSb2xlEhEKCW5hbWVzcGFjZRgFIAEoCRIQCghpbXBvcnRlZBgGIAEoCBIvCgtjcmVhdGVfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZXhwaXJlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3Jldm9rZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCgh1c2VfdGltZRgKIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLdGFza19xdWV1ZXMYCyADKAkizQEKE0NyZWF0ZUFwaUtleVJlcXVlc3QSEQoJbmFtZXNwYWNlGAEgASgJEiUKBHJvbGUYAiABKA4yFy5zdGVwd2VsbC52MS5BcGlLZXlSb2xlEg0KBWxhYmVsGAMgASgJEi8KC2V4cGlyZV90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBITCgtyZXVzZV9sYWJlbBgFIAEoCBISCgpyZXF1ZXN0X2lkGAYgASgJEhMKC3Rhc2tfcXVldWVzGAcgAygJIl0KFENyZWF0ZUFwaUtleVJlc3BvbnNlEiQKB2FwaV9rZXkYASABKAsyEy5zdGVwd2VsbC52MS5BcGlLZXkSDgoGc2VjcmV0GAIgASgJEg8KB2NyZWF0ZWQYAyABKAgiIgoQR2V0QXBpS2V5UmVxdWVzdBIOCgZrZXlfaWQYASABKAkiOQoRR2V0QXBpS2V5UmVzcG9uc2USJAoHYXBpX2tleRgBIAEoCzITLnN0ZXB3ZWxsLnYxLkFwaUtleSJzChJMaXN0QXBpS2V5c1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkSDgoGZmlsdGVyGAMgASgJEhAKCG9yZGVyX2J5GAQgASgJEhQKDHNob3dfcmV2b2tlZBgFIAEoCCJVChNMaXN0QXBpS2V5c1Jlc3BvbnNlEiUKCGFwaV9rZXlzGAEgAygLMhMuc3RlcHdlbGwudjEuQXBpS2V5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSI1ChNSZXZva2VBcGlLZXlSZXF1ZXN0Eg4KBmtleV9pZBgBIAEoCRIOCgZwcmVmaXgYAiABKAkiJwoUUmV2b2tlQXBpS2V5UmVzcG9uc2USDwoHcmV2b2tlZBgBIAEoCCKoAQoTSW1wb3J0QXBpS2V5UmVxdWVzdBIQCghrZXlfaGFzaBgBIAEoCRIOCgZwcmVmaXgYAiABKAkSDQoFbGFiZWwYAyABKAkSLwoLY3JlYXRlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC2V4cGlyZV90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI8ChRJbXBvcnRBcGlLZXlSZXNwb25zZRIkCgdhcGlfa2V5GAEgASgLMhMuc3RlcHdlbGwudjEuQXBpS2V5IikKFVZhbGlkYXRlQXBpS2V5UmVxdWVzdBIQCghrZXlfaGFzaBgBIAEoCSJNChZWYWxpZGF0ZUFwaUtleVJlc3BvbnNlEg0KBXZhbGlkGAEgASgIEiQKB2FwaV9rZXkYAiABKAsyEy5zdGVwd2VsbC52MS5BcGlLZXkiEgoQR2V0Q2FsbGVyUmVxdWVzdCKtAgoRR2V0Q2FsbGVyUmVzcG9uc2USMwoFcHJvb2YYASABKA4yJC5zdGVwd2VsbC52MS5HZXRDYWxsZXJSZXNwb25zZS5Qcm9vZhIMCgRuYW1lGAIgASgJEiUKBHJvbGUYAyABKA4yFy5zdGVwd2VsbC52MS5BcGlLZXlSb2xlEhEKCW5hbWVzcGFjZRgEIAEoCRITCgt0YXNrX3F1ZXVlcxgFIAMoCRIvCgtleHBpcmVfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiVQoFUHJvb2YSFQoRUFJPT0ZfVU5TUEVDSUZJRUQQABINCglQUk9PRl9LRVkQARIPCgtQUk9PRl9UT0tFThACEhUKEVBST09GX0NFUlRJRklDQVRFEAMqqAEKCkFwaUtleVJvbGUSHAoYQVBJX0tFWV9ST0xFX1VOU1BFQ0lGSUVEEAASFwoTQVBJX0tFWV9ST0xFX1JFQURFUhABEhcKE0FQSV9LRVlfUk9MRV9XT1JLRVIQAhIXChNBUElfS0VZX1JPTEVfQ0xJRU5UEAMSFgoSQVBJX0tFWV9ST0xFX0FETUlOEAQSGQoVQVBJX0tFWV9ST0xFX09QRVJBVE9SEAUytAUKDUFwaUtleVNlcnZpY2USUwoMQ3JlYXRlQXBpS2V5EiAuc3RlcHdlbGwudjEuQ3JlYXRlQXBpS2V5UmVxdWVzdBohLnN0ZXB3ZWxsLnYxLkNyZWF0ZUFwaUtleVJlc3BvbnNlEkoKCUdldEFwaUtleRIdLnN0ZXB3ZWxsLnYxLkdldEFwaUtleVJlcXVlc3QaHi5zdGVwd2VsbC52MS5HZXRBcGlLZXlSZXNwb25zZRJnCgtMaXN0QXBpS2V5cxIfLnN0ZXB3ZWxsLnYxLkxpc3RBcGlLZXlzUmVxdWVzdBogLnN0ZXB3ZWxsLnYxLkxpc3RBcGlLZXlzUmVzcG9uc2UiFdq7GBEIARINbGlzdF9hcGlfa2V5cxJrCgxSZXZva2VBcGlLZXkSIC5zdGVwd2VsbC52MS5SZXZva2VBcGlLZXlSZXF1ZXN0GiEuc3RlcHdlbGwudjEuUmV2b2tlQXBpS2V5UmVzcG9uc2UiFtq7GBIIARIOcmV2b2tlX2FwaV9rZXkSawoMSW1wb3J0QXBpS2V5EiAuc3RlcHdlbGwudjEuSW1wb3J0QXBpS2V5UmVxdWVzdBohLnN0ZXB3ZWxsLnYxLkltcG9ydEFwaUtleVJlc3BvbnNlIhbauxgSCAESDmNyZWF0ZV9hcGlfa2V5EnMKDlZhbGlkYXRlQXBpS2V5EiIuc3RlcHdlbGwudjEuVmFsaWRhdGVBcGlLZXlSZXF1ZXN0GiMuc3RlcHdlbGwudjEuVmFsaWRhdGVBcGlLZXlSZXNwb25zZSIY2rsYFAgBEhB2YWxpZGF0ZV9hcGlfa2V5EkoKCUdldENhbGxlchIdLnN0ZXB3ZWxsLnYxLkdldENhbGxlclJlcXVlc3QaHi5zdGVwd2VsbC52MS5HZXRDYWxsZXJSZXNwb25zZUJTCg9kZXYuc3RlcHdlbGwudjFQAVo+Z2l0aHViLmNvbS9zdGVwd2VsbC9zdGVwd2VsbC9jbGllbnRzL2dvL3N0ZXB3ZWxsL3YxO3N0ZXB3ZWxsdjFiBnByb3RvMw", [file_google_protobuf_timestamp, file_stepwell_v1_mirrors]);
 
 /**
  * A key, without the key.
@@ -92,6 +92,13 @@ export type ApiKey = Message<"stepwell.v1.ApiKey"> & {
    * @generated from field: google.protobuf.Timestamp use_time = 10;
    */
   useTime?: Timestamp | undefined;
+
+  /**
+   * The only task queues that a worker may take tasks from with it, as `CreateApiKeyRequest` names them; none: all.
+   *
+   * @generated from field: repeated string task_queues = 11;
+   */
+  taskQueues: string[];
 };
 
 /**
@@ -149,6 +156,14 @@ export type CreateApiKeyRequest = Message<"stepwell.v1.CreateApiKeyRequest"> & {
    * @generated from field: string request_id = 6;
    */
   requestId: string;
+
+  /**
+   * The only task queues that a worker may take tasks from with it: names, or beginnings of names with `*` behind, such
+   * as `orders-*`. At most 256, and only for a worker. Default: all queues of its namespace.
+   *
+   * @generated from field: repeated string task_queues = 7;
+   */
+  taskQueues: string[];
 };
 
 /**
@@ -482,6 +497,118 @@ export const ValidateApiKeyResponseSchema: GenMessage<ValidateApiKeyResponse> = 
   messageDesc(file_stepwell_v1_api_keys, 12);
 
 /**
+ * Asks who the caller is.
+ *
+ * @generated from message stepwell.v1.GetCallerRequest
+ */
+export type GetCallerRequest = Message<"stepwell.v1.GetCallerRequest"> & {
+};
+
+/**
+ * Describes the message stepwell.v1.GetCallerRequest.
+ * Use `create(GetCallerRequestSchema)` to create a new message.
+ */
+export const GetCallerRequestSchema: GenMessage<GetCallerRequest> = /*@__PURE__*/
+  messageDesc(file_stepwell_v1_api_keys, 13);
+
+/**
+ * Who the caller is.
+ *
+ * @generated from message stepwell.v1.GetCallerResponse
+ */
+export type GetCallerResponse = Message<"stepwell.v1.GetCallerResponse"> & {
+  /**
+   * By what the caller proved who he is.
+   *
+   * @generated from field: stepwell.v1.GetCallerResponse.Proof proof = 1;
+   */
+  proof: GetCallerResponse_Proof;
+
+  /**
+   * The key's prefix, the token's issuer and subject, or the certificate's name. Empty if nobody was asked.
+   *
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * What he may do. Where nobody is asked it is all.
+   *
+   * @generated from field: stepwell.v1.ApiKeyRole role = 3;
+   */
+  role: ApiKeyRole;
+
+  /**
+   * The only namespace that he may use; `-` if he may use all.
+   *
+   * @generated from field: string namespace = 4;
+   */
+  namespace: string;
+
+  /**
+   * The only task queues that he may take tasks from; none: all.
+   *
+   * @generated from field: repeated string task_queues = 5;
+   */
+  taskQueues: string[];
+
+  /**
+   * Until when the key or the token holds; absent if for ever, and for a certificate.
+   *
+   * @generated from field: google.protobuf.Timestamp expire_time = 6;
+   */
+  expireTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message stepwell.v1.GetCallerResponse.
+ * Use `create(GetCallerResponseSchema)` to create a new message.
+ */
+export const GetCallerResponseSchema: GenMessage<GetCallerResponse> = /*@__PURE__*/
+  messageDesc(file_stepwell_v1_api_keys, 14);
+
+/**
+ * By what the caller proved who he is.
+ *
+ * @generated from enum stepwell.v1.GetCallerResponse.Proof
+ */
+export enum GetCallerResponse_Proof {
+  /**
+   * Nobody was asked: the server takes whoever comes.
+   *
+   * @generated from enum value: PROOF_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * An API key.
+   *
+   * @generated from enum value: PROOF_KEY = 1;
+   */
+  KEY = 1,
+
+  /**
+   * A token (JWT) of an issuer that the server trusts.
+   *
+   * @generated from enum value: PROOF_TOKEN = 2;
+   */
+  TOKEN = 2,
+
+  /**
+   * A client's certificate.
+   *
+   * @generated from enum value: PROOF_CERTIFICATE = 3;
+   */
+  CERTIFICATE = 3,
+}
+
+/**
+ * Describes the enum stepwell.v1.GetCallerResponse.Proof.
+ */
+export const GetCallerResponse_ProofSchema: GenEnum<GetCallerResponse_Proof> = /*@__PURE__*/
+  enumDesc(file_stepwell_v1_api_keys, 14, 0);
+
+/**
  * What a key may do.
  *
  * @generated from enum stepwell.v1.ApiKeyRole
@@ -511,9 +638,9 @@ export enum ApiKeyRole {
   /**
    * Reads, starts, signals and steers; and all that an outside engine does with the stores.
    *
-   * @generated from enum value: API_KEY_ROLE_WRITER = 3;
+   * @generated from enum value: API_KEY_ROLE_CLIENT = 3;
    */
-  WRITER = 3,
+  CLIENT = 3,
 
   /**
    * All of it, in every namespace; namespaces and keys, too.
@@ -521,6 +648,14 @@ export enum ApiKeyRole {
    * @generated from enum value: API_KEY_ROLE_ADMIN = 4;
    */
   ADMIN = 4,
+
+  /**
+   * What a client may, and what runs a namespace: its settings and its queues', retention and archives, many runs at
+   * once, repairs, dead letters.
+   *
+   * @generated from enum value: API_KEY_ROLE_OPERATOR = 5;
+   */
+  OPERATOR = 5,
 }
 
 /**
@@ -530,7 +665,7 @@ export const ApiKeyRoleSchema: GenEnum<ApiKeyRole> = /*@__PURE__*/
   enumDesc(file_stepwell_v1_api_keys, 0);
 
 /**
- * Creates, lists and revokes API keys. All of it is an admin's.
+ * Creates, lists and revokes API keys. All of it is an admin's, but that each caller may ask who he is.
  *
  * A key is sent with each call as `authorization: Bearer swk_…`. It is shown once, when it is created; the service keeps
  * its SHA-256. The first one is made by `stepwell-server keys create`.
@@ -602,6 +737,16 @@ export const ApiKeyService: GenService<{
     methodKind: "unary";
     input: typeof ValidateApiKeyRequestSchema;
     output: typeof ValidateApiKeyResponseSchema;
+  },
+  /**
+   * Tells who the caller is to this service, and what he may use: for a key, a token or a certificate, of any role.
+   *
+   * @generated from rpc stepwell.v1.ApiKeyService.GetCaller
+   */
+  getCaller: {
+    methodKind: "unary";
+    input: typeof GetCallerRequestSchema;
+    output: typeof GetCallerResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_stepwell_v1_api_keys, 0);
