@@ -216,7 +216,8 @@ async def test_a_password_needs_no_encoding(tmp_path: Path, monkeypatch: pytest.
                 monkeypatch.setenv(name, value)
         pool = Database(Settings()).pool
         with pytest.raises(Exception, match=r"."):
-            await pool.connect().start()
+            async with pool.connect():
+                pass
         await pool.dispose()
     assert len(door.heard) >= 2
     assert set(door.heard) == {("me@tenant", PASSWORD)}

@@ -148,7 +148,7 @@ async def served(folder: Path, database_url: str, **settings: str) -> AsyncItera
 
             async def is_up() -> bool:
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    return await made.health() == SERVING
+                    return bool(await made.health() == SERVING)
                 return False
 
             await until(is_up)

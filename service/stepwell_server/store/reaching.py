@@ -40,7 +40,7 @@ class Reach:
         self._hosts: list[Host] = []
 
     async def connect(self, **options: Any) -> tuple[asyncpg.Connection, Timeline | None]:  # noqa: ANN401 - the driver's
-        """A connection, and the history that it leads to. Raises Lost if no server will do, or if there is no address."""
+        """A connection, and the history that it leads to. Raises Lost if no server will do, or none is set."""
         try:
             url = self._address()
         except ValueError as error:
