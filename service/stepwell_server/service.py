@@ -29,10 +29,8 @@ from stepwell_server.api.definitions import DefinitionCalls
 from stepwell_server.api.explanations import Explanations
 from stepwell_server.api.history import History
 from stepwell_server.api.inbox import InboxCalls
-from stepwell_server.api.interceptors.access import AccessControl
 from stepwell_server.api.interceptors.around import NOTHING, AroundCalls, Context
-from stepwell_server.api.interceptors.audit import Audit
-from stepwell_server.api.interceptors.credentials import Credentials
+from stepwell_server.api.interceptors.door import Door
 from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.methods import Interceptor
 from stepwell_server.api.namespaces import NamespaceCalls
@@ -48,8 +46,6 @@ from stepwell_server.api.user_tasks import UserTasks
 from stepwell_server.api.workers import WorkerServicer
 from stepwell_server.clock import SystemClock, TestClock
 from stepwell_server.dispatch.api_keys import KnownKeys
-from stepwell_server.dispatch.callers import OpenStreams
-from stepwell_server.dispatch.certificates import Certificates
 from stepwell_server.dispatch.dispatcher import Dispatcher
 from stepwell_server.dispatch.traces import Traces
 from stepwell_server.dispatch.watches import Watches
@@ -81,10 +77,8 @@ from stepwell_server.store.faults import Lost
 from stepwell_server.store.hints import Hints
 from stepwell_server.store.namespaces import Namespaces
 from stepwell_server.telemetry import metrics
-from stepwell_server.telemetry.audit import AuditLog
 
 if TYPE_CHECKING:
-    from stepwell_server.dispatch.tokens import KnownTokens
     from stepwell_server.engine.committer.protocols import AnyChange
     from stepwell_server.settings import Settings
 
@@ -125,23 +119,14 @@ class Service:
         self.alignment = Alignment(self.database, self._connection, self.real_clock, settings.clock_align_seconds)
         self.readiness = Readiness(settings, self.database.check_pool, self._tell, self._tell_database)
         self._gate = Gate(self.readiness)
-        self._streams = OpenStreams()
-        self.keys = KnownKeys(self.database, self.clock, settings.key_seconds, self._streams)
-        self.key_watch = KeyWatch(self.keys, self._streams, self.clock, settings.key_seconds)
-        self.tokens = self._known_tokens()
+        self.door = Door(settings, self.clock)
+        self.keys = KnownKeys(self.database, self.clock, settings.key_seconds, self.door.streams)
+        self.key_watch = KeyWatch(self.keys, self.door.streams, self.clock, settings.key_seconds)
         self.queue_watch = QueueWatch(self.dispatcher.queues, self.clock, settings.queue_settings_seconds)
         self._server: Server | None = None
         self._certificate_watch: CertificateWatch | None = None
-        self._audit_log: AuditLog | None = None
         self._has_begun = False
         self._ready = asyncio.Event()
-
-    def _known_tokens(self) -> KnownTokens | None:
-        if not self.settings.jwt_issuers:
-            return None
-        from stepwell_server.dispatch.tokens import KnownTokens  # noqa: PLC0415 - only who trusts issuers needs it
-
-        return KnownTokens(self.settings.jwt_issuers, self.clock)
 
     def _add_duties(self) -> None:
         settings, connection, committers = self.settings, self._connection, self.committers
@@ -282,8 +267,7 @@ class Service:
             await self._certificate_watch.stop()
         if self._server is not None:
             await self._server.close()
-        if self._audit_log is not None:
-            self._audit_log.close()
+        self.door.close()
 
     async def _drain(self) -> None:
         """Workers and watchers go on elsewhere. Who does not leave in time loses the stream, but no task."""
@@ -297,21 +281,11 @@ class Service:
             session.outbox.close()
 
     def _interceptors(self) -> Sequence[Interceptor]:
-        self._audit_log = self._opened_audit_log()
-        audit = Audit(self.settings.audit, self._audit_log.write)
-        if not self.settings.require_keys:
-            return [self._gate, audit]
-        rules = self.settings.certificate_rules
-        credentials = Credentials(self._streams, self.keys, self.tokens, Certificates(rules) if rules else None)
-        access = AccessControl(credentials, audit.refusals_of, open_reflection=self.settings.open_reflection)
-        return [self._gate, audit, access]
-
-    def _opened_audit_log(self) -> AuditLog:
-        path = self.settings.audit_file
         try:
-            return AuditLog(path)
+            return [self._gate, *self.door.interceptors(self.keys)]
         except OSError as error:
-            raise StartError(f"the audit log {path} can't be written: {error.strerror}") from error
+            where = self.settings.audit_file
+            raise StartError(f"the audit log {where} can't be written: {error.strerror}") from error
 
     def _servicers(self) -> Iterable[object]:
         settings, namespaces = self.settings, self.namespaces

@@ -23,6 +23,7 @@ from stepwell.reasons import ApiKeyRevoked
 from stepwell.v1 import runs_pb2, runs_pb2_grpc, workers_pb2, workers_pb2_grpc
 from stepwell_server import refusals
 from stepwell_server.dispatch import api_keys as known_keys
+from stepwell_server.dispatch import callers
 from stepwell_server.model.api_keys import Role, new_secret
 from stepwell_server.store import api_keys
 from stepwell_server.store.faults import Lost
@@ -325,7 +326,7 @@ async def test_who_reads_late_hears_why_the_stream_ended(server: Keyed) -> None:
 
 
 async def test_who_never_reads_does_not_keep_the_stream(server: Keyed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known_keys, "_LAST_WORDS_SECONDS", 0.05)
+    monkeypatch.setattr(callers, "_LAST_WORDS_SECONDS", 0.05)
     key = await server.make(Role.WORKER)
     stream = await held_up(server, key)
     await revoke_elsewhere(server, key)

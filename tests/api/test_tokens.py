@@ -208,7 +208,7 @@ async def test_a_known_token_costs_no_signature(
         assert await said(server, token) == OK
         assert await said(server, short) == OK
     assert len(verified) == 2
-    known = server.service.tokens
+    known = server.service.door.tokens
     assert known is not None
     for each, most in ((token, 60), (short, 10)):
         found = known.known(each)
@@ -225,8 +225,8 @@ async def test_tokens_that_are_known_are_bounded(
     monkeypatch.setattr(tokens_module, "_MOST_KNOWN", 3)
     for number in range(6):
         assert await said(server, issuer.token(jti=str(number))) == OK
-    assert server.service.tokens is not None
-    assert len(server.service.tokens._known) == 3
+    assert server.service.door.tokens is not None
+    assert len(server.service.door.tokens._known) == 3
 
 
 # --- the issuer's keys ------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ async def test_keys_that_are_nowhere_cost_one_question(
     answers = await asyncio.gather(*(said(server, issuer.token(kid=f"none-{number}")) for number in range(100)))
     assert set(answers) == {UNTRUSTED}
     assert issuer.asked == 1
-    keys = next(iter(server.service.tokens._issuers.values())).keys  # type: ignore[union-attr]
+    keys = next(iter(server.service.door.tokens._issuers.values())).keys  # type: ignore[union-attr]
     keys._tried = float("-inf")
     answers = await asyncio.gather(*(said(server, issuer.token(kid=f"none-{number}")) for number in range(100)))
     assert set(answers) == {UNTRUSTED}
@@ -406,7 +406,7 @@ async def test_streams_end_with_their_token(server: Keyed, issuer: Issuing, open
             assert (await welcome(stream, worker_id=f"w{place}", task_queues=["mine"])).session_id
 
     async def both_are_open() -> bool:
-        return len(server.service._streams) == 2
+        return len(server.service.door.streams) == 2
 
     await soon(both_are_open)
     await server.call("AdvanceClock", by=Duration(seconds=HOUR + 60))

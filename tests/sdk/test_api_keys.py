@@ -185,6 +185,13 @@ async def test_a_key_of_a_file_is_read_again(server: Keyed, monkeypatch: pytest.
         other.write_text(second)
         other.rename(path)
         assert (await client.api_keys.caller()).role == int(Role.CLIENT)
+        path.write_text(f"{first}\n{second}\n")
+        with pytest.raises(ValueError, match="one line"):
+            await client.api_keys.caller()
+    path.unlink()
+    async with await Client.connect(server.service.address) as client:
+        with pytest.raises(FileNotFoundError):
+            await client.api_keys.caller()
 
 
 async def test_a_worker_goes_on_with_its_next_token(database_url: str) -> None:

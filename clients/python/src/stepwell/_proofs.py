@@ -61,11 +61,11 @@ class Proof:
 
     @property
     def metadata(self) -> Metadata:
-        """As metadata."""
+        """As metadata. Raises `ValueError` for what can be no key, and what the giving function or the file raises."""
         return self._metadata if self._give is None else _with(self._give())
 
 
 def _with(api_key: str) -> Metadata:
-    if api_key and not (api_key.isascii() and api_key.isprintable()):
+    if not (api_key.isascii() and api_key.isprintable()):
         raise ValueError("an API key is one line of plain text: leave out what is no letter, as a line break")
     return (("authorization", f"Bearer {api_key}"),) if api_key else ()

@@ -35,33 +35,12 @@ _OURS = "/stepwell.v1."
 _OK, _OPEN, _CANCELLED = "OK", "OPEN", "CANCELLED"
 # What a request names, and what came of it, by the names of fields.
 _NAMES = frozenset(
-    {
-        *(
-            "build_id",
-            "code",
-            "definition_id",
-            "filter",
-            "job_id",
-            "key_id",
-            "label",
-            "leadership",
-            "name",
-            "new_run_id",
-        ),
-        *(
-            "number",
-            "owner_id",
-            "prefix",
-            "role",
-            "run_id",
-            "signal_name",
-            "step_name",
-            "task_id",
-            "task_queue",
-            "topic",
-        ),
-        *("type", "update_id", "update_name", "user_id", "version", "worker_id", "workflow_id"),
-    }
+    (
+        *("build_id", "code", "definition_id", "filter", "job_id", "key_id", "label"),
+        *("leadership", "name", "new_run_id", "number", "owner_id", "prefix", "role"),
+        *("run_id", "signal_name", "step_name", "task_id", "task_queue", "topic", "type"),
+        *("update_id", "update_name", "user_id", "version", "worker_id", "workflow_id"),
+    )
 )
 _MASK = "update_mask"
 _REFUSALS_AT_ONCE, _REFUSALS_A_SECOND = 200, 20
