@@ -49,7 +49,7 @@ class Served:
         if (role, namespace) not in self._keys:
             namespace_id = None
             if namespace is not None:
-                namespace_id = await Namespaces(self._database).id_of(namespace)  # type: ignore[arg-type]
+                namespace_id = await Namespaces(self._database).id_of(namespace)
             # Of the database's own time, to which the server is aligned.
             async with self._database.pool.begin() as connection:
                 now = (await connection.exec_driver_sql("SELECT now()")).scalar_one()
@@ -148,7 +148,7 @@ async def served(folder: Path, database_url: str, **settings: str) -> AsyncItera
 
             async def is_up() -> bool:
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    return await made.health() == SERVING
+                    return bool(await made.health() == SERVING)
                 return False
 
             await until(is_up)

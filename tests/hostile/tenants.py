@@ -251,7 +251,7 @@ def copy(request: Any) -> Any:
 
 async def make(service: Service, role: Role, namespace: str | None) -> str:
     """A key, put into the database."""
-    namespace_id = None if namespace is None else await service.namespaces.id_of(namespace)  # type: ignore[arg-type]
+    namespace_id = None if namespace is None else await service.namespaces.id_of(namespace)
     key, secret = make_key(role, "", namespace_id, service.clock.now(), None)
     await api_keys.create(service.database, key, namespace or "-")
     return secret
