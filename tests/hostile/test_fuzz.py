@@ -165,6 +165,9 @@ class Run:
                     pass
             except grpc.aio.AioRpcError as error:
                 code, told = error.code().name, error.details() or ""
+            except asyncio.CancelledError:
+                # The client's library gives a call up so where it was writing when the stream was ended.
+                code, told = "CANCELLED", ""
             else:
                 code, told = "OK", ""
             self._count(service, code, f"{path}: {told} for {messages!r:.300}", waits=True)
