@@ -95,6 +95,6 @@ async def test_a_rolling_restart_under_load(scene: Stage, monkeypatch: pytest.Mo
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(580)
 async def test_rolling_restarts_again_and_again(scene: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    await rolled(scene, monkeypatch, rounds=4, each=20, between=150, kills=3)
+    await rolled(scene, monkeypatch, rounds=3, each=10, between=60, kills=3)
