@@ -19,7 +19,7 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]
         super().__init__()
         self._ended = asyncio.Event()
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Ends all watches, and those that come later."""
         self._ended.set()
 

@@ -75,7 +75,7 @@ class Server:
         if draining is not None:
             # Half of the time at most: what refuses to drain must not take it all from the calls.
             await asyncio.wait((draining,), timeout=self._settings.shutdown_seconds / 2)
-        self._health.end()
+        self._health.close()
         await self._server.stop(max(0.0, end - loop.time()))
         if draining is not None and not draining.done():
             draining.cancel()
