@@ -85,8 +85,8 @@ async def rolled(
                 if place + 1 < kills:
                     await fleet.begin(place)
             await callers.end()
-            seen = await judged(scene, callers.noticed)
-            await told(scene, f"{kills} killed", callers.noticed, seen, [])
+            since = await judged(scene, callers.noticed) - seen
+            await told(scene, f"{kills} killed", callers.noticed, since, [])
 
 
 async def test_a_rolling_restart_under_load(scene: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
