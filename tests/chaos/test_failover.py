@@ -189,7 +189,7 @@ async def test_a_promotion_that_loses_commits(tmp_path: Path, data_dir: Path) ->
         async with looking(two.standby.url("chaos")) as new:
             await whole(new)
         print(f"asynchronous: {len(lost)} of {len(handles + lost + later)} runs lost")
-        assert complaints(two.scene) == []
+        assert all("commits are lost" in line for line in complaints(two.scene))
 
 
 async def whole(connection: Any) -> None:

@@ -18,6 +18,7 @@ from stepwell_server.settings import Settings
 from stepwell_server.store.database import Database
 from stepwell_server.store.faults import Lost
 from stepwell_server.store.lineage import Lineage, Timeline
+from stepwell_server.store.reaching import Reach
 
 
 def several(database_url: str, *ports: int) -> str:
@@ -59,6 +60,24 @@ async def test_a_server_that_swallows_everything_is_passed_over(database_url: st
                 assert len(came) == 2
         finally:
             await database.close()
+
+
+async def test_a_server_that_is_not_admitted_is_passed_over(database_url: str) -> None:
+    """As an old primary is that comes first in the address, and is back."""
+    parts = urlsplit(several(database_url))
+    url = parts._replace(netloc=f"{parts.username}:{parts.password}@localhost:{parts.port},127.0.0.1:{parts.port}")
+    asked: list[str] = []
+
+    async def admit(connection: Any) -> None:
+        asked.append(connection._addr[0])
+        if asked[-1] == "localhost":
+            connection.terminate()
+            raise Lost("too old")
+
+    reach = Reach(url.geturl, 5.0, "primary", admit)
+    for _ in range(2):
+        await (await reach.connect()).connection.close()
+    assert asked == ["localhost", "127.0.0.1", "127.0.0.1"]
 
 
 async def test_what_each_server_said_is_told(database_url: str) -> None:

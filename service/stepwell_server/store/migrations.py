@@ -234,7 +234,7 @@ async def _connection(url: str, schema: str) -> AsyncIterator[asyncpg.Connection
 
     async def another() -> asyncpg.Connection:
         settings = {"search_path": search_path, "application_name": "stepwell-migrate"}
-        return (await reach.connect(statement_cache_size=0, server_settings=settings))[0]
+        return (await reach.connect(statement_cache_size=0, server_settings=settings)).connection
 
     try:
         connection = await another()
