@@ -20,6 +20,7 @@ from tests.chaos.standby import Server, looking, make_synchronous, promote, serv
 from stepwell import Client, RunHandle
 from stepwell_server.store import migrations
 
+pytestmark = pytest.mark.timeout(300)
 COUNT, ACTIVITIES = 6, 12
 EXPECTED = worker.expected(ACTIVITIES)
 
