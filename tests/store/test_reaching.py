@@ -105,6 +105,25 @@ async def test_a_database_without_writes_is_none(database_url: str) -> None:
         await sql.close()
 
 
+async def test_sessions_choose_how_they_are_isolated(database_url: str) -> None:
+    """Whatever the default is: what is decided under locks must see what was committed before it got them."""
+    sql = await asyncpg.connect(database_url)
+    name = await sql.fetchval("SELECT current_database()")
+    database = Database(rig_settings(database_url))
+    await sql.execute(f'ALTER DATABASE "{name}" SET default_transaction_isolation = serializable')
+    question = "SELECT current_setting('transaction_isolation')"
+    try:
+        connection = await database.connect()
+        async with database.pool.begin() as pooled:
+            assert (await pooled.exec_driver_sql(question)).scalar() == "read committed"
+        assert await connection.raw.fetchval(question) == "read committed"
+        await connection.close()
+    finally:
+        await database.close()
+        await sql.execute(f'ALTER DATABASE "{name}" RESET default_transaction_isolation')
+        await sql.close()
+
+
 class Raw:
     """A driver's connection that says which timeline it leads to, and what time it is there."""
 
