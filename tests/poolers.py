@@ -47,10 +47,12 @@ class Pooler:
 
 
 @asynccontextmanager
-async def pooler(folder: Path, database_url: str, options: str = "", **settings: str) -> AsyncIterator[Pooler]:
+async def pooler(
+    folder: Path, database_url: str, options: str = "", secrets: str | None = None, **settings: str
+) -> AsyncIterator[Pooler]:
     """Starts one for a database; `settings` of its `[pgbouncer]` are in place of what the document says.
 
-    `options` are the database's own.
+    `options` are the database's own; `secrets` is the list of users, unless Postgres is to be asked for it.
     """
     program, port = pgbouncer(), free_port()
     _prepare(folder)
@@ -63,7 +65,7 @@ async def pooler(folder: Path, database_url: str, options: str = "", **settings:
         "/etc/pgbouncer/userlist.txt": str(folder / "userlist.txt"),
     }
     text = with_settings(documented(), here, {"listen_addr": "127.0.0.1", "listen_port": str(port), **settings})
-    _write(folder / "userlist.txt", await users(database_url), account)
+    _write(folder / "userlist.txt", await users(database_url) if secrets is None else secrets, account)
     _write(folder / "pgbouncer.ini", text, account)
     log = folder / "pgbouncer.log"
     with log.open("ab") as output:

@@ -77,12 +77,7 @@ class Server:
     async def kill(self) -> None:
         """With all its backends at once, as a power cut would."""
         assert self._postmaster is not None
-        backends = []
-        for entry in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                parent = int(entry.read_text().rpartition(")")[2].split()[1])
-                backends += [int(entry.parent.name)] if parent == self._postmaster.pid else []
-        for pid in (self._postmaster.pid, *backends):
+        for pid in (self._postmaster.pid, *children_of(self._postmaster.pid)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await self._postmaster.wait_dead()
@@ -91,6 +86,16 @@ class Server:
         """In order, if it runs."""
         if self._postmaster is not None:
             await self._postmaster.stop()
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            found += [int(entry.parent.name)] if parent == pid else []
+    return found
 
 
 @asynccontextmanager

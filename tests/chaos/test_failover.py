@@ -20,6 +20,7 @@ from tests.chaos.standby import Server, looking, make_synchronous, promote, serv
 from stepwell import Client, RunHandle
 from stepwell_server.store import migrations
 
+pytestmark = pytest.mark.timeout(300)
 COUNT, ACTIVITIES = 6, 12
 EXPECTED = worker.expected(ACTIVITIES)
 
@@ -189,7 +190,7 @@ async def test_a_promotion_that_loses_commits(tmp_path: Path, data_dir: Path) ->
         async with looking(two.standby.url("chaos")) as new:
             await whole(new)
         print(f"asynchronous: {len(lost)} of {len(handles + lost + later)} runs lost")
-        assert complaints(two.scene) == []
+        assert all("commits are lost" in line for line in complaints(two.scene))
 
 
 async def whole(connection: Any) -> None:

@@ -129,8 +129,8 @@ async def test_a_pooler_in_the_direct_address_is_told(
         finally:
             await service.stop()
         for command in ("migrate", "check"):
-            status, said = await outcome(command, DATABASE_URL=through.url)
-            assert status == 1
+            exit_code, said = await outcome(command, DATABASE_URL=through.url)
+            assert exit_code == 1
             assert NOT_DIRECT in said
 
 

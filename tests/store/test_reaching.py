@@ -18,6 +18,7 @@ from stepwell_server.settings import Settings
 from stepwell_server.store.database import Database
 from stepwell_server.store.faults import Lost
 from stepwell_server.store.lineage import Lineage, Timeline
+from stepwell_server.store.reaching import Reach
 
 
 def several(database_url: str, *ports: int) -> str:
@@ -61,6 +62,24 @@ async def test_a_server_that_swallows_everything_is_passed_over(database_url: st
             await database.close()
 
 
+async def test_a_server_that_is_not_admitted_is_passed_over(database_url: str) -> None:
+    """As an old primary is that comes first in the address, and is back."""
+    parts = urlsplit(several(database_url))
+    url = parts._replace(netloc=f"{parts.username}:{parts.password}@localhost:{parts.port},127.0.0.1:{parts.port}")
+    asked: list[str] = []
+
+    async def admit(connection: Any) -> None:
+        asked.append(connection._addr[0])
+        if asked[-1] == "localhost":
+            connection.terminate()
+            raise Lost("too old")
+
+    reach = Reach(url.geturl, 5.0, "primary", admit)
+    for _ in range(2):
+        await (await reach.connect()).connection.close()
+    assert asked == ["localhost", "127.0.0.1", "127.0.0.1"]
+
+
 async def test_what_each_server_said_is_told(database_url: str) -> None:
     parts = urlsplit(several(database_url, 1))
     database = Database(rig_settings(parts._replace(path="/none").geturl()))
@@ -83,6 +102,25 @@ async def test_a_database_without_writes_is_none(database_url: str) -> None:
     finally:
         await database.close()
         await sql.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        await sql.close()
+
+
+async def test_sessions_choose_how_they_are_isolated(database_url: str) -> None:
+    """Whatever the default is: what is decided under locks must see what was committed before it got them."""
+    sql = await asyncpg.connect(database_url)
+    name = await sql.fetchval("SELECT current_database()")
+    database = Database(rig_settings(database_url))
+    await sql.execute(f'ALTER DATABASE "{name}" SET default_transaction_isolation = serializable')
+    question = "SELECT current_setting('transaction_isolation')"
+    try:
+        connection = await database.connect()
+        async with database.pool.begin() as pooled:
+            assert (await pooled.exec_driver_sql(question)).scalar() == "read committed"
+        assert await connection.raw.fetchval(question) == "read committed"
+        await connection.close()
+    finally:
+        await database.close()
+        await sql.execute(f'ALTER DATABASE "{name}" RESET default_transaction_isolation')
         await sql.close()
 
 

@@ -101,7 +101,7 @@ class Database:
             _log.info("database there")
 
     async def _connect_cold(self, **options: Any) -> asyncpg.Connection:  # noqa: ANN401 - the driver's
-        return (await self._cold.connect(**options))[0]
+        return (await self._cold.connect(**options)).connection
 
     async def reconnect(self, purpose: str = "", *, pinned: bool = True) -> Connection:
         """A dedicated connection, however long that takes."""

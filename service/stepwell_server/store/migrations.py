@@ -174,7 +174,7 @@ async def _connection(url: str, schema: str, purpose: str) -> AsyncIterator[asyn
             "application_name": f"stepwell {purpose}",
             "idle_in_transaction_session_timeout": f"{_FROZEN_SECONDS}s",
         }
-        return (await reach.connect(statement_cache_size=0, server_settings=settings))[0]
+        return (await reach.connect(statement_cache_size=0, server_settings=settings)).connection
 
     try:
         connection = await another()

@@ -6,7 +6,7 @@ time of those behind it. The one that answered last is asked first, and one that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from stepwell_server.store.lineage import Timeline
+
+
+class Reached(NamedTuple):
+    """A connection, and the history of the database that it leads to, if that is known."""
+
+    connection: asyncpg.Connection
+    timeline: Timeline | None
 
 
 class Reach:
@@ -39,8 +46,8 @@ class Reach:
         self._admit = admit
         self._hosts: list[Host] = []
 
-    async def connect(self, **options: Any) -> tuple[asyncpg.Connection, Timeline | None]:  # noqa: ANN401 - the driver's
-        """A connection, and the history that it leads to. Raises Lost if no server will do, or none is set."""
+    async def connect(self, **options: Any) -> Reached:  # noqa: ANN401 - the driver's
+        """A connection, and the history that it leads to. Raises Lost if there is no address, or no server will do."""
         try:
             url = self._address()
         except ValueError as error:
@@ -57,14 +64,12 @@ class Reach:
                 said.append(_said(host, error))
         raise Lost("; ".join(said))
 
-    async def _ask(
-        self, url: str, host: Host | None, options: dict[str, Any]
-    ) -> tuple[asyncpg.Connection, Timeline | None]:
+    async def _ask(self, url: str, host: Host | None, options: dict[str, Any]) -> Reached:
         """One server. Whoever gives up waiting for it, for whatever reason, asks it last from then on."""
         where: dict[str, Any] = {} if host is None else {"host": host.name, "port": host.port}
         try:
             connection = await asyncpg.connect(url, timeout=self._seconds, **where, **options)
-            return connection, await self._admit(connection)
+            return Reached(connection, await self._admit(connection))
         except BaseException:
             if host in self._hosts:
                 self._hosts.remove(host)
