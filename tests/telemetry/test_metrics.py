@@ -22,9 +22,11 @@ from tests.telemetry.test_counting import served
 from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, runs_pb2, types_pb2
 from stepwell.v1.workers_pb2 import FailActivity
 from stepwell_server.loops.backlog import Backlog
+from stepwell_server.loops.loop import Loop
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.workers import Hello, pack_hello
 from stepwell_server.store.crews import Crews
+from stepwell_server.store.faults import Lost
 from stepwell_server.telemetry import metrics
 
 # What is nothing, or nearly so, unless much is asked for at once.
@@ -174,3 +176,36 @@ def test_very_many_queues_make_few_labels() -> None:
     assert max(each.value for each in ages.samples if each.labels["task_queue"] == "_others") == 200
     metrics.set_backlog({})
     assert backlog() == {}
+
+
+# --- rounds -----------------------------------------------------------------------------------------------------------
+
+
+class Turns(Loop):
+    """Fails every second time."""
+
+    name = "turns"
+
+    def __init__(self) -> None:
+        super().__init__(60.0)
+        self.count = 0
+
+    async def run_once(self) -> int:
+        self.count += 1
+        if self.count % 2:
+            raise Lost("away")
+        return 0
+
+
+async def test_rounds_are_counted_and_only_a_good_one_is_the_last() -> None:
+    """What fails again and again shows as a duty that stands still."""
+    turns = Turns()
+    await turns._round()
+    assert metrics.round_time.labels("turns")._value.get() == 0
+    await turns._round()
+    good = metrics.round_time.labels("turns")._value.get()
+    assert good > 0
+    await turns._round()
+    assert metrics.round_time.labels("turns")._value.get() == good
+    counts = {outcome: metrics.rounds.labels("turns", outcome)._value.get() for outcome in ("done", "failed")}
+    assert counts == {"done": 1, "failed": 2}
