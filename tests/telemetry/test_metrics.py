@@ -14,7 +14,7 @@ from tests.chaos.kit import free_port
 from tests.loops.rig import rigged
 from tests.service import refusal
 from tests.stream.code import Code
-from tests.stream.kit import ACTIVITY, RUN, SECONDS, Replica, capacity, hello, until
+from tests.stream.kit import ACTIVITY, RUN, SECONDS, Replica, capacity, hello, replica, until
 from tests.stream.wire import Wire
 from tests.telemetry.declared import declared
 from tests.telemetry.test_counting import served
@@ -22,10 +22,12 @@ from tests.telemetry.test_counting import served
 from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, runs_pb2, types_pb2
 from stepwell.v1.workers_pb2 import FailActivity
 from stepwell_server.loops.backlog import Backlog
+from stepwell_server.loops.loop import Loop
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.workers import Hello, pack_hello
 from stepwell_server.store.crews import Crews
-from stepwell_server.telemetry import metrics
+from stepwell_server.store.faults import Lost
+from stepwell_server.telemetry import calls, metrics
 
 # What is nothing, or nearly so, unless much is asked for at once.
 AT_REST = {"stepwell_calls_under_way", "stepwell_committer_waiting_commands", "stepwell_pool_connections_used"}
@@ -174,3 +176,67 @@ def test_very_many_queues_make_few_labels() -> None:
     assert max(each.value for each in ages.samples if each.labels["task_queue"] == "_others") == 200
     metrics.set_backlog({})
     assert backlog() == {}
+
+
+# --- rounds -----------------------------------------------------------------------------------------------------------
+
+
+class Turns(Loop):
+    """Fails every second time."""
+
+    name = "turns"
+
+    def __init__(self) -> None:
+        super().__init__(60.0)
+        self.count = 0
+
+    async def run_once(self) -> int:
+        self.count += 1
+        if self.count % 2:
+            raise Lost("away")
+        return 0
+
+
+async def test_rounds_are_counted_and_only_a_good_one_is_the_last() -> None:
+    """What fails again and again shows as a duty that stands still."""
+    turns = Turns()
+    await turns._round()
+    assert metrics.round_time.labels("turns")._value.get() == 0
+    await turns._round()
+    good = metrics.round_time.labels("turns")._value.get()
+    assert good > 0
+    await turns._round()
+    assert metrics.round_time.labels("turns")._value.get() == good
+    counts = {outcome: metrics.rounds.labels("turns", outcome)._value.get() for outcome in ("done", "failed")}
+    assert counts == {"done": 1, "failed": 2}
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+def test_durations_are_told_as_prometheus_wants_them() -> None:
+    """A bucket holds its bound, and all below; what was asked to wait is counted, and has no duration."""
+    tally = calls.tallies.of("TestService/Call")
+    for seconds in (0.0001, 0.001, 0.0011, 10.0, 11.0):
+        tally.count("OK", seconds)
+    tally.count("CANCELLED", None)
+    counted, lasted = calls.tallies.collect()
+    mine = [each for each in counted.samples if each.labels["method"] == "TestService/Call"]
+    assert {each.labels["code"]: each.value for each in mine} == {"OK": 5, "CANCELLED": 1}
+    told = {
+        (each.name.rpartition("_")[2], each.labels.get("le", "")): each.value
+        for each in lasted.samples
+        if each.labels["method"] == "TestService/Call"
+    }
+    assert [told["bucket", le] for le in ("0.001", "0.0025", "5.0", "10.0", "+Inf")] == [2, 3, 3, 4, 5]
+    assert (told["count", ""], round(told["sum", ""], 4)) == (5, 21.0022)
+
+
+async def test_a_call_that_its_caller_gives_up_is_counted_as_cancelled(database_url: str) -> None:
+    tally = calls.tallies.of("RunService/WaitRun")
+    before = tally.codes.get("CANCELLED", 0)
+    async with replica(database_url) as one:
+        waiting = one.runs.WaitRun(runs_pb2.WaitRunRequest(run_id=await one.start()))
+        await until(lambda: one.service.watches._waits)
+        waiting.cancel()
+        await until(lambda: tally.codes.get("CANCELLED", 0) == before + 1)
