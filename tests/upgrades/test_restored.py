@@ -19,6 +19,7 @@ from tests.service import refusal
 from tests.stream.calls import Caller, code_of
 from tests.stream.kit import ACCEPTED, ACTIVITY, RUN, Replica, error_reason, payload, replica
 from tests.upgrades import dumps
+from tests.upgrades.ground import claimed as grants
 from tests.upgrades.ground import connected, database
 
 from stepwell import Context, activity, workflow
@@ -49,7 +50,7 @@ async def test_whoever_holds_something_of_a_later_time_is_refused(
     database_url: str, restored_url: str, tmp_path: Path
 ) -> None:
     """Run, activity and job; a lease of a driven run; a leadership: none of their tokens is good any more."""
-    async with replica(database_url) as one:
+    async with replica(database_url, session_seconds=60.0) as one:
         run_id, other_id, job_id = await one.start(), await one.start(), await one.start_job(queue="q")
         caller = await Caller.of(one)
         runs = {task.run_id: task for task in await caller.claim(kind=RUN, max_tasks=2)}
@@ -68,7 +69,7 @@ async def test_whoever_holds_something_of_a_later_time_is_refused(
     await dumps.restore(tmp_path / "dump", restored_url)
     told = await restored(restored_url)
     assert (told["runs"], told["jobs"], told["sessions"]) == (3, 1, 1)
-    async with replica(restored_url) as one:
+    async with replica(restored_url, session_seconds=5.0) as one:
         stale = Caller(one, caller.session_id)
         fresh = await Caller.of(one)
         # New runs take no key, no task id of those that are lost.
@@ -79,17 +80,12 @@ async def test_whoever_holds_something_of_a_later_time_is_refused(
         for task in (*runs.values(), job, *later.values()):
             for who in (stale, fresh):
                 assert await _is_refused(who, task)
-        again = {task.run_id: task for task in await fresh.claim(kind=RUN, max_tasks=2, wait=30.0)}
-        again |= (
-            {task.run_id: task for task in await fresh.claim(kind=RUN, max_tasks=2, wait=30.0)}
-            if len(again) < 2
-            else {}
-        )
+        again = {task.run_id: task for task in await grants(fresh, RUN, 2)}
         assert again.keys() == {run_id, other_id}
         assert {task.ref.token > JUMP for task in again.values()} == {True}
         for task in (*again.values(), *mine.values()):
             assert (await code_of(fresh, task).complete(value=2)).status == ACCEPTED
-        (job_again,) = await fresh.claim(kind=ACTIVITY, wait=30.0)
+        (job_again,) = await grants(fresh, ACTIVITY)
         assert job_again.ref.token > JUMP
         assert (await fresh.report(job_again.ref, complete=CompleteActivity(result=payload(1)))).status == ACCEPTED
         assert (await one.job(job_id)).attempt >= 1
