@@ -11,8 +11,10 @@ from typing import Any
 
 import asyncpg
 from tests.databases import drop_database
+from tests.stream.calls import Caller
 from tests.upgrades import dumps
 
+from stepwell.v1.workers_pb2 import Task
 from stepwell_server.embedded import create_database
 from stepwell_server.store.migrations import migrate, shipped
 
@@ -96,3 +98,12 @@ async def until_blocked(connection: asyncpg.Connection, *, seconds: float = 60.0
     async with asyncio.timeout(seconds):
         while not await connection.fetchval(query):  # noqa: ASYNC110 - only the database knows
             await asyncio.sleep(0.01)
+
+
+async def claimed(caller: Caller, kind: int, count: int = 1) -> list[Task]:
+    """So many tasks, by claims that are shorter than the caller's session."""
+    found: dict[str, Task] = {}
+    async with asyncio.timeout(60):
+        while len(found) < count:
+            found |= {task.ref.task_id: task for task in await caller.claim(wait=1.0, kind=kind, max_tasks=count)}
+    return list(found.values())
