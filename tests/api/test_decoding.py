@@ -28,10 +28,12 @@ TOO_LONG = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def refusal(call: Any) -> tuple[str, str, dict[str, str]]:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
+    try:
         await call
-    (info,) = unpacked(details(raised.value), error_details_pb2.ErrorInfo)
-    return raised.value.code().name, info.reason, dict(info.metadata)
+    except grpc.aio.AioRpcError as error:
+        (info,) = unpacked(details(error), error_details_pb2.ErrorInfo)
+        return error.code().name, info.reason, dict(info.metadata)
+    return "OK", "", {}
 
 
 def nested(depth: int) -> bytes:
@@ -86,9 +88,10 @@ async def test_a_message_of_too_many_fields_is_not_parsed() -> None:
     limits = Limits(message_fields=1_000)
     async with serving(Namespaces(), limits=limits) as (_, channel):
         said = await refusal(channel.unary_unary(METHOD)(b"\x0a\x00" * 40_000))
-        told = {"limit": "message_fields", "value": "1001", "maximum": "1000"}
-        assert said == ("RESOURCE_EXHAUSTED", "LIMIT_EXCEEDED", told)
-        assert b"main" in await channel.unary_unary(METHOD)(b"\x0a\x00" * 1_001 + b"\x0a\x04main")
+        small = await channel.unary_unary(METHOD)(b"\x0a\x00" * 1_001 + b"\x0a\x04main")
+    told = {"limit": "message_fields", "value": "1001", "maximum": "1000"}
+    assert said == ("RESOURCE_EXHAUSTED", "LIMIT_EXCEEDED", told)
+    assert b"main" in small
 
 
 def test_fields_are_counted_however_deep() -> None:

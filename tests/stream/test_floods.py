@@ -73,7 +73,7 @@ async def test_who_waits_for_the_service_is_not_silent_but_who_does_not_read_is(
     intake = Intake(session, Limits(message_items=10, stream_items=20), 0.001)
     intake.begin(20)
     waiting = asyncio.ensure_future(intake.room())
-    await until(lambda: session.times_heard > 1)
+    await until(lambda: session.times_heard > 1, seconds=20)
     for _ in range(20):
         session.outbox.answer(ReportAnswer(1))
     intake.end(20)
