@@ -94,7 +94,7 @@ async def test_a_killed_index_is_built_anew(first_url: str) -> None:
             migrating.process.kill()
             await migrating.process.wait()
         await looking.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'stepwell-migrate' "
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name ~ '^stepwell.migrate$' "
             "AND datname = current_database()"
         )
         await holder.execute("ROLLBACK")
