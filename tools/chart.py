@@ -157,7 +157,8 @@ def _portable(told: Any, known: dict[str, Any]) -> Any:
     if not isinstance(told, dict):
         return told
     if "$ref" in told:
-        told = known[told["$ref"].rpartition("/")[2]] | {"description": told.get("description", "")}
+        own = {name: value for name, value in told.items() if name != "$ref"}
+        told = known[told["$ref"].rpartition("/")[2]] | own
     kept = {name: value for name, value in told.items() if name not in {"title", "format", "default"}}
     for name, value in kept.items():
         if name == "properties":
