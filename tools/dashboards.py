@@ -325,6 +325,12 @@ PROCESS = [
         ((f"process_open_fds{{{HERE}}} {OURS}", "{{instance}}"),),
         width=NARROW,
     ),
+    Panel(
+        "Certificate",
+        "For how long the certificate of the gRPC port still holds. Empty without TLS.",
+        "s",
+        ((f"stepwell_certificate_expiry_seconds{{{HERE}}} - time() > 0", "{{instance}}"),),
+    ),
 ]
 BY_QUEUE = "stepwell_namespace, task_queue, kind"
 LEGEND = "{{stepwell_namespace}}/{{task_queue}} {{kind}}"

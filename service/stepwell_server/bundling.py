@@ -44,6 +44,8 @@ SHOWN = frozenset(
         *("topic_poll_seconds", "slot_poll_seconds", "timer_poll_seconds", "expiry_poll_seconds"),
         *("schedule_poll_seconds", "timeout_poll_seconds", "backlog_poll_seconds", "job_retention_seconds"),
         *("retention_poll_seconds", "slow_seconds", "log_level", "log_format", "test_clock", "limits"),
+        *("health_host", "health_port", "tls_client_certificates", "tls_client_port", "tls_reload_seconds", "audit"),
+        *("unready_seconds", "connection_seconds", "streams_at_once"),
     }
 )
 """Settings whose values are told."""

@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 TOOLS = ROOT / ".cache/tools/bin"
 # How many blocks of a page only a cluster can run. They are not tried, so they shall not become more unseen.
-FOR_A_CLUSTER = {"operations/install.md": 8}
+FOR_A_CLUSTER = {"operations/debug.md": 1, "operations/install.md": 8, "operations/upgrade.md": 1}
 OWN_DATABASE = "postgresql://stepwell:secret@db.example:5432/stepwell"
 _LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _HASH = re.compile(r"^\| (\d+) \|(?: `(\w+)`)? \|(?: `(.+?)`)? \| `([0-9a-f]{16})` \| `([\w+/=]+)` \|$", re.MULTILINE)

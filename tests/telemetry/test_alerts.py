@@ -50,6 +50,8 @@ WELL = {
     f"stepwell_pool_connections_used{{{A}}}": "7",
     f"stepwell_pool_connections_allowed{{{A}}}": "8",
     f"process_cpu_seconds_total{{{A}}}": "0+20",
+    f"stepwell_certificate_expiry_seconds{{{A}}}": "9000000",
+    f"stepwell_certificate_expiry_seconds{{{B}}}": "0",
     # Another program's.
     'up{namespace="n", job="other", instance="x"}': "0",
     'process_cpu_seconds_total{namespace="n", job="other", instance="x"}': "0+30",
@@ -106,6 +108,9 @@ CASES = {
         {f'stepwell_database_connects_total{{{A}, outcome="failed"}}': "0+10"}, ("StepwellDatabaseUnreachable",)
     ),
     "slow commits": Case({f'stepwell_commit_seconds_bucket{{{A}, le="0.1"}}': "0+90"}, ("StepwellCommitsSlow",)),
+    "a certificate that ends": Case(
+        {f"stepwell_certificate_expiry_seconds{{{A}}}": "600000"}, ("StepwellCertificateEnds",)
+    ),
     "no connection left": Case({f"stepwell_pool_connections_used{{{A}}}": "8"}, ("StepwellPoolExhausted",)),
 }
 

@@ -31,7 +31,7 @@ from stepwell_server.telemetry import calls, metrics
 
 # What is nothing, or nearly so, unless much is asked for at once.
 AT_REST = {"stepwell_calls_under_way", "stepwell_committer_waiting_commands", "stepwell_pool_connections_used"}
-AT_REST |= {"stepwell_dead_letters"}
+AT_REST |= {"stepwell_dead_letters", "stepwell_certificate_expiry_seconds"}
 Told = dict[str, dict[tuple[str, ...], float]]
 
 
