@@ -1,4 +1,4 @@
-"""Whether a connection has a session of its own, told from what it and another one see. Real poolers: main/test_poolers."""
+"""Whether a connection has a session of its own, told from what it and another one see; see also main/test_poolers."""
 
 from __future__ import annotations
 
