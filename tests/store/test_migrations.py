@@ -142,6 +142,57 @@ async def test_a_busy_table_is_waited_for_in_short_turns(empty_database_url: str
         await holder.close()
 
 
+async def test_a_statement_that_holds_locks_for_long_is_undone(empty_database_url: str) -> None:
+    """Whoever gives it again may allow it more time."""
+    with pytest.raises(
+        MigrationError, match=r"0001_first would have held its locks for longer than 0.1 s and was undone"
+    ):
+        await migrate(empty_database_url, migrations=ALL, patience=Patience(statement_seconds=0.1))
+    assert (await check(empty_database_url, server=3)).version == 0
+    assert (await migrate(empty_database_url, migrations=ALL)).numbers == (1, 2, 3)
+
+
+async def test_a_file_that_was_mended_names_what_it_was(empty_database_url: str) -> None:
+    """A database that applied the former text goes on; any other text is still refused."""
+    await migrate(empty_database_url, migrations=ALL)
+    mended = replace(SECOND, sql=f"-- stepwell: was {SECOND.checksum}\nALTER TABLE things ADD COLUMN m int;")
+    assert (await migrate(empty_database_url, migrations=(FIRST, mended, ONLINE))).numbers == ()
+    other = replace(SECOND, sql=f"-- stepwell: was {FIRST.checksum}\nALTER TABLE things ADD COLUMN m int;")
+    with pytest.raises(MigrationError, match="0002_second was changed"):
+        await migrate(empty_database_url, migrations=(FIRST, other, ONLINE))
+
+
+async def test_servers_that_can_not_bear_it_leave_before_it_is_made(empty_database_url: str) -> None:
+    """What runs statement by statement may stop after any; the window is narrow from the first one on."""
+    online = Migration(2, "online", "-- stepwell: no-transaction\n-- stepwell: min-server 2\nSELECT 1 / 0;")
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await migrate(empty_database_url, migrations=(FIRST, online))
+    window = await check(empty_database_url, server=1)
+    assert (window.version, window.min_server, window.may_run) == (1, 2, False)
+
+
+async def test_an_index_of_a_partitioned_table_is_made_beside_who_writes(empty_database_url: str) -> None:
+    """In every partition, also one that is attached later; and it is valid, and unique where it says so."""
+    parts = "CREATE TABLE parts (n int NOT NULL, m int) PARTITION BY RANGE (n);" + "".join(
+        f"CREATE TABLE parts_p{n} PARTITION OF parts FOR VALUES FROM ({n}) TO ({n + 1});" for n in range(3)
+    )
+    index = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS parts_idx ON parts (n, m) WHERE m > 0;"
+    online = f"-- stepwell: no-transaction\n{index}"
+    await migrate(empty_database_url, migrations=(Migration(1, "parts", parts), Migration(2, "index", online)))
+    connection = await asyncpg.connect(empty_database_url, server_settings={"search_path": "stepwell"})
+    try:
+        await connection.execute("CREATE TABLE parts_p3 PARTITION OF parts FOR VALUES FROM (3) TO (4)")
+        made = await connection.fetch(
+            "SELECT indrelid::regclass::text, indisvalid, indisunique FROM pg_index "
+            "WHERE indrelid::regclass::text LIKE 'parts%' ORDER BY 1"
+        )
+        assert [tuple(row) for row in made] == [
+            (name, True, True) for name in ("parts", *(f"parts_p{n}" for n in range(4)))
+        ]
+    finally:
+        await connection.close()
+
+
 async def test_an_interrupted_index_is_built_anew(empty_database_url: str) -> None:
     """What an interrupted CREATE INDEX CONCURRENTLY leaves is not taken for the index."""
     await migrate(empty_database_url, migrations=ALL[:2])

@@ -148,11 +148,12 @@ async def check(url: str, *, schema: str | None = None, server: int | None = Non
 
 
 def _standing(version: int, min_server: int, server: int) -> Standing:
-    if version == server:
-        return Standing.UP_TO_DATE
     if version < server:
         return Standing.BEHIND
-    return Standing.AHEAD if server >= min_server else Standing.TOO_NEW
+    # Also while a migration is under way that raises it.
+    if server < min_server:
+        return Standing.TOO_NEW
+    return Standing.UP_TO_DATE if version == server else Standing.AHEAD
 
 
 def _checked(schema: str | None) -> str:
