@@ -103,7 +103,7 @@ async def raise_all(settings: Settings, now: datetime, *, pauses_schedules: bool
 
     Raises RestorationError if the schema is not for this server, or if a server is at work.
     """
-    window = await migrations.check(settings.database_url or "", schema=settings.database_schema)
+    window = await migrations.check(settings.direct_url() or "", schema=settings.database_schema)
     if not window.may_run:
         raise RestorationError(window.advice)
     patient = {"statement_seconds": _STATEMENT_SECONDS, "pool_url": None}
