@@ -91,7 +91,7 @@ async def rolled(
 
 async def test_a_rolling_restart_under_load(scene: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three replicas, each replaced once, and one killed after that; callers and workers by two kinds of address."""
-    await rolled(scene, monkeypatch, rounds=1, each=6, between=10, kills=1)
+    await rolled(scene, monkeypatch, rounds=1, each=4, between=6, kills=1)
 
 
 @pytest.mark.long

@@ -79,7 +79,7 @@ async def test_an_upgrade_under_load_and_back(
         assert (await command(scene, before, "migrate"))["version"] == before.number
         old = await server(scene, before, old_port)
         await workers(scene, both, **before.variables)
-        async with calling(monkeypatch, [both], 6) as callers:
+        async with calling(monkeypatch, [both], 3) as callers:
             await callers.more(5)
             new = await server(scene, TODAYS, new_port, is_ready=False)
             assert f"version {before.number}, this server has {TODAYS.number}: run" in await standing_by(new_port)
