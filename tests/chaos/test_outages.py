@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -157,6 +158,9 @@ TERMINATE = """
 """
 
 
+OURS_ARE_GONE = "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = 'chaos'"
+
+
 async def test_every_backend_terminated_again_and_again(tmp_path: Path, data_dir: Path) -> None:
     async with playing(tmp_path, data_dir) as (postgres, scene, clients):
         starting = asyncio.gather(*(start_errands(client, 3 * COUNT, ACTIVITIES) for client in clients))
@@ -201,11 +205,17 @@ async def test_no_connection_is_free(tmp_path: Path, data_dir: Path) -> None:
         await scene.more(10)
         look = await stack.enter_async_context(looking(postgres.url("postgres")))
         hogs: list[asyncpg.Connection] = []
-        for _ in range(3):
-            with contextlib.suppress(asyncpg.TooManyConnectionsError):
-                while True:
-                    hogs.append(await asyncpg.connect(postgres.url("template1")))
-            await look.execute(TERMINATE)
+        replicas = scene.processes[: len(clients)]
+        # Stopped, they can't be quicker than the others.
+        for replica in replicas:
+            replica.send(signal.SIGSTOP)
+        await look.execute(TERMINATE)
+        await until(lambda: look.fetchval(OURS_ARE_GONE))
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                hogs.append(await asyncpg.connect(postgres.url("template1")))
+        for replica in replicas:
+            replica.send(signal.SIGCONT)
         assert await refusals(clients[0].address) == TOLD
         for hog in hogs:
             hog.terminate()
