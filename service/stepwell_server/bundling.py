@@ -155,7 +155,7 @@ async def _schema(settings: Settings) -> object:
 async def _database(settings: Settings) -> dict[str, object]:
     database = Database(settings)
     try:
-        connection = await database.connect(pinned=False)
+        connection = await database.connect("bundle", pinned=False)
         try:
             return await bundle.read_all(connection, settings.database_schema)
         finally:

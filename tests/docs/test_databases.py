@@ -23,7 +23,7 @@ from stepwell_server.embedded.binaries import provide
 
 ADMIN = "postgresql://postgres:admin@db.example:5432/postgres"
 # What the page says that a replica needs beside its committers and its pool.
-DEDICATED = 14
+DEDICATED = 10
 
 
 @workflow

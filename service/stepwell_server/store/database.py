@@ -129,7 +129,7 @@ class Database:
         """
         if not self._settings.has_cold_url:
             return
-        connection = await self.connect(pinned=False)
+        connection = await self.connect("readiness", pinned=False)
         try:
             there = tuple(await connection.raw.fetchrow(_WHICH_DATABASE) or ())
             async with self.pool.begin() as pooled:

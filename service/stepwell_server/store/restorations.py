@@ -166,7 +166,7 @@ async def _pause_schedules(connection: AsyncConnection, now: datetime) -> int:
 
 
 async def _make_partitions(database: Database) -> None:
-    connection = await database.connect(pinned=False)
+    connection = await database.connect("restored", pinned=False)
     try:
         current = await partitions.last_run_key(connection) // partitions.RUN_KEYS + 1
         for name in partitions.TABLES:
