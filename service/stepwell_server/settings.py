@@ -295,6 +295,4 @@ class Settings(BaseSettings):
             )
         if self.tls_client_certificates == "optional" and self.tls_client_ca_file is None:
             raise ValueError("STEPWELL_TLS_CLIENT_CERTIFICATES=optional needs STEPWELL_TLS_CLIENT_CA_FILE")
-        if self.certificate_rules and self.tls_client_ca_file is None:
-            raise ValueError("STEPWELL_CERTIFICATE_RULES needs STEPWELL_TLS_CLIENT_CA_FILE: else nobody shows one")
         return self

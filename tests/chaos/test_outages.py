@@ -209,8 +209,13 @@ async def test_no_connection_is_free(tmp_path: Path, data_dir: Path) -> None:
         # Stopped, they can't be quicker than the others.
         for replica in replicas:
             replica.send(signal.SIGSTOP)
-        await look.execute(TERMINATE)
-        await until(lambda: look.fetchval(OURS_ARE_GONE))
+
+        async def are_gone() -> bool:
+            # One that was on its way comes after the others were ended.
+            await look.execute(TERMINATE)
+            return bool(await look.fetchval(OURS_ARE_GONE))
+
+        await until(are_gone)
         with contextlib.suppress(asyncpg.TooManyConnectionsError):
             while True:
                 hogs.append(await asyncpg.connect(postgres.url("template1")))

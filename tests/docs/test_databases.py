@@ -70,7 +70,8 @@ async def test_the_page_about_databases_is_true(admin_url: str, data_dir: Path, 
 async def _has_few(admin_url: str) -> bool:
     """Whether the replica has the connections of its own that it needs in the end, and no more than the page says."""
     sql = await asyncpg.connect(admin_url)
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'stepwell' AND application_name = 'stepwell'"
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'stepwell' AND application_name LIKE 'stepwell %' "
+    query += "AND application_name <> 'stepwell pool'"
     count = await sql.fetchval(query)
     await sql.close()
     assert count <= DEDICATED + 1, count

@@ -155,7 +155,7 @@ def test_a_label_of_a_metric_stays_a_label(text: str) -> None:
         metrics.set_backlog({})
     (family,) = (each for each in text_string_to_metric_families(shown) if each.name == "stepwell_backlog_tasks")
     (sample,) = family.samples
-    assert (sample.labels["namespace"], sample.labels["task_queue"]) == (text, f'{text}"}} 1\n')
+    assert (sample.labels["stepwell_namespace"], sample.labels["task_queue"]) == (text, f'{text}"}} 1\n')
     assert isinstance(metrics.registry, CollectorRegistry)
 
 

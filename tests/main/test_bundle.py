@@ -26,6 +26,7 @@ from stepwell_server import bundling
 from stepwell_server.model.api_keys import hash_of
 from stepwell_server.settings import Settings
 from stepwell_server.store.bundle import name_of
+from stepwell_server.store.statements import load
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -237,7 +238,7 @@ def test_addresses_are_told_without_passwords(url: str, hosts: str, database: st
 def test_statements_are_told_by_their_names() -> None:
     assert name_of("COMMIT") == "COMMIT"
     assert name_of("WITH c0 AS (UPDATE runs ...") == "several together"
-    assert name_of("SELECT pg_backend_pid() AS backend;") == "leaders.probe_leader"
+    assert name_of(load("leaders")["probe_leader"].sql) == "leaders.probe_leader"
     assert name_of(f"ALTER ROLE x PASSWORD '{HIDDEN}'") == "another"
 
 

@@ -41,6 +41,7 @@ class FakeRuns(RunServiceServicer, abc.ABC):
         self.watch_events: set[asyncio.Event] = set()
         self.calls: dict[str, int] = defaultdict(int)
         self.fail_starts = 0
+        self.fail_as = grpc.StatusCode.UNAVAILABLE
         self.watches = True
         self.is_deaf = False  # what is being watched ends without a word
         self._change = asyncio.Event()
@@ -86,7 +87,7 @@ class FakeRuns(RunServiceServicer, abc.ABC):
                 results.append(runs_pb2.BatchStartRunsResponse.Result(started=self._start(item)))
         if self.fail_starts:
             self.fail_starts -= 1
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer is lost")
+            await context.abort(self.fail_as, "the answer is lost")
         return runs_pb2.BatchStartRunsResponse(results=results)
 
     async def BatchSignalRuns(self, request: Any, context: Any) -> runs_pb2.BatchSignalRunsResponse:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 import pytest
 from tests.sdk.fake_service import FakeService
 
@@ -51,9 +52,10 @@ async def test_a_refused_start_is_one_callers(service: FakeService, client: Clie
     assert bad.reason == "WORKFLOW_ID_IN_USE"
 
 
-async def test_a_lost_answer_is_no_second_run(service: FakeService, client: Client) -> None:
-    """The repeat names the same run."""
-    service.fail_starts = 2
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+async def test_a_lost_answer_is_no_second_run(service: FakeService, client: Client, code: grpc.StatusCode) -> None:
+    """The repeat names the same run. A server that ends leaves what it had not taken in yet as cancelled."""
+    service.fail_starts, service.fail_as = 2, code
     handle = await client.start_run(echo, 1)
     assert list(service.runs) == [handle.run_id]
 

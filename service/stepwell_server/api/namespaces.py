@@ -74,9 +74,10 @@ class NamespaceCalls(namespaces_pb2_grpc.NamespaceServiceServicer):
     async def UpdateNamespace(
         self, request: namespaces_pb2.UpdateNamespaceRequest, context: Context
     ) -> namespaces_pb2.UpdateNamespaceResponse:
-        asked = asked_of(request, None, NamespaceRow, self._fields)
         name = self._fields.namespace(request.namespace)
-        changed = await self._namespaces.update(name, self._changes(request), self._clock.now(), asked)
+        changes = self._changes(request)
+        asked = asked_of(request, await self._namespaces.id_of(name), NamespaceRow, self._fields)
+        changed = await self._namespaces.update(name, changes, self._clock.now(), asked)
         return namespaces_pb2.UpdateNamespaceResponse(namespace=namespace_to_proto(changed))
 
     def _changes(self, request: namespaces_pb2.UpdateNamespaceRequest) -> dict[str, float | str | None]:

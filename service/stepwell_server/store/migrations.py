@@ -170,11 +170,7 @@ async def _connection(url: str, schema: str, purpose: str) -> AsyncIterator[asyn
     reach = Reach(lambda: url, CONNECT_SECONDS, "read-write", Lineage().admit)
 
     async def another() -> asyncpg.Connection:
-        settings = {
-            "search_path": search_path,
-            "application_name": f"stepwell {purpose}",
-            "idle_in_transaction_session_timeout": f"{_FROZEN_SECONDS}s",
-        }
+        settings = {"search_path": search_path, "application_name": f"stepwell {purpose}"}
         return (await reach.connect(statement_cache_size=0, server_settings=settings)).connection
 
     try:
@@ -183,6 +179,8 @@ async def _connection(url: str, schema: str, purpose: str) -> AsyncIterator[asyn
         raise Misaddressed(NOT_DIRECT) if refuses_settings(error) else error from error
     try:
         await require_direct(connection, search_path, another)
+        # A pooler that keeps sessions will do, and may know no such parameter at their start.
+        await connection.execute(f"SET idle_in_transaction_session_timeout = '{_FROZEN_SECONDS}s'")
         yield connection
     finally:
         await connection.close()

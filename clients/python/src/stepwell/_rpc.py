@@ -91,6 +91,9 @@ def is_passing(error: errors.ServiceError) -> bool:
     """Tells whether the same call may succeed a little later."""
     if isinstance(error, errors.ResourceExhausted):
         return error.retry_seconds is not None
+    if error.code is grpc.StatusCode.CANCELLED:
+        # What a server had not taken in yet when it ended. Who cancels a call of its own gets no such error.
+        return True
     return isinstance(error, errors.Unavailable | errors.Aborted | errors.DeadlineExceeded)
 
 
