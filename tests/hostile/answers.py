@@ -37,6 +37,6 @@ def fields_of(error: grpc.aio.AioRpcError) -> list[str]:
 
 
 def alarming(logs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """What the service wrote that tells of a fault of its own. A leader that resigns had a slow machine."""
+    """What the service wrote that tells of a fault of its own. A slow machine makes a leader resign."""
     levels = ("error", "critical", "warning")
-    return [entry for entry in logs if entry["log_level"] in levels and entry["event"] != "resigned"]
+    return [entry for entry in logs if entry["log_level"] in levels and entry["event"] not in {"resigned", "slow"}]

@@ -62,7 +62,9 @@ async def test_no_message_breaks_a_worker_s_stream(made: World) -> None:
         async with room:
             call = stub.Connect(told(place, value), timeout=60)
             code = await end_of(call, lambda answer: answer.pong == 77)
-        return f"{place} = {str(value)[:60]!r}: {code}" if code.split()[0] in BAD else None
+        # The client's own words for a stream that ended while it wrote.
+        is_ours = code.split()[0] in BAD and "error from Core" not in code
+        return f"{place} = {str(value)[:60]!r}: {code}" if is_ours else None
 
     places = [place for place in CONNECT.places if place.path[0].name not in ELSEWHERE]
     wanted = [tried(place, value) for place in places for value in hostile(place.field)]
