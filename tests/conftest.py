@@ -5,16 +5,19 @@ TEST_DATABASE_URL names a server to use instead; its user must be allowed to cre
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
 import tempfile
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
+import structlog
 from tests.databases import Databases, drop_database
 
 from stepwell_server.embedded import EmbeddedPostgres, create_database
@@ -22,13 +25,29 @@ from stepwell_server.embedded.postmaster import running_postmaster
 from stepwell_server.store import migrations
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 # Servers within the tests ask for no API key, as `dev` does not; tests of keys say so.
 os.environ["STEPWELL_REQUIRE_KEYS"] = "false"
 
 # Nothing but a test changes what is in its database, and its statistics.
 SERVER_SETTINGS = {"autovacuum": "off"}
+
+
+@pytest.fixture(autouse=True)
+def _own_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test sets up of logs ends with it: a logger that kept its first set-up would show later tests nothing."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setattr("structlog.configure", partial(_configure, structlog.configure))
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def _configure(configure: Callable[..., None], **settings: object) -> None:
+    configure(**{**settings, "cache_logger_on_first_use": False})
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import shlex
 import shutil
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from tests.certificates import Authority
 from tests.deploy.chart import CASES, CHART, render, tool
 from tests.deploy.pods import Machine, ended
 
-from stepwell_server.key_commands import RoleName
 from stepwell_server.settings import Settings
 from stepwell_server.store.database import Database
 
@@ -27,10 +26,6 @@ LEAST = {"database": {"existingSecret": "stepwell-database"}}
 KEYS = {"helmTest": {"existingSecret": "keys"}}
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 PASSWORD = "p@ss/w:rd%#?"
-has_health = pytest.mark.skipif(
-    "health_port" not in Settings.model_fields or "client" not in list(RoleName),
-    reason="health has no names and no port yet, or clients have no role",
-)
 
 
 def database(url: str) -> dict[str, dict[str, str]]:
@@ -98,7 +93,6 @@ async def test_an_init_container_migrates_a_schema_of_its_own(empty_database_url
         await connection.close()
 
 
-@has_health
 async def test_a_release_runs_a_workflow_and_ends_in_its_grace(database_url: str, tmp_path: Path) -> None:
     secrets = {**database(database_url), "keys": {}}
     machine = Machine(render(LEAST, KEYS), secrets, tmp_path)
@@ -108,7 +102,6 @@ async def test_a_release_runs_a_workflow_and_ends_in_its_grace(database_url: str
         assert await ended(process, machine.rendered.pod()["terminationGracePeriodSeconds"]) == 0
 
 
-@has_health
 async def test_a_worker_stream_does_not_hold_up_the_end(database_url: str, tmp_path: Path) -> None:
     """The pod has its whole grace, less what the pause before took."""
     rendered = render(LEAST, {"auth": {"requireKeys": False}, "shutdownSeconds": 3})
@@ -119,7 +112,6 @@ async def test_a_worker_stream_does_not_hold_up_the_end(database_url: str, tmp_p
         assert await ended(process, rendered.pod()["terminationGracePeriodSeconds"] - pause) == 0
 
 
-@has_health
 async def test_a_pod_that_waits_for_its_database_is_not_killed(tmp_path: Path) -> None:
     rendered = render(LEAST)
     machine = Machine(rendered, database(NOWHERE), tmp_path)
@@ -131,10 +123,8 @@ async def test_a_pod_that_waits_for_its_database_is_not_killed(tmp_path: Path) -
         assert await ended(process, rendered.pod()["terminationGracePeriodSeconds"]) == 0
 
 
-@has_health
 async def test_with_tls_probes_have_a_port_in_the_clear(database_url: str, tmp_path: Path) -> None:
-    # Not there before TLS is.
-    authority = importlib.import_module("tests.certificates").Authority()
+    authority = Authority()
     pair = authority.issue()
     certificate = {"ca.crt": authority.certificate, "tls.crt": pair.certificate, "tls.key": pair.key}
     secrets: dict[str, dict[str, str]] = {
@@ -156,7 +146,6 @@ async def test_with_tls_probes_have_a_port_in_the_clear(database_url: str, tmp_p
         assert await ended(process, machine.rendered.pod()["terminationGracePeriodSeconds"]) == 0
 
 
-@pytest.mark.skipif("database_url_file" not in Settings.model_fields, reason="addresses are in no files yet")
 async def test_addresses_may_be_files(empty_database_url: str, tmp_path: Path) -> None:
     rendered = render(LEAST, {"database": {"asFiles": True, "poolUrlKey": "pool"}})
     pod = rendered.one("Job", "stepwell-migrations")["spec"]["template"]["spec"]
@@ -231,13 +220,9 @@ def test_the_settings_are_taken(case: Path, tmp_path: Path, monkeypatch: pytest.
     rendered = render(case)
     told = rendered.one("ConfigMap", rendered.deployment()["metadata"]["name"])["data"]
     known = {f"STEPWELL_{name.upper()}" for name in Settings.model_fields}
-    shared = {"TLS_", "HEALTH_", "JWT_"}
     for name, value in told.items():
-        field = name.partition("__")[0]
-        if field in known:
-            monkeypatch.setenv(name, value)
-        else:
-            assert any(field.startswith(f"STEPWELL_{each}") for each in shared), name
+        assert name.partition("__")[0] in known
+        monkeypatch.setenv(name, value)
     Settings()
 
 
@@ -271,7 +256,6 @@ def test_notes_fit_the_values(tmp_path: Path) -> None:
     assert "grpcurl -plaintext -d" in bare
 
 
-@has_health
 async def test_the_call_of_the_notes_is_answered(database_url: str, tmp_path: Path) -> None:
     machine = Machine(render(LEAST), database(database_url), tmp_path)
     text = notes(tmp_path, LEAST).replace("\\\n", " ")

@@ -130,15 +130,10 @@ def test_no_name_holds_what_a_terminal_or_a_log_would_obey(control: str) -> None
 
 @pytest.mark.parametrize("text", [*INJECTIONS, 'a"}\n{"level":"error"', "\x1b[2J", "a\r\nb"])
 def test_a_line_of_the_log_stays_one_line(text: str) -> None:
-    stream, root = StringIO(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        telemetry.set_up_logs("debug", "json", stream)
-        structlog.get_logger("hostile").warning("said", name=text)
-        logging.getLogger("library").warning("said %s", text)
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
+    stream = StringIO()
+    telemetry.set_up_logs("debug", "json", stream)
+    structlog.get_logger("hostile").warning("said", name=text)
+    logging.getLogger("library").warning("said %s", text)
     written = stream.getvalue()
     lines = [json.loads(line) for line in written.splitlines()]
     assert [line["event"] for line in lines] == ["said", f"said {text}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -23,9 +24,6 @@ from stepwell_server.service import Service
 from stepwell_server.settings import Settings
 from stepwell_server.store.faults import Lost
 
-# They fail now and then beside others.
-pytestmark = pytest.mark.long
-
 SECRETS = ("swordfish", "opensesame")
 
 
@@ -35,15 +33,25 @@ class Role:
     def __init__(self, database_url: str, sql: asyncpg.Connection) -> None:
         self._parts = urlsplit(database_url)
         self._sql = sql
+        # Roles are the whole server's.
+        self._name = f"rotating_{uuid.uuid4().hex[:12]}"
+
+    async def make(self) -> None:
+        await self._sql.execute(f"CREATE ROLE {self._name} LOGIN SUPERUSER")
+
+    async def remove(self) -> None:
+        """What it owns, partitions that it made as the leader, say, stays."""
+        await self._sql.execute(f"REASSIGN OWNED BY {self._name} TO CURRENT_USER; DROP ROLE {self._name}")
 
     async def change(self, password: str) -> str:
         """Gives it another password; answers the address."""
-        await self._sql.execute(f"ALTER ROLE rotating PASSWORD '{password}'")
-        return f"postgresql://rotating:{password}@127.0.0.1:{parse_qs(self._parts.query)['port'][0]}{self._parts.path}"
+        await self._sql.execute(f"ALTER ROLE {self._name} PASSWORD '{password}'")
+        port = parse_qs(self._parts.query)["port"][0]
+        return f"postgresql://{self._name}:{password}@127.0.0.1:{port}{self._parts.path}"
 
     async def cut(self) -> None:
         """Ends its sessions."""
-        await self._sql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotating'")
+        await self._sql.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", self._name)
 
 
 @pytest.fixture
@@ -64,11 +72,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest_asyncio.fixture
 async def role(database_url: str) -> AsyncIterator[Role]:
     sql = await asyncpg.connect(database_url)
-    await sql.execute("CREATE ROLE rotating LOGIN SUPERUSER")
+    role = Role(database_url, sql)
+    await role.make()
     try:
-        yield Role(database_url, sql)
+        yield role
     finally:
-        await sql.execute("DROP ROLE rotating")
+        await role.remove()
         await sql.close()
 
 

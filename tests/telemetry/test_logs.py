@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -37,14 +36,10 @@ RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 
 @pytest.fixture(params=["json", "console"])
-def told(request: pytest.FixtureRequest) -> Iterator[StringIO]:
-    stream, root = StringIO(), logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def told(request: pytest.FixtureRequest) -> StringIO:
+    stream = StringIO()
     telemetry.set_up_logs("debug", request.param, stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
+    return stream
 
 
 def test_contents_and_secrets_are_left_out(told: StringIO) -> None:

@@ -26,9 +26,6 @@ from stepwell_server.store.statements import Statement
 from stepwell_server.telemetry import slow, slow_log
 from stepwell_server.telemetry.slow_log import Slow
 
-# They fail now and then beside others.
-pytestmark = pytest.mark.long
-
 PARTS = {"queue_seconds", "load_seconds", "decide_seconds", "write_seconds", "commit_seconds"}
 
 
