@@ -79,13 +79,13 @@ async def test_postgres_killed_while_programs_ask_and_the_inbox_is_drained(tmp_p
             await until(lambda: shop.asked >= goal)
         async with program(scene.database_url) as sql:
             await until(lambda: _is_empty(sql))
+            assert await Seen(sql).dead() == []
             orders = {int(row[0]) for row in await sql.fetch("SELECT name FROM orders")}
             assert len(orders) >= shop.asked
             assert set(await Seen(sql).runs()) == {*run_ids, *(UUID(int=number + 1) for number in orders)}
             found = await Seen(sql).signals()
             came = [name for run_id in run_ids for name in found[run_id]]
             assert sorted(came) == sorted(f"s{number}" for number in orders)
-            assert await Seen(sql).dead() == []
 
 
 async def _is_empty(sql: asyncpg.Connection) -> bool:

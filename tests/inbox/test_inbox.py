@@ -16,10 +16,11 @@ from tests.inbox.kit import FUNCTIONS, Seen, consumer, program, signal, start
 
 from stepwell_server.engine.committer import link
 from stepwell_server.engine.driven_steps import BeginStep
+from stepwell_server.engine.inbox import order_of
 from stepwell_server.engine.runs import TerminateRun
 from stepwell_server.engine.signals import SignalRun
 from stepwell_server.model.payloads import NULL
-from stepwell_server.store import batches
+from stepwell_server.store import batch_reads, batches, inbox
 from stepwell_server.store.faults import Conflict, Lost
 
 SIGNAL, START, STEP = "stepwell_signal", "stepwell_start", "stepwell_complete_step"
@@ -270,6 +271,34 @@ async def test_what_is_refused_in_passing_comes_again(database_url: str, monkeyp
         assert (way.lost, await Seen(sql).waiting(), await Seen(sql).dead()) == (1, 2, [])
         assert await mine.drain() == 2
         assert await Seen(sql).signals() == {run_id: ["go"]}
+
+
+@pytest.mark.parametrize("by", ["run_id", "workflow_id"])
+async def test_a_start_done_elsewhere_meanwhile_leaves_its_signals(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Whoever led before does the start after this batch has looked for its run, and before it locks the rows."""
+    async with consumer(database_url) as before, consumer(database_url) as mine, program(database_url) as sql:
+        run_id = uuid4()
+        async with sql.transaction():
+            await start(sql, run_id=run_id, workflow_id="w")
+            for name in ("a", "b"):
+                named = {"run_id": run_id, "workflow_id": "w"}[by]
+                await sql.fetchval(f"SELECT stepwell.stepwell_signal($1, {by} => $2)", name, named)
+        left = batch_reads.inbox_left
+        connection = await before.server.database.connect()
+        rows = await inbox.read(connection, 0, 1)
+        await connection.close()
+
+        async def late(*given: Any) -> set[int]:
+            monkeypatch.setattr(batch_reads, "inbox_left", left)
+            assert await before.server.committers.submit(order_of(rows[0]), inbox=rows[0].number)
+            return await left(*given)
+
+        monkeypatch.setattr(batch_reads, "inbox_left", late)
+        await mine.drain()
+        assert await Seen(sql).dead() == []
+        assert await Seen(sql).signals() == {run_id: ["a", "b"]}
 
 
 async def test_a_row_that_is_gone_when_it_is_deleted_is_a_conflict(database_url: str) -> None:

@@ -5,8 +5,9 @@ several, the one that is committed late comes late, and holds up nobody. Each ro
 in the transaction that does it: whoever else gives the same command finds the row gone. Commands of one run are decided
 in the order in which they are given, here as everywhere, and they have no deadline, so that none overtakes another.
 
-What is refused for good goes to the dead letters with the reason. What is refused in passing stays, and all that comes
-after it in this round with it.
+What is refused for good goes to the dead letters with the reason. What is refused in passing stays. So does what is
+refused to a run whose start is in the same round: a replica that led before may have done the start meanwhile, and it
+was looked for too early. The next round knows.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from stepwell_server import errors, refusals
 from stepwell_server.engine.inbox import order_of
 from stepwell_server.loops.loop import Loop
 from stepwell_server.loops.orders import SLICE, CommandLoop
+from stepwell_server.model.inbox import Verb
 from stepwell_server.store import inbox
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from stepwell_server.clock import Clock
     from stepwell_server.loops.connection import SharedConnection
@@ -58,11 +60,7 @@ class Inbox(CommandLoop):
         if rows:
             metrics.observe_lateness(self.name, (self._clock.now() - rows[0].append_time).total_seconds())
         answers = await self._bring(rows)
-        dead = [
-            (row.number, answer.reason, answer.message)
-            for row, answer in zip(rows, answers, strict=False)
-            if isinstance(answer, refusals.Refusal) and not is_passing(answer)
-        ]
+        dead = list(_dead(rows, answers))
         if dead:
             async with self._connection.use() as connection:
                 await inbox.bury(connection, dead, self._clock.now())
@@ -79,6 +77,24 @@ class Inbox(CommandLoop):
                 # Callers go first.
                 break
         return await asyncio.gather(*futures, return_exceptions=True)
+
+
+def _dead(rows: Sequence[InboxRow], answers: Sequence[object]) -> Iterator[tuple[int, str, str]]:
+    """What is refused for good, by number, with reason and message."""
+    unsure: set[object] = set()
+    for row, answer in zip(rows, answers, strict=False):
+        names = _names_of(row)
+        if isinstance(answer, refusals.Refusal) and not is_passing(answer):
+            if unsure.isdisjoint(names):
+                yield row.number, answer.reason, answer.message
+        elif row.verb == Verb.START or isinstance(answer, BaseException):
+            unsure |= names
+
+
+def _names_of(row: InboxRow) -> set[object]:
+    """Under which its run is known: an id, a name in a namespace, or both."""
+    named: set[object] = {(row.namespace_id, row.workflow_id)} if row.workflow_id else set()
+    return named if row.run_id is None else {row.run_id, *named}
 
 
 def is_passing(refusal: refusals.Refusal) -> bool:
