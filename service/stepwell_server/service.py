@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from importlib.metadata import version
 from types import TracebackType
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from stepwell_server import errors, telemetry
+from stepwell_server import telemetry
 from stepwell_server.api.api_keys import ApiKeys
 from stepwell_server.api.bulk import Bulk
 from stepwell_server.api.certificates import CertificateError
@@ -29,8 +28,8 @@ from stepwell_server.api.definitions import DefinitionCalls
 from stepwell_server.api.explanations import Explanations
 from stepwell_server.api.history import History
 from stepwell_server.api.inbox import InboxCalls
-from stepwell_server.api.interceptors.around import NOTHING, AroundCalls, Context
 from stepwell_server.api.interceptors.door import Door
+from stepwell_server.api.interceptors.gate import Gate
 from stepwell_server.api.jobs import Jobs
 from stepwell_server.api.methods import Interceptor
 from stepwell_server.api.namespaces import NamespaceCalls
@@ -49,28 +48,16 @@ from stepwell_server.dispatch.api_keys import KnownKeys
 from stepwell_server.dispatch.dispatcher import Dispatcher
 from stepwell_server.dispatch.traces import Traces
 from stepwell_server.dispatch.watches import Watches
-from stepwell_server.engine.committer import Committers, Listener
+from stepwell_server.engine.committer import Committers
+from stepwell_server.engine.committer.listeners import Listeners
 from stepwell_server.loops.alignment import Alignment
 from stepwell_server.loops.api_keys import KeyWatch
-from stepwell_server.loops.backlog import Backlog
 from stepwell_server.loops.certificates import CertificateWatch
-from stepwell_server.loops.concurrency import Slots
-from stepwell_server.loops.connection import SharedConnection
-from stepwell_server.loops.deadlines import Deadlines
-from stepwell_server.loops.expiry import Expiry
-from stepwell_server.loops.inbox import DeadLetters, Inbox
-from stepwell_server.loops.inbox_limits import InboxLimits
+from stepwell_server.loops.duties import Duties
 from stepwell_server.loops.leader import Leader
-from stepwell_server.loops.mail import MailDelivery
-from stepwell_server.loops.partitions import Partitions
-from stepwell_server.loops.pruner import Pruner
 from stepwell_server.loops.queue_settings import HINT as QUEUES_HINT
 from stepwell_server.loops.queue_settings import QueueWatch
 from stepwell_server.loops.readiness import Readiness
-from stepwell_server.loops.retention import JobRetention, RunRetention
-from stepwell_server.loops.schedules import Schedules
-from stepwell_server.loops.timers import Alarms, JobTimers, Timers
-from stepwell_server.loops.topics import TopicNews, Topics
 from stepwell_server.store.crews import Crews
 from stepwell_server.store.database import Database
 from stepwell_server.store.faults import Lost
@@ -79,7 +66,6 @@ from stepwell_server.store.namespaces import Namespaces
 from stepwell_server.telemetry import metrics
 
 if TYPE_CHECKING:
-    from stepwell_server.engine.committer.protocols import AnyChange
     from stepwell_server.settings import Settings
 
 _log = structlog.get_logger("stepwell")
@@ -107,18 +93,30 @@ class Service:
         self.watches = Watches(self.database, self.clock, settings)
         self.dispatcher = Dispatcher(self.database, settings, self.clock, self.real_clock, self.watches)
         self.hints = Hints(self.database, settings.database_schema)
-        self._listeners = _Listeners()
+        self._listeners = Listeners()
         self.committers = Committers(
             self.database, self.clock, settings, self.dispatcher, self._listeners, self.dispatcher.queues
         )
         for committer in self.committers.members:
             committer.on_loss = self.dispatcher.take_back_runs
-        self._connection = SharedConnection(self.database)
         self.leader = Leader(self.database, self.clock, settings)
-        self._add_duties()
-        self.alignment = Alignment(self.database, self._connection, self.real_clock, settings.clock_align_seconds)
+        self.duties = Duties(
+            self.database,
+            self.committers,
+            self.namespaces,
+            self.crews,
+            self.clock,
+            self.real_clock,
+            settings,
+            self.leader,
+            self.hints.publish,
+            self._heard_since,
+        )
+        self.leader.duties = self.duties.every
+        self._listeners.members = (self.dispatcher, self.duties.alarms, self.duties.slots, Traces())
+        self.alignment = Alignment(self.database, self.duties.shared, self.real_clock, settings.clock_align_seconds)
         self.readiness = Readiness(settings, self.database.check_pool, self._tell, self._tell_database)
-        self._gate = Gate(self.readiness)
+        self._gate = Gate(lambda: self.readiness.advice)
         self.door = Door(settings, self.clock)
         self.keys = KnownKeys(self.database, self.clock, settings.key_seconds, self.door.streams)
         self.key_watch = KeyWatch(self.keys, self.door.streams, self.clock, settings.key_seconds)
@@ -128,67 +126,10 @@ class Service:
         self._has_begun = False
         self._ready = asyncio.Event()
 
-    def _add_duties(self) -> None:
-        settings, connection, committers = self.settings, self._connection, self.committers
-        leads = self.leader.is_leading
-        self.timers = Timers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
-        self.deadlines = Deadlines(connection, committers, self.clock, settings.timeout_poll_seconds, leads)
-        self.schedules = Schedules(connection, committers, self.clock, settings.schedule_poll_seconds, leads)
-        self.job_timers = JobTimers(connection, committers, self.clock, settings.timer_poll_seconds, leads)
-        self.timers.heard_since = self.job_timers.heard_since = self._heard_since
-        self._topics_connection = SharedConnection(self.database, "topics")
-        self._inbox_connection = SharedConnection(self.database, "inbox")
-        topics = Topics(self._topics_connection, committers, self.clock, settings.topic_poll_seconds, leads)
-        self.topic_news = TopicNews(topics, leads, self.hints.publish)
-        self.alarms = Alarms(self.timers, self.deadlines, self.job_timers, leads, self.hints.publish)
-        self._slots_connection = SharedConnection(self.database, "slots")
-        self.slots = Slots(self._slots_connection, committers, self.clock, settings.slot_poll_seconds, leads)
-        self._listeners.members = (self.dispatcher, self.alarms, self.slots, Traces())
-        self.leader.duties = [
-            self.timers,
-            self.deadlines,
-            self.schedules,
-            self.job_timers,
-            Expiry(
-                connection,
-                committers,
-                self.real_clock,
-                settings.expiry_poll_seconds,
-                settings.session_seconds,
-                self.leader.led_seconds,
-                leads,
-            ),
-            topics,
-            MailDelivery(connection, committers, self.clock, settings.mail_poll_seconds, leads),
-            Inbox(self._inbox_connection, committers, self.clock, settings.inbox_poll_seconds, leads),
-            InboxLimits(connection, settings.limits, settings.retention_poll_seconds, leads),
-            DeadLetters(connection, self.clock, settings.retention_poll_seconds, settings.dead_letter_seconds, leads),
-            Partitions(connection, settings.retention_poll_seconds, leads),
-            Pruner(connection, self.clock, settings.retention_poll_seconds, leads),
-            JobRetention(connection, self.clock, settings.retention_poll_seconds, leads),
-            RunRetention(
-                self.database,
-                self.namespaces,
-                connection,
-                self.clock,
-                settings.retention_poll_seconds,
-                settings.archive_folder,
-                leads,
-            ),
-            *self._gauges(),
-        ]
-
     def _heard_since(self) -> datetime | None:
         """Before there was a leader nobody's beats counted, nor while this replica could write none."""
         times = (self.leader.led_since(), self.dispatcher.beats.failed_time)
         return max((time for time in times if time is not None), default=None)
-
-    def _gauges(self) -> list[Backlog]:
-        """What only metrics need."""
-        if self.settings.metrics_port is None:
-            return []
-        seconds = self.settings.backlog_poll_seconds
-        return [Backlog(self._connection, self.crews, self.clock, seconds, self.leader.is_leading)]
 
     async def __aenter__(self) -> Self:
         """Starts, and waits until it is ready."""
@@ -255,13 +196,10 @@ class Service:
         await self.alignment.stop()
         if self._has_begun:
             await self.dispatcher.stop()
-        await self.slots.stop()
+        await self.duties.slots.stop()
         await self.hints.stop()
         await self.committers.stop()
-        await self._connection.close()
-        await self._topics_connection.close()
-        await self._inbox_connection.close()
-        await self._slots_connection.close()
+        await self.duties.close()
         await self.database.close()
         if self._certificate_watch is not None:
             await self._certificate_watch.stop()
@@ -314,7 +252,7 @@ class Service:
             ScheduleCalls(self.committers, self.database, namespaces, self.clock, settings),
             DefinitionCalls(self.database, namespaces, self.clock, settings),
             InboxCalls(self.database, namespaces, self.clock, settings),
-            TopicCalls(self.database, namespaces, self.clock, settings, self.topic_news.published),
+            TopicCalls(self.database, namespaces, self.clock, settings, self.duties.topic_news.published),
             UserTasks(self.committers, self.database, namespaces, self.clock, settings),
             WorkerServicer(self.dispatcher, self.database, namespaces, settings, self.real_clock),
             Explanations(self.database, namespaces, self.crews, self.clock, self.real_clock, settings),
@@ -327,10 +265,7 @@ class Service:
 
     def _look_at_all(self) -> None:
         """The clock was moved: what is due now was not before."""
-        self.timers.wake()
-        self.deadlines.wake()
-        self.schedules.wake()
-        self.job_timers.wake()
+        self.duties.wake()
         self.dispatcher.matcher.settings_changed()
 
     def _key_changed(self) -> None:
@@ -374,8 +309,8 @@ class Service:
         for committer in self.committers.members:
             await _started(committer.start)
         self.hints.subscribe(self.dispatcher.hinted)
-        self.hints.subscribe(self.alarms.hinted)
-        self.hints.subscribe(self.topic_news.hinted)
+        self.hints.subscribe(self.duties.alarms.hinted)
+        self.hints.subscribe(self.duties.topic_news.hinted)
         self.hints.subscribe(self.queue_watch.hinted)
         self.hints.start()
         if self.settings.require_keys:
@@ -383,25 +318,8 @@ class Service:
         await _started(self.dispatcher.queues.look)
         self.queue_watch.start()
         await self.dispatcher.start(self.committers, self.hints)
-        self.slots.start()
+        self.duties.slots.start()
         self._has_begun = True
-
-
-class _Listeners:
-    """Several listeners as one."""
-
-    def __init__(self) -> None:
-        self.members: Sequence[Listener] = ()
-
-    def committed(self, committer: int, position: int, changes: Sequence[AnyChange]) -> None:
-        """Told to each, in their order."""
-        for member in self.members:
-            member.committed(committer, position, changes)
-
-    def unsettled(self) -> None:
-        """Told to each."""
-        for member in self.members:
-            member.unsettled()
 
 
 async def _started(start: Callable[[], Awaitable[object]]) -> None:
@@ -412,17 +330,3 @@ async def _started(start: Callable[[], Awaitable[object]]) -> None:
             return
         except Lost:
             await asyncio.sleep(_RETRY_SECONDS)
-
-
-class Gate(AroundCalls):
-    """Refuses calls while the server is not ready; health and reflection answer always."""
-
-    def __init__(self, readiness: Readiness) -> None:
-        self._readiness = readiness
-        self.is_open = False
-
-    def around(self, method: str, context: Context) -> AbstractAsyncContextManager[None]:  # noqa: ARG002 - all alike
-        """Lets one call pass."""
-        if not self.is_open and not method.startswith("/grpc."):
-            raise errors.ServerNotReady(advice=self._readiness.advice)
-        return NOTHING

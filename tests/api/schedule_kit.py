@@ -44,7 +44,7 @@ class World:
         clock = self.service.clock
         assert isinstance(clock, TestClock)
         clock.advance(by)
-        self.service.schedules.wake()
+        self.service.duties.schedules.wake()
 
     async def past(self, name: str = "nightly") -> Any:
         """The schedule, once the leader has looked at all that is due by now."""

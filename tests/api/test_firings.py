@@ -60,7 +60,7 @@ async def test_two_leaders_fire_a_time_once(world: World) -> None:
         await world.create(f"s{place}", overlap_policy=P.SCHEDULE_OVERLAP_POLICY_ALLOW_ALL)
         await world.create(f"one{place}")
     world.advance(3 * HOUR)
-    both = [Schedules(service._connection, service.committers, service.clock, 60.0) for _ in range(2)]
+    both = [Schedules(service.duties.shared, service.committers, service.clock, 60.0) for _ in range(2)]
     await asyncio.gather(*(leader.run_once() for leader in both))
     counts = [len(await world.started(f"s{place}")) for place in range(20)]
     assert counts == [3] * 20
@@ -75,7 +75,7 @@ async def test_a_crash_between_the_start_and_its_note_starts_nothing_twice(
     await world.service.leader.stop()
     await world.create()
     world.advance(HOUR)
-    loop = Schedules(world.service._connection, world.service.committers, world.service.clock, 60.0)
+    loop = Schedules(world.service.duties.shared, world.service.committers, world.service.clock, 60.0)
     with monkeypatch.context() as cut:
 
         async def dies(*_: Any) -> int:
@@ -94,7 +94,7 @@ async def test_a_start_that_is_not_decided_on_is_tried_again(world: World, monke
     await world.service.leader.stop()
     await world.create()
     world.advance(HOUR)
-    loop = Schedules(world.service._connection, world.service.committers, world.service.clock, 60.0)
+    loop = Schedules(world.service.duties.shared, world.service.committers, world.service.clock, 60.0)
     with monkeypatch.context() as full:
 
         async def refuses(_: Any, orders: list[Any]) -> list[object]:

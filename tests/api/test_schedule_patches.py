@@ -27,7 +27,7 @@ async def world(database_url: str) -> AsyncIterator[World]:
 
 
 def loop_of(world: World) -> Schedules:
-    return Schedules(world.service._connection, world.service.committers, world.service.clock, 60.0)
+    return Schedules(world.service.duties.shared, world.service.committers, world.service.clock, 60.0)
 
 
 async def patch(world: World, paths: list[str], **fields: Any) -> Any:

@@ -17,7 +17,8 @@ from tests.stream.kit import until
 
 from stepwell import Client, Context, Worker, _rpc, sync, workflow
 from stepwell_server.api.interceptors.around import NOTHING, AroundCalls
-from stepwell_server.service import Gate, Service
+from stepwell_server.api.interceptors.gate import Gate
+from stepwell_server.service import Service
 
 
 @workflow
