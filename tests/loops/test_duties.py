@@ -240,6 +240,36 @@ async def test_nothing_expires_soon_after_a_round_that_failed(database_url: str)
         assert rig.clock.monotonic() - began > 0.4
 
 
+@pytest.mark.parametrize("mode", ["ACCESS EXCLUSIVE", "SHARE"])
+async def test_nothing_expires_soon_after_a_round_that_was_held_up(database_url: str, mode: str) -> None:
+    """The lock goes while a round waits for it: beats have waited as long, and come a moment later."""
+    async with rigged(database_url, session_seconds=1.0, heartbeat_seconds=0.1, ack_seconds=0.1) as rig:
+        await rig.open_session(-1)
+        loop = expiry(rig)
+        holder = await asyncpg.connect(database_url)
+        async with holder.transaction():
+            await holder.execute(f"LOCK TABLE stepwell.sessions IN {mode} MODE")
+            round_ = asyncio.create_task(loop.run_once())
+            await until(lambda: holder.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            began = rig.clock.monotonic()
+            await until(lambda: rig.clock.monotonic() - began > rig.settings.session_seconds / 8)
+        await holder.close()
+        assert await round_ == 0
+        began = rig.clock.monotonic()
+        await until(loop.run_once)
+        assert rig.clock.monotonic() - began > 0.9
+
+
+async def test_what_holds_a_table_up_is_seen_before_anybody_may_be_judged(database_url: str) -> None:
+    async with rigged(database_url, session_seconds=0.5, heartbeat_seconds=0.1, ack_seconds=0.1) as rig:
+        holder = await asyncpg.connect(database_url)
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE stepwell.sessions")
+            with pytest.raises(Conflict):
+                await expiry(rig, led_seconds=0.0).run_once()
+        await holder.close()
+
+
 async def test_two_leaders_expire_once(database_url: str) -> None:
     async with rigged(database_url) as one, rigged(database_url) as other:
         held = [await holding(one, -1) for _ in range(5)]

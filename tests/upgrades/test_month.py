@@ -101,7 +101,7 @@ _PARTS = """
         SELECT i.inhrelid, p.name, 'r' FROM part AS p JOIN pg_inherits AS i ON i.inhparent = p.oid
     )
 """
-_INSERTED = "SELECT name, coalesce(sum(pg_stat_get_tuples_inserted(oid)), 0) > 0 FROM part GROUP BY name"
+_INSERTED = "SELECT name, coalesce(sum(pg_stat_get_tuples_inserted(oid)), 0)::bigint FROM part GROUP BY name"
 _SIZES = """
     SELECT name, array_agg(oid::regclass::text) FILTER (WHERE relkind = 'r') AS parts,
         sum(pg_total_relation_size(oid))::bigint AS bytes
@@ -168,6 +168,7 @@ class Month:
         self.clock: Any = clock_pb2_grpc.ClockServiceStub(here.server.channel)
         self.hours = 0.0
         self.sizes: dict[int, dict[str, tuple[int, int]]] = {}
+        self.before: dict[str, int] = {}
 
     async def advance(self, hours: float) -> None:
         self.hours += hours
@@ -250,9 +251,13 @@ class Month:
         self.sizes[day] = found
 
     async def unused(self) -> set[str]:
-        """Tables into which nobody has written."""
-        rows = await self.sql.fetch(_PARTS + _INSERTED)
-        return {name for name, inserted in rows if not inserted and not self.sizes[LOOKS[-1]][name][0]}
+        """Tables into which nobody has written in this month; the database may be older."""
+        written = {name for name, rows in (await self.written()).items() if rows > self.before.get(name, 0)}
+        return {name for name, (rows, _) in self.sizes[LOOKS[-1]].items() if not rows} - written
+
+    async def written(self) -> dict[str, int]:
+        """How many rows have ever been written into each table."""
+        return dict(await self.sql.fetch(_PARTS + _INSERTED))
 
     def grown(self, before: int, after: int) -> dict[str, Any]:
         """Which tables are larger than they may be."""
@@ -284,6 +289,7 @@ async def a_month(url: str) -> AsyncIterator[Month]:
     }
     async with live(url, **settings) as here, connected(url) as sql, here.working(**WORK):
         month = Month(here, sql)
+        month.before = await month.written()
         await here.client.update_namespace("main", retention=kept)
         await here.client.update_task_queue("default", fairness={}, key_rate_limit=RateLimit(1_000, 1_000))
         await here.client.definitions.create("errand", name="errand")

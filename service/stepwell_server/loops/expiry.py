@@ -6,7 +6,8 @@
 
 A round may end anywhere in between; the next one goes on from there. Nothing expires until this leader has led for a
 whole session's time, so that after an outage of the database or of a leader workers get to give their sign of life; nor
-until that time has passed since a round last failed, for what held it up may have held beats up, too.
+until that time has passed since a round last failed or was held up, for what held it up may have held beats up, too. So
+it looks in each round, also while it may not judge yet, and by the lock that beats take.
 Sessions live by real time: moving a test's clock expires none.
 """
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("stepwell.expiry")
 _SESSIONS = 64
+# Of a session's time: a look that took longer was held up.
+_HELD_UP = 1 / 8
 _REASON = "session expired"
 
 
@@ -58,7 +61,7 @@ class Expiry(Loop):
         self._session_seconds = session_seconds
         self._led_seconds = led_seconds
         self._lost_holders_time = 0.0
-        self._failed_time = float("-inf")
+        self._held_up_time = float("-inf")
         self._has_more = False
 
     def pause(self, done: int) -> float:
@@ -68,23 +71,33 @@ class Expiry(Loop):
     async def run_once(self) -> int:
         """Expires a slice; answers how many leases returned and how many sessions were forgotten."""
         self._has_more = False
-        if not self._may_judge():
-            return 0
         try:
-            return await self._expire_slice()
+            expired = await self._look()
+            return await self._expire_slice(expired) if self._may_judge() else 0
         except Exception:
-            self._failed_time = self._clock.monotonic()
+            self._held_up_time = self._clock.monotonic()
             raise
 
     def _may_judge(self) -> bool:
         """Whether every worker has had the time to give a sign of life."""
-        calm = min(self._led_seconds(), self._clock.monotonic() - self._failed_time)
+        calm = min(self._led_seconds(), self._clock.monotonic() - self._held_up_time)
         return calm >= self._session_seconds
 
-    async def _expire_slice(self) -> int:
+    async def _look(self) -> Sequence[UUID]:
+        """A slice of the sessions whose time is over."""
         async with self._connection.use() as connection:
+            began = self._clock.monotonic()
             expired = await sessions.read_expired_sessions(connection, self._clock.now(), _SESSIONS)
-            condemned = await sessions.condemn_sessions(connection, expired, self._clock.now()) if expired else []
+        ended = self._clock.monotonic()
+        if ended - began > self._session_seconds * _HELD_UP:
+            self._held_up_time = ended
+        return expired
+
+    async def _expire_slice(self, expired: Sequence[UUID]) -> int:
+        condemned: Sequence[UUID] = ()
+        if expired:
+            async with self._connection.use() as connection:
+                condemned = await sessions.condemn_sessions(connection, expired, self._clock.now())
         self._has_more = len(expired) == _SESSIONS
         done = await self._expire(condemned) if condemned else 0
         return done + await self._return_from_lost_holders()

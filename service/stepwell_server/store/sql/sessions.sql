@@ -33,7 +33,11 @@ RETURNING session_id;
 DELETE FROM sessions WHERE session_id = ANY($1::uuid[]) RETURNING session_id;
 
 -- name: read_expired_sessions
--- Sessions whose time is over. Reads the small table.
+-- Sessions whose time is over. Takes the lock of the table that beats take: what holds them up holds this up, too. Reads
+-- the small table.
+WITH nothing AS (
+    UPDATE sessions SET expire_time = expire_time WHERE FALSE
+)
 SELECT session_id, worker_id FROM sessions WHERE expire_time < $1 ORDER BY expire_time LIMIT $2;
 
 -- name: condemn_sessions
