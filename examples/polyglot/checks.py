@@ -69,9 +69,7 @@ class Verdict:
             self.faults.append(otherwise)
 
 
-def judge(
-    result: dict[str, Any], recorded: list[Recorded], kill: Kill | None, source: Path, target: Path
-) -> Verdict:
+def judge(result: dict[str, Any], recorded: list[Recorded], kill: Kill | None, source: Path, target: Path) -> Verdict:
     """Holds everything against everything."""
     verdict = Verdict()
     names = sorted(path.name for path in source.glob("*.md"))

@@ -1,8 +1,8 @@
-"""Publishes the handbook by one workflow whose steps are written in Python, Go and TypeScript, with one trace of it all.
+"""Publishes the handbook by one workflow whose steps are written in Python, Go and TypeScript, under one trace.
 
-Kills the worker in Go while it is at work, and starts another. Exit code 0 only if all that was published is right, each
-step was recorded once, and the spans of all three languages and of the service hang together in one trace; 2 if a
-toolchain is not here.
+Kills the worker in Go while it is at work, and starts another. Exit code 0 only if all that was published is right,
+each step was recorded once, and the spans of all three languages and of the service hang together in one trace; 2 if
+a toolchain is not here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def tracing(collector: str) -> TracerProvider:
     return provider
 
 
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What there is to judge."""
 
@@ -83,7 +85,6 @@ class Outcome:
 
 async def publish(stage: Stage, client: Client, collector: Collector, target: Path) -> Outcome:
     """Runs the workflow under a span of the demo's own."""
-    found = Outcome()
     provider = tracing(collector.address)
     columns = (TextColumn("{task.description:<26}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
@@ -92,13 +93,12 @@ async def publish(stage: Stage, client: Client, collector: Collector, target: Pa
         with trace.use_span(span):
             run = await publication.start()
         async with asyncio.timeout(PUBLISHED):
-            found.result = await publication.finish(run)
+            result = await publication.finish(run)
         span.end()
-    found.trace_id = f"{span.get_span_context().trace_id:032x}"
-    found.recorded, found.kill = await publication.recorded(), publication.kill
     # It waits for the collector, which lives on this loop.
     await asyncio.to_thread(provider.shutdown)
-    return found
+    trace_id = f"{span.get_span_context().trace_id:032x}"
+    return Outcome(trace_id, result, await publication.recorded(), publication.kill)
 
 
 def show(recorded: list[Recorded], verdict: Verdict) -> None:

@@ -39,7 +39,7 @@ class Stage:
         self.log = folder / "log.txt"
         self.server: subprocess.Popen[bytes] | None = None
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
-        self.commands = {"python": (sys.executable, str(HERE / "python" / "worker.py"))}
+        self.commands: dict[str, tuple[str, ...]] = {"python": (sys.executable, str(HERE / "python" / "worker.py"))}
         without = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "STEPWELL_"))}
         # Soon, so that a kill takes few spans along.
         self.environment = without | exporting(collector) | {"OTEL_BSP_SCHEDULE_DELAY": "200"}

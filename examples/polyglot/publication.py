@@ -82,13 +82,13 @@ class Publication:
 
     async def _disturb(self) -> None:
         """Kills the worker in Go while it packs, and starts another."""
-        while not await self._interrupt():
+        while not await self._interrupt():  # noqa: ASYNC110 - a step tells nobody that it goes on
             await asyncio.sleep(0.1)
         self.stage.start_worker("go")
         self._progress.console.print("[green]started[/] another worker in Go")
 
     async def _interrupt(self) -> bool:
-        """Kills while nobody works there, so that what was at work is so still. A look that takes too long kills nothing."""
+        """Kills while nobody works there, so that what was at work is so still, unless a look takes too long."""
         step = await self._look()
         if step is None or _packed(step) < self._pages // 4:
             return False

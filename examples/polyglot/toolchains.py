@@ -1,4 +1,4 @@
-"""What must be here besides Python, and how the parts in Go and TypeScript are built. Nothing is written beside them."""
+"""What must be here besides Python, and how the parts in Go and TypeScript are built: not where their sources are."""
 
 from __future__ import annotations
 

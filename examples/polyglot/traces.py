@@ -94,7 +94,10 @@ class Trace:
             return self._by_id.get(span.parent_id)
         wanted = [span.about.get(f"stepwell.{name}") for name in ("run", "step", "attempt")]
         for claim in self.spans:
-            if claim.name == CLAIM and [claim.about[f"stepwell.{name}"] for name in ("run", "step", "attempt")] == wanted:
+            if (
+                claim.name == CLAIM
+                and [claim.about[f"stepwell.{name}"] for name in ("run", "step", "attempt")] == wanted
+            ):
                 return claim
         return None
 
@@ -157,6 +160,6 @@ class Trace:
 
 def _told(seconds: float) -> str:
     """A duration for people; nothing for what only marks a moment."""
-    if seconds < 1e-6:  # noqa: PLR2004 - a microsecond
+    if seconds < 1e-6:
         return ""
     return f"[dim]{seconds:.1f} s[/]" if seconds >= 1 else f"[dim]{seconds * 1000:.1f} ms[/]"
