@@ -19,10 +19,12 @@ LANGUAGES = {
     "count": "python",
     "sum up": "python",
     "archive": "go",
+    "weigh": "go",
     "digest": "go",
     "pack": "go",
     "render": "typescript",
     "page": "typescript",
+    "sort": "typescript",
     "contents": "typescript",
 }
 
@@ -51,9 +53,9 @@ class Recorded:
             found[step.name].append(step)
         return found
 
-    def activities(self) -> list[runs_pb2.Step]:
-        """Those of its steps that are activities."""
-        return [step for step in self.steps if step.kind == types_pb2.STEP_KIND_ACTIVITY]
+    def of_kind(self, kind: types_pb2.StepKind.ValueType) -> dict[str, list[runs_pb2.Step]]:
+        """Those of a kind, by their name."""
+        return {name: steps for name, steps in self.by_name().items() if steps[0].kind == kind}
 
 
 @dataclass(slots=True)
@@ -88,6 +90,8 @@ def _digests(folder: Path, pattern: str) -> dict[str, str]:
 
 def _judge_go(archived: dict[str, Any], kill: Kill | None, source: Path, target: Path, verdict: Verdict) -> None:
     verdict.expect(holds=archived["digests"] == _digests(source, "*.md"), otherwise="Go hashed otherwise than Python")
+    weight = sum(path.stat().st_size for path in source.glob("*.md"))
+    verdict.expect(holds=archived["bytes"] == weight, otherwise=f"Go weighed {archived['bytes']} bytes, not {weight}")
     for path in source.glob("*.md"):
         twin = target / f"{path.name}.gz"
         same = twin.is_file() and gzip.decompress(twin.read_bytes()) == path.read_bytes()
@@ -107,6 +111,8 @@ def _judge_typescript(result: dict[str, Any], source: Path, target: Path, verdic
     contents = rendered.pop(result["contents"], None)
     verdict.expect(holds=contents is not None, otherwise="there is no table of contents")
     verdict.expect(holds=digests == rendered, otherwise="Go hashed other pages than TypeScript wrote")
+    titles = {page["title"] for page in result["rendered"]["pages"]}
+    verdict.expect(holds=set(result["rendered"]["titles"]) == titles, otherwise="titles were lost when sorted")
     for page in result["rendered"]["pages"]:
         text = (target / page["name"]).read_text()
         first = re.search(r"^# (.+)$", (source / page["name"]).with_suffix(".md").read_text(), re.MULTILINE)

@@ -9,6 +9,8 @@ from checks import LANGUAGES, Kill, Recorded
 from collector import Span
 from rich.tree import Tree
 
+from stepwell.v1 import types_pb2
+
 CLAIM = "stepwell.claim"
 ACTIVITY = "stepwell.activity "
 COLOURS = {"demo": "magenta", "polyglot-python": "yellow", "polyglot-go": "cyan", "polyglot-typescript": "blue"}
@@ -58,7 +60,7 @@ class Trace:
                 yield f"{span.name} of {span.service} has a parent that nobody sent"
 
     def _unlike_the_record(self) -> Iterator[str]:
-        """Each activity that was recorded has a span: in its language, below a claim of the very step."""
+        """Each step that was recorded has a span: in its language, below a claim of the very step, or of the run."""
         performed = Counter[tuple[str, str]]()
         for span in self.spans:
             if not span.name.startswith(ACTIVITY):
@@ -72,11 +74,21 @@ class Trace:
             if span.service != f"polyglot-{LANGUAGES[key[1]]}":
                 yield f"{span.name} is of {span.service}"
         for each in self._recorded:
-            for name, steps in each.by_name().items():
-                wanted = [step for step in steps if step in each.activities()]
-                sure = [step for step in wanted if not self._may_be_unsent(step.end_time.ToNanoseconds() / 1e9, name)]
-                if not len(sure) <= performed[each.run.run_id, name] <= len(wanted):
-                    yield f"{len(wanted)} times {name}, but {performed[each.run.run_id, name]} spans of it"
+            for name, steps in each.of_kind(types_pb2.STEP_KIND_ACTIVITY).items():
+                sure = [step for step in steps if not self._may_be_unsent(step.end_time.ToNanoseconds() / 1e9, name)]
+                if not len(sure) <= performed[each.run.run_id, name] <= len(steps):
+                    yield f"{len(steps)} times {name}, but {performed[each.run.run_id, name]} spans of it"
+            for name in each.of_kind(types_pb2.STEP_KIND_LOCAL):
+                if not self._has_local(each.run.run_id, name):
+                    yield f"no span {name} of polyglot-{LANGUAGES[name]} is below a claim of run {each.run.type}"
+
+    def _has_local(self, run_id: str, name: str) -> bool:
+        """Whether the span that a program made within a step of its own is below a claim of the run."""
+        for span in self.spans:
+            above = self._above(span)
+            if above is not None and (span.name, span.service) == (name, f"polyglot-{LANGUAGES[name]}"):
+                return (above.name, above.about["stepwell.run"], above.about["stepwell.step"]) == (CLAIM, run_id, "")
+        return False
 
     def _may_be_unsent(self, ended: float, name: str) -> bool:
         kill = self._kill

@@ -40,6 +40,8 @@ type packed struct {
 }
 
 type archived struct {
+	// Bytes is how many all files have together.
+	Bytes   int64             `json:"bytes"`
 	Digests map[string]string `json:"digests"`
 	Packed  packed            `json:"packed"`
 }
@@ -48,6 +50,12 @@ type archived struct {
 func archive(w stepwell.Workflow, order order) (archived, error) {
 	var result archived
 	var err error
+	result.Bytes, err = stepwell.Step(w, "weigh", func(ctx context.Context) (int64, error) {
+		return weigh(ctx, order.Source, order.Names)
+	})
+	if err != nil {
+		return result, err
+	}
 	result.Digests, err = stepwell.Activity[map[string]string](w, "digest", files{order.Source, order.Names})
 	if err != nil {
 		return result, err
@@ -57,6 +65,19 @@ func archive(w stepwell.Workflow, order order) (archived, error) {
 		w, "pack", order, stepwell.HeartbeatWithin(2*time.Second), stepwell.Retried(again),
 	)
 	return result, err
+}
+
+func weigh(ctx context.Context, folder string, names []string) (total int64, err error) {
+	_, span := tracer.Start(ctx, "weigh")
+	defer span.End()
+	for _, name := range names {
+		about, err := os.Stat(filepath.Join(folder, name))
+		if err != nil {
+			return 0, err
+		}
+		total += about.Size()
+	}
+	return total, nil
 }
 
 // digest is an activity: the SHA-256 of each file in hexadecimal digits, by name.

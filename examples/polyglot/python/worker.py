@@ -43,7 +43,7 @@ class Report:
 
 def plan(source: str) -> list[str]:
     """The pages of a folder, by name."""
-    with tracer.start_as_current_span("list pages"):
+    with tracer.start_as_current_span("plan"):
         return sorted(path.name for path in Path(source).glob("*.md"))
 
 
