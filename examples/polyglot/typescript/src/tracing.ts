@@ -9,5 +9,5 @@ export function setUpTracing(): () => Promise<void> {
   const resource = detectResources({ detectors: [envDetector, processDetector] });
   const provider = new NodeTracerProvider({ resource, spanProcessors: [new BatchSpanProcessor(new OTLPTraceExporter())] });
   provider.register();
-  return () => provider.shutdown();
+  return () => provider.shutdown().catch((error: unknown) => console.error("spans were lost:", error));
 }
