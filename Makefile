@@ -51,11 +51,15 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: setup ## Survey the standard library with durable runs, and kill things meanwhile
 	$(PY) examples/survey/demo.py
+
+.PHONY: demo-polyglot
+demo-polyglot: setup ## One workflow in Python, Go and TypeScript, and one trace through all of it
+	$(PY) examples/polyglot/demo.py
 
 ##@ Work
 
@@ -97,6 +101,8 @@ check: setup ## Format, lint, types, import contracts, proto lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy $(TYPED)
 	cd examples/survey && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml .
+	cd examples/polyglot && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml *.py
+	cd examples/polyglot/python && ../../../$(VENV)/bin/mypy --config-file ../../../pyproject.toml .
 	$(VENV)/bin/lint-imports --no-logo
 	$(PY) tools/buf.py lint
 

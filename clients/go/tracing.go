@@ -2,6 +2,9 @@ package stepwell
 
 import (
 	"context"
+	"errors"
+	"strconv"
+	"strings"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -47,9 +50,22 @@ func withTraceOf(ctx, of context.Context) (context.Context, context.CancelFunc) 
 	return context.WithCancel(trace.ContextWithSpanContext(ctx, trace.SpanContextFromContext(of)))
 }
 
-// withRemoteTrace goes on with a trace that came over the wire.
+// withRemoteTrace goes on with a trace that came over the wire. The flags are read here: OpenTelemetry's own reader refuses
+// a context whole that has one which it does not know, and others set more by now than it does.
 func withRemoteTrace(ctx context.Context, parent string) context.Context {
-	return w3c.Extract(ctx, propagation.MapCarrier{traceparent: parent})
+	parts := strings.Split(parent, "-")
+	if len(parts) != 4 {
+		return ctx
+	}
+	traceID, notTrace := trace.TraceIDFromHex(parts[1])
+	spanID, notSpan := trace.SpanIDFromHex(parts[2])
+	flags, notFlags := strconv.ParseUint(parts[3], 16, 8)
+	if errors.Join(notTrace, notSpan, notFlags) != nil {
+		return ctx
+	}
+	return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: traceID, SpanID: spanID, TraceFlags: trace.TraceFlags(flags),
+	}))
 }
 
 // activitySpan opens a span for an attempt, in its run's trace. It costs next to nothing where OpenTelemetry is not set
