@@ -214,8 +214,9 @@ def test_a_wait_ends_before_its_caller_gives_up() -> None:
     assert wait_seconds(0, default=20) == 0
 
 
-async def test_writing_to_a_peer_that_is_gone_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream may end under the hands of its writer."""
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_writing_to_a_peer_that_is_gone_is_no_fault(monkeypatch: pytest.MonkeyPatch, is_refused: bool) -> None:
+    """A stream may end under the hands of its writer, or of whoever refuses it."""
     monkeypatch.setattr(errors_module.log, "error", lambda *_, **__: pytest.fail("logged"))
     told: list[str] = []
     monkeypatch.setattr(errors_module.log, "info", lambda event, **_: told.append(event))
@@ -226,6 +227,8 @@ async def test_writing_to_a_peer_that_is_gone_is_no_fault(monkeypatch: pytest.Mo
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
         context.add_done_callback(lambda _: ended.set())
+        if is_refused:
+            raise QueueFull(queue="stream")
         await context.write(b"late")
 
     async with serving(act) as channel:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
-from tests.loops.rig import Rig, job_timers, rigged, until
+from tests.loops.rig import Rig, job_timers, rig_settings, rigged, until
 
 from stepwell_server.engine.activities import NewActivity
 from stepwell_server.engine.committer.orders import Order
@@ -26,6 +27,7 @@ from stepwell_server.model.payloads import NULL
 from stepwell_server.model.runs import Phase, RunRef
 from stepwell_server.model.tasks import TaskKind
 from stepwell_server.model.workers import Hello
+from stepwell_server.service import Service
 from stepwell_server.store import recall, sessions
 from stepwell_server.store.faults import Conflict
 from stepwell_server.store.partitions import TABLES
@@ -258,6 +260,22 @@ async def test_nothing_expires_soon_after_a_round_that_was_held_up(database_url:
         began = rig.clock.monotonic()
         await until(loop.run_once)
         assert rig.clock.monotonic() - began > 0.9
+
+
+async def test_what_held_the_leader_up_excuses_heartbeats_elsewhere(database_url: str) -> None:
+    """It has no worker of its own, so no beats of its own have failed."""
+    async with Service(rig_settings(database_url, lock_seconds=0.2, expiry_poll_seconds=0.05)) as service:
+        await until(service.leader.is_leading)
+        before = service.clock.now()
+        holder = await asyncpg.connect(database_url)
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE stepwell.heartbeats IN SHARE MODE")
+            await until(lambda: math.isfinite(service.duties.expiry.calm_seconds()))
+        await holder.close()
+        for firing in (service.duties.timers, service.duties.job_timers):
+            since = firing.heard_since()
+            assert since is not None
+            assert before < since <= service.clock.now()
 
 
 async def test_what_holds_a_table_up_is_seen_before_anybody_may_be_judged(database_url: str) -> None:

@@ -53,6 +53,15 @@ def test_contents_and_secrets_are_left_out(told: StringIO) -> None:
     assert text.count(RUN_ID) == text.count(CALLER[3:35]) == 2
 
 
+def test_peers_that_left_are_no_errors(told: StringIO) -> None:
+    """Each has a line of gRPC's own."""
+    grpc_log = logging.getLogger("grpc._cython.cygrpc")
+    grpc_log.error("ExecuteBatchError raised in core by servicer method [/stepwell.v1.RunService/StartRun]")
+    grpc_log.error("something else")
+    assert [line for line in told.getvalue().splitlines() if "servicer" in line] == []
+    assert "something else" in told.getvalue()
+
+
 ERRORS = [
     asyncpg.CheckViolationError.new(
         {"S": "ERROR", "V": "ERROR", "C": "23514", "M": f"row {HIDDEN}", "D": f"Failing row contains ({HIDDEN})."}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -244,11 +244,17 @@ class Month:
 
     async def look(self, day: int) -> None:
         """How many rows, and how many bytes, each table has once all that is due has gone."""
+        while day not in self.sizes:
+            # A partition that goes meanwhile has a number for its name, or none.
+            with suppress(asyncpg.PostgresSyntaxError, asyncpg.UndefinedTableError):
+                self.sizes[day] = await self._sizes()
+
+    async def _sizes(self) -> dict[str, tuple[int, int]]:
         found = {}
         for name, parts, bytes_ in await self.sql.fetch(_PARTS + _SIZES):
             rows = [await self.count(f"SELECT count(*) FROM {part}") for part in parts or ()]  # noqa: S608
             found[name] = (sum(rows), bytes_)
-        self.sizes[day] = found
+        return found
 
     async def unused(self) -> set[str]:
         """Tables into which nobody has written in this month; the database may be older."""
@@ -257,7 +263,7 @@ class Month:
 
     async def written(self) -> dict[str, int]:
         """How many rows have ever been written into each table."""
-        return dict(await self.sql.fetch(_PARTS + _INSERTED))
+        return {row[0]: row[1] for row in await self.sql.fetch(_PARTS + _INSERTED)}
 
     def grown(self, before: int, after: int) -> dict[str, Any]:
         """Which tables are larger than they may be."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from stepwell_server.loops.backlog import Backlog
@@ -62,19 +64,21 @@ class Duties:
         self.deadlines = Deadlines(shared, committers, clock, settings.timeout_poll_seconds, leads)
         self.schedules = Schedules(shared, committers, clock, settings.schedule_poll_seconds, leads)
         self.job_timers = JobTimers(shared, committers, clock, settings.timer_poll_seconds, leads)
-        self.timers.heard_since = self.job_timers.heard_since = heard_since
+        self.timers.heard_since = self.job_timers.heard_since = self._heard_since
         topics = Topics(of_topics, committers, clock, settings.topic_poll_seconds, leads)
         self.topic_news = TopicNews(topics, leads, publish)
         self.alarms = Alarms(self.timers, self.deadlines, self.job_timers, leads, publish)
         self.slots = Slots(of_slots, committers, clock, settings.slot_poll_seconds, leads)
         silence = settings.session_seconds, leader.led_seconds
+        self.expiry = Expiry(shared, committers, real_clock, settings.expiry_poll_seconds, *silence, leads)
+        self._clock, self._own_beats_since = clock, heard_since
         seldom = settings.retention_poll_seconds
         self.every: list[Loop] = [
             self.timers,
             self.deadlines,
             self.schedules,
             self.job_timers,
-            Expiry(shared, committers, real_clock, settings.expiry_poll_seconds, *silence, leads),
+            self.expiry,
             topics,
             MailDelivery(shared, committers, clock, settings.mail_poll_seconds, leads),
             Inbox(of_inbox, committers, clock, settings.inbox_poll_seconds, leads),
@@ -87,6 +91,15 @@ class Duties:
         ]
         if settings.metrics_port is not None:
             self.every.append(Backlog(shared, crews, clock, settings.backlog_poll_seconds, leads))
+
+    def _heard_since(self) -> datetime | None:
+        """Beats of other replicas fail unseen, but for what holds up this leader, too."""
+        calm = self.expiry.calm_seconds()
+        since = self._own_beats_since()
+        if math.isinf(calm):
+            return since
+        held_up = self._clock.now() - timedelta(seconds=calm)
+        return held_up if since is None else max(since, held_up)
 
     def wake(self) -> None:
         """The clock was moved: what is due now was not before."""

@@ -78,10 +78,13 @@ class Expiry(Loop):
             self._held_up_time = self._clock.monotonic()
             raise
 
+    def calm_seconds(self) -> float:
+        """For how long nothing has held up beats, as far as this leader has seen."""
+        return self._clock.monotonic() - self._held_up_time
+
     def _may_judge(self) -> bool:
         """Whether every worker has had the time to give a sign of life."""
-        calm = min(self._led_seconds(), self._clock.monotonic() - self._held_up_time)
-        return calm >= self._session_seconds
+        return min(self._led_seconds(), self.calm_seconds()) >= self._session_seconds
 
     async def _look(self) -> Sequence[UUID]:
         """A slice of the sessions whose time is over."""

@@ -21,6 +21,7 @@ from structlog.typing import EventDict, ExcInfo, Processor
 _REPEATING = (ValueError, LookupError)
 _REPEATING_PACKAGES = frozenset({"asyncpg", "google", "grpc", "sqlalchemy"})
 _SECRET = frozenset({"authorization", "password", "secret", "api_key", "database_url", "payload", "metadata"})
+_GRPC, _PEER_IS_GONE = "grpc._cython.cygrpc", "ExecuteBatchError raised in core"
 _TRACE_ID = slice(3, 35)
 
 
@@ -53,6 +54,12 @@ def set_up_logs(level: str = "info", form: str = "json", stream: TextIO | None =
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger(_GRPC).addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether it is no line of gRPC's about a peer that left before its answer: the call itself tells of that."""
+    return not record.getMessage().startswith(_PEER_IS_GONE)
 
 
 def about(run_id: UUID | str, traceparent: str = "") -> AbstractContextManager[None]:

@@ -72,13 +72,16 @@ class _Answering:
         # One that aborted has answered already.
         if not isinstance(error, Exception) or isinstance(error, grpc.aio.AbortError):
             return
-        if isinstance(error, grpc.aio.InternalError):
+        try:
+            if isinstance(error, grpc.aio.InternalError):
+                raise error
+            with telemetry.about_call(telemetry.caller_context(self._context.invocation_metadata() or ())[0]):
+                refusal = as_refusal(error, self._method)
+            await _abort(self._context, refusal)
+        except grpc.aio.InternalError as gone:
             # A write met a peer that is gone; nobody is left to be answered.
             log.info("call.abandoned", method=self._method)
-            raise asyncio.CancelledError from error
-        with telemetry.about_call(telemetry.caller_context(self._context.invocation_metadata() or ())[0]):
-            refusal = as_refusal(error, self._method)
-        await _abort(self._context, refusal)
+            raise asyncio.CancelledError from gone
 
 
 def as_refusal(error: Exception, method: str = "") -> Refusal:

@@ -33,10 +33,13 @@ RETURNING session_id;
 DELETE FROM sessions WHERE session_id = ANY($1::uuid[]) RETURNING session_id;
 
 -- name: read_expired_sessions
--- Sessions whose time is over. Takes the lock of the table that beats take: what holds them up holds this up, too. Reads
+-- Sessions whose time is over. Takes the locks of tables that beats take: what holds them up holds this up, too. Reads
 -- the small table.
-WITH nothing AS (
+WITH no_session AS (
     UPDATE sessions SET expire_time = expire_time WHERE FALSE
+),
+no_heartbeat AS (
+    UPDATE heartbeats SET run_key = run_key WHERE FALSE
 )
 SELECT session_id, worker_id FROM sessions WHERE expire_time < $1 ORDER BY expire_time LIMIT $2;
 
