@@ -16,9 +16,9 @@ const answerTime = 5 * time.Second
 type WorkerOptions struct {
 	// TaskQueues are those that it takes tasks from. Default: "default".
 	TaskQueues []string
-	// MaxActivities is how many activities and jobs it performs at once. Default: 100.
+	// MaxActivities is how many activities and jobs it performs at once. Default: 100; -1: none.
 	MaxActivities int
-	// MaxRuns is how many runs it advances at once. Default: 200.
+	// MaxRuns is how many runs it advances at once. Default: 200; -1: none.
 	MaxRuns int
 	// MaxResidentRuns is how many waiting runs stay in memory besides. Default: 1,000; -1: none.
 	MaxResidentRuns int
@@ -51,8 +51,8 @@ func NewWorker(client *Client, options WorkerOptions) *Worker {
 	if len(options.TaskQueues) == 0 {
 		options.TaskQueues = []string{"default"}
 	}
-	options.MaxActivities = orElse(options.MaxActivities, 100)
-	options.MaxRuns = orElse(options.MaxRuns, 200)
+	options.MaxActivities = max(0, orElse(options.MaxActivities, 100))
+	options.MaxRuns = max(0, orElse(options.MaxRuns, 200))
 	options.MaxResidentRuns = max(0, orElse(options.MaxResidentRuns, 1000))
 	if options.DrainTime == 0 {
 		options.DrainTime = 30 * time.Second
