@@ -136,7 +136,7 @@ func (c *Client) connect() (*grpc.ClientConn, error) {
 // Namespace is the one in which all happens.
 func (c *Client) Namespace() string { return c.options.namespace }
 
-// Close ends the connection. What is still waited for fails.
+// Close ends the connection. What is still waited for gives ErrClosed.
 func (c *Client) Close() error {
 	c.cancel()
 	return c.conn.Close()

@@ -78,6 +78,8 @@ var (
 	ErrWaitTimeout = errors.New("the time to wait was over first")
 	// ErrActivityCancelled is the cause with which an activity's context ends when it was asked to stop.
 	ErrActivityCancelled = errors.New("the activity was asked to stop")
+	// ErrClosed is what calls of a client that was closed give.
+	ErrClosed = errors.New("the client is closed")
 	// ErrTaskLost is the cause with which an activity's context ends when its task is not this worker's any more.
 	ErrTaskLost = errors.New("the task is not this worker's any more")
 )
@@ -249,6 +251,9 @@ func isPassing(err error) bool {
 	}
 	switch failed.Code {
 	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded:
+		return true
+	case codes.Canceled:
+		// What a server had not taken in yet when it ended. Who cancels a call of its own gets another error.
 		return true
 	case codes.ResourceExhausted:
 		return failed.hasAdvice

@@ -160,7 +160,7 @@ func (w *watcher) waitOne(ctx context.Context, id string, expected *awaited) (*e
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-w.client.ctx.Done():
-			return nil, &Error{Code: codes.Canceled, Message: "the client was closed"}
+			return nil, ErrClosed
 		}
 	}
 }
@@ -185,6 +185,8 @@ func (w *watcher) cover(ctx context.Context, found *awaited, live chan struct{})
 		return found.end, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
+	case <-w.client.ctx.Done():
+		return nil, ErrClosed
 	}
 	w.mu.Lock()
 	wasLive, broken := w.isLive, w.broken
