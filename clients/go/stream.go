@@ -36,7 +36,7 @@ type stream struct {
 	done     chan error // what ended it, from the reader, the writer or the watch
 	readEnd  chan struct{}
 	writeEnd chan struct{}
-	isMuted  sync.Mutex // held while a message is taken in
+	gate     sync.Mutex // held while a message is taken in, or out of the outbox
 	muted    bool
 }
 
@@ -111,11 +111,11 @@ func (s *stream) read() error {
 		if message.GetPing() != 0 {
 			s.outbox.say(func() { s.outbox.pong = message.GetPing() })
 		}
-		s.isMuted.Lock()
+		s.gate.Lock()
 		if !s.muted {
 			s.received(message)
 		}
-		s.isMuted.Unlock()
+		s.gate.Unlock()
 	}
 }
 
@@ -129,13 +129,10 @@ func (s *stream) write() error {
 		case <-s.call.Context().Done():
 			return nil
 		}
-		select {
-		case <-s.hushed:
-			poke(s.outbox.filled)
+		message, isMuted := s.take()
+		if isMuted {
 			return nil
-		default:
 		}
-		message := s.outbox.take()
 		if message == nil {
 			continue
 		}
@@ -145,6 +142,18 @@ func (s *stream) write() error {
 			return nil
 		}
 	}
+}
+
+// take takes the next message, unless somebody else is to say it: what were taken after the next stream has begun would be
+// lost with this one, and never be said again.
+func (s *stream) take() (message *pb.ConnectRequest, isMuted bool) {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if s.muted {
+		poke(s.outbox.filled)
+		return nil, true
+	}
+	return s.outbox.take(), false
 }
 
 // watch shows life, asks for it, and gives a silent stream up.
@@ -182,15 +191,21 @@ func (s *stream) watch(interval time.Duration) {
 // hush says and hears nothing more; what it has not said stays for the stream that follows.
 func (s *stream) hush() {
 	s.hushOnce.Do(func() { close(s.hushed) })
-	s.isMuted.Lock()
+	s.gate.Lock()
 	s.muted = true
-	s.isMuted.Unlock()
+	s.gate.Unlock()
 }
 
-// sayGoodbye half-closes, so that the service may end the session at once.
+// sayGoodbye says what is left to say, that the worker drains above all, and half-closes: so the service may end the
+// session at once.
 func (s *stream) sayGoodbye() {
 	s.hushOnce.Do(func() { close(s.hushed) })
 	<-s.writeEnd
+	for message := s.outbox.take(); message != nil; message = s.outbox.take() {
+		if s.call.Send(message) != nil {
+			return
+		}
+	}
 	if s.call.CloseSend() != nil {
 		return
 	}

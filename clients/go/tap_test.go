@@ -37,6 +37,7 @@ type tap struct {
 type tapped struct {
 	sending    sync.Mutex
 	worker     grpc.ServerStream
+	cut        context.CancelFunc
 	said       []*pb.ConnectRequest
 	halfClosed chan struct{}
 }
@@ -102,7 +103,7 @@ func (t *tap) pass(_ any, worker grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	s := &tapped{worker: worker, halfClosed: make(chan struct{})}
+	s := &tapped{worker: worker, cut: cancel, halfClosed: make(chan struct{})}
 	if method == connectMethod {
 		t.mu.Lock()
 		t.streams = append(t.streams, s)

@@ -2,9 +2,11 @@ package stepwell
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
@@ -42,6 +44,7 @@ type Worker struct {
 	tasks   *performer
 	leaving chan struct{}
 	once    sync.Once
+	begun   atomic.Bool
 	welcome chan struct{}
 	greeted sync.Once
 }
@@ -84,8 +87,11 @@ func identity() string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
-// RegisterWorkflow lets a worker advance runs of a type. To be called before Run.
+// RegisterWorkflow lets a worker advance runs of a type. To be called before Run; panics if it knows the type already.
 func RegisterWorkflow[I, O any](w *Worker, workflow string, function func(w Workflow, input I) (O, error)) {
+	if w.runs.definitions[workflow] != nil {
+		panic("stepwell: there are two workflows " + workflow)
+	}
 	w.runs.definitions[workflow] = func(wf Workflow, payload *pb.Payload) (*pb.Payload, error) {
 		var input I
 		if err := w.runs.converter.FromPayload(payload, &input); err != nil {
@@ -99,8 +105,12 @@ func RegisterWorkflow[I, O any](w *Worker, workflow string, function func(w Work
 	}
 }
 
-// RegisterActivity lets a worker perform activities and jobs of a type. To be called before Run.
+// RegisterActivity lets a worker perform activities and jobs of a type. To be called before Run; panics if it knows the
+// type already.
 func RegisterActivity[I, O any](w *Worker, activity string, function func(ctx context.Context, input I) (O, error)) {
+	if w.tasks.definitions[activity] != nil {
+		panic("stepwell: there are two activities " + activity)
+	}
 	w.tasks.definitions[activity] = func(ctx context.Context, payload *pb.Payload) (*pb.Payload, error) {
 		var input I
 		if err := w.tasks.converter.FromPayload(payload, &input); err != nil {
@@ -118,6 +128,9 @@ func RegisterActivity[I, O any](w *Worker, activity string, function func(ctx co
 // connects again whenever the stream breaks, and gives an error when the service refuses the worker for good: a wrong
 // key, an unknown namespace. A worker runs once.
 func (w *Worker) Run(ctx context.Context) error {
+	if w.begun.Swap(true) {
+		return errors.New("stepwell: a worker runs once: make another one")
+	}
 	w.session = newSession(w, w.hello(), w.outbox)
 	connected := make(chan error, 1)
 	linked, cut := context.WithCancel(context.WithoutCancel(ctx))
