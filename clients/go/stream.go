@@ -15,11 +15,15 @@ import (
 )
 
 const (
-	welcomeTimeout     = 10 * time.Second
+	welcomeTimeout = 10 * time.Second
+	watchTick      = time.Second
+	lastWords      = 2 * time.Second
+)
+
+// Variables, so that tests need not wait as long.
+var (
 	silenceBeforePing  = 20 * time.Second
 	silenceBeforeDeath = 30 * time.Second
-	watchTick          = time.Second
-	lastWords          = 2 * time.Second
 )
 
 // stream is one stream of a worker's session, over a connection of its own: greeted, then read, written and watched.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
@@ -38,6 +39,7 @@ type tapped struct {
 	sending    sync.Mutex
 	worker     grpc.ServerStream
 	cut        context.CancelFunc
+	peer       string
 	said       []*pb.ConnectRequest
 	halfClosed chan struct{}
 }
@@ -103,7 +105,8 @@ func (t *tap) pass(_ any, worker grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	s := &tapped{worker: worker, cut: cancel, halfClosed: make(chan struct{})}
+	from, _ := peer.FromContext(ctx)
+	s := &tapped{worker: worker, cut: cancel, peer: from.Addr.String(), halfClosed: make(chan struct{})}
 	if method == connectMethod {
 		t.mu.Lock()
 		t.streams = append(t.streams, s)
