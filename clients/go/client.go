@@ -35,8 +35,12 @@ type Client struct {
 	starts  *coalescer[*pb.StartRunRequest, *pb.StartRunResponse]
 	signals *coalescer[*pb.SignalRunRequest, *pb.SignalRunResponse]
 	runEnds *watcher
-	ctx     context.Context
-	cancel  context.CancelFunc
+
+	jobStarts *coalescer[*pb.StartJobRequest, *pb.StartJobResponse]
+	jobEnds   *watcher
+
+	ctx    context.Context
+	cancel context.CancelFunc
 }
 
 type clientOptions struct {
@@ -112,6 +116,8 @@ func Dial(target string, options ...Option) (*Client, error) {
 	client.starts = newCoalescer(client, client.sendStarts)
 	client.signals = newCoalescer(client, client.sendSignals)
 	client.runEnds = newWatcher(client, runEnds{client})
+	client.jobStarts = newCoalescer(client, client.sendJobStarts)
+	client.jobEnds = newWatcher(client, jobEnds{client})
 	return client, nil
 }
 

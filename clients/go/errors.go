@@ -61,6 +61,7 @@ func (e *Error) Is(target error) bool {
 var (
 	ErrRunNotFound       = &Error{Code: codes.NotFound, Reason: "RUN_NOT_FOUND"}
 	ErrJobNotFound       = &Error{Code: codes.NotFound, Reason: "JOB_NOT_FOUND"}
+	ErrUniqueKeyInUse    = &Error{Code: codes.AlreadyExists, Reason: "UNIQUE_KEY_IN_USE"}
 	ErrWorkflowIDInUse   = &Error{Code: codes.AlreadyExists, Reason: "WORKFLOW_ID_IN_USE"}
 	ErrRunExists         = &Error{Code: codes.AlreadyExists, Reason: "RUN_EXISTS"}
 	ErrRunTerminal       = &Error{Code: codes.FailedPrecondition, Reason: "RUN_TERMINAL"}
