@@ -25,6 +25,7 @@ type activityKey struct{}
 
 // ActivityInfo says which attempt of what an activity's function is at.
 type ActivityInfo struct {
+	// Namespace, Type and TaskQueue are the task's.
 	Namespace, Type, TaskQueue string
 	// RunID and WorkflowID are the run's; empty for a job.
 	RunID, WorkflowID string

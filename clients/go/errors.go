@@ -38,6 +38,7 @@ type Error struct {
 	hasAdvice bool
 }
 
+// Error gives the reason and the message.
 func (e *Error) Error() string {
 	if e.Reason == "" {
 		return fmt.Sprintf("%s: %s", e.Code, e.Message)
@@ -88,7 +89,8 @@ var (
 // ApplicationError is a failure with a kind, made by workflow and activity code.
 type ApplicationError struct {
 	// Type is the kind, for programs and for retry policies. Default: "ApplicationError".
-	Type    string
+	Type string
+	// Message is for people.
 	Message string
 	// NonRetryable says that another attempt can't help.
 	NonRetryable bool
@@ -100,7 +102,10 @@ type ApplicationError struct {
 	Cause error
 }
 
+// Error gives the message.
 func (e *ApplicationError) Error() string { return e.Message }
+
+// Unwrap gives the cause.
 func (e *ApplicationError) Unwrap() error { return e.Cause }
 
 // StepError is what a call of a Workflow gives for a step that failed for good: an activity, a child, a checkpoint.
@@ -111,6 +116,7 @@ type StepError struct {
 	Failure *pb.Failure
 }
 
+// Error names the step, and says why it failed.
 func (e *StepError) Error() string {
 	return fmt.Sprintf("%s failed: %s: %s", e.Name, e.Failure.GetType(), e.Failure.GetMessage())
 }
@@ -125,6 +131,7 @@ type RunError struct {
 	Failure *pb.Failure
 }
 
+// Error says how it ended, and why.
 func (e *RunError) Error() string {
 	if e.Failure == nil {
 		return fmt.Sprintf("%s ended %s", e.ID, e.Ended)

@@ -48,7 +48,7 @@ type stream struct {
 func openStream(
 	ctx context.Context, client *Client, hello *pb.Hello, outbox *outbox, received func(*pb.ConnectResponse),
 ) (*stream, *pb.ConnectResponse, error) {
-	conn, err := client.connect()
+	conn, err := client.connect(anyOne)
 	if err != nil {
 		return nil, nil, err
 	}
