@@ -33,8 +33,8 @@ type stream struct {
 	cancel   context.CancelFunc
 	outbox   *outbox
 	received func(*pb.ConnectResponse)
-	heard    atomic.Int64
-	said     atomic.Int64
+	heard    moment
+	said     moment
 	hushed   chan struct{}
 	hushOnce sync.Once
 	done     chan error // what ended it, from the reader, the writer or the watch
@@ -43,6 +43,14 @@ type stream struct {
 	gate     sync.Mutex // held while a message is taken in, or out of the outbox
 	muted    bool
 }
+
+// moment is when something last happened, whatever becomes of the wall's clock.
+type moment struct{ since atomic.Int64 }
+
+var began = time.Now()
+
+func (m *moment) touch()             { m.since.Store(int64(time.Since(began))) }
+func (m *moment) ago() time.Duration { return time.Since(began) - time.Duration(m.since.Load()) }
 
 // openStream connects, says hello and gives the message with the welcome.
 func openStream(
@@ -66,9 +74,8 @@ func openStream(
 		s.close()
 		return nil, nil, err
 	}
-	now := time.Now().UnixNano()
-	s.heard.Store(now)
-	s.said.Store(now)
+	s.heard.touch()
+	s.said.touch()
 	return s, message, nil
 }
 
@@ -111,7 +118,7 @@ func (s *stream) read() error {
 		if err != nil {
 			return fromRPC(orEnd(err))
 		}
-		s.heard.Store(time.Now().UnixNano())
+		s.heard.touch()
 		if message.GetPing() != 0 {
 			s.outbox.say(func() { s.outbox.pong = message.GetPing() })
 		}
@@ -140,7 +147,7 @@ func (s *stream) write() error {
 		if message == nil {
 			continue
 		}
-		s.said.Store(time.Now().UnixNano())
+		s.said.touch()
 		if err := s.call.Send(message); err != nil {
 			// The reader knows why.
 			return nil
@@ -177,15 +184,15 @@ func (s *stream) watch(interval time.Duration) {
 		now := time.Now()
 		if now.Sub(before) > tick+5*time.Second {
 			// This process itself was held up: what came meanwhile is yet to be read.
-			s.heard.Store(now.UnixNano())
+			s.heard.touch()
 		}
 		before = now
-		silence := now.Sub(time.Unix(0, s.heard.Load()))
+		silence := s.heard.ago()
 		if silence > silenceBeforeDeath {
 			s.done <- &Error{Code: codes.Unavailable, Message: "nothing was heard for " + silence.String()}
 			return
 		}
-		if silence > silenceBeforePing || now.Sub(time.Unix(0, s.said.Load())) >= interval-tick {
+		if silence > silenceBeforePing || s.said.ago() >= interval-tick {
 			s.outbox.say(func() { s.outbox.ping = pings })
 			pings++
 		}
