@@ -65,8 +65,16 @@ func (t *tap) reports(holds func(report *pb.Report) bool) []*pb.Report {
 func TestADuplicateAssignmentChangesNothing(t *testing.T) {
 	tap := newTap(t)
 	var first *pb.ConnectResponse
+	const number = 4711
 	stale := make(chan struct{})
 	tap.set(func() {
+		tap.up = func(_ *tapped, message *pb.ConnectRequest) *pb.ConnectRequest {
+			if message.GetPong() == number {
+				close(stale)
+				message.Pong = 0
+			}
+			return message
+		}
 		tap.down = func(s *tapped, message *pb.ConnectResponse) *pb.ConnectResponse {
 			if len(message.GetAssigns()) == 0 {
 				return message
@@ -75,7 +83,11 @@ func TestADuplicateAssignmentChangesNothing(t *testing.T) {
 				if first == nil {
 					first = &pb.ConnectResponse{Assigns: []*pb.Task{assign}}
 				} else {
-					go func() { s.say(first); close(stale) }()
+					go func() {
+						s.say(first)
+						// Its answer shows that what came before was taken in.
+						s.say(&pb.ConnectResponse{Ping: number})
+					}()
 				}
 			}
 			message.Assigns = append(message.Assigns, proto.Clone(message).(*pb.ConnectResponse).GetAssigns()...)
@@ -93,7 +105,6 @@ func TestADuplicateAssignmentChangesNothing(t *testing.T) {
 				return 0, &stepwell.ApplicationError{Message: "once more", RetryAfter: time.Millisecond}
 			}
 			<-stale
-			time.Sleep(50 * time.Millisecond)
 			return attempt, ctx.Err()
 		})
 	})
