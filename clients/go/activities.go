@@ -7,18 +7,25 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
-// retryDelay is before a report that was refused in passing goes out again, where the service gave no advice.
-const retryDelay = time.Second
+const (
+	// beatPause is between two heartbeats of one attempt; what is told meanwhile is merged.
+	beatPause = time.Second
+	// beatsPerTimeout go out in the longest time that may pass between two.
+	beatsPerTimeout = 3
+	// detailsMost is what the service takes of details.
+	detailsMost = 2 << 20
+)
 
 type activityKey struct{}
 
 // ActivityInfo says which attempt of what an activity's function is at.
 type ActivityInfo struct {
+	// Namespace, Type and TaskQueue are the task's.
 	Namespace, Type, TaskQueue string
 	// RunID and WorkflowID are the run's; empty for a job.
 	RunID, WorkflowID string
@@ -81,6 +88,7 @@ type attempt struct {
 	mu          sync.Mutex
 	isCancelled bool
 	isGone      bool
+	refusals    refusals
 	report      *pb.Report
 	details     *pb.Payload
 	hasBeat     bool
@@ -112,6 +120,12 @@ func (p *performer) assign(task *pb.Task) {
 	a.ctx, a.stop = context.WithCancelCause(context.WithValue(context.Background(), activityKey{}, a))
 	p.mu.Lock()
 	former := p.running[a.ref.GetTaskId()]
+	if former != nil && former.ref.GetToken() >= a.ref.GetToken() {
+		// It is known, or older than what is known.
+		p.mu.Unlock()
+		p.outbox.acknowledge(a.ref)
+		return
+	}
 	p.running[a.ref.GetTaskId()] = a
 	p.mu.Unlock()
 	if former != nil {
@@ -149,11 +163,16 @@ func (a *attempt) perform(definition func(context.Context, *pb.Payload) (*pb.Pay
 	}
 	// What the next attempt needs to know goes out before it can begin.
 	a.sendBeat()
-	if isCancelled && (errors.Is(err, context.Canceled) || errors.Is(err, ErrActivityCancelled)) {
+	if isCancelled && isStop(err) {
 		a.tell(&pb.Report{Outcome: &pb.Report_Cancelled{Cancelled: &pb.CancelledActivity{}}})
 		return
 	}
 	a.tell(&pb.Report{Outcome: &pb.Report_Fail{Fail: &pb.FailActivity{Failure: failureOf(err, a.performer.converter)}}})
+}
+
+// isStop tells whether that is what code gives that was asked to stop.
+func isStop(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, ErrActivityCancelled) || errors.Is(err, ErrTaskLost)
 }
 
 // tell reports what came of the attempt, unless it is somebody else's meanwhile.
@@ -167,48 +186,38 @@ func (a *attempt) tell(report *pb.Report) {
 	}
 }
 
-// reportAnswered forgets an attempt whose report was answered.
+// reportAnswered forgets an attempt whose report was answered, unless something is left to do about it.
 func (a *attempt) reportAnswered(result *pb.ReportResult) {
-	if result.GetStatus() == pb.ReportResult_STATUS_REFUSED {
-		failed := fromStatus(result.GetError())
-		slog.Info("the report of an activity was refused", "type", a.task.GetType(), "error", failed)
-		if isPassing(failed) {
-			a.again(failed)
-			return
-		}
-		a.mu.Lock()
-		_, hasFailed := a.report.GetOutcome().(*pb.Report_Fail)
-		a.mu.Unlock()
-		if failed.Code == codes.InvalidArgument && !hasFailed {
-			// What it came to can't be recorded, and would not be at another attempt.
-			failure := &pb.Failure{Message: failed.Error(), Type: failed.Reason, NonRetryable: true}
-			a.tell(&pb.Report{Outcome: &pb.Report_Fail{Fail: &pb.FailActivity{Failure: failure}}})
-			return
-		}
+	if result.GetStatus() != pb.ReportResult_STATUS_REFUSED {
+		a.performer.remove(a)
+		return
 	}
-	a.performer.remove(a)
+	failed := fromStatus(result.GetError())
+	slog.Info("the report of an activity was refused", "type", a.task.GetType(), "error", failed)
+	a.mu.Lock()
+	found := a.refusals.judge(failed)
+	same := &pb.Report{Outcome: a.report.GetOutcome()}
+	a.mu.Unlock()
+	_, isReleased := same.GetOutcome().(*pb.Report_Release)
+	switch {
+	case found == sendAgain:
+		time.AfterFunc(delayOf(failed), func() { a.tell(same) })
+	case found == failWith && !isReleased:
+		// What it came to can't be recorded, and would not be at another attempt.
+		a.tell(&pb.Report{Outcome: &pb.Report_Fail{Fail: &pb.FailActivity{Failure: failureFrom(failed)}}})
+	case found == giveBack && !isReleased:
+		a.tell(&pb.Report{Outcome: release("its report was refused: " + failed.Reason)})
+	default:
+		a.performer.remove(a)
+	}
 }
 
-// again sends the same report again, after a while.
-func (a *attempt) again(failed *Error) {
-	delay := failed.RetryAfter
-	if delay == 0 {
-		delay = retryDelay
-	}
-	time.AfterFunc(jitter(2*delay), func() {
-		a.mu.Lock()
-		report := &pb.Report{Outcome: a.report.GetOutcome()}
-		a.mu.Unlock()
-		a.tell(report)
-	})
-}
-
-// cancel asks the attempt to stop: its context ends.
-func (a *attempt) cancel() {
+// cancel asks the attempt to stop: its context ends, with that cause.
+func (a *attempt) cancel(cause error) {
 	a.mu.Lock()
 	a.isCancelled = true
 	a.mu.Unlock()
-	a.stop(ErrActivityCancelled)
+	a.stop(cause)
 }
 
 // lose ends an attempt that is somebody else's now; nothing is reported.
@@ -226,6 +235,8 @@ func (a *attempt) beat(ctx context.Context, details any) {
 		spelled, err := a.performer.converter.ToPayload(details)
 		if err != nil {
 			slog.Error("heartbeat details can't be written", "type", a.task.GetType(), "error", err)
+		} else if size := proto.Size(spelled); size > detailsMost {
+			slog.Error("heartbeat details are too large", "type", a.task.GetType(), "bytes", size, "most", detailsMost)
 		} else {
 			payload = spelled
 		}
@@ -249,9 +260,9 @@ func (a *attempt) beat(ctx context.Context, details any) {
 // pause is the time between two heartbeats of the attempt on the wire.
 func (a *attempt) pause() time.Duration {
 	if timeout := a.task.GetHeartbeatTimeout().AsDuration(); timeout > 0 {
-		return timeout / 2
+		return min(beatPause, timeout/beatsPerTimeout)
 	}
-	return 5 * time.Second
+	return beatPause
 }
 
 // breathe sends what gathered in a pause.
@@ -290,7 +301,7 @@ func (p *performer) find(ref *pb.TaskRef) *attempt {
 
 func (p *performer) cancel(ref *pb.TaskRef) {
 	if found := p.find(ref); found != nil {
-		found.cancel()
+		found.cancel(ErrActivityCancelled)
 	}
 }
 
@@ -302,7 +313,10 @@ func (p *performer) revoke(ref *pb.TaskRef) {
 
 func (p *performer) beatAnswered(result *pb.TaskHeartbeatResult) {
 	if result.GetLost() {
-		p.revoke(result.GetRef())
+		// It is reported all the same, so that its place is given back.
+		if found := p.find(result.GetRef()); found != nil {
+			found.cancel(ErrTaskLost)
+		}
 	} else if result.GetCancelRequested() {
 		p.cancel(result.GetRef())
 	}

@@ -52,6 +52,9 @@ func once[Q, A any](
 	if err == nil {
 		return answer, nil
 	}
+	if client.ctx.Err() != nil {
+		return nil, ErrClosed
+	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}

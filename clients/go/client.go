@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	grpcbackoff "google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -17,26 +18,49 @@ import (
 // version is the client's, which is the protocol's.
 const version = "0.1.0"
 
-const messageBytes = 16 << 20
+const (
+	messageBytes = 16 << 20
+	connectTime  = 5 * time.Second
+	// Calls go round all addresses. A stream needs one connection only: to any, drawn by lot.
+	inTurn = `{"loadBalancingConfig": [{"round_robin": {}}]}`
+	anyOne = `{"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": true}}]}`
+)
+
+// reconnecting: a service that was away is found again within seconds, however long it was.
+var reconnecting = grpc.ConnectParams{
+	Backoff: grpcbackoff.Config{
+		BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second,
+	},
+	MinConnectTimeout: connectTime,
+}
 
 // Client speaks with a service. It is safe for use by several goroutines.
 type Client struct {
 	options clientOptions
 	target  string
 	conn    *grpc.ClientConn
-	// Each service's generated stub, for what this package has no method of its own for.
-	Runs       pb.RunServiceClient
-	Jobs       pb.JobServiceClient
-	Workers    pb.WorkerServiceClient
+	// Runs and the fields below are the services' generated stubs, for what this package has no method of its own for.
+	Runs pb.RunServiceClient
+	// Jobs is the stub of JobService.
+	Jobs pb.JobServiceClient
+	// Workers is the stub of WorkerService.
+	Workers pb.WorkerServiceClient
+	// Namespaces is the stub of NamespaceService.
 	Namespaces pb.NamespaceServiceClient
-	Schedules  pb.ScheduleServiceClient
-	Clock      pb.ClockServiceClient
+	// Schedules is the stub of ScheduleService.
+	Schedules pb.ScheduleServiceClient
+	// Clock is the stub of ClockService, for tests.
+	Clock pb.ClockServiceClient
 
 	starts  *coalescer[*pb.StartRunRequest, *pb.StartRunResponse]
 	signals *coalescer[*pb.SignalRunRequest, *pb.SignalRunResponse]
 	runEnds *watcher
-	ctx     context.Context
-	cancel  context.CancelFunc
+
+	jobStarts *coalescer[*pb.StartJobRequest, *pb.StartJobResponse]
+	jobEnds   *watcher
+
+	ctx    context.Context
+	cancel context.CancelFunc
 }
 
 type clientOptions struct {
@@ -97,7 +121,7 @@ func Dial(target string, options ...Option) (*Client, error) {
 		chosen.converter = encoded{chosen.converter, chosen.codec}
 	}
 	client := &Client{options: chosen, target: target}
-	conn, err := client.connect()
+	conn, err := client.connect(inTurn)
 	if err != nil {
 		return nil, err
 	}
@@ -112,11 +136,13 @@ func Dial(target string, options ...Option) (*Client, error) {
 	client.starts = newCoalescer(client, client.sendStarts)
 	client.signals = newCoalescer(client, client.sendSignals)
 	client.runEnds = newWatcher(client, runEnds{client})
+	client.jobStarts = newCoalescer(client, client.sendJobStarts)
+	client.jobEnds = newWatcher(client, jobEnds{client})
 	return client, nil
 }
 
 // connect makes a connection of its own.
-func (c *Client) connect() (*grpc.ClientConn, error) {
+func (c *Client) connect(balancing string) (*grpc.ClientConn, error) {
 	secret := insecure.NewCredentials()
 	if c.options.tls != nil {
 		secret = credentials.NewTLS(c.options.tls)
@@ -125,7 +151,8 @@ func (c *Client) connect() (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(secret),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytes), grpc.MaxCallSendMsgSize(messageBytes)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
-		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"round_robin": {}}]}`),
+		grpc.WithConnectParams(reconnecting),
+		grpc.WithDefaultServiceConfig(balancing),
 		// gRPC's own retries know nothing of reasons.
 		grpc.WithDisableRetry(),
 		grpc.WithUserAgent("stepwell-go/" + version),
@@ -136,7 +163,7 @@ func (c *Client) connect() (*grpc.ClientConn, error) {
 // Namespace is the one in which all happens.
 func (c *Client) Namespace() string { return c.options.namespace }
 
-// Close ends the connection. What is still waited for fails.
+// Close ends the connection. What is still waited for gives ErrClosed.
 func (c *Client) Close() error {
 	c.cancel()
 	return c.conn.Close()

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -133,13 +134,22 @@ func (c *coalescer[Q, A]) comesAgain(it *item[Q, A], err error) bool {
 	return true
 }
 
-// allFailed gives every item of a batch the same error.
-func allFailed[A any](count int, err error) ([]A, []error) {
-	failures := make([]error, count)
-	for place := range failures {
-		failures[place] = err
+// unpacked gives what became of each item of a batch: all share an error of the call.
+func unpacked[R, A any](count int, results []R, err error, read func(result R) (A, *spb.Status)) ([]A, []error) {
+	answers, failures := make([]A, count), make([]error, count)
+	if err == nil && len(results) != count {
+		err = errNoAnswer
 	}
-	return make([]A, count), failures
+	for place := range failures {
+		if failures[place] = err; err != nil {
+			continue
+		}
+		answer, failed := read(results[place])
+		if answers[place] = answer; failed != nil {
+			failures[place] = fromStatus(failed)
+		}
+	}
+	return answers, failures
 }
 
 var errNoAnswer = errors.New("the service left an item without an answer")

@@ -38,6 +38,7 @@ type Error struct {
 	hasAdvice bool
 }
 
+// Error gives the reason and the message.
 func (e *Error) Error() string {
 	if e.Reason == "" {
 		return fmt.Sprintf("%s: %s", e.Code, e.Message)
@@ -61,6 +62,7 @@ func (e *Error) Is(target error) bool {
 var (
 	ErrRunNotFound       = &Error{Code: codes.NotFound, Reason: "RUN_NOT_FOUND"}
 	ErrJobNotFound       = &Error{Code: codes.NotFound, Reason: "JOB_NOT_FOUND"}
+	ErrUniqueKeyInUse    = &Error{Code: codes.AlreadyExists, Reason: "UNIQUE_KEY_IN_USE"}
 	ErrWorkflowIDInUse   = &Error{Code: codes.AlreadyExists, Reason: "WORKFLOW_ID_IN_USE"}
 	ErrRunExists         = &Error{Code: codes.AlreadyExists, Reason: "RUN_EXISTS"}
 	ErrRunTerminal       = &Error{Code: codes.FailedPrecondition, Reason: "RUN_TERMINAL"}
@@ -78,6 +80,8 @@ var (
 	ErrWaitTimeout = errors.New("the time to wait was over first")
 	// ErrActivityCancelled is the cause with which an activity's context ends when it was asked to stop.
 	ErrActivityCancelled = errors.New("the activity was asked to stop")
+	// ErrClosed is what calls of a client that was closed give.
+	ErrClosed = errors.New("the client is closed")
 	// ErrTaskLost is the cause with which an activity's context ends when its task is not this worker's any more.
 	ErrTaskLost = errors.New("the task is not this worker's any more")
 )
@@ -85,7 +89,8 @@ var (
 // ApplicationError is a failure with a kind, made by workflow and activity code.
 type ApplicationError struct {
 	// Type is the kind, for programs and for retry policies. Default: "ApplicationError".
-	Type    string
+	Type string
+	// Message is for people.
 	Message string
 	// NonRetryable says that another attempt can't help.
 	NonRetryable bool
@@ -97,7 +102,10 @@ type ApplicationError struct {
 	Cause error
 }
 
+// Error gives the message.
 func (e *ApplicationError) Error() string { return e.Message }
+
+// Unwrap gives the cause.
 func (e *ApplicationError) Unwrap() error { return e.Cause }
 
 // StepError is what a call of a Workflow gives for a step that failed for good: an activity, a child, a checkpoint.
@@ -108,6 +116,7 @@ type StepError struct {
 	Failure *pb.Failure
 }
 
+// Error names the step, and says why it failed.
 func (e *StepError) Error() string {
 	return fmt.Sprintf("%s failed: %s: %s", e.Name, e.Failure.GetType(), e.Failure.GetMessage())
 }
@@ -122,6 +131,7 @@ type RunError struct {
 	Failure *pb.Failure
 }
 
+// Error says how it ended, and why.
 func (e *RunError) Error() string {
 	if e.Failure == nil {
 		return fmt.Sprintf("%s ended %s", e.ID, e.Ended)
@@ -249,6 +259,9 @@ func isPassing(err error) bool {
 	}
 	switch failed.Code {
 	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded:
+		return true
+	case codes.Canceled:
+		// What a server had not taken in yet when it ended. Who cancels a call of its own gets another error.
 		return true
 	case codes.ResourceExhausted:
 		return failed.hasAdvice

@@ -44,10 +44,10 @@ type execution struct {
 	end        any // one of the kinds of pb.Progress.End
 	caughtUp   bool
 	isEnded    bool
-	isFailing  bool
 	isDropped  bool
 	isLeaving  bool
 	isBroken   bool
+	refusals   refusals
 
 	postMu sync.Mutex
 	posted []func()
@@ -136,6 +136,7 @@ func (x *execution) readSteps() bool {
 	var steps []*pb.StepRecord
 	var err error
 	x.outside(func() { steps, err = x.roster.readSteps(x.ctx, x.task) })
+	x.mustHold()
 	if err != nil {
 		slog.Warn("the steps of a run could not be read", "run_id", x.task.GetRunId(), "error", err)
 		x.roster.release(x, "its steps could not be read")

@@ -2,9 +2,11 @@ package stepwell
 
 import (
 	"context"
-	"strings"
+	"sync/atomic"
 	"time"
 
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
@@ -16,25 +18,89 @@ type JobOption func(*pb.StartJobRequest)
 // WithUniqueKey gives the job the caller's name for it: unique among the namespace's open jobs.
 func WithUniqueKey(key string) JobOption { return func(r *pb.StartJobRequest) { r.UniqueKey = key } }
 
+// WithJobID gives the job its id, a UUID.
+func WithJobID(id string) JobOption { return func(r *pb.StartJobRequest) { r.JobId = id } }
+
+// WithJobRequestID makes a repeat of the start safe, also by another process. Default: one of this start's own.
+func WithJobRequestID(id string) JobOption { return func(r *pb.StartJobRequest) { r.RequestId = id } }
+
 // WithJobQueue names the queue in which the job waits. Default: "default".
 func WithJobQueue(queue string) JobOption { return func(r *pb.StartJobRequest) { r.TaskQueue = queue } }
+
+// WithJobDelay begins the job no sooner than so long after its start. Its timeouts count from then.
+func WithJobDelay(delay time.Duration) JobOption {
+	return func(r *pb.StartJobRequest) { r.StartDelay = durationpb.New(delay) }
+}
+
+// WithJobPriority says which tasks go first: 0 to 9, higher first. Default: 4.
+func WithJobPriority(priority int) JobOption {
+	return func(r *pb.StartJobRequest) { r.Priority = proto.Int32(int32(priority)) }
+}
+
+// WithJobRetry says when and how often to try again. Default: without limit, from 1 s, doubling, up to 100 s.
+func WithJobRetry(policy RetryPolicy) JobOption {
+	return func(r *pb.StartJobRequest) { r.Retry = policy.spell() }
+}
+
+// JobTimeouts are the times that a job may take. 0: no limit.
+type JobTimeouts struct {
+	// ScheduleToStart is the longest wait in its queue for its first attempt; not retried.
+	ScheduleToStart time.Duration
+	// ScheduleToClose is the longest time for all attempts together; not retried.
+	ScheduleToClose time.Duration
+	// StartToClose is the longest time for one attempt; retried.
+	StartToClose time.Duration
+	// Heartbeat is the longest time between heartbeats; retried.
+	Heartbeat time.Duration
+}
+
+// WithJobTimeouts bounds the job's attempts, and the times between.
+func WithJobTimeouts(timeouts JobTimeouts) JobOption {
+	return func(r *pb.StartJobRequest) {
+		r.ScheduleToStartTimeout = durationOf(timeouts.ScheduleToStart)
+		r.ScheduleToCloseTimeout = durationOf(timeouts.ScheduleToClose)
+		r.StartToCloseTimeout = durationOf(timeouts.StartToClose)
+		r.HeartbeatTimeout = durationOf(timeouts.Heartbeat)
+	}
+}
+
+// WithJobRetention says how long the job is kept after its end. Default: as the service is set, 7 days.
+func WithJobRetention(retention time.Duration) JobOption {
+	return func(r *pb.StartJobRequest) { r.Retention = durationpb.New(retention) }
+}
+
+// WithJobReusePolicy says what may become of a unique key whose latest job has ended.
+func WithJobReusePolicy(policy pb.JobReusePolicy) JobOption {
+	return func(r *pb.StartJobRequest) { r.ReusePolicy = policy }
+}
+
+// WithJobConflictPolicy says what to do when a job of the unique key is open.
+func WithJobConflictPolicy(policy pb.JobConflictPolicy) JobOption {
+	return func(r *pb.StartJobRequest) { r.ConflictPolicy = policy }
+}
 
 // WithJob changes the request itself, for what has no option of its own.
 func WithJob(change func(*pb.StartJobRequest)) JobOption { return change }
 
-// Job is a handle of one job: an activity without a run.
+// Job is a handle of one job: an activity without a run. It is safe for use by several goroutines.
 type Job struct {
-	client *Client
-	id     string
+	client    *Client
+	id        string
+	uniqueKey string
+	started   bool
+	expected  *awaited
+	isRetried atomic.Bool
 }
 
-// StartJob has an activity performed, without a run. It is recorded when this returns.
+// StartJob has an activity performed, without a run. It is recorded when this returns. Starts of several goroutines go
+// out together. A repeat after a lost answer is recognised, so that nothing is started twice. An open job of the same
+// unique key gives an error that is ErrUniqueKeyInUse, unless the conflict policy says otherwise.
 func (c *Client) StartJob(ctx context.Context, activity string, input any, options ...JobOption) (*Job, error) {
 	payload, err := c.options.converter.ToPayload(input)
 	if err != nil {
 		return nil, err
 	}
-	request := &pb.StartJobRequest{Namespace: c.options.namespace, Type: activity, Input: payload}
+	request := &pb.StartJobRequest{Type: activity, Input: payload}
 	for _, option := range options {
 		option(request)
 	}
@@ -44,11 +110,32 @@ func (c *Client) StartJob(ctx context.Context, activity string, input any, optio
 		}
 		request.RequestId = request.JobId
 	}
-	answer, err := invoke(ctx, c, c.Jobs.StartJob, request)
+	var expected *awaited
+	if request.JobId != "" {
+		expected = c.jobEnds.expect(request.JobId)
+	}
+	answer, err := c.jobStarts.submit(ctx, request)
 	if err != nil {
+		c.jobEnds.forget(expected)
 		return nil, err
 	}
-	return &Job{client: c, id: answer.GetJobId()}, nil
+	if !answer.GetStarted() {
+		// It may have ended before anybody looked.
+		c.jobEnds.forget(expected)
+		expected = nil
+	}
+	return &Job{
+		client: c, id: answer.GetJobId(), uniqueKey: request.GetUniqueKey(), started: answer.GetStarted(), expected: expected,
+	}, nil
+}
+
+func (c *Client) sendJobStarts(ctx context.Context, requests []*pb.StartJobRequest) ([]*pb.StartJobResponse, []error) {
+	batch := &pb.BatchStartJobsRequest{Namespace: c.options.namespace, Requests: requests}
+	response, err := once(ctx, c, c.Jobs.BatchStartJobs, batch, attemptTimeout)
+	return unpacked(len(requests), response.GetResults(), err,
+		func(result *pb.BatchStartJobsResponse_Result) (*pb.StartJobResponse, *spb.Status) {
+			return result.GetStarted(), result.GetError()
+		})
 }
 
 // Job gives a handle of a job by its id. Nothing is asked of the service.
@@ -57,26 +144,35 @@ func (c *Client) Job(id string) *Job { return &Job{client: c, id: id} }
 // ID is the job's own, a UUID.
 func (j *Job) ID() string { return j.id }
 
+// UniqueKey is the caller's name for it, as far as the handle knows.
+func (j *Job) UniqueKey() string { return j.uniqueKey }
+
+// Started tells whether the start that gave this handle began the job. False if it found one: an open job of the same
+// unique key, or what a start of the same request id had begun.
+func (j *Job) Started() bool { return j.started }
+
 // Result waits for the end of the job, and reads what it came to into what target points to (nil: it is not looked at).
-// Gives a *RunError if it did not end well.
+// Gives a *RunError if it did not end well, and one that is ErrJobNotFound if there is none. One stream serves all waits
+// of a client.
 func (j *Job) Result(ctx context.Context, target any) error {
 	for {
-		request := &pb.WaitJobRequest{
-			Namespace: j.client.options.namespace, JobId: j.id, Wait: durationpb.New(15 * time.Second),
+		var expected *awaited
+		if !j.isRetried.Load() {
+			expected = j.expected
 		}
-		answer, err := invoke(ctx, j.client, j.client.Jobs.WaitJob, request)
+		end, err := j.client.jobEnds.wait(ctx, j.id, expected)
 		if err != nil {
 			return err
 		}
-		if !answer.GetEnded() {
-			continue
+		if j.isRetried.Load() && !end.completed {
+			// It may be the end before the retry, which the stream told late.
+			if end, err = j.client.jobEnds.source.look(ctx, j.id); err != nil {
+				return err
+			}
 		}
-		job := answer.GetJob()
-		if job.GetState() == pb.JobState_JOB_STATE_COMPLETED {
-			return read(j.client.options.converter, job.GetResult(), target)
+		if end != nil {
+			return end.read(j.client.options.converter, target)
 		}
-		how := strings.TrimPrefix(job.GetState().String(), "JOB_STATE_")
-		return &RunError{ID: j.id, Ended: how, Failure: job.GetFailure()}
 	}
 }
 
@@ -87,9 +183,19 @@ func (j *Job) Describe(ctx context.Context) (*pb.Job, error) {
 	return answer.GetJob(), err
 }
 
-// Cancel asks the job to end. False if it had ended.
+// Cancel asks the job to end; a worker that is at it is told. False if it had ended, or had been asked before.
 func (j *Job) Cancel(ctx context.Context, reason string) (bool, error) {
-	request := &pb.CancelJobRequest{Namespace: j.client.options.namespace, JobId: j.id, Reason: reason}
+	request := &pb.CancelJobRequest{
+		Namespace: j.client.options.namespace, JobId: j.id, Reason: reason, RequestId: uuid7(),
+	}
 	answer, err := invoke(ctx, j.client, j.client.Jobs.CancelJob, request)
 	return answer.GetAccepted(), err
+}
+
+// Retry begins the job anew, if it has failed. Otherwise it gives an error whose reason is JOB_NOT_FAILED.
+func (j *Job) Retry(ctx context.Context) error {
+	request := &pb.RetryJobRequest{Namespace: j.client.options.namespace, JobId: j.id, RequestId: uuid7()}
+	j.isRetried.Store(true)
+	_, err := invoke(ctx, j.client, j.client.Jobs.RetryJob, request)
+	return err
 }

@@ -49,7 +49,12 @@ func within(t *testing.T) context.Context {
 
 func dial(t *testing.T, options ...stepwell.Option) *stepwell.Client {
 	t.Helper()
-	client, err := stepwell.Dial(address, options...)
+	return dialAt(t, address, options...)
+}
+
+func dialAt(t *testing.T, target string, options ...stepwell.Option) *stepwell.Client {
+	t.Helper()
+	client, err := stepwell.Dial(target, options...)
 	if err != nil {
 		t.Fatal(err)
 	}

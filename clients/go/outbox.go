@@ -1,6 +1,7 @@
 package stepwell
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 
@@ -9,7 +10,11 @@ import (
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
-const messageMost = 1_000_000
+const (
+	messageMost = 1_000_000
+	// reportMost is what one item may have: the service takes messages of 4 MiB, and there is something around it.
+	reportMost = 4<<20 - 128<<10
+)
 
 // reporter hears what became of a report. It is called by the stream's reader, and must not wait.
 type reporter interface {
@@ -62,12 +67,17 @@ func (o *outbox) acknowledge(ref *pb.TaskRef) {
 
 // report sends a report, which needs no correlation yet; the reporter hears the answer.
 func (o *outbox) report(by reporter, report *pb.Report) {
+	if size := proto.Size(report); size > reportMost {
+		// It would end the stream, and each one after it.
+		go by.reportAnswered(tooLarge(report, size))
+		return
+	}
 	o.mu.Lock()
 	o.correlation++
 	report.Correlation = o.correlation
 	o.unanswered[o.correlation] = unanswered{report, by}
 	o.reports = append(o.reports, report)
-	o.acks = slices.DeleteFunc(o.acks, func(ref *pb.TaskRef) bool { return ref.GetTaskId() == report.GetRef().GetTaskId() })
+	o.acks = slices.DeleteFunc(o.acks, func(ref *pb.TaskRef) bool { return isSame(ref, report.GetRef()) })
 	o.mu.Unlock()
 	poke(o.filled)
 }
@@ -76,7 +86,7 @@ func (o *outbox) report(by reporter, report *pb.Report) {
 func (o *outbox) heartbeat(beat *pb.TaskHeartbeat) {
 	o.mu.Lock()
 	o.heartbeats = slices.DeleteFunc(o.heartbeats, func(other *pb.TaskHeartbeat) bool {
-		return other.GetRef().GetTaskId() == beat.GetRef().GetTaskId()
+		return isSame(other.GetRef(), beat.GetRef())
 	})
 	o.heartbeats = append(o.heartbeats, beat)
 	o.mu.Unlock()
@@ -85,6 +95,10 @@ func (o *outbox) heartbeat(beat *pb.TaskHeartbeat) {
 
 // answerQuery sends the answer to a query. One that is lost with its stream is asked for again.
 func (o *outbox) answerQuery(answer *pb.QueryAnswer) {
+	if size := proto.Size(answer); size > reportMost {
+		failure := &pb.Failure{Message: fmt.Sprintf("the answer is too large: it has %d bytes", size), Type: "LimitExceeded"}
+		answer.Outcome = &pb.QueryAnswer_Failure{Failure: failure}
+	}
 	o.mu.Lock()
 	o.answers = append(o.answers, answer)
 	o.mu.Unlock()
@@ -158,31 +172,16 @@ func (o *outbox) reported() map[string]bool {
 func (o *outbox) take() *pb.ConnectRequest {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	left := o.maxItems
 	message := &pb.ConnectRequest{Ping: o.ping, Pong: o.pong, Drain: o.drain}
 	o.ping, o.pong, o.drain = 0, 0, false
-	message.Heartbeats, o.heartbeats = cut(o.heartbeats, left)
-	left -= len(message.Heartbeats)
-	size, count := 0, 0
-	for count < min(len(o.reports), left) {
-		size += proto.Size(o.reports[count])
-		if count > 0 && size > messageMost {
-			break
-		}
-		count++
+	room := room{items: o.maxItems, bytes: messageMost}
+	message.Heartbeats, o.heartbeats = fitting(&room, o.heartbeats)
+	if len(o.heartbeats) == 0 {
+		message.Reports, o.reports = fitting(&room, o.reports)
 	}
-	message.Reports, o.reports = cut(o.reports, count)
-	left -= count
-	message.Acks, o.acks = cut(o.acks, left)
-	count = 0
-	for count < min(len(o.answers), o.maxItems) {
-		size += proto.Size(o.answers[count])
-		if (len(message.Reports) > 0 || count > 0) && size > messageMost {
-			break
-		}
-		count++
-	}
-	message.Answers, o.answers = cut(o.answers, count)
+	message.Acks, o.acks = cut(o.acks, room.items)
+	room.items = o.maxItems
+	message.Answers, o.answers = fitting(&room, o.answers)
 	if len(o.reports)+len(o.heartbeats)+len(o.acks)+len(o.answers) > 0 {
 		poke(o.filled)
 	}
@@ -191,6 +190,32 @@ func (o *outbox) take() *pb.ConnectRequest {
 		return nil
 	}
 	return message
+}
+
+// room is what a message has left.
+type room struct {
+	items, bytes int
+	isTaken      bool
+}
+
+// fitting takes what there is room for: one item of any size, more while they are small.
+func fitting[T proto.Message](left *room, items []T) (taken, rest []T) {
+	count := 0
+	for count < min(len(items), left.items) {
+		size := proto.Size(items[count])
+		if left.isTaken && size > left.bytes {
+			break
+		}
+		left.bytes -= size
+		left.isTaken = true
+		count++
+	}
+	left.items -= count
+	return cut(items, count)
+}
+
+func isSame(a, b *pb.TaskRef) bool {
+	return a.GetTaskId() == b.GetTaskId() && a.GetToken() == b.GetToken()
 }
 
 func cut[T any](items []T, count int) (taken, left []T) {

@@ -19,7 +19,9 @@ type Converter interface {
 // Codec changes payloads on their way to the service and back: to encrypt or to compress them, say. Stepwell stores what
 // Encode gives, and never looks inside.
 type Codec interface {
+	// Encode changes what goes out.
 	Encode(payload *pb.Payload) (*pb.Payload, error)
+	// Decode turns back what Encode gave.
 	Decode(payload *pb.Payload) (*pb.Payload, error)
 }
 

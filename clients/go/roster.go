@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/codes"
-
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
@@ -18,9 +16,10 @@ type roster struct {
 	outbox      *outbox
 	definitions map[string]func(Workflow, *pb.Payload) (*pb.Payload, error)
 
-	mu   sync.Mutex
-	runs map[string]*execution
-	idle chan struct{} // told whenever no run is held
+	mu        sync.Mutex
+	runs      map[string]*execution
+	isLeaving bool
+	idle      chan struct{} // told whenever no run is held
 }
 
 func newRoster(client *Client, outbox *outbox) *roster {
@@ -39,8 +38,15 @@ func (r *roster) assign(task *pb.Task) {
 	}
 	x := newExecution(r, task)
 	r.mu.Lock()
-	former := r.runs[task.GetRef().GetTaskId()]
-	r.runs[task.GetRef().GetTaskId()] = x
+	former := r.runs[x.ref.GetTaskId()]
+	if former != nil && former.ref.GetToken() >= x.ref.GetToken() {
+		// It is known, or older than what is known.
+		r.mu.Unlock()
+		r.outbox.acknowledge(x.ref)
+		return
+	}
+	r.runs[x.ref.GetTaskId()] = x
+	x.isLeaving = r.isLeaving
 	r.mu.Unlock()
 	if former != nil {
 		former.dropSoon()
@@ -117,14 +123,15 @@ func (r *roster) release(x *execution, reason string) {
 }
 
 func (r *roster) giveBack(ref *pb.TaskRef, reason string) {
-	r.outbox.report(&released{r, ref, reason}, &pb.Report{Ref: ref, Outcome: release(reason)})
+	r.outbox.report(&released{roster: r, ref: ref, reason: reason}, &pb.Report{Ref: ref, Outcome: release(reason)})
 }
 
 // released is a run that was given back, of which nothing is left here.
 type released struct {
-	roster *roster
-	ref    *pb.TaskRef
-	reason string
+	roster   *roster
+	ref      *pb.TaskRef
+	reason   string
+	refusals refusals
 }
 
 // reportAnswered gives a run back once more if that could not be taken just now: else the session would go on holding it.
@@ -132,8 +139,11 @@ func (g *released) reportAnswered(result *pb.ReportResult) {
 	if result.GetStatus() != pb.ReportResult_STATUS_REFUSED {
 		return
 	}
-	if failed := fromStatus(result.GetError()); isPassing(failed) {
-		time.AfterFunc(jitter(2*max(failed.RetryAfter, retryDelay)), func() { g.roster.giveBack(g.ref, g.reason) })
+	failed := fromStatus(result.GetError())
+	if g.refusals.judge(failed) == sendAgain {
+		time.AfterFunc(delayOf(failed), func() {
+			g.roster.outbox.report(g, &pb.Report{Ref: g.ref, Outcome: release(g.reason)})
+		})
 	}
 }
 
@@ -143,7 +153,7 @@ func (x *execution) reportAnswered(result *pb.ReportResult) {
 		switch {
 		case result.GetStatus() == pb.ReportResult_STATUS_REFUSED:
 			x.refused(fromStatus(result.GetError()))
-		case x.isEnded || x.isFailing:
+		case x.isEnded:
 			x.roster.remove(x)
 			x.drop()
 		default:
@@ -152,29 +162,32 @@ func (x *execution) reportAnswered(result *pb.ReportResult) {
 	})
 }
 
-// refused sends a Progress again if that may help; fails the run if its content is at fault; else drops it.
+// refused sends a Progress again if that may help; fails the run if its content is at fault; else drops it, or gives it
+// back.
 func (x *execution) refused(failed *Error) {
 	id := x.task.GetRunId()
-	switch {
-	case isPassing(failed):
-		time.AfterFunc(jitter(2*max(failed.RetryAfter, retryDelay)), func() {
+	switch x.refusals.judge(failed) {
+	case sendAgain:
+		time.AfterFunc(delayOf(failed), func() {
 			x.post(func() { x.roster.report(x, x.out.sent) })
 		})
-		return
-	case (failed.Code == codes.InvalidArgument || failed.Code == codes.ResourceExhausted) && !x.isFailing:
+	case failWith:
 		slog.Error("a run fails, since its progress was refused", "run_id", id, "error", failed)
-		x.isFailing, x.isEnded = true, true
-		failure := &pb.Failure{Message: failed.Error(), Type: failed.Reason, NonRetryable: true}
-		x.out.sent = &pb.Progress{End: &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failure}}}
+		x.isEnded = true
+		x.out.sent = &pb.Progress{End: &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureFrom(failed)}}}
 		x.roster.report(x, x.out.sent)
-		return
-	case failed.Reason == "STEP_ORDER_CHANGED":
-		slog.Error("a run is paused, since its code does not fit its record", "run_id", id, "error", failed)
+	case dropTask:
+		if failed.Reason == "STEP_ORDER_CHANGED" {
+			slog.Error("a run is paused, since its code does not fit its record", "run_id", id, "error", failed)
+		} else {
+			slog.Info("a run is dropped", "run_id", id, "error", failed)
+		}
+		x.roster.remove(x)
+		x.drop()
 	default:
-		slog.Info("a run is dropped", "run_id", id, "error", failed)
+		slog.Error("a run is given back, since its progress was refused", "run_id", id, "error", failed)
+		x.roster.release(x, "its progress was refused: "+failed.Reason)
 	}
-	x.roster.remove(x)
-	x.drop()
 }
 
 // dropSoon drops the run, from a goroutine that does not hold mu and must not wait.
@@ -192,16 +205,23 @@ func (r *roster) all() []*execution {
 
 // leave gives each run back as soon as what its code is at has been recorded.
 func (r *roster) leave() {
+	r.mu.Lock()
+	r.isLeaving = true
+	r.mu.Unlock()
 	for _, x := range r.all() {
 		x.post(x.leave)
 	}
 }
 
-// releaseAll gives back what is still held, whatever its code is at. Code that does not give mu away is left alone.
+// releaseAll gives back what is still held, whatever its code is at. Code that does not give mu away is left alone. One
+// whose last report is not answered goes back with the session: there is never another one on its way.
 func (r *roster) releaseAll(reason string) {
+	reported := r.outbox.reported()
 	for _, x := range r.all() {
 		r.remove(x)
-		r.giveBack(x.ref, reason)
+		if !reported[x.ref.GetTaskId()] {
+			r.giveBack(x.ref, reason)
+		}
 		x.dropSoon()
 	}
 }

@@ -111,14 +111,18 @@ func (r *Run) Update(ctx context.Context, name, id string, input, target any) er
 
 // Cancel asks the run to end after its clean-up. False if it had ended.
 func (r *Run) Cancel(ctx context.Context, reason string) (bool, error) {
-	request := &pb.CancelRunRequest{Namespace: r.client.options.namespace, RunId: r.id, Reason: reason}
+	request := &pb.CancelRunRequest{
+		Namespace: r.client.options.namespace, RunId: r.id, Reason: reason, RequestId: uuid7(),
+	}
 	answer, err := invoke(ctx, r.client, r.client.Runs.CancelRun, request)
 	return answer.GetAccepted(), err
 }
 
 // Terminate ends the run at once, without clean-up. False if it had ended.
 func (r *Run) Terminate(ctx context.Context, reason string) (bool, error) {
-	request := &pb.TerminateRunRequest{Namespace: r.client.options.namespace, RunId: r.id, Reason: reason}
+	request := &pb.TerminateRunRequest{
+		Namespace: r.client.options.namespace, RunId: r.id, Reason: reason, RequestId: uuid7(),
+	}
 	answer, err := invoke(ctx, r.client, r.client.Runs.TerminateRun, request)
 	return answer.GetAccepted(), err
 }

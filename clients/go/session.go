@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -230,12 +231,14 @@ func (s *session) after(ctx context.Context, err error) (bool, error) {
 				s.forget()
 				return true, nil
 			}
-		case failed.Reason == "NAMESPACE_NOT_FOUND", failed.Code == codes.InvalidArgument,
-			failed.Code == codes.PermissionDenied, failed.Code == codes.Unauthenticated, failed.Code == codes.Unimplemented:
+		case isFatal(failed):
 			return false, err
 		}
 	}
 	delay := jitter(min(s.backoff, reconnectFirst<<min(s.attempts, 16)))
+	if failed != nil {
+		delay += failed.RetryAfter
+	}
 	s.attempts++
 	if s.isOver() {
 		return false, nil
@@ -253,6 +256,23 @@ func (s *session) after(ctx context.Context, err error) (bool, error) {
 	case <-ctx.Done():
 	}
 	return true, nil
+}
+
+// isFatal tells whether no other attempt can help.
+func isFatal(failed *Error) bool {
+	switch failed.Code {
+	case codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
+		return true
+	case codes.InvalidArgument:
+		// Details that an activity gave are no reason to leave its neighbours alone. They were taken, and are gone.
+		for field := range failed.Fields {
+			if strings.HasPrefix(field, "heartbeats[") {
+				return false
+			}
+		}
+		return true
+	}
+	return failed.Reason == "NAMESPACE_NOT_FOUND"
 }
 
 func (s *session) closeStream() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -89,7 +90,8 @@ func (c *Client) StartRun(ctx context.Context, workflow string, input any, optio
 		c.runEnds.forget(expected)
 		return nil, err
 	}
-	if expected != nil && answer.GetRunId() != expected.id {
+	if expected != nil && (answer.GetRunId() != expected.id || !answer.GetStarted()) {
+		// It may have ended before anybody looked.
 		c.runEnds.forget(expected)
 		expected = nil
 	}
@@ -99,37 +101,17 @@ func (c *Client) StartRun(ctx context.Context, workflow string, input any, optio
 func (c *Client) sendStarts(ctx context.Context, requests []*pb.StartRunRequest) ([]*pb.StartRunResponse, []error) {
 	batch := &pb.BatchStartRunsRequest{Namespace: c.options.namespace, Requests: requests}
 	response, err := once(ctx, c, c.Runs.BatchStartRuns, batch, attemptTimeout)
-	if err != nil {
-		return allFailed[*pb.StartRunResponse](len(requests), err)
-	}
-	if len(response.GetResults()) != len(requests) {
-		return allFailed[*pb.StartRunResponse](len(requests), errNoAnswer)
-	}
-	answers, failures := make([]*pb.StartRunResponse, len(requests)), make([]error, len(requests))
-	for place, result := range response.GetResults() {
-		answers[place] = result.GetStarted()
-		if failed := result.GetError(); failed != nil {
-			failures[place] = fromStatus(failed)
-		}
-	}
-	return answers, failures
+	return unpacked(len(requests), response.GetResults(), err,
+		func(result *pb.BatchStartRunsResponse_Result) (*pb.StartRunResponse, *spb.Status) {
+			return result.GetStarted(), result.GetError()
+		})
 }
 
 func (c *Client) sendSignals(ctx context.Context, requests []*pb.SignalRunRequest) ([]*pb.SignalRunResponse, []error) {
 	batch := &pb.BatchSignalRunsRequest{Namespace: c.options.namespace, Requests: requests}
 	response, err := once(ctx, c, c.Runs.BatchSignalRuns, batch, attemptTimeout)
-	if err != nil {
-		return allFailed[*pb.SignalRunResponse](len(requests), err)
-	}
-	if len(response.GetResults()) != len(requests) {
-		return allFailed[*pb.SignalRunResponse](len(requests), errNoAnswer)
-	}
-	answers, failures := make([]*pb.SignalRunResponse, len(requests)), make([]error, len(requests))
-	for place, result := range response.GetResults() {
-		answers[place] = result.GetSignalled()
-		if failed := result.GetError(); failed != nil {
-			failures[place] = fromStatus(failed)
-		}
-	}
-	return answers, failures
+	return unpacked(len(requests), response.GetResults(), err,
+		func(result *pb.BatchSignalRunsResponse_Result) (*pb.SignalRunResponse, *spb.Status) {
+			return result.GetSignalled(), result.GetError()
+		})
 }

@@ -15,11 +15,15 @@ import (
 )
 
 const (
-	welcomeTimeout     = 10 * time.Second
+	welcomeTimeout = 10 * time.Second
+	watchTick      = time.Second
+	lastWords      = 2 * time.Second
+)
+
+// Variables, so that tests need not wait as long.
+var (
 	silenceBeforePing  = 20 * time.Second
 	silenceBeforeDeath = 30 * time.Second
-	watchTick          = time.Second
-	lastWords          = 2 * time.Second
 )
 
 // stream is one stream of a worker's session, over a connection of its own: greeted, then read, written and watched.
@@ -29,22 +33,30 @@ type stream struct {
 	cancel   context.CancelFunc
 	outbox   *outbox
 	received func(*pb.ConnectResponse)
-	heard    atomic.Int64
-	said     atomic.Int64
+	heard    moment
+	said     moment
 	hushed   chan struct{}
 	hushOnce sync.Once
 	done     chan error // what ended it, from the reader, the writer or the watch
 	readEnd  chan struct{}
 	writeEnd chan struct{}
-	isMuted  sync.Mutex // held while a message is taken in
+	gate     sync.Mutex // held while a message is taken in, or out of the outbox
 	muted    bool
 }
+
+// moment is when something last happened, whatever becomes of the wall's clock.
+type moment struct{ since atomic.Int64 }
+
+var began = time.Now()
+
+func (m *moment) touch()             { m.since.Store(int64(time.Since(began))) }
+func (m *moment) ago() time.Duration { return time.Since(began) - time.Duration(m.since.Load()) }
 
 // openStream connects, says hello and gives the message with the welcome.
 func openStream(
 	ctx context.Context, client *Client, hello *pb.Hello, outbox *outbox, received func(*pb.ConnectResponse),
 ) (*stream, *pb.ConnectResponse, error) {
-	conn, err := client.connect()
+	conn, err := client.connect(anyOne)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -62,9 +74,8 @@ func openStream(
 		s.close()
 		return nil, nil, err
 	}
-	now := time.Now().UnixNano()
-	s.heard.Store(now)
-	s.said.Store(now)
+	s.heard.touch()
+	s.said.touch()
 	return s, message, nil
 }
 
@@ -107,15 +118,15 @@ func (s *stream) read() error {
 		if err != nil {
 			return fromRPC(orEnd(err))
 		}
-		s.heard.Store(time.Now().UnixNano())
+		s.heard.touch()
 		if message.GetPing() != 0 {
 			s.outbox.say(func() { s.outbox.pong = message.GetPing() })
 		}
-		s.isMuted.Lock()
+		s.gate.Lock()
 		if !s.muted {
 			s.received(message)
 		}
-		s.isMuted.Unlock()
+		s.gate.Unlock()
 	}
 }
 
@@ -129,22 +140,31 @@ func (s *stream) write() error {
 		case <-s.call.Context().Done():
 			return nil
 		}
-		select {
-		case <-s.hushed:
-			poke(s.outbox.filled)
+		message, isMuted := s.take()
+		if isMuted {
 			return nil
-		default:
 		}
-		message := s.outbox.take()
 		if message == nil {
 			continue
 		}
-		s.said.Store(time.Now().UnixNano())
+		s.said.touch()
 		if err := s.call.Send(message); err != nil {
 			// The reader knows why.
 			return nil
 		}
 	}
+}
+
+// take takes the next message, unless somebody else is to say it: what were taken after the next stream has begun would be
+// lost with this one, and never be said again.
+func (s *stream) take() (message *pb.ConnectRequest, isMuted bool) {
+	s.gate.Lock()
+	defer s.gate.Unlock()
+	if s.muted {
+		poke(s.outbox.filled)
+		return nil, true
+	}
+	return s.outbox.take(), false
 }
 
 // watch shows life, asks for it, and gives a silent stream up.
@@ -164,15 +184,15 @@ func (s *stream) watch(interval time.Duration) {
 		now := time.Now()
 		if now.Sub(before) > tick+5*time.Second {
 			// This process itself was held up: what came meanwhile is yet to be read.
-			s.heard.Store(now.UnixNano())
+			s.heard.touch()
 		}
 		before = now
-		silence := now.Sub(time.Unix(0, s.heard.Load()))
+		silence := s.heard.ago()
 		if silence > silenceBeforeDeath {
 			s.done <- &Error{Code: codes.Unavailable, Message: "nothing was heard for " + silence.String()}
 			return
 		}
-		if silence > silenceBeforePing || now.Sub(time.Unix(0, s.said.Load())) >= interval-tick {
+		if silence > silenceBeforePing || s.said.ago() >= interval-tick {
 			s.outbox.say(func() { s.outbox.ping = pings })
 			pings++
 		}
@@ -182,15 +202,21 @@ func (s *stream) watch(interval time.Duration) {
 // hush says and hears nothing more; what it has not said stays for the stream that follows.
 func (s *stream) hush() {
 	s.hushOnce.Do(func() { close(s.hushed) })
-	s.isMuted.Lock()
+	s.gate.Lock()
 	s.muted = true
-	s.isMuted.Unlock()
+	s.gate.Unlock()
 }
 
-// sayGoodbye half-closes, so that the service may end the session at once.
+// sayGoodbye says what is left to say, that the worker drains above all, and half-closes: so the service may end the
+// session at once.
 func (s *stream) sayGoodbye() {
 	s.hushOnce.Do(func() { close(s.hushed) })
 	<-s.writeEnd
+	for message := s.outbox.take(); message != nil; message = s.outbox.take() {
+		if s.call.Send(message) != nil {
+			return
+		}
+	}
 	if s.call.CloseSend() != nil {
 		return
 	}

@@ -3,51 +3,16 @@ package stepwell
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/durationpb"
-
-	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
 const (
 	watchPatience = 5 * time.Second
 	watchReaders  = 32
 )
-
-// ended is how something ended.
-type ended struct {
-	id        string
-	next      string
-	phase     string
-	completed bool
-	purged    bool
-	result    *pb.Payload
-	failure   *pb.Failure
-}
-
-func (e *ended) read(converter Converter, target any) error {
-	switch {
-	case e.purged:
-		return &RunError{ID: e.id, Ended: "PURGED"}
-	case !e.completed:
-		return &RunError{ID: e.id, Ended: e.phase, Failure: e.failure}
-	}
-	return read(converter, e.result, target)
-}
-
-// source is where ends of one kind of thing come from.
-type source interface {
-	// follow streams ends from a cursor until it fails; each message's ends come with the cursor behind them.
-	follow(ctx context.Context, cursor string, told func(ends []*ended, cursor string)) error
-	// look reads the end of one, nil if it goes on.
-	look(ctx context.Context, id string) (*ended, error)
-	// wait waits a while for the end of one, by a call of its own.
-	wait(ctx context.Context, id string) (*ended, error)
-}
 
 // watcher hears of ends: one stream serves all waits of a client.
 //
@@ -120,8 +85,16 @@ func (w *watcher) register(id string) *awaited {
 func (w *watcher) wait(ctx context.Context, id string, expected *awaited) (*ended, error) {
 	for {
 		end, err := w.waitOne(ctx, id, expected)
-		if err != nil || end.next == "" {
+		if err == nil && end.omitted {
+			end, err = w.source.wait(ctx, id)
+		}
+		if err != nil || end != nil && end.next == "" {
 			return end, err
+		}
+		if end == nil {
+			// It was opened again meanwhile.
+			expected = nil
+			continue
 		}
 		id, expected = end.next, nil
 	}
@@ -160,7 +133,7 @@ func (w *watcher) waitOne(ctx context.Context, id string, expected *awaited) (*e
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-w.client.ctx.Done():
-			return nil, &Error{Code: codes.Canceled, Message: "the client was closed"}
+			return nil, ErrClosed
 		}
 	}
 }
@@ -185,6 +158,8 @@ func (w *watcher) cover(ctx context.Context, found *awaited, live chan struct{})
 		return found.end, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
+	case <-w.client.ctx.Done():
+		return nil, ErrClosed
 	}
 	w.mu.Lock()
 	wasLive, broken := w.isLive, w.broken
@@ -281,70 +256,3 @@ func (w *watcher) receive(ends []*ended, cursor string) {
 		close(w.live)
 	}
 }
-
-// runEnds are the ends of runs.
-type runEnds struct{ client *Client }
-
-func (s runEnds) follow(ctx context.Context, cursor string, told func([]*ended, string)) error {
-	request := &pb.WatchRunsRequest{Namespace: s.client.options.namespace, Cursor: cursor}
-	stream, err := s.client.Runs.WatchRuns(s.client.outgoing(ctx), request)
-	if err != nil {
-		return fromRPC(err)
-	}
-	for {
-		message, err := stream.Recv()
-		if err != nil {
-			return fromRPC(err)
-		}
-		ends := make([]*ended, 0, len(message.GetEnds()))
-		for _, end := range message.GetEnds() {
-			found := &ended{
-				id: end.GetRunId(), next: end.GetContinuedRunId(), phase: phaseName(end.GetPhase()),
-				completed: end.GetPhase() == pb.RunPhase_RUN_PHASE_COMPLETED, purged: end.GetPurged(),
-				result: end.GetResult(), failure: end.GetFailure(),
-			}
-			if end.GetResultOmitted() {
-				if whole, err := s.look(ctx, end.GetRunId()); err == nil && whole != nil {
-					found = whole
-				} else {
-					continue
-				}
-			}
-			ends = append(ends, found)
-		}
-		told(ends, message.GetCursor())
-	}
-}
-
-func (s runEnds) look(ctx context.Context, id string) (*ended, error) {
-	request := &pb.GetRunRequest{Namespace: s.client.options.namespace, RunId: id}
-	answer, err := invoke(ctx, s.client, s.client.Runs.GetRun, request)
-	if err != nil {
-		return nil, err
-	}
-	return endOfRun(answer.GetRun()), nil
-}
-
-func (s runEnds) wait(ctx context.Context, id string) (*ended, error) {
-	request := &pb.WaitRunRequest{
-		Namespace: s.client.options.namespace, RunId: id, Wait: durationpb.New(15 * time.Second),
-	}
-	answer, err := invoke(ctx, s.client, s.client.Runs.WaitRun, request)
-	if err != nil || !answer.GetEnded() {
-		return nil, err
-	}
-	return endOfRun(answer.GetRun()), nil
-}
-
-func endOfRun(run *pb.Run) *ended {
-	if run.GetPhase() < pb.RunPhase_RUN_PHASE_COMPLETED {
-		return nil
-	}
-	return &ended{
-		id: run.GetRunId(), next: run.GetContinuedRunId(), phase: phaseName(run.GetPhase()),
-		completed: run.GetPhase() == pb.RunPhase_RUN_PHASE_COMPLETED, purged: run.GetPurged(),
-		result: run.GetResult(), failure: run.GetFailure(),
-	}
-}
-
-func phaseName(phase pb.RunPhase) string { return strings.TrimPrefix(phase.String(), "RUN_PHASE_") }

@@ -2,9 +2,11 @@ package stepwell
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
@@ -16,9 +18,9 @@ const answerTime = 5 * time.Second
 type WorkerOptions struct {
 	// TaskQueues are those that it takes tasks from. Default: "default".
 	TaskQueues []string
-	// MaxActivities is how many activities and jobs it performs at once. Default: 100.
+	// MaxActivities is how many activities and jobs it performs at once. Default: 100; -1: none.
 	MaxActivities int
-	// MaxRuns is how many runs it advances at once. Default: 200.
+	// MaxRuns is how many runs it advances at once. Default: 200; -1: none.
 	MaxRuns int
 	// MaxResidentRuns is how many waiting runs stay in memory besides. Default: 1,000; -1: none.
 	MaxResidentRuns int
@@ -42,6 +44,7 @@ type Worker struct {
 	tasks   *performer
 	leaving chan struct{}
 	once    sync.Once
+	begun   atomic.Bool
 	welcome chan struct{}
 	greeted sync.Once
 }
@@ -51,8 +54,8 @@ func NewWorker(client *Client, options WorkerOptions) *Worker {
 	if len(options.TaskQueues) == 0 {
 		options.TaskQueues = []string{"default"}
 	}
-	options.MaxActivities = orElse(options.MaxActivities, 100)
-	options.MaxRuns = orElse(options.MaxRuns, 200)
+	options.MaxActivities = max(0, orElse(options.MaxActivities, 100))
+	options.MaxRuns = max(0, orElse(options.MaxRuns, 200))
 	options.MaxResidentRuns = max(0, orElse(options.MaxResidentRuns, 1000))
 	if options.DrainTime == 0 {
 		options.DrainTime = 30 * time.Second
@@ -84,8 +87,11 @@ func identity() string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
-// RegisterWorkflow lets a worker advance runs of a type. To be called before Run.
+// RegisterWorkflow lets a worker advance runs of a type. To be called before Run; panics if it knows the type already.
 func RegisterWorkflow[I, O any](w *Worker, workflow string, function func(w Workflow, input I) (O, error)) {
+	if w.runs.definitions[workflow] != nil {
+		panic("stepwell: there are two workflows " + workflow)
+	}
 	w.runs.definitions[workflow] = func(wf Workflow, payload *pb.Payload) (*pb.Payload, error) {
 		var input I
 		if err := w.runs.converter.FromPayload(payload, &input); err != nil {
@@ -99,8 +105,12 @@ func RegisterWorkflow[I, O any](w *Worker, workflow string, function func(w Work
 	}
 }
 
-// RegisterActivity lets a worker perform activities and jobs of a type. To be called before Run.
+// RegisterActivity lets a worker perform activities and jobs of a type. To be called before Run; panics if it knows the
+// type already.
 func RegisterActivity[I, O any](w *Worker, activity string, function func(ctx context.Context, input I) (O, error)) {
+	if w.tasks.definitions[activity] != nil {
+		panic("stepwell: there are two activities " + activity)
+	}
 	w.tasks.definitions[activity] = func(ctx context.Context, payload *pb.Payload) (*pb.Payload, error) {
 		var input I
 		if err := w.tasks.converter.FromPayload(payload, &input); err != nil {
@@ -118,6 +128,9 @@ func RegisterActivity[I, O any](w *Worker, activity string, function func(ctx co
 // connects again whenever the stream breaks, and gives an error when the service refuses the worker for good: a wrong
 // key, an unknown namespace. A worker runs once.
 func (w *Worker) Run(ctx context.Context) error {
+	if w.begun.Swap(true) {
+		return errors.New("stepwell: a worker runs once: make another one")
+	}
 	w.session = newSession(w, w.hello(), w.outbox)
 	connected := make(chan error, 1)
 	linked, cut := context.WithCancel(context.WithoutCancel(ctx))

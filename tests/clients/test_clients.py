@@ -36,7 +36,7 @@ def test_go() -> None:
     """Also formatted, and free of what `go vet` finds."""
     _need("go")
     assert not _unformatted()
-    _run("go", "go", "vet", ".", "./stepwelltest", "./examples/...")
+    _run("go", "go", "vet", ".", "./stepwelltest", "./conformance", "./examples/...")
     _run("go", "go", "test", "-count=1", "./...")
 
 
