@@ -43,7 +43,7 @@ const activities = {
     throw new ApplicationError(message, { type: kind, nonRetryable });
   },
 
-  flaky: ({ failures }: { failures: number }, { number: attempt }: ActivityContext) => {
+  flaky: ({ failures }: { failures: number }, { attempt }: ActivityContext) => {
     if (attempt <= failures) throw new ApplicationError(`attempt ${attempt} fails`);
     return attempt;
   },
@@ -59,13 +59,13 @@ const activities = {
     let beats = 0;
     while (Date.now() < end) {
       ctx.heartbeat({ beat: (before ?? 0) + ++beats });
-      if (crash && ctx.number === 1 && beats === 3) throw new ApplicationError("it fails after its third beat");
+      if (crash && ctx.attempt === 1 && beats === 3) throw new ApplicationError("it fails after its third beat");
       await pause(every * SECOND, undefined, { signal: ctx.signal });
     }
     return { resumed_from: before, beats };
   },
 
-  effect: async ({ key, seconds }: Effect, { number: attempt, signal }: ActivityContext) => {
+  effect: async ({ key, seconds }: Effect, { attempt, signal }: ActivityContext) => {
     const line = { key, language: "typescript", pid: process.pid, attempt, time: Date.now() / SECOND };
     if (ledger) appendFileSync(ledger, `${JSON.stringify(line)}\n`);
     await pause(seconds * SECOND, undefined, { signal });

@@ -1,14 +1,15 @@
 /** What can go wrong: refusals of the service, steps and runs that failed, and failures that code makes itself. */
 
+import { inspect } from "node:util";
+
 import { create, fromBinary } from "@bufbuild/protobuf";
-import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
 import type { Status } from "./gen/google/rpc/status_pb.js";
 import { type Failure, FailureSchema } from "./gen/stepwell/v1/types_pb.js";
 import type { Converter } from "./payloads.js";
-import { milliseconds } from "./times.js";
+import { durationOf, milliseconds } from "./times.js";
 
 /** A refusal of the service. */
 export class ServiceError extends Error {
@@ -36,12 +37,27 @@ export class ServiceError extends Error {
       case Code.Unavailable:
       case Code.Aborted:
       case Code.DeadlineExceeded:
+      // What a server had not taken in yet when it ended. Who cancels a call of its own gets no such error.
+      case Code.Canceled:
         return true;
       case Code.ResourceExhausted:
         return this.retryAfter !== undefined;
       default:
         return false;
     }
+  }
+}
+
+/** What a call fails with whose client was closed. */
+export class ClientClosed extends ServiceError {
+  override name = "ClientClosed";
+
+  constructor() {
+    super(Code.Canceled, "the client was closed");
+  }
+
+  override get isPassing(): boolean {
+    return false;
   }
 }
 
@@ -129,19 +145,24 @@ export class TaskLost extends Error {
 const MESSAGE_LENGTH = 4096;
 const TRACE_LENGTH = 16384;
 
-/** Spells what was thrown as the protocol has it. */
+/** Spells what was thrown as the protocol has it, whatever it is. */
 export function failureOf(thrown: unknown, converter: Converter): Failure {
-  const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+  const error = thrown instanceof Error ? thrown : new Error(typeof thrown === "string" ? thrown : inspect(thrown));
   const failure = create(FailureSchema, {
-    message: storable(error.message, MESSAGE_LENGTH),
-    type: error.name,
-    stackTrace: storable(error.stack ?? "", TRACE_LENGTH),
+    message: storable(String(error.message), MESSAGE_LENGTH),
+    type: String(error.name),
+    stackTrace: storable(String(error.stack ?? ""), TRACE_LENGTH),
   });
   if (error instanceof ApplicationError) {
     failure.type = error.type;
     failure.nonRetryable = error.nonRetryable;
-    if (error.retryAfter !== undefined) failure.nextRetryDelay = durationFromMs(error.retryAfter);
-    if (error.details !== undefined) failure.details = converter.toPayload(error.details);
+    try {
+      const delay = durationOf(error.retryAfter);
+      if (delay) failure.nextRetryDelay = delay;
+      if (error.details !== undefined) failure.details = converter.toPayload(error.details);
+    } catch (problem) {
+      failure.message = storable(`${error.message} (the rest of the failure can't be told: ${problem})`, MESSAGE_LENGTH);
+    }
   } else if (error instanceof StepError && error.failure.details) {
     failure.details = error.failure.details;
   }

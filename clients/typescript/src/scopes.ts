@@ -11,6 +11,8 @@ import type { Call } from "./execution.js";
 export const CANCEL_MARK = "__cancelled";
 export const WAIT = '"wait"';
 export const CALL = '"call"';
+const UPDATES = "0";
+const ACCEPTANCE = "__update";
 const MOST_DEPTH = 8;
 const TOLD_CALLS = 6;
 const TOLD_BRANCHES = 8;
@@ -133,6 +135,11 @@ export class Record {
       found.calls.push({ kind: record.kind, name: record.name });
       this.steps.set(keyOf(record), record);
     }
+  }
+
+  /** Whether an update was accepted, by code that takes such. */
+  hasAccepted(updateId: string): boolean {
+    return this.steps.has(spellKey(UPDATES, ACCEPTANCE, updateId));
   }
 
   /** Tells a new branch what was recorded in it. */

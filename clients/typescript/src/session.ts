@@ -21,6 +21,7 @@ const BACKOFF_MOST = 30_000;
 /** A session that is still held is sought several times before it ends. */
 const TRIES_A_SESSION = 4;
 const HEARTBEAT = 10_000;
+const LIFETIME = 30_000;
 const SESSION_OVER = ["SESSION_EXPIRED", "SESSION_NOT_FOUND"];
 const FATAL = [Code.InvalidArgument, Code.PermissionDenied, Code.Unauthenticated, Code.Unimplemented];
 
@@ -115,8 +116,11 @@ export class Session {
     this.stay();
     this.takeWelcome(message.welcome!);
     this.listener.received(message);
-    const { heartbeatInterval } = message.welcome!;
-    fresh.start(heartbeatInterval ? milliseconds(heartbeatInterval) : HEARTBEAT);
+    const { heartbeatInterval, sessionTtl } = message.welcome!;
+    fresh.start(
+      heartbeatInterval ? milliseconds(heartbeatInterval) : HEARTBEAT,
+      sessionTtl ? milliseconds(sessionTtl) : LIFETIME,
+    );
     former?.close();
   }
 
@@ -167,7 +171,8 @@ export class Session {
       return;
     }
     if (FATAL.includes(error.code) || error.reason === "NAMESPACE_NOT_FOUND") throw error;
-    const pause = jitter(Math.min(this.backoffMost, BACKOFF_FIRST * 2 ** Math.min(this.attempts++, 16)));
+    const longest = Math.min(this.backoffMost, BACKOFF_FIRST * 2 ** Math.min(this.attempts++, 16));
+    const pause = (error.retryAfter ?? 0) + jitter(longest);
     if (this.isClosing) return;
     if (this.stream) {
       this.stay();

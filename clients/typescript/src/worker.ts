@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 
 import { create } from "@bufbuild/protobuf";
 
-import { type ActivityFunction, Performer } from "./activities.js";
+import type { ActivityFunction } from "./activities.js";
 import { uuid7 } from "./calls.js";
 import type { Client } from "./client.js";
 import type { WorkflowFunction } from "./execution.js";
@@ -18,6 +18,7 @@ import {
   type TaskRef,
 } from "./gen/stepwell/v1/workers_pb.js";
 import { Outbox } from "./outbox.js";
+import { Performer } from "./performer.js";
 import { type Log, Roster } from "./roster.js";
 import { type Listener, Session } from "./session.js";
 import { delay, milliseconds, type Milliseconds } from "./times.js";
@@ -111,6 +112,7 @@ export class Worker implements Listener {
     );
     this.session.drain();
     this.runs.leave();
+    this.tasks.leave();
     const ended = Promise.all([this.runs.allLeft(), this.tasks.allEnded()]).then(() => true);
     const isIdle = await bounded([ended, over], this.options.drainTime ?? 30_000);
     if (!isIdle) {

@@ -4,14 +4,9 @@ import { create } from "@bufbuild/protobuf";
 
 import { type Payload, PayloadSchema } from "../src/gen/stepwell/v1/types_pb.js";
 import { type ActivityContext, ApplicationError, type Codec, RunError, ServiceError, type WorkflowContext } from "../src/index.js";
-import { client, Link, queue, soon, test, withService, work } from "./kit.js";
+import { client, gate, Link, queue, soon, test, withService, work } from "./kit.js";
 
 withService();
-
-function gate(): { opened: Promise<void>; open: () => void } {
-  let open!: () => void;
-  return { opened: new Promise<void>((resolve) => (open = resolve)), open };
-}
 
 test("a job is tried again with its details", async (t) => {
   const c = client(t);

@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 
 import { ApplicationError, RunCancelled, RunError, ServiceError, StepError, WaitTimeout, type WorkflowContext } from "../src/index.js";
 import { advance } from "../src/testing.js";
-import { address, client, queue, soon, steps, waits, test, withService, work } from "./kit.js";
+import { address, afterwards, client, queue, silent, soon, steps, waits, test, withService, work } from "./kit.js";
 
 const HOUR = 3_600_000;
 
@@ -233,8 +233,7 @@ test("changed code pauses the run", async (t) => {
   const run = await c.startRun("changed", null, { taskQueue: queue(t) });
   await waits(run);
   await stop();
-  const log = { info: () => {}, warn: () => {}, error: () => {} };
-  await work(t, c, { workflows: { changed: changed("after") }, log });
+  await work(t, c, { workflows: { changed: changed("after") }, log: silent });
   await run.signal("go");
   await soon("the run is paused", async () => (await run.describe()).pause?.reason === "ORDER_CHANGED");
 });
@@ -246,7 +245,7 @@ test("a killed worker loses nothing", async (t) => {
   const begin = () => {
     const program = fileURLToPath(new URL("./killable.js", import.meta.url));
     const child = spawn(process.execPath, [program, address(), queue(t), ledger], { stdio: "inherit" });
-    t.after(() => child.kill("SIGKILL"));
+    afterwards(t, () => child.kill("SIGKILL"));
     return child;
   };
   const first = begin();
