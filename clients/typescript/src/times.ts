@@ -21,6 +21,15 @@ export function durationOf(span: Milliseconds | undefined): Duration | undefined
   return create(DurationSchema, { seconds: BigInt(whole + carry), nanos: nanos - carry * 1e9 || 0 });
 }
 
+/** Spells those of several time spans that there are. */
+export function spans(given: Record<string, Milliseconds | undefined>): Record<string, Duration | undefined> {
+  return Object.fromEntries(
+    Object.entries(given)
+      .filter(([, span]) => span !== undefined)
+      .map(([name, span]) => [name, durationOf(span)]),
+  );
+}
+
 /** A random part of a time span. */
 export function jitter(most: Milliseconds): Milliseconds {
   return Math.random() * most;

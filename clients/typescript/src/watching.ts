@@ -9,9 +9,9 @@ import { setMaxListeners } from "node:events";
 
 import { Code } from "@connectrpc/connect";
 
-import { backoff, closed } from "./calls.js";
+import { backoff } from "./calls.js";
 import type { Client } from "./client.js";
-import { fromRpc, RunError, type ServiceError } from "./errors.js";
+import { ClientClosed, fromRpc, RunError, type ServiceError } from "./errors.js";
 import { type Run as RunMessage } from "./gen/stepwell/v1/runs_pb.js";
 import { type Failure, type Payload, RunPhase } from "./gen/stepwell/v1/types_pb.js";
 import { delay, durationOf } from "./times.js";
@@ -106,7 +106,7 @@ export class Watcher {
       for (;;) {
         if (found.end) return found.end;
         stop?.throwIfAborted();
-        if (this.closing.signal.aborted) throw closed();
+        if (this.closing.signal.aborted) throw new ClientClosed();
         if (!this.hasStream) {
           const end = await this.ask(id, stop);
           if (end) return end;

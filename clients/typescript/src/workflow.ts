@@ -14,7 +14,7 @@ import {
 import { jsonPayload } from "./payloads.js";
 import { type RetryPolicy, spellRetry } from "./policies.js";
 import type { Scope } from "./scopes.js";
-import { durationOf, type Milliseconds } from "./times.js";
+import { type Milliseconds, spans } from "./times.js";
 
 const PATCH_KEY = "patch";
 
@@ -268,12 +268,4 @@ function joined<T>(results: readonly PromiseSettledResult<T>[]): T[] {
   const failed = results.filter((each) => each.status === "rejected").map((each) => each.reason as unknown);
   if (failed.length) throw failed.find((each) => each instanceof Error && each.name === "RunCancelled") ?? failed[0];
   return results.map((each) => (each as PromiseFulfilledResult<T>).value);
-}
-
-function spans(given: Record<string, Milliseconds | undefined>): Record<string, ReturnType<typeof durationOf>> {
-  return Object.fromEntries(
-    Object.entries(given)
-      .filter(([, span]) => span !== undefined)
-      .map(([name, span]) => [name, durationOf(span)]),
-  );
 }
