@@ -21,7 +21,6 @@ const BACKOFF_MOST = 30_000;
 /** A session that is still held is sought several times before it ends. */
 const TRIES_A_SESSION = 4;
 const HEARTBEAT = 10_000;
-const LIFETIME = 30_000;
 const SESSION_OVER = ["SESSION_EXPIRED", "SESSION_NOT_FOUND"];
 const FATAL = [Code.InvalidArgument, Code.PermissionDenied, Code.Unauthenticated, Code.Unimplemented];
 
@@ -116,11 +115,8 @@ export class Session {
     this.stay();
     this.takeWelcome(message.welcome!);
     this.listener.received(message);
-    const { heartbeatInterval, sessionTtl } = message.welcome!;
-    fresh.start(
-      heartbeatInterval ? milliseconds(heartbeatInterval) : HEARTBEAT,
-      sessionTtl ? milliseconds(sessionTtl) : LIFETIME,
-    );
+    const { heartbeatInterval } = message.welcome!;
+    fresh.start(heartbeatInterval ? milliseconds(heartbeatInterval) : HEARTBEAT);
     former?.close();
   }
 

@@ -17,10 +17,16 @@ import type { Outbox } from "./outbox.js";
 import { delay, type Milliseconds } from "./times.js";
 
 const WELCOME_TIMEOUT = 10_000;
-/** Without a word, or as long as the session lives; after two thirds of it the stream is pinged. */
-const SILENCE_BEFORE_DEATH = 30_000;
 const TICK = 1000;
 const LAST_WORDS = 2000;
+
+/** After how long without a word a stream is pinged, and given up. */
+export interface Silence {
+  readonly beforePing: Milliseconds;
+  readonly beforeEnd: Milliseconds;
+}
+
+const SILENCE: Silence = { beforePing: 20_000, beforeEnd: 30_000 };
 
 /** What it hears goes to `received`, what it says comes from the outbox. */
 export class Stream {
@@ -35,7 +41,6 @@ export class Stream {
   private readonly started: Promise<void>;
   private begin!: () => void;
   private pings = 0n;
-  private patience: Milliseconds = SILENCE_BEFORE_DEATH;
   private ticker: NodeJS.Timeout | undefined;
   private hasReadAll = false;
 
@@ -43,6 +48,7 @@ export class Stream {
     private readonly connection: Connection,
     private readonly outbox: Outbox,
     private readonly received: (message: ConnectResponse) => void,
+    private readonly silence = SILENCE,
   ) {
     this.ended = new Promise((resolve) => (this.end = resolve));
     this.started = new Promise((resolve) => (this.begin = resolve));
@@ -66,9 +72,8 @@ export class Stream {
     }
   }
 
-  /** Begins to read, to write and to watch, in the times of the service's welcome. */
-  start(interval: Milliseconds, lifetime: Milliseconds): void {
-    this.patience = Math.min(SILENCE_BEFORE_DEATH, lifetime);
+  /** Begins to read, to write and to watch: something is said within each interval. */
+  start(interval: Milliseconds): void {
     this.begin();
     void this.read();
     const tick = Math.min(TICK, interval / 4);
@@ -84,9 +89,9 @@ export class Stream {
 
   private watch(now: number, quiet: Milliseconds): void {
     const silence = now - this.heard;
-    if (silence > this.patience) {
+    if (silence > this.silence.beforeEnd) {
       this.end(new ServiceError(Code.Unavailable, `nothing was heard for ${Math.round(silence / 1000)} s`));
-    } else if (silence > (this.patience * 2) / 3 || now - this.said >= quiet) {
+    } else if (silence > this.silence.beforePing || now - this.said >= quiet) {
       this.outbox.ping = ++this.pings;
       this.outbox.wake();
     }

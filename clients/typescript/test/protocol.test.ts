@@ -9,15 +9,18 @@ import { Code } from "@connectrpc/connect";
 import { JobState } from "../src/gen/stepwell/v1/jobs_pb.js";
 import {
   CancelTaskSchema,
-  type ConnectRequest,
   ConnectResponseSchema,
+  HelloSchema,
   type Report,
   type Task,
   TaskHeartbeatResultSchema,
   TaskKind,
 } from "../src/gen/stepwell/v1/workers_pb.js";
 import { type ActivityContext, type Client, type Job, RunError, TaskLost, type WorkerOptions, type WorkflowContext } from "../src/index.js";
-import { client, gate, queue, silent, soon, test, waits, withService, work } from "./kit.js";
+import { connect } from "../src/calls.js";
+import { Outbox } from "../src/outbox.js";
+import { Stream } from "../src/stream.js";
+import { afterwards, client, gate, queue, silent, soon, test, waits, withService, work } from "./kit.js";
 import { refusal, Tap } from "./tap.js";
 
 withService();
@@ -277,14 +280,17 @@ test("a stream that is to be moved is followed by another, with all that is held
   assert.equal(tap.said.filter(({ hello }) => hello)[1]!.hello!.held.length, 2);
 });
 
-test("a stream that is heard of no more is given up", async (t) => {
-  const { c, tap, begin } = await tapped(t);
-  tap.onTold = (message, stream) => (stream || message.welcome ? message : undefined);
-  const hello = (message: ConnectRequest) => message.hello !== undefined;
-  tap.onSaid = (message, stream) => (stream || hello(message) ? message : undefined);
-  await begin({ activities: { echo: (value: unknown) => value } });
-  assert.equal(await (await start(t, c, "echo", 5)).result(), 5);
-  assert.ok(tap.streams > 1);
+test("a stream that is heard of no more is pinged, and given up", async (t) => {
+  const { tap } = await tapped(t);
+  tap.onTold = (message) => (message.welcome ? message : undefined);
+  const outbox = new Outbox();
+  const silence = { beforePing: 400, beforeEnd: 1200 };
+  const stream = new Stream(connect(tap.address, "", undefined), outbox, () => {}, silence);
+  afterwards(t, () => stream.close());
+  await stream.greet(create(HelloSchema, { workerId: "it", taskQueues: [queue(t)] }));
+  stream.start(2000);
+  assert.match((await stream.ended).message, /nothing was heard/);
+  assert.ok(tap.said.some(({ ping }) => ping > 0));
 });
 
 test("who is told to come later does", async (t) => {
