@@ -11,23 +11,30 @@ import { delay, jitter, type Milliseconds } from "./times.js";
 import { currentTraceparent } from "./tracing.js";
 
 const MESSAGE_BYTES = 16 * 1024 * 1024;
+/** The longest time that one attempt at a call takes. */
 export const ATTEMPT_TIMEOUT = 20_000;
 const BACKOFF_FIRST = 50;
 const BACKOFF_MOST = 5_000;
 
 /** How TLS is spoken, as Node's own options have it. */
 export interface Tls {
+  /** The authorities to trust, in PEM. Default: the system's. */
   ca?: string | Buffer;
+  /** The client's own certificate, in PEM. */
   cert?: string | Buffer;
+  /** The key of that certificate, in PEM. */
   key?: string | Buffer;
 }
 
 /** A connection of its own; `close` ends it. */
 export interface Connection {
+  /** For the generated stubs. */
   readonly transport: Transport;
+  /** Ends it, and the calls on it. */
   close(): void;
 }
 
+/** Opens a connection, when it is first needed. */
 export function connect(address: string, apiKey: string, tls: Tls | undefined): Connection {
   const baseUrl = `${tls ? "https" : "http"}://${address}`;
   const options = { pingIntervalMs: 60_000, pingTimeoutMs: 20_000 };
@@ -52,6 +59,7 @@ function introduced(apiKey: string): Interceptor {
   };
 }
 
+/** A generated stub over a connection. */
 export function stub<T extends DescService>(service: T, connection: Connection): Stub<T> {
   return createClient(service, connection.transport);
 }
@@ -62,6 +70,7 @@ export function backoff(attempt: number, error: unknown): Milliseconds {
   return advice + jitter(Math.min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** Math.min(attempt, 16)));
 }
 
+/** A method of a stub. */
 export type Method<Q, A> = (request: Q, options?: CallOptions) => Promise<A>;
 
 /** How long calls go on. */

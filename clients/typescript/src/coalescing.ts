@@ -21,6 +21,7 @@ interface Item<Q, A> {
   reject: (error: unknown) => void;
 }
 
+/** Gathers requests of one method. */
 export class Coalescer<Q, A> {
   private readonly queue: Item<Q, A>[] = [];
   private lanes = 0;

@@ -64,9 +64,13 @@ export class ClientClosed extends ServiceError {
 /** A failure with a kind, made by workflow and activity code. */
 export class ApplicationError extends Error {
   override name = "ApplicationError";
+  /** Its kind, for programs and for retry policies. */
   readonly type: string;
+  /** Whether another attempt can't help. */
   readonly nonRetryable: boolean;
+  /** The delay before the next attempt, in milliseconds. */
   readonly retryAfter: number | undefined;
+  /** What is kept with the failure. */
   readonly details: unknown;
 
   /**
@@ -90,7 +94,9 @@ export class StepError extends Error {
   override name = "StepError";
 
   constructor(
+    /** The step's name. */
     readonly step: string,
+    /** Why it failed. */
     readonly failure: Failure,
   ) {
     super(`${step} failed: ${failure.type}: ${failure.message}`);
@@ -102,9 +108,11 @@ export class RunError extends Error {
   override name = "RunError";
 
   constructor(
+    /** The run's or the job's. */
     readonly id: string,
     /** FAILED, CANCELLED, TERMINATED, TIMED_OUT, or PURGED if what it came to is archived or pruned. */
     readonly ended: string,
+    /** Why, if it failed. */
     readonly failure?: Failure,
   ) {
     super(failure ? `${id} ended ${ended}: ${failure.type}: ${failure.message}` : `${id} ended ${ended}`);

@@ -35,7 +35,9 @@ import { delay } from "./times.js";
 import { within } from "./tracing.js";
 import { ContinueAsNew, WorkflowContext } from "./workflow.js";
 
+/** What a new step is. */
 export type Body = NonNullable<MessageInitShape<typeof NewStepSchema>["kind"]>;
+/** A workflow: an async function of its context and its input. */
 export type WorkflowFunction = (ctx: WorkflowContext, input: any) => Promise<unknown>;
 
 /** A step that code waits for. */
@@ -53,10 +55,12 @@ export interface Call {
   reject?: (error: Error) => void;
 }
 
+/** Whether nothing more comes of a step. */
 export function hasEnded(record: StepRecord): boolean {
   return record.state >= StepState.COMPLETED;
 }
 
+/** A run that this worker has: its code, and what of it is recorded. */
 export class Execution {
   readonly ref: TaskRef;
   readonly converter: Converter;

@@ -21,6 +21,7 @@ const MOST_STEPS = 256;
 const MOST_SCOPES = 10_000;
 const MOST_BYTES = 1_000_000;
 
+/** How a run ends. */
 export type End = Exclude<Progress["end"], { case: undefined }>;
 
 /** A new step on its way to the record, and who waits for it to be there. */

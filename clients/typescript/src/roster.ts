@@ -18,11 +18,15 @@ import { isOwnFault, isStillHeld, Repeats } from "./repeats.js";
 
 /** Where a worker says what it does. `console` will do. */
 export interface Log {
+  /** What is as it should be. */
   info(message: string): void;
+  /** What the worker gets along with. */
   warn(message: string): void;
+  /** What people should look at. */
   error(message: string): void;
 }
 
+/** Holds the runs of a worker. */
 export class Roster {
   readonly runs = new Map<string, Execution>();
   private idlers: (() => void)[] = [];

@@ -18,6 +18,7 @@ import { type Awaited, resultOf } from "./watching.js";
 
 const WAIT = 15_000;
 
+/** How a run is started. */
 export interface StartOptions {
   /** The caller's name for the run: unique among the namespace's open runs. */
   workflowId?: string;
@@ -27,7 +28,9 @@ export interface StartOptions {
   requestId?: string;
   /** Default: "default". */
   taskQueue?: string;
+  /** How long it may take. Default: no limit. */
   runTimeout?: Milliseconds;
+  /** Not to begin before. Default: 0. */
   startDelay?: Milliseconds;
   /** 0 to 9; higher goes first. Default: 4. */
   priority?: number;
@@ -63,6 +66,7 @@ export function spellStart(type: string, input: Payload, options: StartOptions):
 
 /** A handle of one run. */
 export class Run {
+  /** `Client.startRun`, `run` and `runOf` make it. */
   constructor(
     private readonly client: Client,
     /** Its own id, a UUID. */

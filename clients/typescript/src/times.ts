@@ -6,6 +6,7 @@ import { type Duration, DurationSchema } from "@bufbuild/protobuf/wkt";
 /** A time span: milliseconds. */
 export type Milliseconds = number;
 
+/** Reads a time span. */
 export function milliseconds(duration: Duration): Milliseconds {
   return Number(duration.seconds) * 1000 + duration.nanos / 1e6;
 }
@@ -28,6 +29,15 @@ export function spans(given: Record<string, Milliseconds | undefined>): Record<s
       .filter(([, span]) => span !== undefined)
       .map(([name, span]) => [name, durationOf(span)]),
   );
+}
+
+/** The end of a signal as a promise, which `forget` takes back. */
+export function aborted(stop: AbortSignal): { promise: Promise<void>; forget: () => void } {
+  let told!: () => void;
+  const promise = new Promise<void>((resolve) => (told = resolve));
+  if (stop.aborted) told();
+  stop.addEventListener("abort", told, { once: true });
+  return { promise, forget: () => stop.removeEventListener("abort", told) };
 }
 
 /** A random part of a time span. */

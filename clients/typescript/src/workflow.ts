@@ -18,6 +18,7 @@ import { type Milliseconds, spans } from "./times.js";
 
 const PATCH_KEY = "patch";
 
+/** How a call names its step. */
 export interface StepOptions {
   /** The step's own name. Default: what is called. */
   name?: string;
@@ -25,12 +26,15 @@ export interface StepOptions {
   key?: string;
 }
 
+/** How a step that is a function is called. */
 export interface CheckpointOptions {
+  /** A key in place of the count among the calls of that name. */
   key?: string;
   /** When to call the function again that failed. Default: never. */
   retry?: RetryPolicy;
 }
 
+/** How an activity is performed. Time spans are in milliseconds; without one there is no limit. */
 export interface ActivityOptions extends StepOptions {
   /** Default: the run's. */
   taskQueue?: string;
@@ -50,13 +54,19 @@ export interface ActivityOptions extends StepOptions {
   waitCancelled?: boolean;
 }
 
+/** How a child is started. */
 export interface ChildOptions extends StepOptions {
+  /** Default: the run's. */
   taskQueue?: string;
+  /** The caller's name for the child: unique among the namespace's open runs. */
   workflowId?: string;
+  /** How long it may take. Default: no limit. */
   runTimeout?: Milliseconds;
+  /** Begins it anew when its code fails. Default: never. */
   retry?: RetryPolicy;
 }
 
+/** How a call waits. */
 export interface WaitOptions extends StepOptions {
   /** Throws WaitTimeout after so long. Default: never. */
   timeout?: Milliseconds;

@@ -293,6 +293,20 @@ test("a stream that is heard of no more is pinged, and given up", async (t) => {
   assert.ok(tap.said.some(({ ping }) => ping > 0));
 });
 
+test("a stream that breaks often leaves nothing behind", async (t) => {
+  const { tap, begin } = await tapped(t);
+  const warnings: Error[] = [];
+  const warned = (warning: Error) => warnings.push(warning);
+  process.on("warning", warned);
+  afterwards(t, () => process.off("warning", warned));
+  await begin({ activities: { echo: (value: unknown) => value } });
+  for (let streams = 1; streams < 13; streams++) {
+    tap.end();
+    await soon("it is resumed", () => tap.told.filter(({ welcome }) => welcome).length > streams);
+  }
+  assert.deepEqual(warnings, []);
+});
+
 test("who is told to come later does", async (t) => {
   const { c, tap, begin } = await tapped(t);
   const times: number[] = [];
