@@ -3,31 +3,38 @@
 import { randomBytes } from "node:crypto";
 
 import type { DescService } from "@bufbuild/protobuf";
-import { type CallOptions, type Client as Stub, Code, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import { type CallOptions, type Client as Stub, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 
-import { fromRpc, ServiceError } from "./errors.js";
+import { ClientClosed, fromRpc, ServiceError } from "./errors.js";
 import { delay, jitter, type Milliseconds } from "./times.js";
 import { currentTraceparent } from "./tracing.js";
 
 const MESSAGE_BYTES = 16 * 1024 * 1024;
-const ATTEMPT_TIMEOUT = 20_000;
+/** The longest time that one attempt at a call takes. */
+export const ATTEMPT_TIMEOUT = 20_000;
 const BACKOFF_FIRST = 50;
 const BACKOFF_MOST = 5_000;
 
 /** How TLS is spoken, as Node's own options have it. */
 export interface Tls {
+  /** The authorities to trust, in PEM. Default: the system's. */
   ca?: string | Buffer;
+  /** The client's own certificate, in PEM. */
   cert?: string | Buffer;
+  /** The key of that certificate, in PEM. */
   key?: string | Buffer;
 }
 
 /** A connection of its own; `close` ends it. */
 export interface Connection {
+  /** For the generated stubs. */
   readonly transport: Transport;
+  /** Ends it, and the calls on it. */
   close(): void;
 }
 
+/** Opens a connection, when it is first needed. */
 export function connect(address: string, apiKey: string, tls: Tls | undefined): Connection {
   const baseUrl = `${tls ? "https" : "http"}://${address}`;
   const options = { pingIntervalMs: 60_000, pingTimeoutMs: 20_000 };
@@ -52,6 +59,7 @@ function introduced(apiKey: string): Interceptor {
   };
 }
 
+/** A generated stub over a connection. */
 export function stub<T extends DescService>(service: T, connection: Connection): Stub<T> {
   return createClient(service, connection.transport);
 }
@@ -62,20 +70,30 @@ export function backoff(attempt: number, error: unknown): Milliseconds {
   return advice + jitter(Math.min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** Math.min(attempt, 16)));
 }
 
+/** A method of a stub. */
 export type Method<Q, A> = (request: Q, options?: CallOptions) => Promise<A>;
+
+/** How long calls go on. */
+export interface Patience {
+  /** For a call with all its repeats. */
+  readonly timeout: Milliseconds;
+  /** Ends with the client. */
+  readonly closing: AbortSignal;
+}
 
 /**
  * Calls a method, and again what fails in passing, until its time is over. What it makes is safe to repeat: it names what
  * it makes, says what shall be, or has a request id.
  */
-export async function invoke<Q, A>(method: Method<Q, A>, request: Q, timeout: Milliseconds, signal?: AbortSignal): Promise<A> {
-  const end = Date.now() + timeout;
+export async function invoke<Q, A>(method: Method<Q, A>, request: Q, patience: Patience, signal?: AbortSignal): Promise<A> {
+  const end = performance.now() + patience.timeout;
   for (let attempt = 0; ; attempt++) {
     try {
-      return await once(method, request, Math.max(1, Math.min(ATTEMPT_TIMEOUT, end - Date.now())), signal);
+      const timeout = Math.max(1, Math.min(ATTEMPT_TIMEOUT, end - performance.now()));
+      return await once(method, request, { ...patience, timeout }, signal);
     } catch (error) {
       const pause = backoff(attempt, error);
-      if (!(error instanceof ServiceError) || !error.isPassing || Date.now() + pause >= end) throw error;
+      if (!(error instanceof ServiceError) || !error.isPassing || performance.now() + pause >= end) throw error;
       await delay(pause, signal);
       signal?.throwIfAborted();
     }
@@ -83,16 +101,17 @@ export async function invoke<Q, A>(method: Method<Q, A>, request: Q, timeout: Mi
 }
 
 /** Calls a method whose repeat may do something else. */
-export async function once<Q, A>(method: Method<Q, A>, request: Q, timeout: Milliseconds, signal?: AbortSignal): Promise<A> {
+export async function once<Q, A>(method: Method<Q, A>, request: Q, patience: Patience, signal?: AbortSignal): Promise<A> {
+  const { timeout, closing } = patience;
+  if (closing.aborted) throw new ClientClosed();
   try {
     return await method(request, { timeoutMs: timeout, ...(signal && { signal }) });
   } catch (error) {
     signal?.throwIfAborted();
-    throw fromRpc(error);
+    // A connection that was closed here leaves its calls cancelled, as a server does that ends.
+    throw closing.aborted ? new ClientClosed() : fromRpc(error);
   }
 }
-
-export const closed = (): ServiceError => new ServiceError(Code.Canceled, "the client was closed");
 
 let latest = 0n;
 

@@ -13,6 +13,7 @@ const LANES = 3;
 
 interface Item<Q, A> {
   request: Q;
+  size: number;
   traceparent: string;
   end: number;
   attempt: number;
@@ -20,6 +21,7 @@ interface Item<Q, A> {
   reject: (error: unknown) => void;
 }
 
+/** Gathers requests of one method. */
 export class Coalescer<Q, A> {
   private readonly queue: Item<Q, A>[] = [];
   private lanes = 0;
@@ -33,7 +35,9 @@ export class Coalescer<Q, A> {
   /** Queues a request. Those of one trace share calls, since a call has one trace context. */
   submit(request: Q, traceparent: string): Promise<A> {
     return new Promise((resolve, reject) => {
-      this.put({ request, traceparent, end: Date.now() + this.timeout, attempt: 0, resolve, reject });
+      // One that can't be written is this caller's alone.
+      const size = this.size(request);
+      this.put({ request, size, traceparent, end: performance.now() + this.timeout, attempt: 0, resolve, reject });
     });
   }
 
@@ -54,7 +58,7 @@ export class Coalescer<Q, A> {
     let count = 0;
     let size = 0;
     for (const item of this.queue.slice(0, MOST_ITEMS)) {
-      size += this.size(item.request);
+      size += item.size;
       if (count && (size > MOST_BYTES || item.traceparent !== this.queue[0]!.traceparent)) break;
       count++;
     }
@@ -82,7 +86,7 @@ export class Coalescer<Q, A> {
   private comesAgain(item: Item<Q, A>, error: Error): boolean {
     if (!(error instanceof ServiceError) || !error.isPassing) return false;
     const pause = backoff(item.attempt++, error);
-    if (Date.now() + pause >= item.end) return false;
+    if (performance.now() + pause >= item.end) return false;
     setTimeout(() => this.put(item), pause);
     return true;
   }

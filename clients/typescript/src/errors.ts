@@ -1,14 +1,15 @@
 /** What can go wrong: refusals of the service, steps and runs that failed, and failures that code makes itself. */
 
+import { inspect } from "node:util";
+
 import { create, fromBinary } from "@bufbuild/protobuf";
-import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
 import type { Status } from "./gen/google/rpc/status_pb.js";
 import { type Failure, FailureSchema } from "./gen/stepwell/v1/types_pb.js";
 import type { Converter } from "./payloads.js";
-import { milliseconds } from "./times.js";
+import { durationOf, milliseconds } from "./times.js";
 
 /** A refusal of the service. */
 export class ServiceError extends Error {
@@ -36,6 +37,8 @@ export class ServiceError extends Error {
       case Code.Unavailable:
       case Code.Aborted:
       case Code.DeadlineExceeded:
+      // What a server had not taken in yet when it ended. Who cancels a call of its own gets no such error.
+      case Code.Canceled:
         return true;
       case Code.ResourceExhausted:
         return this.retryAfter !== undefined;
@@ -45,12 +48,29 @@ export class ServiceError extends Error {
   }
 }
 
+/** What a call fails with whose client was closed. */
+export class ClientClosed extends ServiceError {
+  override name = "ClientClosed";
+
+  constructor() {
+    super(Code.Canceled, "the client was closed");
+  }
+
+  override get isPassing(): boolean {
+    return false;
+  }
+}
+
 /** A failure with a kind, made by workflow and activity code. */
 export class ApplicationError extends Error {
   override name = "ApplicationError";
+  /** Its kind, for programs and for retry policies. */
   readonly type: string;
+  /** Whether another attempt can't help. */
   readonly nonRetryable: boolean;
+  /** The delay before the next attempt, in milliseconds. */
   readonly retryAfter: number | undefined;
+  /** What is kept with the failure. */
   readonly details: unknown;
 
   /**
@@ -74,7 +94,9 @@ export class StepError extends Error {
   override name = "StepError";
 
   constructor(
+    /** The step's name. */
     readonly step: string,
+    /** Why it failed. */
     readonly failure: Failure,
   ) {
     super(`${step} failed: ${failure.type}: ${failure.message}`);
@@ -86,9 +108,11 @@ export class RunError extends Error {
   override name = "RunError";
 
   constructor(
+    /** The run's or the job's. */
     readonly id: string,
     /** FAILED, CANCELLED, TERMINATED, TIMED_OUT, or PURGED if what it came to is archived or pruned. */
     readonly ended: string,
+    /** Why, if it failed. */
     readonly failure?: Failure,
   ) {
     super(failure ? `${id} ended ${ended}: ${failure.type}: ${failure.message}` : `${id} ended ${ended}`);
@@ -129,19 +153,24 @@ export class TaskLost extends Error {
 const MESSAGE_LENGTH = 4096;
 const TRACE_LENGTH = 16384;
 
-/** Spells what was thrown as the protocol has it. */
+/** Spells what was thrown as the protocol has it, whatever it is. */
 export function failureOf(thrown: unknown, converter: Converter): Failure {
-  const error = thrown instanceof Error ? thrown : new Error(String(thrown));
+  const error = thrown instanceof Error ? thrown : new Error(typeof thrown === "string" ? thrown : inspect(thrown));
   const failure = create(FailureSchema, {
-    message: storable(error.message, MESSAGE_LENGTH),
-    type: error.name,
-    stackTrace: storable(error.stack ?? "", TRACE_LENGTH),
+    message: storable(String(error.message), MESSAGE_LENGTH),
+    type: String(error.name),
+    stackTrace: storable(String(error.stack ?? ""), TRACE_LENGTH),
   });
   if (error instanceof ApplicationError) {
     failure.type = error.type;
     failure.nonRetryable = error.nonRetryable;
-    if (error.retryAfter !== undefined) failure.nextRetryDelay = durationFromMs(error.retryAfter);
-    if (error.details !== undefined) failure.details = converter.toPayload(error.details);
+    try {
+      const delay = durationOf(error.retryAfter);
+      if (delay) failure.nextRetryDelay = delay;
+      if (error.details !== undefined) failure.details = converter.toPayload(error.details);
+    } catch (problem) {
+      failure.message = storable(`${error.message} (the rest of the failure can't be told: ${problem})`, MESSAGE_LENGTH);
+    }
   } else if (error instanceof StepError && error.failure.details) {
     failure.details = error.failure.details;
   }

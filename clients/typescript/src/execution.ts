@@ -28,13 +28,16 @@ import { type End, type Entry, Outgoing } from "./outgoing.js";
 import { type Converter, jsonPayload } from "./payloads.js";
 import { isFinal, delayAfter, type RetryPolicy } from "./policies.js";
 import { Queries, spellAnswer } from "./queries.js";
+import { Repeats } from "./repeats.js";
 import type { Roster } from "./roster.js";
 import { CALL, CANCEL_MARK, keyOf, Record as Recorded, Scope, WAIT } from "./scopes.js";
 import { delay } from "./times.js";
 import { within } from "./tracing.js";
 import { ContinueAsNew, WorkflowContext } from "./workflow.js";
 
+/** What a new step is. */
 export type Body = NonNullable<MessageInitShape<typeof NewStepSchema>["kind"]>;
+/** A workflow: an async function of its context and its input. */
 export type WorkflowFunction = (ctx: WorkflowContext, input: any) => Promise<unknown>;
 
 /** A step that code waits for. */
@@ -52,10 +55,12 @@ export interface Call {
   reject?: (error: Error) => void;
 }
 
+/** Whether nothing more comes of a step. */
 export function hasEnded(record: StepRecord): boolean {
   return record.state >= StepState.COMPLETED;
 }
 
+/** A run that this worker has: its code, and what of it is recorded. */
 export class Execution {
   readonly ref: TaskRef;
   readonly converter: Converter;
@@ -63,6 +68,7 @@ export class Execution {
   readonly queries = new Queries(this);
   readonly root = new Scope("");
   readonly ending = new AbortController();
+  readonly repeats = new Repeats();
   cancelDue: boolean;
   reason: string;
   caughtUp = false;
@@ -72,6 +78,7 @@ export class Execution {
   isLeaving = false;
   private isBroken = false;
   private readonly record = new Recorded();
+  private readonly turnedDown = new Set<string>();
   private early: Map<string, StepRecord> | undefined;
   private readonly open = new Map<string, Call>();
   private readonly scopes = new Map<string, Scope>([["", this.root]]);
@@ -128,6 +135,7 @@ export class Execution {
     try {
       this.record.extend(await this.roster.readSteps(this.task));
     } catch (error) {
+      if (this.isDropped) return false;
       this.roster.log.warn(`the steps of run ${this.task.runId} could not be read: ${error}`);
       this.roster.release(this, "its steps could not be read");
       return false;
@@ -158,9 +166,9 @@ export class Execution {
     this.active++;
   }
 
-  /** Code of a run that is somebody else's stays where it is, until it is forgotten. */
+  /** Code of a run that is somebody else's, or has ended, stays where it is, until it is forgotten. */
   private mustHold(): Promise<void> | undefined {
-    if (!this.isDropped) return undefined;
+    if (!this.isDropped && !this.isEnded) return undefined;
     this.active--;
     return new Promise(() => {});
   }
@@ -461,6 +469,9 @@ export class Execution {
   /** Rejects updates: code in this language takes none. */
   turnDown(updates: readonly Update[]): void {
     for (const { updateId } of updates) {
+      // What another language's code has accepted is in the record, and may be told again all the same.
+      if (this.turnedDown.has(updateId) || this.record.hasAccepted(updateId)) continue;
+      this.turnedDown.add(updateId);
       const failure = { message: "the code takes no updates", type: "UnknownUpdate", nonRetryable: true };
       this.out.rejections.push(create(UpdateRejectionSchema, { updateId, failure }));
     }
@@ -468,6 +479,8 @@ export class Execution {
 
   /** Takes in that the Progress under way is recorded. */
   answered(result: ReportResult): void {
+    const { sent } = this.out;
+    for (const { updateId } of sent?.rejections ?? []) this.turnedDown.delete(updateId);
     for (const entry of this.out.answer(result.ordinals)) {
       for (const ack of entry.acks.splice(0)) ack();
     }
@@ -521,6 +534,7 @@ export class Execution {
   /** What fails a run whose progress was refused for its content. */
   failWith(error: ServiceError): void {
     this.isFailing = this.isEnded = true;
+    this.ending.abort();
     const failure = failureOf(new ApplicationError(error.message, { type: error.reason, nonRetryable: true }), this.converter);
     this.out.sent = create(ProgressSchema, { end: { case: "fail", value: { failure } } });
     this.roster.report(this, this.out.sent);

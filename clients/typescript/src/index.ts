@@ -2,10 +2,11 @@
 
 export { type ActivityContext, type ActivityFunction } from "./activities.js";
 export { type Tls } from "./calls.js";
-export { Client, type ClientOptions, Job, type JobOptions, Run, type StartOptions } from "./client.js";
+export { Client, type ClientOptions } from "./client.js";
 export {
   ActivityCancelled,
   ApplicationError,
+  ClientClosed,
   RunCancelled,
   RunError,
   ServiceError,
@@ -14,9 +15,11 @@ export {
   WaitTimeout,
 } from "./errors.js";
 export { type WorkflowFunction } from "./execution.js";
+export { Job, type JobEnd, type JobOptions } from "./jobs.js";
 export { type Codec, type Converter } from "./payloads.js";
 export { type RetryPolicy } from "./policies.js";
 export { type Log } from "./roster.js";
+export { Run, type StartOptions } from "./runs.js";
 export { type Milliseconds } from "./times.js";
 export { Worker, type WorkerOptions } from "./worker.js";
 export {

@@ -17,8 +17,11 @@ import { EMPTY_HASH, type Hash, type Record as Recorded, type Scope } from "./sc
 import type { StepKind } from "./gen/stepwell/v1/types_pb.js";
 
 const MOST_STEPS = 256;
+/** The service takes 20,000. */
+const MOST_SCOPES = 10_000;
 const MOST_BYTES = 1_000_000;
 
+/** How a run ends. */
 export type End = Exclude<Progress["end"], { case: undefined }>;
 
 /** A new step on its way to the record, and who waits for it to be there. */
@@ -46,6 +49,7 @@ export class Outgoing {
   private pending: Entry[] = [];
   private sentEntries: Entry[] = [];
   private noted = new Set<Scope>();
+  private untold = 0;
 
   add(entry: Entry): void {
     this.calls++;
@@ -66,7 +70,7 @@ export class Outgoing {
 
   /** Whether something must be recorded. */
   get hasSteps(): boolean {
-    return this.pending.length + this.cancelOrdinals.length + this.stopOrdinals.length + this.rejections.length > 0;
+    return this.untold + this.pending.length + this.cancelOrdinals.length + this.stopOrdinals.length + this.rejections.length > 0;
   }
 
   /** Lets the service cancel the step of a call that nobody waits for, as soon as its ordinal is known. */
@@ -93,7 +97,7 @@ export class Outgoing {
       rejections: this.rejections.splice(0, MOST_STEPS),
     });
     this.stopOrdinals = [];
-    const left = this.pending.length > 0 || this.rejections.length > 0;
+    const left = this.untold + this.pending.length + this.rejections.length > 0;
     if (!left) {
       progress.cancelOrdinals = this.cancelOrdinals;
       this.cancelOrdinals = [];
@@ -135,15 +139,21 @@ export class Outgoing {
   /** Says where the branches stood before these steps, and takes the steps for told. */
   private takeStates(entries: readonly Entry[]): ScopeState[] {
     const states = new Map<Scope, ScopeState>();
-    for (const scope of [...entries.map((entry) => entry.scope), ...this.noted]) {
-      if (!states.has(scope)) states.set(scope, scope.state());
+    for (const { scope } of entries) if (!states.has(scope)) states.set(scope, scope.state());
+    this.untold = 0;
+    // A branch whose steps are yet to be sent is told of with them.
+    const later = new Set(this.pending.map(({ scope }) => scope));
+    for (const scope of this.noted) {
+      if (states.has(scope) || later.has(scope)) continue;
+      if (states.size < MOST_SCOPES) states.set(scope, scope.state());
+      else this.untold++;
     }
     for (const entry of entries) {
       entry.scope.toldCount = entry.count;
       entry.scope.toldOrder = entry.order;
     }
     // A branch that has returned says so in the next one, if it has steps in this one, or still to send.
-    this.noted = new Set([...this.noted].filter((scope) => scope.closed && !states.get(scope)?.closed));
+    this.noted = new Set([...this.noted].filter((scope) => !states.has(scope) || (scope.closed && !states.get(scope)!.closed)));
     return [...states.values()];
   }
 

@@ -6,7 +6,9 @@ import { type Payload, PayloadSchema } from "./gen/stepwell/v1/types_pb.js";
 
 /** Turns values into payloads and back. The default one writes JSON. */
 export interface Converter {
+  /** Throws for what it can't write. */
   toPayload(value: unknown): Payload;
+  /** Gives null for none. */
   fromPayload(payload: Payload | undefined): unknown;
 }
 
@@ -15,7 +17,9 @@ export interface Converter {
  * `encode` gives, and never looks inside.
  */
 export interface Codec {
+  /** On the way to the service. */
   encode(payload: Payload): Payload;
+  /** On the way back. */
   decode(payload: Payload): Payload;
 }
 
@@ -24,6 +28,7 @@ export function jsonPayload(text: string): Payload {
   return create(PayloadSchema, { body: { case: "json", value: text } });
 }
 
+/** Writes JSON; null and undefined are the empty payload. */
 export const jsonConverter: Converter = {
   toPayload(value) {
     const text = value === undefined || value === null ? undefined : JSON.stringify(value);

@@ -19,6 +19,7 @@ export interface RetryPolicy {
   nonRetryableTypes?: readonly string[];
 }
 
+/** Spells a policy. */
 export function spellRetry(policy: RetryPolicy): RetryMessage {
   const initialInterval = durationOf(policy.initialInterval);
   const maximumInterval = durationOf(policy.maximumInterval);

@@ -10,6 +10,7 @@ import { type Query, type QueryAnswer, QueryAnswerSchema } from "./gen/stepwell/
 const MOST_NAMES = 16;
 const MOST_BYTES = 64 * 1024;
 
+/** What one run tells those who ask. */
 export class Queries {
   private readonly functions = new Map<string, (input: any) => unknown>();
   private readonly values = new Map<string, Payload>();
@@ -72,6 +73,7 @@ export class Queries {
   }
 }
 
+/** Spells what is said to a query. */
 export function spellAnswer(query: Query, outcome: QueryAnswer["outcome"]): QueryAnswer {
   return create(QueryAnswerSchema, { correlation: query.correlation, ...(query.ref && { ref: query.ref }), outcome });
 }

@@ -1,7 +1,5 @@
 /** The runs in a worker's memory, and what passes between them and the stream. */
 
-import { Code } from "@connectrpc/connect";
-
 import { fromStatus } from "./errors.js";
 import { Execution, type WorkflowFunction } from "./execution.js";
 import {
@@ -16,20 +14,23 @@ import {
 } from "./gen/stepwell/v1/workers_pb.js";
 import type { Outbox } from "./outbox.js";
 import type { Converter } from "./payloads.js";
-import { jitter } from "./times.js";
+import { isOwnFault, isStillHeld, Repeats } from "./repeats.js";
 
 /** Where a worker says what it does. `console` will do. */
 export interface Log {
+  /** What is as it should be. */
   info(message: string): void;
+  /** What the worker gets along with. */
   warn(message: string): void;
+  /** What people should look at. */
   error(message: string): void;
 }
 
-const RETRY_DELAY = 1000;
-
+/** Holds the runs of a worker. */
 export class Roster {
   readonly runs = new Map<string, Execution>();
   private idlers: (() => void)[] = [];
+  private isLeaving = false;
 
   constructor(
     private readonly definitions: Readonly<Record<string, WorkflowFunction>>,
@@ -39,11 +40,16 @@ export class Roster {
     readonly readSteps: (task: Task) => Promise<StepRecord[]>,
   ) {}
 
-  /** Takes a run, and runs its code from the top. */
+  /** Takes a run, and runs its code from the top. One that it has already it acknowledges again. */
   assign(task: Task): void {
     const ref = task.ref!;
     const former = this.runs.get(ref.taskId);
+    if (former && former.ref.token >= ref.token) {
+      if (former.ref.token === ref.token) this.outbox.acknowledge(ref);
+      return;
+    }
     if (former) this.forget(former);
+    if (this.isLeaving) return this.giveBack(ref, "the worker is leaving");
     const definition = this.definitions[task.type];
     if (!definition) return this.giveBack(ref, `workflow ${task.type} is not known here`);
     const run = new Execution(this, task);
@@ -90,12 +96,15 @@ export class Roster {
   private refused(run: Execution, result: ReportResult): void {
     const error = fromStatus(result.error);
     const { runId } = run.task;
-    if (error.isPassing) {
-      const again = () => run.isDropped || !run.out.sent || this.report(run, run.out.sent);
-      setTimeout(again, jitter(2 * (error.retryAfter ?? RETRY_DELAY)));
-    } else if ((error.code === Code.InvalidArgument || error.code === Code.ResourceExhausted) && !run.isFailing) {
+    const pause = run.repeats.pauseAfter(error);
+    if (pause !== undefined) {
+      setTimeout(() => run.isDropped || !run.out.sent || this.report(run, run.out.sent), pause);
+    } else if (isOwnFault(error) && !run.isFailing) {
       this.log.error(`run ${runId} fails, since its progress was refused: ${error.message}`);
       run.failWith(error);
+    } else if (isStillHeld(error)) {
+      this.log.error(`run ${runId} is given back: ${error.message}`);
+      this.release(run, error.message);
     } else {
       if (error.reason === "STEP_ORDER_CHANGED") this.log.error(`run ${runId} is paused: ${error.message}`);
       else this.log.info(`run ${runId} is dropped: ${error.message}`);
@@ -109,12 +118,12 @@ export class Roster {
     this.giveBack(run.ref, reason);
   }
 
-  private giveBack(ref: TaskRef, reason: string): void {
+  private giveBack(ref: TaskRef, reason: string, repeats = new Repeats()): void {
     this.outbox.report(ref, { case: "release", value: { reason } }, (result) => {
       if (result.status !== Status.REFUSED) return;
       // Once more if it could not be taken just now: else the session would go on holding it.
-      const error = fromStatus(result.error);
-      if (error.isPassing) setTimeout(() => this.giveBack(ref, reason), jitter(2 * (error.retryAfter ?? RETRY_DELAY)));
+      const pause = repeats.pauseAfter(fromStatus(result.error));
+      if (pause !== undefined) setTimeout(() => this.giveBack(ref, reason, repeats), pause);
     });
   }
 
@@ -127,6 +136,7 @@ export class Roster {
 
   /** Gives each run back as soon as what its code is at has been recorded. */
   leave(): void {
+    this.isLeaving = true;
     for (const run of this.runs.values()) run.leave();
   }
 

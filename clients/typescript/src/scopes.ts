@@ -8,9 +8,14 @@ import { StepKind } from "./gen/stepwell/v1/types_pb.js";
 import { type ScopeState, ScopeStateSchema, type StepRecord } from "./gen/stepwell/v1/workers_pb.js";
 import type { Call } from "./execution.js";
 
+/** The marker of where a branch heard that the run was asked to cancel. */
 export const CANCEL_MARK = "__cancelled";
+/** Its value: in the call that the branch waited for. */
 export const WAIT = '"wait"';
+/** Its value: at the branch's next call. */
 export const CALL = '"call"';
+const UPDATES = "0";
+const ACCEPTANCE = "__update";
 const MOST_DEPTH = 8;
 const TOLD_CALLS = 6;
 const TOLD_BRANCHES = 8;
@@ -19,6 +24,7 @@ const HASH_BYTES = 8;
 /** Eight bytes. */
 export type Hash = Uint8Array<ArrayBuffer>;
 
+/** Of no calls. */
 export const EMPTY_HASH: Hash = new Uint8Array(HASH_BYTES);
 
 /** Gives the order hash after one more call; proto/order_hash.json holds examples. */
@@ -133,6 +139,11 @@ export class Record {
       found.calls.push({ kind: record.kind, name: record.name });
       this.steps.set(keyOf(record), record);
     }
+  }
+
+  /** Whether an update was accepted, by code that takes such. */
+  hasAccepted(updateId: string): boolean {
+    return this.steps.has(spellKey(UPDATES, ACCEPTANCE, updateId));
   }
 
   /** Tells a new branch what was recorded in it. */

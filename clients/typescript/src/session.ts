@@ -14,7 +14,7 @@ import { type ConnectResponse, type Hello, HelloSchema, type TaskRef, type Welco
 import type { Outbox } from "./outbox.js";
 import type { Log } from "./roster.js";
 import { Stream } from "./stream.js";
-import { delay, jitter, milliseconds, type Milliseconds } from "./times.js";
+import { aborted, delay, jitter, milliseconds, type Milliseconds } from "./times.js";
 
 const BACKOFF_FIRST = 200;
 const BACKOFF_MOST = 30_000;
@@ -26,7 +26,9 @@ const FATAL = [Code.InvalidArgument, Code.PermissionDenied, Code.Unauthenticated
 
 /** The worker behind the stream. */
 export interface Listener {
+  /** All tasks that it has. */
   held(): TaskRef[];
+  /** Takes in a message. */
   received(message: ConnectResponse): void;
   /** Drops tasks that are not held any more, except those with an unanswered report. */
   resumed(held: readonly TaskRef[]): void;
@@ -34,6 +36,7 @@ export interface Listener {
   sessionLost(): void;
 }
 
+/** Keeps a worker connected. */
 export class Session {
   private stream: Stream | undefined;
   private attempts = 0;
@@ -144,13 +147,10 @@ export class Session {
   /** Follows the stream until it is to be left: for another one, or for good. Throws why it ended before. */
   private async follow(): Promise<void> {
     const { stream } = this;
-    const { signal } = this.leaving;
     if (!stream) return;
-    const left = new Promise<undefined>((resolve) => {
-      if (signal.aborted) resolve(undefined);
-      else signal.addEventListener("abort", () => resolve(undefined), { once: true });
-    });
-    const error = await Promise.race([stream.ended, left]);
+    const left = aborted(this.leaving.signal);
+    const error = await Promise.race([stream.ended, left.promise]);
+    left.forget();
     if (error) {
       this.closeStream();
       throw error;
@@ -167,7 +167,8 @@ export class Session {
       return;
     }
     if (FATAL.includes(error.code) || error.reason === "NAMESPACE_NOT_FOUND") throw error;
-    const pause = jitter(Math.min(this.backoffMost, BACKOFF_FIRST * 2 ** Math.min(this.attempts++, 16)));
+    const longest = Math.min(this.backoffMost, BACKOFF_FIRST * 2 ** Math.min(this.attempts++, 16));
+    const pause = (error.retryAfter ?? 0) + jitter(longest);
     if (this.isClosing) return;
     if (this.stream) {
       this.stay();

@@ -17,10 +17,16 @@ import type { Outbox } from "./outbox.js";
 import { delay, type Milliseconds } from "./times.js";
 
 const WELCOME_TIMEOUT = 10_000;
-const SILENCE_BEFORE_PING = 20_000;
-const SILENCE_BEFORE_DEATH = 30_000;
 const TICK = 1000;
 const LAST_WORDS = 2000;
+
+/** After how long without a word a stream is pinged, and given up. */
+export interface Silence {
+  readonly beforePing: Milliseconds;
+  readonly beforeEnd: Milliseconds;
+}
+
+const SILENCE: Silence = { beforePing: 20_000, beforeEnd: 30_000 };
 
 /** What it hears goes to `received`, what it says comes from the outbox. */
 export class Stream {
@@ -30,9 +36,10 @@ export class Stream {
   private readonly aborting = new AbortController();
   private responses!: AsyncIterator<ConnectResponse>;
   private isHushed = false;
-  private isWriting = false;
-  private heard = Date.now();
-  private said = Date.now();
+  private heard = performance.now();
+  private said = performance.now();
+  private readonly started: Promise<void>;
+  private begin!: () => void;
   private pings = 0n;
   private ticker: NodeJS.Timeout | undefined;
   private hasReadAll = false;
@@ -41,8 +48,10 @@ export class Stream {
     private readonly connection: Connection,
     private readonly outbox: Outbox,
     private readonly received: (message: ConnectResponse) => void,
+    private readonly silence = SILENCE,
   ) {
     this.ended = new Promise((resolve) => (this.end = resolve));
+    this.started = new Promise((resolve) => (this.begin = resolve));
   }
 
   /** Says hello, and gives the message with the welcome. */
@@ -53,7 +62,7 @@ export class Stream {
     try {
       const { done, value } = await this.responses.next();
       if (done || !value.welcome) throw new ServiceError(Code.Unavailable, "the service did not say welcome");
-      this.heard = this.said = Date.now();
+      this.heard = this.said = performance.now();
       return value;
     } catch (error) {
       const isLate = this.aborting.signal.aborted;
@@ -63,15 +72,14 @@ export class Stream {
     }
   }
 
-  /** Begins to read, to write and to watch. */
+  /** Begins to read, to write and to watch: something is said within each interval. */
   start(interval: Milliseconds): void {
-    this.isWriting = true;
-    this.outbox.wake();
+    this.begin();
     void this.read();
     const tick = Math.min(TICK, interval / 4);
-    let before = Date.now();
+    let before = performance.now();
     this.ticker = setInterval(() => {
-      const now = Date.now();
+      const now = performance.now();
       // This process itself was held up: what came meanwhile is yet to be read.
       if (now - before > tick + 5000) this.heard = now;
       before = now;
@@ -81,9 +89,9 @@ export class Stream {
 
   private watch(now: number, quiet: Milliseconds): void {
     const silence = now - this.heard;
-    if (silence > SILENCE_BEFORE_DEATH) {
+    if (silence > this.silence.beforeEnd) {
       this.end(new ServiceError(Code.Unavailable, `nothing was heard for ${Math.round(silence / 1000)} s`));
-    } else if (silence > SILENCE_BEFORE_PING || now - this.said >= quiet) {
+    } else if (silence > this.silence.beforePing || now - this.said >= quiet) {
       this.outbox.ping = ++this.pings;
       this.outbox.wake();
     }
@@ -91,13 +99,13 @@ export class Stream {
 
   private async *requests(hello: Hello): AsyncGenerator<ConnectRequest> {
     yield create(ConnectRequestSchema, { hello });
+    await this.started;
     while (!this.isHushed) {
       await this.outbox.filled();
       // What a stream has not said stays for the one that follows.
-      if (!this.isWriting || this.isHushed) continue;
-      const message = this.outbox.take();
+      const message = this.isHushed ? undefined : this.outbox.take();
       if (!message) continue;
-      this.said = Date.now();
+      this.said = performance.now();
       yield message;
     }
   }
@@ -107,7 +115,7 @@ export class Stream {
       for (;;) {
         const { done, value } = await this.responses.next();
         if (done) break;
-        this.heard = Date.now();
+        this.heard = performance.now();
         if (this.isHushed) continue;
         if (value.ping) {
           this.outbox.pong = value.ping;
@@ -127,6 +135,7 @@ export class Stream {
   hush(): void {
     this.isHushed = true;
     clearInterval(this.ticker);
+    this.begin();
     this.outbox.wake();
   }
 

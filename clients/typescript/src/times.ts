@@ -1,17 +1,43 @@
 /** Durations and delays. */
 
-import { type Duration, durationFromMs } from "@bufbuild/protobuf/wkt";
+import { create } from "@bufbuild/protobuf";
+import { type Duration, DurationSchema } from "@bufbuild/protobuf/wkt";
 
 /** A time span: milliseconds. */
 export type Milliseconds = number;
 
+/** Reads a time span. */
 export function milliseconds(duration: Duration): Milliseconds {
   return Number(duration.seconds) * 1000 + duration.nanos / 1e6;
 }
 
-/** Spells a time span, of which undefined says nothing. */
+/** Spells a time span, to the nearest nanosecond; undefined says nothing. */
 export function durationOf(span: Milliseconds | undefined): Duration | undefined {
-  return span === undefined ? undefined : durationFromMs(span);
+  if (span === undefined) return undefined;
+  if (!Number.isFinite(span)) throw new RangeError(`a time span is a finite number of milliseconds, not ${span}`);
+  const whole = Math.trunc(span / 1000);
+  const nanos = Math.round((span - whole * 1000) * 1e6);
+  const carry = Math.trunc(nanos / 1e9);
+  // Of a negative zero nothing can be written.
+  return create(DurationSchema, { seconds: BigInt(whole + carry), nanos: nanos - carry * 1e9 || 0 });
+}
+
+/** Spells those of several time spans that there are. */
+export function spans(given: Record<string, Milliseconds | undefined>): Record<string, Duration | undefined> {
+  return Object.fromEntries(
+    Object.entries(given)
+      .filter(([, span]) => span !== undefined)
+      .map(([name, span]) => [name, durationOf(span)]),
+  );
+}
+
+/** The end of a signal as a promise, which `forget` takes back. */
+export function aborted(stop: AbortSignal): { promise: Promise<void>; forget: () => void } {
+  let told!: () => void;
+  const promise = new Promise<void>((resolve) => (told = resolve));
+  if (stop.aborted) told();
+  stop.addEventListener("abort", told, { once: true });
+  return { promise, forget: () => stop.removeEventListener("abort", told) };
 }
 
 /** A random part of a time span. */

@@ -36,7 +36,7 @@ export async function spanning<T>(
   try {
     return await otel.context.with(otel.trace.setSpan(context, span), () => call(currentTraceparent()));
   } catch (error) {
-    span.setStatus({ code: otel.SpanStatusCode.ERROR, message: String(error) });
+    span.setStatus({ code: otel.SpanStatusCode.ERROR, message: error instanceof Error ? error.message : typeof error });
     throw error;
   } finally {
     span.end();

@@ -9,12 +9,12 @@ import { setMaxListeners } from "node:events";
 
 import { Code } from "@connectrpc/connect";
 
-import { backoff, closed } from "./calls.js";
+import { backoff } from "./calls.js";
 import type { Client } from "./client.js";
-import { fromRpc, RunError, type ServiceError } from "./errors.js";
+import { ClientClosed, fromRpc, RunError, type ServiceError } from "./errors.js";
 import { type Run as RunMessage } from "./gen/stepwell/v1/runs_pb.js";
 import { type Failure, type Payload, RunPhase } from "./gen/stepwell/v1/types_pb.js";
-import { delay, durationOf } from "./times.js";
+import { aborted, delay, durationOf } from "./times.js";
 
 const PATIENCE = 5000;
 const WAIT = 15_000;
@@ -47,6 +47,7 @@ export class Awaited {
   }
 }
 
+/** Follows the ends of runs for all who wait. */
 export class Watcher {
   private readonly waits = new Map<string, Awaited>();
   private follows = false;
@@ -106,7 +107,7 @@ export class Watcher {
       for (;;) {
         if (found.end) return found.end;
         stop?.throwIfAborted();
-        if (this.closing.signal.aborted) throw closed();
+        if (this.closing.signal.aborted) throw new ClientClosed();
         if (!this.hasStream) {
           const end = await this.ask(id, stop);
           if (end) return end;
@@ -226,12 +227,4 @@ export function resultOf(end: Ended): Payload | undefined {
 function signal(): { promise: Promise<void>; give: () => void } {
   let give!: () => void;
   return { promise: new Promise<void>((resolve) => (give = resolve)), give };
-}
-
-function aborted(stop: AbortSignal): { promise: Promise<void>; forget: () => void } {
-  let told!: () => void;
-  const promise = new Promise<void>((resolve) => (told = resolve));
-  if (stop.aborted) told();
-  stop.addEventListener("abort", told, { once: true });
-  return { promise, forget: () => stop.removeEventListener("abort", told) };
 }

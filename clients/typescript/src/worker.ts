@@ -4,27 +4,22 @@ import { hostname } from "node:os";
 
 import { create } from "@bufbuild/protobuf";
 
-import { type ActivityFunction, Performer } from "./activities.js";
+import type { ActivityFunction } from "./activities.js";
 import { uuid7 } from "./calls.js";
 import type { Client } from "./client.js";
 import type { WorkflowFunction } from "./execution.js";
-import {
-  type ConnectResponse,
-  type Hello,
-  HelloSchema,
-  type StepRecord,
-  type Task,
-  TaskKind,
-  type TaskRef,
-} from "./gen/stepwell/v1/workers_pb.js";
+import { type Hello, HelloSchema, type StepRecord, type Task, TaskKind } from "./gen/stepwell/v1/workers_pb.js";
 import { Outbox } from "./outbox.js";
+import { Performer } from "./performer.js";
+import { Reception } from "./reception.js";
 import { type Log, Roster } from "./roster.js";
-import { type Listener, Session } from "./session.js";
-import { delay, milliseconds, type Milliseconds } from "./times.js";
+import { Session } from "./session.js";
+import { delay, type Milliseconds } from "./times.js";
 import { SDK } from "./version.js";
 
 const ANSWER_TIME = 5000;
 
+/** What a worker does, and how much of it at once. */
 export interface WorkerOptions {
   /** Where tasks come from. Default: "default". */
   taskQueues?: readonly string[];
@@ -52,15 +47,20 @@ export interface WorkerOptions {
 
 const QUIET: Log = { info: () => {}, warn: (text) => console.warn(text), error: (text) => console.error(text) };
 
-export class Worker implements Listener {
+/**
+ * Takes tasks of its queues, runs workflows and activities, and reports what came of them:
+ *
+ *     await new Worker(client, { workflows: { greet }, activities: { say } }).run();
+ */
+export class Worker {
   private readonly outbox = new Outbox();
   private readonly runs: Roster;
   private readonly tasks: Performer;
+  private readonly reception: Reception;
   private readonly session: Session;
   private readonly leaving = new AbortController();
   /** Fulfilled once the service has first said welcome. */
   readonly connected: Promise<void>;
-  private greet!: () => void;
 
   /** Prepares a worker; `run` connects it. */
   constructor(
@@ -70,8 +70,10 @@ export class Worker implements Listener {
     const log = options.log ?? QUIET;
     this.runs = new Roster(options.workflows ?? {}, client.converter, this.outbox, log, (task) => this.readSteps(task));
     this.tasks = new Performer(options.activities ?? {}, client.converter, this.outbox, log);
-    this.session = new Session(() => client.connection(), this.hello(), this.outbox, this, log);
-    this.connected = new Promise((resolve) => (this.greet = resolve));
+    let greet!: () => void;
+    this.connected = new Promise((resolve) => (greet = resolve));
+    this.reception = new Reception(this.runs, this.tasks, this.outbox, greet, (within) => this.session.rotate(within));
+    this.session = new Session(() => client.connection(), this.hello(), this.outbox, this.reception, log);
   }
 
   /**
@@ -95,7 +97,7 @@ export class Worker implements Listener {
       await connected;
     } finally {
       signal?.removeEventListener("abort", leave);
-      this.sessionLost();
+      this.reception.sessionLost();
     }
   }
 
@@ -111,6 +113,7 @@ export class Worker implements Listener {
     );
     this.session.drain();
     this.runs.leave();
+    this.tasks.leave();
     const ended = Promise.all([this.runs.allLeft(), this.tasks.allEnded()]).then(() => true);
     const isIdle = await bounded([ended, over], this.options.drainTime ?? 30_000);
     if (!isIdle) {
@@ -153,47 +156,6 @@ export class Worker implements Listener {
       if (!page.moreSteps || !page.steps.length) return records;
       afterOrdinal = page.steps.at(-1)!.ordinal;
     }
-  }
-
-  // --- what the session tells -------------------------------------------------------------------------------------------
-
-  held(): TaskRef[] {
-    return [...this.runs.runs.values(), ...this.tasks.running.values()].map(({ ref }) => ref);
-  }
-
-  /** Takes in a message: assigns first, since all else that it says may be about them. */
-  received(message: ConnectResponse): void {
-    if (message.welcome) this.greet();
-    for (const task of message.assigns) {
-      if (task.kind === TaskKind.RUN) this.runs.assign(task);
-      else this.tasks.assign(task);
-    }
-    for (const { ref, reason } of message.cancels) {
-      this.tasks.cancel(ref);
-      this.runs.cancel(ref, reason);
-    }
-    for (const { ref } of message.revokes) {
-      this.tasks.revoke(ref);
-      this.runs.revoke(ref);
-    }
-    for (const result of message.results) this.outbox.answer(result);
-    for (const result of message.heartbeats) this.tasks.beatAnswered(result);
-    for (const news of message.advances) this.runs.advance(news);
-    for (const query of message.queries) this.runs.ask(query);
-    if (message.rotate) this.session.rotate(message.rotate.within ? milliseconds(message.rotate.within) : 0);
-  }
-
-  resumed(held: readonly TaskRef[]): void {
-    const still = new Map(held.map(({ taskId, token }) => [taskId, token]));
-    const reported = this.outbox.reported();
-    const isHeld = ({ taskId, token }: TaskRef) => still.get(taskId) === token || reported.has(taskId);
-    for (const run of [...this.runs.runs.values()]) if (!isHeld(run.ref)) this.runs.forget(run);
-    for (const attempt of [...this.tasks.running.values()]) if (!isHeld(attempt.ref)) attempt.lose();
-  }
-
-  sessionLost(): void {
-    for (const run of [...this.runs.runs.values()]) this.runs.forget(run);
-    for (const attempt of [...this.tasks.running.values()]) attempt.lose();
   }
 }
 

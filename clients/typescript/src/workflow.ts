@@ -14,10 +14,11 @@ import {
 import { jsonPayload } from "./payloads.js";
 import { type RetryPolicy, spellRetry } from "./policies.js";
 import type { Scope } from "./scopes.js";
-import { durationOf, type Milliseconds } from "./times.js";
+import { type Milliseconds, spans } from "./times.js";
 
 const PATCH_KEY = "patch";
 
+/** How a call names its step. */
 export interface StepOptions {
   /** The step's own name. Default: what is called. */
   name?: string;
@@ -25,12 +26,15 @@ export interface StepOptions {
   key?: string;
 }
 
+/** How a step that is a function is called. */
 export interface CheckpointOptions {
+  /** A key in place of the count among the calls of that name. */
   key?: string;
   /** When to call the function again that failed. Default: never. */
   retry?: RetryPolicy;
 }
 
+/** How an activity is performed. Time spans are in milliseconds; without one there is no limit. */
 export interface ActivityOptions extends StepOptions {
   /** Default: the run's. */
   taskQueue?: string;
@@ -50,13 +54,19 @@ export interface ActivityOptions extends StepOptions {
   waitCancelled?: boolean;
 }
 
+/** How a child is started. */
 export interface ChildOptions extends StepOptions {
+  /** Default: the run's. */
   taskQueue?: string;
+  /** The caller's name for the child: unique among the namespace's open runs. */
   workflowId?: string;
+  /** How long it may take. Default: no limit. */
   runTimeout?: Milliseconds;
+  /** Begins it anew when its code fails. Default: never. */
   retry?: RetryPolicy;
 }
 
+/** How a call waits. */
 export interface WaitOptions extends StepOptions {
   /** Throws WaitTimeout after so long. Default: never. */
   timeout?: Milliseconds;
@@ -268,12 +278,4 @@ function joined<T>(results: readonly PromiseSettledResult<T>[]): T[] {
   const failed = results.filter((each) => each.status === "rejected").map((each) => each.reason as unknown);
   if (failed.length) throw failed.find((each) => each instanceof Error && each.name === "RunCancelled") ?? failed[0];
   return results.map((each) => (each as PromiseFulfilledResult<T>).value);
-}
-
-function spans(given: Record<string, Milliseconds | undefined>): Record<string, ReturnType<typeof durationOf>> {
-  return Object.fromEntries(
-    Object.entries(given)
-      .filter(([, span]) => span !== undefined)
-      .map(([name, span]) => [name, durationOf(span)]),
-  );
 }

@@ -4,14 +4,10 @@ import { create } from "@bufbuild/protobuf";
 
 import { type Payload, PayloadSchema } from "../src/gen/stepwell/v1/types_pb.js";
 import { type ActivityContext, ApplicationError, type Codec, RunError, ServiceError, type WorkflowContext } from "../src/index.js";
-import { client, Link, queue, soon, test, withService, work } from "./kit.js";
+import { advance } from "../src/testing.js";
+import { client, gate, Link, queue, silent, soon, test, withService, work } from "./kit.js";
 
 withService();
-
-function gate(): { opened: Promise<void>; open: () => void } {
-  let open!: () => void;
-  return { opened: new Promise<void>((resolve) => (open = resolve)), open };
-}
 
 test("a job is tried again with its details", async (t) => {
   const c = client(t);
@@ -91,6 +87,78 @@ test("who leaves finishes what is in work", async (t) => {
   await stopped;
   const found = await job.describe();
   assert.deepEqual([found.state, found.attempt], [4, 1]);
+});
+
+test("what a job comes to and can't be told is its failure, and the worker stands", async (t) => {
+  const c = client(t);
+  const large = () => "x".repeat(5_000_000);
+  const odd = () => {
+    throw new ApplicationError("odd", { type: "Odd", nonRetryable: true, details: 1n });
+  };
+  const strange = () => {
+    throw Object.assign(Object.create(null), { code: 5 });
+  };
+  const beats = (_: unknown, ctx: ActivityContext) => ctx.heartbeat("x".repeat(3_000_000));
+  await work(t, c, { activities: { large, odd, strange, beats, echo: (value: unknown) => value }, log: silent });
+  const retry = { maximumAttempts: 1 };
+  const fails = async (type: string, kind: string) => {
+    const job = await c.startJob(type, null, { taskQueue: queue(t), retry });
+    await assert.rejects(job.result(), (error) => error instanceof RunError && error.failure?.type === kind);
+  };
+  await fails("large", "INVALID_FIELD");
+  await fails("odd", "Odd");
+  await fails("strange", "Error");
+  await fails("beats", "RangeError");
+  assert.equal(await (await c.startJob("echo", 5, { taskQueue: queue(t) })).result(), 5);
+});
+
+test("large inputs come together", async (t) => {
+  const c = client(t);
+  const input = "x".repeat(1_900_000);
+  const jobs = await Promise.all([1, 2, 3, 4].map(() => c.startJob("measures", input, { taskQueue: queue(t) })));
+  await work(t, c, { activities: { measures: (text: string) => text.length } });
+  assert.deepEqual(await Promise.all(jobs.map((job) => job.result())), Array(4).fill(input.length));
+});
+
+test("a job's name, delay and retry", async (t) => {
+  const c = client(t);
+  let calls = 0;
+  const fails = () => {
+    if (++calls === 1) throw new ApplicationError("no", { nonRetryable: true });
+    return calls;
+  };
+  const options = { taskQueue: queue(t), uniqueKey: "one", startDelay: 3_600_000, priority: 9, correlationId: "all" };
+  const job = await c.startJob("fails", null, options);
+  await assert.rejects(c.startJob("fails", null, options), (error) => error instanceof ServiceError && error.reason === "UNIQUE_KEY_IN_USE");
+  const same = await c.startJob("fails", null, { ...options, conflict: "use_existing" });
+  assert.equal(same.id, job.id);
+  await advance(c, 3_600_000);
+  await work(t, c, { activities: { fails } });
+  await assert.rejects(job.result(), (error) => error instanceof RunError && error.ended === "FAILED");
+  await job.retry();
+  assert.equal(await job.result(), 2);
+  await assert.rejects(c.startJob("fails", null, { ...options, reuse: "reject" }), ServiceError);
+});
+
+test("ends of jobs are watched, also over a stream that breaks", async (t) => {
+  const link = await Link.start(t);
+  const near = client(t, {}, link.address);
+  const c = client(t);
+  const ends = await near.watchJobs();
+  const types = { done: () => "x".repeat(100_000), fails: () => Promise.reject(new ApplicationError("no", { nonRetryable: true })) };
+  await work(t, c, { activities: types });
+  const first = await c.startJob("done", null, { taskQueue: queue(t), uniqueKey: "first" });
+  const told = await ends.next();
+  assert.ok(!told.done);
+  const { id, ended, uniqueKey, result } = told.value;
+  assert.deepEqual([id, ended, uniqueKey, (result as string).length], [first.id, "COMPLETED", "first", 100_000]);
+  link.cut();
+  const second = await c.startJob("fails", null, { taskQueue: queue(t) });
+  await assert.rejects(second.result());
+  for await (const end of ends) {
+    assert.deepEqual([end.id, end.ended, end.failure?.message], [second.id, "FAILED", "no"]);
+    break;
+  }
 });
 
 test("refusals are errors", async (t) => {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createServer, connect as dial, type Server as Listener, type Socket } from "node:net";
 import { after, before, test as plainTest, type TestContext } from "node:test";
 
-import { Client, type ClientOptions, type Run, Worker, type WorkerOptions } from "../src/index.js";
+import { Client, type ClientOptions, type Log, type Run, Worker, type WorkerOptions } from "../src/index.js";
 import { NotInstalled, Server } from "../src/testing.js";
 
 let server: Server | undefined;
@@ -10,7 +10,7 @@ let missing = "";
 
 /** A test that needs the service: skipped where there is none to start, a failure there if CI is set. */
 export function test(name: string, call: (t: TestContext) => Promise<void>): void {
-  void plainTest(name, async (t) => (missing ? t.skip(missing) : call(t)));
+  void plainTest(name, { timeout: 60_000 }, async (t) => (missing ? t.skip(missing) : call(t)));
 }
 
 /** Starts one service for the tests of a file. */
@@ -27,15 +27,37 @@ export function withService(): void {
   after(() => server?.stop());
 }
 
+const cleanups = new WeakMap<TestContext, (() => unknown)[]>();
+
+/** Has something done when the test is over: what came last goes first. */
+export function afterwards(t: TestContext, call: () => unknown): void {
+  const known = cleanups.get(t);
+  if (known) return void known.push(call);
+  const calls = [call];
+  cleanups.set(t, calls);
+  t.after(async () => {
+    for (const each of calls.reverse()) await each();
+  });
+}
+
 export function address(): string {
   return server!.address;
 }
 
 export function client(t: TestContext, options: ClientOptions = {}, at = address()): Client {
   const made = new Client(at, options);
-  t.after(() => made.close());
+  afterwards(t, () => made.close());
   return made;
 }
+
+/** Something that is waited for until it is opened. */
+export function gate(): { opened: Promise<void>; open: () => void } {
+  let open!: () => void;
+  return { opened: new Promise<void>((resolve) => (open = resolve)), open };
+}
+
+/** Says nothing. */
+export const silent: Log = { info: () => {}, warn: () => {}, error: () => {} };
 
 /** A queue of the test's own. */
 export function queue(t: TestContext): string {
@@ -54,7 +76,7 @@ export async function work(t: TestContext, of: Client, options: WorkerOptions): 
     await running;
   };
   await Promise.race([worker.connected, running]);
-  t.after(stop);
+  afterwards(t, stop);
   return stop;
 }
 
@@ -101,7 +123,7 @@ export class Link {
     });
     const link = new Link(listener);
     await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", resolve));
-    t.after(() => {
+    afterwards(t, () => {
       listener.close();
       link.cut();
     });

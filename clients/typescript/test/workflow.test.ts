@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 
 import { ApplicationError, RunCancelled, RunError, ServiceError, StepError, WaitTimeout, type WorkflowContext } from "../src/index.js";
 import { advance } from "../src/testing.js";
-import { address, client, queue, soon, steps, waits, test, withService, work } from "./kit.js";
+import { address, afterwards, client, queue, silent, soon, steps, waits, test, withService, work } from "./kit.js";
 
 const HOUR = 3_600_000;
 
@@ -82,6 +82,55 @@ test("sleep goes by the service's clock", async (t) => {
   await waits(run);
   await advance(c, 72 * HOUR);
   assert.equal(await run.result(), "rested");
+});
+
+test("a time span may be any fraction", async (t) => {
+  const c = client(t);
+  const nap = async (ctx: WorkflowContext) => {
+    await ctx.sleep(1.1 * 3);
+    await ctx.sleep(100 / 7);
+    return "rested";
+  };
+  await work(t, c, { workflows: { nap } });
+  const run = await c.startRun("nap", null, { taskQueue: queue(t), runTimeout: HOUR / 7 });
+  assert.equal(await run.result(), "rested");
+});
+
+test("what a run comes to and can't be told is its failure, and the worker stands", async (t) => {
+  const c = client(t);
+  const large = async () => "x".repeat(5_000_000);
+  const odd = async () => {
+    throw new ApplicationError("odd", { type: "Odd", details: 1n });
+  };
+  const endless = (ctx: WorkflowContext) => ctx.sleep(Number.NaN);
+  await work(t, c, { workflows: { large, odd, endless, fine: async () => 5 }, log: silent });
+  for (const [type, kind] of [
+    ["large", "INVALID_FIELD"],
+    ["odd", "Odd"],
+    ["endless", "RangeError"],
+  ] as const) {
+    const run = await c.startRun(type, null, { taskQueue: queue(t) });
+    await assert.rejects(run.result(), (error) => error instanceof RunError && error.failure?.type === kind);
+  }
+  assert.equal(await (await c.startRun("fine", null, { taskQueue: queue(t) })).result(), 5);
+});
+
+test("a run of ten thousand steps is read page by page", async (t) => {
+  const c = client(t);
+  const text = "x".repeat(300);
+  const long = async (ctx: WorkflowContext) => {
+    let sum = 0;
+    for (let place = 0; place < 5000; place++) sum += ctx.sideEffect("place", () => text).length;
+    await ctx.map(Array.from({ length: 5000 }), async (ctx) => ctx.sideEffect("place", () => text));
+    return sum + (await ctx.waitSignal<number>("go"));
+  };
+  const stop = await work(t, c, { workflows: { long } });
+  const run = await c.startRun("long", null, { taskQueue: queue(t) });
+  await waits(run);
+  await stop();
+  await work(t, c, { workflows: { long } });
+  await run.signal("go", 1);
+  assert.equal(await run.result(), 5000 * 300 + 1);
 });
 
 test("a wait is bounded", async (t) => {
@@ -233,8 +282,7 @@ test("changed code pauses the run", async (t) => {
   const run = await c.startRun("changed", null, { taskQueue: queue(t) });
   await waits(run);
   await stop();
-  const log = { info: () => {}, warn: () => {}, error: () => {} };
-  await work(t, c, { workflows: { changed: changed("after") }, log });
+  await work(t, c, { workflows: { changed: changed("after") }, log: silent });
   await run.signal("go");
   await soon("the run is paused", async () => (await run.describe()).pause?.reason === "ORDER_CHANGED");
 });
@@ -246,7 +294,7 @@ test("a killed worker loses nothing", async (t) => {
   const begin = () => {
     const program = fileURLToPath(new URL("./killable.js", import.meta.url));
     const child = spawn(process.execPath, [program, address(), queue(t), ledger], { stdio: "inherit" });
-    t.after(() => child.kill("SIGKILL"));
+    afterwards(t, () => child.kill("SIGKILL"));
     return child;
   };
   const first = begin();

@@ -1,0 +1,209 @@
+/** Jobs as their starter sees them: how one is started, a handle of it, and the ends of all. */
+
+import { create } from "@bufbuild/protobuf";
+
+import { backoff, uuid7 } from "./calls.js";
+import type { Client } from "./client.js";
+import { ClientClosed, fromRpc, RunError, type ServiceError } from "./errors.js";
+import {
+  type Job as JobMessage,
+  JobConflictPolicy,
+  JobReusePolicy,
+  JobState,
+  type StartJobRequest,
+  StartJobRequestSchema,
+  type WatchJobsResponse,
+  type WatchJobsResponse_End as EndMessage,
+} from "./gen/stepwell/v1/jobs_pb.js";
+import type { Failure, Payload } from "./gen/stepwell/v1/types_pb.js";
+import { type RetryPolicy, spellRetry } from "./policies.js";
+import { delay, durationOf, type Milliseconds, spans } from "./times.js";
+
+const WAIT = 15_000;
+const REUSE = {
+  allow: JobReusePolicy.ALLOW,
+  allow_if_failed: JobReusePolicy.ALLOW_IF_FAILED,
+  reject: JobReusePolicy.REJECT,
+};
+const CONFLICT = { fail: JobConflictPolicy.FAIL, use_existing: JobConflictPolicy.USE_EXISTING };
+
+/** How a job is started. Time spans are in milliseconds. */
+export interface JobOptions {
+  /** The caller's name for the job: unique among the namespace's open jobs. */
+  uniqueKey?: string;
+  /** What may follow a job of the unique key that has ended, as long as that is kept. Default: "allow". */
+  reuse?: "allow" | "allow_if_failed" | "reject";
+  /** What to do when a job of the unique key is open: refuse, or give a handle of that one. Default: "fail". */
+  conflict?: "fail" | "use_existing";
+  /** The job's id, a UUID. Default: one made here. */
+  jobId?: string;
+  /** Makes a repeat of the start safe, also by another process. Default: one of this start's own. */
+  requestId?: string;
+  /** Default: "default". */
+  taskQueue?: string;
+  /** 0 to 9; higher goes first. Default: 4. */
+  priority?: number;
+  /** When to try again. Default: without limit, from 1 s, doubling, up to 100 s. */
+  retry?: RetryPolicy;
+  /** The longest wait for its first attempt. Default: no limit, as of the three that follow. */
+  scheduleToStart?: Milliseconds;
+  /** The longest time for all attempts together. */
+  scheduleToClose?: Milliseconds;
+  /** The longest time for one attempt. */
+  startToClose?: Milliseconds;
+  /** The longest time between heartbeats. */
+  heartbeatTimeout?: Milliseconds;
+  /** Not to begin before. Default: 0. */
+  startDelay?: Milliseconds;
+  /** How long it is kept after its end. Default: as the service is set, 7 days. */
+  retention?: Milliseconds;
+  /** The caller's id for what belongs together. */
+  correlationId?: string;
+  /** Whose turn it takes in queues where keys take turns. */
+  fairnessKey?: string;
+  /** Changes the request itself, for what has no option of its own. */
+  request?: (request: StartJobRequest) => void;
+}
+
+/** Spells a start, with ids of its own where there are none: so a repeat is recognised. */
+export function spellJob(namespace: string, type: string, input: Payload, options: JobOptions): StartJobRequest {
+  const { uniqueKey = "", jobId = "", requestId = "", taskQueue = "", correlationId = "", fairnessKey = "" } = options;
+  const request = create(StartJobRequestSchema, {
+    namespace,
+    type,
+    input,
+    uniqueKey,
+    jobId,
+    requestId,
+    taskQueue,
+    correlationId,
+    fairnessKey,
+    reusePolicy: REUSE[options.reuse ?? "allow"],
+    conflictPolicy: CONFLICT[options.conflict ?? "fail"],
+    ...(options.priority !== undefined && { priority: options.priority }),
+    ...(options.retry && { retry: spellRetry(options.retry) }),
+    ...spans({
+      scheduleToStartTimeout: options.scheduleToStart,
+      scheduleToCloseTimeout: options.scheduleToClose,
+      startToCloseTimeout: options.startToClose,
+      heartbeatTimeout: options.heartbeatTimeout,
+      startDelay: options.startDelay,
+      retention: options.retention,
+    }),
+  });
+  options.request?.(request);
+  if (!request.requestId) request.requestId = request.jobId ||= uuid7();
+  return request;
+}
+
+/** A handle of one job: an activity without a run. */
+export class Job {
+  /** `Client.startJob` and `Client.job` make it. */
+  constructor(
+    private readonly client: Client,
+    /** Its own id, a UUID. */
+    readonly id: string,
+  ) {}
+
+  /** Waits for the end of the job, and gives what it came to. Throws RunError if it did not end well. */
+  async result<T = unknown>(options: { signal?: AbortSignal } = {}): Promise<T> {
+    const { client } = this;
+    for (;;) {
+      const request = { ...this.name(), wait: durationOf(WAIT)! };
+      const { ended, job } = await client.invoke(client.jobs.waitJob, request, options.signal);
+      if (!ended) continue;
+      if (job!.state === JobState.COMPLETED) return client.converter.fromPayload(job!.result) as T;
+      throw new RunError(this.id, JobState[job!.state]!, job!.failure);
+    }
+  }
+
+  /** Reads the job as it is. */
+  async describe(): Promise<JobMessage> {
+    const { job } = await this.client.invoke(this.client.jobs.getJob, this.name());
+    return job!;
+  }
+
+  /** Asks the job to stop; a worker that is at it is told. False if it had ended, or had been asked before. */
+  async cancel(reason = ""): Promise<boolean> {
+    const request = { ...this.name(), reason, requestId: uuid7() };
+    return (await this.client.invoke(this.client.jobs.cancelJob, request)).accepted;
+  }
+
+  /** Begins the job anew, if it has failed. Throws ServiceError, `JOB_NOT_FAILED`, if it has not. */
+  async retry(): Promise<void> {
+    await this.client.invoke(this.client.jobs.retryJob, { ...this.name(), requestId: uuid7() });
+  }
+
+  private name(): { namespace: string; jobId: string } {
+    return { namespace: this.client.namespace, jobId: this.id };
+  }
+}
+
+/** The end of one job, as `Client.watchJobs` tells it. */
+export interface JobEnd {
+  /** The job's own id. */
+  readonly id: string;
+  /** The caller's name for it; empty if there is none. */
+  readonly uniqueKey: string;
+  /** COMPLETED, FAILED or CANCELLED. */
+  readonly ended: string;
+  /** What it came to, if it is COMPLETED. */
+  readonly result: unknown;
+  /** Why it failed, or was stopped. */
+  readonly failure: Failure | undefined;
+  /** Where to go on after this end, and those that were committed with it. */
+  readonly cursor: string;
+}
+
+/** Opens a stream of ends, and gives them once it stands. */
+export async function watchJobs(
+  client: Client,
+  from: string,
+  signal: AbortSignal | undefined,
+  closing: AbortSignal,
+): Promise<AsyncGenerator<JobEnd, void, void>> {
+  const messages = followed(client, from, signal, closing);
+  // Its first message says that it stands.
+  const first = await messages.next();
+  return (async function* () {
+    try {
+      for (let told = first; !told.done; told = await messages.next()) {
+        for (const end of told.value.ends) yield await endOf(client, end, told.value.cursor);
+      }
+    } finally {
+      await messages.return();
+    }
+  })();
+}
+
+/** What a stream of ends tells, and the streams that follow when it breaks. */
+async function* followed(
+  client: Client,
+  cursor: string,
+  signal: AbortSignal | undefined,
+  closing: AbortSignal,
+): AsyncGenerator<WatchJobsResponse, void, void> {
+  for (let attempt = 0; ; attempt++) {
+    let error: ServiceError | undefined;
+    try {
+      const request = { namespace: client.namespace, cursor };
+      for await (const message of client.jobs.watchJobs(request, signal && { signal })) {
+        attempt = 0;
+        yield message;
+        if (message.cursor) cursor = message.cursor;
+      }
+    } catch (raised) {
+      error = fromRpc(raised);
+    }
+    if (signal?.aborted) return;
+    if (closing.aborted) throw new ClientClosed();
+    if (error && !error.isPassing) throw error;
+    await delay(backoff(attempt, error), signal);
+  }
+}
+
+async function endOf(client: Client, end: EndMessage, cursor: string): Promise<JobEnd> {
+  const { jobId: id, uniqueKey, state, failure } = end;
+  const result = end.resultOmitted ? (await client.job(id).describe()).result : end.result;
+  return { id, uniqueKey, ended: JobState[state]!, result: client.converter.fromPayload(result), failure, cursor };
+}

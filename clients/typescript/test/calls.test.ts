@@ -1,0 +1,123 @@
+import assert from "node:assert/strict";
+import { constants, createServer, type ServerHttp2Session } from "node:http2";
+import { test, type TestContext } from "node:test";
+
+import { Code, ConnectError } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+
+import { JobService } from "../src/gen/stepwell/v1/jobs_pb.js";
+import { RunService } from "../src/gen/stepwell/v1/runs_pb.js";
+import { Client, ClientClosed, ServiceError } from "../src/index.js";
+import { gate } from "./kit.js";
+
+interface Answers {
+  /** What becomes of the calls, by their number from 1. */
+  getJob?: (call: number) => void | Promise<void>;
+  startRuns?: (call: number) => void;
+  /** Whether a call is cut off by the server before it is looked at. */
+  isReset?: (call: number) => boolean;
+}
+
+/** A client of a service that answers as the test has it. */
+async function scripted(t: TestContext, answers: Answers): Promise<{ c: Client; counts: { calls: number } }> {
+  const counts = { calls: 0 };
+  const answer = connectNodeAdapter({
+    routes: (router) => {
+      router.service(JobService, {
+        getJob: async () => {
+          await answers.getJob?.(counts.calls);
+          return { job: { jobId: "it" } };
+        },
+      });
+      router.service(RunService, {
+        batchStartRuns: ({ requests }) => {
+          answers.startRuns?.(counts.calls);
+          return { results: requests.map(({ runId }) => ({ outcome: { case: "started", value: { runId } } })) };
+        },
+      });
+    },
+  });
+  const server = createServer((request, response) => {
+    counts.calls++;
+    if (answers.isReset?.(counts.calls)) request.stream.close(constants.NGHTTP2_CANCEL);
+    else answer(request, response);
+  });
+  const sessions = new Set<ServerHttp2Session>();
+  server.on("session", (session) => sessions.add(session));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const at = server.address();
+  assert.ok(at && typeof at === "object");
+  const c = new Client(`127.0.0.1:${at.port}`);
+  t.after(() => {
+    c.close();
+    server.close();
+    for (const session of sessions) session.destroy();
+  });
+  return { c, counts };
+}
+
+const canceled = (call: number) => {
+  if (call === 1) throw new ConnectError("the server ends", Code.Canceled);
+};
+
+test("a call that the server left cancelled is repeated", async (t) => {
+  const { c, counts } = await scripted(t, { getJob: canceled });
+  assert.equal((await c.job("it").describe()).jobId, "it");
+  assert.equal(counts.calls, 2);
+});
+
+test("a call whose stream the server cut off is repeated", async (t) => {
+  const { c, counts } = await scripted(t, { isReset: (call) => call === 1 });
+  assert.equal((await c.job("it").describe()).jobId, "it");
+  assert.equal(counts.calls, 2);
+});
+
+test("a start that the server left cancelled is repeated", async (t) => {
+  const { c, counts } = await scripted(t, { startRuns: canceled });
+  assert.ok((await c.startRun("any")).id);
+  assert.equal(counts.calls, 2);
+});
+
+test("a call that its caller ends is not repeated", async (t) => {
+  const arrived = gate();
+  const never = gate();
+  const { c, counts } = await scripted(t, {
+    getJob: async () => {
+      arrived.open();
+      await never.opened;
+    },
+  });
+  const stop = new AbortController();
+  const request = { namespace: c.namespace, jobId: "it" };
+  const asked = c.invoke(c.jobs.getJob, request, stop.signal);
+  await arrived.opened;
+  stop.abort(new Error("enough"));
+  await assert.rejects(asked, /enough/);
+  never.open();
+  assert.equal(counts.calls, 1);
+});
+
+test("a client that is closed repeats nothing", async (t) => {
+  const arrived = gate();
+  const never = gate();
+  const { c, counts } = await scripted(t, {
+    getJob: async () => {
+      arrived.open();
+      await never.opened;
+    },
+  });
+  const asked = c.job("it").describe();
+  await arrived.opened;
+  c.close();
+  await assert.rejects(asked, ClientClosed);
+  await assert.rejects(c.startRun("any"), ClientClosed);
+  never.open();
+  assert.equal(counts.calls, 1);
+});
+
+test("a start that can't be written disturbs no other", async (t) => {
+  const { c } = await scripted(t, {});
+  const [odd, even] = await Promise.allSettled([c.startRun("any", null, { priority: 2.5 }), c.startRun("any")]);
+  assert.deepEqual([odd.status, even.status], ["rejected", "fulfilled"]);
+  assert.ok(!(odd.status === "rejected" && odd.reason instanceof ServiceError));
+});
