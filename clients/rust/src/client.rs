@@ -234,10 +234,14 @@ fn bearer(key: &str) -> Result<AsciiMetadataValue, Error> {
 }
 
 pub(crate) fn request_id(given: String) -> String {
-    if given.is_empty() { format!("{:032x}", rand::random::<u128>()) } else { given }
+    if given.is_empty() { format!("{:016x}{:016x}", random(), random()) } else { given }
 }
 
 /// A random time, so that those who were told the same at once do not all come back at once.
 pub(crate) fn jitter(most: Duration) -> Duration {
-    most.mul_f64(rand::random())
+    most.mul_f64(random() as f64 / u64::MAX as f64)
+}
+
+pub(crate) fn random() -> u64 {
+    getrandom::u64().expect("the system has random numbers")
 }

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    client::Client,
+    client::{Client, random},
     error::{ActivityError, Error},
     payload::{PayloadError, from_payload, to_payload},
     pb::{self, Payload, TaskRef},
@@ -35,7 +35,7 @@ impl Default for WorkerOptions {
         Self {
             task_queues: vec!["default".into()],
             max_activities: 100,
-            worker_id: format!("{}/{:08x}", identity(), rand::random::<u32>()),
+            worker_id: format!("{}/{:016x}", identity(), random()),
             drain_time: Duration::from_secs(30),
         }
     }

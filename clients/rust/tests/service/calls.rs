@@ -1,3 +1,5 @@
+use std::{path::Path, process::Command};
+
 use stepwell::{Client, Error, pb::StartRunRequest};
 use tonic::{Code, transport::Endpoint};
 
@@ -68,4 +70,17 @@ async fn nobody_there_is_an_error_once_the_time_is_over() {
     };
     assert_eq!(refusal.code, Code::Unavailable);
     assert!(Client::new(Endpoint::from_static("http://127.0.0.1:1")).unwrap().with_api_key("a\nb").is_err());
+}
+
+#[tokio::test]
+async fn the_example_greets() {
+    let Some(address) = address() else { return };
+    // Cargo builds the examples with the tests, beside the programs.
+    let program = Path::new(env!("CARGO_BIN_EXE_conformance")).with_file_name("examples/greet");
+    let mut command = Command::new(program);
+    command.env("STEPWELL_ADDRESS", address.to_string());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let output = within(output).await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "Hello, Ada!\n");
 }
