@@ -48,6 +48,13 @@ def test_typescript() -> None:
     _run("typescript", "npm", "test")
 
 
+@pytest.mark.timeout(SECONDS + 30)
+def test_java() -> None:
+    """Stubs made, compiled without a warning, formatted: all by the tests' own command."""
+    _need("mvn")
+    _run("java", "mvn", "-q", "-B", "test")
+
+
 def _unformatted() -> str:
     go = CLIENTS / "go"
     sources = sorted(str(path) for path in go.rglob("*.go") if path.parent != go / "stepwell/v1")

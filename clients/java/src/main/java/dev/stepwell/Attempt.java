@@ -104,7 +104,8 @@ final class Attempt implements ActivityContext, Runnable {
     private static Payload fitting(Payload payload) {
         if (payload.getSerializedSize() > PAYLOAD_BYTES) {
             throw ApplicationException.nonRetryable(
-                    "PayloadTooLarge", "a value of " + payload.getSerializedSize() + " bytes, of at most " + PAYLOAD_BYTES);
+                    "PayloadTooLarge",
+                    "a value of " + payload.getSerializedSize() + " bytes, of at most " + PAYLOAD_BYTES);
         }
         return payload;
     }
@@ -134,7 +135,8 @@ final class Attempt implements ActivityContext, Runnable {
             LOG.log(Level.INFO, "the report of a {0} was refused: {1}", task.getType(), refusal);
             if (refusal.isPassing() || refusal.code() == Status.Code.INTERNAL) {
                 long backoff = Math.min(MOST_REPEAT_MILLIS, REPEAT_MILLIS << Math.min(repeats++, 8));
-                long advice = refusal.retryDelay().map(java.time.Duration::toMillis).orElse(0L);
+                long advice =
+                        refusal.retryDelay().map(java.time.Duration::toMillis).orElse(0L);
                 roster.later(advice + Session.jitter(backoff), () -> tell(report));
                 return;
             }

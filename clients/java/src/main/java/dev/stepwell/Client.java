@@ -172,7 +172,8 @@ public final class Client implements AutoCloseable {
 
     /** Whether a repeat may help: also of what somebody on the way cancelled, and not the caller. */
     private static boolean mayRepeat(StepwellException failed) {
-        boolean isCallers = Thread.currentThread().isInterrupted() || Context.current().isCancelled();
+        boolean isCallers =
+                Thread.currentThread().isInterrupted() || Context.current().isCancelled();
         return failed.isPassing() || failed.code() == Status.Code.CANCELLED && !isCallers;
     }
 

@@ -30,7 +30,9 @@ public final class Payloads {
             return Payload.getDefaultInstance();
         }
         try {
-            return Payload.newBuilder().setJson(mapper.writeValueAsString(value)).build();
+            return Payload.newBuilder()
+                    .setJson(mapper.writeValueAsString(value))
+                    .build();
         } catch (JsonProcessingException unwritable) {
             throw new IllegalArgumentException(
                     "a " + value.getClass().getName() + " is not to be written as JSON", unwritable);

@@ -247,7 +247,8 @@ final class Session {
                 outbox.pong(message.getPing());
             }
             if (message.hasRotate()) {
-                moveAt = Math.min(moveAt, now() + jitter(millis(message.getRotate().getWithin())));
+                moveAt = Math.min(
+                        moveAt, now() + jitter(millis(message.getRotate().getWithin())));
             }
             flush();
         }

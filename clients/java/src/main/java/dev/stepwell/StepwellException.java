@@ -30,7 +30,8 @@ public final class StepwellException extends RuntimeException {
                 if (detail.is(ErrorInfo.class)) {
                     found = detail.unpack(ErrorInfo.class);
                 } else if (detail.is(RetryInfo.class)) {
-                    com.google.protobuf.Duration delay = detail.unpack(RetryInfo.class).getRetryDelay();
+                    com.google.protobuf.Duration delay =
+                            detail.unpack(RetryInfo.class).getRetryDelay();
                     retryDelay = Duration.ofSeconds(delay.getSeconds(), delay.getNanos());
                 } else if (detail.is(BadRequest.class)) {
                     detail.unpack(BadRequest.class)

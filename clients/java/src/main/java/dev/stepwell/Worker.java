@@ -90,7 +90,8 @@ public final class Worker implements AutoCloseable {
         private final Map<String, Attempt.Definition> activities = new LinkedHashMap<>();
         private String namespace = "main";
         private List<String> taskQueues = List.of("default");
-        private String workerId = identity() + "/" + UUID.randomUUID().toString().substring(0, 8);
+        private String workerId =
+                identity() + "/" + UUID.randomUUID().toString().substring(0, 8);
         private int maxActivities = 100;
         private Duration drainTime = Duration.ofSeconds(30);
         private Payloads payloads = new Payloads();
@@ -180,7 +181,8 @@ public final class Worker implements AutoCloseable {
 
         private static String identity() {
             try {
-                return InetAddress.getLocalHost().getHostName() + "/" + ProcessHandle.current().pid();
+                return InetAddress.getLocalHost().getHostName() + "/"
+                        + ProcessHandle.current().pid();
             } catch (UnknownHostException unknown) {
                 return "unknown/" + ProcessHandle.current().pid();
             }

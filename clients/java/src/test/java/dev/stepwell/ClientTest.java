@@ -44,8 +44,12 @@ class ClientTest {
                     .setRequestId(UUID.randomUUID().toString());
             String run = client.startRun(request);
             assertEquals(run, client.startRun(request));
-            advance(client, test, Progress.newBuilder()
-                    .setComplete(CompleteRun.newBuilder().setResult(client.payloads().write(List.of("Hello")))));
+            advance(
+                    client,
+                    test,
+                    Progress.newBuilder()
+                            .setComplete(CompleteRun.newBuilder()
+                                    .setResult(client.payloads().write(List.of("Hello")))));
             assertEquals(List.of("Hello"), client.runResult(run, List.class));
         }
     }
@@ -54,9 +58,16 @@ class ClientTest {
     @Test
     void failureOfARunIsTold(Service service, TestInfo test) {
         try (Client client = new Client(service.connections())) {
-            String run = client.startRun(StartRunRequest.newBuilder().setType("greet").setTaskQueue(test.getDisplayName()));
-            advance(client, test, Progress.newBuilder()
-                    .setFail(FailRun.newBuilder().setFailure(Failure.newBuilder().setType("Never").setMessage("no"))));
+            String run = client.startRun(
+                    StartRunRequest.newBuilder().setType("greet").setTaskQueue(test.getDisplayName()));
+            advance(
+                    client,
+                    test,
+                    Progress.newBuilder()
+                            .setFail(FailRun.newBuilder()
+                                    .setFailure(Failure.newBuilder()
+                                            .setType("Never")
+                                            .setMessage("no"))));
             EndedException ended = assertThrows(EndedException.class, () -> client.runResult(run, String.class));
             assertEquals("FAILED", ended.state());
             assertEquals("Never", ended.failure().getType());
@@ -116,14 +127,18 @@ class ClientTest {
                 .addTaskQueues(test.getDisplayName())
                 .addWorkflowTypes("greet")
                 .build();
-        String session = workers.openSession(OpenSessionRequest.newBuilder().setHello(hello).build())
+        String session = workers.openSession(
+                        OpenSessionRequest.newBuilder().setHello(hello).build())
                 .getWelcome()
                 .getSessionId();
         ClaimTasksRequest.Builder claim = ClaimTasksRequest.newBuilder().setSessionId(session);
         claim.getWaitBuilder().setSeconds(10);
         Task task = workers.claimTasks(claim.build()).getTasks(0);
-        Report report =
-                Report.newBuilder().setCorrelation(1).setRef(task.getRef()).setProgress(progress).build();
+        Report report = Report.newBuilder()
+                .setCorrelation(1)
+                .setRef(task.getRef())
+                .setProgress(progress)
+                .build();
         workers.reportTasks(ReportTasksRequest.newBuilder()
                 .setSessionId(session)
                 .addReports(report)

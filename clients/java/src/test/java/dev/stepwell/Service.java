@@ -3,12 +3,10 @@ package dev.stepwell;
 import java.io.BufferedReader;
 import java.io.File;
 import java.io.IOException;
-import java.io.InputStreamReader;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.Comparator;
-import java.util.List;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import java.util.regex.Matcher;
@@ -71,9 +69,9 @@ final class Service implements AutoCloseable {
 
     private Process begin(String program) throws IOException {
         boolean isLoud = System.getenv("STEPWELL_SERVER_LOG") != null;
-        ProcessBuilder builder =
-                new ProcessBuilder(program, "dev", "--data-dir", folder.resolve("data").toString(), "--port", "0")
-                        .redirectError(isLoud ? ProcessBuilder.Redirect.INHERIT : ProcessBuilder.Redirect.DISCARD);
+        ProcessBuilder builder = new ProcessBuilder(
+                        program, "dev", "--data-dir", folder.resolve("data").toString(), "--port", "0")
+                .redirectError(isLoud ? ProcessBuilder.Redirect.INHERIT : ProcessBuilder.Redirect.DISCARD);
         builder.environment().put("STEPWELL_SESSION_SECONDS", "4");
         builder.environment().put("STEPWELL_HEARTBEAT_SECONDS", "1");
         builder.environment().put("STEPWELL_ACK_SECONDS", "2");

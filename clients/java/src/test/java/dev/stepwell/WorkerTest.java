@@ -1,7 +1,6 @@
 package dev.stepwell;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
-import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -20,7 +19,6 @@ import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
-import java.util.function.BooleanSupplier;
 import java.util.function.Predicate;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
@@ -87,12 +85,15 @@ class WorkerTest {
 
     @Test
     void jobsAreCompleted() {
-        try (Worker worker = worker().activity("sum", new TypeReference<List<Integer>>() {}, (context, numbers) ->
-                        numbers.stream().mapToInt(Integer::intValue).sum())
+        try (Worker worker = worker().activity(
+                        "sum", new TypeReference<List<Integer>>() {}, (context, numbers) -> numbers.stream()
+                                .mapToInt(Integer::intValue)
+                                .sum())
                 .build()) {
             worker.start();
-            List<String> jobs =
-                    java.util.stream.IntStream.range(0, 300).mapToObj(n -> start("sum", List.of(n, 1))).toList();
+            List<String> jobs = java.util.stream.IntStream.range(0, 300)
+                    .mapToObj(n -> start("sum", List.of(n, 1)))
+                    .toList();
             for (int n = 0; n < jobs.size(); n++) {
                 assertEquals(n + 1, client.jobResult(jobs.get(n), Integer.class));
             }
@@ -276,7 +277,10 @@ class WorkerTest {
         first.destroyForcibly().waitFor();
         soon(job, found -> found.getState() == JobState.JOB_STATE_RUNNING && found.getAttempt() == 2);
         cancel(job);
-        assertEquals("CANCELLED", assertThrows(EndedException.class, () -> client.jobResult(job, String.class)).state());
+        assertEquals(
+                "CANCELLED",
+                assertThrows(EndedException.class, () -> client.jobResult(job, String.class))
+                        .state());
         second.destroy();
         assertEquals(0, second.waitFor());
     }
@@ -329,7 +333,8 @@ class WorkerTest {
         begun.acquire();
         worker.close();
         assertEquals(JobState.JOB_STATE_PENDING, job(job).getState());
-        try (Worker next = worker().activity("slow", Void.class, (context, none) -> context.task().getAttempt())
+        try (Worker next = worker().activity(
+                        "slow", Void.class, (context, none) -> context.task().getAttempt())
                 .build()) {
             next.start();
             assertEquals(1, client.jobResult(job, Integer.class));
@@ -342,8 +347,11 @@ class WorkerTest {
                 .activity("say", String.class, (context, name) -> name)
                 .build()) {
             worker.start();
-            CompletionException ended = assertThrows(CompletionException.class, () -> worker.ended().join());
-            assertEquals("NAMESPACE_NOT_FOUND", assertInstanceOf(StepwellException.class, ended.getCause()).reason());
+            CompletionException ended =
+                    assertThrows(CompletionException.class, () -> worker.ended().join());
+            assertEquals(
+                    "NAMESPACE_NOT_FOUND",
+                    assertInstanceOf(StepwellException.class, ended.getCause()).reason());
             assertTrue(worker.connected().isCompletedExceptionally());
         }
     }

@@ -15,7 +15,10 @@ import java.util.concurrent.TimeUnit;
 
 /** What each conformance worker's activities do. */
 final class Activities {
-    record Fail(String message, String kind, @JsonProperty("non_retryable") boolean nonRetryable) {}
+    record Fail(
+            String message,
+            String kind,
+            @JsonProperty("non_retryable") boolean nonRetryable) {}
 
     record Flaky(int failures) {}
 

@@ -10,8 +10,7 @@ public final class Greet {
     private Greet() {}
 
     public static void main(String[] arguments) {
-        Connections connections =
-                Connections.to(System.getenv().getOrDefault("STEPWELL_ADDRESS", "127.0.0.1:7233"));
+        Connections connections = Connections.to(System.getenv().getOrDefault("STEPWELL_ADDRESS", "127.0.0.1:7233"));
         try (Client client = new Client(connections);
                 Worker worker = Worker.builder(connections)
                         .activity("say", String.class, (context, name) -> "Hello, " + name + "!")

@@ -26,8 +26,7 @@ public final class Start {
             System.err.println("usage: Start run|job TYPE JSON");
             System.exit(2);
         }
-        Connections connections =
-                Connections.to(System.getenv().getOrDefault("STEPWELL_ADDRESS", "127.0.0.1:7233"));
+        Connections connections = Connections.to(System.getenv().getOrDefault("STEPWELL_ADDRESS", "127.0.0.1:7233"));
         try (Client client = new Client(connections)) {
             System.out.println(start(client, arguments[0], arguments[1], arguments[2]));
         } catch (StepwellException refused) {
@@ -42,7 +41,8 @@ public final class Start {
     private static JsonNode start(Client client, String what, String type, String json) {
         Payload input = Payload.newBuilder().setJson(json).build();
         if (what.equals("job")) {
-            String job = client.startJob(StartJobRequest.newBuilder().setType(type).setInput(input));
+            String job =
+                    client.startJob(StartJobRequest.newBuilder().setType(type).setInput(input));
             return client.jobResult(job, JsonNode.class);
         }
         String run = client.startRun(StartRunRequest.newBuilder().setType(type).setInput(input));
