@@ -13,7 +13,8 @@ public interface ActivityContext {
      * comes faster than is needed goes out later, the last one for all.
      *
      * @param details what the next attempt gets if this one fails; null leaves those of before. At most 2 MiB as JSON.
-     * @throws IllegalArgumentException if the details are no JSON, or too large
+     * @throws IllegalArgumentException if the details can't be written as JSON
+     * @throws ApplicationException if they are too large
      */
     void heartbeat(Object details);
 

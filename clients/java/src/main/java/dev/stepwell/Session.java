@@ -273,7 +273,8 @@ final class Session {
             outbox.drain();
         }
         LOG.log(Level.INFO, "connected: session {0}, resumed: {1}", id, welcome.getResumed());
-        connected.complete(null);
+        // What waits for it runs elsewhere: it may ask this session for something.
+        connected.completeAsync(() -> null);
     }
 
     synchronized void ended(WorkerStream stream, StepwellException why) {

@@ -49,13 +49,18 @@ public final class Worker implements AutoCloseable {
     }
 
     private void run() {
+        Throwable why = null;
         try {
             session.run();
-            ended.complete(null);
         } catch (Throwable thrown) {
-            ended.completeExceptionally(thrown);
-        } finally {
-            connected.completeExceptionally(new IllegalStateException("the worker has ended"));
+            why = thrown;
+        }
+        // Whoever hears of the end may ask for this.
+        connected.completeExceptionally(why == null ? new IllegalStateException("the worker has ended") : why);
+        if (why == null) {
+            ended.complete(null);
+        } else {
+            ended.completeExceptionally(why);
         }
     }
 

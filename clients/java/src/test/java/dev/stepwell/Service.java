@@ -72,9 +72,8 @@ final class Service implements AutoCloseable {
         ProcessBuilder builder = new ProcessBuilder(
                         program, "dev", "--data-dir", folder.resolve("data").toString(), "--port", "0")
                 .redirectError(isLoud ? ProcessBuilder.Redirect.INHERIT : ProcessBuilder.Redirect.DISCARD);
-        builder.environment().put("STEPWELL_SESSION_SECONDS", "4");
+        builder.environment().put("STEPWELL_SESSION_SECONDS", "6");
         builder.environment().put("STEPWELL_HEARTBEAT_SECONDS", "1");
-        builder.environment().put("STEPWELL_ACK_SECONDS", "2");
         // Workers are asked to move within the time of a test.
         builder.environment().put("STEPWELL_CONNECTION_SECONDS", "5");
         return builder.start();
