@@ -13,6 +13,7 @@ final class Link implements AutoCloseable {
     private final int port;
     private final List<Socket> open = new ArrayList<>();
     private boolean isDown;
+    private volatile boolean isMuffled;
 
     Link(int port) throws IOException {
         this.port = port;
@@ -23,8 +24,14 @@ final class Link implements AutoCloseable {
         return Connections.to("127.0.0.1:" + listener.getLocalPort());
     }
 
+    /** Loses what the service says from now on, until the link is {@link #cut}. */
+    void muffle() {
+        isMuffled = true;
+    }
+
     /** Ends all connections that are open; later ones are let through. */
     synchronized void cut() {
+        isMuffled = false;
         open.forEach(Link::end);
         open.clear();
     }
@@ -65,16 +72,23 @@ final class Link implements AutoCloseable {
         try {
             Socket far = new Socket(InetAddress.getLoopbackAddress(), port);
             open.add(far);
-            begin(() -> copy(near, far));
-            begin(() -> copy(far, near));
+            begin(() -> copy(near, far, false));
+            begin(() -> copy(far, near, true));
         } catch (IOException refused) {
             end(near);
         }
     }
 
-    private static void copy(Socket from, Socket to) {
+    private void copy(Socket from, Socket to, boolean isAnswer) {
+        byte[] bytes = new byte[8192];
         try {
-            from.getInputStream().transferTo(to.getOutputStream());
+            for (int count = from.getInputStream().read(bytes);
+                    count >= 0;
+                    count = from.getInputStream().read(bytes)) {
+                if (!(isAnswer && isMuffled)) {
+                    to.getOutputStream().write(bytes, 0, count);
+                }
+            }
         } catch (IOException cut) {
             // Both ends hear of it.
         }

@@ -211,6 +211,31 @@ class WorkerTest {
         }
     }
 
+    /** A report whose answer was lost is sent again, and its place given back. */
+    @Test
+    void unansweredReportIsSentAgain() throws Exception {
+        Semaphore goOn = new Semaphore(0);
+        try (Link link = new Link(service.port());
+                Worker worker = Worker.builder(link.connections())
+                        .taskQueues(queue)
+                        .drainTime(Duration.ofHours(1))
+                        .activity("slow", Integer.class, (context, number) -> {
+                            context.heartbeat("begun");
+                            goOn.acquire();
+                            return number;
+                        })
+                        .build()) {
+            worker.start();
+            String job = start("slow", 7);
+            soon(job, found -> found.hasHeartbeatDetails());
+            link.muffle();
+            goOn.release();
+            assertEquals(7, client.jobResult(job, Integer.class));
+            link.cut();
+            // It ends once it has no task.
+        }
+    }
+
     /** A worker that was away for too long drops what it held, and takes it anew. */
     @Test
     void lostSessionIsFollowedByAnother() throws Exception {
