@@ -321,33 +321,43 @@ class WorkerTest {
         return process;
     }
 
+    /** A worker that leaves takes no more tasks, though it has room, and ends what it has. */
     @Test
     void drainFinishesWhatIsAtWork() throws InterruptedException {
         Semaphore begun = new Semaphore(0);
-        Semaphore goOn = new Semaphore(0);
-        Worker worker = worker().activity("slow", Void.class, (context, none) -> {
+        List<CountDownLatch> goOn = List.of(new CountDownLatch(1), new CountDownLatch(1), new CountDownLatch(1));
+        Worker leaving = worker().maxActivities(2)
+                .activity("slow", Integer.class, (context, number) -> {
                     begun.release();
-                    goOn.acquire();
-                    return "done";
+                    goOn.get(number).await();
+                    return "leaving";
                 })
                 .build()
                 .start();
-        String job = start("slow", null);
-        begun.acquire();
-        worker.shutdown();
-        goOn.release();
-        worker.ended().join();
-        Job found = job(job);
-        assertEquals(JobState.JOB_STATE_COMPLETED, found.getState());
-        assertEquals(1, found.getAttempt());
+        List<String> jobs = List.of(start("slow", 0), start("slow", 1));
+        begun.acquire(2);
+        String later = start("slow", 2);
+        leaving.shutdown();
+        goOn.get(0).countDown();
+        assertEquals("leaving", client.jobResult(jobs.get(0), String.class));
+        try (Worker next = worker().activity("slow", Integer.class, (context, number) -> "next")
+                .build()) {
+            next.start();
+            assertEquals("next", client.jobResult(later, String.class));
+        }
+        goOn.get(1).countDown();
+        leaving.ended().join();
+        assertEquals("leaving", client.jobResult(jobs.get(1), String.class));
     }
 
-    /** What is not done within the drain time goes back, its attempt not spent. */
+    /** What is not done within the drain time goes back, with what it told last, its attempt not spent. */
     @Test
     void drainGivesBackWhatTakesTooLong() throws InterruptedException {
         Semaphore begun = new Semaphore(0);
         Worker worker = worker().drainTime(Duration.ofMillis(1))
                 .activity("slow", Void.class, (context, none) -> {
+                    context.heartbeat("begun");
+                    context.heartbeat("well on its way");
                     begun.release();
                     new CountDownLatch(1).await();
                     return null;
@@ -357,12 +367,14 @@ class WorkerTest {
         String job = start("slow", null);
         begun.acquire();
         worker.close();
-        assertEquals(JobState.JOB_STATE_PENDING, job(job).getState());
         try (Worker next = worker().activity(
-                        "slow", Void.class, (context, none) -> context.task().getAttempt())
+                        "slow",
+                        Void.class,
+                        (context, none) -> context.task().getAttempt()
+                                + context.heartbeatDetails(String.class).orElse(""))
                 .build()) {
             next.start();
-            assertEquals(1, client.jobResult(job, Integer.class));
+            assertEquals("1well on its way", client.jobResult(job, String.class));
         }
     }
 
