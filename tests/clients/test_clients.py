@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-CLIENTS = Path(__file__).resolve().parents[2] / "clients"
+ROOT = Path(__file__).resolve().parents[2]
+CLIENTS = ROOT / "clients"
 SERVER = Path(sys.executable).with_name("stepwell-server")
 SECONDS = 540
 RUST = {
@@ -27,6 +31,16 @@ def _need(program: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{program} is not here to test its client")
     pytest.skip(f"{program} is not here to test its client")
+
+
+@contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """While somebody builds in a client's folder nobody else does, nor runs what is there."""
+    locks = ROOT / ".cache/locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / folder).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _run(folder: str, *command: str) -> None:
@@ -50,8 +64,17 @@ def test_go() -> None:
 def test_typescript() -> None:
     """Compiled strictly, by the tests' own command."""
     _need("npm")
-    _run("typescript", "npm", "ci", "--no-audit", "--no-fund")
-    _run("typescript", "npm", "test")
+    with _alone("typescript"):
+        _run("typescript", "npm", "ci", "--no-audit", "--no-fund")
+        _run("typescript", "npm", "test")
+
+
+@pytest.mark.timeout(SECONDS + 30)
+def test_java() -> None:
+    """Stubs made, compiled without a warning, formatted: all by the tests' own command."""
+    _need("mvn")
+    with _alone("java"):
+        _run("java", "mvn", "-q", "-B", "test")
 
 
 @pytest.mark.timeout(SECONDS + 30)

@@ -1,0 +1,68 @@
+package dev.stepwell;
+
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JavaType;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import dev.stepwell.v1.Payload;
+
+/** Turns values into payloads and back, as JSON. A payload without a body is the null value. */
+public final class Payloads {
+    private final ObjectMapper mapper;
+
+    /** Payloads as Jackson writes them without being told anything. */
+    public Payloads() {
+        this(new ObjectMapper());
+    }
+
+    /** Payloads as a mapper writes them. */
+    public Payloads(ObjectMapper mapper) {
+        this.mapper = mapper;
+    }
+
+    /**
+     * Spells a value.
+     *
+     * @throws IllegalArgumentException if the mapper can't write it
+     */
+    public Payload write(Object value) {
+        if (value == null || value instanceof JsonNode node && node.isNull()) {
+            return Payload.getDefaultInstance();
+        }
+        try {
+            return Payload.newBuilder()
+                    .setJson(mapper.writeValueAsString(value))
+                    .build();
+        } catch (JsonProcessingException unwritable) {
+            throw new IllegalArgumentException(
+                    "a " + value.getClass().getName() + " is not to be written as JSON", unwritable);
+        }
+    }
+
+    /**
+     * Reads a value.
+     *
+     * @throws IllegalArgumentException if the payload holds something else
+     */
+    public <T> T read(Payload payload, Class<T> type) {
+        return read(payload, mapper.constructType(type));
+    }
+
+    <T> T read(Payload payload, JavaType type) {
+        String json =
+                switch (payload.getBodyCase()) {
+                    case BODY_NOT_SET -> "null";
+                    case JSON -> payload.getJson();
+                    default -> throw new IllegalArgumentException("the payload holds bytes and no JSON");
+                };
+        try {
+            return mapper.readValue(json, type);
+        } catch (JsonProcessingException unreadable) {
+            throw new IllegalArgumentException("the payload does not fit a " + type.toCanonical(), unreadable);
+        }
+    }
+
+    JavaType type(java.lang.reflect.Type type) {
+        return mapper.constructType(type);
+    }
+}

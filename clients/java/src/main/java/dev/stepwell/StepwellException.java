@@ -1,0 +1,106 @@
+package dev.stepwell;
+
+import com.google.protobuf.Any;
+import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.rpc.BadRequest;
+import com.google.rpc.ErrorInfo;
+import com.google.rpc.RetryInfo;
+import io.grpc.Status;
+import io.grpc.protobuf.StatusProto;
+import java.time.Duration;
+import java.util.LinkedHashMap;
+import java.util.Map;
+import java.util.Optional;
+
+/** A refusal of the service, or a call that did not come through. Programs go by its {@link #reason()}. */
+public final class StepwellException extends RuntimeException {
+    private static final long serialVersionUID = 1L;
+
+    private final Status.Code code;
+    private final transient ErrorInfo info;
+    private final transient Map<String, String> fields = new LinkedHashMap<>();
+    private Duration retryDelay;
+
+    private StepwellException(com.google.rpc.Status status, Throwable cause) {
+        super(status.getMessage(), cause);
+        code = Status.fromCodeValue(status.getCode()).getCode();
+        ErrorInfo found = ErrorInfo.getDefaultInstance();
+        try {
+            for (Any detail : status.getDetailsList()) {
+                if (detail.is(ErrorInfo.class)) {
+                    found = detail.unpack(ErrorInfo.class);
+                } else if (detail.is(RetryInfo.class)) {
+                    com.google.protobuf.Duration delay =
+                            detail.unpack(RetryInfo.class).getRetryDelay();
+                    retryDelay = Duration.ofSeconds(delay.getSeconds(), delay.getNanos());
+                } else if (detail.is(BadRequest.class)) {
+                    detail.unpack(BadRequest.class)
+                            .getFieldViolationsList()
+                            .forEach(violation -> fields.put(violation.getField(), violation.getDescription()));
+                }
+            }
+        } catch (InvalidProtocolBufferException unreadable) {
+            addSuppressed(unreadable);
+        }
+        info = found;
+    }
+
+    /** Reads what a call failed with. */
+    public static StepwellException of(Throwable thrown) {
+        if (thrown instanceof StepwellException known) {
+            return known;
+        }
+        com.google.rpc.Status status = StatusProto.fromThrowable(thrown);
+        if (status == null) {
+            status = StatusProto.fromStatusAndTrailers(Status.fromThrowable(thrown), null);
+        }
+        return new StepwellException(status, thrown);
+    }
+
+    static StepwellException of(com.google.rpc.Status status) {
+        return new StepwellException(status, null);
+    }
+
+    static StepwellException unavailable(String message) {
+        return new StepwellException(
+                StatusProto.fromStatusAndTrailers(Status.UNAVAILABLE.withDescription(message), null), null);
+    }
+
+    /** The canonical code. */
+    public Status.Code code() {
+        return code;
+    }
+
+    /** One of {@code proto/stepwell/v1/error_reason.proto}, such as {@code RUN_NOT_FOUND}; empty if there is none. */
+    public String reason() {
+        return info.getReason();
+    }
+
+    /** The facts of the reason, such as the run's id. */
+    public Map<String, String> metadata() {
+        return info.getMetadataMap();
+    }
+
+    /** What is wrong with which field of the request. */
+    public Map<String, String> fields() {
+        return fields;
+    }
+
+    /** The service's advice when to try again. */
+    public Optional<Duration> retryDelay() {
+        return Optional.ofNullable(retryDelay);
+    }
+
+    /** Whether the same call may succeed a little later. */
+    public boolean isPassing() {
+        return switch (code) {
+            case UNAVAILABLE, ABORTED, DEADLINE_EXCEEDED -> true;
+            default -> retryDelay != null;
+        };
+    }
+
+    @Override
+    public String toString() {
+        return "StepwellException: " + (reason().isEmpty() ? code : reason()) + ": " + getMessage();
+    }
+}

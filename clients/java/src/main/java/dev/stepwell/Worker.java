@@ -1,0 +1,196 @@
+package dev.stepwell;
+
+import com.fasterxml.jackson.core.type.TypeReference;
+import com.fasterxml.jackson.databind.JavaType;
+import dev.stepwell.v1.Capacity;
+import dev.stepwell.v1.CapacityUpdate;
+import dev.stepwell.v1.Hello;
+import dev.stepwell.v1.TaskKind;
+import io.grpc.ManagedChannel;
+import java.net.InetAddress;
+import java.net.UnknownHostException;
+import java.time.Duration;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.UUID;
+import java.util.concurrent.CompletableFuture;
+import java.util.function.Supplier;
+
+/**
+ * Performs activities and jobs: takes tasks off a stream, calls the code of their types, and reports what came of them.
+ * It connects again whenever the stream breaks, and goes on with what it holds.
+ */
+public final class Worker implements AutoCloseable {
+    private final Session session;
+    private final Duration drainTime;
+    private final CompletableFuture<Void> connected = new CompletableFuture<>();
+    private final CompletableFuture<Void> ended = new CompletableFuture<>();
+
+    private Worker(Builder builder) {
+        Roster.Definitions definitions = new Roster.Definitions(Map.copyOf(builder.activities), builder.payloads);
+        session = new Session(builder.connections, builder.hello(), definitions, connected);
+        drainTime = builder.drainTime;
+    }
+
+    /**
+     * Begins a worker's description.
+     *
+     * @param connections makes a new connection each time: a worker that is asked to move opens another
+     */
+    public static Builder builder(Supplier<? extends ManagedChannel> connections) {
+        return new Builder(connections);
+    }
+
+    /** Starts to work, in threads of its own. A worker starts once. */
+    public Worker start() {
+        new Thread(this::run, "stepwell-worker").start();
+        return this;
+    }
+
+    private void run() {
+        Throwable why = null;
+        try {
+            session.run();
+        } catch (Throwable thrown) {
+            why = thrown;
+        }
+        // Whoever hears of the end may ask for this.
+        connected.completeExceptionally(why == null ? new IllegalStateException("the worker has ended") : why);
+        if (why == null) {
+            ended.complete(null);
+        } else {
+            ended.completeExceptionally(why);
+        }
+    }
+
+    /** Comes true once the service has first said welcome. */
+    public CompletableFuture<Void> connected() {
+        return connected.copy();
+    }
+
+    /**
+     * Comes true once the worker has ended: after {@link #shutdown}, or with a {@link StepwellException} when the service
+     * refuses it for good: a wrong key, an unknown namespace.
+     */
+    public CompletableFuture<Void> ended() {
+        return ended.copy();
+    }
+
+    /** Takes no more tasks, and ends when those at work are done, or given back after the drain time. Safe to repeat. */
+    public void shutdown() {
+        session.drain(drainTime.toMillis());
+    }
+
+    /** {@link #shutdown}, and waits for the end. Of a worker that was started. */
+    @Override
+    public void close() {
+        shutdown();
+        ended.handle((nothing, thrown) -> nothing).join();
+    }
+
+    /** Describes a worker. */
+    public static final class Builder {
+        private final Supplier<? extends ManagedChannel> connections;
+        private final Map<String, Attempt.Definition> activities = new LinkedHashMap<>();
+        private String namespace = "main";
+        private List<String> taskQueues = List.of("default");
+        private String workerId =
+                identity() + "/" + UUID.randomUUID().toString().substring(0, 8);
+        private int maxActivities = 100;
+        private Duration drainTime = Duration.ofSeconds(30);
+        private Payloads payloads = new Payloads();
+
+        private Builder(Supplier<? extends ManagedChannel> connections) {
+            this.connections = connections;
+        }
+
+        /** The namespace of its tasks. Default: {@code main}. */
+        public Builder namespace(String namespace) {
+            this.namespace = namespace;
+            return this;
+        }
+
+        /** The queues that it takes tasks from. Default: {@code default}. */
+        public Builder taskQueues(String... taskQueues) {
+            this.taskQueues = List.of(taskQueues);
+            return this;
+        }
+
+        /** How many activities and jobs it performs at once, each in a thread. Default: 100. */
+        public Builder maxActivities(int maxActivities) {
+            this.maxActivities = maxActivities;
+            return this;
+        }
+
+        /** Its id, which stays the same over reconnects. Default: host, process and a random part. */
+        public Builder workerId(String workerId) {
+            this.workerId = workerId;
+            return this;
+        }
+
+        /** What it gives its work to end when it leaves. Default: 30 s. */
+        public Builder drainTime(Duration drainTime) {
+            this.drainTime = drainTime;
+            return this;
+        }
+
+        /** How values are written. To be given before the activities. Default: as Jackson does. */
+        public Builder payloads(Payloads payloads) {
+            this.payloads = payloads;
+            return this;
+        }
+
+        /** What performs activities and jobs of a type, which are given an {@code input}. */
+        public <I, O> Builder activity(String type, Class<I> input, Activity<I, O> activity) {
+            return activity(type, payloads.type(input), activity);
+        }
+
+        /** The same for inputs with type parameters, such as a list's. */
+        public <I, O> Builder activity(String type, TypeReference<I> input, Activity<I, O> activity) {
+            return activity(type, payloads.type(input.getType()), activity);
+        }
+
+        private <I, O> Builder activity(String type, JavaType input, Activity<I, O> activity) {
+            Payloads by = payloads;
+            activities.put(type, (context, payload) -> {
+                I value;
+                try {
+                    value = by.read(payload, input);
+                } catch (IllegalArgumentException misfit) {
+                    throw ApplicationException.nonRetryable("InvalidInput", misfit.getMessage());
+                }
+                return by.write(activity.perform(context, value));
+            });
+            return this;
+        }
+
+        /** A worker that is yet to be started. */
+        public Worker build() {
+            return new Worker(this);
+        }
+
+        private Hello hello() {
+            Capacity.Builder capacity =
+                    Capacity.newBuilder().setKind(TaskKind.TASK_KIND_ACTIVITY).setMaxOutstanding(maxActivities);
+            return Hello.newBuilder()
+                    .setNamespace(namespace)
+                    .setWorkerId(workerId)
+                    .addAllTaskQueues(taskQueues)
+                    .addAllActivityTypes(activities.keySet())
+                    .setIdentity(identity())
+                    .setSdk(Connections.SDK)
+                    .setCapacity(CapacityUpdate.newBuilder().addCapacities(capacity))
+                    .build();
+        }
+
+        private static String identity() {
+            try {
+                return InetAddress.getLocalHost().getHostName() + "/"
+                        + ProcessHandle.current().pid();
+            } catch (UnknownHostException unknown) {
+                return "unknown/" + ProcessHandle.current().pid();
+            }
+        }
+    }
+}
