@@ -313,7 +313,7 @@ func TestASilentStreamIsGivenUp(t *testing.T) {
 			pings++
 		}
 	}
-	if len(tap.streams) != 2 || pings < 2 {
+	if len(tap.streams) < 2 || pings < 2 {
 		t.Fatal(len(tap.streams), pings)
 	}
 }
