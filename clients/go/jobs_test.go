@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	stepwell "github.com/stepwell/stepwell/clients/go"
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
@@ -128,6 +131,71 @@ func TestAJobIsRetried(t *testing.T) {
 	}
 	if err := job.Retry(within(t)); !errors.Is(err, &stepwell.Error{Reason: "JOB_NOT_FAILED"}) {
 		t.Fatal(err)
+	}
+}
+
+// TestAnEndBeforeARetryIsNotItsResult: the stream tells late how the job had ended before.
+func TestAnEndBeforeARetryIsNotItsResult(t *testing.T) {
+	tap, direct := newTap(t), dial(t)
+	var isMended atomic.Bool
+	waited, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	tap.set(func() {
+		tap.answered = func(method string, text []byte) {
+			message := &pb.WatchJobsResponse{}
+			switch {
+			case strings.HasSuffix(method, "/WatchJobs") && proto.Unmarshal(text, message) == nil:
+				for _, end := range message.GetEnds() {
+					if end.GetState() == pb.JobState_JOB_STATE_FAILED {
+						<-waited
+					}
+				}
+			case strings.HasSuffix(method, "/GetJob"):
+				select {
+				case <-waited:
+					once.Do(func() { close(goOn) })
+				default:
+				}
+			}
+		}
+	})
+	work(t, direct, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
+		stepwell.RegisterActivity(w, "mended", func(_ context.Context, isFirst bool) (string, error) {
+			if isFirst {
+				return "first", nil
+			}
+			if !isMended.Load() {
+				return "", &stepwell.ApplicationError{Message: "broken", NonRetryable: true}
+			}
+			<-goOn
+			return "well", nil
+		})
+	})
+	client := dialAt(t, tap.address)
+	begin := func(isFirst bool) *stepwell.Job {
+		job, err := client.StartJob(within(t), "mended", isFirst, stepwell.WithJobQueue(queueOf(t)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return job
+	}
+	if err := begin(true).Result(within(t), nil); err != nil { // the watch stands
+		t.Fatal(err)
+	}
+	job := begin(false)
+	soon(t, "it has failed", func() bool {
+		found, err := direct.Job(job.ID()).Describe(within(t))
+		return err == nil && found.GetState() == pb.JobState_JOB_STATE_FAILED
+	})
+	isMended.Store(true)
+	if err := job.Retry(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	// It is waited for already, or else it is read.
+	time.AfterFunc(100*time.Millisecond, func() { close(waited) })
+	var got string
+	if err := job.Result(within(t), &got); err != nil || got != "well" {
+		t.Fatal(got, err)
 	}
 }
 

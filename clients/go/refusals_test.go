@@ -107,7 +107,7 @@ func TestReportsRefusedInPassingComeAgain(t *testing.T) {
 func TestRefusalsThatStayAreGivenBack(t *testing.T) {
 	for reason, code := range map[string]codes.Code{
 		"INTERNAL_ERROR": codes.Internal, "RESULT_NOT_RECORDED": codes.FailedPrecondition,
-		"OF_ANOTHER_TIME": codes.FailedPrecondition,
+		"OF_ANOTHER_TIME": codes.FailedPrecondition, "INVALID_FIELD": codes.InvalidArgument,
 	} {
 		t.Run(reason, func(t *testing.T) {
 			tap := newTap(t)

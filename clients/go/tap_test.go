@@ -30,6 +30,8 @@ type tap struct {
 	down func(s *tapped, message *pb.ConnectResponse) *pb.ConnectResponse
 	// refuse gives the error that a call is answered with in place of being passed on.
 	refuse func(method string) error
+	// answered sees the answer of each other call before the caller does.
+	answered func(method string, text []byte)
 	// streams are all that there were.
 	streams []*tapped
 }
@@ -164,6 +166,12 @@ func (t *tap) passDown(s *tapped, service grpc.ClientStream, method string) erro
 		}
 		if method == connectMethod && !t.changeDown(s, &said) {
 			continue
+		}
+		t.mu.Lock()
+		answered := t.answered
+		t.mu.Unlock()
+		if answered != nil && method != connectMethod {
+			answered(method, said.text)
 		}
 		s.sending.Lock()
 		err := s.worker.SendMsg(&said)
