@@ -33,7 +33,7 @@ NODE_MODULES := clients/typescript/node_modules/.ready
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Sources that exist: a folder may be yet to come.
-TYPED := service clients/python/src $(wildcard tests bench)
+TYPED := service clients/python/src clients/python/conformance $(wildcard tests bench)
 
 export BUF GRPCURL PROTOC_GEN_GO PROTOC_GEN_GO_GRPC
 
