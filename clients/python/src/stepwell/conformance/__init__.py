@@ -1,0 +1,9 @@
+"""The conformance kit: starts a service, and holds a worker, given as a command, against docs/protocol.md.
+
+docs/conformance.md says what such a worker is. `stepwell conformance -- COMMAND` is its command.
+"""
+
+from stepwell.conformance.cases import CASES, Broken, Case
+from stepwell.conformance.kit import Result, as_dict, chosen, run, where
+
+__all__ = ["CASES", "Broken", "Case", "Result", "as_dict", "chosen", "run", "where"]
