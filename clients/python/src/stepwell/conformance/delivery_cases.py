@@ -141,7 +141,7 @@ async def refused_for_now(stage: Stage) -> None:
 def _not_now(report: Report) -> ReportResult:
     status = Status(code=_UNAVAILABLE, message="the database is away")
     details = (
-        ErrorInfo(reason="DATABASE_UNAVAILABLE", domain="stepwell"),
+        ErrorInfo(reason="DATABASE_UNAVAILABLE", domain="stepwell.dev"),
         RetryInfo(retry_delay=Duration(nanos=200_000_000)),
     )
     for detail in details:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import time
 
+import grpc
+
 from stepwell.conformance.account import GRACE_SECONDS
 from stepwell.conformance.cases import case
 from stepwell.conformance.link import Link
@@ -31,6 +33,24 @@ async def resume(stage: Stage) -> None:
     for job in jobs:
         stage.same("hold returns", "held", await stage.result(job))
         stage.same("attempts", 1, await stage.attempts(job))
+
+
+@case("activities", "refusals")
+async def ended_streams(stage: Stage) -> None:
+    """A stream that the service ends, as it does for a slow reader, a stop or want of a database, is resumed."""
+    job = await stage.job("hold", {"seconds": 4.0})
+    await stage.given(job)
+    for code, reason in (
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS"),
+        (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE"),
+        (grpc.StatusCode.OK, ""),
+    ):
+        former = stage.link
+        former.cut(code, reason)
+        await stage.next_link(former)
+    stage.same("hold returns", "held", await stage.result(job))
+    stage.same("attempts", 1, await stage.attempts(job))
 
 
 @case("activities", "sessions")
@@ -120,10 +140,20 @@ async def half_open(stage: Stage) -> None:
 
 @case("activities", "stream")
 async def slow_link(stage: Stage) -> None:
-    """Over a link that lets a message through every 0.1 s, either way, large activities are still done in time."""
-    stage.tap.delay = 0.1
-    text = "x" * 100_000
-    jobs = [await stage.job("echo", f"{number} {text}") for number in range(25)]
+    """Over a link that takes 0.3 s either way activities are done as ever."""
+    stage.tap.delay = 0.3
+    await _echoes(stage, 25, "x")
+
+
+@case("activities", "stream")
+async def slow_reader(stage: Stage) -> None:
+    """A service that reads a message every 0.1 s, and so makes the worker wait with its own, gets large results."""
+    stage.tap.stall = 0.1
+    await _echoes(stage, 12, "x" * 300_000)
+
+
+async def _echoes(stage: Stage, count: int, text: str) -> None:
+    jobs = [await stage.job("echo", f"{number} {text}") for number in range(count)]
     for number, job in enumerate(jobs):
         stage.same("echo returns its input", f"{number} {text}", await stage.result(job))
         stage.same("attempts", 1, await stage.attempts(job))

@@ -275,7 +275,7 @@ class Stage:
 
     async def until(
         self,
-        look: Callable[[], T | None | Awaitable[T | None]],
+        look: Callable[[], T | Awaitable[T | None] | None],
         expected: str,
         section: str = "",
         seconds: float = PATIENCE_SECONDS,

@@ -41,7 +41,11 @@ _OWN_METADATA = ("user-agent", "grpc-", "content-type", "te")
 
 
 class Tap:
-    """See the module. New calls go to the replica `at`; while it `refuses` them, a stream ends with `UNAVAILABLE`."""
+    """See the module. New calls go to the replica `at`; while it `refuses` them, a stream ends with `UNAVAILABLE`.
+
+    Each message comes `delay` seconds late. `unknown` is put behind each that the worker gets. What the worker says is
+    read only every `stall` seconds.
+    """
 
     def __init__(self, replicas: Sequence[str], limits: Limits) -> None:
         """Prepares it; entering opens it."""
@@ -55,11 +59,12 @@ class Tap:
         self.account = Account(limits)
         self.on_request: list[RequestFault] = []
         self.on_response: list[ResponseFault] = []
-        self.delay = 0.0
+        self.delay = self.stall = 0.0
         self.unknown = b""
         self._replicas = replicas
         self._channels: list[grpc.aio.Channel] = []
         self._server: grpc.aio.Server
+        self._opened = 0
         self._began = time.monotonic()
 
     async def __aenter__(self) -> Self:
@@ -89,7 +94,7 @@ class Tap:
         """Makes no faults any more."""
         self.on_request.clear()
         self.on_response.clear()
-        self.refuses, self.delay, self.unknown = False, 0.0, b""
+        self.refuses, self.delay, self.stall, self.unknown = False, 0.0, 0.0, b""
         for link in self.links:
             link.speak()
 
@@ -129,7 +134,8 @@ class Tap:
         ]
         upstream = self._channels[self.at].stream_stream(method)(metadata=metadata)
         if method == CONNECT:
-            link = Link(self, len(self.links) + 1, self.at, context, upstream)
+            self._opened += 1
+            link = Link(self, self._opened, self.at, context, upstream)
             self.links.append(link)
             await link.follow()
         else:
@@ -142,11 +148,11 @@ class Tap:
         self.note(link, "worker", message)
         link.requests.append(message)
         self.account.heard(message, link.number)
-        return all([fault(link, message) is not False for fault in list(self.on_request)])
+        return all(fault(link, message) is not False for fault in tuple(self.on_request))
 
     def responding(self, link: Link, message: ConnectResponse) -> bool:
         """Lets the faults look at what the service says. False withholds it."""
-        return all([fault(link, message) is not False for fault in list(self.on_response)])
+        return all(fault(link, message) is not False for fault in tuple(self.on_response))
 
     def responded(self, link: Link, message: ConnectResponse) -> None:
         """Notes what the worker is told."""
