@@ -35,7 +35,7 @@ class Only(StrEnum):
 
 
 @app.command(name="conformance")
-def check(
+def check(  # noqa: PLR0917 - the options of one command
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- COMMAND", help="What starts the worker.", show_default=False)
     ] = None,

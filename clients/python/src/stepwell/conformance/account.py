@@ -292,5 +292,5 @@ def _infos(details: Iterable[object]) -> Iterable[ErrorInfo]:
             yield info
 
 
-def _has_ended(state: StepState) -> bool:
+def _has_ended(state: StepState.ValueType) -> bool:
     return state >= STEP_STATE_COMPLETED

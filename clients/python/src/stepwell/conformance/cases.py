@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Case:
     seconds: float
     is_alone: bool
     is_long: bool
-    settings: Mapping[str, str]
+    settings: dict[str, str]
 
     @property
     def link(self) -> str:

@@ -14,6 +14,7 @@ from stepwell.conformance.cases import case
 from stepwell.conformance.link import Link
 from stepwell.conformance.stage import Stage
 from stepwell.policies import RetryPolicy
+from stepwell.v1.types_pb2 import STEP_KIND_WAIT, STEP_STATE_COMPLETED
 from stepwell.v1.workers_pb2 import ConnectRequest, ConnectResponse, Report, ReportResult, RevokeTask, Task, TaskRef
 
 _UNAVAILABLE = 14
@@ -195,7 +196,8 @@ async def stale_advance(stage: Stage) -> None:
     sent = len(stage.reports(grant.task.ref))
     stale = ConnectResponse(revokes=[RevokeTask(ref=older, reason="LEASE_LOST")])
     forged = stale.advances.add(ref=older, cancel_requested=True, cancel_reason="stale").steps.add()
-    forged.ordinal, forged.name, forged.kind, forged.state, forged.completion = 1, "go", 4, 4, 1
+    forged.ordinal, forged.name, forged.completion = 1, "go", 1
+    forged.kind, forged.state = STEP_KIND_WAIT, STEP_STATE_COMPLETED
     forged.result.CopyFrom(stage.client.converter.to_payload("forged"))
     await stage.link.tell(stale)
     await asyncio.sleep(0.5)

@@ -30,7 +30,7 @@ _LAST_MESSAGES = 20
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a case: `broken` is empty if it passed. `said` are the last messages, `log` the worker's last words."""
+    """What came of a case; `broken` is `None` if it passed. `said` are the last messages, `log` what it logged last."""
 
     case: Case
     seconds: float
@@ -59,7 +59,8 @@ async def run(
     results: dict[str, Result] = {}
 
     async with Service() as service:
-        async with await Client.connect(service.addresses[0], namespace=NAMESPACE) as client:
+        client = await Client.connect(service.addresses[0], namespace=NAMESPACE)
+        async with client:
             await client.create_namespace(NAMESPACE)
             work = [
                 asyncio.create_task(_Lane(number, command, client, service).work(waiting, results, told))
@@ -130,7 +131,7 @@ async def _carried_out(case: Case, stage: Stage) -> Result:
             if not stage.is_started:
                 await stage.start()
             await case.run(stage)
-            stage.check()
+            await stage.over()
     except Broken as error:
         broken = error
     except TimeoutError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from stepwell.conformance.cases import Broken
@@ -25,7 +25,7 @@ class Program:
         self.log = log
 
     @classmethod
-    async def start(cls, command: Sequence[str], variables: Mapping[str, str], log: Path) -> Program:
+    async def start(cls, command: Sequence[str], variables: dict[str, str], log: Path) -> Program:
         """Starts the command, and waits until it has printed `ready`. Raises `Broken`."""
         with log.open("ab") as errors:
             try:

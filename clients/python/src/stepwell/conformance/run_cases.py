@@ -211,7 +211,7 @@ async def cancellation_of_a_run_with_activities(stage: Stage) -> None:
     run = await stage.run("activities", {"count": 2, "type": "hold", "input": {"seconds": 60}})
 
     def performed() -> bool:
-        return sum(each.is_known and each.task.type == "hold" for each in stage.tap.account.activities()) == 2  # noqa: PLR2004
+        return sum(each.is_known and each.task.type == "hold" for each in stage.tap.account.activities()) == 2
 
     await stage.until(performed, "the worker takes both activities")
     await run.cancel("enough")
@@ -258,7 +258,7 @@ async def changed_order(stage: Stage) -> None:
     await stage.start(STEPWELL_VARIANT="changed")
     await run.signal("go")
 
-    async def paused() -> bool:
+    async def paused() -> object:
         found = await run.describe()
         return found.pause.reason == "ORDER_CHANGED"
 

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 from stepwell.client import Client
 from stepwell.conformance.account import Grant, Limits
@@ -26,8 +26,6 @@ from stepwell.v1.types_pb2 import Failure
 from stepwell.v1.workers_pb2 import CloseSessionRequest, ConnectResponse, Report, TaskRef
 from stepwell.worker import Worker
 
-T = TypeVar("T")
-
 PATIENCE_SECONDS = 20.0
 _LOOK_SECONDS = 0.02
 _SETTLING_SECONDS = 5.0
@@ -37,14 +35,14 @@ _DEFAULTS = {"STEPWELL_MAX_ACTIVITIES": "10", "STEPWELL_MAX_RUNS": "10", "STEPWE
 class Stage:
     """See the module. Entering opens the tap; `start` starts the worker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made in one place
         self,
         command: Sequence[str],
         client: Client,
         replicas: Sequence[str],
         folder: Path,
         queue: str,
-        settings: Mapping[str, str],
+        settings: dict[str, str],
     ) -> None:
         """Prepares it, with a queue of its own. `settings` are the worker's variables, where they are not the usual."""
         self.client = client
@@ -126,13 +124,15 @@ class Stage:
 
     async def result(self, handle: JobHandle[Any] | RunHandle[Any], seconds: float = PATIENCE_SECONDS) -> Any:  # noqa: ANN401
         """Gives what it returned. Broken if it ends otherwise, or not in time."""
+        value: Any = None
         try:
             async with asyncio.timeout(seconds):
-                return await handle.result()
+                value = await handle.result()
         except TimeoutError:
             self.fail(f"{_name(handle)} ends", f"it has not in {seconds:.0f} s")
         except (JobFailed, RunFailed) as error:
             self.fail(f"{_name(handle)} completes", str(error))
+        return value
 
     async def failure(
         self, handle: JobHandle[Any] | RunHandle[Any], state: str, seconds: float = PATIENCE_SECONDS
@@ -149,14 +149,13 @@ class Stage:
             return error.failure or Failure()
         self.fail(f"{_name(handle)} ends {state}", f"it has completed with {value!r}")
 
-    async def given(self, handle: JobHandle[Any] | RunHandle[Any], *, attempt: int = 1) -> Grant:
+    async def given(self, handle: JobHandle[Any] | RunHandle[Any]) -> Grant:
         """Waits until the worker has it, and has shown that it knows."""
-        return await self.until(
-            lambda: (
-                grant if (grant := self.grant(handle)) and grant.is_known and grant.task.attempt >= attempt else None
-            ),
+        found: Grant = await self.until(
+            lambda: grant if (grant := self.grant(handle)) and grant.is_known else None,
             f"the worker takes {_name(handle)}",
         )
+        return found
 
     def grant(self, handle: JobHandle[Any] | RunHandle[Any]) -> Grant | None:
         """Gives the latest grant of a job or a run, if the worker was given it."""
@@ -171,17 +170,18 @@ class Stage:
         """Waits until runs wait for something, by the record."""
         for handle in handles:
 
-            async def look(handle: RunHandle[Any] = handle) -> bool:
+            async def look(handle: RunHandle[Any] = handle) -> object:
                 return (await handle.describe()).phase == types_pb2.RUN_PHASE_SUSPENDED
 
             await self.until(look, f"{_name(handle)} comes to where it waits")
 
     async def resident(self, handle: RunHandle[Any]) -> Grant:
         """Waits until a run waits in the worker's memory."""
-        return await self.until(
+        found: Grant = await self.until(
             lambda: grant if (grant := self.grant(handle)) and grant.is_waiting else None,
             f"{_name(handle)} stays in the worker's memory while it waits",
         )
+        return found
 
     async def attempts(self, handle: JobHandle[Any]) -> int:
         """Gives how many attempts a job has had."""
@@ -242,7 +242,7 @@ class Stage:
             link = self.tap.link
             return link if link is not None and link is not former and link.responses else None
 
-        link = await self.until(found, "the worker opens another stream", "sessions", seconds)
+        link: Link = await self.until(found, "the worker opens another stream", "sessions", seconds)
         self.same(
             "the next hello names the session",
             former.responses[0].welcome.session_id,
@@ -257,6 +257,15 @@ class Stage:
         """Says that the worker did otherwise. What it did that it may never do is told first."""
         self.check()
         raise Broken(expected, seen, section)
+
+    async def over(self) -> None:
+        """At the end of a case, all that is owed is paid, and nothing was done that may never be."""
+
+        def paid() -> bool:
+            return self.program.has_ended or not any(grant.owes_progress for grant in self.tap.account.held())
+
+        await self.until(paid, "each Advance is answered with a Progress", "capacity", 5)
+        self.check()
 
     def check(self) -> None:
         """Raises the first thing that the worker may never do, if it did any."""
@@ -275,12 +284,12 @@ class Stage:
 
     async def until(
         self,
-        look: Callable[[], T | Awaitable[T | None] | None],
+        look: Callable[[], Any],
         expected: str,
         section: str = "",
         seconds: float = PATIENCE_SECONDS,
-    ) -> T:
-        """Waits until something is so, and gives it. Broken if it does not come to be."""
+    ) -> Any:  # noqa: ANN401 - what `look` gives
+        """Waits until `look()`, which may be async, gives something, and gives that. Broken if it never does."""
         deadline = time.monotonic() + seconds
         while True:
             found = look()

@@ -132,7 +132,7 @@ class Tap:
         metadata = [
             (name, value) for name, value in context.invocation_metadata() or () if not name.startswith(_OWN_METADATA)
         ]
-        upstream = self._channels[self.at].stream_stream(method)(metadata=metadata)
+        upstream: Any = self._channels[self.at].stream_stream(method)(metadata=metadata)
         if method == CONNECT:
             self._opened += 1
             link = Link(self, self._opened, self.at, context, upstream)
@@ -167,7 +167,7 @@ class Tap:
             self.account.lost()
 
 
-class _Anything(grpc.GenericRpcHandler):  # type: ignore[misc]
+class _Anything(grpc.GenericRpcHandler):
     """Takes every method for one that streams both ways: on the wire the others are no different."""
 
     def __init__(self, serve: Callable[[str, Any], Any]) -> None:
