@@ -124,30 +124,26 @@ class Stage:
 
     async def result(self, handle: JobHandle[Any] | RunHandle[Any], seconds: float = PATIENCE_SECONDS) -> Any:  # noqa: ANN401
         """Gives what it returned. Broken if it ends otherwise, or not in time."""
-        value: Any = None
+        end, value = await self._end(handle, seconds)
+        self.true(end == "COMPLETED", f"{_name(handle)} completes", f"{end}: {value}")
+        return value
+
+    async def failure(self, handle: JobHandle[Any] | RunHandle[Any], end: str) -> Failure:
+        """Gives why it failed. Broken unless it ends in that state, and in time."""
+        seen, failure = await self._end(handle, PATIENCE_SECONDS)
+        self.same(f"{_name(handle)} ends", end, seen)
+        return failure if isinstance(failure, Failure) else Failure()
+
+    async def _end(self, handle: JobHandle[Any] | RunHandle[Any], seconds: float) -> tuple[str, Any]:
+        end, value = "", None
         try:
             async with asyncio.timeout(seconds):
-                value = await handle.result()
+                end, value = "COMPLETED", await handle.result()
         except TimeoutError:
             self.fail(f"{_name(handle)} ends", f"it has not in {seconds:.0f} s")
         except (JobFailed, RunFailed) as error:
-            self.fail(f"{_name(handle)} completes", str(error))
-        return value
-
-    async def failure(
-        self, handle: JobHandle[Any] | RunHandle[Any], state: str, seconds: float = PATIENCE_SECONDS
-    ) -> Failure:
-        """Gives why it failed. Broken unless it ends in that state, and in time."""
-        try:
-            async with asyncio.timeout(seconds):
-                value = await handle.result()
-        except TimeoutError:
-            self.fail(f"{_name(handle)} ends {state}", f"it has not ended in {seconds:.0f} s")
-        except (JobFailed, RunFailed) as error:
-            ended = error.state if isinstance(error, JobFailed) else error.phase
-            self.same(f"{_name(handle)} ends", state, ended)
-            return error.failure or Failure()
-        self.fail(f"{_name(handle)} ends {state}", f"it has completed with {value!r}")
+            end, value = error.state if isinstance(error, JobFailed) else error.phase, error.failure
+        return end, value
 
     async def given(self, handle: JobHandle[Any] | RunHandle[Any]) -> Grant:
         """Waits until the worker has it, and has shown that it knows."""
