@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -57,6 +58,8 @@ def check(  # noqa: PLR0917 - the options of one command
         return
     if not command:
         fail("there is no worker to run", "give its command behind two dashes: stepwell conformance -- ./worker")
+    # gRPC tells of each connection that the worker ends, as it often does here.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     results = asyncio.run(_run(command, cases, lanes, output))
     if output is Output.JSON:
         told = {"command": command, "cases": [conformance.as_dict(each) for each in results]}

@@ -4,6 +4,7 @@ docs/conformance.md says what such a worker is. `stepwell conformance -- COMMAND
 """
 
 from stepwell.conformance.cases import CASES, Broken, Case
-from stepwell.conformance.kit import LANES, Result, as_dict, chosen, run, where
+from stepwell.conformance.kit import LANES, Result, as_dict, chosen, run, run_on, where
+from stepwell.conformance.service import Service
 
-__all__ = ["CASES", "LANES", "Broken", "Case", "Result", "as_dict", "chosen", "run", "where"]
+__all__ = ["CASES", "LANES", "Broken", "Case", "Result", "Service", "as_dict", "chosen", "run", "run_on", "where"]

@@ -177,11 +177,14 @@ async def few_items(stage: Stage) -> None:
 
     former = stage.link
     stage.tap.on_response.append(allow_few)
+    stage.tap.refuses = True
     former.cut()
+    # So that they are assigned together.
+    jobs = [await stage.job("hold", {"seconds": 0.3}) for _ in range(20)]
+    stage.tap.refuses = False
     link = await stage.next_link(former)
-    jobs = [await stage.job("echo", number) for number in range(30)]
-    for number, job in enumerate(jobs):
-        stage.same("echo returns its input", number, await stage.result(job))
+    for job in jobs:
+        stage.same("hold returns", "held", await stage.result(job))
     stage.tap.calm()
     link.cut()
     await stage.next_link(link)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,12 +19,11 @@ from stepwell.conformance import activity_cases, delivery_cases, run_cases, sess
 from stepwell.conformance.cases import CASES, Broken, Case, Kind
 from stepwell.conformance.messages import Said
 from stepwell.conformance.service import Service
-from stepwell.conformance.stage import Stage
+from stepwell.conformance.stage import PATIENCE_SECONDS, Setting, Stage
 
 # Importing them declares the cases.
 MODULES = (activity_cases, delivery_cases, session_cases, run_cases)
 
-NAMESPACE = "conformance"
 LANES = 4
 _LAST_MESSAGES = 20
 
@@ -54,35 +54,47 @@ async def run(
     command: Sequence[str], cases: Sequence[Case], told: Callable[[Result], None], lanes: int = LANES
 ) -> list[Result]:
     """Starts a service and runs the cases; `told` hears of each as it ends. Gives them in the order of `cases`."""
+    async with Service() as service:
+        return await run_on(service, command, cases, told, lanes)
+
+
+async def run_on(
+    service: Service,
+    command: Sequence[str],
+    cases: Sequence[Case],
+    told: Callable[[Result], None],
+    lanes: int = LANES,
+    *,
+    patience: float = PATIENCE_SECONDS,
+) -> list[Result]:
+    """Runs the cases on a service that stands, in a namespace of its own. What should come soon has `patience` s."""
+    namespace = f"conformance-{secrets.token_hex(4)}"
+    folder = service.folder / namespace
+    folder.mkdir()
     # What takes longest begins first.
     waiting = collections.deque(sorted(cases, key=lambda each: (-each.is_long, -each.is_alone)))
     results: dict[str, Result] = {}
-
-    async with Service() as service:
-        client = await Client.connect(service.addresses[0], namespace=NAMESPACE)
-        async with client:
-            await client.create_namespace(NAMESPACE)
-            work = [
-                asyncio.create_task(_Lane(number, command, client, service).work(waiting, results, told))
-                for number in range(max(1, min(lanes, len(cases))))
-            ]
-            try:
-                await asyncio.gather(*work)
-            finally:
-                for each in work:
-                    each.cancel()
-                await asyncio.gather(*work, return_exceptions=True)
+    client = await Client.connect(service.addresses[0], namespace=namespace)
+    async with client:
+        await client.create_namespace(namespace)
+        numbers = range(max(1, min(lanes, len(cases))))
+        all_lanes = [_Lane(number, Setting(command, client, service.addresses, folder, patience)) for number in numbers]
+        work = [asyncio.create_task(lane.work(waiting, results, told)) for lane in all_lanes]
+        try:
+            await asyncio.gather(*work)
+        finally:
+            for each in work:
+                each.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
     return [results[each.name] for each in cases]
 
 
 class _Lane:
     """Runs one case after the other."""
 
-    def __init__(self, number: int, command: Sequence[str], client: Client, service: Service) -> None:
+    def __init__(self, number: int, setting: Setting) -> None:
         self._number = number
-        self._command = command
-        self._client = client
-        self._service = service
+        self._setting = setting
         self._shared: Stage | None = None
         self._stages = 0
 
@@ -114,7 +126,7 @@ class _Lane:
         self._stages += 1
         name = f"lane-{self._number}-{self._stages}" if case is None else case.name
         settings = {} if case is None else case.settings
-        return Stage(self._command, self._client, self._service.addresses, self._service.folder, name, settings)
+        return Stage(self._setting, name, settings)
 
     async def _part(self) -> None:
         stage, self._shared = self._shared, None
@@ -124,12 +136,13 @@ class _Lane:
 
 async def _carried_out(case: Case, stage: Stage) -> Result:
     began = time.monotonic()
-    stage.tap.begin()
     broken: Broken | None = None
     try:
+        if not stage.is_started:
+            await stage.start()
+            began = time.monotonic()
+        stage.tap.begin()
         async with asyncio.timeout(case.seconds):
-            if not stage.is_started:
-                await stage.start()
             await case.run(stage)
             await stage.over()
     except Broken as error:

@@ -163,7 +163,10 @@ async def queries(stage: Stage) -> None:
     """A query is answered from memory, as is, with a failure, one that the code does not have."""
     run = await stage.run("asked")
     await stage.resident(run)
-    answer = await run.query("state")
+    try:
+        answer = await run.query("state", wait=stage.patience / 2)
+    except ServiceError as error:
+        stage.fail("an answer", f"{type(error).__name__}: {error}")
     stage.same("the answer", {"waiting": True}, answer.value)
     stage.same("it is live", True, answer.is_live)  # noqa: FBT003 - the value that is seen
     try:

@@ -14,9 +14,9 @@ from stepwell._servers import free_port, make_folder, server_program
 from stepwell.client import Client
 from stepwell.errors import StepwellError
 
-SESSION_SECONDS = 6.0
+SESSION_SECONDS = 8.0
 HEARTBEAT_SECONDS = 1.0
-ACK_SECONDS = 2.0
+ACK_SECONDS = 3.0
 _TERMS = {
     "SESSION_SECONDS": str(SESSION_SECONDS),
     "HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self, Unpack
+from typing import Any, NamedTuple, NoReturn, Self, Unpack
 
 from stepwell.client import Client
 from stepwell.conformance.account import Grant, Limits
@@ -32,27 +32,33 @@ _SETTLING_SECONDS = 5.0
 _DEFAULTS = {"STEPWELL_MAX_ACTIVITIES": "10", "STEPWELL_MAX_RUNS": "10", "STEPWELL_MAX_RESIDENT": "10"}
 
 
-class Stage:
-    """See the module. Entering opens the tap; `start` starts the worker."""
+class Setting(NamedTuple):
+    """What the cases of one command have in common; `patience` is in seconds."""
 
-    def __init__(  # noqa: PLR0917 - made in one place
-        self,
-        command: Sequence[str],
-        client: Client,
-        replicas: Sequence[str],
-        folder: Path,
-        queue: str,
-        settings: dict[str, str],
-    ) -> None:
+    command: Sequence[str]
+    client: Client
+    replicas: Sequence[str]
+    folder: Path
+    patience: float
+
+
+class Stage:
+    """See the module. Entering opens the tap; `start` starts the worker.
+
+    What should come soon has `patience` seconds to come, unless a case says otherwise.
+    """
+
+    def __init__(self, setting: Setting, queue: str, settings: dict[str, str]) -> None:
         """Prepares it, with a queue of its own. `settings` are the worker's variables, where they are not the usual."""
-        self.client = client
+        self.client = setting.client
         self.queue = queue
-        self._command = command
-        self._folder = folder
+        self.patience = setting.patience
+        self._command = setting.command
+        self._folder = folder = setting.folder
         self._ledger = folder / f"{queue}.ledger"
         self._settings = _DEFAULTS | settings
         limits = [int(self._settings[f"STEPWELL_MAX_{name}"]) for name in ("ACTIVITIES", "RUNS", "RESIDENT")]
-        self.tap = Tap(replicas, Limits(*limits))
+        self.tap = Tap(setting.replicas, Limits(*limits))
         self.program: Program
         self._programs: list[Program] = []
         self._begun: list[JobHandle[Any] | RunHandle[Any]] = []
@@ -122,15 +128,15 @@ class Stage:
         self._begun.append(handle)
         return handle
 
-    async def result(self, handle: JobHandle[Any] | RunHandle[Any], seconds: float = PATIENCE_SECONDS) -> Any:  # noqa: ANN401
+    async def result(self, handle: JobHandle[Any] | RunHandle[Any], seconds: float = 0.0) -> Any:  # noqa: ANN401
         """Gives what it returned. Broken if it ends otherwise, or not in time."""
-        end, value = await self._end(handle, seconds)
+        end, value = await self._end(handle, seconds or self.patience)
         self.true(end == "COMPLETED", f"{_name(handle)} completes", f"{end}: {value}")
         return value
 
     async def failure(self, handle: JobHandle[Any] | RunHandle[Any], end: str) -> Failure:
         """Gives why it failed. Broken unless it ends in that state, and in time."""
-        seen, failure = await self._end(handle, PATIENCE_SECONDS)
+        seen, failure = await self._end(handle, self.patience)
         self.same(f"{_name(handle)} ends", end, seen)
         return failure if isinstance(failure, Failure) else Failure()
 
@@ -231,7 +237,7 @@ class Stage:
             self.fail("the worker has a stream", "it has none", "sessions")
         return link
 
-    async def next_link(self, former: Link, seconds: float = PATIENCE_SECONDS) -> Link:
+    async def next_link(self, former: Link, seconds: float = 0.0) -> Link:
         """Waits for a stream of the same session, after one that is over or is to be left."""
 
         def found() -> Link | None:
@@ -283,9 +289,10 @@ class Stage:
         look: Callable[[], Any],
         expected: str,
         section: str = "",
-        seconds: float = PATIENCE_SECONDS,
+        seconds: float = 0.0,
     ) -> Any:  # noqa: ANN401 - what `look` gives
         """Waits until `look()`, which may be async, gives something, and gives that. Broken if it never does."""
+        seconds = seconds or self.patience
         deadline = time.monotonic() + seconds
         while True:
             found = look()
