@@ -46,7 +46,7 @@ async def test_python_passes(service: Service) -> None:
 @pytest.mark.parametrize("name", [name for name in tool.LANGUAGES if name != "python"])
 async def test_others_pass(name: str, service: Service) -> None:
     if missing := tool.lacking(name):
-        told = f"{missing} is not here to run the conformance worker of {name}"
+        told = f"{missing} is not here: {name} has no conformance worker to run"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(told)
     with tool.alone(name):
         await asyncio.to_thread(tool.build, name)
