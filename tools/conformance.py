@@ -31,9 +31,10 @@ _TABLE = re.compile(re.escape(BEGIN) + r"\n(.*)" + re.escape(END), re.DOTALL)
 
 
 class Language(NamedTuple):
-    """A client's worker: the tools that it takes, what builds it in its folder, the command, and what it is held to."""
+    """A worker: its source in the client, the tools it takes, its builds, its command, and what it is held to."""
 
     title: str
+    source: str
     tools: tuple[str, ...]
     builds: tuple[tuple[str, ...], ...]
     command: tuple[str, ...]
@@ -41,16 +42,26 @@ class Language(NamedTuple):
 
 
 LANGUAGES = {
-    "python": Language("Python", (), (), (sys.executable, str(CLIENTS / "python/conformance/worker.py"))),
-    "go": Language("Go", ("go",), (("go", "build", "-o", str(BUILT / "go"), "./conformance"),), (str(BUILT / "go"),)),
+    "python": Language(
+        "Python", "conformance/worker.py", (), (), (sys.executable, str(CLIENTS / "python/conformance/worker.py"))
+    ),
+    "go": Language(
+        "Go",
+        "conformance/main.go",
+        ("go",),
+        (("go", "build", "-o", str(BUILT / "go"), "./conformance"),),
+        (str(BUILT / "go"),),
+    ),
     "typescript": Language(
         "TypeScript",
+        "conformance/worker.ts",
         ("node", "npm"),
         (("npm", "ci", "--no-audit", "--no-fund"), ("npm", "run", "build")),
         ("node", str(CLIENTS / "typescript/dist/conformance/worker.js")),
     ),
     "java": Language(
         "Java",
+        "src/conformance/java",
         ("java", "mvn"),
         (("mvn", "--quiet", "--batch-mode", "process-test-classes"),),
         ("java", "-jar", str(CLIENTS / "java/target/conformance.jar")),
@@ -58,6 +69,7 @@ LANGUAGES = {
     ),
     "rust": Language(
         "Rust",
+        "src/bin/conformance.rs",
         ("cargo",),
         (("cargo", "build", "--locked", "--bin", "conformance", "--target-dir", str(ROOT / ".cache/rust")),),
         (str(ROOT / ".cache/rust/debug/conformance"),),
@@ -78,9 +90,10 @@ def alone(folder: str) -> Iterator[None]:
 
 def lacking(name: str) -> str:
     """What there should be to run a language's worker, and is not; empty if all is."""
-    if not (CLIENTS / name).is_dir():
-        return f"clients/{name}"
-    return next((tool for tool in LANGUAGES[name].tools if shutil.which(tool) is None), "")
+    language = LANGUAGES[name]
+    if not (CLIENTS / name / language.source).exists():
+        return f"clients/{name}/{language.source}"
+    return next((tool for tool in language.tools if shutil.which(tool) is None), "")
 
 
 def build(name: str) -> None:

@@ -99,7 +99,7 @@ def test_each_case_says_what_it_does_and_where_that_is_asked_for() -> None:
 def test_the_page_tells_of_the_kit_s_cases() -> None:
     page = tool.PAGE.read_text()
     assert tool.untrue(page) == []
-    assert tool.untrue(page.replace("| passed |", "| perhaps |"))
+    assert tool.untrue(page.replace("| passed |", "| perhaps |", 1))
     assert tool.untrue(page.replace("[pings]", "[pongs]"))
 
 
