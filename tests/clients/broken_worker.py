@@ -111,6 +111,17 @@ def begins_a_grant_twice() -> None:
     Activities.assign = again  # type: ignore[method-assign]
 
 
+@fault("duplicate-assign-of-a-run")
+def begins_a_run_twice() -> None:
+    assign = Runs.assign
+
+    def again(self: Runs, task: Any) -> None:
+        self.seats.pop(task.ref.task_id, None)
+        assign(self, task)
+
+    Runs.assign = again  # type: ignore[method-assign]
+
+
 @fault("lost-report")
 def forgets_reports() -> None:
     resume = Outbox.resume

@@ -190,6 +190,25 @@ async def few_items(stage: Stage) -> None:
     await stage.next_link(link)
 
 
+@case("workflows", "words")
+async def duplicate_assign_of_a_run(stage: Stage) -> None:
+    """An assign of a run that comes twice is one grant: the code goes on where it waits, and nothing is said of it."""
+    given: list[Task] = []
+
+    def keep(_: Link, message: ConnectResponse) -> None:
+        given.extend(message.assigns)
+
+    stage.tap.on_response.append(keep)
+    run = await stage.run("ordered")
+    grant = await stage.resident(run)
+    sent = len(stage.reports(grant.task.ref))
+    await stage.link.tell(ConnectResponse(assigns=given))
+    await asyncio.sleep(0.5)
+    stage.same("reports after it", 0, len(stage.reports(grant.task.ref)) - sent)
+    await run.signal("go")
+    stage.same("ordered returns", "ordered", await stage.result(run))
+
+
 @case("workflows", "runs")
 async def stale_advance(stage: Stage) -> None:
     """News of a run under an older token, or a word that revokes such a one, does not reach its code."""
