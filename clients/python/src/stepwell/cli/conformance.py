@@ -58,13 +58,19 @@ def check(  # noqa: PLR0917 - the options of one command
         return
     if not command:
         fail("there is no worker to run", "give its command behind two dashes: stepwell conformance -- ./worker")
-    # gRPC tells of each connection that the worker ends, as it often does here.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    _without_logs_of_grpc()
     results = asyncio.run(_run(command, cases, lanes, output))
     if output is Output.JSON:
         told = {"command": command, "cases": [conformance.as_dict(each) for each in results]}
         print(json.dumps(told, indent=2, ensure_ascii=False))
     sys.exit(0 if all(each.has_passed for each in results) else 1)
+
+
+def _without_logs_of_grpc() -> None:
+    """It tells of connections that workers end, as they often do here, and reads when it is loaded what to tell."""
+    if "GRPC_VERBOSITY" not in os.environ:
+        sys.stdout.flush()
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"GRPC_VERBOSITY": "NONE"})  # noqa: S606 - itself
 
 
 def _chosen(only: Only | None, names: Sequence[str], *, is_quick: bool) -> list[Case]:

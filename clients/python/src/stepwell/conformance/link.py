@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # While a silent stream stands, the tap lets the service know so often that its worker lives.
 _SIGN_SECONDS = 0.5
+_HALF_SAID_SECONDS = 1.0
 _DETAILS = "grpc-status-details-bin"
 
 
@@ -104,6 +105,10 @@ class Link:
 
     async def _end_as_told(self) -> None:
         code, reason = self._status
+        # What is half said is said first: whoever is cut off is to hear of it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HALF_SAID_SECONDS), self._telling:
+                pass
         self._end(f"cut: {code.name} {reason}".rstrip(), "")
         if code is grpc.StatusCode.OK:
             return
