@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 _FILE_WIDTH = 200
+_INTERRUPTED = 130
 
 
 class Only(StrEnum):
@@ -95,13 +97,26 @@ def _list(cases: Sequence[Case], output: Output) -> None:
 
 async def _run(command: Sequence[str], cases: Sequence[Case], lanes: int, output: Output) -> list[Result]:
     told = _Told(cases, is_silent=output is Output.JSON)
+    _leave_in_order()
     try:
         with told.status:
             return await conformance.run(command, cases, told.add, lanes)
     except RuntimeError as error:
         fail(str(error))
+    except asyncio.CancelledError:
+        sys.exit(_INTERRUPTED)
     finally:
         told.close()
+
+
+def _leave_in_order() -> None:
+    """Interrupted, the command ends the processes that it has started. Others have none, and leave at once."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if sys.platform == "win32" or task is None:
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 class _Told:

@@ -79,7 +79,7 @@ async def signs_of_life(stage: Stage) -> None:
         widest = max(widest, now - last)
         await asyncio.sleep(0.02)
     expected = f"a message every {HEARTBEAT_SECONDS:.0f} s"
-    stage.true(widest < 2 * HEARTBEAT_SECONDS, expected, f"a silence of {widest:.1f} s")
+    stage.true(widest < 3 * HEARTBEAT_SECONDS, expected, f"a silence of {widest:.1f} s")
 
 
 @case("activities", "activities")
@@ -205,7 +205,7 @@ async def lost_by_heartbeat(stage: Stage) -> None:
     await stage.until(lambda: stage.reports(grant.task.ref), "a report, so that its place is given back", seconds=10)
 
 
-@case("activities", "dropped")
+@case("activities", "activities")
 async def unknown_type(stage: Stage) -> None:
     """A task of a type that the worker does not have is given back or fails, and the worker goes on."""
     tampered: list[object] = []

@@ -26,6 +26,7 @@ class Program:
         """Keeps a process that was started; its standard error goes to `log`."""
         self.process = process
         self.log = log
+        self._reading: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(cls, command: Sequence[str], variables: dict[str, str], log: Path) -> Program:
@@ -59,6 +60,7 @@ class Program:
             async with asyncio.timeout(_READY_SECONDS):
                 while line := await output.readline():
                     if line.strip() == b"ready":
+                        self._reading = asyncio.create_task(_pass_over(output))
                         return
         except TimeoutError:
             raise Broken(expected, f"nothing of the kind in {_READY_SECONDS:.0f} s: {self.last_words()}", "") from None
@@ -90,3 +92,9 @@ class Program:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
             await self.process.wait()
+
+
+async def _pass_over(output: asyncio.StreamReader) -> None:
+    """What it prints besides must not fill the pipe."""
+    while await output.read(65_536):
+        pass
