@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -82,6 +83,26 @@ async def test_each_broken_worker_is_caught(service: Service) -> None:
 
     found = await asyncio.gather(*(caught(fault, case) for fault, (case, _) in FAULTS.items()))
     assert [fault for fault, was_caught in zip(FAULTS, found, strict=True) if not was_caught] == []
+
+
+async def test_the_command_tells_programs_and_refuses_what_is_none() -> None:
+    code, said, _ = await _command("--only", "activities", "--output", "json", "--list")
+    told = json.loads(said)
+    assert code == 0
+    assert {each["kind"] for each in told} == {"activities"}
+    assert told[0]["protocol"] == "docs/protocol.md#activities"
+    for arguments in (("--case", "no-such-case"), ("--case", "queries", "--only", "activities"), ()):
+        code, _, said = await _command(*arguments)
+        assert code == 1
+        assert said.startswith("error: ")
+
+
+async def _command(*arguments: str) -> tuple[int | None, str, str]:
+    pipe = asyncio.subprocess.PIPE
+    program = Path(sys.executable).with_name("stepwell")
+    process = await asyncio.create_subprocess_exec(program, "conformance", *arguments, stdout=pipe, stderr=pipe)
+    said, wrong = await process.communicate()
+    return process.returncode, said.decode(), wrong.decode()
 
 
 def test_each_case_says_what_it_does_and_where_that_is_asked_for() -> None:

@@ -79,7 +79,10 @@ def _chosen(only: Only | None, names: Sequence[str], *, is_quick: bool) -> list[
     unknown = [name for name in names if name not in conformance.CASES]
     if unknown:
         fail(f"there is no case {unknown[0]}", "see `stepwell conformance --list`")
-    return conformance.chosen(only.value if only else None, names, is_quick=is_quick)
+    cases = conformance.chosen(only.value if only else None, names, is_quick=is_quick)
+    if not cases:
+        fail("no case is left", "leave out --only or --quick, or name other cases")
+    return cases
 
 
 def _list(cases: Sequence[Case], output: Output) -> None:
