@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from stepwell.client import Client
-from stepwell.conformance import activity_cases, delivery_cases, run_cases, session_cases
+from stepwell.conformance import activity_cases, delivery_cases, run_cases, run_delivery_cases, session_cases
 from stepwell.conformance.cases import CASES, Broken, Case, Kind
 from stepwell.conformance.messages import Said
 from stepwell.conformance.service import Service
 from stepwell.conformance.stage import PATIENCE_SECONDS, Setting, Stage
 
 # Importing them declares the cases.
-MODULES = (activity_cases, delivery_cases, session_cases, run_cases)
+MODULES = (activity_cases, delivery_cases, session_cases, run_cases, run_delivery_cases)
 
 LANES = 4
 _LAST_MESSAGES = 20
