@@ -15,9 +15,6 @@ _READY_SECONDS = 60.0
 _LEAVING_SECONDS = 20.0
 _LAST_LINES = 12
 
-# Programs of some languages take all of a core until they run: more at a time would only be slower.
-_starting = asyncio.Semaphore(2)
-
 
 class Program:
     """A process of the worker under test."""
@@ -31,11 +28,6 @@ class Program:
     @classmethod
     async def start(cls, command: Sequence[str], variables: dict[str, str], log: Path) -> Program:
         """Starts the command, and waits until it has printed `ready`. Raises `Broken`."""
-        async with _starting:
-            return await cls._start(command, variables, log)
-
-    @classmethod
-    async def _start(cls, command: Sequence[str], variables: dict[str, str], log: Path) -> Program:
         with log.open("ab") as errors:
             try:
                 process = await asyncio.create_subprocess_exec(

@@ -33,13 +33,14 @@ _DEFAULTS = {"STEPWELL_MAX_ACTIVITIES": "10", "STEPWELL_MAX_RUNS": "10", "STEPWE
 
 
 class Setting(NamedTuple):
-    """What the cases of one command have in common; `patience` is in seconds."""
+    """What the cases of one command have in common; `patience` is in seconds, `starting` is held by who starts it."""
 
     command: Sequence[str]
     client: Client
     replicas: Sequence[str]
     folder: Path
     patience: float
+    starting: asyncio.Semaphore
 
 
 class Stage:
@@ -54,6 +55,7 @@ class Stage:
         self.queue = queue
         self.patience = setting.patience
         self._command = setting.command
+        self._starting = setting.starting
         self._folder = folder = setting.folder
         self._ledger = folder / f"{queue}.ledger"
         self._settings = _DEFAULTS | settings
@@ -90,7 +92,8 @@ class Stage:
             "STEPWELL_LEDGER": str(self._ledger),
         }
         log = self._folder / f"{self.queue}-{len(self._programs)}.log"
-        self.program = await Program.start(self._command, told, log)
+        async with self._starting:
+            self.program = await Program.start(self._command, told, log)
         self._programs.append(self.program)
         return self.program
 
