@@ -33,7 +33,7 @@ NODE_MODULES := clients/typescript/node_modules/.ready
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 # Sources that exist: a folder may be yet to come.
-TYPED := service clients/python/src $(wildcard tests bench)
+TYPED := service clients/python/src clients/python/conformance $(wildcard tests bench)
 
 export BUF GRPCURL PROTOC_GEN_GO PROTOC_GEN_GO_GRPC
 
@@ -115,6 +115,7 @@ verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol brea
 	$(PY) tools/reference.py --check
 	$(PY) tools/dashboards.py --check
 	$(PY) tools/chart.py --check
+	$(PY) tools/conformance.py --check
 	$(PY) tools/buf.py breaking
 
 .PHONY: test
@@ -125,6 +126,10 @@ test: setup ends ## Everything but what takes long: check, verify, tests
 .PHONY: test-long
 test-long: setup ## The tests that take long
 	$(VENV)/bin/pytest -m long $(PYTEST_ARGS)
+
+.PHONY: conformance
+conformance: setup ## Hold each client's worker against the worker protocol, and write the table (LANGUAGES="go java": only these)
+	$(PY) tools/conformance.py $(LANGUAGES)
 
 .PHONY: mutants
 mutants: setup ## Take each guard out and see that some test notices
