@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from tests.sdk.activity_examples import dies_once, until_cancelled, where
 from tests.sdk.fake_service import FakeService
+from tests.sdk.live import live
 
 from stepwell import ActivityFailed, ApplicationError, Client, Context, RetryPolicy, RunFailed, activity, workflow
 from stepwell.v1 import workers_pb2
@@ -154,3 +155,65 @@ async def _cancel(service: FakeService) -> None:
     task = await _held(service)
     cancel = workers_pb2.CancelTask(ref=task.ref, reason="enough")
     task.holder.out.put_nowait(ConnectResponse(cancels=[cancel]))
+
+
+# --- too large to be told -------------------------------------------------------------------------------------------
+
+LARGE = "x" * 5_000_000
+
+
+@workflow
+async def tries(ctx: Context, name: str) -> Any:
+    try:
+        return await ctx.activity(name, retry=RetryPolicy(maximum_attempts=1))
+    except ActivityFailed as error:
+        return [error.type, error.message]
+
+
+@activity
+async def returns_much() -> str:
+    return LARGE
+
+
+@activity
+async def says_much() -> None:
+    raise ApplicationError("no", type="Odd", details=LARGE)
+
+
+@activity
+async def beats_much() -> str:
+    activity.heartbeat(LARGE[:3_000_000])
+    return "beaten"
+
+
+@activity
+async def modest() -> str:
+    return "modest"
+
+
+@workflow
+async def steps_much(ctx: Context) -> None:
+    await ctx.step("much", lambda: LARGE)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("returns_much", "InvalidField"), ("says_much", "Odd")])
+async def test_what_no_message_holds_is_a_failure(database_url: str, name: str, expected: str) -> None:
+    """A larger message would end its stream, and each that follows; the others' work goes on."""
+    async with (
+        live(database_url) as here,
+        here.working(workflows=[tries], activities=[returns_much, says_much, modest]),
+    ):
+        assert (await (await here.client.start_run(tries, name)).result())[0] == expected
+        assert await (await here.client.start_run(tries, "modest")).result() == "modest"
+
+
+async def test_a_step_that_no_message_holds_fails_its_run(database_url: str) -> None:
+    async with live(database_url) as here, here.working(workflows=[steps_much, tries], activities=[modest]):
+        with pytest.raises(RunFailed, match="may have"):
+            await (await here.client.start_run(steps_much)).result()
+        assert await (await here.client.start_run(tries, "modest")).result() == "modest"
+
+
+async def test_details_that_are_too_large_are_left_out(database_url: str) -> None:
+    async with live(database_url) as here, here.working(workflows=[tries], activities=[beats_much]):
+        assert await (await here.client.start_run(tries, "beats_much")).result() == "beaten"

@@ -30,6 +30,9 @@ log = logging.getLogger("stepwell.worker")
 # Between two heartbeats of one activity, in seconds; what is told meanwhile is merged.
 BEAT_INTERVAL = 1.0
 _BEATS_PER_TIMEOUT = 3
+# Refusals of what an attempt came to, which another attempt would come to as well.
+_OWN_FAULT = (errors.InvalidArgument, errors.ResourceExhausted)
+_MOST_WORDS = 1_000
 
 
 class Running:
@@ -47,6 +50,7 @@ class Running:
         "has_begun",
         "is_cancelled",
         "is_gone",
+        "is_refused",
         "outcome",
         "owner",
         "ref",
@@ -60,7 +64,7 @@ class Running:
         self.given = given
         self.ref = given.ref
         self.task: asyncio.Task[None] | None = None
-        self.has_begun = self.is_cancelled = self.is_gone = False
+        self.has_begun = self.is_cancelled = self.is_gone = self.is_refused = False
         self.traceparent = ""
         self.outcome: dict[str, Any] = {}
         self._info: ActivityInfo | None = None
@@ -280,10 +284,9 @@ class Activities:
                 delay = error.retry_seconds or errors.RETRY_SECONDS
                 self.loop.call_later(random.uniform(0, 2 * delay), self._report, running, running.outcome)
                 return
-            if isinstance(error, errors.InvalidArgument) and "fail" not in running.outcome:
-                # What it came to cannot be recorded, and would not be at another attempt.
-                failure = types_pb2.Failure(message=str(error), type=type(error).__name__, non_retryable=True)
-                self._report(running, {"fail": workers_pb2.FailActivity(failure=failure)})
+            if isinstance(error, _OWN_FAULT) and not running.is_refused:
+                running.is_refused = True
+                self._report(running, {"fail": workers_pb2.FailActivity(failure=_recordable(running.outcome, error))})
                 return
         self._remove(running)
 
@@ -313,3 +316,13 @@ class Activities:
                 running.is_gone = running.is_cancelled = True
                 self._interrupt(running)
                 self.outbox.report(running, running.ref, {"release": workers_pb2.ReleaseTask(reason=reason)})
+
+
+def _recordable(outcome: dict[str, Any], error: errors.ServiceError) -> types_pb2.Failure:
+    """What can be recorded of an outcome that was refused: of a failure, its kind and the beginning of its words."""
+    if "fail" not in outcome:
+        return types_pb2.Failure(message=str(error), type=type(error).__name__, non_retryable=True)
+    told: types_pb2.Failure = outcome["fail"].failure
+    return types_pb2.Failure(
+        message=told.message[:_MOST_WORDS], type=told.type[:_MOST_WORDS], non_retryable=told.non_retryable
+    )

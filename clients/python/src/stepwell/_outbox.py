@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import logging
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from stepwell.v1.workers_pb2 import ConnectRequest, QueryAnswer, Report, TaskHeartbeat
+from google.rpc import error_details_pb2, status_pb2
+
+from stepwell.v1.types_pb2 import Failure
+from stepwell.v1.workers_pb2 import ConnectRequest, QueryAnswer, Report, ReportResult, TaskHeartbeat
 
 if TYPE_CHECKING:
     from stepwell.v1.types_pb2 import Payload
-    from stepwell.v1.workers_pb2 import ReportResult, TaskRef
+    from stepwell.v1.workers_pb2 import TaskRef
 
 T = TypeVar("T")
 
 MAX_BYTES = 1_000_000
+# The service ends a stream over a larger message, which would be sent again on each that follows.
+_MOST_BYTES = 4 * 1024 * 1024 - 64 * 1024
+# The most that a payload may have where nobody has set another limit.
+_MOST_DETAILS = 2 * 1024 * 1024
+_INVALID_ARGUMENT = 3
+log = logging.getLogger("stepwell.worker")
 # A quick task reports within so many turns of the loop, and needs no acknowledgement of its own.
 _TURNS = 4
 
@@ -53,9 +63,13 @@ class Outbox:
         self._acks[ref.task_id] = ref
 
     def report(self, reporter: Reporter, ref: TaskRef, outcome: dict[str, Any]) -> None:
-        """Sends a report; `reporter` hears the answer."""
+        """Sends a report; `reporter` hears the answer. One that no message may hold is refused as the service would."""
         self._correlation += 1
         report = Report(correlation=self._correlation, ref=ref, **outcome)
+        size = report.ByteSize()
+        if size > _MOST_BYTES:
+            asyncio.get_running_loop().call_soon(reporter.report_answered, _too_large(report, size))
+            return
         self._unanswered[self._correlation] = (report, reporter)
         self._reports.append(report)
         self._acks.pop(ref.task_id, None)
@@ -68,11 +82,19 @@ class Outbox:
 
     def heartbeat(self, ref: TaskRef, details: Payload | None, traceparent: str) -> None:
         """Sends a sign of life of an activity; only the last of one activity goes into a bundle."""
+        if details is not None and details.ByteSize() > _MOST_DETAILS:
+            log.warning(
+                "heartbeat details of %s bytes are left out: they may have %s", details.ByteSize(), _MOST_DETAILS
+            )
+            details = None
         self._heartbeats[ref.task_id] = TaskHeartbeat(ref=ref, details=details, traceparent=traceparent)
         self._filled.set()
 
     def answer_query(self, answer: QueryAnswer) -> None:
         """Sends the answer to a query. One that is lost with its stream is asked for again."""
+        if answer.ByteSize() > _MOST_BYTES:
+            failure = Failure(type="InvalidArgument", message=_too_many(answer.ByteSize()))
+            answer = QueryAnswer(correlation=answer.correlation, ref=answer.ref, failure=failure)
         self._answers.append(answer)
         self._filled.set()
 
@@ -128,14 +150,17 @@ class Outbox:
     def take(self) -> ConnectRequest:
         """Takes the next bundle. Heartbeats go first, so that none is later than its task's end."""
         left = self.max_items
-        heartbeats = _take(self._heartbeats, left)
-        left -= len(heartbeats)
-        reports: list[Report] = []
+        heartbeats: list[TaskHeartbeat] = []
         size = 0
+        while self._heartbeats and left and size <= MAX_BYTES:
+            heartbeats += _take(self._heartbeats, 1)
+            size += heartbeats[-1].ByteSize()
+            left -= 1
+        reports: list[Report] = []
         queue = self._reports
         while queue and left:
             size += queue[0].ByteSize()
-            if reports and size > MAX_BYTES:
+            if (reports or heartbeats) and size > MAX_BYTES:
                 break
             reports.append(queue.popleft())
             left -= 1
@@ -146,7 +171,7 @@ class Outbox:
         answered = 0
         while self._answers and answered < self.max_items:
             size += self._answers[0].ByteSize()
-            if (reports or answered) and size > MAX_BYTES:
+            if (reports or heartbeats or answered) and size > MAX_BYTES:
                 break
             message.answers.append(self._answers.popleft())
             answered += 1
@@ -155,6 +180,17 @@ class Outbox:
         if not (queue or self._heartbeats or self._acks or self._answers):
             self._filled.clear()
         return message
+
+
+def _too_many(size: int) -> str:
+    return f"It has {size} bytes, and may have {_MOST_BYTES}: let it name what is large instead of holding it."
+
+
+def _too_large(report: Report, size: int) -> ReportResult:
+    result = ReportResult(correlation=report.correlation, status=ReportResult.STATUS_REFUSED)
+    result.error.CopyFrom(status_pb2.Status(code=_INVALID_ARGUMENT, message=_too_many(size)))
+    result.error.details.add().Pack(error_details_pb2.ErrorInfo(reason="INVALID_FIELD", domain="stepwell.dev"))
+    return result
 
 
 def _take(items: dict[str, T], count: int) -> list[T]:
