@@ -112,14 +112,6 @@ test("what a job comes to and can't be told is its failure, and the worker stand
   assert.equal(await (await c.startJob("echo", 5, { taskQueue: queue(t) })).result(), 5);
 });
 
-test("large inputs come together", async (t) => {
-  const c = client(t);
-  const input = "x".repeat(1_900_000);
-  const jobs = await Promise.all([1, 2, 3, 4].map(() => c.startJob("measures", input, { taskQueue: queue(t) })));
-  await work(t, c, { activities: { measures: (text: string) => text.length } });
-  assert.deepEqual(await Promise.all(jobs.map((job) => job.result())), Array(4).fill(input.length));
-});
-
 test("a job's name, delay and retry", async (t) => {
   const c = client(t);
   let calls = 0;

@@ -118,10 +118,15 @@ test("what a run comes to and can't be told is its failure, and the worker stand
 test("a run of ten thousand steps is read page by page", async (t) => {
   const c = client(t);
   const text = "x".repeat(300);
+  let made = 0;
+  const make = () => {
+    made++;
+    return text;
+  };
   const long = async (ctx: WorkflowContext) => {
     let sum = 0;
-    for (let place = 0; place < 5000; place++) sum += ctx.sideEffect("place", () => text).length;
-    await ctx.map(Array.from({ length: 5000 }), async (ctx) => ctx.sideEffect("place", () => text));
+    for (let place = 0; place < 5000; place++) sum += ctx.sideEffect("place", make).length;
+    await ctx.map(Array.from({ length: 5000 }), async (ctx) => ctx.sideEffect("place", make));
     return sum + (await ctx.waitSignal<number>("go"));
   };
   const stop = await work(t, c, { workflows: { long } });
@@ -131,6 +136,27 @@ test("a run of ten thousand steps is read page by page", async (t) => {
   await work(t, c, { workflows: { long } });
   await run.signal("go", 1);
   assert.equal(await run.result(), 5000 * 300 + 1);
+  assert.equal(made, 10_000);
+});
+
+test("large inputs and results are taken in, also in a replay", async (t) => {
+  const c = client(t);
+  const input = "x".repeat(2_097_100);
+  let turns = 0;
+  const large = async (ctx: WorkflowContext, text: string) => {
+    const copies = await ctx.map([1, 2, 3], (ctx) => ctx.activity<string>("copies", text));
+    turns++;
+    await ctx.waitSignal("go");
+    return copies.map((copy) => copy.length);
+  };
+  const stop = await work(t, c, { workflows: { large }, activities: { copies: (text: string) => text } });
+  const run = await c.startRun("large", input, { taskQueue: queue(t) });
+  await soon("all copies are there", () => turns === 1);
+  await waits(run);
+  await stop();
+  await work(t, c, { workflows: { large } });
+  await run.signal("go");
+  assert.deepEqual(await run.result(), Array(3).fill(input.length));
 });
 
 test("a wait is bounded", async (t) => {
