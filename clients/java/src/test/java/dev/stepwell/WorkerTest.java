@@ -14,8 +14,8 @@ import dev.stepwell.v1.StartJobRequest;
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;
-import java.util.concurrent.CompletionException;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -323,7 +323,7 @@ class WorkerTest {
 
     /** A worker that leaves takes no more tasks, though it has room, and ends what it has. */
     @Test
-    void drainFinishesWhatIsAtWork() throws InterruptedException {
+    void drainFinishesWhatIsAtWork() throws Exception {
         Semaphore begun = new Semaphore(0);
         List<CountDownLatch> goOn = List.of(new CountDownLatch(1), new CountDownLatch(1), new CountDownLatch(1));
         Worker leaving = worker().maxActivities(2)
@@ -346,7 +346,7 @@ class WorkerTest {
             assertEquals("next", client.jobResult(later, String.class));
         }
         goOn.get(1).countDown();
-        leaving.ended().join();
+        leaving.ended().get();
         assertEquals("leaving", client.jobResult(jobs.get(1), String.class));
     }
 
@@ -384,8 +384,8 @@ class WorkerTest {
                 .activity("say", String.class, (context, name) -> name)
                 .build()) {
             worker.start();
-            CompletionException ended =
-                    assertThrows(CompletionException.class, () -> worker.ended().join());
+            ExecutionException ended =
+                    assertThrows(ExecutionException.class, () -> worker.ended().get());
             assertEquals(
                     "NAMESPACE_NOT_FOUND",
                     assertInstanceOf(StepwellException.class, ended.getCause()).reason());
