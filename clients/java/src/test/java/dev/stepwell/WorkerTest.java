@@ -28,7 +28,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.extension.ExtendWith;
 
 @ExtendWith(Service.Provided.class)
-@Timeout(60)
+@Timeout(180)
 class WorkerTest {
     private Service service;
     private Client client;
@@ -327,6 +327,7 @@ class WorkerTest {
         Semaphore begun = new Semaphore(0);
         List<CountDownLatch> goOn = List.of(new CountDownLatch(1), new CountDownLatch(1), new CountDownLatch(1));
         Worker leaving = worker().maxActivities(2)
+                .drainTime(Duration.ofHours(1))
                 .activity("slow", Integer.class, (context, number) -> {
                     begun.release();
                     goOn.get(number).await();
