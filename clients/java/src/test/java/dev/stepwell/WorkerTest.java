@@ -365,7 +365,10 @@ class WorkerTest {
                 })
                 .build()
                 .start();
-        String job = start("slow", null);
+        StartJobRequest.Builder request = request("slow", null);
+        // Between two heartbeats lies half a minute, if nothing is due before.
+        request.getHeartbeatTimeoutBuilder().setSeconds(60);
+        String job = client.startJob(request);
         begun.acquire();
         worker.close();
         try (Worker next = worker().activity(
