@@ -15,6 +15,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
 import java.util.function.Supplier;
 
 /**
@@ -82,11 +83,17 @@ public final class Worker implements AutoCloseable {
         session.drain(drainTime.toMillis());
     }
 
-    /** {@link #shutdown}, and waits for the end. Of a worker that was started. */
+    /** {@link #shutdown}, and waits for the end, or until its thread is interrupted. Of a worker that was started. */
     @Override
     public void close() {
         shutdown();
-        ended.handle((nothing, thrown) -> nothing).join();
+        try {
+            ended.get();
+        } catch (InterruptedException interrupted) {
+            Thread.currentThread().interrupt();
+        } catch (ExecutionException refused) {
+            // Whoever wants to know asks for the end.
+        }
     }
 
     /** Describes a worker. */

@@ -9,7 +9,7 @@ import org.junit.jupiter.api.extension.ExtendWith;
 
 /** The examples, as somebody runs them. */
 @ExtendWith(Service.Provided.class)
-@Timeout(60)
+@Timeout(180)
 class ExamplesTest {
     @Test
     void greetGreets(Service service) throws Exception {

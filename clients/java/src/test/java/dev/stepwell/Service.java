@@ -34,7 +34,7 @@ final class Service implements AutoCloseable {
             // Postgres of root's runs as another account, which must be let in.
             Files.setPosixFilePermissions(folder, PosixFilePermissions.fromString("rwxr-xr-x"));
             process = begin(program());
-            port = announced().get(1, TimeUnit.MINUTES);
+            port = announced().get(3, TimeUnit.MINUTES);
         } catch (Exception failed) {
             close();
             throw failed;

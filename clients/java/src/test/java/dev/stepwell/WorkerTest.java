@@ -14,8 +14,8 @@ import dev.stepwell.v1.StartJobRequest;
 import java.time.Duration;
 import java.util.List;
 import java.util.Map;
-import java.util.concurrent.CompletionException;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -28,7 +28,7 @@ import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.extension.ExtendWith;
 
 @ExtendWith(Service.Provided.class)
-@Timeout(60)
+@Timeout(180)
 class WorkerTest {
     private Service service;
     private Client client;
@@ -323,10 +323,11 @@ class WorkerTest {
 
     /** A worker that leaves takes no more tasks, though it has room, and ends what it has. */
     @Test
-    void drainFinishesWhatIsAtWork() throws InterruptedException {
+    void drainFinishesWhatIsAtWork() throws Exception {
         Semaphore begun = new Semaphore(0);
         List<CountDownLatch> goOn = List.of(new CountDownLatch(1), new CountDownLatch(1), new CountDownLatch(1));
         Worker leaving = worker().maxActivities(2)
+                .drainTime(Duration.ofHours(1))
                 .activity("slow", Integer.class, (context, number) -> {
                     begun.release();
                     goOn.get(number).await();
@@ -346,7 +347,7 @@ class WorkerTest {
             assertEquals("next", client.jobResult(later, String.class));
         }
         goOn.get(1).countDown();
-        leaving.ended().join();
+        leaving.ended().get();
         assertEquals("leaving", client.jobResult(jobs.get(1), String.class));
     }
 
@@ -364,7 +365,10 @@ class WorkerTest {
                 })
                 .build()
                 .start();
-        String job = start("slow", null);
+        StartJobRequest.Builder request = request("slow", null);
+        // Between two heartbeats lies half a minute, if nothing is due before.
+        request.getHeartbeatTimeoutBuilder().setSeconds(60);
+        String job = client.startJob(request);
         begun.acquire();
         worker.close();
         try (Worker next = worker().activity(
@@ -384,8 +388,8 @@ class WorkerTest {
                 .activity("say", String.class, (context, name) -> name)
                 .build()) {
             worker.start();
-            CompletionException ended =
-                    assertThrows(CompletionException.class, () -> worker.ended().join());
+            ExecutionException ended =
+                    assertThrows(ExecutionException.class, () -> worker.ended().get());
             assertEquals(
                     "NAMESPACE_NOT_FOUND",
                     assertInstanceOf(StepwellException.class, ended.getCause()).reason());
