@@ -5,7 +5,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::{
     held::held,
-    server::{address, client, describe, job, options, within, work},
+    server::{address, client, describe, job, options, until, within, work},
 };
 
 fn ended(error: Error) -> (String, stepwell::pb::Failure) {
@@ -157,7 +157,8 @@ async fn who_leaves_gives_back_what_does_not_end() {
     let hurried = WorkerOptions { drain_time: Duration::ZERO, ..options(queue) };
     let working = work(Worker::new(client.clone(), hurried).activity("held", held(&begun, &go_on))).await;
     let job = job(&client, "held", (), queue).await;
-    within(begun.notified()).await;
+    // An attempt of which the service has not heard would not be spent in any case.
+    until(&client, &job, "a heartbeat", |job| job.heartbeat_time.is_some()).await;
     working.left().await;
     go_on.notify_one();
     let other = work(Worker::new(client.clone(), options(queue)).activity("held", held(&begun, &go_on))).await;
