@@ -1,11 +1,11 @@
 use std::{sync::Arc, time::Duration};
 
-use stepwell::{ActivityContext, ActivityError, Error, Worker, WorkerOptions};
+use stepwell::{ActivityContext, ActivityError, Error, Worker, WorkerOptions, pb::StartJobRequest};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     held::held,
-    server::{address, client, describe, job, options, until, within, work},
+    server::{address, client, describe, job, options, queued, until, within, work},
 };
 
 fn ended(error: Error) -> (String, stepwell::pb::Failure) {
@@ -98,7 +98,12 @@ async fn the_next_attempt_gets_the_last_details() {
         Err(ActivityError::new("Once", "once more").retry_after(Duration::from_millis(1)))
     };
     let working = work(Worker::new(client.clone(), options(queue)).activity("resume", resume)).await;
-    let job = job(&client, "resume", (), queue).await;
+    // Half of it is the interval of heartbeats, and longer than what a timer takes.
+    let patient = StartJobRequest {
+        heartbeat_timeout: Some(prost_types::Duration { seconds: 8 * 365 * 24 * 3600, nanos: 0 }),
+        ..queued(queue)
+    };
+    let job = within(client.start_job("resume", &(), patient)).await.unwrap();
     assert_eq!(within(job.result::<i32>()).await.unwrap(), 7);
     working.left().await;
 }
