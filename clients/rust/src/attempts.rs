@@ -132,7 +132,7 @@ impl Session {
         let (details, interval) = (attempt.details.clone(), attempt.beat_interval);
         let beat = TaskHeartbeat { r#ref: Some(task.clone()), details, ..TaskHeartbeat::default() };
         self.outbox.heartbeat(beat);
-        self.timers.insert(Due::Breathe(task.clone()), interval);
+        self.later(Due::Breathe(task.clone()), interval);
     }
 
     /// Sends what gathered since the last heartbeat.
@@ -188,7 +188,7 @@ impl Session {
         let is_passing = refusal.is_passing() || refusal.reason == "INTERNAL_ERROR";
         if is_passing && attempt.faults < FAULTS_MOST {
             let delay = refusal.retry_after.unwrap_or_default() + jitter(REPORT_INTERVAL);
-            self.timers.insert(Due::Again(Box::new(report)), delay);
+            self.later(Due::Again(Box::new(report)), delay);
             return;
         }
         match (refusal.code, report.outcome) {

@@ -23,6 +23,7 @@
 
 mod attempts;
 mod client;
+mod connecting;
 mod error;
 mod handles;
 mod outbox;

@@ -14,11 +14,11 @@ use tokio_util::{
     task::AbortOnDropHandle,
     time::{DelayQueue, delay_queue},
 };
-use tonic::Code;
 
 use crate::{
     attempts::Attempt,
     client::jitter,
+    connecting::{Opened, opened},
     error::Error,
     outbox::Outbox,
     pb::{Capacity, CapacityUpdate, ConnectResponse, Hello, Report, TaskKind, TaskRef, Welcome},
@@ -26,7 +26,6 @@ use crate::{
     worker::{Beat, Outcome, Worker, identity},
 };
 
-const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 const RECONNECT_MOST: Duration = Duration::from_secs(30);
 /// A session that is still held is sought several times before it ends.
 const TRIES_A_SESSION: u32 = 4;
@@ -36,9 +35,9 @@ const SILENCE_BEFORE_PING: Duration = Duration::from_secs(20);
 const SILENCE_BEFORE_DEATH: Duration = Duration::from_secs(30);
 /// Who was held up for so long himself has yet to read what came meanwhile.
 const HELD_UP: Duration = Duration::from_secs(5);
+/// A queue of delays takes none that is longer than some two years.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-
-type Opened = Result<(Stream, ConnectResponse), Error>;
 
 /// What is to be done at a time.
 #[derive(Debug)]
@@ -67,13 +66,13 @@ pub(crate) struct Session {
     pub(crate) workers: HashMap<Id, TaskRef>,
     pub(crate) beats: mpsc::UnboundedReceiver<Beat>,
     pub(crate) beat: mpsc::UnboundedSender<Beat>,
-    hello: Hello,
+    pub(crate) hello: Hello,
     shutdown: CancellationToken,
-    stream: Option<Stream>,
-    opening: Option<AbortOnDropHandle<Opened>>,
-    connecting: Option<delay_queue::Key>,
-    tries: u32,
-    backoff: Duration,
+    pub(crate) stream: Option<Stream>,
+    pub(crate) opening: Option<AbortOnDropHandle<Opened>>,
+    pub(crate) connecting: Option<delay_queue::Key>,
+    pub(crate) tries: u32,
+    pub(crate) backoff: Duration,
     interval: Duration,
     watched: Instant,
     pings: i64,
@@ -106,6 +105,11 @@ impl Session {
             is_draining: false,
             is_over: false,
         }
+    }
+
+    /// Has something done after a while.
+    pub(crate) fn later(&mut self, due: Due, delay: Duration) -> delay_queue::Key {
+        self.timers.insert(due, delay.min(LONGEST))
     }
 
     pub(crate) async fn run(mut self) -> Result<(), Error> {
@@ -144,38 +148,11 @@ impl Session {
             Due::Again(report) => self.again(*report),
             Due::Release => {
                 self.release_all();
-                self.timers.insert(Due::Leave, ANSWER_TIME);
+                self.later(Due::Leave, ANSWER_TIME);
             }
             Due::Leave => self.is_over = true,
         }
         Ok(())
-    }
-
-    /// Opens a stream. The one before, if it still stands, works on until the new one is welcome.
-    fn open(&mut self) {
-        if self.opening.is_some() {
-            return;
-        }
-        let mut hello = self.hello.clone();
-        if !hello.session_id.is_empty() {
-            hello.held = self.attempts.values().map(|attempt| attempt.task.clone()).collect();
-        }
-        let opening = tokio::spawn(Stream::open(self.worker.client.clone(), hello));
-        self.opening = Some(AbortOnDropHandle::new(opening));
-    }
-
-    fn opened(&mut self, opened: Opened) -> Result<(), Error> {
-        self.opening = None;
-        match opened {
-            Ok((stream, message)) => {
-                self.stream = Some(stream);
-                self.tries = 0;
-                self.stop_connecting();
-                self.received(message);
-                Ok(())
-            }
-            Err(error) => self.failed(error),
-        }
     }
 
     fn welcomed(&mut self, welcome: Welcome) {
@@ -200,7 +177,7 @@ impl Session {
     }
 
     /// Takes in a message: assigns first, since all else that it says may be about them.
-    fn received(&mut self, message: ConnectResponse) {
+    pub(crate) fn received(&mut self, message: ConnectResponse) {
         if let Some(welcome) = message.welcome {
             self.welcomed(welcome);
         }
@@ -231,51 +208,8 @@ impl Session {
         }
     }
 
-    fn broken(&mut self, error: Error) -> Result<(), Error> {
-        self.stream = None;
-        self.failed(error)
-    }
-
-    /// A stream has ended, or could not be opened. Gives the error back when another attempt can't help.
-    fn failed(&mut self, error: Error) -> Result<(), Error> {
-        let mut delay = jitter(self.backoff.min(RECONNECT_FIRST * 2_u32.pow(self.tries.min(16))));
-        if let Error::Refused(refusal) = &error {
-            let is_final = matches!(
-                refusal.code,
-                Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented
-            );
-            match refusal.reason.as_str() {
-                "SESSION_EXPIRED" | "SESSION_NOT_FOUND" if !self.hello.session_id.is_empty() => {
-                    tracing::warn!("the session is over: what it held is dropped");
-                    self.stream = None;
-                    self.forget();
-                    self.open();
-                    return Ok(());
-                }
-                "NAMESPACE_NOT_FOUND" => return Err(error),
-                _ if is_final => return Err(error),
-                _ => delay += refusal.retry_after.unwrap_or_default(),
-            }
-        }
-        tracing::info!(%error, ?delay, "no stream");
-        self.tries += 1;
-        self.connect_in(delay);
-        Ok(())
-    }
-
-    fn connect_in(&mut self, delay: Duration) {
-        self.stop_connecting();
-        self.connecting = Some(self.timers.insert(Due::Connect, delay));
-    }
-
-    fn stop_connecting(&mut self) {
-        if let Some(key) = self.connecting.take() {
-            self.timers.remove(&key);
-        }
-    }
-
     /// The session is over, and with it all that it held.
-    fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.drop_all_but(&[]);
         self.outbox.clear();
         self.hello.session_id.clear();
@@ -283,7 +217,7 @@ impl Session {
     }
 
     fn watch_later(&mut self) {
-        self.timers.insert(Due::Watch, self.tick());
+        self.later(Due::Watch, self.tick());
     }
 
     fn tick(&self) -> Duration {
@@ -316,7 +250,7 @@ impl Session {
         tracing::info!(held = self.attempts.len(), "leaving");
         self.is_draining = true;
         self.outbox.drain = true;
-        self.timers.insert(Due::Release, self.worker.options.drain_time);
+        self.later(Due::Release, self.worker.options.drain_time);
     }
 
     fn joined(&mut self, ended: Result<(Id, Outcome), JoinError>) {
@@ -331,16 +265,6 @@ impl Session {
         if let Some(task) = self.workers.remove(&id) {
             self.ended(&task, outcome);
         }
-    }
-}
-
-/// Waits for a stream that is being opened: for ever if none is.
-async fn opened(opening: &mut Option<AbortOnDropHandle<Opened>>) -> Opened {
-    match opening {
-        Some(opening) => opening
-            .await
-            .unwrap_or_else(|error| Err(Error::unavailable(format!("the stream's opening failed: {error}")))),
-        None => std::future::pending().await,
     }
 }
 

@@ -1,4 +1,8 @@
-use std::{path::Path, process::Command};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use stepwell::{Client, Error, pb::StartRunRequest};
 use tonic::{Code, transport::Endpoint};
@@ -64,11 +68,13 @@ async fn a_call_outlives_its_connection() {
 #[tokio::test]
 async fn nobody_there_is_an_error_once_the_time_is_over() {
     let endpoint = Endpoint::from_static("http://127.0.0.1:1");
-    let client = Client::new(endpoint).unwrap().with_call_time(std::time::Duration::from_millis(200));
+    let client = Client::new(endpoint).unwrap().with_call_time(Duration::from_millis(200));
+    let begun = Instant::now();
     let Error::Refused(refusal) = within(client.start_job("say", &1, queued("x"))).await.unwrap_err() else {
         panic!("it was refused")
     };
     assert_eq!(refusal.code, Code::Unavailable);
+    assert!(begun.elapsed() < Duration::from_secs(30));
     assert!(Client::new(Endpoint::from_static("http://127.0.0.1:1")).unwrap().with_api_key("a\nb").is_err());
 }
 

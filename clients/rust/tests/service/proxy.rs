@@ -1,6 +1,6 @@
-//! A way to the service that can be cut and held up.
+//! A way to the service that can be cut, and that can lose what is said.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -12,14 +12,27 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub struct Proxy {
-    pub address: SocketAddr,
+/// What is let through; the rest is lost, and nobody is told.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Flow {
+    All,
+    /// What the service is told, and none of its answers.
+    There,
+    Nothing,
+}
+
+struct State {
+    flow: watch::Sender<Flow>,
     /// Connections of a generation that is over are cut.
     generation: watch::Sender<usize>,
-    is_open: watch::Sender<bool>,
     accepted: watch::Sender<usize>,
-    /// What waits to be let go.
-    waiting: watch::Sender<usize>,
+    /// How many bytes did not come to the service.
+    lost: watch::Sender<usize>,
+}
+
+pub struct Proxy {
+    pub address: SocketAddr,
+    state: Arc<State>,
     serving: JoinHandle<()>,
 }
 
@@ -27,58 +40,49 @@ impl Proxy {
     pub async fn to(service: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (generation, is_open) = (watch::Sender::new(0), watch::Sender::new(true));
-        let (accepted, waiting) = (watch::Sender::new(0), watch::Sender::new(0));
-        let (generations, opened) = (generation.clone(), is_open.clone());
-        let (count, waits) = (accepted.clone(), waiting.clone());
+        let state = Arc::new(State {
+            flow: watch::Sender::new(Flow::All),
+            generation: watch::Sender::new(0),
+            accepted: watch::Sender::new(0),
+            lost: watch::Sender::new(0),
+        });
+        let shared = state.clone();
         let serving = tokio::spawn(async move {
             loop {
                 let near = listener.accept().await.unwrap().0;
-                count.send_modify(|count| *count += 1);
+                let cut = shared.generation.subscribe();
+                shared.accepted.send_modify(|accepted| *accepted += 1);
                 let far = TcpStream::connect(service).await.unwrap();
-                let mut cut = generations.subscribe();
-                let (near, far) = (near.into_split(), far.into_split());
-                let waits = waits.clone();
-                let (there, back) = (opened.subscribe(), opened.subscribe());
-                tokio::spawn(async move {
-                    tokio::select! {
-                        () = pump(near.0, far.1, there, waits) => {}
-                        () = pump(far.0, near.1, back, watch::Sender::new(0)) => {}
-                        _ = cut.changed() => {}
-                    }
-                });
+                tokio::spawn(carry(near, far, shared.clone(), cut));
             }
         });
-        Self { address, generation, is_open, accepted, waiting, serving }
+        Self { address, state, serving }
+    }
+
+    /// Loses what is said from now on, on connections that are open and on others.
+    pub fn let_through(&self, flow: Flow) {
+        self.state.flow.send_replace(flow);
     }
 
     /// Ends all connections that are open; later ones are let through.
     pub fn cut(&self) {
-        self.generation.send_modify(|generation| *generation += 1);
+        self.state.generation.send_modify(|generation| *generation += 1);
+        self.let_through(Flow::All);
     }
 
-    /// Lets nothing through any more, and tells nobody.
-    pub fn hold(&self) {
-        self.is_open.send_replace(false);
-    }
-
-    pub fn let_go(&self) {
-        self.is_open.send_replace(true);
-    }
-
-    /// Waits until a client has said something that is held.
-    pub async fn held(&self) {
-        self.waiting.subscribe().wait_for(|waiting| *waiting > 0).await.unwrap();
-    }
-
-    /// Waits for another connection than those.
-    pub async fn another(&self, than: usize) {
-        self.accepted.subscribe().wait_for(|accepted| *accepted > than).await.unwrap();
+    /// Waits until so many bytes were lost on their way to the service.
+    pub async fn loses(&self, bytes: usize) {
+        self.state.lost.subscribe().wait_for(|lost| *lost >= bytes).await.unwrap();
     }
 
     /// How many connections there have been.
     pub fn accepted(&self) -> usize {
-        *self.accepted.borrow()
+        *self.state.accepted.borrow()
+    }
+
+    /// Waits until there have been more connections than those.
+    pub async fn another(&self, than: usize) {
+        self.state.accepted.subscribe().wait_for(|accepted| *accepted > than).await.unwrap();
     }
 }
 
@@ -89,20 +93,33 @@ impl Drop for Proxy {
     }
 }
 
+async fn carry(near: TcpStream, far: TcpStream, state: Arc<State>, mut cut: watch::Receiver<usize>) {
+    let (near, far) = (near.into_split(), far.into_split());
+    let there = |flow| flow != Flow::Nothing;
+    let back = |flow| flow == Flow::All;
+    tokio::select! {
+        biased;
+        _ = cut.changed() => {}
+        () = pump(near.0, far.1, &state.flow, there, Some(&state.lost)) => {}
+        () = pump(far.0, near.1, &state.flow, back, None) => {}
+    }
+}
+
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut is_open: watch::Receiver<bool>,
-    waiting: watch::Sender<usize>,
+    flow: &watch::Sender<Flow>,
+    passes: impl Fn(Flow) -> bool,
+    lost: Option<&watch::Sender<usize>>,
 ) {
     let mut buffer = vec![0; 65_536];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        if !*is_open.borrow() {
-            waiting.send_modify(|waiting| *waiting += 1);
-        }
-        let passes = is_open.wait_for(|is| *is).await.is_ok();
-        if !passes || to.write_all(&buffer[..count]).await.is_err() {
+        let passes = passes(*flow.borrow());
+        if passes && to.write_all(&buffer[..count]).await.is_err() {
             return;
+        }
+        if let Some(lost) = lost.filter(|_| !passes) {
+            lost.send_modify(|lost| *lost += count);
         }
     }
 }

@@ -130,7 +130,11 @@ pub async fn job(client: &Client, activity: &str, input: impl serde::Serialize, 
 
 pub async fn describe(client: &Client, job: &Job) -> pb::Job {
     let request = pb::GetJobRequest { job_id: job.id().into(), ..Default::default() };
-    within(client.jobs().get_job(request)).await.unwrap().into_inner().job.unwrap()
+    let call = |request| {
+        let mut jobs = client.jobs();
+        async move { jobs.get_job(request).await }
+    };
+    within(client.call(request, call)).await.unwrap().job.unwrap()
 }
 
 /// Waits until a job's row is as it should be.

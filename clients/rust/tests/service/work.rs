@@ -1,11 +1,11 @@
 use std::{sync::Arc, time::Duration};
 
-use stepwell::{ActivityContext, ActivityError, Error, Worker, WorkerOptions};
+use stepwell::{ActivityContext, ActivityError, Error, Worker, WorkerOptions, pb::StartJobRequest};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
     held::held,
-    server::{address, client, describe, job, options, within, work},
+    server::{address, client, describe, job, options, queued, until, within, work},
 };
 
 fn ended(error: Error) -> (String, stepwell::pb::Failure) {
@@ -98,7 +98,12 @@ async fn the_next_attempt_gets_the_last_details() {
         Err(ActivityError::new("Once", "once more").retry_after(Duration::from_millis(1)))
     };
     let working = work(Worker::new(client.clone(), options(queue)).activity("resume", resume)).await;
-    let job = job(&client, "resume", (), queue).await;
+    // Half of it is the interval of heartbeats, and longer than what a timer takes.
+    let patient = StartJobRequest {
+        heartbeat_timeout: Some(prost_types::Duration { seconds: 8 * 365 * 24 * 3600, nanos: 0 }),
+        ..queued(queue)
+    };
+    let job = within(client.start_job("resume", &(), patient)).await.unwrap();
     assert_eq!(within(job.result::<i32>()).await.unwrap(), 7);
     working.left().await;
 }
@@ -157,7 +162,8 @@ async fn who_leaves_gives_back_what_does_not_end() {
     let hurried = WorkerOptions { drain_time: Duration::ZERO, ..options(queue) };
     let working = work(Worker::new(client.clone(), hurried).activity("held", held(&begun, &go_on))).await;
     let job = job(&client, "held", (), queue).await;
-    within(begun.notified()).await;
+    // An attempt of which the service has not heard would not be spent in any case.
+    until(&client, &job, "a heartbeat", |job| job.heartbeat_time.is_some()).await;
     working.left().await;
     go_on.notify_one();
     let other = work(Worker::new(client.clone(), options(queue)).activity("held", held(&begun, &go_on))).await;
