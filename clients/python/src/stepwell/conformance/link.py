@@ -146,7 +146,8 @@ class Link:
     async def _say_all(self) -> None:
         while True:
             due, message = await self._up.get()
-            await self._arrive(due)
+            # What was heard is said, also if nothing is let through since.
+            await _wait_until(due)
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 if message is None:
                     await self._upstream.done_writing()
@@ -163,7 +164,8 @@ class Link:
     async def _tell_all(self) -> None:
         while True:
             due, message = await self._down.get()
-            await self._arrive(due)
+            await _wait_until(due)
+            await self._may_speak.wait()
             if message is None:
                 return
             if self._tap.responding(self, message) and not self._is_cut.is_set():
@@ -174,11 +176,6 @@ class Link:
     def _due(self) -> float:
         return time.monotonic() + self._tap.delay
 
-    async def _arrive(self, due: float) -> None:
-        """A message is as late as it should be, and waits while nothing is let through."""
-        await asyncio.sleep(max(0.0, due - time.monotonic()))
-        await self._may_speak.wait()
-
     async def _give_signs(self) -> None:
         """A session must outlive the silence of its stream, so that what the worker does of it can be seen."""
         while True:
@@ -187,3 +184,8 @@ class Link:
                 async with self._saying:
                     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                         await self._upstream.write(b"")
+
+
+async def _wait_until(due: float) -> None:
+    """A message is as late as it should be."""
+    await asyncio.sleep(max(0.0, due - time.monotonic()))

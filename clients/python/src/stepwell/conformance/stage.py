@@ -28,6 +28,7 @@ from stepwell.worker import Worker
 
 PATIENCE_SECONDS = 20.0
 _LOOK_SECONDS = 0.02
+_HOP_SECONDS = 0.1
 _SETTLING_SECONDS = 5.0
 _DEFAULTS = {"STEPWELL_MAX_ACTIVITIES": "10", "STEPWELL_MAX_RUNS": "10", "STEPWELL_MAX_RESIDENT": "10"}
 
@@ -160,6 +161,8 @@ class Stage:
             lambda: grant if (grant := self.grant(handle)) and grant.is_known else None,
             f"the worker takes {_name(handle)}",
         )
+        # What the tap has heard is on its way to the service, and shall not be lost in what comes next.
+        await asyncio.sleep(_HOP_SECONDS)
         return found
 
     def grant(self, handle: JobHandle[Any] | RunHandle[Any]) -> Grant | None:
