@@ -28,6 +28,7 @@ GROUPS = {
     "worker": "workers",
     "namespace": "namespaces",
     "retention": "retention",
+    "torture": "torture",
 }
 """The module of each, whose `app` it is. All together take longer to read than most commands to run."""
 
