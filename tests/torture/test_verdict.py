@@ -1,6 +1,8 @@
-"""The verdict on made-up ledgers, records and faults: what is wrong is found, and only what a fault explains is let be."""
+"""The verdict on made-up ledgers, records and faults: what is wrong is found, what a fault explains is let be."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 
@@ -10,7 +12,7 @@ from stepwell.torture.ledger import Line
 from stepwell.torture.load import Start
 from stepwell.torture.plan import Times
 from stepwell.torture.proxy import Link
-from stepwell.torture.recorded import Recorded, flaws_of
+from stepwell.torture.recorded import Outcome, Recorded, flaws_of
 from stepwell.torture.verdict import Rule, Verdict, judge
 
 TIMES = Times.of(6)  # a beat each 1.5 s; a session may be over 2.75 s after its worker fell silent
@@ -19,7 +21,7 @@ LINKS = (Link("1.1", 0, 0), Link("2.1", 1, 0))
 
 def job(**changes: object) -> Start:
     told = {"id": "j", "acknowledged": 1.0, "ended": 2.0, "result": "k"} | changes
-    return Start("job", "k", {}, "k", ("k",), **told)  # type: ignore[arg-type]
+    return Start("job", "k", {"seconds": 0}, "k", ("k",), **told)  # type: ignore[arg-type]
 
 
 def line(worker: str, attempt: int, time: float) -> Line:
@@ -162,13 +164,30 @@ def test_what_no_fault_explains_is_told(lines: tuple[Line, ...], faults: tuple[F
     found = verdict_on(lines=lines, faults=faults, links=links)
     assert not found.is_clean
     assert found.unexplained
-    assert not (found.lost or found.twice or found.stuck)
+    assert found.lost + found.twice + found.stuck == []
 
 
 def test_who_leaves_unheard_takes_its_work_along() -> None:
-    """Its replica was frozen for a little only, but it was told to leave meanwhile, and nobody heard what it had done."""
+    """Its replica was frozen for a little only, but it was told to leave meanwhile: nobody heard what it had done."""
     frozen = fault(Kind.REPLICA_FROZEN, "0", 11, 13)
     left = fault(Kind.WORKER_LEFT, "1.1", 11.5, 12.5)
     lines = (FIRST, line("2.1", 2, 17))
     assert verdict_on(lines=lines, faults=(frozen,)).unexplained
     assert verdict_on(lines=lines, faults=(frozen, left)).is_clean
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (Outcome("k", 1, 13.1), ""),
+        (Outcome("k", 1, 12.0), "1.0 s before that was over"),
+        (Outcome("k", 2, 14.0), "in attempt 2, which nobody began"),
+    ],
+)
+def test_what_is_recorded_must_have_been_done(outcome: Outcome, words: str) -> None:
+    """An effect takes three seconds: whoever reports it sooner reports what another was granted."""
+    start = job()
+    start.told = {"seconds": 3}
+    found = verdict_on(start, recorded=(dataclasses.replace(RECORD, outcomes=(outcome,)),))
+    assert found.is_clean is not bool(words)
+    assert words in "".join(found.undone)

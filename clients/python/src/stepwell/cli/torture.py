@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ from stepwell.cli.session import Session, fail
 from stepwell.errors import ServiceError
 from stepwell.torture import Plan, Report, TortureError, torture
 from stepwell.torture.conductor import State
+from stepwell.torture.faults import CHOSEN, Kind
 from stepwell.torture.report import HEADS
 
 app = typer.Typer(
@@ -67,6 +69,9 @@ def command(  # noqa: PLR0917 - the options of one command
     session_seconds: Annotated[
         float, typer.Option(help="How long a worker's session lasts, of a service that is started.", min=2)
     ] = Plan.session_seconds,
+    fault: Annotated[
+        list[str] | None, typer.Option(help=f"Only these faults: {', '.join(kind.word for kind in CHOSEN)}.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="What all choices follow from. Default: another each time.")] = None,
     folder: Annotated[
         Path | None,
@@ -99,6 +104,7 @@ def command(  # noqa: PLR0917 - the options of one command
             replicas=replicas,
             fault_pause=fault_seconds,
             session_seconds=session_seconds,
+            kinds=_kinds(fault or ()),
         )
         report = asyncio.run(_watched(plan))
     except (TortureError, ServiceError) as error:
@@ -111,6 +117,14 @@ def command(  # noqa: PLR0917 - the options of one command
     else:
         print(f"logs and ledgers are in {plan.folder}", file=sys.stderr)
     sys.exit(0 if report.verdict.is_clean else 1)
+
+
+def _kinds(words: Iterable[str]) -> frozenset[Kind]:
+    known = {kind.word: kind for kind in CHOSEN}
+    for word in words:
+        if word not in known:
+            raise TortureError(f"{word} is no fault: there are {', '.join(known)}")
+    return frozenset(known[word] for word in words) or frozenset(CHOSEN)
 
 
 def _made(folder: Path | None) -> Path:

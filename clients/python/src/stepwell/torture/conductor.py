@@ -120,7 +120,9 @@ class _Scene:
         plan, own = self.plan, self.service if isinstance(self.service, OwnService) else None
         name = f"{plan.seed}"
         load = Load(self.client, _dice(plan, "load"), name, self.queue, plan.runs_per_second, plan.open_runs)
-        storm = Storm(_dice(plan, "faults"), plan.fault_pause, self.times.session, self.seats, self.way, own)
+        storm = Storm(
+            _dice(plan, "faults"), plan.fault_pause, self.times.session, self.seats, self.way, own, plan.kinds
+        )
         holders = Holders(self.client, self.queue)
         looking = asyncio.create_task(holders.look_on())
         began = time.time()

@@ -8,7 +8,7 @@ import enum
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class Kind(enum.StrEnum):
     DATABASE_STOPPED = "Postgres stopped at once"
 
     @property
+    def word(self) -> str:
+        """How it is asked for: `worker-killed`."""
+        return self.name.lower().replace("_", "-")
+
+    @property
     def noun(self) -> str:
         """What it is done to: `worker`, `client`, `replica` or `database`."""
         return self.name.partition("_")[0].lower()
@@ -58,6 +63,8 @@ _WEIGHTS = {
     Kind.DATABASE_KILLED: 1,
     Kind.DATABASE_STOPPED: 1,
 }
+CHOSEN = tuple(_WEIGHTS)
+"""Those that are done on purpose."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -86,6 +93,7 @@ class Storm:
         seats: Sequence[Seat],
         client: Proxy,
         service: OwnService | None,
+        kinds: Collection[Kind] = frozenset(Kind),
     ) -> None:
         """Without a `service` of our own, workers and connections are all that is hurt."""
         self.faults: list[Fault] = []
@@ -95,6 +103,7 @@ class Storm:
         self._seats = {str(seat.number): seat for seat in seats}
         self._client = client
         self._service = service
+        self._kinds = kinds
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failed: BaseException | None = None
@@ -121,7 +130,7 @@ class Storm:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _strike(self) -> None:
-        kinds = [kind for kind in _WEIGHTS if self._targets(kind)]
+        kinds = [kind for kind in _WEIGHTS if kind in self._kinds and self._targets(kind)]
         if not kinds:
             return
         kind = self._dice.choices(kinds, [_WEIGHTS[each] for each in kinds])[0]

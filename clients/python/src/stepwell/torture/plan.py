@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from stepwell.torture.faults import Kind
+
 # How often a worker is told to beat, and how long it has to acknowledge, as parts of a session's time.
 _BEAT, _ACK = 4, 3
 
@@ -21,6 +23,7 @@ class Plan:
     `replicas` of it on one Postgres, whose worker sessions last `session_seconds`. Load and faults last `seconds`, then
     what is left has `settle_seconds` to end. There are `runs_per_second` starts at most, and never more than
     `open_runs` that have not ended. `fault_pause` is the mean time from one fault to the next. All is chosen by `seed`.
+    Only `kinds` of faults are done.
     `folder` gets logs, ledgers and the database.
     """
 
@@ -38,6 +41,7 @@ class Plan:
     replicas: int = 2
     fault_pause: float = 3.0
     session_seconds: float = 6.0
+    kinds: frozenset[Kind] = frozenset(Kind)
 
     def __post_init__(self) -> None:
         """Refuses what can't be."""

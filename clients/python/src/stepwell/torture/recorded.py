@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,14 +15,19 @@ from stepwell.v1.explanations_pb2 import Explanation
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from google.protobuf.timestamp_pb2 import Timestamp
+
     from stepwell.client import Client
     from stepwell.jobs import JobHandle
     from stepwell.runs import RunHandle
     from stepwell.torture.load import Start
+    from stepwell.v1.history_pb2 import Event
+    from stepwell.v1.jobs_pb2 import Job
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 
+COMPLETED = "COMPLETED"
 _AT_ONCE = 8
 _STEP_ENDS = frozenset(
     f"{noun}{end}"
@@ -34,8 +40,20 @@ _RUN_ENDS = frozenset(
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """An effect that is on record as done: in which attempt, and when that was recorded."""
+
+    key: str
+    attempt: int
+    time: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Recorded:
-    """A run or a job on record. `key` is its correlation id; `flaws` are what its history must not have."""
+    """A run or a job on record.
+
+    `key` is its correlation id, `flaws` are what its history must not have, `outcomes` those of its effects.
+    """
 
     id: str
     key: str
@@ -43,24 +61,40 @@ class Recorded:
     is_job: bool = False
     is_child: bool = False
     flaws: tuple[str, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
 
 
 async def read(client: Client, queue: str) -> list[Recorded]:
     """Reads all runs and jobs of a queue, and the history of each run."""
-    jobs = [
-        Recorded(job.job_id, job.correlation_id, state_name(job.state), is_job=True)
-        async for job in client.list_jobs(task_queue=queue)
-    ]
+    jobs = [_of_job(job) async for job in client.list_jobs(task_queue=queue)]
     runs = [
         Recorded(run.run_id, run.correlation_id, phase_name(run.phase), is_child=bool(run.parent_run_id))
         async for run in client.list_runs(task_queue=queue)
     ]
 
     async def held_against(run: Recorded) -> Recorded:
-        events = [(each.number, each.type, each.step_ordinal) async for each in client.run(run.id).history()]
-        return dataclasses.replace(run, flaws=tuple(flaws_of(events)))
+        events = [each async for each in client.run(run.id).history()]
+        flaws = flaws_of((each.number, each.type, each.step_ordinal) for each in events)
+        outcomes = [_outcome(each) for each in events if each.type == "ActivityCompleted"]
+        return dataclasses.replace(run, flaws=tuple(flaws), outcomes=tuple(outcomes))
 
     return jobs + await _each(held_against, runs)
+
+
+def _of_job(job: Job) -> Recorded:
+    state = state_name(job.state)
+    ended = Outcome(job.correlation_id, job.attempt, _seconds(job.end_time))
+    outcomes = (ended,) if state == COMPLETED else ()
+    return Recorded(job.job_id, job.correlation_id, state, is_job=True, outcomes=outcomes)
+
+
+def _outcome(event: Event) -> Outcome:
+    """An effect's result is its key."""
+    return Outcome(json.loads(event.payload.json), int(event.attributes["attempt"]), _seconds(event.time))
+
+
+def _seconds(stamp: Timestamp) -> float:
+    return stamp.seconds + stamp.nanos / 1e9
 
 
 def flaws_of(events: Iterable[tuple[int, str, int]]) -> list[str]:

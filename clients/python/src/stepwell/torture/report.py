@@ -50,6 +50,7 @@ class Report:
         return {
             "lost": verdict.lost,
             "recorded twice": verdict.twice,
+            "recorded and not done": verdict.undone,
             "stuck": verdict.stuck,
             "done twice, unexplained": [in_words(each) for each in verdict.unexplained],
             "trouble": verdict.troubles,

@@ -18,16 +18,16 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from stepwell.torture.absences import SLACK, Absence, merged
 from stepwell.torture.faults import Fault
 from stepwell.torture.ledger import Line
 from stepwell.torture.load import Start
 from stepwell.torture.plan import Times
-from stepwell.torture.recorded import Recorded
+from stepwell.torture.recorded import COMPLETED, Recorded
 
-_COMPLETED = "COMPLETED"
+_CLOCK_SECONDS = 0.5
 
 
 class Rule(enum.StrEnum):
@@ -54,6 +54,8 @@ class Verdict:
 
     lost: list[str] = dataclasses.field(default_factory=list)
     twice: list[str] = dataclasses.field(default_factory=list)
+    undone: list[str] = dataclasses.field(default_factory=list)
+    """What is on record as done by an attempt that nobody began, or that could not have been over."""
     stuck: list[str] = dataclasses.field(default_factory=list)
     unexplained: list[Again] = dataclasses.field(default_factory=list)
     explained: list[Again] = dataclasses.field(default_factory=list)
@@ -63,7 +65,7 @@ class Verdict:
     @property
     def is_clean(self) -> bool:
         """Whether nothing went wrong."""
-        return not (self.lost or self.twice or self.stuck or self.unexplained or self.troubles)
+        return not (self.lost or self.twice or self.undone or self.stuck or self.unexplained or self.troubles)
 
 
 def judge(  # noqa: PLR0917 - all that was noted
@@ -86,6 +88,7 @@ def judge(  # noqa: PLR0917 - all that was noted
     _judge_repeats(verdict, starts, recorded)
     for each in recorded:
         verdict.twice += [f"{_noun(each)} {each.id} ({each.key}): {flaw}" for flaw in each.flaws]
+    verdict.undone += _undone(starts, recorded, by_key)
     for again in done_again(by_key, absences, times):
         (verdict.explained if again.rule else verdict.unexplained).append(again)
     return verdict
@@ -103,11 +106,11 @@ def _judge_start(
         verdict.lost.append(f"{what} was acknowledged, and is not on record")
     elif start.problem:
         verdict.lost.append(f"{what} did not complete: {start.problem}")
-    elif not start.ended and record.state == _COMPLETED:
+    elif not start.ended and record.state == COMPLETED:
         verdict.stuck.append(f"{what} has completed, and its caller was never told")
     elif not start.ended:
         verdict.stuck.append(f"{what} is {record.state}: {reasons.get(start.key) or 'nothing explains it'}")
-    elif record.state != _COMPLETED:
+    elif record.state != COMPLETED:
         verdict.lost.append(f"{what} was told to have completed, and is {record.state} on record")
     elif start.result != start.expected:
         verdict.lost.append(f"{what} came to {start.result!r}, not to {start.expected!r}")
@@ -128,6 +131,22 @@ def _judge_repeats(verdict: Verdict, starts: Sequence[Start], recorded: Iterable
             verdict.twice.append(f"{start.kind} {start.key} was started as each of {', '.join(sorted(ids))}")
         strange = [answer for answer in start.answers if start.id and answer != start.id]
         verdict.twice += [f"{start.kind} {start.key} ({start.id}): its repeat was answered {each}" for each in strange]
+
+
+def _undone(
+    starts: Sequence[Start], recorded: Sequence[Recorded], by_key: Mapping[str, Sequence[Line]]
+) -> Iterator[str]:
+    """What was recorded for a worker before it had done it: a report under a grant that was over."""
+    seconds = {key: start.told["seconds"] for start in starts for key in start.effects}
+    for outcome in (outcome for each in recorded for outcome in each.outcomes if outcome.key in seconds):
+        begun = [line.time for line in by_key.get(outcome.key, ()) if line.attempt == outcome.attempt]
+        what = f"effect {outcome.key} is on record as done in attempt {outcome.attempt}"
+        if not begun:
+            yield f"{what}, which nobody began"
+            continue
+        early = min(begun) + seconds[outcome.key] - outcome.time
+        if early > _CLOCK_SECONDS:
+            yield f"{what}, {early:.1f} s before that was over"
 
 
 def _noun(record: Recorded) -> str:
