@@ -14,9 +14,11 @@ import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.chaos.kit import until
+from tests.stream.kit import replica
 
 from stepwell.torture import Plan, Report, torture
 from stepwell.torture.faults import Kind
@@ -85,18 +87,20 @@ async def test_a_short_torture_ends_clean(folder: Path) -> None:
     assert processes_of(folder) == []
 
 
-async def test_an_interrupted_torture_leaves_no_process(folder: Path) -> None:
-    command = await begun("--worker", f"{sys.executable} {WORKER}", "--folder", str(folder), "--seconds", "300")
-    async with asyncio.timeout(60):
+async def test_an_interrupted_torture_leaves_no_process(folder: Path, database_url: str) -> None:
+    """At a service that is there: that goes on, and the workers end."""
+    async with replica(database_url) as one:
+        where = ("--address", one.service.address, "--folder", str(folder))
+        command = await begun("--worker", f"{sys.executable} {WORKER}", *where, "--seconds", "300")
         await until(lambda: list(folder.glob("ledger-*")))
-        assert len(processes_of(folder)) > 4
+        assert processes_of(folder)
         command.send_signal(signal.SIGINT)
         # Once more changes nothing: it is tidying.
         command.send_signal(signal.SIGINT)
         out, err = await command.communicate()
-    assert command.returncode == 1, (out + err).decode()
-    assert "interrupted" in err.decode()
-    assert processes_of(folder) == []
+        assert command.returncode == 1, (out + err).decode()
+        assert "interrupted" in err.decode()
+        assert processes_of(folder) == []
 
 
 async def test_it_says_what_it_needs(folder: Path) -> None:
@@ -111,11 +115,14 @@ async def test_it_says_what_it_needs(folder: Path) -> None:
         assert words in err.decode()
 
 
-async def tortured(folder: Path, kinds: Iterable[Kind], **changes: float) -> Report:
+SHORT = {"session_seconds": 3.0, "heartbeat_seconds": 0.75, "ack_seconds": 1.0}
+
+
+async def tortured(folder: Path, kinds: Iterable[Kind], **changes: Any) -> Report:
     """Only these faults, one soon after the other."""
-    terms = {"seconds": 14.0, "settle_seconds": 12.0, "session_seconds": 3.0, "fault_pause": 0.8} | changes
+    terms = {"seconds": 10.0, "settle_seconds": 12.0, "session_seconds": 3.0, "fault_pause": 0.8} | changes
     return await torture(
-        Plan(workers=(f"{sys.executable} {WORKER}",), folder=folder, seed=SEED, kinds=frozenset(kinds), **terms)  # type: ignore[arg-type]
+        Plan(workers=(f"{sys.executable} {WORKER}",), folder=folder, seed=SEED, kinds=frozenset(kinds), **terms)
     )
 
 
@@ -126,24 +133,28 @@ def assert_clean(report: Report) -> None:
 
 
 @pytest.mark.long
-async def test_frozen_workers(folder: Path) -> None:
+async def test_frozen_workers(folder: Path, database_url: str) -> None:
     """Who sleeps beyond its session and wakes has lost what it had, and changes nothing by what it says then."""
-    assert_clean(await tortured(folder, [Kind.WORKER_FROZEN]))
+    async with replica(database_url, **SHORT) as one:
+        assert_clean(await tortured(folder, [Kind.WORKER_FROZEN], address=one.service.address))
 
 
 @pytest.mark.long
-async def test_killed_workers(folder: Path) -> None:
+async def test_killed_workers(folder: Path, database_url: str) -> None:
     """What they had goes to others, not before their sessions are over."""
-    assert_clean(await tortured(folder, [Kind.WORKER_KILLED]))
+    async with replica(database_url, **SHORT) as one:
+        assert_clean(await tortured(folder, [Kind.WORKER_KILLED], address=one.service.address))
 
 
 @pytest.mark.long
-async def test_cut_connections(folder: Path) -> None:
+async def test_cut_connections(folder: Path, database_url: str) -> None:
     """Sessions live on: what was at work stays so, and what was reported is heard."""
-    assert_clean(await tortured(folder, [Kind.WORKER_CUT, Kind.CLIENT_CUT], fault_pause=0.3))
+    kinds = [Kind.WORKER_CUT, Kind.CLIENT_CUT]
+    async with replica(database_url, **SHORT) as one:
+        assert_clean(await tortured(folder, kinds, fault_pause=0.3, address=one.service.address))
 
 
 @pytest.mark.long
 async def test_a_postgres_that_is_killed(folder: Path) -> None:
     """What was answered is on its disk."""
-    assert_clean(await tortured(folder, [Kind.DATABASE_KILLED], runs_per_second=10.0))
+    assert_clean(await tortured(folder, [Kind.DATABASE_KILLED], runs_per_second=10.0, replicas=1, settle_seconds=8.0))
