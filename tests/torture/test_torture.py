@@ -136,7 +136,8 @@ def assert_clean(report: Report) -> None:
 async def test_frozen_workers(folder: Path, database_url: str) -> None:
     """Who sleeps beyond its session and wakes has lost what it had, and changes nothing by what it says then."""
     async with replica(database_url, **SHORT) as one:
-        assert_clean(await tortured(folder, [Kind.WORKER_FROZEN], address=one.service.address))
+        terms = {"effect_seconds": 6.0, "workers_each": 3, "fault_pause": 1.5, "settle_seconds": 20.0}
+        assert_clean(await tortured(folder, [Kind.WORKER_FROZEN], address=one.service.address, **terms))
 
 
 @pytest.mark.long

@@ -61,6 +61,9 @@ def command(  # noqa: PLR0917 - the options of one command
     ] = Plan.settle_seconds,
     runs_per_second: Annotated[float, typer.Option(help="Starts a second, at most.", min=0.01)] = Plan.runs_per_second,
     open_runs: Annotated[int, typer.Option(help="Runs and jobs that are open, at most.", min=1)] = Plan.open_runs,
+    effect_seconds: Annotated[float, typer.Option(help="How long an effect takes, at most.", min=0.5)] = (
+        Plan.effect_seconds
+    ),
     workers_each: Annotated[int, typer.Option(help="Processes of each worker command.", min=1)] = Plan.workers_each,
     replicas: Annotated[int, typer.Option(help="Replicas of the service that is started.", min=1)] = Plan.replicas,
     fault_seconds: Annotated[
@@ -100,6 +103,7 @@ def command(  # noqa: PLR0917 - the options of one command
             settle_seconds=settle_seconds,
             runs_per_second=runs_per_second,
             open_runs=open_runs,
+            effect_seconds=effect_seconds,
             workers_each=workers_each,
             replicas=replicas,
             fault_pause=fault_seconds,

@@ -120,7 +120,7 @@ class _Scene:
     async def play(self) -> Report:
         plan, own = self.plan, self.service if isinstance(self.service, OwnService) else None
         name = f"{plan.seed}"
-        load = Load(self.client, _dice(plan, "load"), name, self.queue, plan.runs_per_second, plan.open_runs)
+        load = Load(self.client, _dice(plan, "load"), name, self.queue, plan)
         storm = Storm(
             _dice(plan, "faults"), plan.fault_pause, self.times.session, self.seats, self.way, own, plan.kinds
         )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from stepwell.client import Client
     from stepwell.runs import RunHandle
+    from stepwell.torture.plan import Plan
 
 JOB = "job"
 _KINDS = {"errand": 55, JOB: 20, "steps": 8, "parent": 8, "sleeper": 9}
@@ -50,53 +51,51 @@ class Start:
         return self.kind == JOB
 
 
-def chosen(dice: random.Random, name: str, number: int) -> Start:
+def chosen(dice: random.Random, name: str, number: int, longest: float) -> Start:
     """Makes one up."""
     kind = dice.choices(list(_KINDS), list(_KINDS.values()))[0]
     key = f"{name}-{number}"
     if kind == "errand":
-        count, seconds = dice.randint(1, 4), _length(dice)
+        count, seconds = dice.randint(1, 4), _length(dice, longest)
         told = {"key": key, "activities": count, "seconds": seconds}
         return Start(kind, key, told, count, tuple(f"{key}/{place}" for place in range(count)))
     if kind == JOB:
-        return Start(kind, key, {"key": key, "seconds": _length(dice)}, key, (key,))
+        return Start(kind, key, {"key": key, "seconds": _length(dice, longest)}, key, (key,))
     if kind == "sleeper":
         return Start(kind, key, {"seconds": round(dice.uniform(0.1, 3), 2)}, "slept")
     count = dice.randint(1, 20)
     return Start(kind, key, {"count": count}, count * (count - 1) // 2)
 
 
-def _length(dice: random.Random) -> float:
+def _length(dice: random.Random, longest: float) -> float:
     """Mostly short, now and then long enough to be hurt in the middle."""
-    return round(dice.uniform(0.0, 0.3) if dice.random() < 2 / 3 else dice.uniform(0.5, 3), 2)
+    return round(dice.uniform(0.0, 0.3) if dice.random() < 2 / 3 else dice.uniform(0.5, longest), 2)
 
 
 class Load:
     """Starts one thing after the other, and waits for all of them."""
 
-    def __init__(  # noqa: PLR0917 - made in one place
-        self, client: Client, dice: random.Random, name: str, queue: str, rate: float, room: int
-    ) -> None:
-        """Begins with nothing. At most `rate` starts a second, at most `room` that have not ended."""
+    def __init__(self, client: Client, dice: random.Random, name: str, queue: str, plan: Plan) -> None:
+        """Begins with nothing."""
         self.starts: list[Start] = []
         self._client = client
         self._dice = dice
         self._name = name
         self._queue = queue
-        self._rate = rate
-        self._room = asyncio.Semaphore(room)
+        self._plan = plan
+        self._room = asyncio.Semaphore(plan.open_runs)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, until: float) -> None:
         """Starts things until a moment of the monotonic clock."""
         while time.monotonic() < until:
-            await asyncio.sleep(self._dice.expovariate(self._rate))
+            await asyncio.sleep(self._dice.expovariate(self._plan.runs_per_second))
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + max(0.0, until - time.monotonic())):
                     await self._room.acquire()
             except TimeoutError:
                 return
-            start = chosen(self._dice, self._name, len(self.starts))
+            start = chosen(self._dice, self._name, len(self.starts), self._plan.effect_seconds)
             self.starts.append(start)
             is_named, repeat = self._dice.random() < _NAMED, self._repeat()
             self._spawn(self._see_through(start, repeat, is_named=is_named))

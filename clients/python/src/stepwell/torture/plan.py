@@ -22,9 +22,9 @@ class Plan:
     `workers` are commands, each of which is started `workers_each` times. Without `address` a service is started:
     `replicas` of it on one Postgres, whose worker sessions last `session_seconds`. Load and faults last `seconds`, then
     what is left has `settle_seconds` to end. There are `runs_per_second` starts at most, and never more than
-    `open_runs` that have not ended. `fault_pause` is the mean time from one fault to the next. All is chosen by `seed`.
-    Only `kinds` of faults are done.
-    `folder` gets logs, ledgers and the database.
+    `open_runs` that have not ended; their effects take `effect_seconds` at most. `fault_pause` is the mean time from
+    one fault to the next. All is chosen by `seed`. Only `kinds` of faults are done. `folder` gets logs, ledgers and the
+    database.
     """
 
     workers: tuple[str, ...]
@@ -41,6 +41,7 @@ class Plan:
     replicas: int = 2
     fault_pause: float = 3.0
     session_seconds: float = 6.0
+    effect_seconds: float = 3.0
     kinds: frozenset[Kind] = frozenset(Kind)
 
     def __post_init__(self) -> None:
