@@ -133,11 +133,12 @@ def assert_clean(report: Report) -> None:
 
 
 @pytest.mark.long
-async def test_frozen_workers(folder: Path, database_url: str) -> None:
-    """Who sleeps beyond its session and wakes has lost what it had, and changes nothing by what it says then."""
+async def test_workers_that_are_away(folder: Path, database_url: str) -> None:
+    """Whose session is over has lost what it had, and changes nothing by what it says when it is heard again."""
     async with replica(database_url, **SHORT) as one:
         terms = {"effect_seconds": 6.0, "workers_each": 3, "fault_pause": 1.5, "settle_seconds": 20.0}
-        assert_clean(await tortured(folder, [Kind.WORKER_FROZEN], address=one.service.address, **terms))
+        kinds = [Kind.WORKER_FROZEN, Kind.WORKER_STALLED]
+        assert_clean(await tortured(folder, kinds, address=one.service.address, **terms))
 
 
 @pytest.mark.long
@@ -150,9 +151,10 @@ async def test_killed_workers(folder: Path, database_url: str) -> None:
 @pytest.mark.long
 async def test_cut_connections(folder: Path, database_url: str) -> None:
     """Sessions live on: what was at work stays so, and what was reported is heard."""
+    terms = {"effect_seconds": 6.0, "runs_per_second": 8.0, "fault_pause": 0.6, "settle_seconds": 20.0}
     kinds = [Kind.WORKER_CUT, Kind.CLIENT_CUT]
     async with replica(database_url, **SHORT) as one:
-        assert_clean(await tortured(folder, kinds, fault_pause=0.3, address=one.service.address))
+        assert_clean(await tortured(folder, kinds, address=one.service.address, **terms))
 
 
 @pytest.mark.long

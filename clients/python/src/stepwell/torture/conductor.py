@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from stepwell.client import Client
@@ -18,7 +19,7 @@ from stepwell.torture.holders import Holders
 from stepwell.torture.ledger import read
 from stepwell.torture.load import Load
 from stepwell.torture.plan import Plan, Times
-from stepwell.torture.proxy import Proxy
+from stepwell.torture.proxy import Link, Proxy
 from stepwell.torture.report import Report, report_on
 from stepwell.torture.service import OwnService, Service
 from stepwell.torture.verdict import judge
@@ -173,6 +174,7 @@ class _Scene:
                 lines += read(path, worker)
         faults = sorted([*storm.faults, *self._crashes(len(storm.faults))], key=lambda fault: fault.begin)
         links = [link for seat in self.seats for link in seat.proxy.links]
+        _keep(self.plan, faults, links)
         verdict = judge(load.starts, lines, on_record, reasons, absences_of(faults, links), self.times)
         verdict.troubles += troubles + [fault.problem for fault in faults if fault.problem]
         return report_on(self.plan, seconds, load.starts, lines, on_record, faults, holders.counts, verdict)
@@ -194,6 +196,15 @@ class _Scene:
     def _tell(self, phase: str, load: Load, storm: Storm, left: float = 0.0) -> None:
         ended = sum(1 for start in load.starts if start.ended)
         self.told(State(phase, len(load.starts), ended, len(storm.faults), left))
+
+
+def _keep(plan: Plan, faults: Sequence[Fault], links: Sequence[Link]) -> None:
+    """Leaves what was noted beside the ledgers, for whoever looks into a finding."""
+    noted = {
+        "faults": [dataclasses.asdict(each) for each in faults],
+        "links": [dataclasses.asdict(each) for each in links],
+    }
+    (plan.folder / "faults.json").write_text(json.dumps(noted, indent=1, default=str))
 
 
 async def _came(event: asyncio.Event) -> None:

@@ -73,7 +73,11 @@ class Report:
     def as_markdown(self) -> str:
         """For pages: tables of the same."""
         findings = self.findings
-        head = f"{self.seconds:.0f} s, seed {self.plan.seed}: {'clean' if self.verdict.is_clean else 'NOT CLEAN'}."
+        word = "clean" if self.verdict.is_clean else "NOT CLEAN"
+        head = (
+            f"# A torture run: {word}\n\n{self.plan.seconds:g} s of load and faults, {self.seconds:.0f} s until "
+            f"all had ended; seed {self.plan.seed}. [How to read it](torture.md)."
+        )
         languages = [f"| {name} | {' | '.join(map(str, done))} |" for name, done in self.languages.items()]
         parts = [
             head,

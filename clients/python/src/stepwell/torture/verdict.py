@@ -28,6 +28,8 @@ from stepwell.torture.plan import Times
 from stepwell.torture.recorded import COMPLETED, Recorded
 
 _CLOCK_SECONDS = 0.5
+UNHEARD = 0.5
+"""Seconds after which an acknowledgement has arrived that nothing kept back: it is sent as the effect begins."""
 
 
 class Rule(enum.StrEnum):
@@ -175,11 +177,12 @@ def explain(earlier: Line, later: Line, away: Mapping[str, Sequence[Absence]], t
             if end >= earlier.time - SLACK and min(end, later.time) - begin >= times.shortest_expiry:
                 return Again(earlier, later, Rule.SESSION_LOST, max(parts, key=lambda part: part.seconds).fault)
         return Again(earlier, later)
-    if later.attempt == earlier.attempt:
-        for absence in first:
-            if absence.begin - SLACK <= earlier.time <= absence.end + SLACK and absence.begin <= later.time:
-                return Again(earlier, later, Rule.NOT_ACKNOWLEDGED, absence.fault)
     for absence in second:
         if absence.begin <= earlier.time + SLACK and absence.begin <= later.time <= absence.end + SLACK:
             return Again(earlier, later, Rule.BEGAN_LATE, absence.fault)
+    if later.attempt == earlier.attempt:
+        for absence in first:
+            is_unheard = absence.begin - UNHEARD <= earlier.time <= absence.end + UNHEARD
+            if is_unheard and absence.begin <= later.time:
+                return Again(earlier, later, Rule.NOT_ACKNOWLEDGED, absence.fault)
     return Again(earlier, later)
