@@ -120,7 +120,7 @@ SHORT = {"session_seconds": 3.0, "heartbeat_seconds": 0.75, "ack_seconds": 1.0}
 
 async def tortured(folder: Path, kinds: Iterable[Kind], **changes: Any) -> Report:
     """Only these faults, one soon after the other."""
-    terms = {"seconds": 10.0, "settle_seconds": 12.0, "session_seconds": 3.0, "fault_pause": 0.8} | changes
+    terms = {"seconds": 8.0, "settle_seconds": 20.0, "session_seconds": 3.0, "fault_pause": 0.8} | changes
     return await torture(
         Plan(workers=(f"{sys.executable} {WORKER}",), folder=folder, seed=SEED, kinds=frozenset(kinds), **terms)
     )
@@ -136,7 +136,7 @@ def assert_clean(report: Report) -> None:
 async def test_workers_that_are_away(folder: Path, database_url: str) -> None:
     """Whose session is over has lost what it had, and changes nothing by what it says when it is heard again."""
     async with replica(database_url, **SHORT) as one:
-        terms = {"effect_seconds": 6.0, "workers_each": 3, "fault_pause": 1.5, "settle_seconds": 20.0}
+        terms = {"effect_seconds": 6.0, "runs_per_second": 8.0, "workers_each": 3, "fault_pause": 1.5}
         kinds = [Kind.WORKER_FROZEN, Kind.WORKER_STALLED]
         assert_clean(await tortured(folder, kinds, address=one.service.address, **terms))
 
@@ -151,7 +151,7 @@ async def test_killed_workers(folder: Path, database_url: str) -> None:
 @pytest.mark.long
 async def test_cut_connections(folder: Path, database_url: str) -> None:
     """Sessions live on: what was at work stays so, and what was reported is heard."""
-    terms = {"effect_seconds": 6.0, "runs_per_second": 8.0, "fault_pause": 0.6, "settle_seconds": 20.0}
+    terms = {"effect_seconds": 6.0, "runs_per_second": 8.0, "fault_pause": 0.6}
     kinds = [Kind.WORKER_CUT, Kind.CLIENT_CUT]
     async with replica(database_url, **SHORT) as one:
         assert_clean(await tortured(folder, kinds, address=one.service.address, **terms))
@@ -160,4 +160,4 @@ async def test_cut_connections(folder: Path, database_url: str) -> None:
 @pytest.mark.long
 async def test_a_postgres_that_is_killed(folder: Path) -> None:
     """What was answered is on its disk."""
-    assert_clean(await tortured(folder, [Kind.DATABASE_KILLED], runs_per_second=10.0, replicas=1, settle_seconds=8.0))
+    assert_clean(await tortured(folder, [Kind.DATABASE_KILLED], runs_per_second=10.0, replicas=1))
