@@ -109,6 +109,7 @@ verify: setup $(GENERATE)/.ready ## Generated code is current, the protocol brea
 	$(PY) tools/reference.py --check
 	$(PY) tools/dashboards.py --check
 	$(PY) tools/chart.py --check
+	$(PY) tools/conformance.py --check
 	$(PY) tools/buf.py breaking
 
 .PHONY: test
@@ -119,6 +120,10 @@ test: setup ends ## Everything but what takes long: check, verify, tests
 .PHONY: test-long
 test-long: setup ## The tests that take long
 	$(VENV)/bin/pytest -m long $(PYTEST_ARGS)
+
+.PHONY: conformance
+conformance: setup ## Hold each client's worker against the worker protocol, and write the table (LANGUAGES="go java": only these)
+	$(PY) tools/conformance.py $(LANGUAGES)
 
 .PHONY: mutants
 mutants: setup ## Take each guard out and see that some test notices

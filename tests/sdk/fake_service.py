@@ -36,6 +36,8 @@ class FakeService(FakeRuns, WorkerServiceServicer):
         self.swallow_results = 0  # answers to lose, with the stream
         self.refuse_next: list[status_pb2.Status] = []
         self.answers_backwards = False  # those to the reports of one message
+        self.assigned: list[tuple[Session, Task]] = []
+        self.loses_who_beats = False
         self.released = 0  # tasks that were given back
         self.expire_sessions = False
         self.opened = self.closed = 0  # streams
@@ -114,7 +116,7 @@ class FakeService(FakeRuns, WorkerServiceServicer):
             for beat in message.heartbeats:
                 self.beats.append(beat)
                 self.activities[beat.ref.task_id].details = beat.details
-                response.heartbeats.add(ref=beat.ref)
+                response.heartbeats.add(ref=beat.ref, lost=self.loses_who_beats)
             results = [self._report(session, report) for report in message.reports]
             self.results += results
             response.results.extend(reversed(results) if self.answers_backwards else results)
@@ -136,6 +138,11 @@ class FakeService(FakeRuns, WorkerServiceServicer):
         """Asks every worker to connect anew, now."""
         for session in self.sessions.values():
             session.out.put_nowait(ConnectResponse(rotate=workers_pb2.Rotate()))
+
+    def assign_again(self) -> None:
+        """Gives all grants once more, as they were."""
+        for session, task in self.assigned:
+            session.out.put_nowait(ConnectResponse(assigns=[task]))
 
     def lose(self, *tasks: FakeRun | FakeActivity) -> None:
         """Takes tasks from their workers, which are told so, and queues them for any."""
@@ -198,6 +205,7 @@ class FakeService(FakeRuns, WorkerServiceServicer):
                 step_ordinal=item.record.ordinal,
                 heartbeat_details=item.details,
             )
+        self.assigned.append((session, task))
         session.out.put_nowait(ConnectResponse(assigns=[task]))
         self.changed()
 

@@ -44,6 +44,19 @@ async def test_details_reach_the_next_attempt(service: FakeService, client: Clie
     assert len(service.beats) <= 3
 
 
+async def test_what_is_lost_is_reported_all_the_same(service: FakeService, client: Client, working: Working) -> None:
+    """The answer to a heartbeat says so: the function is stopped, and the place that it took is given back."""
+
+    @activity
+    async def beating() -> None:
+        activity.heartbeat()
+        await asyncio.Event().wait()
+
+    service.loses_who_beats = True
+    async with working(workflows=[asks], activities=[beating]), asyncio.timeout(60):
+        assert await (await client.start_run(asks, "beating")).result() == "Cancelled"
+
+
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_cancellation(service: FakeService, client: Client, working: Working, is_async: bool) -> None:
     """Async functions are interrupted, plain ones look at a flag; both report that they stopped."""

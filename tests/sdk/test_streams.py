@@ -57,6 +57,30 @@ async def test_lost_answers_are_asked_for_again(service: FakeService, client: Cl
     assert sum(result.status == ReportResult.STATUS_DUPLICATE for result in service.results) >= 2
 
 
+async def test_an_assignment_that_comes_twice_is_one_grant(
+    service: FakeService, client: Client, working: Working
+) -> None:
+    """Of a run that waits as of an activity at work: neither is begun again."""
+    may_end = asyncio.Event()
+
+    @activity(name="pause")
+    async def gated(seconds: float) -> float:
+        calls.append("pause")
+        begun.set()
+        await may_end.wait()
+        return seconds
+
+    async with working(workflows=[steps], activities=[gated]), asyncio.timeout(60):
+        handle = await client.start_run(steps)
+        await begun.wait()
+        service.received.clear()
+        service.assign_again()
+        await service.until(lambda: sum(len(message.acks) for message in service.received) >= 2)
+        may_end.set()
+        assert await handle.result() == ["first", 0.05, "last"]
+    assert calls == ["first", "pause", "last"]
+
+
 async def test_a_cut_stream_is_resumed(service: FakeService, client: Client, working: Working) -> None:
     """Work in hand goes on meanwhile."""
     async with working(workflows=[steps], activities=[pause]):

@@ -183,6 +183,9 @@ class Activities:
         task_id = running.ref.task_id
         former = self.running.get(task_id)
         if former is not None:
+            if former.ref.token == task.ref.token:  # the same grant: it is at it
+                self.outbox.acknowledge(former.ref)
+                return
             self.revoke(former.ref)
         definition = self._definitions.get(task.type)
         self.running[task_id] = running
@@ -264,10 +267,8 @@ class Activities:
             self._processes.cancel(running)
 
     def beat_answered(self, result: workers_pb2.TaskHeartbeatResult) -> None:
-        """Takes in the answer to a heartbeat."""
-        if result.lost:
-            self.revoke(result.ref)
-        elif result.cancel_requested:
+        """Takes in the answer to a heartbeat. One that is lost is reported all the same: its place is given back."""
+        if result.lost or result.cancel_requested:
             self.cancel(result.ref)
 
     def ended(self, running: Running, result: ReportResult) -> None:

@@ -83,6 +83,9 @@ class Runs:
         task_id = task.ref.task_id
         former = self.seats.get(task_id)
         if former is not None:
+            if former.run.ref.token == task.ref.token:  # the same grant: it is at it
+                self._outbox.acknowledge(former.run.ref)
+                return
             self.forget(former.run)
         definition = self._definitions.get(task.type)
         if definition is None:

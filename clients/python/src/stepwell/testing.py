@@ -15,11 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import os
 import shutil
-import socket
-import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +23,7 @@ from typing import Any, Self
 
 import grpc.aio
 
+from stepwell._servers import free_port, make_folder, server_program
 from stepwell.client import Client
 from stepwell.errors import StepwellError
 from stepwell.policies import Seconds, duration
@@ -58,12 +55,11 @@ class TestServer:
 
     async def __aenter__(self) -> Self:
         """Starts the server and connects a client."""
-        self._folder = await asyncio.to_thread(_make_folder)
-        self.address = f"127.0.0.1:{_free_port()}"
-        program = shutil.which("stepwell-server", path=os.path.dirname(sys.executable)) or "stepwell-server"  # noqa: PTH120
+        self._folder = await asyncio.to_thread(make_folder)
+        self.address = f"127.0.0.1:{free_port()}"
         port = self.address.rpartition(":")[2]
         self._process = await asyncio.create_subprocess_exec(
-            program,
+            server_program(),
             "dev",
             "--test-clock",
             "--port",
@@ -146,17 +142,3 @@ class TestServer:
     @property
     def _clock(self) -> Any:  # noqa: ANN401 - the stub of the asynchronous channel
         return ClockServiceStub(self._channel)
-
-
-def _make_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="stepwell-test-"))
-    # An unprivileged Postgres must be able to pass, when tests are run as root.
-    folder.chmod(0o711)
-    return folder
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

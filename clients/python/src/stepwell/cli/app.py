@@ -32,19 +32,24 @@ GROUPS = {
 }
 """The module of each, whose `app` it is. All together take longer to read than most commands to run."""
 
+COMMANDS = {"conformance": "conformance"}
+"""The same of what is a command by itself."""
+
 
 class _Groups(TyperGroup):
     def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002 - typer's
         """Names all, read or not."""
-        return list(GROUPS)
+        return [*GROUPS, *COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 - the types are typer's own affair
         """Reads a group; all of them for a name that is none, so that what is like it can be suggested."""
-        for name in [cmd_name] if cmd_name in GROUPS else GROUPS:
+        every = GROUPS | COMMANDS
+        for name in [cmd_name] if cmd_name in every else every:
             if name not in self.commands:
-                group = typer.main.get_group(importlib.import_module(f"stepwell.cli.{GROUPS[name]}").app)
-                group.name = name
-                self.add_command(group)
+                found = importlib.import_module(f"stepwell.cli.{every[name]}").app
+                command = typer.main.get_group(found) if name in GROUPS else typer.main.get_command(found)
+                command.name = name
+                self.add_command(command)
         return super().get_command(ctx, cmd_name)
 
 
