@@ -160,4 +160,5 @@ async def test_cut_connections(folder: Path, database_url: str) -> None:
 @pytest.mark.long
 async def test_a_postgres_that_is_killed(folder: Path) -> None:
     """What was answered is on its disk."""
-    assert_clean(await tortured(folder, [Kind.DATABASE_KILLED], runs_per_second=10.0, replicas=1))
+    terms = {"runs_per_second": 20.0, "effect_seconds": 0.5, "fault_pause": 0.5, "replicas": 1}
+    assert_clean(await tortured(folder, [Kind.DATABASE_KILLED, Kind.DATABASE_STOPPED], **terms))

@@ -28,11 +28,10 @@ GROUPS = {
     "worker": "workers",
     "namespace": "namespaces",
     "retention": "retention",
-    "torture": "torture",
 }
 """The module of each, whose `app` it is. All together take longer to read than most commands to run."""
 
-COMMANDS = {"conformance": "conformance"}
+COMMANDS = {"conformance": "conformance", "torture": "torture"}
 """The same of what is a command by itself."""
 
 

@@ -28,9 +28,7 @@ from stepwell.torture.conductor import State
 from stepwell.torture.faults import CHOSEN, Kind
 from stepwell.torture.report import HEADS
 
-app = typer.Typer(
-    help="Torture the service and its workers, and see that nothing is lost.", invoke_without_command=True
-)
+app = typer.Typer(add_completion=False)
 
 _FILE_WIDTH = 240
 _SEEDS = 1_000_000
@@ -46,7 +44,7 @@ class Form(StrEnum):
     MARKDOWN = "markdown"
 
 
-@app.callback()
+@app.command(name="torture")
 def command(  # noqa: PLR0917 - the options of one command
     context: typer.Context,
     address: Annotated[
@@ -91,9 +89,12 @@ def command(  # noqa: PLR0917 - the options of one command
     session: Session = context.obj
     if session.is_encrypted:
         fail("what stands between workers and the service would not pass TLS: torture one that speaks in the clear")
+    if not worker:
+        fail("no worker: name the command of a conformance worker by --worker", "docs/torture.md says of which")
     try:
+        kinds = _kinds(fault or ())
         plan = Plan(
-            workers=tuple(worker or ()),
+            workers=tuple(worker),
             folder=_made(folder),
             seed=random.randrange(_SEEDS) if seed is None else seed,
             address=address,
@@ -108,7 +109,7 @@ def command(  # noqa: PLR0917 - the options of one command
             replicas=replicas,
             fault_pause=fault_seconds,
             session_seconds=session_seconds,
-            kinds=_kinds(fault or ()),
+            kinds=kinds,
         )
         report = asyncio.run(_watched(plan))
     except (TortureError, ServiceError) as error:
