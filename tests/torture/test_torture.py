@@ -56,6 +56,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.timeout(200)
 async def test_a_short_torture_ends_clean(folder: Path) -> None:
     """Two replicas, two workers, and everything that may befall them."""
     options = (
@@ -64,7 +65,7 @@ async def test_a_short_torture_ends_clean(folder: Path) -> None:
         "--folder",
         str(folder),
         "--seconds",
-        "12",
+        "10",
         "--session-seconds",
         "4",
         "--fault-seconds",
