@@ -31,7 +31,7 @@ GROUPS = {
 }
 """The module of each, whose `app` it is. All together take longer to read than most commands to run."""
 
-COMMANDS = {"conformance": "conformance"}
+COMMANDS = {"conformance": "conformance", "torture": "torture"}
 """The same of what is a command by itself."""
 
 

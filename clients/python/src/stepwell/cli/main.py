@@ -6,9 +6,13 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 
 _SHOW_CURSOR = b"\x1b[?25h"
 _INTERRUPTED = 130
+
+interrupted: list[Callable[[], None]] = []
+"""What Ctrl-C calls in place of leaving at once, each time: for a command with more to tidy than the cursor."""
 
 
 def main() -> None:
@@ -36,8 +40,12 @@ if sys.platform != "win32":
         threading.Thread(target=_leave, name="stepwell-interrupt", daemon=True).start()
 
     def _leave() -> None:
-        """Leaves with nothing to tidy but the cursor, which a progress bar hides."""
+        """Leaves with nothing to tidy but the cursor, which a progress bar hides, unless a command does it itself."""
         signal.sigwait({signal.SIGINT})
+        while interrupted:
+            for act in interrupted:
+                act()
+            signal.sigwait({signal.SIGINT})
         if os.isatty(sys.stderr.fileno()):
             os.write(sys.stderr.fileno(), _SHOW_CURSOR + b"\n")
         os._exit(_INTERRUPTED)

@@ -50,9 +50,14 @@ class Session:
     def __init__(self, address: str, *, namespace: str, api_key: str | None, tls: Tls | None) -> None:
         """Keeps the options; without `tls` all travels in the clear."""
         self._address = address
-        self._namespace = namespace
-        self._api_key = api_key
+        self.namespace = namespace
+        self.api_key = api_key
         self._tls = tls
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection is to be."""
+        return self._tls is not None
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Client]:
@@ -60,8 +65,8 @@ class Session:
         try:
             with Client.connect(
                 self._address,
-                namespace=self._namespace,
-                api_key=self._api_key,
+                namespace=self.namespace,
+                api_key=self.api_key,
                 tls=self._tls or False,
                 connect_timeout=5,
                 call_timeout=20,
