@@ -27,8 +27,10 @@ def test_numbers_and_words() -> None:
     assert told["counts"]["jobs started"] == told["counts"]["ended"] == 1
     assert told["languages"]["go"] == {"effects": 1, "runs": 3, "processes": 1}
     assert told["findings"]["done twice, explained"] == [
-        "k: python 1.1 in attempt 1, and 7.0 s later go 2.1 in attempt 2: its worker's session was lost; "
-        "worker killed (1.1) 0.5 s after the first"
+        (
+            "k: python 1.1 in attempt 1, and 7.0 s later go 2.1 in attempt 2: its worker's session was lost; "
+            "worker killed (1.1) 0.5 s after the first"
+        )
     ]
     page = report.as_markdown()
     assert "NOT CLEAN" in page
