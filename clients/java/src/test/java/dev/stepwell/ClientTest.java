@@ -22,6 +22,7 @@ import io.grpc.CallOptions;
 import io.grpc.Channel;
 import io.grpc.ClientCall;
 import io.grpc.ClientInterceptor;
+import io.grpc.Context;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.Status;
@@ -102,19 +103,21 @@ class ClientTest {
         }
     }
 
-    /** A caller that was interrupted wants no repeat. */
+    /** A caller that has cancelled wants no repeat. */
     @Test
     void cancelledCallerIsLeftAlone(Service service) {
-        try (Client client = new Client(service.connections())) {
+        try (Client client = new Client(service.connections());
+                Context.CancellableContext cancelled = Context.current().withCancellation()) {
             Failing failing = new Failing();
-            Thread.currentThread().interrupt();
-            StepwellException cancelled = assertThrows(
-                    StepwellException.class,
-                    () -> client.call(
-                            client.jobs().withInterceptors(failing),
-                            stub -> stub.startJob(StartJobRequest.getDefaultInstance())));
-            assertTrue(Thread.interrupted());
-            assertEquals(Status.Code.CANCELLED, cancelled.code());
+            cancelled.cancel(null);
+            cancelled.run(() -> {
+                StepwellException failed = assertThrows(
+                        StepwellException.class,
+                        () -> client.call(
+                                client.jobs().withInterceptors(failing),
+                                stub -> stub.startJob(StartJobRequest.getDefaultInstance())));
+                assertEquals(Status.Code.CANCELLED, failed.code());
+            });
             assertEquals(1, failing.calls.get());
         }
     }
