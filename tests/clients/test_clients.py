@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tools.conformance import alone
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = ROOT / "clients"
@@ -19,7 +17,7 @@ SERVER = Path(sys.executable).with_name("stepwell-server")
 SECONDS = 540
 RUST = {
     # What Cargo has built stays from one time to the next.
-    "CARGO_TARGET_DIR": str(CLIENTS.parent / ".cache/rust"),
+    "CARGO_TARGET_DIR": str(ROOT / ".cache/rust"),
     # Linted as it is compiled: `cargo clippy` would compile it all once more.
     "RUSTC_WORKSPACE_WRAPPER": "clippy-driver",
 }
@@ -31,16 +29,6 @@ def _need(program: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{program} is not here to test its client")
     pytest.skip(f"{program} is not here to test its client")
-
-
-@contextmanager
-def _alone(folder: str) -> Iterator[None]:
-    """While somebody builds in a client's folder nobody else does, nor runs what is there."""
-    locks = ROOT / ".cache/locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / folder).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _run(folder: str, *command: str) -> None:
@@ -64,7 +52,7 @@ def test_go() -> None:
 def test_typescript() -> None:
     """Compiled strictly, by the tests' own command."""
     _need("npm")
-    with _alone("typescript"):
+    with alone("typescript"):
         _run("typescript", "npm", "ci", "--no-audit", "--no-fund")
         _run("typescript", "npm", "test")
 
@@ -73,7 +61,7 @@ def test_typescript() -> None:
 def test_java() -> None:
     """Stubs made, compiled without a warning, formatted: all by the tests' own command."""
     _need("mvn")
-    with _alone("java"):
+    with alone("java"):
         _run("java", "mvn", "-q", "-B", "test")
 
 
