@@ -20,7 +20,7 @@ from tests.chaos.standby import Server, looking, server
 from tests.service import refusal
 
 from stepwell import Client
-from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, runs_pb2, runs_pb2_grpc
+from stepwell.v1 import namespaces_pb2, namespaces_pb2_grpc, runs_pb2, runs_pb2_grpc, types_pb2
 from stepwell_server.store import migrations
 
 COUNT, ACTIVITIES = 6, 12
@@ -138,7 +138,9 @@ async def test_callers_hear_that_no_writes_are_taken(tmp_path: Path, data_dir: P
 async def refusals(address: str) -> list[str]:
     """What callers hear of a hot write, which waits for better times as long as they do, and of a cold one."""
     async with grpc.aio.insecure_channel(address) as channel:
-        start = runs_pb2.StartRunRequest(type="t", task_queue="held")
+        # It may be done all the same, after its caller has given up.
+        one = types_pb2.Payload(json="1")
+        start = runs_pb2.StartRunRequest(type="errand", task_queue=worker.QUEUE, input=one)
         create = namespaces_pb2.CreateNamespaceRequest(namespace="other")
         with pytest.raises(grpc.aio.AioRpcError) as hot:
             await runs_pb2_grpc.RunServiceStub(channel).StartRun(start, timeout=2)

@@ -43,6 +43,7 @@ async def test_python_passes(service: Service) -> None:
     assert not await _failed(service, "python", is_quick=True)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(SECONDS)
 @pytest.mark.parametrize("name", [name for name in tool.LANGUAGES if name != "python"])
 async def test_others_pass(name: str, service: Service) -> None:

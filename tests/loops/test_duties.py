@@ -262,6 +262,19 @@ async def test_nothing_expires_soon_after_a_round_that_was_held_up(database_url:
         assert rig.clock.monotonic() - began > 0.9
 
 
+async def test_nothing_expires_soon_after_the_leader_stood_still(database_url: str) -> None:
+    """Whoever beats by way of its replica stood still with it."""
+    async with rigged(database_url) as rig:
+        loop, seconds = expiry(rig), rig.settings.session_seconds
+        assert await loop.run_once() == 0
+        session_id, *_ = await holding(rig, -1)
+        loop._looked_time -= seconds / 4
+        assert await loop.run_once() == 0
+        assert await held_by(rig, session_id) == 2
+        loop._held_up_time -= seconds
+        assert await loop.run_once() == 3
+
+
 async def test_what_held_the_leader_up_excuses_heartbeats_elsewhere(database_url: str) -> None:
     """It has no worker of its own, so no beats of its own have failed."""
     async with Service(rig_settings(database_url, lock_seconds=0.2, expiry_poll_seconds=0.05)) as service:

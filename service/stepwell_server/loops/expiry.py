@@ -36,6 +36,8 @@ _log = structlog.get_logger("stepwell.expiry")
 _SESSIONS = 64
 # Of a session's time: a look that took longer was held up.
 _HELD_UP = 1 / 8
+# Of the pause between looks, which is not always as long: a look that comes later is late.
+_LATE = 1.5
 _REASON = "session expired"
 
 
@@ -62,6 +64,7 @@ class Expiry(Loop):
         self._led_seconds = led_seconds
         self._lost_holders_time = 0.0
         self._held_up_time = float("-inf")
+        self._looked_time = float("inf")
         self._has_more = False
 
     def pause(self, done: int) -> float:
@@ -88,11 +91,14 @@ class Expiry(Loop):
 
     async def _look(self) -> Sequence[UUID]:
         """A slice of the sessions whose time is over."""
+        # It stood still itself, and so did whoever beats by way of it.
+        late = _LATE * self._seconds + self._session_seconds * _HELD_UP
+        was_away = self._clock.monotonic() - self._looked_time > late
         async with self._connection.use() as connection:
             began = self._clock.monotonic()
             expired = await sessions.read_expired_sessions(connection, self._clock.now(), _SESSIONS)
-        ended = self._clock.monotonic()
-        if ended - began > self._session_seconds * _HELD_UP:
+        self._looked_time = ended = self._clock.monotonic()
+        if was_away or ended - began > self._session_seconds * _HELD_UP:
             self._held_up_time = ended
         return expired
 
