@@ -23,6 +23,8 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
 END_STREAM, END_HEADERS, ACK = 0x1, 0x4, 0x1
 CONNECTIONS, NOISES = 40, 60
 RESETS, FRAMES = 8_000, 20_000
+# After so many of the same nothing takes more.
+ROUNDS = 9
 GROWTH_BYTES = 64 * 2**20
 
 
@@ -138,15 +140,20 @@ async def test_noise_breaks_nothing(server: Served) -> None:
 
 
 async def test_calls_that_are_taken_back_at_once_cost_nothing_that_stays(server: Served) -> None:
-    """Each begins a call and resets it (a rapid reset). What the first of them took is used again by the later."""
+    """Each begins a call and resets it (a rapid reset). What the first of them took is used again by the later.
+
+    How much the first take depends on how far the server lags behind; what stays would add up each time.
+    """
     reset = struct.pack(">I", 8)
     data = b"".join(call(stream) + frame(RST_STREAM, 0, stream, reset) for stream in range(1, 2 * RESETS, 2))
-    taken = []
-    for _ in range(4):
+    taken: list[int] = []
+    for _ in range(ROUNDS):
         await heard(server, HELLO + data, 3)
         await server.is_well()
         taken.append(server.memory())
-    assert taken[3] - taken[1] < GROWTH_BYTES
+        if len(taken) > 2 and taken[-1] - taken[-3] < GROWTH_BYTES / 2:
+            return
+    pytest.fail(f"it grew each time: {taken}")
 
 
 async def test_a_flood_of_small_frames_costs_nothing_that_stays(server: Served) -> None:
