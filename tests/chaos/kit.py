@@ -110,7 +110,9 @@ class Stage:
         """What the workers have left behind."""
         if not self.effects.exists():
             return []
-        lines = [json.loads(line) for line in self.effects.read_text().splitlines()]
+        # The last may be half written.
+        whole = self.effects.read_text().rpartition("\n")[0]
+        lines = [json.loads(line) for line in whole.splitlines()]
         return [line for line in lines if kind in (None, line["kind"])]
 
     async def more(self, count: int, seconds: float = 60.0) -> None:

@@ -66,7 +66,7 @@ class Served:
     def complaints(self) -> list[dict[str, Any]]:
         """What it wrote that tells of a fault of its own, or is no line of a log at all."""
         lines = []
-        for raw in self.process.log.read_text().splitlines():
+        for raw in self.process.log.read_text().rpartition("\n")[0].splitlines():
             try:
                 line: dict[str, Any] = json.loads(raw)
             except ValueError:
