@@ -16,7 +16,7 @@ from stepwell._outbox import Outbox
 from stepwell._queries import Queries
 from stepwell._roster import Runs, Seat
 from stepwell._stream import Stream
-from stepwell.v1.workers_pb2 import Advance, Hello, TaskRef
+from stepwell.v1.workers_pb2 import Advance, Hello, ReportResult, TaskRef
 from stepwell.worker import Worker
 
 WORKER = Path(__file__).resolve().parents[2] / "clients/python/conformance/worker.py"
@@ -204,6 +204,32 @@ def stays_silent_after_news() -> None:
 
 
 @fault("refused-for-now")
+def repeats_nothing() -> None:
+    Outbox._repeat = nothing  # type: ignore[method-assign]
+
+
+@fault("taken-back")
+def repeats_whatever_is_refused() -> None:
+    ended = Activities.ended
+
+    def again(self: Activities, running: Running, result: Any) -> None:
+        if result.status == ReportResult.STATUS_REFUSED:
+            self._report(running, running.outcome)
+        else:
+            ended(self, running, result)
+
+    Activities.ended = again  # type: ignore[method-assign]
+
+
+@fault("progress-refused-for-ever")
+def drops_runs_that_are_at_fault() -> None:
+    def drop(self: Runs, run: Any, result: Any) -> None:
+        self.forget(run)
+
+    Runs.refused = drop  # type: ignore[method-assign]
+
+
+@fault("refused-for-ever")
 def gives_up_when_refused() -> None:
     def drop(self: Activities, running: Running, result: Any) -> None:
         self._remove(running)

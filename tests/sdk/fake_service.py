@@ -222,14 +222,12 @@ class FakeService(FakeRuns, WorkerServiceServicer):
     def _report(self, session: Session, report: workers_pb2.Report) -> ReportResult:
         result = ReportResult(correlation=report.correlation, status=ReportResult.STATUS_ACCEPTED)
         if self.refuse_next:
-            result.status = ReportResult.STATUS_REFUSED
-            result.error.CopyFrom(self.refuse_next.pop(0))
+            refuse(result, self.refuse_next.pop(0))
             return result
         item = self.runs.get(report.ref.task_id[4:]) or self.activities.get(report.ref.task_id)
         assert item is not None
         if item.token != report.ref.token:
-            result.status = ReportResult.STATUS_REFUSED
-            result.error.CopyFrom(refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "lost"))
+            refuse(result, refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "lost"))
         elif report.HasField("release"):
             self.released += 1
             self._give_back(item)
@@ -269,13 +267,13 @@ class FakeService(FakeRuns, WorkerServiceServicer):
             result.steps.extend(known[key] for key in keys if known[key].state in ENDED)
             return
         if not all(self._is_recorded(ref) for ref in progress.ahead_of):
-            result.status = ReportResult.STATUS_REFUSED
-            result.error.CopyFrom(refusal(grpc.StatusCode.FAILED_PRECONDITION, "RESULT_NOT_RECORDED", "not recorded"))
+            refuse(result, refusal(grpc.StatusCode.FAILED_PRECONDITION, "RESULT_NOT_RECORDED", "not recorded"))
+            self.released += 1
+            self._give_back(run)
             return
         wrong = self.order_error(run, progress)
         if wrong:
-            result.status = ReportResult.STATUS_REFUSED
-            result.error.CopyFrom(refusal(grpc.StatusCode.FAILED_PRECONDITION, "STEP_ORDER_CHANGED", wrong))
+            refuse(result, refusal(grpc.StatusCode.FAILED_PRECONDITION, "STEP_ORDER_CHANGED", wrong))
             run.holder = None
             return
         for step in progress.steps:
@@ -287,3 +285,16 @@ class FakeService(FakeRuns, WorkerServiceServicer):
                 record.state = types_pb2.STEP_STATE_CANCELLED
         result.steps.extend(self._match_signals(run))
         self._maybe_end(run, progress)
+
+
+def refuse(result: ReportResult, status: status_pb2.Status) -> None:
+    """Refuses a report, with what is to be done about it as the service would say."""
+    result.status = ReportResult.STATUS_REFUSED
+    result.error.CopyFrom(status)
+    if status.code in {grpc.StatusCode.ABORTED.value[0], grpc.StatusCode.UNAVAILABLE.value[0]}:
+        result.remedy = ReportResult.REMEDY_REPEAT
+        result.repeat_delay.FromMilliseconds(50)
+    elif status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]:
+        result.remedy = ReportResult.REMEDY_FAIL
+    else:
+        result.remedy = ReportResult.REMEDY_DROP

@@ -163,7 +163,6 @@ async def test_an_end_that_went_ahead_is_refused_whole() -> None:
 
 
 LOST = refusal(grpc.StatusCode.FAILED_PRECONDITION, "LEASE_LOST", "timed out")
-UNFOUNDED = refusal(grpc.StatusCode.FAILED_PRECONDITION, "RESULT_NOT_RECORDED", "timed out")
 TOO_LARGE = refusal(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "too large")
 AWAY = refusal(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", "away")
 
@@ -175,7 +174,7 @@ AWAY = refusal(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", "away")
         pytest.param([AWAY], id="nor could it be at once"),
         # What the code made of it may be wrong in itself: that is not the run's fault, also if it hears so first.
         pytest.param([LOST, TOO_LARGE], id="nor is what came of it right"),
-        pytest.param([LOST, UNFOUNDED, AWAY], id="nor is the run taken back at once"),
+        pytest.param([LOST, AWAY], id="nor could it be seen at once whether it is"),
     ],
 )
 @pytest.mark.parametrize("has_effects", [False, True])

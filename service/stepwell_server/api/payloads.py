@@ -77,9 +77,9 @@ def failure_from_proto(message: types_pb2.Failure, fields: Fields, field: str, a
     """Reads a failure. Text that is too long is cut."""
     path = f"{at}{field}."
     return Failure(
-        message=_storable(message.message, _MESSAGE_CHARACTERS),
-        type=_storable(message.type, _TYPE_CHARACTERS),
-        stack_trace=_storable(message.stack_trace, _STACK_CHARACTERS),
+        message=storable(message.message, _MESSAGE_CHARACTERS),
+        type=storable(message.type, _TYPE_CHARACTERS),
+        stack_trace=storable(message.stack_trace, _STACK_CHARACTERS),
         non_retryable=message.non_retryable,
         details=payload_from_proto(message.details, fields, "details", path) if message.HasField("details") else None,
         next_retry_seconds=seconds(message, "next_retry_delay", path),
@@ -143,6 +143,6 @@ def _number(number: float, path: str) -> float | int:
     return int(number) if number.is_integer() and abs(number) <= _EXACT else number
 
 
-def _storable(text: str, at_most: int) -> str:
+def storable(text: str, at_most: int) -> str:
     """Cuts text, and replaces the one character that Postgres takes in no text."""
     return text[:at_most].replace("\0", "\N{REPLACEMENT CHARACTER}")

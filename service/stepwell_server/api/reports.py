@@ -17,7 +17,7 @@ from stepwell_server.api.activity_options import (
 )
 from stepwell_server.api.concurrency_values import concurrency_from_proto
 from stepwell_server.api.differences import difference_from_proto
-from stepwell_server.api.payloads import failure_from_proto, payload_from_proto
+from stepwell_server.api.payloads import failure_from_proto, payload_from_proto, storable
 from stepwell_server.api.race_steps import require_race_key, winner_from_proto
 from stepwell_server.api.run_starts import policies_from_proto
 from stepwell_server.api.search_attributes import attributes_from_proto
@@ -157,7 +157,8 @@ class ReportReader:
         token, session_id = report.ref.token, self._session_id
         outcome = report.WhichOneof("outcome")
         if outcome == "release":
-            reason = self._fields.remark(report.release.reason, "release.reason", at) or "released"
+            # Cut, never refused: a worker must be able to give back what it can't bring to an end.
+            reason = storable(report.release.reason, checks.REMARK_BYTES) or "released"
             return ReturnTask(ref, ordinal, token, session_id, counts=False, reason=reason)
         if outcome == "progress":
             if ordinal or isinstance(ref, JobRef):
@@ -175,6 +176,12 @@ class ReportReader:
             payload = payload_from_proto(report.cancelled.details, self._fields, "cancelled.details", at)
             return CancelledActivity(ref, ordinal, session_id, token, payload)
         raise InvalidField(field=f"{at}outcome", problem="is required: progress, complete, fail, cancelled or release")
+
+    def return_of(self, report: workers_pb2.Report) -> ReturnTask:
+        """Takes back a task whose report was read, and then refused."""
+        run_key, ordinal = task_key(report.ref, "ref.")
+        ref = ref_to(run_key, ordinal, self._namespace_id, self._namespace)
+        return ReturnTask(ref, ordinal, report.ref.token, self._session_id, counts=False, reason="report refused")
 
     def _progress(
         self, progress: workers_pb2.Progress, ref: RunRef, token: int, at: str, *, resident: bool

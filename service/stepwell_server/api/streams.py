@@ -8,6 +8,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from stepwell_server import errors, refusals
+from stepwell_server.api import remedies
 from stepwell_server.api.intake import Intake
 from stepwell_server.api.interceptors.errors import as_refusal
 from stepwell_server.api.reports import (
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.sessions import Held, TaskKey, WorkerSession
     from stepwell_server.model.steps import EndedStep
 
-# Refusals after which the worker does not hold the task any more.
-_OVER = (errors.LeaseLost, errors.StepOrderChanged, errors.RunTerminal, errors.RunNotFound, errors.JobNotFound)
 _COMMAND_SECONDS = 60.0
 _HELLO_SECONDS = 10.0
 _REPORTS_AT_ONCE = 32
@@ -148,7 +147,7 @@ class Stream:
                 future = self._dispatcher.committers.submit(order, report.ByteSize(), _COMMAND_SECONDS)
         except refusals.Refusal as refusal:
             session.go_on(key, report.ref.token)
-            session.outbox.answer(ReportAnswer(report.correlation, refusal=refusal))
+            self._tell_refusal(report.correlation, key, report.ref.token, refusal)
             return
         self._intake.begin(1)
         self._under_way.add(future)
@@ -184,9 +183,15 @@ class Stream:
             if isinstance(error, refusals.Refusal)
             else as_refusal(error if isinstance(error, Exception) else RuntimeError(), "Connect")
         )
-        if isinstance(refusal, _OVER):
-            self._forget(key, order.token)
-        self._session.outbox.answer(ReportAnswer(correlation, refusal=refusal))
+        self._tell_refusal(correlation, key, order.token, refusal)
+
+    def _tell_refusal(self, correlation: int, key: TaskKey, token: int, refusal: refusals.Refusal) -> None:
+        answer = remedies.refused(correlation, refusal, self._session.holds(key, token))
+        if remedies.takes_back(answer):
+            self._dispatcher.give_back(self._session, key, token, reason="report refused")
+        if remedies.is_dropped(answer):
+            self._forget(key, token)
+        self._session.outbox.answer(answer)
 
     def _progressed(
         self, correlation: int, key: TaskKey, told: int, order: ProgressRun, answer: ProgressAnswer
@@ -226,7 +231,7 @@ class Stream:
             ended = await self._dispatcher.reader.completed(answer.ended)
         except refusals.Refusal as refusal:
             # The worker sends it again, and hears then.
-            self._session.outbox.answer(ReportAnswer(correlation, refusal=refusal))
+            self._tell_refusal(correlation, key, order.token, refusal)
             return None
         self._answer(correlation, key, order, answer, ended)
         return None

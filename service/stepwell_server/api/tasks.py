@@ -201,6 +201,9 @@ def _fill_answer(result: workers_pb2.ReportResult, answer: ReportAnswer) -> None
     if answer.refusal is not None:
         result.status = _REFUSED
         result.error.CopyFrom(to_status(answer.refusal))
+        result.remedy = workers_pb2.ReportResult.Remedy.ValueType(answer.remedy)
+        if answer.repeat_seconds:
+            result.repeat_delay.FromNanoseconds(int(answer.repeat_seconds * 1_000_000_000))
         return
     result.status = _DUPLICATE if answer.duplicate else _ACCEPTED
     if answer.ordinals:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from stepwell.v1 import workers_pb2, workers_pb2_grpc
 from stepwell_server import errors, telemetry
 from stepwell_server.api import fields as checks
+from stepwell_server.api import remedies
 from stepwell_server.api.fields import Fields
 from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.interceptors.access import caller
@@ -238,7 +239,10 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
             order = reader.read(report, task_key(report.ref, f"{at}ref."), at, resident=False)
             answer = await self._dispatcher.committers.submit(order, report.ByteSize())
         except Exception as error:  # noqa: BLE001 - each report has an answer of its own
-            return ReportAnswer(report.correlation, refusal=as_refusal(error, "ReportTasks"))
+            refused = remedies.refused(report.correlation, as_refusal(error, "ReportTasks"))
+            if remedies.takes_back(refused):
+                self._dispatcher.registry.return_task(reader.return_of(report))
+            return refused
         if not isinstance(answer, ProgressAnswer):
             duplicate = getattr(answer, "duplicate", False) or answer is False
             return ReportAnswer(report.correlation, duplicate=duplicate)

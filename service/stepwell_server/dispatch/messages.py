@@ -79,11 +79,13 @@ class TaskNotice(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReportAnswer(msgspec.Struct, frozen=True, gc=False):
-    """What became of a report. `refusal` None and not `duplicate`: accepted."""
+    """What became of a report. `refusal` None and not `duplicate`: accepted. `remedy`: see api/remedies.py."""
 
     correlation: int
     duplicate: bool = False
     refusal: Refusal | None = None
+    remedy: int = 0
+    repeat_seconds: float = 0.0
     ordinals: list[int] = []
     ended: list[EndedStep] = []
 

@@ -136,6 +136,67 @@ func (ReportResult_Status) EnumDescriptor() ([]byte, []int) {
 	return file_stepwell_v1_workers_proto_rawDescGZIP(), []int{42, 0}
 }
 
+// What to do about a refusal: all that a worker needs to know of its reason.
+type ReportResult_Remedy int32
+
+const (
+	// Not set: it was not refused.
+	ReportResult_REMEDY_UNSPECIFIED ReportResult_Remedy = 0
+	// The task is another's, or its step, run or job has ended otherwise, or nothing else has helped: drop it.
+	ReportResult_REMEDY_DROP ReportResult_Remedy = 1
+	// Not now. The task is still held: send the same report again after `repeat_delay`.
+	ReportResult_REMEDY_REPEAT ReportResult_Remedy = 2
+	// The report can't be recorded, ever. The task is still held: report a failure in its place, made of `error`.
+	ReportResult_REMEDY_FAIL ReportResult_Remedy = 3
+	// The task is still held, and can't be brought to an end here: report a release.
+	ReportResult_REMEDY_RELEASE ReportResult_Remedy = 4
+)
+
+// Enum value maps for ReportResult_Remedy.
+var (
+	ReportResult_Remedy_name = map[int32]string{
+		0: "REMEDY_UNSPECIFIED",
+		1: "REMEDY_DROP",
+		2: "REMEDY_REPEAT",
+		3: "REMEDY_FAIL",
+		4: "REMEDY_RELEASE",
+	}
+	ReportResult_Remedy_value = map[string]int32{
+		"REMEDY_UNSPECIFIED": 0,
+		"REMEDY_DROP":        1,
+		"REMEDY_REPEAT":      2,
+		"REMEDY_FAIL":        3,
+		"REMEDY_RELEASE":     4,
+	}
+)
+
+func (x ReportResult_Remedy) Enum() *ReportResult_Remedy {
+	p := new(ReportResult_Remedy)
+	*p = x
+	return p
+}
+
+func (x ReportResult_Remedy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReportResult_Remedy) Descriptor() protoreflect.EnumDescriptor {
+	return file_stepwell_v1_workers_proto_enumTypes[2].Descriptor()
+}
+
+func (ReportResult_Remedy) Type() protoreflect.EnumType {
+	return &file_stepwell_v1_workers_proto_enumTypes[2]
+}
+
+func (x ReportResult_Remedy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReportResult_Remedy.Descriptor instead.
+func (ReportResult_Remedy) EnumDescriptor() ([]byte, []int) {
+	return file_stepwell_v1_workers_proto_rawDescGZIP(), []int{42, 1}
+}
+
 // One or several things that a worker has to say. Fields that are absent say nothing.
 type ConnectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3848,7 +3909,11 @@ type ReportResult struct {
 	// The ordinals that the new steps of a `progress` got, in their order.
 	Ordinals []int32 `protobuf:"varint,4,rep,packed,name=ordinals,proto3" json:"ordinals,omitempty"`
 	// Steps that ended with that progress: new ones (a signal was waiting, say), and those that it stopped.
-	Steps         []*StepRecord `protobuf:"bytes,5,rep,name=steps,proto3" json:"steps,omitempty"`
+	Steps []*StepRecord `protobuf:"bytes,5,rep,name=steps,proto3" json:"steps,omitempty"`
+	// What the worker is to do about a refusal. Set if the status is `STATUS_REFUSED`, and only then.
+	Remedy ReportResult_Remedy `protobuf:"varint,6,opt,name=remedy,proto3,enum=stepwell.v1.ReportResult_Remedy" json:"remedy,omitempty"`
+	// How long to wait before the report goes out again, a random part included. Set with `REMEDY_REPEAT`.
+	RepeatDelay   *durationpb.Duration `protobuf:"bytes,7,opt,name=repeat_delay,json=repeatDelay,proto3" json:"repeat_delay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3914,6 +3979,20 @@ func (x *ReportResult) GetOrdinals() []int32 {
 func (x *ReportResult) GetSteps() []*StepRecord {
 	if x != nil {
 		return x.Steps
+	}
+	return nil
+}
+
+func (x *ReportResult) GetRemedy() ReportResult_Remedy {
+	if x != nil {
+		return x.Remedy
+	}
+	return ReportResult_REMEDY_UNSPECIFIED
+}
+
+func (x *ReportResult) GetRepeatDelay() *durationpb.Duration {
+	if x != nil {
+		return x.RepeatDelay
 	}
 	return nil
 }
@@ -5326,18 +5405,26 @@ const file_stepwell_v1_workers_proto_rawDesc = "" +
 	"\x05input\x18\x01 \x01(\v2\x14.stepwell.v1.PayloadR\x05input\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1d\n" +
 	"\n" +
-	"task_queue\x18\x03 \x01(\tR\ttaskQueue\"\xc0\x02\n" +
+	"task_queue\x18\x03 \x01(\tR\ttaskQueue\"\xa3\x04\n" +
 	"\fReportResult\x12 \n" +
 	"\vcorrelation\x18\x01 \x01(\x03R\vcorrelation\x128\n" +
 	"\x06status\x18\x02 \x01(\x0e2 .stepwell.v1.ReportResult.StatusR\x06status\x12(\n" +
 	"\x05error\x18\x03 \x01(\v2\x12.google.rpc.StatusR\x05error\x12\x1a\n" +
 	"\bordinals\x18\x04 \x03(\x05R\bordinals\x12-\n" +
-	"\x05steps\x18\x05 \x03(\v2\x17.stepwell.v1.StepRecordR\x05steps\"_\n" +
+	"\x05steps\x18\x05 \x03(\v2\x17.stepwell.v1.StepRecordR\x05steps\x128\n" +
+	"\x06remedy\x18\x06 \x01(\x0e2 .stepwell.v1.ReportResult.RemedyR\x06remedy\x12<\n" +
+	"\frepeat_delay\x18\a \x01(\v2\x19.google.protobuf.DurationR\vrepeatDelay\"_\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTATUS_ACCEPTED\x10\x01\x12\x14\n" +
 	"\x10STATUS_DUPLICATE\x10\x02\x12\x12\n" +
-	"\x0eSTATUS_REFUSED\x10\x03\"\x89\x01\n" +
+	"\x0eSTATUS_REFUSED\x10\x03\"i\n" +
+	"\x06Remedy\x12\x16\n" +
+	"\x12REMEDY_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vREMEDY_DROP\x10\x01\x12\x11\n" +
+	"\rREMEDY_REPEAT\x10\x02\x12\x0f\n" +
+	"\vREMEDY_FAIL\x10\x03\x12\x12\n" +
+	"\x0eREMEDY_RELEASE\x10\x04\"\x89\x01\n" +
 	"\rTaskHeartbeat\x12&\n" +
 	"\x03ref\x18\x01 \x01(\v2\x14.stepwell.v1.TaskRefR\x03ref\x12.\n" +
 	"\adetails\x18\x02 \x01(\v2\x14.stepwell.v1.PayloadR\adetails\x12 \n" +
@@ -5447,248 +5534,251 @@ func file_stepwell_v1_workers_proto_rawDescGZIP() []byte {
 	return file_stepwell_v1_workers_proto_rawDescData
 }
 
-var file_stepwell_v1_workers_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_stepwell_v1_workers_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_stepwell_v1_workers_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_stepwell_v1_workers_proto_goTypes = []any{
 	(TaskKind)(0),                  // 0: stepwell.v1.TaskKind
 	(ReportResult_Status)(0),       // 1: stepwell.v1.ReportResult.Status
-	(*ConnectRequest)(nil),         // 2: stepwell.v1.ConnectRequest
-	(*ConnectResponse)(nil),        // 3: stepwell.v1.ConnectResponse
-	(*Hello)(nil),                  // 4: stepwell.v1.Hello
-	(*CapacityUpdate)(nil),         // 5: stepwell.v1.CapacityUpdate
-	(*Capacity)(nil),               // 6: stepwell.v1.Capacity
-	(*Welcome)(nil),                // 7: stepwell.v1.Welcome
-	(*TaskRef)(nil),                // 8: stepwell.v1.TaskRef
-	(*Task)(nil),                   // 9: stepwell.v1.Task
-	(*StepRecord)(nil),             // 10: stepwell.v1.StepRecord
-	(*Advance)(nil),                // 11: stepwell.v1.Advance
-	(*Query)(nil),                  // 12: stepwell.v1.Query
-	(*QueryAnswer)(nil),            // 13: stepwell.v1.QueryAnswer
-	(*Update)(nil),                 // 14: stepwell.v1.Update
-	(*UpdateRejection)(nil),        // 15: stepwell.v1.UpdateRejection
-	(*CancelTask)(nil),             // 16: stepwell.v1.CancelTask
-	(*RevokeTask)(nil),             // 17: stepwell.v1.RevokeTask
-	(*Rotate)(nil),                 // 18: stepwell.v1.Rotate
-	(*Report)(nil),                 // 19: stepwell.v1.Report
-	(*CompleteActivity)(nil),       // 20: stepwell.v1.CompleteActivity
-	(*FailActivity)(nil),           // 21: stepwell.v1.FailActivity
-	(*CancelledActivity)(nil),      // 22: stepwell.v1.CancelledActivity
-	(*ReleaseTask)(nil),            // 23: stepwell.v1.ReleaseTask
-	(*Progress)(nil),               // 24: stepwell.v1.Progress
-	(*ScopeState)(nil),             // 25: stepwell.v1.ScopeState
-	(*CallDifference)(nil),         // 26: stepwell.v1.CallDifference
-	(*MadeCall)(nil),               // 27: stepwell.v1.MadeCall
-	(*NewStep)(nil),                // 28: stepwell.v1.NewStep
-	(*SearchAttributesStep)(nil),   // 29: stepwell.v1.SearchAttributesStep
-	(*LocalStep)(nil),              // 30: stepwell.v1.LocalStep
-	(*ActivityStep)(nil),           // 31: stepwell.v1.ActivityStep
-	(*TimerStep)(nil),              // 32: stepwell.v1.TimerStep
-	(*WaitStep)(nil),               // 33: stepwell.v1.WaitStep
-	(*ChildStep)(nil),              // 34: stepwell.v1.ChildStep
-	(*UserTaskStep)(nil),           // 35: stepwell.v1.UserTaskStep
-	(*MarkerStep)(nil),             // 36: stepwell.v1.MarkerStep
-	(*RaceStep)(nil),               // 37: stepwell.v1.RaceStep
-	(*AcceptanceStep)(nil),         // 38: stepwell.v1.AcceptanceStep
-	(*OutcomeStep)(nil),            // 39: stepwell.v1.OutcomeStep
-	(*CompleteRun)(nil),            // 40: stepwell.v1.CompleteRun
-	(*FailRun)(nil),                // 41: stepwell.v1.FailRun
-	(*CancelledRun)(nil),           // 42: stepwell.v1.CancelledRun
-	(*ContinueAsNew)(nil),          // 43: stepwell.v1.ContinueAsNew
-	(*ReportResult)(nil),           // 44: stepwell.v1.ReportResult
-	(*TaskHeartbeat)(nil),          // 45: stepwell.v1.TaskHeartbeat
-	(*TaskHeartbeatResult)(nil),    // 46: stepwell.v1.TaskHeartbeatResult
-	(*OpenSessionRequest)(nil),     // 47: stepwell.v1.OpenSessionRequest
-	(*OpenSessionResponse)(nil),    // 48: stepwell.v1.OpenSessionResponse
-	(*CloseSessionRequest)(nil),    // 49: stepwell.v1.CloseSessionRequest
-	(*CloseSessionResponse)(nil),   // 50: stepwell.v1.CloseSessionResponse
-	(*ClaimTasksRequest)(nil),      // 51: stepwell.v1.ClaimTasksRequest
-	(*ClaimTasksResponse)(nil),     // 52: stepwell.v1.ClaimTasksResponse
-	(*ReportTasksRequest)(nil),     // 53: stepwell.v1.ReportTasksRequest
-	(*ReportTasksResponse)(nil),    // 54: stepwell.v1.ReportTasksResponse
-	(*HeartbeatTasksRequest)(nil),  // 55: stepwell.v1.HeartbeatTasksRequest
-	(*HeartbeatTasksResponse)(nil), // 56: stepwell.v1.HeartbeatTasksResponse
-	(*ListTaskStepsRequest)(nil),   // 57: stepwell.v1.ListTaskStepsRequest
-	(*ListTaskStepsResponse)(nil),  // 58: stepwell.v1.ListTaskStepsResponse
-	(*Worker)(nil),                 // 59: stepwell.v1.Worker
-	(*ListWorkersRequest)(nil),     // 60: stepwell.v1.ListWorkersRequest
-	(*ListWorkersResponse)(nil),    // 61: stepwell.v1.ListWorkersResponse
-	nil,                            // 62: stepwell.v1.Progress.PublishedEntry
-	nil,                            // 63: stepwell.v1.SearchAttributesStep.AttributesEntry
-	(*timestamppb.Timestamp)(nil),  // 64: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 65: google.protobuf.Duration
-	(*Payload)(nil),                // 66: stepwell.v1.Payload
-	(StepKind)(0),                  // 67: stepwell.v1.StepKind
-	(StepState)(0),                 // 68: stepwell.v1.StepState
-	(*Failure)(nil),                // 69: stepwell.v1.Failure
-	(*RetryPolicy)(nil),            // 70: stepwell.v1.RetryPolicy
-	(ParentClosePolicy)(0),         // 71: stepwell.v1.ParentClosePolicy
-	(WorkflowIdReusePolicy)(0),     // 72: stepwell.v1.WorkflowIdReusePolicy
-	(WorkflowIdConflictPolicy)(0),  // 73: stepwell.v1.WorkflowIdConflictPolicy
-	(*Concurrency)(nil),            // 74: stepwell.v1.Concurrency
-	(*UserTaskSpec)(nil),           // 75: stepwell.v1.UserTaskSpec
-	(*status.Status)(nil),          // 76: google.rpc.Status
-	(*SearchAttribute)(nil),        // 77: stepwell.v1.SearchAttribute
+	(ReportResult_Remedy)(0),       // 2: stepwell.v1.ReportResult.Remedy
+	(*ConnectRequest)(nil),         // 3: stepwell.v1.ConnectRequest
+	(*ConnectResponse)(nil),        // 4: stepwell.v1.ConnectResponse
+	(*Hello)(nil),                  // 5: stepwell.v1.Hello
+	(*CapacityUpdate)(nil),         // 6: stepwell.v1.CapacityUpdate
+	(*Capacity)(nil),               // 7: stepwell.v1.Capacity
+	(*Welcome)(nil),                // 8: stepwell.v1.Welcome
+	(*TaskRef)(nil),                // 9: stepwell.v1.TaskRef
+	(*Task)(nil),                   // 10: stepwell.v1.Task
+	(*StepRecord)(nil),             // 11: stepwell.v1.StepRecord
+	(*Advance)(nil),                // 12: stepwell.v1.Advance
+	(*Query)(nil),                  // 13: stepwell.v1.Query
+	(*QueryAnswer)(nil),            // 14: stepwell.v1.QueryAnswer
+	(*Update)(nil),                 // 15: stepwell.v1.Update
+	(*UpdateRejection)(nil),        // 16: stepwell.v1.UpdateRejection
+	(*CancelTask)(nil),             // 17: stepwell.v1.CancelTask
+	(*RevokeTask)(nil),             // 18: stepwell.v1.RevokeTask
+	(*Rotate)(nil),                 // 19: stepwell.v1.Rotate
+	(*Report)(nil),                 // 20: stepwell.v1.Report
+	(*CompleteActivity)(nil),       // 21: stepwell.v1.CompleteActivity
+	(*FailActivity)(nil),           // 22: stepwell.v1.FailActivity
+	(*CancelledActivity)(nil),      // 23: stepwell.v1.CancelledActivity
+	(*ReleaseTask)(nil),            // 24: stepwell.v1.ReleaseTask
+	(*Progress)(nil),               // 25: stepwell.v1.Progress
+	(*ScopeState)(nil),             // 26: stepwell.v1.ScopeState
+	(*CallDifference)(nil),         // 27: stepwell.v1.CallDifference
+	(*MadeCall)(nil),               // 28: stepwell.v1.MadeCall
+	(*NewStep)(nil),                // 29: stepwell.v1.NewStep
+	(*SearchAttributesStep)(nil),   // 30: stepwell.v1.SearchAttributesStep
+	(*LocalStep)(nil),              // 31: stepwell.v1.LocalStep
+	(*ActivityStep)(nil),           // 32: stepwell.v1.ActivityStep
+	(*TimerStep)(nil),              // 33: stepwell.v1.TimerStep
+	(*WaitStep)(nil),               // 34: stepwell.v1.WaitStep
+	(*ChildStep)(nil),              // 35: stepwell.v1.ChildStep
+	(*UserTaskStep)(nil),           // 36: stepwell.v1.UserTaskStep
+	(*MarkerStep)(nil),             // 37: stepwell.v1.MarkerStep
+	(*RaceStep)(nil),               // 38: stepwell.v1.RaceStep
+	(*AcceptanceStep)(nil),         // 39: stepwell.v1.AcceptanceStep
+	(*OutcomeStep)(nil),            // 40: stepwell.v1.OutcomeStep
+	(*CompleteRun)(nil),            // 41: stepwell.v1.CompleteRun
+	(*FailRun)(nil),                // 42: stepwell.v1.FailRun
+	(*CancelledRun)(nil),           // 43: stepwell.v1.CancelledRun
+	(*ContinueAsNew)(nil),          // 44: stepwell.v1.ContinueAsNew
+	(*ReportResult)(nil),           // 45: stepwell.v1.ReportResult
+	(*TaskHeartbeat)(nil),          // 46: stepwell.v1.TaskHeartbeat
+	(*TaskHeartbeatResult)(nil),    // 47: stepwell.v1.TaskHeartbeatResult
+	(*OpenSessionRequest)(nil),     // 48: stepwell.v1.OpenSessionRequest
+	(*OpenSessionResponse)(nil),    // 49: stepwell.v1.OpenSessionResponse
+	(*CloseSessionRequest)(nil),    // 50: stepwell.v1.CloseSessionRequest
+	(*CloseSessionResponse)(nil),   // 51: stepwell.v1.CloseSessionResponse
+	(*ClaimTasksRequest)(nil),      // 52: stepwell.v1.ClaimTasksRequest
+	(*ClaimTasksResponse)(nil),     // 53: stepwell.v1.ClaimTasksResponse
+	(*ReportTasksRequest)(nil),     // 54: stepwell.v1.ReportTasksRequest
+	(*ReportTasksResponse)(nil),    // 55: stepwell.v1.ReportTasksResponse
+	(*HeartbeatTasksRequest)(nil),  // 56: stepwell.v1.HeartbeatTasksRequest
+	(*HeartbeatTasksResponse)(nil), // 57: stepwell.v1.HeartbeatTasksResponse
+	(*ListTaskStepsRequest)(nil),   // 58: stepwell.v1.ListTaskStepsRequest
+	(*ListTaskStepsResponse)(nil),  // 59: stepwell.v1.ListTaskStepsResponse
+	(*Worker)(nil),                 // 60: stepwell.v1.Worker
+	(*ListWorkersRequest)(nil),     // 61: stepwell.v1.ListWorkersRequest
+	(*ListWorkersResponse)(nil),    // 62: stepwell.v1.ListWorkersResponse
+	nil,                            // 63: stepwell.v1.Progress.PublishedEntry
+	nil,                            // 64: stepwell.v1.SearchAttributesStep.AttributesEntry
+	(*timestamppb.Timestamp)(nil),  // 65: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 66: google.protobuf.Duration
+	(*Payload)(nil),                // 67: stepwell.v1.Payload
+	(StepKind)(0),                  // 68: stepwell.v1.StepKind
+	(StepState)(0),                 // 69: stepwell.v1.StepState
+	(*Failure)(nil),                // 70: stepwell.v1.Failure
+	(*RetryPolicy)(nil),            // 71: stepwell.v1.RetryPolicy
+	(ParentClosePolicy)(0),         // 72: stepwell.v1.ParentClosePolicy
+	(WorkflowIdReusePolicy)(0),     // 73: stepwell.v1.WorkflowIdReusePolicy
+	(WorkflowIdConflictPolicy)(0),  // 74: stepwell.v1.WorkflowIdConflictPolicy
+	(*Concurrency)(nil),            // 75: stepwell.v1.Concurrency
+	(*UserTaskSpec)(nil),           // 76: stepwell.v1.UserTaskSpec
+	(*status.Status)(nil),          // 77: google.rpc.Status
+	(*SearchAttribute)(nil),        // 78: stepwell.v1.SearchAttribute
 }
 var file_stepwell_v1_workers_proto_depIdxs = []int32{
-	4,   // 0: stepwell.v1.ConnectRequest.hello:type_name -> stepwell.v1.Hello
-	5,   // 1: stepwell.v1.ConnectRequest.capacity:type_name -> stepwell.v1.CapacityUpdate
-	8,   // 2: stepwell.v1.ConnectRequest.acks:type_name -> stepwell.v1.TaskRef
-	19,  // 3: stepwell.v1.ConnectRequest.reports:type_name -> stepwell.v1.Report
-	45,  // 4: stepwell.v1.ConnectRequest.heartbeats:type_name -> stepwell.v1.TaskHeartbeat
-	13,  // 5: stepwell.v1.ConnectRequest.answers:type_name -> stepwell.v1.QueryAnswer
-	7,   // 6: stepwell.v1.ConnectResponse.welcome:type_name -> stepwell.v1.Welcome
-	16,  // 7: stepwell.v1.ConnectResponse.cancels:type_name -> stepwell.v1.CancelTask
-	17,  // 8: stepwell.v1.ConnectResponse.revokes:type_name -> stepwell.v1.RevokeTask
-	44,  // 9: stepwell.v1.ConnectResponse.results:type_name -> stepwell.v1.ReportResult
-	46,  // 10: stepwell.v1.ConnectResponse.heartbeats:type_name -> stepwell.v1.TaskHeartbeatResult
-	11,  // 11: stepwell.v1.ConnectResponse.advances:type_name -> stepwell.v1.Advance
-	9,   // 12: stepwell.v1.ConnectResponse.assigns:type_name -> stepwell.v1.Task
-	18,  // 13: stepwell.v1.ConnectResponse.rotate:type_name -> stepwell.v1.Rotate
-	64,  // 14: stepwell.v1.ConnectResponse.session_expire_time:type_name -> google.protobuf.Timestamp
-	12,  // 15: stepwell.v1.ConnectResponse.queries:type_name -> stepwell.v1.Query
-	8,   // 16: stepwell.v1.Hello.held:type_name -> stepwell.v1.TaskRef
-	5,   // 17: stepwell.v1.Hello.capacity:type_name -> stepwell.v1.CapacityUpdate
-	6,   // 18: stepwell.v1.CapacityUpdate.capacities:type_name -> stepwell.v1.Capacity
+	5,   // 0: stepwell.v1.ConnectRequest.hello:type_name -> stepwell.v1.Hello
+	6,   // 1: stepwell.v1.ConnectRequest.capacity:type_name -> stepwell.v1.CapacityUpdate
+	9,   // 2: stepwell.v1.ConnectRequest.acks:type_name -> stepwell.v1.TaskRef
+	20,  // 3: stepwell.v1.ConnectRequest.reports:type_name -> stepwell.v1.Report
+	46,  // 4: stepwell.v1.ConnectRequest.heartbeats:type_name -> stepwell.v1.TaskHeartbeat
+	14,  // 5: stepwell.v1.ConnectRequest.answers:type_name -> stepwell.v1.QueryAnswer
+	8,   // 6: stepwell.v1.ConnectResponse.welcome:type_name -> stepwell.v1.Welcome
+	17,  // 7: stepwell.v1.ConnectResponse.cancels:type_name -> stepwell.v1.CancelTask
+	18,  // 8: stepwell.v1.ConnectResponse.revokes:type_name -> stepwell.v1.RevokeTask
+	45,  // 9: stepwell.v1.ConnectResponse.results:type_name -> stepwell.v1.ReportResult
+	47,  // 10: stepwell.v1.ConnectResponse.heartbeats:type_name -> stepwell.v1.TaskHeartbeatResult
+	12,  // 11: stepwell.v1.ConnectResponse.advances:type_name -> stepwell.v1.Advance
+	10,  // 12: stepwell.v1.ConnectResponse.assigns:type_name -> stepwell.v1.Task
+	19,  // 13: stepwell.v1.ConnectResponse.rotate:type_name -> stepwell.v1.Rotate
+	65,  // 14: stepwell.v1.ConnectResponse.session_expire_time:type_name -> google.protobuf.Timestamp
+	13,  // 15: stepwell.v1.ConnectResponse.queries:type_name -> stepwell.v1.Query
+	9,   // 16: stepwell.v1.Hello.held:type_name -> stepwell.v1.TaskRef
+	6,   // 17: stepwell.v1.Hello.capacity:type_name -> stepwell.v1.CapacityUpdate
+	7,   // 18: stepwell.v1.CapacityUpdate.capacities:type_name -> stepwell.v1.Capacity
 	0,   // 19: stepwell.v1.Capacity.kind:type_name -> stepwell.v1.TaskKind
-	65,  // 20: stepwell.v1.Welcome.session_ttl:type_name -> google.protobuf.Duration
-	65,  // 21: stepwell.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	65,  // 22: stepwell.v1.Welcome.ack_timeout:type_name -> google.protobuf.Duration
-	64,  // 23: stepwell.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	8,   // 24: stepwell.v1.Welcome.held:type_name -> stepwell.v1.TaskRef
-	8,   // 25: stepwell.v1.Task.ref:type_name -> stepwell.v1.TaskRef
+	66,  // 20: stepwell.v1.Welcome.session_ttl:type_name -> google.protobuf.Duration
+	66,  // 21: stepwell.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	66,  // 22: stepwell.v1.Welcome.ack_timeout:type_name -> google.protobuf.Duration
+	65,  // 23: stepwell.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	9,   // 24: stepwell.v1.Welcome.held:type_name -> stepwell.v1.TaskRef
+	9,   // 25: stepwell.v1.Task.ref:type_name -> stepwell.v1.TaskRef
 	0,   // 26: stepwell.v1.Task.kind:type_name -> stepwell.v1.TaskKind
-	66,  // 27: stepwell.v1.Task.input:type_name -> stepwell.v1.Payload
-	66,  // 28: stepwell.v1.Task.heartbeat_details:type_name -> stepwell.v1.Payload
-	64,  // 29: stepwell.v1.Task.attempt_deadline:type_name -> google.protobuf.Timestamp
-	65,  // 30: stepwell.v1.Task.heartbeat_timeout:type_name -> google.protobuf.Duration
-	10,  // 31: stepwell.v1.Task.steps:type_name -> stepwell.v1.StepRecord
-	64,  // 32: stepwell.v1.Task.run_create_time:type_name -> google.protobuf.Timestamp
-	64,  // 33: stepwell.v1.Task.schedule_time:type_name -> google.protobuf.Timestamp
-	14,  // 34: stepwell.v1.Task.updates:type_name -> stepwell.v1.Update
-	67,  // 35: stepwell.v1.StepRecord.kind:type_name -> stepwell.v1.StepKind
-	68,  // 36: stepwell.v1.StepRecord.state:type_name -> stepwell.v1.StepState
-	66,  // 37: stepwell.v1.StepRecord.result:type_name -> stepwell.v1.Payload
-	69,  // 38: stepwell.v1.StepRecord.failure:type_name -> stepwell.v1.Failure
-	64,  // 39: stepwell.v1.StepRecord.wake_time:type_name -> google.protobuf.Timestamp
-	8,   // 40: stepwell.v1.Advance.ref:type_name -> stepwell.v1.TaskRef
-	10,  // 41: stepwell.v1.Advance.steps:type_name -> stepwell.v1.StepRecord
-	14,  // 42: stepwell.v1.Advance.updates:type_name -> stepwell.v1.Update
-	8,   // 43: stepwell.v1.Query.ref:type_name -> stepwell.v1.TaskRef
-	66,  // 44: stepwell.v1.Query.input:type_name -> stepwell.v1.Payload
-	8,   // 45: stepwell.v1.QueryAnswer.ref:type_name -> stepwell.v1.TaskRef
-	66,  // 46: stepwell.v1.QueryAnswer.result:type_name -> stepwell.v1.Payload
-	69,  // 47: stepwell.v1.QueryAnswer.failure:type_name -> stepwell.v1.Failure
-	66,  // 48: stepwell.v1.Update.input:type_name -> stepwell.v1.Payload
-	69,  // 49: stepwell.v1.UpdateRejection.failure:type_name -> stepwell.v1.Failure
-	8,   // 50: stepwell.v1.CancelTask.ref:type_name -> stepwell.v1.TaskRef
-	8,   // 51: stepwell.v1.RevokeTask.ref:type_name -> stepwell.v1.TaskRef
-	65,  // 52: stepwell.v1.Rotate.within:type_name -> google.protobuf.Duration
-	8,   // 53: stepwell.v1.Report.ref:type_name -> stepwell.v1.TaskRef
-	24,  // 54: stepwell.v1.Report.progress:type_name -> stepwell.v1.Progress
-	20,  // 55: stepwell.v1.Report.complete:type_name -> stepwell.v1.CompleteActivity
-	21,  // 56: stepwell.v1.Report.fail:type_name -> stepwell.v1.FailActivity
-	22,  // 57: stepwell.v1.Report.cancelled:type_name -> stepwell.v1.CancelledActivity
-	23,  // 58: stepwell.v1.Report.release:type_name -> stepwell.v1.ReleaseTask
-	66,  // 59: stepwell.v1.CompleteActivity.result:type_name -> stepwell.v1.Payload
-	69,  // 60: stepwell.v1.FailActivity.failure:type_name -> stepwell.v1.Failure
-	66,  // 61: stepwell.v1.CancelledActivity.details:type_name -> stepwell.v1.Payload
-	25,  // 62: stepwell.v1.Progress.scopes:type_name -> stepwell.v1.ScopeState
-	28,  // 63: stepwell.v1.Progress.steps:type_name -> stepwell.v1.NewStep
-	40,  // 64: stepwell.v1.Progress.complete:type_name -> stepwell.v1.CompleteRun
-	41,  // 65: stepwell.v1.Progress.fail:type_name -> stepwell.v1.FailRun
-	43,  // 66: stepwell.v1.Progress.continue_as_new:type_name -> stepwell.v1.ContinueAsNew
-	42,  // 67: stepwell.v1.Progress.cancelled:type_name -> stepwell.v1.CancelledRun
-	62,  // 68: stepwell.v1.Progress.published:type_name -> stepwell.v1.Progress.PublishedEntry
-	15,  // 69: stepwell.v1.Progress.rejections:type_name -> stepwell.v1.UpdateRejection
-	8,   // 70: stepwell.v1.Progress.ahead_of:type_name -> stepwell.v1.TaskRef
-	26,  // 71: stepwell.v1.ScopeState.difference:type_name -> stepwell.v1.CallDifference
-	27,  // 72: stepwell.v1.CallDifference.calls:type_name -> stepwell.v1.MadeCall
-	67,  // 73: stepwell.v1.MadeCall.kind:type_name -> stepwell.v1.StepKind
-	30,  // 74: stepwell.v1.NewStep.local:type_name -> stepwell.v1.LocalStep
-	31,  // 75: stepwell.v1.NewStep.activity:type_name -> stepwell.v1.ActivityStep
-	32,  // 76: stepwell.v1.NewStep.timer:type_name -> stepwell.v1.TimerStep
-	33,  // 77: stepwell.v1.NewStep.wait:type_name -> stepwell.v1.WaitStep
-	34,  // 78: stepwell.v1.NewStep.child:type_name -> stepwell.v1.ChildStep
-	36,  // 79: stepwell.v1.NewStep.marker:type_name -> stepwell.v1.MarkerStep
-	38,  // 80: stepwell.v1.NewStep.acceptance:type_name -> stepwell.v1.AcceptanceStep
-	39,  // 81: stepwell.v1.NewStep.outcome:type_name -> stepwell.v1.OutcomeStep
-	37,  // 82: stepwell.v1.NewStep.race:type_name -> stepwell.v1.RaceStep
-	29,  // 83: stepwell.v1.NewStep.search_attributes:type_name -> stepwell.v1.SearchAttributesStep
-	35,  // 84: stepwell.v1.NewStep.user_task:type_name -> stepwell.v1.UserTaskStep
-	63,  // 85: stepwell.v1.SearchAttributesStep.attributes:type_name -> stepwell.v1.SearchAttributesStep.AttributesEntry
-	66,  // 86: stepwell.v1.LocalStep.result:type_name -> stepwell.v1.Payload
-	69,  // 87: stepwell.v1.LocalStep.failure:type_name -> stepwell.v1.Failure
-	66,  // 88: stepwell.v1.ActivityStep.input:type_name -> stepwell.v1.Payload
-	70,  // 89: stepwell.v1.ActivityStep.retry:type_name -> stepwell.v1.RetryPolicy
-	65,  // 90: stepwell.v1.ActivityStep.schedule_to_start_timeout:type_name -> google.protobuf.Duration
-	65,  // 91: stepwell.v1.ActivityStep.schedule_to_close_timeout:type_name -> google.protobuf.Duration
-	65,  // 92: stepwell.v1.ActivityStep.start_to_close_timeout:type_name -> google.protobuf.Duration
-	65,  // 93: stepwell.v1.ActivityStep.heartbeat_timeout:type_name -> google.protobuf.Duration
-	65,  // 94: stepwell.v1.TimerStep.duration:type_name -> google.protobuf.Duration
-	65,  // 95: stepwell.v1.WaitStep.timeout:type_name -> google.protobuf.Duration
-	66,  // 96: stepwell.v1.ChildStep.input:type_name -> stepwell.v1.Payload
-	71,  // 97: stepwell.v1.ChildStep.parent_close_policy:type_name -> stepwell.v1.ParentClosePolicy
-	65,  // 98: stepwell.v1.ChildStep.run_timeout:type_name -> google.protobuf.Duration
-	72,  // 99: stepwell.v1.ChildStep.reuse_policy:type_name -> stepwell.v1.WorkflowIdReusePolicy
-	73,  // 100: stepwell.v1.ChildStep.conflict_policy:type_name -> stepwell.v1.WorkflowIdConflictPolicy
-	70,  // 101: stepwell.v1.ChildStep.retry:type_name -> stepwell.v1.RetryPolicy
-	74,  // 102: stepwell.v1.ChildStep.concurrency:type_name -> stepwell.v1.Concurrency
-	75,  // 103: stepwell.v1.UserTaskStep.spec:type_name -> stepwell.v1.UserTaskSpec
-	65,  // 104: stepwell.v1.UserTaskStep.due_after:type_name -> google.protobuf.Duration
-	65,  // 105: stepwell.v1.UserTaskStep.timeout:type_name -> google.protobuf.Duration
-	66,  // 106: stepwell.v1.MarkerStep.value:type_name -> stepwell.v1.Payload
-	66,  // 107: stepwell.v1.AcceptanceStep.input:type_name -> stepwell.v1.Payload
-	66,  // 108: stepwell.v1.OutcomeStep.result:type_name -> stepwell.v1.Payload
-	69,  // 109: stepwell.v1.OutcomeStep.failure:type_name -> stepwell.v1.Failure
-	66,  // 110: stepwell.v1.CompleteRun.result:type_name -> stepwell.v1.Payload
-	69,  // 111: stepwell.v1.FailRun.failure:type_name -> stepwell.v1.Failure
-	66,  // 112: stepwell.v1.CancelledRun.details:type_name -> stepwell.v1.Payload
-	66,  // 113: stepwell.v1.ContinueAsNew.input:type_name -> stepwell.v1.Payload
+	67,  // 27: stepwell.v1.Task.input:type_name -> stepwell.v1.Payload
+	67,  // 28: stepwell.v1.Task.heartbeat_details:type_name -> stepwell.v1.Payload
+	65,  // 29: stepwell.v1.Task.attempt_deadline:type_name -> google.protobuf.Timestamp
+	66,  // 30: stepwell.v1.Task.heartbeat_timeout:type_name -> google.protobuf.Duration
+	11,  // 31: stepwell.v1.Task.steps:type_name -> stepwell.v1.StepRecord
+	65,  // 32: stepwell.v1.Task.run_create_time:type_name -> google.protobuf.Timestamp
+	65,  // 33: stepwell.v1.Task.schedule_time:type_name -> google.protobuf.Timestamp
+	15,  // 34: stepwell.v1.Task.updates:type_name -> stepwell.v1.Update
+	68,  // 35: stepwell.v1.StepRecord.kind:type_name -> stepwell.v1.StepKind
+	69,  // 36: stepwell.v1.StepRecord.state:type_name -> stepwell.v1.StepState
+	67,  // 37: stepwell.v1.StepRecord.result:type_name -> stepwell.v1.Payload
+	70,  // 38: stepwell.v1.StepRecord.failure:type_name -> stepwell.v1.Failure
+	65,  // 39: stepwell.v1.StepRecord.wake_time:type_name -> google.protobuf.Timestamp
+	9,   // 40: stepwell.v1.Advance.ref:type_name -> stepwell.v1.TaskRef
+	11,  // 41: stepwell.v1.Advance.steps:type_name -> stepwell.v1.StepRecord
+	15,  // 42: stepwell.v1.Advance.updates:type_name -> stepwell.v1.Update
+	9,   // 43: stepwell.v1.Query.ref:type_name -> stepwell.v1.TaskRef
+	67,  // 44: stepwell.v1.Query.input:type_name -> stepwell.v1.Payload
+	9,   // 45: stepwell.v1.QueryAnswer.ref:type_name -> stepwell.v1.TaskRef
+	67,  // 46: stepwell.v1.QueryAnswer.result:type_name -> stepwell.v1.Payload
+	70,  // 47: stepwell.v1.QueryAnswer.failure:type_name -> stepwell.v1.Failure
+	67,  // 48: stepwell.v1.Update.input:type_name -> stepwell.v1.Payload
+	70,  // 49: stepwell.v1.UpdateRejection.failure:type_name -> stepwell.v1.Failure
+	9,   // 50: stepwell.v1.CancelTask.ref:type_name -> stepwell.v1.TaskRef
+	9,   // 51: stepwell.v1.RevokeTask.ref:type_name -> stepwell.v1.TaskRef
+	66,  // 52: stepwell.v1.Rotate.within:type_name -> google.protobuf.Duration
+	9,   // 53: stepwell.v1.Report.ref:type_name -> stepwell.v1.TaskRef
+	25,  // 54: stepwell.v1.Report.progress:type_name -> stepwell.v1.Progress
+	21,  // 55: stepwell.v1.Report.complete:type_name -> stepwell.v1.CompleteActivity
+	22,  // 56: stepwell.v1.Report.fail:type_name -> stepwell.v1.FailActivity
+	23,  // 57: stepwell.v1.Report.cancelled:type_name -> stepwell.v1.CancelledActivity
+	24,  // 58: stepwell.v1.Report.release:type_name -> stepwell.v1.ReleaseTask
+	67,  // 59: stepwell.v1.CompleteActivity.result:type_name -> stepwell.v1.Payload
+	70,  // 60: stepwell.v1.FailActivity.failure:type_name -> stepwell.v1.Failure
+	67,  // 61: stepwell.v1.CancelledActivity.details:type_name -> stepwell.v1.Payload
+	26,  // 62: stepwell.v1.Progress.scopes:type_name -> stepwell.v1.ScopeState
+	29,  // 63: stepwell.v1.Progress.steps:type_name -> stepwell.v1.NewStep
+	41,  // 64: stepwell.v1.Progress.complete:type_name -> stepwell.v1.CompleteRun
+	42,  // 65: stepwell.v1.Progress.fail:type_name -> stepwell.v1.FailRun
+	44,  // 66: stepwell.v1.Progress.continue_as_new:type_name -> stepwell.v1.ContinueAsNew
+	43,  // 67: stepwell.v1.Progress.cancelled:type_name -> stepwell.v1.CancelledRun
+	63,  // 68: stepwell.v1.Progress.published:type_name -> stepwell.v1.Progress.PublishedEntry
+	16,  // 69: stepwell.v1.Progress.rejections:type_name -> stepwell.v1.UpdateRejection
+	9,   // 70: stepwell.v1.Progress.ahead_of:type_name -> stepwell.v1.TaskRef
+	27,  // 71: stepwell.v1.ScopeState.difference:type_name -> stepwell.v1.CallDifference
+	28,  // 72: stepwell.v1.CallDifference.calls:type_name -> stepwell.v1.MadeCall
+	68,  // 73: stepwell.v1.MadeCall.kind:type_name -> stepwell.v1.StepKind
+	31,  // 74: stepwell.v1.NewStep.local:type_name -> stepwell.v1.LocalStep
+	32,  // 75: stepwell.v1.NewStep.activity:type_name -> stepwell.v1.ActivityStep
+	33,  // 76: stepwell.v1.NewStep.timer:type_name -> stepwell.v1.TimerStep
+	34,  // 77: stepwell.v1.NewStep.wait:type_name -> stepwell.v1.WaitStep
+	35,  // 78: stepwell.v1.NewStep.child:type_name -> stepwell.v1.ChildStep
+	37,  // 79: stepwell.v1.NewStep.marker:type_name -> stepwell.v1.MarkerStep
+	39,  // 80: stepwell.v1.NewStep.acceptance:type_name -> stepwell.v1.AcceptanceStep
+	40,  // 81: stepwell.v1.NewStep.outcome:type_name -> stepwell.v1.OutcomeStep
+	38,  // 82: stepwell.v1.NewStep.race:type_name -> stepwell.v1.RaceStep
+	30,  // 83: stepwell.v1.NewStep.search_attributes:type_name -> stepwell.v1.SearchAttributesStep
+	36,  // 84: stepwell.v1.NewStep.user_task:type_name -> stepwell.v1.UserTaskStep
+	64,  // 85: stepwell.v1.SearchAttributesStep.attributes:type_name -> stepwell.v1.SearchAttributesStep.AttributesEntry
+	67,  // 86: stepwell.v1.LocalStep.result:type_name -> stepwell.v1.Payload
+	70,  // 87: stepwell.v1.LocalStep.failure:type_name -> stepwell.v1.Failure
+	67,  // 88: stepwell.v1.ActivityStep.input:type_name -> stepwell.v1.Payload
+	71,  // 89: stepwell.v1.ActivityStep.retry:type_name -> stepwell.v1.RetryPolicy
+	66,  // 90: stepwell.v1.ActivityStep.schedule_to_start_timeout:type_name -> google.protobuf.Duration
+	66,  // 91: stepwell.v1.ActivityStep.schedule_to_close_timeout:type_name -> google.protobuf.Duration
+	66,  // 92: stepwell.v1.ActivityStep.start_to_close_timeout:type_name -> google.protobuf.Duration
+	66,  // 93: stepwell.v1.ActivityStep.heartbeat_timeout:type_name -> google.protobuf.Duration
+	66,  // 94: stepwell.v1.TimerStep.duration:type_name -> google.protobuf.Duration
+	66,  // 95: stepwell.v1.WaitStep.timeout:type_name -> google.protobuf.Duration
+	67,  // 96: stepwell.v1.ChildStep.input:type_name -> stepwell.v1.Payload
+	72,  // 97: stepwell.v1.ChildStep.parent_close_policy:type_name -> stepwell.v1.ParentClosePolicy
+	66,  // 98: stepwell.v1.ChildStep.run_timeout:type_name -> google.protobuf.Duration
+	73,  // 99: stepwell.v1.ChildStep.reuse_policy:type_name -> stepwell.v1.WorkflowIdReusePolicy
+	74,  // 100: stepwell.v1.ChildStep.conflict_policy:type_name -> stepwell.v1.WorkflowIdConflictPolicy
+	71,  // 101: stepwell.v1.ChildStep.retry:type_name -> stepwell.v1.RetryPolicy
+	75,  // 102: stepwell.v1.ChildStep.concurrency:type_name -> stepwell.v1.Concurrency
+	76,  // 103: stepwell.v1.UserTaskStep.spec:type_name -> stepwell.v1.UserTaskSpec
+	66,  // 104: stepwell.v1.UserTaskStep.due_after:type_name -> google.protobuf.Duration
+	66,  // 105: stepwell.v1.UserTaskStep.timeout:type_name -> google.protobuf.Duration
+	67,  // 106: stepwell.v1.MarkerStep.value:type_name -> stepwell.v1.Payload
+	67,  // 107: stepwell.v1.AcceptanceStep.input:type_name -> stepwell.v1.Payload
+	67,  // 108: stepwell.v1.OutcomeStep.result:type_name -> stepwell.v1.Payload
+	70,  // 109: stepwell.v1.OutcomeStep.failure:type_name -> stepwell.v1.Failure
+	67,  // 110: stepwell.v1.CompleteRun.result:type_name -> stepwell.v1.Payload
+	70,  // 111: stepwell.v1.FailRun.failure:type_name -> stepwell.v1.Failure
+	67,  // 112: stepwell.v1.CancelledRun.details:type_name -> stepwell.v1.Payload
+	67,  // 113: stepwell.v1.ContinueAsNew.input:type_name -> stepwell.v1.Payload
 	1,   // 114: stepwell.v1.ReportResult.status:type_name -> stepwell.v1.ReportResult.Status
-	76,  // 115: stepwell.v1.ReportResult.error:type_name -> google.rpc.Status
-	10,  // 116: stepwell.v1.ReportResult.steps:type_name -> stepwell.v1.StepRecord
-	8,   // 117: stepwell.v1.TaskHeartbeat.ref:type_name -> stepwell.v1.TaskRef
-	66,  // 118: stepwell.v1.TaskHeartbeat.details:type_name -> stepwell.v1.Payload
-	8,   // 119: stepwell.v1.TaskHeartbeatResult.ref:type_name -> stepwell.v1.TaskRef
-	4,   // 120: stepwell.v1.OpenSessionRequest.hello:type_name -> stepwell.v1.Hello
-	7,   // 121: stepwell.v1.OpenSessionResponse.welcome:type_name -> stepwell.v1.Welcome
-	0,   // 122: stepwell.v1.ClaimTasksRequest.kind:type_name -> stepwell.v1.TaskKind
-	65,  // 123: stepwell.v1.ClaimTasksRequest.wait:type_name -> google.protobuf.Duration
-	9,   // 124: stepwell.v1.ClaimTasksResponse.tasks:type_name -> stepwell.v1.Task
-	64,  // 125: stepwell.v1.ClaimTasksResponse.session_expire_time:type_name -> google.protobuf.Timestamp
-	19,  // 126: stepwell.v1.ReportTasksRequest.reports:type_name -> stepwell.v1.Report
-	44,  // 127: stepwell.v1.ReportTasksResponse.results:type_name -> stepwell.v1.ReportResult
-	45,  // 128: stepwell.v1.HeartbeatTasksRequest.heartbeats:type_name -> stepwell.v1.TaskHeartbeat
-	46,  // 129: stepwell.v1.HeartbeatTasksResponse.results:type_name -> stepwell.v1.TaskHeartbeatResult
-	64,  // 130: stepwell.v1.HeartbeatTasksResponse.session_expire_time:type_name -> google.protobuf.Timestamp
-	8,   // 131: stepwell.v1.ListTaskStepsRequest.ref:type_name -> stepwell.v1.TaskRef
-	10,  // 132: stepwell.v1.ListTaskStepsResponse.steps:type_name -> stepwell.v1.StepRecord
-	64,  // 133: stepwell.v1.Worker.register_time:type_name -> google.protobuf.Timestamp
-	64,  // 134: stepwell.v1.Worker.expire_time:type_name -> google.protobuf.Timestamp
-	59,  // 135: stepwell.v1.ListWorkersResponse.workers:type_name -> stepwell.v1.Worker
-	66,  // 136: stepwell.v1.Progress.PublishedEntry.value:type_name -> stepwell.v1.Payload
-	77,  // 137: stepwell.v1.SearchAttributesStep.AttributesEntry.value:type_name -> stepwell.v1.SearchAttribute
-	2,   // 138: stepwell.v1.WorkerService.Connect:input_type -> stepwell.v1.ConnectRequest
-	47,  // 139: stepwell.v1.WorkerService.OpenSession:input_type -> stepwell.v1.OpenSessionRequest
-	49,  // 140: stepwell.v1.WorkerService.CloseSession:input_type -> stepwell.v1.CloseSessionRequest
-	51,  // 141: stepwell.v1.WorkerService.ClaimTasks:input_type -> stepwell.v1.ClaimTasksRequest
-	53,  // 142: stepwell.v1.WorkerService.ReportTasks:input_type -> stepwell.v1.ReportTasksRequest
-	55,  // 143: stepwell.v1.WorkerService.HeartbeatTasks:input_type -> stepwell.v1.HeartbeatTasksRequest
-	57,  // 144: stepwell.v1.WorkerService.ListTaskSteps:input_type -> stepwell.v1.ListTaskStepsRequest
-	60,  // 145: stepwell.v1.WorkerService.ListWorkers:input_type -> stepwell.v1.ListWorkersRequest
-	3,   // 146: stepwell.v1.WorkerService.Connect:output_type -> stepwell.v1.ConnectResponse
-	48,  // 147: stepwell.v1.WorkerService.OpenSession:output_type -> stepwell.v1.OpenSessionResponse
-	50,  // 148: stepwell.v1.WorkerService.CloseSession:output_type -> stepwell.v1.CloseSessionResponse
-	52,  // 149: stepwell.v1.WorkerService.ClaimTasks:output_type -> stepwell.v1.ClaimTasksResponse
-	54,  // 150: stepwell.v1.WorkerService.ReportTasks:output_type -> stepwell.v1.ReportTasksResponse
-	56,  // 151: stepwell.v1.WorkerService.HeartbeatTasks:output_type -> stepwell.v1.HeartbeatTasksResponse
-	58,  // 152: stepwell.v1.WorkerService.ListTaskSteps:output_type -> stepwell.v1.ListTaskStepsResponse
-	61,  // 153: stepwell.v1.WorkerService.ListWorkers:output_type -> stepwell.v1.ListWorkersResponse
-	146, // [146:154] is the sub-list for method output_type
-	138, // [138:146] is the sub-list for method input_type
-	138, // [138:138] is the sub-list for extension type_name
-	138, // [138:138] is the sub-list for extension extendee
-	0,   // [0:138] is the sub-list for field type_name
+	77,  // 115: stepwell.v1.ReportResult.error:type_name -> google.rpc.Status
+	11,  // 116: stepwell.v1.ReportResult.steps:type_name -> stepwell.v1.StepRecord
+	2,   // 117: stepwell.v1.ReportResult.remedy:type_name -> stepwell.v1.ReportResult.Remedy
+	66,  // 118: stepwell.v1.ReportResult.repeat_delay:type_name -> google.protobuf.Duration
+	9,   // 119: stepwell.v1.TaskHeartbeat.ref:type_name -> stepwell.v1.TaskRef
+	67,  // 120: stepwell.v1.TaskHeartbeat.details:type_name -> stepwell.v1.Payload
+	9,   // 121: stepwell.v1.TaskHeartbeatResult.ref:type_name -> stepwell.v1.TaskRef
+	5,   // 122: stepwell.v1.OpenSessionRequest.hello:type_name -> stepwell.v1.Hello
+	8,   // 123: stepwell.v1.OpenSessionResponse.welcome:type_name -> stepwell.v1.Welcome
+	0,   // 124: stepwell.v1.ClaimTasksRequest.kind:type_name -> stepwell.v1.TaskKind
+	66,  // 125: stepwell.v1.ClaimTasksRequest.wait:type_name -> google.protobuf.Duration
+	10,  // 126: stepwell.v1.ClaimTasksResponse.tasks:type_name -> stepwell.v1.Task
+	65,  // 127: stepwell.v1.ClaimTasksResponse.session_expire_time:type_name -> google.protobuf.Timestamp
+	20,  // 128: stepwell.v1.ReportTasksRequest.reports:type_name -> stepwell.v1.Report
+	45,  // 129: stepwell.v1.ReportTasksResponse.results:type_name -> stepwell.v1.ReportResult
+	46,  // 130: stepwell.v1.HeartbeatTasksRequest.heartbeats:type_name -> stepwell.v1.TaskHeartbeat
+	47,  // 131: stepwell.v1.HeartbeatTasksResponse.results:type_name -> stepwell.v1.TaskHeartbeatResult
+	65,  // 132: stepwell.v1.HeartbeatTasksResponse.session_expire_time:type_name -> google.protobuf.Timestamp
+	9,   // 133: stepwell.v1.ListTaskStepsRequest.ref:type_name -> stepwell.v1.TaskRef
+	11,  // 134: stepwell.v1.ListTaskStepsResponse.steps:type_name -> stepwell.v1.StepRecord
+	65,  // 135: stepwell.v1.Worker.register_time:type_name -> google.protobuf.Timestamp
+	65,  // 136: stepwell.v1.Worker.expire_time:type_name -> google.protobuf.Timestamp
+	60,  // 137: stepwell.v1.ListWorkersResponse.workers:type_name -> stepwell.v1.Worker
+	67,  // 138: stepwell.v1.Progress.PublishedEntry.value:type_name -> stepwell.v1.Payload
+	78,  // 139: stepwell.v1.SearchAttributesStep.AttributesEntry.value:type_name -> stepwell.v1.SearchAttribute
+	3,   // 140: stepwell.v1.WorkerService.Connect:input_type -> stepwell.v1.ConnectRequest
+	48,  // 141: stepwell.v1.WorkerService.OpenSession:input_type -> stepwell.v1.OpenSessionRequest
+	50,  // 142: stepwell.v1.WorkerService.CloseSession:input_type -> stepwell.v1.CloseSessionRequest
+	52,  // 143: stepwell.v1.WorkerService.ClaimTasks:input_type -> stepwell.v1.ClaimTasksRequest
+	54,  // 144: stepwell.v1.WorkerService.ReportTasks:input_type -> stepwell.v1.ReportTasksRequest
+	56,  // 145: stepwell.v1.WorkerService.HeartbeatTasks:input_type -> stepwell.v1.HeartbeatTasksRequest
+	58,  // 146: stepwell.v1.WorkerService.ListTaskSteps:input_type -> stepwell.v1.ListTaskStepsRequest
+	61,  // 147: stepwell.v1.WorkerService.ListWorkers:input_type -> stepwell.v1.ListWorkersRequest
+	4,   // 148: stepwell.v1.WorkerService.Connect:output_type -> stepwell.v1.ConnectResponse
+	49,  // 149: stepwell.v1.WorkerService.OpenSession:output_type -> stepwell.v1.OpenSessionResponse
+	51,  // 150: stepwell.v1.WorkerService.CloseSession:output_type -> stepwell.v1.CloseSessionResponse
+	53,  // 151: stepwell.v1.WorkerService.ClaimTasks:output_type -> stepwell.v1.ClaimTasksResponse
+	55,  // 152: stepwell.v1.WorkerService.ReportTasks:output_type -> stepwell.v1.ReportTasksResponse
+	57,  // 153: stepwell.v1.WorkerService.HeartbeatTasks:output_type -> stepwell.v1.HeartbeatTasksResponse
+	59,  // 154: stepwell.v1.WorkerService.ListTaskSteps:output_type -> stepwell.v1.ListTaskStepsResponse
+	62,  // 155: stepwell.v1.WorkerService.ListWorkers:output_type -> stepwell.v1.ListWorkersResponse
+	148, // [148:156] is the sub-list for method output_type
+	140, // [140:148] is the sub-list for method input_type
+	140, // [140:140] is the sub-list for extension type_name
+	140, // [140:140] is the sub-list for extension extendee
+	0,   // [0:140] is the sub-list for field type_name
 }
 
 func init() { file_stepwell_v1_workers_proto_init() }
@@ -5741,7 +5831,7 @@ func file_stepwell_v1_workers_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_stepwell_v1_workers_proto_rawDesc), len(file_stepwell_v1_workers_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   1,

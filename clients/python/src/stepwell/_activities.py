@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import datetime as dt
 import logging
-import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,8 +29,6 @@ log = logging.getLogger("stepwell.worker")
 # Between two heartbeats of one activity, in seconds; what is told meanwhile is merged.
 BEAT_INTERVAL = 1.0
 _BEATS_PER_TIMEOUT = 3
-# Refusals of what an attempt came to, which another attempt would come to as well.
-_OWN_FAULT = (errors.InvalidArgument, errors.ResourceExhausted)
 _MOST_WORDS = 1_000
 
 
@@ -50,7 +47,6 @@ class Running:
         "has_begun",
         "is_cancelled",
         "is_gone",
-        "is_refused",
         "outcome",
         "owner",
         "ref",
@@ -64,7 +60,7 @@ class Running:
         self.given = given
         self.ref = given.ref
         self.task: asyncio.Task[None] | None = None
-        self.has_begun = self.is_cancelled = self.is_gone = self.is_refused = False
+        self.has_begun = self.is_cancelled = self.is_gone = False
         self.traceparent = ""
         self.outcome: dict[str, Any] = {}
         self._info: ActivityInfo | None = None
@@ -135,8 +131,12 @@ class Running:
             self.task = None
 
     def report_answered(self, result: ReportResult) -> None:
-        """Takes in what became of the report: there is nothing left to do, whatever it is."""
+        """Takes in what became of the report."""
         self.owner.ended(self, result)
+
+    def has_gone(self) -> bool:
+        """Tells whether the task is somebody else's."""
+        return self.is_gone
 
 
 class Runs(Protocol):
@@ -276,16 +276,11 @@ class Activities:
             self.cancel(result.ref)
 
     def ended(self, running: Running, result: ReportResult) -> None:
-        """Forgets an attempt whose report was answered."""
+        """Forgets an attempt whose report was answered. If that can never be recorded, the attempt fails with that."""
         if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
             error = reasons.from_status(result.error)
             log.info("the report of %s was refused: %s", running.given.type, error)
-            if errors.is_passing(error):
-                delay = error.retry_seconds or errors.RETRY_SECONDS
-                self.loop.call_later(random.uniform(0, 2 * delay), self._report, running, running.outcome)
-                return
-            if isinstance(error, _OWN_FAULT) and not running.is_refused:
-                running.is_refused = True
+            if result.remedy == workers_pb2.ReportResult.REMEDY_FAIL:
                 self._report(running, {"fail": workers_pb2.FailActivity(failure=_recordable(running.outcome, error))})
                 return
         self._remove(running)

@@ -24,6 +24,7 @@ _MOST_BYTES = 4 * 1024 * 1024 - 64 * 1024
 # The most that a payload may have where nobody has set another limit.
 _MOST_DETAILS = 2 * 1024 * 1024
 _INVALID_ARGUMENT = 3
+_NANOS = 1_000_000_000
 log = logging.getLogger("stepwell.worker")
 # A quick task reports within so many turns of the loop, and needs no acknowledgement of its own.
 _TURNS = 4
@@ -33,14 +34,19 @@ class Reporter(Protocol):
     """Whoever reports, and hears the answer."""
 
     def report_answered(self, result: ReportResult) -> None:
-        """Takes in what became of the report."""
+        """Takes in what became of the report: it was recorded, or is not to be sent again."""
+        ...
+
+    def has_gone(self) -> bool:
+        """Tells whether the task is somebody else's by now, so that nothing is to be said of it."""
         ...
 
 
 class Outbox:
     """Acknowledgements, reports and heartbeats that are not sent yet, and reports that are not answered yet.
 
-    A report stays until its answer comes: after a reconnect that resumes the session it is sent again.
+    A report stays until its answer comes: after a reconnect that resumes the session it is sent again. So it is after a
+    while if that is the service's answer.
     """
 
     def __init__(self) -> None:
@@ -53,6 +59,7 @@ class Outbox:
         self._heartbeats: dict[str, TaskHeartbeat] = {}
         self._answers: collections.deque[QueryAnswer] = collections.deque()
         self._unanswered: dict[int, tuple[Report, Reporter]] = {}
+        self._refused: set[int] = set()  # of those, what is to be sent again
         self._correlation = 0
         self._is_expecting = False
         self._filled = asyncio.Event()
@@ -103,12 +110,32 @@ class Outbox:
         self._filled.set()
 
     def answer(self, result: ReportResult) -> None:
-        """Hands an answer to whoever reported."""
+        """Hands an answer to whoever reported, unless that is that the same be sent again."""
+        if result.remedy == ReportResult.REMEDY_REPEAT and result.correlation in self._unanswered:
+            delay = result.repeat_delay.ToNanoseconds() / _NANOS
+            log.info("a report is repeated in %.2f s, since it was refused: %s", delay, result.error.message)
+            self._refused.add(result.correlation)
+            asyncio.get_running_loop().call_later(delay, self._repeat, result.correlation)
+            return
         found = self._unanswered.pop(result.correlation, None)
         if found is not None:
             found[1].report_answered(result)
         if not self._unanswered:
             self._answered.set()
+
+    def _repeat(self, correlation: int) -> None:
+        """Sends a report again, unless a new stream has done so meanwhile."""
+        if correlation not in self._refused:
+            return
+        self._refused.discard(correlation)
+        report, reporter = self._unanswered[correlation]
+        if reporter.has_gone():
+            del self._unanswered[correlation]
+            if not self._unanswered:
+                self._answered.set()
+            return
+        self._reports.append(report)
+        self._filled.set()
 
     async def all_answered(self) -> None:
         """Waits until no report is without an answer."""
@@ -119,6 +146,7 @@ class Outbox:
     def resume(self) -> None:
         """Queues all unanswered reports again, in their order: a new stream carries the same session."""
         self._reports = collections.deque(report for report, _ in self._unanswered.values())
+        self._refused.clear()
         self._acks.clear()
         self._answers.clear()
         self.ping = self.pong = 0
@@ -131,6 +159,7 @@ class Outbox:
         self._heartbeats.clear()
         self._answers.clear()
         self._unanswered.clear()
+        self._refused.clear()
         self._answered.set()
 
     def reported_tasks(self) -> set[str]:
@@ -187,7 +216,9 @@ def _too_many(size: int) -> str:
 
 
 def _too_large(report: Report, size: int) -> ReportResult:
-    result = ReportResult(correlation=report.correlation, status=ReportResult.STATUS_REFUSED)
+    result = ReportResult(
+        correlation=report.correlation, status=ReportResult.STATUS_REFUSED, remedy=ReportResult.REMEDY_FAIL
+    )
     result.error.CopyFrom(status_pb2.Status(code=_INVALID_ARGUMENT, message=_too_many(size)))
     result.error.details.add().Pack(error_details_pb2.ErrorInfo(reason="INVALID_FIELD", domain="stepwell.dev"))
     return result

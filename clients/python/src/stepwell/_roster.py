@@ -6,10 +6,9 @@ import asyncio
 import contextvars
 import functools
 import logging
-import random
 from typing import TYPE_CHECKING, Any
 
-from stepwell import errors, reasons
+from stepwell import reasons
 from stepwell._ahead import go_ahead
 from stepwell._main import main
 from stepwell._runs import RunExecution
@@ -27,20 +26,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stepwell.worker")
 
-# Refusals that mean that the run itself is at fault.
-_OWN_FAULT = (errors.InvalidArgument, errors.ResourceExhausted)
-
 
 class Seat:
     """A run's place in the worker: it reports for the run, and hears the answers."""
 
-    __slots__ = ("is_failing", "roster", "run")
+    __slots__ = ("roster", "run")
 
     def __init__(self, roster: Runs, run: RunExecution) -> None:
         """Ties the run to the worker."""
         self.roster = roster
         self.run = run
-        self.is_failing = False
 
     def report_answered(self, result: ReportResult) -> None:
         """Takes in what became of a Progress or a release."""
@@ -48,11 +43,15 @@ class Seat:
         if run.is_dropped:
             return
         if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
-            self.roster.refused(self, reasons.from_status(result.error))
-        elif run.is_ended or self.is_failing:
+            self.roster.refused(run, result)
+        elif run.is_ended:
             self.roster.forget(run)
         else:
             run.answered(list(result.ordinals), result.steps)
+
+    def has_gone(self) -> bool:
+        """Tells whether the run is somebody else's."""
+        return self.run.is_dropped
 
 
 class Runs:
@@ -150,25 +149,13 @@ class Runs:
         self._give_back(ref, reason)
 
     def _give_back(self, ref: TaskRef, reason: str) -> None:
-        self._outbox.report(_Release(self, ref, reason), ref, {"release": workers_pb2.ReleaseTask(reason=reason)})
+        self._outbox.report(_Release(), ref, {"release": workers_pb2.ReleaseTask(reason=reason)})
 
-    def released(self, ref: TaskRef, reason: str, error: errors.ServiceError) -> None:
-        """Gives a run back once more if that could not be taken just now: else the session would go on holding it."""
-        if errors.is_passing(error):
-            delay = error.retry_seconds or errors.RETRY_SECONDS
-            self.loop.call_later(random.uniform(0, 2 * delay), self._give_back, ref, reason)
-
-    def refused(self, seat: Seat, error: errors.ServiceError) -> None:
-        """Sends a Progress again if that may help; fails the run if its content is at fault; else drops it."""
-        run = seat.run
-        if errors.is_passing(error):
-            delay = error.retry_seconds or errors.RETRY_SECONDS
-            if run.out.sent_progress is not None:
-                self.loop.call_later(random.uniform(0, 2 * delay), self._send_again, run)
-            return
-        if isinstance(error, _OWN_FAULT) and not seat.is_failing:
+    def refused(self, run: RunExecution, result: ReportResult) -> None:
+        """Fails the run if its Progress can never be recorded; else drops it."""
+        error = reasons.from_status(result.error)
+        if result.remedy == workers_pb2.ReportResult.REMEDY_FAIL:
             log.error("run %s fails, since its progress was refused: %s", run.task.run_id, error)
-            seat.is_failing = True
             run.is_ended = True
             run.drop()
             run.is_dropped = False
@@ -179,16 +166,9 @@ class Runs:
             run.out.sent_progress = progress
             self.report(run, progress)
             return
-        if isinstance(error, reasons.ResultNotRecorded):
-            self.release(run, "its code went on with a result that is not recorded")
-            return
         level = logging.ERROR if isinstance(error, reasons.StepOrderChanged) else logging.INFO
         log.log(level, "run %s is dropped: %s", run.task.run_id, error)
         self.forget(run)
-
-    def _send_again(self, run: RunExecution) -> None:
-        if not run.is_dropped and run.out.sent_progress is not None:
-            self.report(run, run.out.sent_progress)
 
     def forget(self, run: RunExecution) -> None:
         """Drops a run from memory."""
@@ -231,17 +211,11 @@ class Runs:
 
 
 class _Release:
-    """Gives a run back, of which nothing is left here."""
-
-    __slots__ = ("_reason", "_ref", "_roster")
-
-    def __init__(self, roster: Runs, ref: TaskRef, reason: str) -> None:
-        """Keeps what was given back, and why."""
-        self._roster = roster
-        self._ref = ref
-        self._reason = reason
+    """Whoever gave a run back, of which nothing is left here, and who need not hear that it was taken."""
 
     def report_answered(self, result: ReportResult) -> None:
-        """Takes in whether it was taken."""
-        if result.status == workers_pb2.ReportResult.STATUS_REFUSED:
-            self._roster.released(self._ref, self._reason, reasons.from_status(result.error))
+        """Has nothing left to do."""
+
+    def has_gone(self) -> bool:
+        """Tells that it is to be given back as long as the session holds it."""
+        return False

@@ -286,16 +286,6 @@ class Internal(ServiceError):
     code = grpc.StatusCode.INTERNAL
 
 
-_PASSING = (Aborted, Unavailable, Internal, DeadlineExceeded)
-RETRY_SECONDS = 0.5
-"""How long to wait before another try where the service gave no advice."""
-
-
-def is_passing(error: ServiceError) -> bool:
-    """Tells whether the same report may be accepted another time."""
-    return isinstance(error, _PASSING) or error.retry_seconds is not None
-
-
 def reason_of(name: str) -> str:
     """Turns a class's name into a reason: `RunNotFound` into `RUN_NOT_FOUND`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).upper()

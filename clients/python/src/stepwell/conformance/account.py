@@ -31,7 +31,6 @@ Key = tuple[str, int]
 
 # What is on its way when a task is revoked, or a stream lost, comes within so many seconds.
 GRACE_SECONDS = 1.5
-_FOR_GOOD = {"LEASE_LOST", "STEP_ORDER_CHANGED", "RUN_NOT_FOUND", "RUN_TERMINAL", "JOB_NOT_FOUND"}
 
 
 @dataclasses.dataclass(slots=True)
@@ -168,8 +167,8 @@ class Account:
         report = found[0]
         key = key_of(report.ref)
         if result.status == ReportResult.STATUS_REFUSED:
-            if (reason := reason_of(result)) in _FOR_GOOD:
-                self._end(key, now, f"refused: {reason}")
+            if result.remedy == ReportResult.REMEDY_DROP:
+                self._end(key, now, f"refused: {reason_of(result)}")
             return
         grant = self.grants.get(key)
         progress = report.progress if report.HasField("progress") else None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from google.protobuf.any_pb2 import Any
-from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
 from stepwell.conformance.account import GRACE_SECONDS
@@ -16,7 +15,8 @@ from stepwell.conformance.stage import Stage
 from stepwell.policies import RetryPolicy
 from stepwell.v1.workers_pb2 import ConnectRequest, ConnectResponse, Report, ReportResult, Task, TaskRef
 
-_UNAVAILABLE = 14
+_INVALID_ARGUMENT, _INTERNAL, _UNAVAILABLE = 3, 13, 14
+NEVER = "complete.result: is not to the kit's taste"
 # A varint and a text, under numbers that no message has.
 UNKNOWN = b"\xc0>\x07\xca>\x05hello"
 
@@ -66,7 +66,8 @@ async def revoked_activity(stage: Stage) -> None:
     grant = await stage.given(job)
     await stage.failure(job, "FAILED")
     await stage.until(lambda: grant.ended is not None, "the worker is told so")
-    await asyncio.sleep(GRACE_SECONDS + 1.5)
+    # A worker that goes on would say what it came to by now, however late it began.
+    await asyncio.sleep(GRACE_SECONDS + 4.0)
     stage.check()
     stage.same("reports", 0, len(stage.reports(grant.task.ref)))
 
@@ -120,36 +121,76 @@ async def lost_answer(stage: Stage) -> None:
 @case("activities", "refusals")
 async def refused_for_now(stage: Stage) -> None:
     """A report that is refused for want of a database is sent again after the delay that is asked for."""
+    refused = refuse_once(stage, not_now)
+    job = await stage.job("effect", {"key": "not-now", "seconds": 0.1})
+    stage.same("effect returns its key", "not-now", await stage.result(job))
+    stage.same("effects", 1, len(stage.ledger("not-now")))
+    stage.same("times that the report was sent", 2, len(stage.reports(refused[0].ref)))
+
+
+@case("activities", "refusals")
+async def refused_for_ever(stage: Stage) -> None:
+    """A report that can never be recorded is followed by a failure with what it was refused for, not to be retried."""
+    refuse_once(stage, never)
+    job = await stage.job("effect", {"key": "never", "seconds": 0.1})
+    failure = await stage.failure(job, "FAILED")
+    stage.same("what it failed with", NEVER, NEVER if NEVER in failure.message else failure.message)
+    stage.same("effects", 1, len(stage.ledger("never")))
+
+
+@case("activities", "refusals")
+async def taken_back(stage: Stage) -> None:
+    """A task that a refusal takes back is dropped, and begun when it is given out again."""
+    refused = refuse_once(stage, taken)
+    job = await stage.job("effect", {"key": "taken-back", "seconds": 0.1}, start_to_close=2.0)
+    stage.same("effect returns its key", "taken-back", await stage.result(job))
+    stage.same("times that the report was sent", 1, len(stage.reports(refused[0].ref)))
+    stage.same("effects", 2, len(stage.ledger("taken-back")))
+
+
+def refuse_once(
+    stage: Stage, answer: Callable[[Report], ReportResult], is_meant: Callable[[Report], object] = bool
+) -> list[Report]:
+    """Keeps the first message with such a report from the service, and answers in its place. Fills what it returns."""
     refused: list[Report] = []
 
     def refuse(link: Link, message: ConnectRequest) -> bool:
-        if refused or not message.reports:
+        if refused or not any(is_meant(report) for report in message.reports):
             return True
         refused.extend(message.reports)
-        answer = ConnectResponse(results=[not_now(report) for report in message.reports])
-        stage.tap.responded(link, answer)
-        telling.append(asyncio.ensure_future(link.tell(answer)))
+        answers = ConnectResponse(results=[answer(report) for report in message.reports])
+        stage.tap.responded(link, answers)
+        telling.append(asyncio.ensure_future(link.tell(answers)))
         return False
 
     telling: list[asyncio.Future[None]] = []
     stage.tap.on_request.append(refuse)
-    job = await stage.job("effect", {"key": "not-now", "seconds": 0.1})
-    stage.same("effect returns its key", "not-now", await stage.result(job))
-    stage.same("effects", 1, len(stage.ledger("not-now")))
+    return refused
 
 
 def not_now(report: Report) -> ReportResult:
     """The refusal of a report for want of a database, to be sent again soon."""
-    status = Status(code=_UNAVAILABLE, message="the database is away")
-    details = (
-        ErrorInfo(reason="DATABASE_UNAVAILABLE", domain="stepwell.dev"),
-        RetryInfo(retry_delay=Duration(nanos=200_000_000)),
-    )
-    for detail in details:
-        packed = Any()
-        packed.Pack(detail)
-        status.details.append(packed)
-    return ReportResult(correlation=report.correlation, status=ReportResult.STATUS_REFUSED, error=status)
+    result = _refusal(report, _UNAVAILABLE, "DATABASE_UNAVAILABLE", "the database is away", ReportResult.REMEDY_REPEAT)
+    result.repeat_delay.FromMilliseconds(200)
+    return result
+
+
+def never(report: Report) -> ReportResult:
+    """The refusal of a report that nobody can record."""
+    return _refusal(report, _INVALID_ARGUMENT, "INVALID_FIELD", NEVER, ReportResult.REMEDY_FAIL)
+
+
+def taken(report: Report) -> ReportResult:
+    """The refusal of a report whose task is taken back."""
+    return _refusal(report, _INTERNAL, "INTERNAL_ERROR", "the service is at fault", ReportResult.REMEDY_DROP)
+
+
+def _refusal(
+    report: Report, code: int, reason: str, message: str, remedy: ReportResult.Remedy.ValueType
+) -> ReportResult:
+    status = Status(code=code, message=message)
+    status.details.add().Pack(ErrorInfo(reason=reason, domain="stepwell.dev"))
+    return ReportResult(correlation=report.correlation, status=ReportResult.STATUS_REFUSED, error=status, remedy=remedy)
 
 
 @case("activities", "stream")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stepwell.conformance.cases import case
-from stepwell.conformance.delivery_cases import not_now
+from stepwell.conformance.delivery_cases import NEVER, never, not_now, refuse_once
 from stepwell.conformance.link import Link
 from stepwell.conformance.stage import Stage
 from stepwell.v1.types_pb2 import STEP_KIND_WAIT, STEP_STATE_COMPLETED
@@ -134,18 +134,15 @@ async def lost_answer_to_a_progress(stage: Stage) -> None:
 @case("workflows", "refusals")
 async def progress_refused_for_now(stage: Stage) -> None:
     """A Progress that is refused for now is sent again, and the run goes on."""
-    refused: list[Report] = []
-    telling: list[asyncio.Future[None]] = []
-
-    def refuse(link: Link, message: ConnectRequest) -> bool:
-        if refused or not any(report.progress.steps for report in message.reports):
-            return True
-        refused.extend(message.reports)
-        answer = ConnectResponse(results=[not_now(report) for report in message.reports])
-        stage.tap.responded(link, answer)
-        telling.append(asyncio.ensure_future(link.tell(answer)))
-        return False
-
-    stage.tap.on_request.append(refuse)
+    refuse_once(stage, not_now, lambda report: report.progress.steps)
     run = await stage.run("steps", {"count": 5})
     stage.same("the sum", 10, await stage.result(run))
+
+
+@case("workflows", "refusals")
+async def progress_refused_for_ever(stage: Stage) -> None:
+    """A Progress that can never be recorded is followed by one that fails the run with what it was refused for."""
+    refuse_once(stage, never, lambda report: report.progress.steps)
+    run = await stage.run("steps", {"count": 5})
+    failure = await stage.failure(run, "FAILED")
+    stage.same("what it failed with", NEVER, NEVER if NEVER in failure.message else failure.message)

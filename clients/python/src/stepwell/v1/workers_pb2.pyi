@@ -1992,15 +1992,50 @@ class ReportResult(_message.Message):
     STATUS_REFUSED: ReportResult.Status.ValueType  # 3
     """Not recorded; nothing changed."""
 
+    class _Remedy:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _RemedyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[ReportResult._Remedy.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        REMEDY_UNSPECIFIED: ReportResult._Remedy.ValueType  # 0
+        """Not set: it was not refused."""
+        REMEDY_DROP: ReportResult._Remedy.ValueType  # 1
+        """The task is another's, or its step, run or job has ended otherwise, or nothing else has helped: drop it."""
+        REMEDY_REPEAT: ReportResult._Remedy.ValueType  # 2
+        """Not now. The task is still held: send the same report again after `repeat_delay`."""
+        REMEDY_FAIL: ReportResult._Remedy.ValueType  # 3
+        """The report can't be recorded, ever. The task is still held: report a failure in its place, made of `error`."""
+        REMEDY_RELEASE: ReportResult._Remedy.ValueType  # 4
+        """The task is still held, and can't be brought to an end here: report a release."""
+
+    class Remedy(_Remedy, metaclass=_RemedyEnumTypeWrapper):
+        """What to do about a refusal: all that a worker needs to know of its reason."""
+
+    REMEDY_UNSPECIFIED: ReportResult.Remedy.ValueType  # 0
+    """Not set: it was not refused."""
+    REMEDY_DROP: ReportResult.Remedy.ValueType  # 1
+    """The task is another's, or its step, run or job has ended otherwise, or nothing else has helped: drop it."""
+    REMEDY_REPEAT: ReportResult.Remedy.ValueType  # 2
+    """Not now. The task is still held: send the same report again after `repeat_delay`."""
+    REMEDY_FAIL: ReportResult.Remedy.ValueType  # 3
+    """The report can't be recorded, ever. The task is still held: report a failure in its place, made of `error`."""
+    REMEDY_RELEASE: ReportResult.Remedy.ValueType  # 4
+    """The task is still held, and can't be brought to an end here: report a release."""
+
     CORRELATION_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     ORDINALS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    REPEAT_DELAY_FIELD_NUMBER: _builtins.int
     correlation: _builtins.int
     """The report's number."""
     status: Global___ReportResult.Status.ValueType
     """What became of it."""
+    remedy: Global___ReportResult.Remedy.ValueType
+    """What the worker is to do about a refusal. Set if the status is `STATUS_REFUSED`, and only then."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Why it was refused, with an `ErrorInfo` in its details."""
@@ -2013,6 +2048,10 @@ class ReportResult(_message.Message):
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepRecord]:
         """Steps that ended with that progress: new ones (a signal was waiting, say), and those that it stopped."""
 
+    @_builtins.property
+    def repeat_delay(self) -> _duration_pb2.Duration:
+        """How long to wait before the report goes out again, a random part included. Set with `REMEDY_REPEAT`."""
+
     def __init__(
         self,
         *,
@@ -2021,10 +2060,12 @@ class ReportResult(_message.Message):
         error: _status_pb2.Status | None = ...,
         ordinals: _abc.Iterable[_builtins.int] | None = ...,
         steps: _abc.Iterable[Global___StepRecord] | None = ...,
+        remedy: Global___ReportResult.Remedy.ValueType = ...,
+        repeat_delay: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "repeat_delay", b"repeat_delay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation", b"correlation", "error", b"error", "ordinals", b"ordinals", "status", b"status", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["correlation", b"correlation", "error", b"error", "ordinals", b"ordinals", "remedy", b"remedy", "repeat_delay", b"repeat_delay", "status", b"status", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
