@@ -43,6 +43,7 @@ class FakeService(FakeRuns, WorkerServiceServicer):
         self.opened = self.closed = 0  # streams
         self.resume_gate: asyncio.Event | None = None  # what a hello that resumes waits for
         self.refuse_resumes = 0
+        self.refuse_streams: list[status_pb2.Status] = []
         self.traceparent = ""  # of all tasks
         self.inline_steps = 1_000  # of a task; the others are read by pages of as many
         self.page_gate: asyncio.Event | None = None  # what a page that was read waits for
@@ -64,6 +65,8 @@ class FakeService(FakeRuns, WorkerServiceServicer):
         if hello.session_id and self.refuse_resumes:
             self.refuse_resumes -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        if self.refuse_streams:
+            await _end(context, self.refuse_streams.pop(0))
         session = self.sessions.get(hello.session_id) if hello.session_id else None
         if hello.session_id and (session is None or self.expire_sessions):
             self.expire_sessions = False
@@ -72,8 +75,7 @@ class FakeService(FakeRuns, WorkerServiceServicer):
                 session.is_draining = True
                 for held in self._held(session):
                     self._give_back(held)
-            metadata = (("grpc-status-details-bin", status.SerializeToString()),)
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "expired", metadata)
+            await _end(context, status)
         resumed = session is not None
         if session is None:
             session = Session(hello)
@@ -285,6 +287,11 @@ class FakeService(FakeRuns, WorkerServiceServicer):
                 record.state = types_pb2.STEP_STATE_CANCELLED
         result.steps.extend(self._match_signals(run))
         self._maybe_end(run, progress)
+
+
+async def _end(context: Any, status: status_pb2.Status) -> None:
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
 
 
 def refuse(result: ReportResult, status: status_pb2.Status) -> None:

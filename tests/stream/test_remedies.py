@@ -95,6 +95,8 @@ async def test_a_run_whose_failure_is_refused_too_is_taken_back(one: Replica) ->
         assert again.ref.token == task.ref.token + 1
         await Code(stream, again).tell(complete=workers_pb2.CompleteRun(result=payload(1)))
     assert (await one.run(run_id)).phase == types_pb2.RUN_PHASE_COMPLETED
+    returned = [each.attributes["reason"] for each in await one.events(run_id) if each.type == "RunReturned"]
+    assert returned == ["report refused"]
 
 
 async def test_what_passes_is_repeated_after_the_delay_told(one: Replica, monkeypatch: pytest.MonkeyPatch) -> None:

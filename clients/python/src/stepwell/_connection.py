@@ -188,7 +188,9 @@ class Connection:
             return
         if isinstance(error, _FATAL) and not (isinstance(error, reasons.TokenExpired) and self._proof.is_renewed):
             raise error
-        delay = random.uniform(0, min(self._backoff_max, BACKOFF_FIRST * 2 ** min(self._attempt, _MOST_DOUBLINGS)))
+        advice = getattr(error, "retry_seconds", None) or 0.0
+        most = min(self._backoff_max, BACKOFF_FIRST * 2 ** min(self._attempt, _MOST_DOUBLINGS))
+        delay = advice + random.uniform(0, most)
         self._attempt += 1
         if self._is_closing:
             return
