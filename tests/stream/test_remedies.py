@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.stream.calls import Caller
 from tests.stream.code import Code
 from tests.stream.kit import ACCEPTED, ACTIVITY, REFUSED, RUN, Replica, capacity, error_reason, payload
 from tests.stream.wire import wire
@@ -123,6 +124,28 @@ async def test_the_service_s_own_fault_is_borne_a_few_times(one: Replica, monkey
         assert (again.ref.token, again.attempt) == (ref.token + 1, 1)
         assert (await stream.report(again.ref, complete=DONE)).status == ACCEPTED
     assert (await one.job_end(job_id)).state == jobs_pb2.JOB_STATE_COMPLETED
+
+
+async def test_by_calls_it_is_the_same(one: Replica) -> None:
+    job_id = await one.start_job()
+    caller = await Caller.of(one)
+    (task,) = await caller.claim(kind=ACTIVITY)
+    assert remedy(await caller.report(task.ref, complete=CompleteActivity(result=LARGE))) == FAIL
+    assert remedy(await caller.report(task.ref, fail=UNRECORDABLE)) == DROP
+    (again,) = await caller.claim(kind=ACTIVITY, wait=30.0)
+    assert (again.ref.token, again.attempt) == (task.ref.token + 1, 1)
+    assert (await caller.report(again.ref, complete=DONE)).status == ACCEPTED
+    assert (await one.job_end(job_id)).state == jobs_pb2.JOB_STATE_COMPLETED
+
+
+async def test_a_failure_of_no_task_at_all_disturbs_nobody(one: Replica) -> None:
+    """By calls and on a stream."""
+    await one.start_job()
+    caller, nonsense = await Caller.of(one), TaskRef(task_id="nonsense", token=1)
+    assert error_reason(await caller.report(nonsense, fail=UNRECORDABLE)) == "INVALID_FIELD"
+    async with wire(one, capacity=capacity(activities=1)) as stream:
+        assert error_reason(await stream.report(nonsense, fail=UNRECORDABLE)) == "INVALID_FIELD"
+        assert (await stream.complete(await stream.task(ACTIVITY))).status == ACCEPTED
 
 
 async def test_a_release_is_never_refused_for_its_words(one: Replica) -> None:

@@ -177,11 +177,10 @@ class ReportReader:
             return CancelledActivity(ref, ordinal, session_id, token, payload)
         raise InvalidField(field=f"{at}outcome", problem="is required: progress, complete, fail, cancelled or release")
 
-    def return_of(self, report: workers_pb2.Report) -> ReturnTask:
-        """Takes back a task whose report was read, and then refused."""
-        run_key, ordinal = task_key(report.ref, "ref.")
-        ref = ref_to(run_key, ordinal, self._namespace_id, self._namespace)
-        return ReturnTask(ref, ordinal, report.ref.token, self._session_id, counts=False, reason="report refused")
+    def return_of(self, key: TaskKey, token: int) -> ReturnTask:
+        """Takes back a task whose report was refused."""
+        ref = ref_to(*key, self._namespace_id, self._namespace)
+        return ReturnTask(ref, key[1], token, self._session_id, counts=False, reason="report refused")
 
     def _progress(
         self, progress: workers_pb2.Progress, ref: RunRef, token: int, at: str, *, resident: bool

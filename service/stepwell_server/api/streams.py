@@ -147,7 +147,8 @@ class Stream:
                 future = self._dispatcher.committers.submit(order, report.ByteSize(), _COMMAND_SECONDS)
         except refusals.Refusal as refusal:
             session.go_on(key, report.ref.token)
-            self._tell_refusal(report.correlation, key, report.ref.token, refusal)
+            is_failure = remedies.says_failure(report)
+            self._tell_refusal(report.correlation, key, report.ref.token, refusal, is_failure=is_failure)
             return
         self._intake.begin(1)
         self._under_way.add(future)
@@ -183,11 +184,14 @@ class Stream:
             if isinstance(error, refusals.Refusal)
             else as_refusal(error if isinstance(error, Exception) else RuntimeError(), "Connect")
         )
-        self._tell_refusal(correlation, key, order.token, refusal)
+        self._tell_refusal(correlation, key, order.token, refusal, is_failure=remedies.is_failure(order))
 
-    def _tell_refusal(self, correlation: int, key: TaskKey, token: int, refusal: refusals.Refusal) -> None:
-        answer = remedies.refused(correlation, refusal, self._session.holds(key, token))
-        if remedies.takes_back(answer):
+    def _tell_refusal(
+        self, correlation: int, key: TaskKey, token: int, refusal: refusals.Refusal, *, is_failure: bool
+    ) -> None:
+        held = self._session.holds(key, token)
+        answer = remedies.refused(correlation, refusal, is_failure=is_failure, held=held)
+        if held is not None and remedies.takes_back(answer):
             self._dispatcher.give_back(self._session, key, token, reason="report refused")
         if remedies.is_dropped(answer):
             self._forget(key, token)
@@ -231,7 +235,7 @@ class Stream:
             ended = await self._dispatcher.reader.completed(answer.ended)
         except refusals.Refusal as refusal:
             # The worker sends it again, and hears then.
-            self._tell_refusal(correlation, key, order.token, refusal)
+            self._tell_refusal(correlation, key, order.token, refusal, is_failure=False)
             return None
         self._answer(correlation, key, order, answer, ended)
         return None

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from stepwell_server.clock import Clock
     from stepwell_server.dispatch.dispatcher import Dispatcher
-    from stepwell_server.dispatch.sessions import WorkerSession
+    from stepwell_server.dispatch.sessions import TaskKey, WorkerSession
     from stepwell_server.model.tasks import Grant
     from stepwell_server.model.workers import Session
     from stepwell_server.settings import Settings
@@ -235,13 +235,16 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         )
 
     async def _report(self, report: workers_pb2.Report, at: str, reader: ReportReader) -> ReportAnswer:
+        key: TaskKey | None = None
         try:
-            order = reader.read(report, task_key(report.ref, f"{at}ref."), at, resident=False)
+            key = task_key(report.ref, f"{at}ref.")
+            order = reader.read(report, key, at, resident=False)
             answer = await self._dispatcher.committers.submit(order, report.ByteSize())
         except Exception as error:  # noqa: BLE001 - each report has an answer of its own
-            refused = remedies.refused(report.correlation, as_refusal(error, "ReportTasks"))
-            if remedies.takes_back(refused):
-                self._dispatcher.registry.return_task(reader.return_of(report))
+            refusal, is_failure = as_refusal(error, "ReportTasks"), remedies.says_failure(report)
+            refused = remedies.refused(report.correlation, refusal, is_failure=is_failure)
+            if key is not None and remedies.takes_back(refused):
+                self._dispatcher.registry.return_task(reader.return_of(key, report.ref.token))
             return refused
         if not isinstance(answer, ProgressAnswer):
             duplicate = getattr(answer, "duplicate", False) or answer is False

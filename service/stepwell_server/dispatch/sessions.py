@@ -59,8 +59,7 @@ class Held(msgspec.Struct, gc=False):
     missed: bool = False  # and more was missed meanwhile
     is_to_stop: bool = False  # it was asked to stop before this stream took it over
     cancelled: bool = False  # its worker was told to stop
-    refusals: int = 0  # of its reports, for good
-    faults: int = 0  # of the service's own, that refused its reports since the last that was taken
+    faults: int = 0  # of the service's own, for which its reports were refused
 
 
 class WorkerSession:
