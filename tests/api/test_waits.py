@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+import asyncpg
 import grpc.aio
 import pytest
 import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from tests.service import TIMEOUT, Holder, Service, refusal, serving
+from tests.stream.kit import BLOCKED, until
 
-from stepwell.v1 import runs_pb2, types_pb2
+from stepwell.v1 import namespaces_pb2, runs_pb2, types_pb2
 from stepwell_server.engine.reported import Successor
 from stepwell_server.model.payloads import JSON, Payload
 from stepwell_server.model.runs import Phase
@@ -60,6 +62,24 @@ async def test_a_wait_may_find_its_run_ended_or_go_on_beyond_its_time(service: S
     await service.end(run_id)
     assert (await wait(service, run_id)).ended
     assert (await refusal(wait(service, "0b6d54b0-8c1c-4c57-9b0e-0d5a1b7d9f11")))[1] == "RUN_NOT_FOUND"
+
+
+async def test_however_many_wait_others_find_a_connection(database_url: str) -> None:
+    """Waits that can't read take half of the pool, and the others of them stand in a queue of their own."""
+    locker = await asyncpg.connect(database_url, server_settings={"search_path": "stepwell"})
+    async with serving(database_url, pool_connections=4) as service:
+        run_id = await service.begin()
+        request = namespaces_pb2.ListNamespacesRequest()
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+            waits = [asyncio.create_task(wait(service, run_id)) for _ in range(40)]
+            await until(lambda: locker.fetchval(BLOCKED), lambda blocked: blocked >= 2)
+            answers = [service.namespace_calls.ListNamespaces(request, timeout=TIMEOUT) for _ in range(10)]
+            assert len(await asyncio.gather(*answers)) == 10
+            assert await locker.fetchval(BLOCKED) == 2
+        await locker.close()
+        await service.end(run_id)
+        assert all(answer.ended for answer in await asyncio.gather(*waits))
 
 
 async def test_a_wait_answers_before_its_callers_deadline(service: Service) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -106,7 +107,7 @@ class Jobs(jobs_pb2_grpc.JobServiceServicer):
         ref = await self._ref(request)
         wait = wait_seconds(seconds(request, "wait"), default=_DEFAULT_WAIT)
         await self._watches.wait_for_job(ref, wait)
-        job = await self._whole(ref)
+        job = await self._watches.look(functools.partial(self._whole, ref))
         return jobs_pb2.WaitJobResponse(job=job, ended=StepState(job.state) in JOB_ENDED)
 
     async def WatchJobs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,8 @@ class RunReads:
         ref = await self._refs.read(request)
         wait = wait_seconds(seconds(request, "wait"), default=_DEFAULT_WAIT)
         run = await self._watches.wait(ref, wait, follow=not request.only_this_run)
-        whole = await self._whole(RunRef(run.namespace_id, ref.namespace, run_key=run.run_key))
+        ref = RunRef(run.namespace_id, ref.namespace, run_key=run.run_key)
+        whole = await self._watches.look(functools.partial(self._whole, ref))
         return runs_pb2.WaitRunResponse(run=whole, ended=whole.phase >= Phase.COMPLETED)
 
     async def WatchRuns(

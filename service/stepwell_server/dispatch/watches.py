@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("stepwell.watches")
 AnySeen = TypeVar("AnySeen", "SeenRun", "SeenJob")
+Seen = TypeVar("Seen")
 _READ_BATCHES = 256
 _PRUNED = "it is older than what is kept; begin again without one"
 
@@ -69,6 +70,8 @@ class Watches:
         self._waits: dict[int, set[asyncio.Event]] = {}
         self._streams: set[Stream] = set()
         self._stopping = False
+        # However many wait, half of the pool is left to other calls.
+        self._reads = asyncio.Semaphore(max(1, settings.pool_connections // 2))
 
     # --- the feed ---------------------------------------------------------------------------------------------------
 
@@ -192,8 +195,13 @@ class Watches:
                     return run
                 ref = RunRef(run.namespace_id, ref.namespace, run_id=UUID(continued))
 
+    async def look(self, read: Callable[[], Awaitable[Seen]]) -> Seen:
+        """Reads for somebody who waits."""
+        async with self._reads:
+            return await read()
+
     async def _wait_for_one(self, ref: RunRef, end: float) -> SeenRun:
-        run = await runs.find(self._database, ref)
+        run = await self.look(functools.partial(runs.find, self._database, ref))
         if run.is_closed:
             return run
         ref = RunRef(run.namespace_id, ref.namespace, run_key=run.run_key)
@@ -203,7 +211,7 @@ class Watches:
         """The job once it has ended, or as it is when the time is over."""
         end = asyncio.get_running_loop().time() + seconds
         async with self._feed():
-            job = await jobs.find(self._database, ref)
+            job = await self.look(functools.partial(jobs.find, self._database, ref))
             if job.is_closed:
                 return job
             return await self._wait_for_end(job.job_key, functools.partial(jobs.find, self._database, ref), end)
@@ -216,7 +224,7 @@ class Watches:
             while True:
                 ended.clear()
                 # It may have ended before it was waited for; and what has ended may be open again.
-                seen = await look()
+                seen = await self.look(look)
                 if seen.is_closed:
                     return seen
                 if self._stopping:
@@ -225,7 +233,7 @@ class Watches:
                     async with asyncio.timeout_at(end):
                         await ended.wait()
                 except TimeoutError:
-                    return await look()
+                    return await self.look(look)
         finally:
             waits.discard(ended)
             if not waits and self._waits.get(key) is waits:
