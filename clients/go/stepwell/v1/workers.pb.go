@@ -142,14 +142,12 @@ type ReportResult_Remedy int32
 const (
 	// Not set: it was not refused.
 	ReportResult_REMEDY_UNSPECIFIED ReportResult_Remedy = 0
-	// The task is another's, or its step, run or job has ended otherwise, or nothing else has helped: drop it.
+	// The task is another's, its step, run or job has ended otherwise, or the service has taken it back: drop it.
 	ReportResult_REMEDY_DROP ReportResult_Remedy = 1
 	// Not now. The task is still held: send the same report again after `repeat_delay`.
 	ReportResult_REMEDY_REPEAT ReportResult_Remedy = 2
 	// The report can't be recorded, ever. The task is still held: report a failure in its place, made of `error`.
 	ReportResult_REMEDY_FAIL ReportResult_Remedy = 3
-	// The task is still held, and can't be brought to an end here: report a release.
-	ReportResult_REMEDY_RELEASE ReportResult_Remedy = 4
 )
 
 // Enum value maps for ReportResult_Remedy.
@@ -159,14 +157,12 @@ var (
 		1: "REMEDY_DROP",
 		2: "REMEDY_REPEAT",
 		3: "REMEDY_FAIL",
-		4: "REMEDY_RELEASE",
 	}
 	ReportResult_Remedy_value = map[string]int32{
 		"REMEDY_UNSPECIFIED": 0,
 		"REMEDY_DROP":        1,
 		"REMEDY_REPEAT":      2,
 		"REMEDY_FAIL":        3,
-		"REMEDY_RELEASE":     4,
 	}
 )
 
@@ -5405,7 +5401,7 @@ const file_stepwell_v1_workers_proto_rawDesc = "" +
 	"\x05input\x18\x01 \x01(\v2\x14.stepwell.v1.PayloadR\x05input\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1d\n" +
 	"\n" +
-	"task_queue\x18\x03 \x01(\tR\ttaskQueue\"\xa3\x04\n" +
+	"task_queue\x18\x03 \x01(\tR\ttaskQueue\"\x8f\x04\n" +
 	"\fReportResult\x12 \n" +
 	"\vcorrelation\x18\x01 \x01(\x03R\vcorrelation\x128\n" +
 	"\x06status\x18\x02 \x01(\x0e2 .stepwell.v1.ReportResult.StatusR\x06status\x12(\n" +
@@ -5418,13 +5414,12 @@ const file_stepwell_v1_workers_proto_rawDesc = "" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTATUS_ACCEPTED\x10\x01\x12\x14\n" +
 	"\x10STATUS_DUPLICATE\x10\x02\x12\x12\n" +
-	"\x0eSTATUS_REFUSED\x10\x03\"i\n" +
+	"\x0eSTATUS_REFUSED\x10\x03\"U\n" +
 	"\x06Remedy\x12\x16\n" +
 	"\x12REMEDY_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vREMEDY_DROP\x10\x01\x12\x11\n" +
 	"\rREMEDY_REPEAT\x10\x02\x12\x0f\n" +
-	"\vREMEDY_FAIL\x10\x03\x12\x12\n" +
-	"\x0eREMEDY_RELEASE\x10\x04\"\x89\x01\n" +
+	"\vREMEDY_FAIL\x10\x03\"\x89\x01\n" +
 	"\rTaskHeartbeat\x12&\n" +
 	"\x03ref\x18\x01 \x01(\v2\x14.stepwell.v1.TaskRefR\x03ref\x12.\n" +
 	"\adetails\x18\x02 \x01(\v2\x14.stepwell.v1.PayloadR\adetails\x12 \n" +

@@ -2001,13 +2001,11 @@ class ReportResult(_message.Message):
         REMEDY_UNSPECIFIED: ReportResult._Remedy.ValueType  # 0
         """Not set: it was not refused."""
         REMEDY_DROP: ReportResult._Remedy.ValueType  # 1
-        """The task is another's, or its step, run or job has ended otherwise, or nothing else has helped: drop it."""
+        """The task is another's, its step, run or job has ended otherwise, or the service has taken it back: drop it."""
         REMEDY_REPEAT: ReportResult._Remedy.ValueType  # 2
         """Not now. The task is still held: send the same report again after `repeat_delay`."""
         REMEDY_FAIL: ReportResult._Remedy.ValueType  # 3
         """The report can't be recorded, ever. The task is still held: report a failure in its place, made of `error`."""
-        REMEDY_RELEASE: ReportResult._Remedy.ValueType  # 4
-        """The task is still held, and can't be brought to an end here: report a release."""
 
     class Remedy(_Remedy, metaclass=_RemedyEnumTypeWrapper):
         """What to do about a refusal: all that a worker needs to know of its reason."""
@@ -2015,13 +2013,11 @@ class ReportResult(_message.Message):
     REMEDY_UNSPECIFIED: ReportResult.Remedy.ValueType  # 0
     """Not set: it was not refused."""
     REMEDY_DROP: ReportResult.Remedy.ValueType  # 1
-    """The task is another's, or its step, run or job has ended otherwise, or nothing else has helped: drop it."""
+    """The task is another's, its step, run or job has ended otherwise, or the service has taken it back: drop it."""
     REMEDY_REPEAT: ReportResult.Remedy.ValueType  # 2
     """Not now. The task is still held: send the same report again after `repeat_delay`."""
     REMEDY_FAIL: ReportResult.Remedy.ValueType  # 3
     """The report can't be recorded, ever. The task is still held: report a failure in its place, made of `error`."""
-    REMEDY_RELEASE: ReportResult.Remedy.ValueType  # 4
-    """The task is still held, and can't be brought to an end here: report a release."""
 
     CORRELATION_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
