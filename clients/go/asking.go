@@ -6,38 +6,25 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
-)
-
-const (
-	mostNames     = 16
-	publishedMost = 64 << 10
 )
 
 // queries is what a run's code tells those who ask: by functions while it is in memory, by published values when not.
 type queries struct {
-	functions map[string]func(*pb.Payload) (*pb.Payload, error)
+	functions map[string]func(struct{}, *pb.Payload) (*pb.Payload, error)
 	values    map[string]*pb.Payload
 	changed   map[string]*pb.Payload
 	waiting   []*pb.Query
 }
 
-func (q *queries) register(name string, answer func(*pb.Payload) (*pb.Payload, error)) {
+func (q *queries) register(name string, answer func(struct{}, *pb.Payload) (*pb.Payload, error)) {
 	if q.functions == nil {
-		q.functions = map[string]func(*pb.Payload) (*pb.Payload, error){}
+		q.functions = map[string]func(struct{}, *pb.Payload) (*pb.Payload, error){}
 	}
 	q.functions[name] = answer
 }
 
-func (q *queries) publish(name string, payload *pb.Payload) error {
-	if size := proto.Size(payload); size > publishedMost {
-		return fmt.Errorf("%s: a published value has at most %d bytes, and this has %d", name, publishedMost, size)
-	}
-	if q.values[name] == nil && len(q.values) >= mostNames {
-		return fmt.Errorf("%s: a run publishes under at most %d names", name, mostNames)
-	}
+func (q *queries) publish(name string, payload *pb.Payload) {
 	if q.values == nil {
 		q.values = map[string]*pb.Payload{}
 	}
@@ -45,10 +32,7 @@ func (q *queries) publish(name string, payload *pb.Payload) error {
 		q.changed = map[string]*pb.Payload{}
 	}
 	q.values[name], q.changed[name] = payload, payload
-	return nil
 }
-
-func (q *queries) hasNews() bool { return len(q.changed) > 0 }
 
 func (q *queries) take() map[string]*pb.Payload {
 	taken := q.changed
@@ -62,14 +46,14 @@ func (q *queries) ask(x *execution, query *pb.Query) {
 		q.waiting = append(q.waiting, query)
 		return
 	}
-	answer := &pb.QueryAnswer{Correlation: query.GetCorrelation(), Ref: x.ref}
+	answer := &pb.QueryAnswer{Correlation: query.GetCorrelation(), Ref: x.task.GetRef()}
 	result, failure := q.answer(x, query)
 	if failure != nil {
 		answer.Outcome = &pb.QueryAnswer_Failure{Failure: failure}
 	} else {
 		answer.Outcome = &pb.QueryAnswer_Result{Result: result}
 	}
-	x.roster.outbox.answerQuery(answer)
+	x.worker.say(func(next *pb.ConnectRequest) { next.Answers = append(next.Answers, answer) })
 }
 
 func (q *queries) ready(x *execution) {
@@ -89,11 +73,7 @@ func (q *queries) answer(x *execution, query *pb.Query) (*pb.Payload, *pb.Failur
 		message := fmt.Sprintf("the code has no query %s; it has %s", query.GetName(), q.names())
 		return nil, &pb.Failure{Message: message, Type: "UnknownQuery"}
 	}
-	var result *pb.Payload
-	err := guarded(func() (err error) {
-		result, err = function(query.GetInput())
-		return err
-	})
+	result, err := guarded(func() (*pb.Payload, error) { return function(struct{}{}, query.GetInput()) })
 	if err != nil {
 		slog.Debug("a query failed", "run_id", x.task.GetRunId(), "query", query.GetName(), "error", err)
 		return nil, failureOf(err, x.converter)

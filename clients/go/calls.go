@@ -3,10 +3,10 @@ package stepwell
 import (
 	"context"
 	crand "crypto/rand"
-	"encoding/hex"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -106,30 +106,15 @@ func sleep(ctx context.Context, delay time.Duration) bool {
 	}
 }
 
-var latest struct {
-	sync.Mutex
-	stamp uint64
-}
-
-// uuid7 makes a UUIDv7, greater than every earlier one of this process.
+// uuid7 makes a UUIDv7: those made later come later in an index.
 func uuid7() string {
-	stamp := uint64(time.Now().UnixNano()) * 4096 / 1_000_000
-	latest.Lock()
-	if stamp <= latest.stamp {
-		stamp = latest.stamp + 1
-	}
-	latest.stamp = stamp
-	latest.Unlock()
 	var id [16]byte
-	if _, err := crand.Read(id[8:]); err != nil {
+	if _, err := crand.Read(id[6:]); err != nil {
 		panic(err)
 	}
-	milliseconds, fraction := stamp>>12, stamp&0xFFF
-	for place := range 6 {
-		id[place] = byte(milliseconds >> (40 - 8*place))
-	}
-	id[6], id[7] = 0x70|byte(fraction>>8), byte(fraction)
-	id[8] = 0x80 | id[8]&0x3F
-	text := hex.EncodeToString(id[:])
-	return text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
+	var stamp [8]byte
+	binary.BigEndian.PutUint64(stamp[:], uint64(time.Now().UnixMilli()))
+	copy(id[:6], stamp[2:])
+	id[6], id[8] = 0x70|id[6]&0x0F, 0x80|id[8]&0x3F
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 }

@@ -7,7 +7,9 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -39,9 +41,28 @@ type item[Q proto.Message, A any] struct {
 	done    chan struct{}
 }
 
-func newCoalescer[Q proto.Message, A any](
-	client *Client, send func(context.Context, []Q) ([]A, []error),
+// newCoalescer makes one of a batch's method, and of what that batch and its answer consist of.
+func newCoalescer[Q proto.Message, A, B, C any, R interface{ GetError() *spb.Status }](
+	client *Client, method func(context.Context, *B, ...grpc.CallOption) (*C, error),
+	batch func(requests []Q) *B, results func(answer *C) []R, answer func(result R) A,
 ) *coalescer[Q, A] {
+	send := func(ctx context.Context, requests []Q) ([]A, []error) {
+		answers, failures := make([]A, len(requests)), make([]error, len(requests))
+		response, err := once(ctx, client, method, batch(requests), attemptTimeout)
+		if err == nil && len(results(response)) != len(requests) {
+			err = errors.New("the service left an item without an answer")
+		}
+		for place := range requests {
+			if failures[place] = err; err != nil {
+				continue
+			}
+			result := results(response)[place]
+			if answers[place] = answer(result); result.GetError() != nil {
+				failures[place] = fromStatus(result.GetError())
+			}
+		}
+		return answers, failures
+	}
 	return &coalescer[Q, A]{client: client, send: send}
 }
 
@@ -63,23 +84,16 @@ func (c *coalescer[Q, A]) submit(ctx context.Context, request Q) (A, error) {
 
 func (c *coalescer[Q, A]) put(it *item[Q, A]) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.queue = append(c.queue, it)
-	begins := c.lanes < lanes
-	if begins {
+	if c.lanes < lanes {
 		c.lanes++
-	}
-	c.mu.Unlock()
-	if begins {
 		go c.drain()
 	}
 }
 
 func (c *coalescer[Q, A]) drain() {
-	for {
-		items := c.take()
-		if items == nil {
-			return
-		}
+	for items := c.take(); items != nil; items = c.take() {
 		c.sendBatch(items)
 	}
 }
@@ -111,8 +125,7 @@ func (c *coalescer[Q, A]) sendBatch(items []*item[Q, A]) {
 		requests[place] = it.request
 	}
 	// One caller's end must not be another's: the call lives as long as the client, in the trace of its callers.
-	ctx, cancel := withTraceOf(c.client.ctx, items[0].ctx)
-	defer cancel()
+	ctx := trace.ContextWithSpanContext(c.client.ctx, trace.SpanContextFromContext(items[0].ctx))
 	answers, failures := c.send(ctx, requests)
 	for place, it := range items {
 		if failures[place] != nil && c.comesAgain(it, failures[place]) {
@@ -133,23 +146,3 @@ func (c *coalescer[Q, A]) comesAgain(it *item[Q, A], err error) bool {
 	time.AfterFunc(delay, func() { c.put(it) })
 	return true
 }
-
-// unpacked gives what became of each item of a batch: all share an error of the call.
-func unpacked[R, A any](count int, results []R, err error, read func(result R) (A, *spb.Status)) ([]A, []error) {
-	answers, failures := make([]A, count), make([]error, count)
-	if err == nil && len(results) != count {
-		err = errNoAnswer
-	}
-	for place := range failures {
-		if failures[place] = err; err != nil {
-			continue
-		}
-		answer, failed := read(results[place])
-		if answers[place] = answer; failed != nil {
-			failures[place] = fromStatus(failed)
-		}
-	}
-	return answers, failures
-}
-
-var errNoAnswer = errors.New("the service left an item without an answer")

@@ -20,12 +20,10 @@ import (
 //
 // What the stream brings is posted, and taken in by one goroutine of the run's own: the stream's reader waits for nobody.
 type execution struct {
-	roster    *roster
+	held
 	converter Converter
-	task      *pb.Task
-	ref       *pb.TaskRef
 	ctx       context.Context
-	cancel    context.CancelFunc
+	end       context.CancelFunc
 
 	mu         sync.Mutex
 	record     *record
@@ -41,13 +39,10 @@ type execution struct {
 	active     int
 	busy       int
 	unrecorded int
-	end        any // one of the kinds of pb.Progress.End
+	outcome    any // one of the kinds of pb.Progress.End
 	caughtUp   bool
-	isEnded    bool
 	isDropped  bool
-	isLeaving  bool
 	isBroken   bool
-	refusals   refusals
 
 	postMu sync.Mutex
 	posted []func()
@@ -78,25 +73,32 @@ type call struct {
 	spellStep func(step *pb.NewStep) error
 }
 
-func newExecution(roster *roster, task *pb.Task) *execution {
+func newExecution(base held) *execution {
 	x := &execution{
-		roster: roster, converter: roster.converter, task: task, ref: task.GetRef(), record: newRecord(),
+		held: base, converter: base.worker.converter, record: newRecord(),
 		open: map[stepKey]*call{}, scopes: map[string]*scope{}, waiters: map[*waiter]bool{},
-		cancelDue: task.GetCancelRequested(), reason: task.GetCancelReason(),
+		cancelDue: base.task.GetCancelRequested(), reason: base.task.GetCancelReason(),
 		poked: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
-	x.ctx, x.cancel = context.WithCancel(withRemoteTrace(context.Background(), task.GetTraceparent()))
+	x.ctx, x.end = context.WithCancel(withRemoteTrace(context.Background(), x.task))
 	x.root = newScope("", nil)
 	x.scopes[""] = x.root
-	x.record.extend(task.GetSteps())
-	if task.GetMoreSteps() {
+	x.record.extend(x.task.GetSteps())
+	if x.task.GetMoreSteps() {
 		x.early = map[stepKey]*pb.StepRecord{}
+	}
+	for _, update := range x.task.GetUpdates() {
+		x.out.reject(update)
 	}
 	return x
 }
 
 // begin runs the code.
 func (x *execution) begin(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
+	if run == nil {
+		x.worker.report(x, released("workflow "+x.task.GetType()+" is not known here"))
+		return
+	}
 	x.active = 1
 	go x.drive()
 	go x.main(run)
@@ -110,22 +112,18 @@ func (x *execution) main(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
 		return
 	}
 	x.record.open(x.root)
-	var result *pb.Payload
-	err := guarded(func() (err error) {
-		result, err = run(Workflow{x, x.root}, x.task.GetInput())
-		return err
-	})
+	result, err := guarded(func() (*pb.Payload, error) { return run(Workflow{x, x.root}, x.task.GetInput()) })
 	var again *continueAsNew
 	switch {
 	case err == nil:
-		x.end = &pb.Progress_Complete{Complete: &pb.CompleteRun{Result: result}}
+		x.outcome = &pb.Progress_Complete{Complete: &pb.CompleteRun{Result: result}}
 	case errors.As(err, &again):
-		x.end = &pb.Progress_ContinueAsNew{ContinueAsNew: again.end}
+		x.outcome = &pb.Progress_ContinueAsNew{ContinueAsNew: again.end}
 	case errors.Is(err, ErrRunCancelled) && x.cancelDue:
 		details, _ := x.converter.ToPayload(x.reason)
-		x.end = &pb.Progress_Cancelled{Cancelled: &pb.CancelledRun{Details: details}}
+		x.outcome = &pb.Progress_Cancelled{Cancelled: &pb.CancelledRun{Details: details}}
 	default:
-		x.end = &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureOf(err, x.converter)}}
+		x.outcome = &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureOf(err, x.converter)}}
 	}
 	x.active--
 	x.poke()
@@ -135,11 +133,11 @@ func (x *execution) main(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
 func (x *execution) readSteps() bool {
 	var steps []*pb.StepRecord
 	var err error
-	x.outside(func() { steps, err = x.roster.readSteps(x.ctx, x.task) })
+	x.outside(func() { steps, err = x.moreSteps() })
 	x.mustHold()
 	if err != nil {
-		slog.Warn("the steps of a run could not be read", "run_id", x.task.GetRunId(), "error", err)
-		x.roster.release(x, "its steps could not be read")
+		slog.Warn("stepwell: the steps of a run could not be read", "run_id", x.task.GetRunId(), "error", err)
+		x.giveBack("its steps could not be read")
 		return false
 	}
 	x.record.extend(steps)
@@ -149,6 +147,24 @@ func (x *execution) readSteps() bool {
 		x.feed(found)
 	}
 	return true
+}
+
+func (x *execution) moreSteps() (all []*pb.StepRecord, err error) {
+	client, before := x.worker.client, x.task.GetSteps()
+	request := &pb.ListTaskStepsRequest{Namespace: client.options.namespace, Ref: x.task.GetRef()}
+	for more := true; more; {
+		if len(before) > 0 {
+			request.AfterOrdinal = before[len(before)-1].GetOrdinal()
+		}
+		page, err := invoke(x.ctx, client, client.Workers.ListTaskSteps, request)
+		if err != nil {
+			return nil, err
+		}
+		before = page.GetSteps()
+		more = page.GetMoreSteps() && len(before) > 0
+		all = append(all, before...)
+	}
+	return all, nil
 }
 
 // drive takes in what is posted, and tells what is new.
@@ -183,12 +199,7 @@ func (x *execution) post(act func()) {
 }
 
 // poke has the run look whether there is something to tell.
-func (x *execution) poke() {
-	select {
-	case x.poked <- struct{}{}:
-	default:
-	}
-}
+func (x *execution) poke() { poke(x.poked) }
 
 // --- waiting -----------------------------------------------------------------------------------------------------------
 
@@ -472,13 +483,8 @@ func (x *execution) answered(result *pb.ReportResult) {
 
 // turn sees whether there is something to tell, and tells it.
 func (x *execution) turn() {
-	if x.isDropped || x.isEnded || x.out.sent != nil {
-		return
-	}
-	if x.active > 0 && x.end == nil {
-		return
-	}
-	if x.end == nil && x.tellCancellation() {
+	hasEnded := x.outcome != nil
+	if x.isDropped || x.out.sent != nil || x.active > 0 && !hasEnded || !hasEnded && x.tellCancellation() {
 		return
 	}
 	if x.active == 0 && !x.caughtUp && x.early == nil {
@@ -486,25 +492,33 @@ func (x *execution) turn() {
 		x.queries.ready(x)
 	}
 	isQuiet := x.active == 0 && x.busy == 0 && x.unrecorded == 0
-	hasNews := x.out.hasSteps() || x.queries.hasNews()
-	if x.isLeaving && isQuiet && !hasNews && x.end == nil {
-		x.roster.release(x, "the worker is leaving")
+	hasNews := x.out.hasSteps() || len(x.queries.changed) > 0 || hasEnded
+	switch {
+	case isQuiet && !hasNews && isClosed(x.worker.leaving):
+		x.giveBack("the worker is leaving")
 		return
-	}
-	if x.end == nil && !hasNews && (x.out.toldWaiting || !isQuiet) {
+	case !hasNews && (x.out.toldWaiting || !isQuiet):
 		return
-	}
-	if x.end != nil {
+	case hasEnded:
 		// The service compares the run's own line with the record at the end, whether it had calls of late or not.
 		x.out.note(x.root)
 	}
-	progress := x.out.take(isQuiet, x.end, x.record, x.queries.take())
-	x.isEnded = progress.GetEnd() != nil
-	x.roster.report(x, progress)
+	x.worker.report(x, progressing(x.out.take(isQuiet, x.outcome, x.record, x.queries.take())))
 }
 
-// leave gives the run back as soon as what its code is at has been recorded.
-func (x *execution) leave() { x.isLeaving = true }
+// giveBack returns the run to its queue.
+func (x *execution) giveBack(reason string) {
+	x.worker.report(x, released(reason))
+	x.drop()
+}
+
+// cancel has the code hear that somebody asked the run to end.
+func (x *execution) cancel(reason string) {
+	x.post(func() { x.cancelDue, x.reason = true, reason })
+}
+
+// stop drops the run, for those that must not wait.
+func (x *execution) stop() { x.post(x.drop) }
 
 // drop stops the code: the run is somebody else's now, or has ended. Nothing more is told.
 func (x *execution) drop() {
@@ -512,7 +526,7 @@ func (x *execution) drop() {
 		return
 	}
 	x.isDropped = true
-	x.cancel()
+	x.end()
 	close(x.gone)
 	for w := range x.waiters {
 		x.wake(w)

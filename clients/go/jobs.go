@@ -2,10 +2,8 @@ package stepwell
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
-	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -89,7 +87,6 @@ type Job struct {
 	uniqueKey string
 	started   bool
 	expected  *awaited
-	isRetried atomic.Bool
 }
 
 // StartJob has an activity performed, without a run. It is recorded when this returns. Starts of several goroutines go
@@ -104,38 +101,24 @@ func (c *Client) StartJob(ctx context.Context, activity string, input any, optio
 	for _, option := range options {
 		option(request)
 	}
-	if request.RequestId == "" {
-		if request.JobId == "" {
-			request.JobId = uuid7()
-		}
-		request.RequestId = request.JobId
-	}
 	var expected *awaited
-	if request.JobId != "" {
+	if request.RequestId == "" && request.JobId == "" {
+		request.JobId = uuid7()
 		expected = c.jobEnds.expect(request.JobId)
 	}
+	request.RequestId = orElse(request.RequestId, request.JobId)
 	answer, err := c.jobStarts.submit(ctx, request)
-	if err != nil {
-		c.jobEnds.forget(expected)
-		return nil, err
-	}
-	if !answer.GetStarted() {
-		// It may have ended before anybody looked.
+	if err != nil || !answer.GetStarted() {
+		// What it found may have ended before anybody looked.
 		c.jobEnds.forget(expected)
 		expected = nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &Job{
 		client: c, id: answer.GetJobId(), uniqueKey: request.GetUniqueKey(), started: answer.GetStarted(), expected: expected,
 	}, nil
-}
-
-func (c *Client) sendJobStarts(ctx context.Context, requests []*pb.StartJobRequest) ([]*pb.StartJobResponse, []error) {
-	batch := &pb.BatchStartJobsRequest{Namespace: c.options.namespace, Requests: requests}
-	response, err := once(ctx, c, c.Jobs.BatchStartJobs, batch, attemptTimeout)
-	return unpacked(len(requests), response.GetResults(), err,
-		func(result *pb.BatchStartJobsResponse_Result) (*pb.StartJobResponse, *spb.Status) {
-			return result.GetStarted(), result.GetError()
-		})
 }
 
 // Job gives a handle of a job by its id. Nothing is asked of the service.
@@ -155,25 +138,11 @@ func (j *Job) Started() bool { return j.started }
 // Gives a *RunError if it did not end well, and one that is ErrJobNotFound if there is none. One stream serves all waits
 // of a client.
 func (j *Job) Result(ctx context.Context, target any) error {
-	for {
-		var expected *awaited
-		if !j.isRetried.Load() {
-			expected = j.expected
-		}
-		end, err := j.client.jobEnds.wait(ctx, j.id, expected)
-		if err != nil {
-			return err
-		}
-		if j.isRetried.Load() && !end.completed {
-			// It may be the end before the retry, which the stream told late.
-			if end, err = j.client.jobEnds.source.look(ctx, j.id); err != nil {
-				return err
-			}
-		}
-		if end != nil {
-			return end.read(j.client.options.converter, target)
-		}
+	end, err := j.client.jobEnds.wait(ctx, j.id, j.expected)
+	if err != nil {
+		return err
 	}
+	return end.read(j.client.options.converter, target)
 }
 
 // Describe reads the job as it is.
@@ -195,7 +164,6 @@ func (j *Job) Cancel(ctx context.Context, reason string) (bool, error) {
 // Retry begins the job anew, if it has failed. Otherwise it gives an error whose reason is JOB_NOT_FAILED.
 func (j *Job) Retry(ctx context.Context) error {
 	request := &pb.RetryJobRequest{Namespace: j.client.options.namespace, JobId: j.id, RequestId: uuid7()}
-	j.isRetried.Store(true)
 	_, err := invoke(ctx, j.client, j.client.Jobs.RetryJob, request)
 	return err
 }

@@ -53,7 +53,7 @@ func (x *execution) together(s *scope, count, limit int, shielded bool, begin fu
 		if x.isDropped {
 			return
 		}
-		failures[place] = guarded(func() error { return begin(place, Workflow{x, branch}) })
+		_, failures[place] = guarded(func() (any, error) { return nil, begin(place, Workflow{x, branch}) })
 		x.closeScope(branch)
 		left--
 		fill()

@@ -45,15 +45,10 @@ func traceparentOf(ctx context.Context) string {
 	return ""
 }
 
-// withTraceOf puts the trace of one context into another.
-func withTraceOf(ctx, of context.Context) (context.Context, context.CancelFunc) {
-	return context.WithCancel(trace.ContextWithSpanContext(ctx, trace.SpanContextFromContext(of)))
-}
-
 // withRemoteTrace goes on with a trace that came over the wire. The flags are read here: OpenTelemetry's own reader refuses
 // a context whole that has one which it does not know, and others set more by now than it does.
-func withRemoteTrace(ctx context.Context, parent string) context.Context {
-	parts := strings.Split(parent, "-")
+func withRemoteTrace(ctx context.Context, task *pb.Task) context.Context {
+	parts := strings.Split(task.GetTraceparent(), "-")
 	if len(parts) != 4 {
 		return ctx
 	}
@@ -63,8 +58,10 @@ func withRemoteTrace(ctx context.Context, parent string) context.Context {
 	if errors.Join(notTrace, notSpan, notFlags) != nil {
 		return ctx
 	}
+	// What can't be read is left out.
+	state, _ := trace.ParseTraceState(task.GetTracestate())
 	return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID: traceID, SpanID: spanID, TraceFlags: trace.TraceFlags(flags),
+		TraceID: traceID, SpanID: spanID, TraceFlags: trace.TraceFlags(flags), TraceState: state,
 	}))
 }
 
@@ -79,7 +76,7 @@ func activitySpan(ctx context.Context, task *pb.Task) (context.Context, trace.Sp
 			attribute.String("stepwell.run_id", task.GetRunId()), attribute.String("stepwell.step", task.GetStepName()))
 	}
 	return otel.Tracer("stepwell").Start(
-		withRemoteTrace(ctx, task.GetTraceparent()), "stepwell.activity "+task.GetType(),
+		withRemoteTrace(ctx, task), "stepwell.activity "+task.GetType(),
 		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attributes...),
 	)
 }

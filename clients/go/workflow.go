@@ -292,11 +292,7 @@ func (x *execution) attempts(
 	retry *RetryPolicy, function func(context.Context) (*pb.Payload, error),
 ) (*pb.Payload, *pb.Failure) {
 	for attempt := 1; ; attempt++ {
-		var result *pb.Payload
-		err := guarded(func() (err error) {
-			result, err = function(x.ctx)
-			return err
-		})
+		result, err := guarded(func() (*pb.Payload, error) { return function(x.ctx) })
 		if err == nil {
 			return result, nil
 		}
@@ -372,25 +368,15 @@ func (w Workflow) Publish(name string, value any) error {
 	if err != nil {
 		return err
 	}
-	err = w.x.queries.publish(name, payload)
+	w.x.queries.publish(name, payload)
 	w.x.poke()
-	return err
+	return nil
 }
 
 // HandleQuery lets a function answer those who ask the run by that name while a worker has it in memory. The function
 // looks and changes nothing, and makes no calls of a Workflow.
 func HandleQuery[I, O any](w Workflow, name string, answer func(input I) (O, error)) {
-	w.x.queries.register(name, func(payload *pb.Payload) (*pb.Payload, error) {
-		var input I
-		if err := w.x.converter.FromPayload(payload, &input); err != nil {
-			return nil, err
-		}
-		result, err := answer(input)
-		if err != nil {
-			return nil, err
-		}
-		return w.x.converter.ToPayload(result)
-	})
+	w.x.queries.register(name, converted(w.x.converter, func(_ struct{}, input I) (O, error) { return answer(input) }))
 }
 
 type continueAsNew struct{ end *pb.ContinueAsNew }
