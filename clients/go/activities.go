@@ -122,7 +122,7 @@ func (a *attempt) cancel(string) { a.end(ErrActivityCancelled) }
 
 // tell keeps a heartbeat until the next that goes out; what it says nothing of stays as it was told before.
 func (a *attempt) tell(ctx context.Context, details any) {
-	beat := &pb.TaskHeartbeat{Ref: a.task.GetRef(), Traceparent: traceparentOf(ctx)}
+	beat := &pb.TaskHeartbeat{Ref: a.task.GetRef(), Traceparent: traceOf(ctx)["traceparent"]}
 	if details != nil {
 		var err error
 		if beat.Details, err = a.worker.converter.ToPayload(details); err != nil {

@@ -3,6 +3,7 @@ package stepwell
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 
@@ -70,7 +71,7 @@ func (q *queries) answer(x *execution, query *pb.Query) (*pb.Payload, *pb.Failur
 		if value := q.values[query.GetName()]; value != nil {
 			return value, nil
 		}
-		message := fmt.Sprintf("the code has no query %s; it has %s", query.GetName(), q.names())
+		message := fmt.Sprintf("the code has no query %s; it has: %s", query.GetName(), q.names())
 		return nil, &pb.Failure{Message: message, Type: "UnknownQuery"}
 	}
 	result, err := guarded(func() (*pb.Payload, error) { return function(struct{}{}, query.GetInput()) })
@@ -85,18 +86,7 @@ func (q *queries) answer(x *execution, query *pb.Query) (*pb.Payload, *pb.Failur
 }
 
 func (q *queries) names() string {
-	var names []string
-	for name := range q.functions {
-		names = append(names, name)
-	}
-	for name := range q.values {
-		if q.functions[name] == nil {
-			names = append(names, name)
-		}
-	}
-	if len(names) == 0 {
-		return "none"
-	}
+	names := slices.AppendSeq(slices.Collect(maps.Keys(q.functions)), maps.Keys(q.values))
 	slices.Sort(names)
-	return strings.Join(names, ", ")
+	return strings.Join(slices.Compact(names), ", ")
 }

@@ -3,7 +3,6 @@ package stepwell
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,11 +30,8 @@ type coalescer[Q proto.Message, A any] struct {
 }
 
 type item[Q proto.Message, A any] struct {
-	ctx     context.Context
 	request Q
-	trace   string
-	end     time.Time
-	attempt int
+	trace   trace.SpanContext
 	answer  A
 	err     error
 	done    chan struct{}
@@ -68,18 +64,16 @@ func newCoalescer[Q proto.Message, A, B, C any, R interface{ GetError() *spb.Sta
 
 // submit queues a request, and waits for its answer or for the end of the context.
 func (c *coalescer[Q, A]) submit(ctx context.Context, request Q) (A, error) {
-	it := &item[Q, A]{
-		ctx: ctx, request: request, trace: strings.Join(traceOf(ctx), " "),
-		end: time.Now().Add(c.client.options.callTimeout), done: make(chan struct{}),
-	}
-	c.put(it)
-	select {
-	case <-it.done:
-		return it.answer, it.err
-	case <-ctx.Done():
-		var none A
-		return none, context.Cause(ctx)
-	}
+	return repeated(ctx, c.client, func(time.Duration) (answer A, err error) {
+		it := &item[Q, A]{request: request, trace: trace.SpanContextFromContext(ctx), done: make(chan struct{})}
+		c.put(it)
+		select {
+		case <-it.done:
+			return it.answer, it.err
+		case <-ctx.Done():
+			return answer, context.Cause(ctx)
+		}
+	})
 }
 
 func (c *coalescer[Q, A]) put(it *item[Q, A]) {
@@ -109,7 +103,7 @@ func (c *coalescer[Q, A]) take() []*item[Q, A] {
 	count, size := 0, 0
 	for _, it := range c.queue[:min(len(c.queue), batchItems)] {
 		size += proto.Size(it.request)
-		if count > 0 && (size > batchBytes || it.trace != c.queue[0].trace) {
+		if count > 0 && (size > batchBytes || !it.trace.Equal(c.queue[0].trace)) {
 			break
 		}
 		count++
@@ -125,24 +119,9 @@ func (c *coalescer[Q, A]) sendBatch(items []*item[Q, A]) {
 		requests[place] = it.request
 	}
 	// One caller's end must not be another's: the call lives as long as the client, in the trace of its callers.
-	ctx := trace.ContextWithSpanContext(c.client.ctx, trace.SpanContextFromContext(items[0].ctx))
-	answers, failures := c.send(ctx, requests)
+	answers, failures := c.send(trace.ContextWithSpanContext(c.client.ctx, items[0].trace), requests)
 	for place, it := range items {
-		if failures[place] != nil && c.comesAgain(it, failures[place]) {
-			continue
-		}
 		it.answer, it.err = answers[place], failures[place]
 		close(it.done)
 	}
-}
-
-// comesAgain queues an item again that was refused in passing.
-func (c *coalescer[Q, A]) comesAgain(it *item[Q, A], err error) bool {
-	delay := backoff(it.attempt, err)
-	if !isPassing(err) || it.ctx.Err() != nil || time.Now().Add(delay).After(it.end) {
-		return false
-	}
-	it.attempt++
-	time.AfterFunc(delay, func() { c.put(it) })
-	return true
 }

@@ -39,7 +39,7 @@ type execution struct {
 	active     int
 	busy       int
 	unrecorded int
-	outcome    any // one of the kinds of pb.Progress.End
+	outcome    *pb.Progress // the end, and nothing else
 	caughtUp   bool
 	isDropped  bool
 	isBroken   bool
@@ -58,19 +58,20 @@ type waiter struct {
 
 // call is a step that code waits for.
 type call struct {
-	scope     *scope
-	kind      pb.StepKind
-	name      string
-	key       string
-	patient   bool
-	ordinal   int32
-	record    *pb.StepRecord
-	err       error
-	ended     bool
-	forsaken  bool
-	stopping  bool
-	waits     *waiter
-	spellStep func(step *pb.NewStep) error
+	scope    *scope
+	kind     pb.StepKind
+	name     string
+	key      string
+	patient  bool
+	ordinal  int32
+	record   *pb.StepRecord
+	err      error
+	ended    bool
+	forsaken bool
+	stopping bool
+	waits    *waiter
+	step     *pb.NewStep
+	write    func() error
 }
 
 func newExecution(base held) *execution {
@@ -116,14 +117,14 @@ func (x *execution) main(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
 	var again *continueAsNew
 	switch {
 	case err == nil:
-		x.outcome = &pb.Progress_Complete{Complete: &pb.CompleteRun{Result: result}}
+		x.outcome = &pb.Progress{End: &pb.Progress_Complete{Complete: &pb.CompleteRun{Result: result}}}
 	case errors.As(err, &again):
-		x.outcome = &pb.Progress_ContinueAsNew{ContinueAsNew: again.end}
+		x.outcome = &pb.Progress{End: &pb.Progress_ContinueAsNew{ContinueAsNew: again.end}}
 	case errors.Is(err, ErrRunCancelled) && x.cancelDue:
 		details, _ := x.converter.ToPayload(x.reason)
-		x.outcome = &pb.Progress_Cancelled{Cancelled: &pb.CancelledRun{Details: details}}
+		x.outcome = &pb.Progress{End: &pb.Progress_Cancelled{Cancelled: &pb.CancelledRun{Details: details}}}
 	default:
-		x.outcome = &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureOf(err, x.converter)}}
+		x.outcome = &pb.Progress{End: &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureOf(err, x.converter)}}}
 	}
 	x.active--
 	x.poke()
@@ -279,14 +280,12 @@ func (x *execution) make(s *scope, c *call) (*pb.StepRecord, error) {
 	if found != nil || err != nil || isRecorded {
 		return found, err
 	}
-	step := &pb.NewStep{}
-	if err := c.spellStep(step); err != nil {
-		return nil, err
+	if c.write != nil {
+		if err := c.write(); err != nil {
+			return nil, err
+		}
 	}
-	if activity := step.GetActivity(); activity != nil && s.shielded {
-		activity.Shielded = true
-	}
-	x.addStep(s, c.kind, c.name, c.key, step, c)
+	x.addStep(s, c.kind, c.name, c.key, c.step, c)
 	return nil, nil
 }
 

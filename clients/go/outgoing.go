@@ -87,7 +87,7 @@ func (o *outgoing) reject(update *pb.Update) {
 }
 
 // take makes the next Progress. isQuiet: no code of the run is at work, nor waits for a mere record.
-func (o *outgoing) take(isQuiet bool, end any, record *record, published map[string]*pb.Payload) *pb.Progress {
+func (o *outgoing) take(isQuiet bool, end *pb.Progress, record *record, published map[string]*pb.Payload) *pb.Progress {
 	entries := o.takeEntries()
 	progress := &pb.Progress{Scopes: o.takeStates(entries), Published: published, StopOrdinals: o.stopOrdinals}
 	o.stopOrdinals = nil
@@ -108,19 +108,8 @@ func (o *outgoing) take(isQuiet bool, end any, record *record, published map[str
 	return progress
 }
 
-func (o *outgoing) tellEnd(progress *pb.Progress, end any, record *record) {
-	switch end := end.(type) {
-	case *pb.Progress_Complete:
-		progress.End = end
-	case *pb.Progress_ContinueAsNew:
-		progress.End = end
-	case *pb.Progress_Fail:
-		progress.End = end
-		return
-	case *pb.Progress_Cancelled:
-		progress.End = end
-		return
-	default:
+func (o *outgoing) tellEnd(progress *pb.Progress, end *pb.Progress, record *record) {
+	if progress.End = end.GetEnd(); progress.GetComplete() == nil && progress.GetContinueAsNew() == nil {
 		return
 	}
 	// The code has made all its calls: so branches are missed that it has not entered.

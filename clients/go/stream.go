@@ -36,15 +36,13 @@ var (
 
 var errMoved = errors.New("the service asked to connect anew")
 
-type workerStream = grpc.BidiStreamingClient[pb.ConnectRequest, pb.ConnectResponse]
-
 // stayConnected has one stream after another, each resuming what the last one held, until the worker has left. It gives an
 // error when the service refuses for good.
 func (w *Worker) stayConnected(ctx context.Context) error {
 	hello := w.hello()
 	most := reconnectMost
 	for attempt := 0; ; attempt++ {
-		welcome, err := w.stream(ctx, hello)
+		welcome, err := w.follow(ctx, hello)
 		if w.hasLeft(ctx) {
 			return nil
 		}
@@ -104,98 +102,13 @@ func (w *Worker) hello() *pb.Hello {
 	return hello
 }
 
-// stream has one stream, over a connection of its own, until it ends: what with is the error, and nil if it is to be
-// followed by another at once. Gives the welcome, if there was one.
-func (w *Worker) stream(ctx context.Context, hello *pb.Hello) (*pb.Welcome, error) {
-	conn, err := w.client.connect(anyOne)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	linked, cut := context.WithCancelCause(w.client.outgoing(ctx))
-	defer cut(nil)
-	call, message, err := greet(linked, cut, conn, w.resuming(hello))
-	if err != nil {
-		return nil, ending(linked, err)
-	}
-	welcome := message.GetWelcome()
-	hello.SessionId = welcome.GetSessionId()
-	w.welcomed(welcome)
-	var heard moment
-	heard.touch()
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		w.write(linked, cut, call)
-	}()
-	defer func() { <-written }()
-	defer cut(nil)
-	go w.watch(linked, cut, welcome.GetHeartbeatInterval().AsDuration(), &heard)
-	for ; err == nil; message, err = call.Recv() {
-		heard.touch()
-		w.received(message)
-		if rotate := message.GetRotate(); rotate != nil {
-			time.AfterFunc(jitter(rotate.GetWithin().AsDuration()), func() { cut(errMoved) })
-		}
-	}
-	return welcome, ending(linked, err)
-}
-
-// ending gives what ended a stream: what it was cut for, or else what the service said.
-func ending(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return fromRPC(err)
-}
-
-// greet says hello, and gives the message with the welcome.
-func greet(
-	ctx context.Context, cut context.CancelCauseFunc, conn *grpc.ClientConn, hello *pb.Hello,
-) (workerStream, *pb.ConnectResponse, error) {
-	late := &Error{Code: codes.Unavailable, Message: "the service did not say welcome in time"}
-	defer time.AfterFunc(welcomeTimeout, func() { cut(late) }).Stop()
-	call, err := pb.NewWorkerServiceClient(conn).Connect(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	// What the sending fails with, the reading tells better.
-	if err := call.Send(&pb.ConnectRequest{Hello: hello}); err != nil && err != io.EOF {
-		return nil, nil, err
-	}
-	message, err := call.Recv()
-	if err == nil && message.GetWelcome() == nil {
-		err = late
-	}
-	return call, message, err
-}
-
-// write says what there is to say, as much as has gathered at a time.
-func (w *Worker) write(ctx context.Context, cut context.CancelCauseFunc, call workerStream) {
-	for {
-		message, isClosing := w.take()
-		if proto.Size(message) > 0 {
-			err := call.Send(message)
-			if err == io.EOF {
-				// The reader knows why.
-				return
-			}
-			if err != nil {
-				cut(fromRPC(err))
-				return
-			}
-			continue
-		}
-		if isClosing {
-			_ = call.CloseSend()
-			return
-		}
-		select {
-		case <-w.filled:
-		case <-ctx.Done():
-			return
-		}
-	}
+// stream is one stream of a worker's session.
+type stream struct {
+	worker *Worker
+	ctx    context.Context
+	cut    context.CancelCauseFunc
+	call   grpc.BidiStreamingClient[pb.ConnectRequest, pb.ConnectResponse]
+	heard  moment
 }
 
 // moment is when something last happened, whatever becomes of the wall's clock.
@@ -206,10 +119,102 @@ func (m *moment) touch() {
 	m.Store(&now)
 }
 
+// follow has one stream, over a connection of its own, until it ends, and gives what it ended with. Gives the welcome as
+// well, if there was one.
+func (w *Worker) follow(ctx context.Context, hello *pb.Hello) (*pb.Welcome, error) {
+	conn, err := w.client.connect(anyOne)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	s := &stream{worker: w}
+	s.ctx, s.cut = context.WithCancelCause(ctx)
+	defer s.cut(nil)
+	message, err := s.greet(conn, w.resuming(hello))
+	if err != nil {
+		return nil, s.ending(err)
+	}
+	welcome := message.GetWelcome()
+	hello.SessionId = welcome.GetSessionId()
+	w.welcomed(welcome)
+	s.heard.touch()
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		s.write()
+	}()
+	go s.watch(welcome.GetHeartbeatInterval().AsDuration())
+	err = s.ending(s.read(message))
+	// What were taken after the next one has begun would be lost.
+	s.cut(nil)
+	<-written
+	return welcome, err
+}
+
+// ending gives what ended it: what it was cut for, or else what the service said.
+func (s *stream) ending(err error) error {
+	if cause := context.Cause(s.ctx); cause != nil {
+		return cause
+	}
+	return fromRPC(err)
+}
+
+// greet says hello, and gives the message with the welcome.
+func (s *stream) greet(conn *grpc.ClientConn, hello *pb.Hello) (message *pb.ConnectResponse, err error) {
+	late := &Error{Code: codes.Unavailable, Message: "the service did not say welcome in time"}
+	defer time.AfterFunc(welcomeTimeout, func() { s.cut(late) }).Stop()
+	if s.call, err = pb.NewWorkerServiceClient(conn).Connect(s.ctx); err != nil {
+		return nil, err
+	}
+	// What the sending fails with, the reading tells better.
+	if err := s.call.Send(&pb.ConnectRequest{Hello: hello}); err != nil && err != io.EOF {
+		return nil, err
+	}
+	if message, err = s.call.Recv(); err == nil && message.GetWelcome() == nil {
+		err = late
+	}
+	return message, err
+}
+
+func (s *stream) read(message *pb.ConnectResponse) (err error) {
+	for ; err == nil; message, err = s.call.Recv() {
+		s.heard.touch()
+		s.worker.received(message)
+		if rotate := message.GetRotate(); rotate != nil {
+			time.AfterFunc(jitter(rotate.GetWithin().AsDuration()), func() { s.cut(errMoved) })
+		}
+	}
+	return err
+}
+
+// write says what there is to say, as much at a time as has gathered.
+func (s *stream) write() {
+	for {
+		message, isClosing := s.worker.take()
+		switch {
+		case proto.Size(message) > 0:
+			if err := s.call.Send(message); err == io.EOF {
+				// The reader knows why.
+				return
+			} else if err != nil {
+				s.cut(fromRPC(err))
+				return
+			}
+		case isClosing:
+			_ = s.call.CloseSend()
+			return
+		default:
+			select {
+			case <-s.worker.filled:
+			case <-s.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
 // watch does what is timed: it shows life and asks for it, gives a silent stream up, and has said what was put off.
-func (w *Worker) watch(
-	ctx context.Context, cut context.CancelCauseFunc, interval time.Duration, heard *moment,
-) {
+func (s *stream) watch(interval time.Duration) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	pinged := time.Now()
@@ -217,12 +222,12 @@ func (w *Worker) watch(
 		var now time.Time
 		select {
 		case now = <-ticker.C:
-		case <-ctx.Done():
+		case <-s.ctx.Done():
 			return
 		}
-		silence := now.Sub(*heard.Load())
+		silence := now.Sub(*s.heard.Load())
 		if silence > silenceBeforeDeath {
-			cut(&Error{Code: codes.Unavailable, Message: "nothing was heard for " + silence.String()})
+			s.cut(&Error{Code: codes.Unavailable, Message: "nothing was heard for " + silence.String()})
 			return
 		}
 		pause := interval - 2*tick
@@ -230,10 +235,10 @@ func (w *Worker) watch(
 			pause = time.Second
 		}
 		if now.Sub(pinged) >= pause {
-			w.say(func(next *pb.ConnectRequest) { next.Ping = pings })
+			s.worker.say(func(next *pb.ConnectRequest) { next.Ping = pings })
 			pinged = now
 			pings++
 		}
-		w.sendPutOff(now)
+		s.worker.sendPutOff(now)
 	}
 }

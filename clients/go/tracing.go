@@ -15,34 +15,26 @@ import (
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
-const (
-	traceparent = "traceparent"
-	tracestate  = "tracestate"
-)
-
 var w3c = propagation.TraceContext{}
 
-// traceOf gives the W3C trace context of a context as pairs of metadata, none if it has none.
-func traceOf(ctx context.Context) []string {
-	if !trace.SpanContextFromContext(ctx).IsValid() {
-		return nil
+// caller says with each call whose it is, and in which trace.
+type caller struct{ key string }
+
+func (c caller) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	pairs := traceOf(ctx)
+	if c.key != "" {
+		pairs["authorization"] = "Bearer " + c.key
 	}
-	carrier := propagation.MapCarrier{}
-	w3c.Inject(ctx, carrier)
-	var pairs []string
-	for _, name := range []string{traceparent, tracestate} {
-		if carrier[name] != "" {
-			pairs = append(pairs, name, carrier[name])
-		}
-	}
-	return pairs
+	return pairs, nil
 }
 
-func traceparentOf(ctx context.Context) string {
-	if pairs := traceOf(ctx); pairs != nil {
-		return pairs[1]
-	}
-	return ""
+func (caller) RequireTransportSecurity() bool { return false }
+
+// traceOf gives the W3C trace context of a context: its traceparent and tracestate, if it has them.
+func traceOf(ctx context.Context) propagation.MapCarrier {
+	found := propagation.MapCarrier{}
+	w3c.Inject(ctx, found)
+	return found
 }
 
 // withRemoteTrace goes on with a trace that came over the wire. The flags are read here: OpenTelemetry's own reader refuses

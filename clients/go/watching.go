@@ -54,7 +54,7 @@ func news[E, M any, P interface {
 	ctx context.Context, c *Client, open func(context.Context, string) (grpc.ServerStreamingClient[M], error),
 ) iter.Seq2[[]E, error] {
 	return func(yield func([]E, error) bool) {
-		following, cancel := context.WithCancel(c.outgoing(ctx))
+		following, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(c.ctx, cancel)()
 		cursor := ""
