@@ -87,12 +87,12 @@ func newAttempt(base held) *attempt {
 	return a
 }
 
-func (a *attempt) begin(activity func(context.Context, *pb.Payload) (*pb.Payload, error)) {
-	if activity == nil {
+func (a *attempt) begin() {
+	if activity := a.worker.activities[a.task.GetType()]; activity != nil {
+		go a.perform(activity)
+	} else {
 		a.worker.report(a, released("activity "+a.task.GetType()+" is not known here"))
-		return
 	}
-	go a.perform(activity)
 }
 
 func (a *attempt) perform(activity func(context.Context, *pb.Payload) (*pb.Payload, error)) {

@@ -18,54 +18,38 @@ type queries struct {
 	waiting   []*pb.Query
 }
 
-func (q *queries) register(name string, answer func(struct{}, *pb.Payload) (*pb.Payload, error)) {
-	if q.functions == nil {
-		q.functions = map[string]func(struct{}, *pb.Payload) (*pb.Payload, error){}
+func newQueries() queries {
+	return queries{
+		functions: map[string]func(struct{}, *pb.Payload) (*pb.Payload, error){},
+		values:    map[string]*pb.Payload{}, changed: map[string]*pb.Payload{},
 	}
-	q.functions[name] = answer
 }
 
-func (q *queries) publish(name string, payload *pb.Payload) {
-	if q.values == nil {
-		q.values = map[string]*pb.Payload{}
-	}
-	if q.changed == nil {
-		q.changed = map[string]*pb.Payload{}
-	}
-	q.values[name], q.changed[name] = payload, payload
-}
-
+// take takes the values that were published since the last time.
 func (q *queries) take() map[string]*pb.Payload {
 	taken := q.changed
-	q.changed = nil
+	q.changed = map[string]*pb.Payload{}
 	return taken
 }
 
-// ask answers a query, or keeps it until the code is as far as its record.
-func (q *queries) ask(x *execution, query *pb.Query) {
+// answer answers those who asked, once the code is as far as its record.
+func (q *queries) answer(x *execution) {
 	if !x.caughtUp {
-		q.waiting = append(q.waiting, query)
 		return
 	}
-	answer := &pb.QueryAnswer{Correlation: query.GetCorrelation(), Ref: x.task.GetRef()}
-	result, failure := q.answer(x, query)
-	if failure != nil {
-		answer.Outcome = &pb.QueryAnswer_Failure{Failure: failure}
-	} else {
-		answer.Outcome = &pb.QueryAnswer_Result{Result: result}
+	for _, query := range q.waiting {
+		answer := &pb.QueryAnswer{Correlation: query.GetCorrelation(), Ref: x.task.GetRef()}
+		if result, failure := q.find(x, query); failure != nil {
+			answer.Outcome = &pb.QueryAnswer_Failure{Failure: failure}
+		} else {
+			answer.Outcome = &pb.QueryAnswer_Result{Result: result}
+		}
+		x.worker.say(func(next *pb.ConnectRequest) { next.Answers = append(next.Answers, answer) })
 	}
-	x.worker.say(func(next *pb.ConnectRequest) { next.Answers = append(next.Answers, answer) })
-}
-
-func (q *queries) ready(x *execution) {
-	waiting := q.waiting
 	q.waiting = nil
-	for _, query := range waiting {
-		q.ask(x, query)
-	}
 }
 
-func (q *queries) answer(x *execution, query *pb.Query) (*pb.Payload, *pb.Failure) {
+func (q *queries) find(x *execution, query *pb.Query) (*pb.Payload, *pb.Failure) {
 	function := q.functions[query.GetName()]
 	if function == nil {
 		if value := q.values[query.GetName()]; value != nil {

@@ -1,7 +1,6 @@
 package stepwell
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -200,9 +199,6 @@ func guarded[O any](call func() (O, error)) (result O, err error) {
 
 // fromRPC reads what a call failed with.
 func fromRPC(err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
 	if errors.Is(err, io.EOF) {
 		return &Error{Code: codes.Unavailable, Message: "the service ended the stream"}
 	}

@@ -79,7 +79,7 @@ func newExecution(base held) *execution {
 		held: base, converter: base.worker.converter, record: newRecord(),
 		open: map[stepKey]*call{}, scopes: map[string]*scope{}, waiters: map[*waiter]bool{},
 		cancelDue: base.task.GetCancelRequested(), reason: base.task.GetCancelReason(),
-		poked: make(chan struct{}, 1), gone: make(chan struct{}),
+		queries: newQueries(), poked: make(chan struct{}, 1), gone: make(chan struct{}),
 	}
 	x.ctx, x.end = context.WithCancel(withRemoteTrace(context.Background(), x.task))
 	x.root = newScope("", nil)
@@ -95,7 +95,8 @@ func newExecution(base held) *execution {
 }
 
 // begin runs the code.
-func (x *execution) begin(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
+func (x *execution) begin() {
+	run := x.worker.workflows[x.task.GetType()]
 	if run == nil {
 		x.worker.report(x, released("workflow "+x.task.GetType()+" is not known here"))
 		return
@@ -187,6 +188,7 @@ func (x *execution) drive() {
 			}
 		}
 		x.turn()
+		x.queries.answer(x)
 		x.mu.Unlock()
 	}
 }
@@ -341,15 +343,19 @@ func (x *execution) addStep(s *scope, kind pb.StepKind, name, key string, step *
 	found := s.keyFor(name, key)
 	s.advance(kind, name, key)
 	step.Scope, step.Name, step.Key, step.Occurrence = found.scope, found.name, found.key, found.occurrence
-	e := &entry{step: step, scope: s, call: c, count: s.count, order: s.order}
+	e := &entry{NewStep: step, scope: s, call: c, count: s.count, order: s.order}
 	x.out.add(e)
 	if c != nil {
 		x.open[found] = c
-	} else if kind == pb.StepKind_STEP_KIND_MARKER {
-		x.out.lastMarker = e
 	}
 	x.poke()
 	return e
+}
+
+// addMarker records a fact.
+func (x *execution) addMarker(s *scope, name, key string, value *pb.Payload) {
+	step := &pb.NewStep{Kind: &pb.NewStep_Marker{Marker: &pb.MarkerStep{Value: value}}}
+	x.out.lastMarker = x.addStep(s, pb.StepKind_STEP_KIND_MARKER, name, key, step, nil)
 }
 
 // --- cancellation ------------------------------------------------------------------------------------------------------
@@ -376,9 +382,7 @@ func (x *execution) meet(s *scope, place string, givenUp *pb.StepRecord) error {
 // hear records that a branch hears of the cancellation here.
 func (x *execution) hear(s *scope, place string) error {
 	s.cancelSeen = true
-	value := &pb.Payload{Body: &pb.Payload_Json{Json: place}}
-	step := &pb.NewStep{Kind: &pb.NewStep_Marker{Marker: &pb.MarkerStep{Value: value}}}
-	x.addStep(s, pb.StepKind_STEP_KIND_MARKER, cancelMark, "", step, nil)
+	x.addMarker(s, cancelMark, "", &pb.Payload{Body: &pb.Payload_Json{Json: place}})
 	return x.cancelled()
 }
 
@@ -488,7 +492,6 @@ func (x *execution) turn() {
 	}
 	if x.active == 0 && !x.caughtUp && x.early == nil {
 		x.caughtUp = true
-		x.queries.ready(x)
 	}
 	isQuiet := x.active == 0 && x.busy == 0 && x.unrecorded == 0
 	hasNews := x.out.hasSteps() || len(x.queries.changed) > 0 || hasEnded

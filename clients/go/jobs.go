@@ -16,12 +16,6 @@ type JobOption func(*pb.StartJobRequest)
 // WithUniqueKey gives the job the caller's name for it: unique among the namespace's open jobs.
 func WithUniqueKey(key string) JobOption { return func(r *pb.StartJobRequest) { r.UniqueKey = key } }
 
-// WithJobID gives the job its id, a UUID.
-func WithJobID(id string) JobOption { return func(r *pb.StartJobRequest) { r.JobId = id } }
-
-// WithJobRequestID makes a repeat of the start safe, also by another process. Default: one of this start's own.
-func WithJobRequestID(id string) JobOption { return func(r *pb.StartJobRequest) { r.RequestId = id } }
-
 // WithJobQueue names the queue in which the job waits. Default: "default".
 func WithJobQueue(queue string) JobOption { return func(r *pb.StartJobRequest) { r.TaskQueue = queue } }
 
@@ -62,22 +56,8 @@ func WithJobTimeouts(timeouts JobTimeouts) JobOption {
 	}
 }
 
-// WithJobRetention says how long the job is kept after its end. Default: as the service is set, 7 days.
-func WithJobRetention(retention time.Duration) JobOption {
-	return func(r *pb.StartJobRequest) { r.Retention = durationpb.New(retention) }
-}
-
-// WithJobReusePolicy says what may become of a unique key whose latest job has ended.
-func WithJobReusePolicy(policy pb.JobReusePolicy) JobOption {
-	return func(r *pb.StartJobRequest) { r.ReusePolicy = policy }
-}
-
-// WithJobConflictPolicy says what to do when a job of the unique key is open.
-func WithJobConflictPolicy(policy pb.JobConflictPolicy) JobOption {
-	return func(r *pb.StartJobRequest) { r.ConflictPolicy = policy }
-}
-
-// WithJob changes the request itself, for what has no option of its own.
+// WithJob changes the request itself, for what has no option of its own: its policies, how long it is kept, a request id
+// that makes a repeat safe by another process too.
 func WithJob(change func(*pb.StartJobRequest)) JobOption { return change }
 
 // Job is a handle of one job: an activity without a run. It is safe for use by several goroutines.

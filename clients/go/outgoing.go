@@ -6,14 +6,11 @@ import (
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
-const (
-	mostSteps     = 256
-	progressBytes = 1_000_000
-)
+const mostSteps = 256
 
 // entry is a new step on its way to the record, and who waits for it to be there.
 type entry struct {
-	step  *pb.NewStep
+	*pb.NewStep
 	scope *scope
 	call  *call
 	count int
@@ -88,11 +85,12 @@ func (o *outgoing) reject(update *pb.Update) {
 
 // take makes the next Progress. isQuiet: no code of the run is at work, nor waits for a mere record.
 func (o *outgoing) take(isQuiet bool, end *pb.Progress, record *record, published map[string]*pb.Payload) *pb.Progress {
-	entries := o.takeEntries()
+	room := messageMost
+	entries := fitting(&o.pending, mostSteps, &room)
 	progress := &pb.Progress{Scopes: o.takeStates(entries), Published: published, StopOrdinals: o.stopOrdinals}
 	o.stopOrdinals = nil
 	for _, e := range entries {
-		progress.Steps = append(progress.Steps, e.step)
+		progress.Steps = append(progress.Steps, e.NewStep)
 	}
 	count := min(len(o.rejections), mostSteps)
 	progress.Rejections, o.rejections = o.rejections[:count:count], o.rejections[count:]
@@ -154,20 +152,6 @@ func (o *outgoing) takeStates(entries []*entry) []*pb.ScopeState {
 	clear(o.noted[len(kept):])
 	o.noted = kept
 	return states
-}
-
-func (o *outgoing) takeEntries() []*entry {
-	count, size := 0, 0
-	for _, e := range o.pending[:min(len(o.pending), mostSteps)] {
-		size += proto.Size(e.step)
-		if count > 0 && size > progressBytes {
-			break
-		}
-		count++
-	}
-	taken := o.pending[:count:count]
-	o.pending = o.pending[count:]
-	return taken
 }
 
 // answer takes in that what was sent is recorded.

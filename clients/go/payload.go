@@ -84,6 +84,9 @@ func (e encoded) ToPayload(value any) (*pb.Payload, error) {
 }
 
 func (e encoded) FromPayload(payload *pb.Payload, target any) (err error) {
+	if target == nil {
+		return nil
+	}
 	if e.codec != nil && payload.GetBody() != nil {
 		if payload, err = e.codec.Decode(payload); err != nil {
 			return err

@@ -16,12 +16,6 @@ type StartOption func(*pb.StartRunRequest)
 // WithWorkflowID gives the run the caller's name for it: unique among the namespace's open runs.
 func WithWorkflowID(id string) StartOption { return func(r *pb.StartRunRequest) { r.WorkflowId = id } }
 
-// WithRunID gives the run its id, a UUID.
-func WithRunID(id string) StartOption { return func(r *pb.StartRunRequest) { r.RunId = id } }
-
-// WithRequestID makes a repeat of the start safe, also by another process. Default: one of this start's own.
-func WithRequestID(id string) StartOption { return func(r *pb.StartRunRequest) { r.RequestId = id } }
-
 // WithTaskQueue names the queue of the run's tasks. Default: "default".
 func WithTaskQueue(queue string) StartOption {
 	return func(r *pb.StartRunRequest) { r.TaskQueue = queue }
@@ -47,17 +41,8 @@ func WithRunRetry(policy RetryPolicy) StartOption {
 	return func(r *pb.StartRunRequest) { r.Retry = policy.spell() }
 }
 
-// WithReusePolicy says what may become of a workflow id whose latest run has ended.
-func WithReusePolicy(policy pb.WorkflowIdReusePolicy) StartOption {
-	return func(r *pb.StartRunRequest) { r.ReusePolicy = policy }
-}
-
-// WithConflictPolicy says what to do when a run of the workflow id is open.
-func WithConflictPolicy(policy pb.WorkflowIdConflictPolicy) StartOption {
-	return func(r *pb.StartRunRequest) { r.ConflictPolicy = policy }
-}
-
-// WithStart changes the request itself, for what has no option of its own.
+// WithStart changes the request itself, for what has no option of its own: its policies, a debounce, a request id that
+// makes a repeat safe by another process too.
 func WithStart(change func(*pb.StartRunRequest)) StartOption { return change }
 
 // StartRun starts a run of a workflow by its type. It is recorded when this returns. Starts of several goroutines go out

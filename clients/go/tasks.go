@@ -14,6 +14,8 @@ import (
 // task is what the worker holds: a run in memory, or an attempt at an activity.
 type task interface {
 	base() *held
+	// begin begins the code, or gives the task back if there is none.
+	begin()
 	// stop ends the code. What it comes to is not reported.
 	stop()
 	// cancel lets the code hear that it should end.
@@ -78,7 +80,7 @@ func (w *Worker) received(message *pb.ConnectResponse) {
 	}
 	for _, query := range message.GetQueries() {
 		if x, ok := find[*execution](w, query.GetRef()); ok {
-			x.post(func() { x.queries.ask(x, query) })
+			x.post(func() { x.queries.waiting = append(x.queries.waiting, query) })
 		}
 	}
 	if ping := message.GetPing(); ping != 0 {
@@ -89,32 +91,27 @@ func (w *Worker) received(message *pb.ConnectResponse) {
 // assign takes a task, and begins. One that is known, or older than the one that is at work, is only acknowledged.
 func (w *Worker) assign(given *pb.Task) {
 	ref := given.GetRef()
-	w.say(func(next *pb.ConnectRequest) { next.Acks = append(next.Acks, ref) })
-	w.mu.Lock()
-	former := w.tasks[ref.GetTaskId()]
-	w.mu.Unlock()
+	var former task
+	w.say(func(next *pb.ConnectRequest) {
+		next.Acks = append(next.Acks, ref)
+		former = w.tasks[ref.GetTaskId()]
+	})
 	if former != nil {
 		if former.base().task.GetRef().GetToken() >= ref.GetToken() {
 			return
 		}
 		w.drop(former)
 	}
-	base := held{worker: w, task: given}
+	var t task
 	if given.GetKind() == pb.TaskKind_TASK_KIND_RUN {
-		x := newExecution(base)
-		w.hold(x)
-		x.begin(w.workflows[given.GetType()])
+		t = newExecution(held{worker: w, task: given})
 	} else {
-		a := newAttempt(base)
-		w.hold(a)
-		a.begin(w.activities[given.GetType()])
+		t = newAttempt(held{worker: w, task: given})
 	}
-}
-
-func (w *Worker) hold(t task) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.tasks[t.base().task.GetRef().GetTaskId()] = t
+	w.tasks[ref.GetTaskId()] = t
+	w.mu.Unlock()
+	t.begin()
 }
 
 // drop forgets a task that is another's by now, or has ended, and ends its code.

@@ -30,28 +30,26 @@ func (c *Client) WatchJobs(ctx context.Context) iter.Seq2[*pb.WatchJobsResponse_
 }
 
 func (c *Client) runNews(ctx context.Context) iter.Seq2[[]*pb.WatchRunsResponse_End, error] {
-	return news[*pb.WatchRunsResponse_End](ctx, c, func(ctx context.Context, cursor string) (
-		grpc.ServerStreamingClient[pb.WatchRunsResponse], error,
-	) {
-		return c.Runs.WatchRuns(ctx, &pb.WatchRunsRequest{Namespace: c.options.namespace, Cursor: cursor})
+	return news[*pb.WatchRunsResponse_End](ctx, c, c.Runs.WatchRuns, func(cursor string) *pb.WatchRunsRequest {
+		return &pb.WatchRunsRequest{Namespace: c.options.namespace, Cursor: cursor}
 	})
 }
 
 func (c *Client) jobNews(ctx context.Context) iter.Seq2[[]*pb.WatchJobsResponse_End, error] {
-	return news[*pb.WatchJobsResponse_End](ctx, c, func(ctx context.Context, cursor string) (
-		grpc.ServerStreamingClient[pb.WatchJobsResponse], error,
-	) {
-		return c.Jobs.WatchJobs(ctx, &pb.WatchJobsRequest{Namespace: c.options.namespace, Cursor: cursor})
+	return news[*pb.WatchJobsResponse_End](ctx, c, c.Jobs.WatchJobs, func(cursor string) *pb.WatchJobsRequest {
+		return &pb.WatchJobsRequest{Namespace: c.options.namespace, Cursor: cursor}
 	})
 }
 
 // news gives a watch's messages; where a stream breaks, another goes on from there.
-func news[E, M any, P interface {
+func news[E, Q, M any, P interface {
 	*M
 	GetEnds() []E
 	GetCursor() string
 }](
-	ctx context.Context, c *Client, open func(context.Context, string) (grpc.ServerStreamingClient[M], error),
+	ctx context.Context, c *Client,
+	watch func(context.Context, *Q, ...grpc.CallOption) (grpc.ServerStreamingClient[M], error),
+	from func(cursor string) *Q,
 ) iter.Seq2[[]E, error] {
 	return func(yield func([]E, error) bool) {
 		following, cancel := context.WithCancel(ctx)
@@ -59,7 +57,7 @@ func news[E, M any, P interface {
 		defer context.AfterFunc(c.ctx, cancel)()
 		cursor := ""
 		for attempt := 0; ; attempt++ {
-			stream, err := open(following, cursor)
+			stream, err := watch(following, from(cursor))
 			for err == nil {
 				var message P
 				if message, err = stream.Recv(); err == nil {
@@ -117,7 +115,7 @@ func (e *ended) read(converter Converter, target any) error {
 	if e.how != completed {
 		return &RunError{ID: e.id, Ended: e.how, Failure: e.failure}
 	}
-	return read(converter, e.result, target)
+	return converter.FromPayload(e.result, target)
 }
 
 // endOfRun reads how a run ended, as its row or the watch tells.

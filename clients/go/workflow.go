@@ -203,9 +203,8 @@ func readStep(converter Converter, found *pb.StepRecord, target any) error {
 // again once that is done; if the worker is lost before, it is. The context ends when the run is somebody else's. What it
 // fails with, after the attempts of Retried, is recorded as well, and given as a *StepError.
 func Step[O any](w Workflow, name string, function func(ctx context.Context) (O, error), options ...StepOption) (O, error) {
-	o := chosen(name, options)
 	var result O
-	found, failure, err := w.x.checkpoint(w.s, o, func(ctx context.Context) (*pb.Payload, error) {
+	found, err := w.x.checkpoint(w.s, chosen(name, options), func(ctx context.Context) (*pb.Payload, error) {
 		value, err := function(ctx)
 		if err != nil {
 			return nil, err
@@ -215,27 +214,17 @@ func Step[O any](w Workflow, name string, function func(ctx context.Context) (O,
 	if err != nil {
 		return result, err
 	}
-	if failure != nil {
-		return result, &StepError{Name: o.name, Failure: failure}
-	}
 	// Also a fresh result is read from its payload: what the code sees must not depend on when it sees it.
-	return result, w.x.converter.FromPayload(found, &result)
+	return result, readStep(w.x.converter, found, &result)
 }
 
 // checkpoint answers a Step from the record, or calls its function and has the result recorded.
 func (x *execution) checkpoint(
 	s *scope, o *stepOptions, function func(context.Context) (*pb.Payload, error),
-) (*pb.Payload, *pb.Failure, error) {
+) (*pb.StepRecord, error) {
 	found, _, err := x.recall(s, pb.StepKind_STEP_KIND_LOCAL, o.name, o.key, nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	if found != nil {
-		switch found.GetState() {
-		case pb.StepState_STEP_STATE_FAILED, pb.StepState_STEP_STATE_CANCELLED:
-			return nil, found.GetFailure(), nil
-		}
-		return found.GetResult(), nil, nil
+	if err != nil || found != nil {
+		return found, err
 	}
 	s.busy = true
 	defer func() { s.busy = false }()
@@ -251,7 +240,11 @@ func (x *execution) checkpoint(
 	x.mustHold()
 	step := &pb.NewStep{Kind: &pb.NewStep_Local{Local: body}}
 	x.recorded(x.addStep(s, pb.StepKind_STEP_KIND_LOCAL, o.name, o.key, step, nil))
-	return body.GetResult(), body.GetFailure(), nil
+	found = &pb.StepRecord{Name: o.name, State: pb.StepState_STEP_STATE_COMPLETED, Result: body.Result}
+	if body.Failure != nil {
+		found.State, found.Failure = pb.StepState_STEP_STATE_FAILED, body.Failure
+	}
+	return found, nil
 }
 
 // attempts calls a function until it succeeds, or its policy says that it is enough.
@@ -290,8 +283,7 @@ func SideEffect[O any](w Workflow, name string, function func() O) (O, error) {
 		if payload, err = w.x.converter.ToPayload(function()); err != nil {
 			return result, err
 		}
-		step := &pb.NewStep{Kind: &pb.NewStep_Marker{Marker: &pb.MarkerStep{Value: payload}}}
-		w.x.addStep(w.s, kind, name, "", step, nil)
+		w.x.addMarker(w.s, name, "", payload)
 	}
 	return result, w.x.converter.FromPayload(payload, &result)
 }
@@ -319,9 +311,7 @@ func (w Workflow) Patched(name string) bool {
 	case s.count < len(s.recorded):
 		s.patches[name] = false
 	default:
-		value := &pb.Payload{Body: &pb.Payload_Json{Json: "true"}}
-		step := &pb.NewStep{Kind: &pb.NewStep_Marker{Marker: &pb.MarkerStep{Value: value}}}
-		x.addStep(s, kind, name, patchKey, step, nil)
+		x.addMarker(s, name, patchKey, &pb.Payload{Body: &pb.Payload_Json{Json: "true"}})
 		s.patches[name] = true
 	}
 	return s.patches[name]
@@ -335,7 +325,7 @@ func (w Workflow) Publish(name string, value any) error {
 	if err != nil {
 		return err
 	}
-	w.x.queries.publish(name, payload)
+	w.x.queries.values[name], w.x.queries.changed[name] = payload, payload
 	w.x.poke()
 	return nil
 }
@@ -343,7 +333,7 @@ func (w Workflow) Publish(name string, value any) error {
 // HandleQuery lets a function answer those who ask the run by that name while a worker has it in memory. The function
 // looks and changes nothing, and makes no calls of a Workflow.
 func HandleQuery[I, O any](w Workflow, name string, answer func(input I) (O, error)) {
-	w.x.queries.register(name, converted(w.x.converter, func(_ struct{}, input I) (O, error) { return answer(input) }))
+	w.x.queries.functions[name] = converted(w.x.converter, func(_ struct{}, input I) (O, error) { return answer(input) })
 }
 
 type continueAsNew struct{ end *pb.ContinueAsNew }
