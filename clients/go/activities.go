@@ -87,13 +87,7 @@ func newAttempt(base held) *attempt {
 	return a
 }
 
-func (a *attempt) begin() {
-	if activity := a.worker.activities[a.task.GetType()]; activity != nil {
-		go a.perform(activity)
-	} else {
-		a.worker.report(a, released("activity "+a.task.GetType()+" is not known here"))
-	}
-}
+func (a *attempt) begin() { go a.perform(a.worker.activities[a.task.GetType()]) }
 
 func (a *attempt) perform(activity func(context.Context, *pb.Payload) (*pb.Payload, error)) {
 	ctx, span := activitySpan(a.ctx, a.task)

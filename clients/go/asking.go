@@ -61,7 +61,7 @@ func (q *queries) find(x *execution, query *pb.Query) (*pb.Payload, *pb.Failure)
 	result, err := guarded(func() (*pb.Payload, error) { return function(struct{}{}, query.GetInput()) })
 	if err != nil {
 		slog.Debug("a query failed", "run_id", x.task.GetRunId(), "query", query.GetName(), "error", err)
-		return nil, failureOf(err, x.converter)
+		return nil, failureOf(err, x.worker.converter)
 	}
 	if result == nil {
 		result = &pb.Payload{}

@@ -23,7 +23,7 @@ const (
 // Nobody waits for company: what gathers while calls are under way is the next call.
 type coalescer[Q proto.Message, A any] struct {
 	client *Client
-	send   func(ctx context.Context, requests []Q) ([]A, []error)
+	send   func(items []*item[Q, A])
 	mu     sync.Mutex
 	queue  []*item[Q, A]
 	lanes  int
@@ -42,22 +42,26 @@ func newCoalescer[Q proto.Message, A, B, C any, R interface{ GetError() *spb.Sta
 	client *Client, method func(context.Context, *B, ...grpc.CallOption) (*C, error),
 	batch func(requests []Q) *B, results func(answer *C) []R, answer func(result R) A,
 ) *coalescer[Q, A] {
-	send := func(ctx context.Context, requests []Q) ([]A, []error) {
-		answers, failures := make([]A, len(requests)), make([]error, len(requests))
+	send := func(items []*item[Q, A]) {
+		requests := make([]Q, len(items))
+		for place, it := range items {
+			requests[place] = it.request
+		}
+		// One caller's end must not be another's: the call lives as long as the client, in the trace of its callers.
+		ctx := trace.ContextWithSpanContext(client.ctx, items[0].trace)
 		response, err := once(ctx, client, method, batch(requests), attemptTimeout)
-		if err == nil && len(results(response)) != len(requests) {
+		if err == nil && len(results(response)) != len(items) {
 			err = errors.New("the service left an item without an answer")
 		}
-		for place := range requests {
-			if failures[place] = err; err != nil {
-				continue
+		for place, it := range items {
+			if it.err = err; err == nil {
+				result := results(response)[place]
+				if it.answer = answer(result); result.GetError() != nil {
+					it.err = fromStatus(result.GetError())
+				}
 			}
-			result := results(response)[place]
-			if answers[place] = answer(result); result.GetError() != nil {
-				failures[place] = fromStatus(result.GetError())
-			}
+			close(it.done)
 		}
-		return answers, failures
 	}
 	return &coalescer[Q, A]{client: client, send: send}
 }
@@ -88,7 +92,7 @@ func (c *coalescer[Q, A]) put(it *item[Q, A]) {
 
 func (c *coalescer[Q, A]) drain() {
 	for items := c.take(); items != nil; items = c.take() {
-		c.sendBatch(items)
+		c.send(items)
 	}
 }
 
@@ -111,17 +115,4 @@ func (c *coalescer[Q, A]) take() []*item[Q, A] {
 	taken := c.queue[:count:count]
 	c.queue = c.queue[count:]
 	return taken
-}
-
-func (c *coalescer[Q, A]) sendBatch(items []*item[Q, A]) {
-	requests := make([]Q, len(items))
-	for place, it := range items {
-		requests[place] = it.request
-	}
-	// One caller's end must not be another's: the call lives as long as the client, in the trace of its callers.
-	answers, failures := c.send(trace.ContextWithSpanContext(c.client.ctx, items[0].trace), requests)
-	for place, it := range items {
-		it.answer, it.err = answers[place], failures[place]
-		close(it.done)
-	}
 }

@@ -38,10 +38,7 @@ type Error struct {
 
 // Error gives the reason and the message.
 func (e *Error) Error() string {
-	if e.Reason == "" {
-		return fmt.Sprintf("%s: %s", e.Code, e.Message)
-	}
-	return fmt.Sprintf("%s: %s", e.Reason, e.Message)
+	return fmt.Sprintf("%s: %s", orElse(e.Reason, e.Code.String()), e.Message)
 }
 
 // Is tells whether the target is a refusal of the same reason, or of the same code if that one names no reason.

@@ -21,9 +21,8 @@ import (
 // What the stream brings is posted, and taken in by one goroutine of the run's own: the stream's reader waits for nobody.
 type execution struct {
 	held
-	converter Converter
-	ctx       context.Context
-	end       context.CancelFunc
+	ctx context.Context
+	end context.CancelFunc
 
 	mu         sync.Mutex
 	record     *record
@@ -58,11 +57,10 @@ type waiter struct {
 
 // call is a step that code waits for.
 type call struct {
-	scope    *scope
+	*stepOptions
 	kind     pb.StepKind
-	name     string
-	key      string
-	patient  bool
+	step     *pb.NewStep
+	write    func() error // spells the input, if any
 	ordinal  int32
 	record   *pb.StepRecord
 	err      error
@@ -70,13 +68,11 @@ type call struct {
 	forsaken bool
 	stopping bool
 	waits    *waiter
-	step     *pb.NewStep
-	write    func() error
 }
 
 func newExecution(base held) *execution {
 	x := &execution{
-		held: base, converter: base.worker.converter, record: newRecord(),
+		held: base, record: newRecord(),
 		open: map[stepKey]*call{}, scopes: map[string]*scope{}, waiters: map[*waiter]bool{},
 		cancelDue: base.task.GetCancelRequested(), reason: base.task.GetCancelReason(),
 		queries: newQueries(), poked: make(chan struct{}, 1), gone: make(chan struct{}),
@@ -96,14 +92,9 @@ func newExecution(base held) *execution {
 
 // begin runs the code.
 func (x *execution) begin() {
-	run := x.worker.workflows[x.task.GetType()]
-	if run == nil {
-		x.worker.report(x, released("workflow "+x.task.GetType()+" is not known here"))
-		return
-	}
 	x.active = 1
 	go x.drive()
-	go x.main(run)
+	go x.main(x.worker.workflows[x.task.GetType()])
 }
 
 // main calls the workflow function, and hands over the run's end.
@@ -122,10 +113,10 @@ func (x *execution) main(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
 	case errors.As(err, &again):
 		x.outcome = &pb.Progress{End: &pb.Progress_ContinueAsNew{ContinueAsNew: again.end}}
 	case errors.Is(err, ErrRunCancelled) && x.cancelDue:
-		details, _ := x.converter.ToPayload(x.reason)
+		details, _ := x.worker.converter.ToPayload(x.reason)
 		x.outcome = &pb.Progress{End: &pb.Progress_Cancelled{Cancelled: &pb.CancelledRun{Details: details}}}
 	default:
-		x.outcome = &pb.Progress{End: &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureOf(err, x.converter)}}}
+		x.outcome = &pb.Progress{End: &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureOf(err, x.worker.converter)}}}
 	}
 	x.active--
 	x.poke()
@@ -277,7 +268,6 @@ func (x *execution) await(s *scope, c *call) (*pb.StepRecord, error) {
 
 // make makes a call: gives its step if that has ended, else it will be resolved.
 func (x *execution) make(s *scope, c *call) (*pb.StepRecord, error) {
-	c.scope = s
 	found, isRecorded, err := x.recall(s, c.kind, c.name, c.key, c)
 	if found != nil || err != nil || isRecorded {
 		return found, err
@@ -296,12 +286,7 @@ func (x *execution) recall(
 	s *scope, kind pb.StepKind, name, key string, c *call,
 ) (found *pb.StepRecord, isRecorded bool, err error) {
 	x.mustHold()
-	if s.waiting != nil || s.busy {
-		panic(fmt.Sprintf("stepwell: %s: this branch is at another call; use Parallel or Map, and its own Workflow in each", name))
-	}
-	if s.closed {
-		panic(fmt.Sprintf("stepwell: %s: this branch has ended: a Workflow is of no use outside of its function", name))
-	}
+	s.mustBeFree(name)
 	if err := x.meet(s, atCall, nil); err != nil {
 		return nil, false, err
 	}
@@ -344,7 +329,8 @@ func (x *execution) addStep(s *scope, kind pb.StepKind, name, key string, step *
 	s.advance(kind, name, key)
 	step.Scope, step.Name, step.Key, step.Occurrence = found.scope, found.name, found.key, found.occurrence
 	e := &entry{NewStep: step, scope: s, call: c, count: s.count, order: s.order}
-	x.out.add(e)
+	x.out.calls++
+	x.out.pending = append(x.out.pending, e)
 	if c != nil {
 		x.open[found] = c
 	}
@@ -410,19 +396,11 @@ func (x *execution) tellCancellation() bool {
 			continue
 		}
 		c.err = x.hear(s, inCall)
-		x.forsake(c)
+		x.out.giveUp(c)
 		x.wake(c.waits)
 		told = true
 	}
 	return told
-}
-
-// forsake gives up the step of a call whose code goes on without it.
-func (x *execution) forsake(c *call) {
-	if !c.forsaken && !c.ended {
-		x.out.giveUp(c)
-		x.poke()
-	}
 }
 
 // --- between the code and the service ----------------------------------------------------------------------------------
@@ -486,22 +464,22 @@ func (x *execution) answered(result *pb.ReportResult) {
 
 // turn sees whether there is something to tell, and tells it.
 func (x *execution) turn() {
-	hasEnded := x.outcome != nil
-	if x.isDropped || x.out.sent != nil || x.active > 0 && !hasEnded || !hasEnded && x.tellCancellation() {
+	isOver := x.outcome != nil
+	if x.isDropped || x.out.sent != nil || !isOver && (x.active > 0 || x.tellCancellation()) {
 		return
 	}
 	if x.active == 0 && !x.caughtUp && x.early == nil {
 		x.caughtUp = true
 	}
 	isQuiet := x.active == 0 && x.busy == 0 && x.unrecorded == 0
-	hasNews := x.out.hasSteps() || len(x.queries.changed) > 0 || hasEnded
+	hasNews := x.out.hasSteps() || len(x.queries.changed) > 0 || isOver
 	switch {
 	case isQuiet && !hasNews && isClosed(x.worker.leaving):
 		x.giveBack("the worker is leaving")
 		return
 	case !hasNews && (x.out.toldWaiting || !isQuiet):
 		return
-	case hasEnded:
+	case isOver:
 		// The service compares the run's own line with the record at the end, whether it had calls of late or not.
 		x.out.note(x.root)
 	}

@@ -33,11 +33,6 @@ type outgoing struct {
 	calls          int
 }
 
-func (o *outgoing) add(e *entry) {
-	o.calls++
-	o.pending = append(o.pending, e)
-}
-
 // replay counts a call that is recorded.
 func (o *outgoing) replay(s *scope, kind pb.StepKind, name, key string) {
 	o.calls++
@@ -120,22 +115,18 @@ func (o *outgoing) tellEnd(progress *pb.Progress, end *pb.Progress, record *reco
 // takeStates says where the branches stood before these steps, and takes the steps for told.
 func (o *outgoing) takeStates(entries []*entry) []*pb.ScopeState {
 	var states []*pb.ScopeState
-	closed := map[*scope]bool{}
-	spelled := map[*scope]bool{}
-	spell := func(s *scope) {
-		if spelled[s] {
-			return
+	told := map[*scope]*pb.ScopeState{}
+	tell := func(s *scope) {
+		if told[s] == nil {
+			told[s] = s.state()
+			states = append(states, told[s])
 		}
-		spelled[s] = true
-		state := s.state()
-		closed[s] = state.GetClosed()
-		states = append(states, state)
 	}
 	for _, e := range entries {
-		spell(e.scope)
+		tell(e.scope)
 	}
 	for _, s := range o.noted {
-		spell(s)
+		tell(s)
 	}
 	for _, e := range entries {
 		e.scope.toldCount, e.scope.toldOrder = e.count, e.order
@@ -143,7 +134,7 @@ func (o *outgoing) takeStates(entries []*entry) []*pb.ScopeState {
 	// A branch that has returned says so in the next one, if it has steps in this one, or still to send.
 	kept := o.noted[:0]
 	for _, s := range o.noted {
-		if s.closed && !closed[s] {
+		if s.closed && !told[s].GetClosed() {
 			kept = append(kept, s)
 		} else {
 			s.noted = false

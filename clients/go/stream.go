@@ -24,8 +24,7 @@ const (
 	// triesASession: one that is still held is sought several times before it ends.
 	triesASession = 4
 	// tick is how late what is timed may be.
-	tick        = 100 * time.Millisecond
-	messageMost = 1_000_000
+	tick = 100 * time.Millisecond
 )
 
 // Variables, so that tests need not wait as long.
@@ -43,7 +42,7 @@ func (w *Worker) stayConnected(ctx context.Context) error {
 	most := reconnectMost
 	for attempt := 0; ; attempt++ {
 		welcome, err := w.follow(ctx, hello)
-		if w.hasLeft(ctx) {
+		if w.isClosing.Load() || ctx.Err() != nil {
 			return nil
 		}
 		if welcome != nil {
@@ -75,12 +74,6 @@ func isFatal(failed *Error) bool {
 	return failed.Reason == "NAMESPACE_NOT_FOUND"
 }
 
-func (w *Worker) hasLeft(ctx context.Context) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.isClosing || ctx.Err() != nil
-}
-
 func (w *Worker) hello() *pb.Hello {
 	hello := &pb.Hello{
 		Namespace: w.client.options.namespace, WorkerId: w.options.WorkerID, TaskQueues: w.options.TaskQueues,
@@ -108,15 +101,8 @@ type stream struct {
 	ctx    context.Context
 	cut    context.CancelCauseFunc
 	call   grpc.BidiStreamingClient[pb.ConnectRequest, pb.ConnectResponse]
-	heard  moment
-}
-
-// moment is when something last happened, whatever becomes of the wall's clock.
-type moment struct{ atomic.Pointer[time.Time] }
-
-func (m *moment) touch() {
-	now := time.Now()
-	m.Store(&now)
+	began  time.Time
+	heard  atomic.Int64 // when something last came, in nanoseconds since it began
 }
 
 // follow has one stream, over a connection of its own, until it ends, and gives what it ended with. Gives the welcome as
@@ -127,17 +113,20 @@ func (w *Worker) follow(ctx context.Context, hello *pb.Hello) (*pb.Welcome, erro
 		return nil, err
 	}
 	defer conn.Close()
-	s := &stream{worker: w}
+	s := &stream{worker: w, began: time.Now()}
 	s.ctx, s.cut = context.WithCancelCause(ctx)
 	defer s.cut(nil)
-	message, err := s.greet(conn, w.resuming(hello))
+	hello.Held = nil
+	for _, t := range w.held() {
+		hello.Held = append(hello.Held, t.base().task.GetRef())
+	}
+	message, err := s.greet(conn, hello)
 	if err != nil {
 		return nil, s.ending(err)
 	}
 	welcome := message.GetWelcome()
 	hello.SessionId = welcome.GetSessionId()
 	w.welcomed(welcome)
-	s.heard.touch()
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
@@ -178,7 +167,7 @@ func (s *stream) greet(conn *grpc.ClientConn, hello *pb.Hello) (message *pb.Conn
 
 func (s *stream) read(message *pb.ConnectResponse) (err error) {
 	for ; err == nil; message, err = s.call.Recv() {
-		s.heard.touch()
+		s.heard.Store(int64(time.Since(s.began)))
 		s.worker.received(message)
 		if rotate := message.GetRotate(); rotate != nil {
 			time.AfterFunc(jitter(rotate.GetWithin().AsDuration()), func() { s.cut(errMoved) })
@@ -190,7 +179,9 @@ func (s *stream) read(message *pb.ConnectResponse) (err error) {
 // write says what there is to say, as much at a time as has gathered.
 func (s *stream) write() {
 	for {
-		message, isClosing := s.worker.take()
+		// What was to be said before is in the message, or was in one.
+		isClosing := s.worker.isClosing.Load()
+		message := s.worker.take()
 		switch {
 		case proto.Size(message) > 0:
 			if err := s.call.Send(message); err == io.EOF {
@@ -225,7 +216,7 @@ func (s *stream) watch(interval time.Duration) {
 		case <-s.ctx.Done():
 			return
 		}
-		silence := now.Sub(*s.heard.Load())
+		silence := now.Sub(s.began) - time.Duration(s.heard.Load())
 		if silence > silenceBeforeDeath {
 			s.cut(&Error{Code: codes.Unavailable, Message: "nothing was heard for " + silence.String()})
 			return

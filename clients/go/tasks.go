@@ -2,19 +2,28 @@ package stepwell
 
 import (
 	"cmp"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
+const (
+	// messageMost is what a message should have at most, where one thing of it is not larger.
+	messageMost = 1_000_000
+	// reportMost is what one thing may have: the service takes messages of 4 MiB, and there is something around it.
+	reportMost = 4<<20 - 128<<10
+)
+
 // task is what the worker holds: a run in memory, or an attempt at an activity.
 type task interface {
 	base() *held
-	// begin begins the code, or gives the task back if there is none.
+	// begin begins the code.
 	begin()
 	// stop ends the code. What it comes to is not reported.
 	stop()
@@ -103,15 +112,20 @@ func (w *Worker) assign(given *pb.Task) {
 		w.drop(former)
 	}
 	var t task
+	var isKnown bool
 	if given.GetKind() == pb.TaskKind_TASK_KIND_RUN {
-		t = newExecution(held{worker: w, task: given})
+		t, isKnown = newExecution(held{worker: w, task: given}), w.workflows[given.GetType()] != nil
 	} else {
-		t = newAttempt(held{worker: w, task: given})
+		t, isKnown = newAttempt(held{worker: w, task: given}), w.activities[given.GetType()] != nil
 	}
 	w.mu.Lock()
 	w.tasks[ref.GetTaskId()] = t
 	w.mu.Unlock()
-	t.begin()
+	if isKnown {
+		t.begin()
+	} else {
+		w.report(t, released(given.GetType()+" is not known here"))
+	}
 }
 
 // drop forgets a task that is another's by now, or has ended, and ends its code.
@@ -139,22 +153,13 @@ func (w *Worker) dropAll() {
 	w.say(func(next *pb.ConnectRequest) { proto.Reset(next) })
 }
 
-// resuming gives the hello with all that is held.
-func (w *Worker) resuming(hello *pb.Hello) *pb.Hello {
-	hello = proto.Clone(hello).(*pb.Hello)
-	if hello.GetSessionId() != "" {
-		for _, t := range w.held() {
-			hello.Held = append(hello.Held, t.base().task.GetRef())
-		}
-	}
-	return hello
-}
-
 // welcomed drops the tasks that are held no more, unless something was reported of them that was never answered: all of
 // that is said again, in its order.
 func (w *Worker) welcomed(welcome *pb.Welcome) {
 	slog.Info("stepwell: connected", "session", welcome.GetSessionId(), "resumed", welcome.GetResumed())
-	w.greeted.Do(func() { close(w.connected) })
+	if !isClosed(w.connected) {
+		close(w.connected)
+	}
 	tokens := map[string]int64{}
 	for _, ref := range welcome.GetHeld() {
 		tokens[ref.GetTaskId()] = ref.GetToken()
@@ -188,6 +193,11 @@ func (w *Worker) isReported(t task) bool {
 // report tells what came of a task, unless it is another's by now, or something was told of it that is not answered yet.
 // It is kept until it is.
 func (w *Worker) report(t task, report *pb.Report) {
+	if size := proto.Size(report); size > reportMost {
+		// It would end the stream, and each one after it.
+		problem := fmt.Sprintf("the report has %d bytes, and may have %d: send a reference", size, reportMost)
+		report = failing(t, &Error{Code: codes.InvalidArgument, Reason: ErrInvalidField.Reason, Message: problem})
+	}
 	w.say(func(next *pb.ConnectRequest) {
 		h := t.base()
 		if w.tasks[h.task.GetRef().GetTaskId()] != t || h.report != nil {
@@ -232,7 +242,7 @@ func (w *Worker) answered(result *pb.ReportResult) {
 	progress := report.GetProgress()
 	switch {
 	case result.GetRemedy() == pb.ReportResult_REMEDY_FAIL:
-		w.report(t, failing(failed, progress != nil))
+		w.report(t, failing(t, failed))
 	case isRefused || progress == nil || progress.GetEnd() != nil:
 		w.drop(t)
 	default:
@@ -242,10 +252,10 @@ func (w *Worker) answered(result *pb.ReportResult) {
 }
 
 // failing is reported in the place of what can't be recorded.
-func failing(failed *Error, isRun bool) *pb.Report {
+func failing(t task, failed *Error) *pb.Report {
 	failure := failureOf(failed, nil)
 	failure.NonRetryable = true
-	if isRun {
+	if _, isRun := t.(*execution); isRun {
 		return progressing(&pb.Progress{End: &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failure}}})
 	}
 	return &pb.Report{Outcome: &pb.Report_Fail{Fail: &pb.FailActivity{Failure: failure}}}
@@ -291,13 +301,12 @@ func poke(channel chan struct{}) {
 	}
 }
 
-// take takes the next message, and tells whether the worker has nothing more to say after it. Heartbeats go first, so that
-// none is later than its task's end.
-func (w *Worker) take() (message *pb.ConnectRequest, isClosing bool) {
+// take takes the next message. Heartbeats go first, so that none is later than its task's end.
+func (w *Worker) take() *pb.ConnectRequest {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	next, room := w.next, messageMost
-	message = &pb.ConnectRequest{Ping: next.Ping, Pong: next.Pong, Drain: next.Drain}
+	message := &pb.ConnectRequest{Ping: next.Ping, Pong: next.Pong, Drain: next.Drain}
 	next.Ping, next.Pong, next.Drain = 0, 0, false
 	message.Heartbeats = fitting(&next.Heartbeats, w.maxItems, &room)
 	if len(next.Heartbeats) == 0 {
@@ -305,7 +314,7 @@ func (w *Worker) take() (message *pb.ConnectRequest, isClosing bool) {
 	}
 	message.Acks = fitting(&next.Acks, w.maxItems, &room)
 	message.Answers = fitting(&next.Answers, w.maxItems, &room)
-	return message, w.isClosing
+	return message
 }
 
 // fitting takes out what there is room for: one thing of any size, more while they are small.

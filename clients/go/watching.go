@@ -173,7 +173,8 @@ type watcher[E interface{ GetResultOmitted() bool }] struct {
 	readers chan struct{}
 
 	mu    sync.Mutex
-	sight *sight // nil before the first wait
+	begun bool
+	sight *sight
 }
 
 // sight is a time of which no end is missed.
@@ -198,14 +199,16 @@ func newWatcher[E interface{ GetResultOmitted() bool }](
 	client *Client, news func(context.Context) iter.Seq2[[]E, error], endOf func(E) *ended,
 	look func(context.Context, string) (*ended, error),
 ) *watcher[E] {
-	return &watcher[E]{client: client, news: news, endOf: endOf, look: look, readers: make(chan struct{}, watchReaders)}
+	return &watcher[E]{
+		client: client, news: news, endOf: endOf, look: look, readers: make(chan struct{}, watchReaders), sight: newSight(),
+	}
 }
 
 // expect registers what is about to be started under an id of its own, if the stream is live already.
 func (w *watcher[E]) expect(id string) *awaited {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.sight == nil || !isClosed(w.sight.live) {
+	if !isClosed(w.sight.live) {
 		return nil
 	}
 	return w.sight.await(id)
@@ -223,8 +226,8 @@ func (w *watcher[E]) forget(expected *awaited) {
 func (w *watcher[E]) await(id string) *awaited {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.sight == nil {
-		w.sight = newSight()
+	if !w.begun {
+		w.begun = true
 		go w.follow()
 	}
 	return w.sight.await(id)

@@ -47,10 +47,10 @@ type Worker struct {
 	workflows  map[string]func(Workflow, *pb.Payload) (*pb.Payload, error)
 	activities map[string]func(context.Context, *pb.Payload) (*pb.Payload, error)
 	begun      atomic.Bool
+	isClosing  atomic.Bool   // whether to half-close once all is said
 	leaving    chan struct{} // closed by Shutdown
 	once       sync.Once
 	connected  chan struct{}
-	greeted    sync.Once
 
 	mu          sync.Mutex
 	tasks       map[string]task    // by their ids: all that is held
@@ -58,7 +58,6 @@ type Worker struct {
 	correlation int64              // the last one that was given
 	next        *pb.ConnectRequest // what is still to be said
 	maxItems    int                // how many things may be in a field of a message
-	isClosing   bool               // whether to half-close once that is said
 	filled      chan struct{}      // told when there is something to say
 	idle        chan struct{}      // told when nothing is held
 }
@@ -146,7 +145,8 @@ func (w *Worker) Run(ctx context.Context) error {
 		t.stop()
 	}
 	w.untilIdle(ended, answerTime)
-	w.say(func(*pb.ConnectRequest) { w.isClosing = true })
+	w.isClosing.Store(true)
+	poke(w.filled)
 	select {
 	case err := <-ended:
 		return err

@@ -127,7 +127,7 @@ func Activity[O any](w Workflow, activity string, input any, options ...StepOpti
 	step := &pb.NewStep{Kind: &pb.NewStep_Activity{Activity: o.activity}}
 	o.activity.Type, o.activity.Shielded = activity, w.s.shielded
 	return answer[O](w, pb.StepKind_STEP_KIND_ACTIVITY, o, step, func() (err error) {
-		o.activity.Input, err = w.x.converter.ToPayload(input)
+		o.activity.Input, err = w.x.worker.converter.ToPayload(input)
 		return err
 	})
 }
@@ -138,7 +138,7 @@ func Child[O any](w Workflow, workflow string, input any, options ...StepOption)
 	step := &pb.NewStep{Kind: &pb.NewStep_Child{Child: o.child}}
 	o.child.Type = workflow
 	return answer[O](w, pb.StepKind_STEP_KIND_CHILD, o, step, func() (err error) {
-		o.child.Input, err = w.x.converter.ToPayload(input)
+		o.child.Input, err = w.x.worker.converter.ToPayload(input)
 		return err
 	})
 }
@@ -173,12 +173,12 @@ func waitFor[O any](w Workflow, o *stepOptions) (O, error) {
 func answer[O any](
 	w Workflow, kind pb.StepKind, o *stepOptions, step *pb.NewStep, write func() error,
 ) (result O, err error) {
-	c := &call{kind: kind, name: o.name, key: o.key, patient: o.patient, step: step, write: write}
+	c := &call{stepOptions: o, kind: kind, step: step, write: write}
 	found, err := w.x.await(w.s, c)
 	if err != nil {
 		return result, err
 	}
-	return result, readStep(w.x.converter, found, &result)
+	return result, readStep(w.x.worker.converter, found, &result)
 }
 
 func readStep(converter Converter, found *pb.StepRecord, target any) error {
@@ -209,13 +209,13 @@ func Step[O any](w Workflow, name string, function func(ctx context.Context) (O,
 		if err != nil {
 			return nil, err
 		}
-		return w.x.converter.ToPayload(value)
+		return w.x.worker.converter.ToPayload(value)
 	})
 	if err != nil {
 		return result, err
 	}
 	// Also a fresh result is read from its payload: what the code sees must not depend on when it sees it.
-	return result, readStep(w.x.converter, found, &result)
+	return result, readStep(w.x.worker.converter, found, &result)
 }
 
 // checkpoint answers a Step from the record, or calls its function and has the result recorded.
@@ -256,7 +256,7 @@ func (x *execution) attempts(
 		if err == nil {
 			return result, nil
 		}
-		failure := failureOf(err, x.converter)
+		failure := failureOf(err, x.worker.converter)
 		if retry == nil || retry.isFinal(failure, attempt) {
 			return nil, failure
 		}
@@ -280,12 +280,12 @@ func SideEffect[O any](w Workflow, name string, function func() O) (O, error) {
 	}
 	payload := found.GetResult()
 	if !isRecorded {
-		if payload, err = w.x.converter.ToPayload(function()); err != nil {
+		if payload, err = w.x.worker.converter.ToPayload(function()); err != nil {
 			return result, err
 		}
 		w.x.addMarker(w.s, name, "", payload)
 	}
-	return result, w.x.converter.FromPayload(payload, &result)
+	return result, w.x.worker.converter.FromPayload(payload, &result)
 }
 
 const patchKey = "patch"
@@ -297,9 +297,6 @@ func (w Workflow) Patched(name string) bool {
 	s, x := w.s, w.x
 	if decided, known := s.patches[name]; known {
 		return decided
-	}
-	if s.patches == nil {
-		s.patches = map[string]bool{}
 	}
 	kind := pb.StepKind_STEP_KIND_MARKER
 	switch {
@@ -321,7 +318,7 @@ func (w Workflow) Patched(name string) bool {
 // most 16 names a run, of at most 64 KiB each.
 func (w Workflow) Publish(name string, value any) error {
 	w.x.mustHold()
-	payload, err := w.x.converter.ToPayload(value)
+	payload, err := w.x.worker.converter.ToPayload(value)
 	if err != nil {
 		return err
 	}
@@ -333,7 +330,7 @@ func (w Workflow) Publish(name string, value any) error {
 // HandleQuery lets a function answer those who ask the run by that name while a worker has it in memory. The function
 // looks and changes nothing, and makes no calls of a Workflow.
 func HandleQuery[I, O any](w Workflow, name string, answer func(input I) (O, error)) {
-	w.x.queries.functions[name] = converted(w.x.converter, func(_ struct{}, input I) (O, error) { return answer(input) })
+	w.x.queries.functions[name] = converted(w.x.worker.converter, func(_ struct{}, input I) (O, error) { return answer(input) })
 }
 
 type continueAsNew struct{ end *pb.ContinueAsNew }
@@ -343,7 +340,7 @@ func (*continueAsNew) Error() string { return "the run goes on as a new one" }
 // ContinueAsNew gives the error to return so that another run, of the same workflow id, goes on with the work. Signals
 // that nobody took go along.
 func (w Workflow) ContinueAsNew(input any) error {
-	payload, err := w.x.converter.ToPayload(input)
+	payload, err := w.x.worker.converter.ToPayload(input)
 	if err != nil {
 		return err
 	}
