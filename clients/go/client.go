@@ -132,12 +132,8 @@ func Dial(target string, options ...Option) (*Client, error) {
 	client.Schedules = pb.NewScheduleServiceClient(conn)
 	client.Clock = pb.NewClockServiceClient(conn)
 	client.coalesce()
-	client.runEnds = newWatcher(client, client.runNews, func(end *pb.WatchRunsResponse_End) *ended {
-		return endOfRun(end)
-	}, client.lookAtRun)
-	client.jobEnds = newWatcher(client, client.jobNews, func(end *pb.WatchJobsResponse_End) *ended {
-		return endOfJob(end)
-	}, client.lookAtJob)
+	client.runEnds = newWatcher(client, client.runNews, endOfRun, client.lookAtRun)
+	client.jobEnds = newWatcher(client, client.jobNews, endOfJob, client.lookAtJob)
 	return client, nil
 }
 

@@ -21,7 +21,7 @@ import (
 // What the stream brings is posted, and taken in by one goroutine of the run's own: the stream's reader waits for nobody.
 type execution struct {
 	held
-	ctx context.Context
+	ctx context.Context // ends when the run is dropped
 	end context.CancelFunc
 
 	mu         sync.Mutex
@@ -46,7 +46,6 @@ type execution struct {
 	postMu sync.Mutex
 	posted []func()
 	poked  chan struct{}
-	gone   chan struct{}
 }
 
 // waiter is code that waits.
@@ -75,7 +74,7 @@ func newExecution(base held) *execution {
 		held: base, record: newRecord(),
 		open: map[stepKey]*call{}, scopes: map[string]*scope{}, waiters: map[*waiter]bool{},
 		cancelDue: base.task.GetCancelRequested(), reason: base.task.GetCancelReason(),
-		queries: newQueries(), poked: make(chan struct{}, 1), gone: make(chan struct{}),
+		queries: newQueries(), poked: make(chan struct{}, 1),
 	}
 	x.ctx, x.end = context.WithCancel(withRemoteTrace(context.Background(), x.task))
 	x.root = newScope("", nil)
@@ -165,7 +164,7 @@ func (x *execution) drive() {
 	for {
 		select {
 		case <-x.poked:
-		case <-x.gone:
+		case <-x.ctx.Done():
 			return
 		}
 		x.postMu.Lock()
@@ -507,17 +506,11 @@ func (x *execution) drop() {
 	}
 	x.isDropped = true
 	x.end()
-	close(x.gone)
 	for w := range x.waiters {
 		x.wake(w)
 	}
 }
 
 func hasEnded(found *pb.StepRecord) bool {
-	switch found.GetState() {
-	case pb.StepState_STEP_STATE_COMPLETED, pb.StepState_STEP_STATE_FAILED, pb.StepState_STEP_STATE_SKIPPED,
-		pb.StepState_STEP_STATE_CANCELLED:
-		return true
-	}
-	return false
+	return found.GetState() >= pb.StepState_STEP_STATE_COMPLETED
 }

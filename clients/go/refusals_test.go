@@ -231,3 +231,28 @@ func TestTooLargeToBeSaid(t *testing.T) {
 		t.Fatal("the stream did not last: there were", len(tap.streams))
 	}
 }
+
+// TestWhatCanNotBeSaidFails: all of it together is too large, or it is no text; again it costs its task and no other.
+func TestWhatCanNotBeSaidFails(t *testing.T) {
+	tap := newTap(t)
+	large := strings.Repeat("x", 2<<20-16)
+	work(t, dialAt(t, tap.address), stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
+		stepwell.RegisterWorkflow(w, "large", func(w stepwell.Workflow, _ any) (string, error) {
+			return stepwell.SideEffect(w, "one", func() string { return large })
+		})
+		stepwell.RegisterActivity(w, "odd", func(context.Context, any) (string, error) {
+			return "", &stepwell.ApplicationError{Type: "\xff", Message: "no text: \xff"}
+		})
+	})
+	for _, err := range []error{
+		start(t, dial(t), "large", nil).Result(within(t), nil), startJob(t, "odd", nil).Result(within(t), nil),
+	} {
+		var failed *stepwell.RunError
+		if !errors.As(err, &failed) || failed.Failure.GetType() != "INVALID_FIELD" {
+			t.Fatal(err)
+		}
+	}
+	if len(tap.streams) != 1 {
+		t.Fatal("the stream did not last: there were", len(tap.streams))
+	}
+}

@@ -66,9 +66,20 @@ func TestADuplicateAssignmentChangesNothing(t *testing.T) {
 	tap := newTap(t)
 	var first *pb.ConnectResponse
 	const number = 4711
+	var later *pb.TaskRef
 	stale := make(chan struct{})
 	tap.set(func() {
-		tap.up = func(_ *tapped, message *pb.ConnectRequest) *pb.ConnectRequest {
+		tap.up = func(s *tapped, message *pb.ConnectRequest) *pb.ConnectRequest {
+			for _, ref := range message.GetAcks() {
+				if proto.Equal(ref, later) {
+					later = nil
+					go func() {
+						s.say(first)
+						// Its answer shows that what came before was taken in.
+						s.say(&pb.ConnectResponse{Ping: number})
+					}()
+				}
+			}
 			if message.GetPong() == number {
 				close(stale)
 				message.Pong = 0
@@ -83,11 +94,7 @@ func TestADuplicateAssignmentChangesNothing(t *testing.T) {
 				if first == nil {
 					first = &pb.ConnectResponse{Assigns: []*pb.Task{assign}}
 				} else {
-					go func() {
-						s.say(first)
-						// Its answer shows that what came before was taken in.
-						s.say(&pb.ConnectResponse{Ping: number})
-					}()
+					tap.set(func() { later = assign.GetRef() })
 				}
 			}
 			message.Assigns = append(message.Assigns, proto.Clone(message).(*pb.ConnectResponse).GetAssigns()...)

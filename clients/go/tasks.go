@@ -193,10 +193,13 @@ func (w *Worker) isReported(t task) bool {
 // report tells what came of a task, unless it is another's by now, or something was told of it that is not answered yet.
 // It is kept until it is.
 func (w *Worker) report(t task, report *pb.Report) {
-	if size := proto.Size(report); size > reportMost {
+	text, err := proto.Marshal(report)
+	if err == nil && len(text) > reportMost {
+		err = fmt.Errorf("the report has %d bytes, and may have %d: send a reference", len(text), reportMost)
+	}
+	if err != nil {
 		// It would end the stream, and each one after it.
-		problem := fmt.Sprintf("the report has %d bytes, and may have %d: send a reference", size, reportMost)
-		report = failing(t, &Error{Code: codes.InvalidArgument, Reason: ErrInvalidField.Reason, Message: problem})
+		report = failing(t, &Error{Code: codes.InvalidArgument, Reason: ErrInvalidField.Reason, Message: err.Error()})
 	}
 	w.say(func(next *pb.ConnectRequest) {
 		h := t.base()

@@ -118,30 +118,17 @@ func (e *ended) read(converter Converter, target any) error {
 	return converter.FromPayload(e.result, target)
 }
 
-// endOfRun reads how a run ended, as its row or the watch tells.
-func endOfRun(run interface {
-	GetRunId() string
-	GetContinuedRunId() string
-	GetPhase() pb.RunPhase
-	GetPurged() bool
-	GetResult() *pb.Payload
-	GetFailure() *pb.Failure
-}) *ended {
-	how := strings.TrimPrefix(run.GetPhase().String(), "RUN_PHASE_")
-	if run.GetPurged() {
+func endOfRun(told *pb.WatchRunsResponse_End) *ended {
+	how := strings.TrimPrefix(told.GetPhase().String(), "RUN_PHASE_")
+	if told.GetPurged() {
 		how = purged
 	}
-	return &ended{run.GetRunId(), run.GetContinuedRunId(), how, run.GetResult(), run.GetFailure()}
+	return &ended{told.GetRunId(), told.GetContinuedRunId(), how, told.GetResult(), told.GetFailure()}
 }
 
-func endOfJob(job interface {
-	GetJobId() string
-	GetState() pb.JobState
-	GetResult() *pb.Payload
-	GetFailure() *pb.Failure
-}) *ended {
-	how := strings.TrimPrefix(job.GetState().String(), "JOB_STATE_")
-	return &ended{job.GetJobId(), "", how, job.GetResult(), job.GetFailure()}
+func endOfJob(told *pb.WatchJobsResponse_End) *ended {
+	how := strings.TrimPrefix(told.GetState().String(), "JOB_STATE_")
+	return &ended{told.GetJobId(), "", how, told.GetResult(), told.GetFailure()}
 }
 
 // lookAtRun reads the end of a run, nil if it goes on.
@@ -150,7 +137,10 @@ func (c *Client) lookAtRun(ctx context.Context, id string) (*ended, error) {
 	if err != nil || run.GetPhase() < pb.RunPhase_RUN_PHASE_COMPLETED {
 		return nil, err
 	}
-	return endOfRun(run), nil
+	return endOfRun(&pb.WatchRunsResponse_End{
+		RunId: id, ContinuedRunId: run.GetContinuedRunId(), Phase: run.GetPhase(), Purged: run.GetPurged(),
+		Result: run.GetResult(), Failure: run.GetFailure(),
+	}), nil
 }
 
 func (c *Client) lookAtJob(ctx context.Context, id string) (*ended, error) {
@@ -158,7 +148,9 @@ func (c *Client) lookAtJob(ctx context.Context, id string) (*ended, error) {
 	if err != nil || job.GetState() < pb.JobState_JOB_STATE_COMPLETED {
 		return nil, err
 	}
-	return endOfJob(job), nil
+	return endOfJob(&pb.WatchJobsResponse_End{
+		JobId: id, State: job.GetState(), Result: job.GetResult(), Failure: job.GetFailure(),
+	}), nil
 }
 
 // watcher hears of ends: one stream serves all waits of a client.
