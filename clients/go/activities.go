@@ -97,18 +97,13 @@ func (a *attempt) perform(activity func(context.Context, *pb.Payload) (*pb.Paylo
 	switch {
 	case err == nil:
 		report.Outcome = &pb.Report_Complete{Complete: &pb.CompleteActivity{Result: result}}
-	case a.ctx.Err() != nil && isStop(err):
+	case a.ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(a.ctx))):
 		report.Outcome = &pb.Report_Cancelled{Cancelled: &pb.CancelledActivity{}}
 	default:
 		failure := failureOf(err, a.worker.converter)
 		report.Outcome = &pb.Report_Fail{Fail: &pb.FailActivity{Failure: failure}}
 	}
 	a.worker.report(a, report)
-}
-
-// isStop tells whether that is what code gives that was asked to stop.
-func isStop(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, ErrActivityCancelled) || errors.Is(err, ErrTaskLost)
 }
 
 func (a *attempt) stop()         { a.end(ErrTaskLost) }

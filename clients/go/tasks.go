@@ -164,30 +164,24 @@ func (w *Worker) welcomed(welcome *pb.Welcome) {
 	for _, ref := range welcome.GetHeld() {
 		tokens[ref.GetTaskId()] = ref.GetToken()
 	}
-	for _, t := range w.held() {
-		ref := t.base().task.GetRef()
-		if token, isHeld := tokens[ref.GetTaskId()]; isHeld && token == ref.GetToken() {
-			continue
-		}
-		if !welcome.GetResumed() || !w.isReported(t) {
-			w.drop(t)
-		}
-	}
+	var over []task
 	w.say(func(next *pb.ConnectRequest) {
 		w.maxItems = orElse(int(welcome.GetMaxItems()), w.maxItems)
 		next.Acks, next.Answers, next.Reports, next.Drain = nil, nil, nil, isClosed(w.leaving)
-		for _, t := range w.reported {
-			t.base().again = time.Time{}
-			next.Reports = append(next.Reports, t.base().report)
+		for id, t := range w.tasks {
+			h := t.base()
+			if h.report != nil && welcome.GetResumed() {
+				h.again = time.Time{}
+				next.Reports = append(next.Reports, h.report)
+			} else if tokens[id] != h.task.GetRef().GetToken() {
+				over = append(over, t)
+			}
 		}
 		slices.SortFunc(next.Reports, func(a, b *pb.Report) int { return cmp.Compare(a.Correlation, b.Correlation) })
 	})
-}
-
-func (w *Worker) isReported(t task) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return t.base().report != nil
+	for _, t := range over {
+		w.drop(t)
+	}
 }
 
 // report tells what came of a task, unless it is another's by now, or something was told of it that is not answered yet.
