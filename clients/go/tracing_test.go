@@ -2,9 +2,14 @@ package stepwell
 
 import (
 	"context"
+	"net"
 	"testing"
 
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
@@ -40,6 +45,45 @@ func TestWhatIsNoTraceIsLeft(t *testing.T) {
 	} {
 		if trace.SpanContextFromContext(withRemoteTrace(context.Background(), &pb.Task{Traceparent: parent})).IsValid() {
 			t.Errorf("%q is taken for a trace", parent)
+		}
+	}
+}
+
+// TestEachCallSaysWhoseItIs: its key and its trace, also one of a generated stub, and a worker's stream.
+func TestEachCallSaysWhoseItIs(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan metadata.MD, 2)
+	server := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+		found, _ := metadata.FromIncomingContext(stream.Context())
+		said <- found
+		return status.Error(codes.PermissionDenied, "no")
+	}))
+	defer server.Stop()
+	go func() { _ = server.Serve(listener) }()
+	client, err := Dial(listener.Addr().String(), WithAPIKey("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	parent := "00-" + traceOfTest + "-" + spanOfTest + "-01"
+	ctx := withRemoteTrace(context.Background(), &pb.Task{Traceparent: parent, Tracestate: "vendor=1"})
+	if _, err := client.Schedules.ListSchedules(ctx, &pb.ListSchedulesRequest{}); status.Code(err) != codes.PermissionDenied {
+		t.Fatal(err)
+	}
+	if err := NewWorker(client, WorkerOptions{}).Run(ctx); err == nil {
+		t.Fatal("the worker was refused, and does not say so")
+	}
+	for range 2 {
+		found := <-said
+		for name, want := range map[string]string{
+			"authorization": "Bearer secret", "traceparent": parent, "tracestate": "vendor=1",
+		} {
+			if got := found.Get(name); len(got) != 1 || got[0] != want {
+				t.Error(name, got)
+			}
 		}
 	}
 }
