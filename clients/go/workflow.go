@@ -315,7 +315,7 @@ func (w Workflow) Patched(name string) bool {
 }
 
 // Publish keeps a value for those who ask the run by that name while no worker has it in memory, also after its end. At
-// most 16 names a run, of at most 64 KiB each.
+// most 16 names a run, of at most 64 KiB each: more of either fails the run.
 func (w Workflow) Publish(name string, value any) error {
 	w.x.mustHold()
 	payload, err := w.x.worker.converter.ToPayload(value)
