@@ -3,100 +3,65 @@ package stepwell
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
-
-	"google.golang.org/protobuf/proto"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
-const (
-	mostNames     = 16
-	publishedMost = 64 << 10
-)
-
 // queries is what a run's code tells those who ask: by functions while it is in memory, by published values when not.
 type queries struct {
-	functions map[string]func(*pb.Payload) (*pb.Payload, error)
+	functions map[string]func(struct{}, *pb.Payload) (*pb.Payload, error)
 	values    map[string]*pb.Payload
 	changed   map[string]*pb.Payload
 	waiting   []*pb.Query
 }
 
-func (q *queries) register(name string, answer func(*pb.Payload) (*pb.Payload, error)) {
-	if q.functions == nil {
-		q.functions = map[string]func(*pb.Payload) (*pb.Payload, error){}
+func newQueries() queries {
+	return queries{
+		functions: map[string]func(struct{}, *pb.Payload) (*pb.Payload, error){},
+		values:    map[string]*pb.Payload{}, changed: map[string]*pb.Payload{},
 	}
-	q.functions[name] = answer
 }
 
-func (q *queries) publish(name string, payload *pb.Payload) error {
-	if size := proto.Size(payload); size > publishedMost {
-		return fmt.Errorf("%s: a published value has at most %d bytes, and this has %d", name, publishedMost, size)
-	}
-	if q.values[name] == nil && len(q.values) >= mostNames {
-		return fmt.Errorf("%s: a run publishes under at most %d names", name, mostNames)
-	}
-	if q.values == nil {
-		q.values = map[string]*pb.Payload{}
-	}
-	if q.changed == nil {
-		q.changed = map[string]*pb.Payload{}
-	}
-	q.values[name], q.changed[name] = payload, payload
-	return nil
-}
-
-func (q *queries) hasNews() bool { return len(q.changed) > 0 }
-
+// take takes the values that were published since the last time.
 func (q *queries) take() map[string]*pb.Payload {
 	taken := q.changed
-	q.changed = nil
+	q.changed = map[string]*pb.Payload{}
 	return taken
 }
 
-// ask answers a query, or keeps it until the code is as far as its record.
-func (q *queries) ask(x *execution, query *pb.Query) {
+// answer answers those who asked, once the code is as far as its record.
+func (q *queries) answer(x *execution) {
 	if !x.caughtUp {
-		q.waiting = append(q.waiting, query)
 		return
 	}
-	answer := &pb.QueryAnswer{Correlation: query.GetCorrelation(), Ref: x.ref}
-	result, failure := q.answer(x, query)
-	if failure != nil {
-		answer.Outcome = &pb.QueryAnswer_Failure{Failure: failure}
-	} else {
-		answer.Outcome = &pb.QueryAnswer_Result{Result: result}
+	for _, query := range q.waiting {
+		answer := &pb.QueryAnswer{Correlation: query.GetCorrelation(), Ref: x.task.GetRef()}
+		if result, failure := q.find(x, query); failure != nil {
+			answer.Outcome = &pb.QueryAnswer_Failure{Failure: failure}
+		} else {
+			answer.Outcome = &pb.QueryAnswer_Result{Result: result}
+		}
+		x.worker.say(func(next *pb.ConnectRequest) { next.Answers = append(next.Answers, answer) })
 	}
-	x.roster.outbox.answerQuery(answer)
-}
-
-func (q *queries) ready(x *execution) {
-	waiting := q.waiting
 	q.waiting = nil
-	for _, query := range waiting {
-		q.ask(x, query)
-	}
 }
 
-func (q *queries) answer(x *execution, query *pb.Query) (*pb.Payload, *pb.Failure) {
+func (q *queries) find(x *execution, query *pb.Query) (*pb.Payload, *pb.Failure) {
 	function := q.functions[query.GetName()]
 	if function == nil {
 		if value := q.values[query.GetName()]; value != nil {
 			return value, nil
 		}
-		message := fmt.Sprintf("the code has no query %s; it has %s", query.GetName(), q.names())
+		message := fmt.Sprintf("the code has no query %s; it has: %s", query.GetName(), q.names())
 		return nil, &pb.Failure{Message: message, Type: "UnknownQuery"}
 	}
-	var result *pb.Payload
-	err := guarded(func() (err error) {
-		result, err = function(query.GetInput())
-		return err
-	})
+	result, err := guarded(func() (*pb.Payload, error) { return function(struct{}{}, query.GetInput()) })
 	if err != nil {
 		slog.Debug("a query failed", "run_id", x.task.GetRunId(), "query", query.GetName(), "error", err)
-		return nil, failureOf(err, x.converter)
+		return nil, failureOf(err, x.worker.converter)
 	}
 	if result == nil {
 		result = &pb.Payload{}
@@ -105,18 +70,7 @@ func (q *queries) answer(x *execution, query *pb.Query) (*pb.Payload, *pb.Failur
 }
 
 func (q *queries) names() string {
-	var names []string
-	for name := range q.functions {
-		names = append(names, name)
-	}
-	for name := range q.values {
-		if q.functions[name] == nil {
-			names = append(names, name)
-		}
-	}
-	if len(names) == 0 {
-		return "none"
-	}
+	names := slices.AppendSeq(slices.Collect(maps.Keys(q.functions)), maps.Keys(q.values))
 	slices.Sort(names)
-	return strings.Join(names, ", ")
+	return strings.Join(slices.Compact(names), ", ")
 }

@@ -54,10 +54,10 @@ type Client struct {
 
 	starts  *coalescer[*pb.StartRunRequest, *pb.StartRunResponse]
 	signals *coalescer[*pb.SignalRunRequest, *pb.SignalRunResponse]
-	runEnds *watcher
+	runEnds *watcher[*pb.WatchRunsResponse_End]
 
 	jobStarts *coalescer[*pb.StartJobRequest, *pb.StartJobResponse]
-	jobEnds   *watcher
+	jobEnds   *watcher[*pb.WatchJobsResponse_End]
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -117,9 +117,7 @@ func Dial(target string, options ...Option) (*Client, error) {
 	for _, option := range options {
 		option(&chosen)
 	}
-	if chosen.codec != nil {
-		chosen.converter = encoded{chosen.converter, chosen.codec}
-	}
+	chosen.converter = encoded{chosen.converter, chosen.codec}
 	client := &Client{options: chosen, target: target}
 	conn, err := client.connect(inTurn)
 	if err != nil {
@@ -133,12 +131,24 @@ func Dial(target string, options ...Option) (*Client, error) {
 	client.Namespaces = pb.NewNamespaceServiceClient(conn)
 	client.Schedules = pb.NewScheduleServiceClient(conn)
 	client.Clock = pb.NewClockServiceClient(conn)
-	client.starts = newCoalescer(client, client.sendStarts)
-	client.signals = newCoalescer(client, client.sendSignals)
-	client.runEnds = newWatcher(client, runEnds{client})
-	client.jobStarts = newCoalescer(client, client.sendJobStarts)
-	client.jobEnds = newWatcher(client, jobEnds{client})
+	client.coalesce()
+	client.runEnds = newWatcher(client, client.runNews, endOfRun, client.lookAtRun)
+	client.jobEnds = newWatcher(client, client.jobNews, endOfJob, client.lookAtJob)
 	return client, nil
+}
+
+// coalesce has starts and signals of several goroutines go out together.
+func (c *Client) coalesce() {
+	namespace := c.options.namespace
+	c.starts = newCoalescer(c, c.Runs.BatchStartRuns, func(requests []*pb.StartRunRequest) *pb.BatchStartRunsRequest {
+		return &pb.BatchStartRunsRequest{Namespace: namespace, Requests: requests}
+	}, (*pb.BatchStartRunsResponse).GetResults, (*pb.BatchStartRunsResponse_Result).GetStarted)
+	c.signals = newCoalescer(c, c.Runs.BatchSignalRuns, func(requests []*pb.SignalRunRequest) *pb.BatchSignalRunsRequest {
+		return &pb.BatchSignalRunsRequest{Namespace: namespace, Requests: requests}
+	}, (*pb.BatchSignalRunsResponse).GetResults, (*pb.BatchSignalRunsResponse_Result).GetSignalled)
+	c.jobStarts = newCoalescer(c, c.Jobs.BatchStartJobs, func(requests []*pb.StartJobRequest) *pb.BatchStartJobsRequest {
+		return &pb.BatchStartJobsRequest{Namespace: namespace, Requests: requests}
+	}, (*pb.BatchStartJobsResponse).GetResults, (*pb.BatchStartJobsResponse_Result).GetStarted)
 }
 
 // connect makes a connection of its own.
@@ -149,6 +159,7 @@ func (c *Client) connect(balancing string) (*grpc.ClientConn, error) {
 	}
 	options := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(secret),
+		grpc.WithPerRPCCredentials(caller{c.options.apiKey}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytes), grpc.MaxCallSendMsgSize(messageBytes)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.WithConnectParams(reconnecting),

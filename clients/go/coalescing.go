@@ -3,11 +3,12 @@ package stepwell
 import (
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -22,65 +23,76 @@ const (
 // Nobody waits for company: what gathers while calls are under way is the next call.
 type coalescer[Q proto.Message, A any] struct {
 	client *Client
-	send   func(ctx context.Context, requests []Q) ([]A, []error)
+	send   func(items []*item[Q, A])
 	mu     sync.Mutex
 	queue  []*item[Q, A]
 	lanes  int
 }
 
 type item[Q proto.Message, A any] struct {
-	ctx     context.Context
 	request Q
-	trace   string
-	end     time.Time
-	attempt int
+	trace   trace.SpanContext
 	answer  A
 	err     error
 	done    chan struct{}
 }
 
-func newCoalescer[Q proto.Message, A any](
-	client *Client, send func(context.Context, []Q) ([]A, []error),
+// newCoalescer makes one of a batch's method, and of what that batch and its answer consist of.
+func newCoalescer[Q proto.Message, A, B, C any, R interface{ GetError() *spb.Status }](
+	client *Client, method func(context.Context, *B, ...grpc.CallOption) (*C, error),
+	batch func(requests []Q) *B, results func(answer *C) []R, answer func(result R) A,
 ) *coalescer[Q, A] {
+	send := func(items []*item[Q, A]) {
+		requests := make([]Q, len(items))
+		for place, it := range items {
+			requests[place] = it.request
+		}
+		// One caller's end must not be another's: the call lives as long as the client, in the trace of its callers.
+		ctx := trace.ContextWithSpanContext(client.ctx, items[0].trace)
+		response, err := once(ctx, client, method, batch(requests), attemptTimeout)
+		if err == nil && len(results(response)) != len(items) {
+			err = errors.New("the service left an item without an answer")
+		}
+		for place, it := range items {
+			if it.err = err; err == nil {
+				result := results(response)[place]
+				if it.answer = answer(result); result.GetError() != nil {
+					it.err = fromStatus(result.GetError())
+				}
+			}
+			close(it.done)
+		}
+	}
 	return &coalescer[Q, A]{client: client, send: send}
 }
 
 // submit queues a request, and waits for its answer or for the end of the context.
 func (c *coalescer[Q, A]) submit(ctx context.Context, request Q) (A, error) {
-	it := &item[Q, A]{
-		ctx: ctx, request: request, trace: strings.Join(traceOf(ctx), " "),
-		end: time.Now().Add(c.client.options.callTimeout), done: make(chan struct{}),
-	}
-	c.put(it)
-	select {
-	case <-it.done:
-		return it.answer, it.err
-	case <-ctx.Done():
-		var none A
-		return none, context.Cause(ctx)
-	}
+	return repeated(ctx, c.client, func(time.Duration) (answer A, err error) {
+		it := &item[Q, A]{request: request, trace: trace.SpanContextFromContext(ctx), done: make(chan struct{})}
+		c.put(it)
+		select {
+		case <-it.done:
+			return it.answer, it.err
+		case <-ctx.Done():
+			return answer, context.Cause(ctx)
+		}
+	})
 }
 
 func (c *coalescer[Q, A]) put(it *item[Q, A]) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.queue = append(c.queue, it)
-	begins := c.lanes < lanes
-	if begins {
+	if c.lanes < lanes {
 		c.lanes++
-	}
-	c.mu.Unlock()
-	if begins {
 		go c.drain()
 	}
 }
 
 func (c *coalescer[Q, A]) drain() {
-	for {
-		items := c.take()
-		if items == nil {
-			return
-		}
-		c.sendBatch(items)
+	for items := c.take(); items != nil; items = c.take() {
+		c.send(items)
 	}
 }
 
@@ -95,7 +107,7 @@ func (c *coalescer[Q, A]) take() []*item[Q, A] {
 	count, size := 0, 0
 	for _, it := range c.queue[:min(len(c.queue), batchItems)] {
 		size += proto.Size(it.request)
-		if count > 0 && (size > batchBytes || it.trace != c.queue[0].trace) {
+		if count > 0 && (size > batchBytes || !it.trace.Equal(c.queue[0].trace)) {
 			break
 		}
 		count++
@@ -104,52 +116,3 @@ func (c *coalescer[Q, A]) take() []*item[Q, A] {
 	c.queue = c.queue[count:]
 	return taken
 }
-
-func (c *coalescer[Q, A]) sendBatch(items []*item[Q, A]) {
-	requests := make([]Q, len(items))
-	for place, it := range items {
-		requests[place] = it.request
-	}
-	// One caller's end must not be another's: the call lives as long as the client, in the trace of its callers.
-	ctx, cancel := withTraceOf(c.client.ctx, items[0].ctx)
-	defer cancel()
-	answers, failures := c.send(ctx, requests)
-	for place, it := range items {
-		if failures[place] != nil && c.comesAgain(it, failures[place]) {
-			continue
-		}
-		it.answer, it.err = answers[place], failures[place]
-		close(it.done)
-	}
-}
-
-// comesAgain queues an item again that was refused in passing.
-func (c *coalescer[Q, A]) comesAgain(it *item[Q, A], err error) bool {
-	delay := backoff(it.attempt, err)
-	if !isPassing(err) || it.ctx.Err() != nil || time.Now().Add(delay).After(it.end) {
-		return false
-	}
-	it.attempt++
-	time.AfterFunc(delay, func() { c.put(it) })
-	return true
-}
-
-// unpacked gives what became of each item of a batch: all share an error of the call.
-func unpacked[R, A any](count int, results []R, err error, read func(result R) (A, *spb.Status)) ([]A, []error) {
-	answers, failures := make([]A, count), make([]error, count)
-	if err == nil && len(results) != count {
-		err = errNoAnswer
-	}
-	for place := range failures {
-		if failures[place] = err; err != nil {
-			continue
-		}
-		answer, failed := read(results[place])
-		if answers[place] = answer; failed != nil {
-			failures[place] = fromStatus(failed)
-		}
-	}
-	return answers, failures
-}
-
-var errNoAnswer = errors.New("the service left an item without an answer")

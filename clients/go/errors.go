@@ -1,20 +1,18 @@
 package stepwell
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"io"
 	"reflect"
 	"runtime/debug"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
@@ -40,10 +38,7 @@ type Error struct {
 
 // Error gives the reason and the message.
 func (e *Error) Error() string {
-	if e.Reason == "" {
-		return fmt.Sprintf("%s: %s", e.Code, e.Message)
-	}
-	return fmt.Sprintf("%s: %s", e.Reason, e.Message)
+	return fmt.Sprintf("%s: %s", orElse(e.Reason, e.Code.String()), e.Message)
 }
 
 // Is tells whether the target is a refusal of the same reason, or of the same code if that one names no reason.
@@ -139,66 +134,47 @@ func (e *RunError) Error() string {
 	return fmt.Sprintf("%s ended %s: %s: %s", e.ID, e.Ended, e.Failure.GetType(), e.Failure.GetMessage())
 }
 
-const (
-	messageLength = 4096
-	traceLength   = 16384
-)
+// textMost is how long a message or a stack may be, so that any number of reports get through. The service cuts as well.
+const textMost = 16_000
 
 // failureOf spells an error as the protocol has it.
 func failureOf(err error, converter Converter) *pb.Failure {
-	failure := &pb.Failure{Message: storable(err.Error(), messageLength), Type: typeOf(err)}
+	failure := &pb.Failure{Message: bounded(err.Error()), Type: typeOf(err)}
 	var application *ApplicationError
 	var panicked *panicError
 	var step *StepError
+	var refused *Error
 	switch {
 	case errors.As(err, &application):
-		failure.Type = application.Type
-		if failure.Type == "" {
-			failure.Type = "ApplicationError"
-		}
+		failure.Type = orElse(application.Type, "ApplicationError")
 		failure.NonRetryable = application.NonRetryable
-		if application.RetryAfter > 0 {
-			failure.NextRetryDelay = durationpb.New(application.RetryAfter)
-		}
+		failure.NextRetryDelay = durationOf(application.RetryAfter)
 		if application.Details != nil {
-			if details, failed := converter.ToPayload(application.Details); failed == nil {
-				failure.Details = details
-			}
+			// What can't be written is left out: the failure itself matters more.
+			failure.Details, _ = converter.ToPayload(application.Details)
 		}
 	case errors.As(err, &panicked):
-		failure.StackTrace = storable(panicked.stack, traceLength)
+		failure.Type, failure.StackTrace = "Panic", bounded(panicked.stack)
 	case errors.As(err, &step):
 		failure.Details = step.Failure.GetDetails()
+	case errors.As(err, &refused) && refused.Reason != "":
+		failure.Type, failure.NonRetryable = refused.Reason, refused.Code == codes.InvalidArgument
 	}
 	return failure
 }
 
 // typeOf names the kind of an error: its Go type, without the pointer.
 func typeOf(err error) string {
-	var panicked *panicError
-	if errors.As(err, &panicked) {
-		return "Panic"
-	}
-	name := strings.TrimPrefix(reflect.TypeOf(err).String(), "*")
-	switch name {
+	switch name := strings.TrimPrefix(reflect.TypeOf(err).String(), "*"); name {
 	case "errors.errorString", "fmt.wrapError", "fmt.wrapErrors", "errors.joinError":
 		return "error"
+	default:
+		return name
 	}
-	return name
 }
 
-// storable takes out what the service does not store, and bounds the length.
-func storable(text string, length int) string {
-	text = strings.ReplaceAll(strings.ToValidUTF8(text, "?"), "\x00", `\0`)
-	if len(text) <= length {
-		return text
-	}
-	text = text[:length]
-	for !utf8.ValidString(text) {
-		text = text[:len(text)-1]
-	}
-	return text
-}
+// bounded cuts a text, and takes out what no message can carry.
+func bounded(text string) string { return strings.ToValidUTF8(text[:min(len(text), textMost)], "?") }
 
 // panicError is a panic of the user's code.
 type panicError struct {
@@ -209,7 +185,7 @@ type panicError struct {
 func (e *panicError) Error() string { return fmt.Sprint(e.value) }
 
 // guarded calls a function and gives its panic as an error.
-func guarded(call func() error) (err error) {
+func guarded[O any](call func() (O, error)) (result O, err error) {
 	defer func() {
 		if value := recover(); value != nil {
 			err = &panicError{value, string(debug.Stack())}
@@ -220,11 +196,8 @@ func guarded(call func() error) (err error) {
 
 // fromRPC reads what a call failed with.
 func fromRPC(err error) error {
-	if err == nil {
-		return nil
-	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
+	if errors.Is(err, io.EOF) {
+		return &Error{Code: codes.Unavailable, Message: "the service ended the stream"}
 	}
 	return fromStatus(status.Convert(err).Proto())
 }
@@ -258,13 +231,9 @@ func isPassing(err error) bool {
 		return false
 	}
 	switch failed.Code {
-	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded:
+	// Canceled is what a server had not taken in yet when it ended. Who cancels a call of its own gets another error.
+	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded, codes.Canceled:
 		return true
-	case codes.Canceled:
-		// What a server had not taken in yet when it ended. Who cancels a call of its own gets another error.
-		return true
-	case codes.ResourceExhausted:
-		return failed.hasAdvice
 	}
-	return false
+	return failed.hasAdvice
 }

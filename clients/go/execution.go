@@ -20,12 +20,9 @@ import (
 //
 // What the stream brings is posted, and taken in by one goroutine of the run's own: the stream's reader waits for nobody.
 type execution struct {
-	roster    *roster
-	converter Converter
-	task      *pb.Task
-	ref       *pb.TaskRef
-	ctx       context.Context
-	cancel    context.CancelFunc
+	held
+	ctx context.Context // ends when the run is dropped
+	end context.CancelFunc
 
 	mu         sync.Mutex
 	record     *record
@@ -41,18 +38,14 @@ type execution struct {
 	active     int
 	busy       int
 	unrecorded int
-	end        any // one of the kinds of pb.Progress.End
+	outcome    *pb.Progress // the end, and nothing else
 	caughtUp   bool
-	isEnded    bool
 	isDropped  bool
-	isLeaving  bool
 	isBroken   bool
-	refusals   refusals
 
 	postMu sync.Mutex
 	posted []func()
 	poked  chan struct{}
-	gone   chan struct{}
 }
 
 // waiter is code that waits.
@@ -63,43 +56,44 @@ type waiter struct {
 
 // call is a step that code waits for.
 type call struct {
-	scope     *scope
-	kind      pb.StepKind
-	name      string
-	key       string
-	patient   bool
-	ordinal   int32
-	record    *pb.StepRecord
-	err       error
-	ended     bool
-	forsaken  bool
-	stopping  bool
-	waits     *waiter
-	spellStep func(step *pb.NewStep) error
+	*stepOptions
+	kind     pb.StepKind
+	step     *pb.NewStep
+	write    func() error // spells the input, if any
+	ordinal  int32
+	record   *pb.StepRecord
+	err      error
+	ended    bool
+	forsaken bool
+	stopping bool
+	waits    *waiter
 }
 
-func newExecution(roster *roster, task *pb.Task) *execution {
+func newExecution(base held) *execution {
 	x := &execution{
-		roster: roster, converter: roster.converter, task: task, ref: task.GetRef(), record: newRecord(),
+		held: base, record: newRecord(),
 		open: map[stepKey]*call{}, scopes: map[string]*scope{}, waiters: map[*waiter]bool{},
-		cancelDue: task.GetCancelRequested(), reason: task.GetCancelReason(),
-		poked: make(chan struct{}, 1), gone: make(chan struct{}),
+		cancelDue: base.task.GetCancelRequested(), reason: base.task.GetCancelReason(),
+		queries: newQueries(), poked: make(chan struct{}, 1),
 	}
-	x.ctx, x.cancel = context.WithCancel(withRemoteTrace(context.Background(), task.GetTraceparent()))
+	x.ctx, x.end = context.WithCancel(withRemoteTrace(context.Background(), x.task))
 	x.root = newScope("", nil)
 	x.scopes[""] = x.root
-	x.record.extend(task.GetSteps())
-	if task.GetMoreSteps() {
+	x.record.extend(x.task.GetSteps())
+	if x.task.GetMoreSteps() {
 		x.early = map[stepKey]*pb.StepRecord{}
+	}
+	for _, update := range x.task.GetUpdates() {
+		x.out.reject(update)
 	}
 	return x
 }
 
 // begin runs the code.
-func (x *execution) begin(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
+func (x *execution) begin() {
 	x.active = 1
 	go x.drive()
-	go x.main(run)
+	go x.main(x.worker.workflows[x.task.GetType()])
 }
 
 // main calls the workflow function, and hands over the run's end.
@@ -110,22 +104,18 @@ func (x *execution) main(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
 		return
 	}
 	x.record.open(x.root)
-	var result *pb.Payload
-	err := guarded(func() (err error) {
-		result, err = run(Workflow{x, x.root}, x.task.GetInput())
-		return err
-	})
+	result, err := guarded(func() (*pb.Payload, error) { return run(Workflow{x, x.root}, x.task.GetInput()) })
 	var again *continueAsNew
 	switch {
 	case err == nil:
-		x.end = &pb.Progress_Complete{Complete: &pb.CompleteRun{Result: result}}
+		x.outcome = &pb.Progress{End: &pb.Progress_Complete{Complete: &pb.CompleteRun{Result: result}}}
 	case errors.As(err, &again):
-		x.end = &pb.Progress_ContinueAsNew{ContinueAsNew: again.end}
+		x.outcome = &pb.Progress{End: &pb.Progress_ContinueAsNew{ContinueAsNew: again.end}}
 	case errors.Is(err, ErrRunCancelled) && x.cancelDue:
-		details, _ := x.converter.ToPayload(x.reason)
-		x.end = &pb.Progress_Cancelled{Cancelled: &pb.CancelledRun{Details: details}}
+		details, _ := x.worker.converter.ToPayload(x.reason)
+		x.outcome = &pb.Progress{End: &pb.Progress_Cancelled{Cancelled: &pb.CancelledRun{Details: details}}}
 	default:
-		x.end = &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureOf(err, x.converter)}}
+		x.outcome = &pb.Progress{End: &pb.Progress_Fail{Fail: &pb.FailRun{Failure: failureOf(err, x.worker.converter)}}}
 	}
 	x.active--
 	x.poke()
@@ -135,11 +125,11 @@ func (x *execution) main(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
 func (x *execution) readSteps() bool {
 	var steps []*pb.StepRecord
 	var err error
-	x.outside(func() { steps, err = x.roster.readSteps(x.ctx, x.task) })
+	x.outside(func() { steps, err = x.moreSteps() })
 	x.mustHold()
 	if err != nil {
-		slog.Warn("the steps of a run could not be read", "run_id", x.task.GetRunId(), "error", err)
-		x.roster.release(x, "its steps could not be read")
+		slog.Warn("stepwell: the steps of a run could not be read", "run_id", x.task.GetRunId(), "error", err)
+		x.giveBack("its steps could not be read")
 		return false
 	}
 	x.record.extend(steps)
@@ -151,12 +141,30 @@ func (x *execution) readSteps() bool {
 	return true
 }
 
+func (x *execution) moreSteps() (all []*pb.StepRecord, err error) {
+	client, before := x.worker.client, x.task.GetSteps()
+	request := &pb.ListTaskStepsRequest{Namespace: client.options.namespace, Ref: x.task.GetRef()}
+	for more := true; more; {
+		if len(before) > 0 {
+			request.AfterOrdinal = before[len(before)-1].GetOrdinal()
+		}
+		page, err := invoke(x.ctx, client, client.Workers.ListTaskSteps, request)
+		if err != nil {
+			return nil, err
+		}
+		before = page.GetSteps()
+		more = page.GetMoreSteps() && len(before) > 0
+		all = append(all, before...)
+	}
+	return all, nil
+}
+
 // drive takes in what is posted, and tells what is new.
 func (x *execution) drive() {
 	for {
 		select {
 		case <-x.poked:
-		case <-x.gone:
+		case <-x.ctx.Done():
 			return
 		}
 		x.postMu.Lock()
@@ -170,6 +178,7 @@ func (x *execution) drive() {
 			}
 		}
 		x.turn()
+		x.queries.answer(x)
 		x.mu.Unlock()
 	}
 }
@@ -183,12 +192,7 @@ func (x *execution) post(act func()) {
 }
 
 // poke has the run look whether there is something to tell.
-func (x *execution) poke() {
-	select {
-	case x.poked <- struct{}{}:
-	default:
-	}
-}
+func (x *execution) poke() { poke(x.poked) }
 
 // --- waiting -----------------------------------------------------------------------------------------------------------
 
@@ -263,19 +267,16 @@ func (x *execution) await(s *scope, c *call) (*pb.StepRecord, error) {
 
 // make makes a call: gives its step if that has ended, else it will be resolved.
 func (x *execution) make(s *scope, c *call) (*pb.StepRecord, error) {
-	c.scope = s
 	found, isRecorded, err := x.recall(s, c.kind, c.name, c.key, c)
 	if found != nil || err != nil || isRecorded {
 		return found, err
 	}
-	step := &pb.NewStep{}
-	if err := c.spellStep(step); err != nil {
-		return nil, err
+	if c.write != nil {
+		if err := c.write(); err != nil {
+			return nil, err
+		}
 	}
-	if activity := step.GetActivity(); activity != nil && s.shielded {
-		activity.Shielded = true
-	}
-	x.addStep(s, c.kind, c.name, c.key, step, c)
+	x.addStep(s, c.kind, c.name, c.key, c.step, c)
 	return nil, nil
 }
 
@@ -284,12 +285,7 @@ func (x *execution) recall(
 	s *scope, kind pb.StepKind, name, key string, c *call,
 ) (found *pb.StepRecord, isRecorded bool, err error) {
 	x.mustHold()
-	if s.waiting != nil || s.busy {
-		panic(fmt.Sprintf("stepwell: %s: this branch is at another call; use Parallel or Map, and its own Workflow in each", name))
-	}
-	if s.closed {
-		panic(fmt.Sprintf("stepwell: %s: this branch has ended: a Workflow is of no use outside of its function", name))
-	}
+	s.mustBeFree(name)
 	if err := x.meet(s, atCall, nil); err != nil {
 		return nil, false, err
 	}
@@ -331,15 +327,20 @@ func (x *execution) addStep(s *scope, kind pb.StepKind, name, key string, step *
 	found := s.keyFor(name, key)
 	s.advance(kind, name, key)
 	step.Scope, step.Name, step.Key, step.Occurrence = found.scope, found.name, found.key, found.occurrence
-	e := &entry{step: step, scope: s, call: c, count: s.count, order: s.order}
-	x.out.add(e)
+	e := &entry{NewStep: step, scope: s, call: c, count: s.count, order: s.order}
+	x.out.calls++
+	x.out.pending = append(x.out.pending, e)
 	if c != nil {
 		x.open[found] = c
-	} else if kind == pb.StepKind_STEP_KIND_MARKER {
-		x.out.lastMarker = e
 	}
 	x.poke()
 	return e
+}
+
+// addMarker records a fact.
+func (x *execution) addMarker(s *scope, name, key string, value *pb.Payload) {
+	step := &pb.NewStep{Kind: &pb.NewStep_Marker{Marker: &pb.MarkerStep{Value: value}}}
+	x.out.lastMarker = x.addStep(s, pb.StepKind_STEP_KIND_MARKER, name, key, step, nil)
 }
 
 // --- cancellation ------------------------------------------------------------------------------------------------------
@@ -366,9 +367,7 @@ func (x *execution) meet(s *scope, place string, givenUp *pb.StepRecord) error {
 // hear records that a branch hears of the cancellation here.
 func (x *execution) hear(s *scope, place string) error {
 	s.cancelSeen = true
-	value := &pb.Payload{Body: &pb.Payload_Json{Json: place}}
-	step := &pb.NewStep{Kind: &pb.NewStep_Marker{Marker: &pb.MarkerStep{Value: value}}}
-	x.addStep(s, pb.StepKind_STEP_KIND_MARKER, cancelMark, "", step, nil)
+	x.addMarker(s, cancelMark, "", &pb.Payload{Body: &pb.Payload_Json{Json: place}})
 	return x.cancelled()
 }
 
@@ -396,19 +395,11 @@ func (x *execution) tellCancellation() bool {
 			continue
 		}
 		c.err = x.hear(s, inCall)
-		x.forsake(c)
+		x.out.giveUp(c)
 		x.wake(c.waits)
 		told = true
 	}
 	return told
-}
-
-// forsake gives up the step of a call whose code goes on without it.
-func (x *execution) forsake(c *call) {
-	if !c.forsaken && !c.ended {
-		x.out.giveUp(c)
-		x.poke()
-	}
 }
 
 // --- between the code and the service ----------------------------------------------------------------------------------
@@ -472,39 +463,41 @@ func (x *execution) answered(result *pb.ReportResult) {
 
 // turn sees whether there is something to tell, and tells it.
 func (x *execution) turn() {
-	if x.isDropped || x.isEnded || x.out.sent != nil {
-		return
-	}
-	if x.active > 0 && x.end == nil {
-		return
-	}
-	if x.end == nil && x.tellCancellation() {
+	isOver := x.outcome != nil
+	if x.isDropped || x.out.sent != nil || !isOver && (x.active > 0 || x.tellCancellation()) {
 		return
 	}
 	if x.active == 0 && !x.caughtUp && x.early == nil {
 		x.caughtUp = true
-		x.queries.ready(x)
 	}
 	isQuiet := x.active == 0 && x.busy == 0 && x.unrecorded == 0
-	hasNews := x.out.hasSteps() || x.queries.hasNews()
-	if x.isLeaving && isQuiet && !hasNews && x.end == nil {
-		x.roster.release(x, "the worker is leaving")
+	hasNews := x.out.hasSteps() || len(x.queries.changed) > 0 || isOver
+	switch {
+	case isQuiet && !hasNews && isClosed(x.worker.leaving):
+		x.giveBack("the worker is leaving")
 		return
-	}
-	if x.end == nil && !hasNews && (x.out.toldWaiting || !isQuiet) {
+	case !hasNews && (x.out.toldWaiting || !isQuiet):
 		return
-	}
-	if x.end != nil {
+	case isOver:
 		// The service compares the run's own line with the record at the end, whether it had calls of late or not.
 		x.out.note(x.root)
 	}
-	progress := x.out.take(isQuiet, x.end, x.record, x.queries.take())
-	x.isEnded = progress.GetEnd() != nil
-	x.roster.report(x, progress)
+	x.worker.report(x, progressing(x.out.take(isQuiet, x.outcome, x.record, x.queries.take())))
 }
 
-// leave gives the run back as soon as what its code is at has been recorded.
-func (x *execution) leave() { x.isLeaving = true }
+// giveBack returns the run to its queue.
+func (x *execution) giveBack(reason string) {
+	x.worker.report(x, released(reason))
+	x.drop()
+}
+
+// cancel has the code hear that somebody asked the run to end.
+func (x *execution) cancel(reason string) {
+	x.post(func() { x.cancelDue, x.reason = true, reason })
+}
+
+// stop drops the run, for those that must not wait.
+func (x *execution) stop() { x.post(x.drop) }
 
 // drop stops the code: the run is somebody else's now, or has ended. Nothing more is told.
 func (x *execution) drop() {
@@ -512,18 +505,12 @@ func (x *execution) drop() {
 		return
 	}
 	x.isDropped = true
-	x.cancel()
-	close(x.gone)
+	x.end()
 	for w := range x.waiters {
 		x.wake(w)
 	}
 }
 
 func hasEnded(found *pb.StepRecord) bool {
-	switch found.GetState() {
-	case pb.StepState_STEP_STATE_COMPLETED, pb.StepState_STEP_STATE_FAILED, pb.StepState_STEP_STATE_SKIPPED,
-		pb.StepState_STEP_STATE_CANCELLED:
-		return true
-	}
-	return false
+	return found.GetState() >= pb.StepState_STEP_STATE_COMPLETED
 }

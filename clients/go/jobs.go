@@ -2,10 +2,8 @@ package stepwell
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
-	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -17,12 +15,6 @@ type JobOption func(*pb.StartJobRequest)
 
 // WithUniqueKey gives the job the caller's name for it: unique among the namespace's open jobs.
 func WithUniqueKey(key string) JobOption { return func(r *pb.StartJobRequest) { r.UniqueKey = key } }
-
-// WithJobID gives the job its id, a UUID.
-func WithJobID(id string) JobOption { return func(r *pb.StartJobRequest) { r.JobId = id } }
-
-// WithJobRequestID makes a repeat of the start safe, also by another process. Default: one of this start's own.
-func WithJobRequestID(id string) JobOption { return func(r *pb.StartJobRequest) { r.RequestId = id } }
 
 // WithJobQueue names the queue in which the job waits. Default: "default".
 func WithJobQueue(queue string) JobOption { return func(r *pb.StartJobRequest) { r.TaskQueue = queue } }
@@ -64,22 +56,8 @@ func WithJobTimeouts(timeouts JobTimeouts) JobOption {
 	}
 }
 
-// WithJobRetention says how long the job is kept after its end. Default: as the service is set, 7 days.
-func WithJobRetention(retention time.Duration) JobOption {
-	return func(r *pb.StartJobRequest) { r.Retention = durationpb.New(retention) }
-}
-
-// WithJobReusePolicy says what may become of a unique key whose latest job has ended.
-func WithJobReusePolicy(policy pb.JobReusePolicy) JobOption {
-	return func(r *pb.StartJobRequest) { r.ReusePolicy = policy }
-}
-
-// WithJobConflictPolicy says what to do when a job of the unique key is open.
-func WithJobConflictPolicy(policy pb.JobConflictPolicy) JobOption {
-	return func(r *pb.StartJobRequest) { r.ConflictPolicy = policy }
-}
-
-// WithJob changes the request itself, for what has no option of its own.
+// WithJob changes the request itself, for what has no option of its own: its policies, how long it is kept, a request id
+// that makes a repeat safe by another process too.
 func WithJob(change func(*pb.StartJobRequest)) JobOption { return change }
 
 // Job is a handle of one job: an activity without a run. It is safe for use by several goroutines.
@@ -89,7 +67,6 @@ type Job struct {
 	uniqueKey string
 	started   bool
 	expected  *awaited
-	isRetried atomic.Bool
 }
 
 // StartJob has an activity performed, without a run. It is recorded when this returns. Starts of several goroutines go
@@ -104,38 +81,24 @@ func (c *Client) StartJob(ctx context.Context, activity string, input any, optio
 	for _, option := range options {
 		option(request)
 	}
-	if request.RequestId == "" {
-		if request.JobId == "" {
-			request.JobId = uuid7()
-		}
-		request.RequestId = request.JobId
-	}
 	var expected *awaited
-	if request.JobId != "" {
+	if request.RequestId == "" && request.JobId == "" {
+		request.JobId = uuid7()
 		expected = c.jobEnds.expect(request.JobId)
 	}
+	request.RequestId = orElse(request.RequestId, request.JobId)
 	answer, err := c.jobStarts.submit(ctx, request)
-	if err != nil {
-		c.jobEnds.forget(expected)
-		return nil, err
-	}
-	if !answer.GetStarted() {
-		// It may have ended before anybody looked.
+	if err != nil || !answer.GetStarted() {
+		// What it found may have ended before anybody looked.
 		c.jobEnds.forget(expected)
 		expected = nil
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &Job{
 		client: c, id: answer.GetJobId(), uniqueKey: request.GetUniqueKey(), started: answer.GetStarted(), expected: expected,
 	}, nil
-}
-
-func (c *Client) sendJobStarts(ctx context.Context, requests []*pb.StartJobRequest) ([]*pb.StartJobResponse, []error) {
-	batch := &pb.BatchStartJobsRequest{Namespace: c.options.namespace, Requests: requests}
-	response, err := once(ctx, c, c.Jobs.BatchStartJobs, batch, attemptTimeout)
-	return unpacked(len(requests), response.GetResults(), err,
-		func(result *pb.BatchStartJobsResponse_Result) (*pb.StartJobResponse, *spb.Status) {
-			return result.GetStarted(), result.GetError()
-		})
 }
 
 // Job gives a handle of a job by its id. Nothing is asked of the service.
@@ -155,25 +118,11 @@ func (j *Job) Started() bool { return j.started }
 // Gives a *RunError if it did not end well, and one that is ErrJobNotFound if there is none. One stream serves all waits
 // of a client.
 func (j *Job) Result(ctx context.Context, target any) error {
-	for {
-		var expected *awaited
-		if !j.isRetried.Load() {
-			expected = j.expected
-		}
-		end, err := j.client.jobEnds.wait(ctx, j.id, expected)
-		if err != nil {
-			return err
-		}
-		if j.isRetried.Load() && !end.completed {
-			// It may be the end before the retry, which the stream told late.
-			if end, err = j.client.jobEnds.source.look(ctx, j.id); err != nil {
-				return err
-			}
-		}
-		if end != nil {
-			return end.read(j.client.options.converter, target)
-		}
+	end, err := j.client.jobEnds.wait(ctx, j.id, j.expected)
+	if err != nil {
+		return err
 	}
+	return end.read(j.client.options.converter, target)
 }
 
 // Describe reads the job as it is.
@@ -195,7 +144,6 @@ func (j *Job) Cancel(ctx context.Context, reason string) (bool, error) {
 // Retry begins the job anew, if it has failed. Otherwise it gives an error whose reason is JOB_NOT_FAILED.
 func (j *Job) Retry(ctx context.Context) error {
 	request := &pb.RetryJobRequest{Namespace: j.client.options.namespace, JobId: j.id, RequestId: uuid7()}
-	j.isRetried.Store(true)
 	_, err := invoke(ctx, j.client, j.client.Jobs.RetryJob, request)
 	return err
 }

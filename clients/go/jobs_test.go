@@ -57,13 +57,13 @@ func TestAJobsOptions(t *testing.T) {
 	})
 	const id = "0aa20590-9eb5-4318-9043-fd663819fe30"
 	job := startJob(t, "looks", nil,
-		stepwell.WithJobID(id), stepwell.WithUniqueKey("the "+queueOf(t)), stepwell.WithJobPriority(9),
+		stepwell.WithUniqueKey("the "+queueOf(t)), stepwell.WithJobPriority(9),
 		stepwell.WithJobRetry(stepwell.RetryPolicy{MaximumAttempts: 2, InitialInterval: time.Millisecond}),
 		stepwell.WithJobTimeouts(stepwell.JobTimeouts{
 			ScheduleToStart: 4 * time.Minute, ScheduleToClose: 3 * time.Minute, StartToClose: 2 * time.Minute,
 			Heartbeat: time.Minute,
 		}),
-		stepwell.WithJobDelay(time.Millisecond), stepwell.WithJobRetention(time.Hour),
+		stepwell.WithJobDelay(time.Millisecond), stepwell.WithJob(func(r *pb.StartJobRequest) { r.JobId = id }),
 	)
 	if job.ID() != id || !job.Started() || job.UniqueKey() != "the "+queueOf(t) {
 		t.Fatal(job.ID(), job.Started(), job.UniqueKey())
@@ -90,7 +90,9 @@ func TestAUniqueKeyIsOneJobs(t *testing.T) {
 	if _, err := client.StartJob(within(t), "nobody", nil, key); !errors.Is(err, stepwell.ErrUniqueKeyInUse) {
 		t.Fatal(err)
 	}
-	existing := stepwell.WithJobConflictPolicy(pb.JobConflictPolicy_JOB_CONFLICT_POLICY_USE_EXISTING)
+	existing := stepwell.WithJob(func(r *pb.StartJobRequest) {
+		r.ConflictPolicy = pb.JobConflictPolicy_JOB_CONFLICT_POLICY_USE_EXISTING
+	})
 	if same := startJob(t, "nobody", nil, key, existing); same.ID() != first.ID() || same.Started() {
 		t.Fatal(same.ID(), same.Started())
 	}
@@ -208,15 +210,17 @@ func TestARepeatedStartIsWaitedFor(t *testing.T) {
 	})
 	const jobID, runID = "0cc20590-9eb5-4318-9043-fd663819fe30", "0dd20590-9eb5-4318-9043-fd663819fe30"
 	for range 2 {
-		job, err := client.StartJob(within(t), "say", "Ada", stepwell.WithJobID(jobID), stepwell.WithJobRequestID("the job"),
-			stepwell.WithJobQueue(queueOf(t)))
+		job, err := client.StartJob(within(t), "say", "Ada", stepwell.WithJobQueue(queueOf(t)),
+			stepwell.WithJob(func(r *pb.StartJobRequest) { r.JobId, r.RequestId = jobID, "the job" }))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := job.Result(within(t), nil); err != nil {
 			t.Fatal(err)
 		}
-		result[string](t, start(t, client, "one", "Ada", stepwell.WithRunID(runID), stepwell.WithRequestID("the run")))
+		result[string](t, start(t, client, "one", "Ada", stepwell.WithStart(func(r *pb.StartRunRequest) {
+			r.RunId, r.RequestId = runID, "the run"
+		})))
 	}
 }
 

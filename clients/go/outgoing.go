@@ -6,14 +6,11 @@ import (
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
-const (
-	mostSteps     = 256
-	progressBytes = 1_000_000
-)
+const mostSteps = 256
 
 // entry is a new step on its way to the record, and who waits for it to be there.
 type entry struct {
-	step  *pb.NewStep
+	*pb.NewStep
 	scope *scope
 	call  *call
 	count int
@@ -34,11 +31,6 @@ type outgoing struct {
 	toldWaiting    bool
 	lastMarker     *entry
 	calls          int
-}
-
-func (o *outgoing) add(e *entry) {
-	o.calls++
-	o.pending = append(o.pending, e)
 }
 
 // replay counts a call that is recorded.
@@ -87,12 +79,13 @@ func (o *outgoing) reject(update *pb.Update) {
 }
 
 // take makes the next Progress. isQuiet: no code of the run is at work, nor waits for a mere record.
-func (o *outgoing) take(isQuiet bool, end any, record *record, published map[string]*pb.Payload) *pb.Progress {
-	entries := o.takeEntries()
+func (o *outgoing) take(isQuiet bool, end *pb.Progress, record *record, published map[string]*pb.Payload) *pb.Progress {
+	room := messageMost
+	entries := fitting(&o.pending, mostSteps, &room)
 	progress := &pb.Progress{Scopes: o.takeStates(entries), Published: published, StopOrdinals: o.stopOrdinals}
 	o.stopOrdinals = nil
 	for _, e := range entries {
-		progress.Steps = append(progress.Steps, e.step)
+		progress.Steps = append(progress.Steps, e.NewStep)
 	}
 	count := min(len(o.rejections), mostSteps)
 	progress.Rejections, o.rejections = o.rejections[:count:count], o.rejections[count:]
@@ -108,19 +101,8 @@ func (o *outgoing) take(isQuiet bool, end any, record *record, published map[str
 	return progress
 }
 
-func (o *outgoing) tellEnd(progress *pb.Progress, end any, record *record) {
-	switch end := end.(type) {
-	case *pb.Progress_Complete:
-		progress.End = end
-	case *pb.Progress_ContinueAsNew:
-		progress.End = end
-	case *pb.Progress_Fail:
-		progress.End = end
-		return
-	case *pb.Progress_Cancelled:
-		progress.End = end
-		return
-	default:
+func (o *outgoing) tellEnd(progress *pb.Progress, end *pb.Progress, record *record) {
+	if progress.End = end.GetEnd(); progress.GetComplete() == nil && progress.GetContinueAsNew() == nil {
 		return
 	}
 	// The code has made all its calls: so branches are missed that it has not entered.
@@ -133,22 +115,18 @@ func (o *outgoing) tellEnd(progress *pb.Progress, end any, record *record) {
 // takeStates says where the branches stood before these steps, and takes the steps for told.
 func (o *outgoing) takeStates(entries []*entry) []*pb.ScopeState {
 	var states []*pb.ScopeState
-	closed := map[*scope]bool{}
-	spelled := map[*scope]bool{}
-	spell := func(s *scope) {
-		if spelled[s] {
-			return
+	told := map[*scope]*pb.ScopeState{}
+	tell := func(s *scope) {
+		if told[s] == nil {
+			told[s] = s.state()
+			states = append(states, told[s])
 		}
-		spelled[s] = true
-		state := s.state()
-		closed[s] = state.GetClosed()
-		states = append(states, state)
 	}
 	for _, e := range entries {
-		spell(e.scope)
+		tell(e.scope)
 	}
 	for _, s := range o.noted {
-		spell(s)
+		tell(s)
 	}
 	for _, e := range entries {
 		e.scope.toldCount, e.scope.toldOrder = e.count, e.order
@@ -156,7 +134,7 @@ func (o *outgoing) takeStates(entries []*entry) []*pb.ScopeState {
 	// A branch that has returned says so in the next one, if it has steps in this one, or still to send.
 	kept := o.noted[:0]
 	for _, s := range o.noted {
-		if s.closed && !closed[s] {
+		if s.closed && !told[s].GetClosed() {
 			kept = append(kept, s)
 		} else {
 			s.noted = false
@@ -165,20 +143,6 @@ func (o *outgoing) takeStates(entries []*entry) []*pb.ScopeState {
 	clear(o.noted[len(kept):])
 	o.noted = kept
 	return states
-}
-
-func (o *outgoing) takeEntries() []*entry {
-	count, size := 0, 0
-	for _, e := range o.pending[:min(len(o.pending), mostSteps)] {
-		size += proto.Size(e.step)
-		if count > 0 && size > progressBytes {
-			break
-		}
-		count++
-	}
-	taken := o.pending[:count:count]
-	o.pending = o.pending[count:]
-	return taken
 }
 
 // answer takes in that what was sent is recorded.

@@ -32,9 +32,7 @@ func (w Workflow) Shield(function func(w Workflow) error) error {
 // together runs branches, numbered by their place whenever they start, at most limit at a time (0: all).
 func (x *execution) together(s *scope, count, limit int, shielded bool, begin func(place int, w Workflow) error) error {
 	x.mustHold()
-	if s.waiting != nil || s.busy || s.closed {
-		panic("stepwell: this branch is at another call, or has ended")
-	}
+	s.mustBeFree("branches")
 	first := s.branches + 1
 	_ = s.branch(first) // panics here, where it fails the run, if they nest too deep
 	s.branches += count
@@ -53,7 +51,7 @@ func (x *execution) together(s *scope, count, limit int, shielded bool, begin fu
 		if x.isDropped {
 			return
 		}
-		failures[place] = guarded(func() error { return begin(place, Workflow{x, branch}) })
+		_, failures[place] = guarded(func() (any, error) { return nil, begin(place, Workflow{x, branch}) })
 		x.closeScope(branch)
 		left--
 		fill()

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"reflect"
 
+	"google.golang.org/grpc/codes"
+
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
@@ -25,6 +27,9 @@ type Codec interface {
 	Decode(payload *pb.Payload) (*pb.Payload, error)
 }
 
+// payloadMost is what the service takes of one payload.
+const payloadMost = 2 << 20
+
 type jsonConverter struct{}
 
 func (jsonConverter) ToPayload(value any) (*pb.Payload, error) {
@@ -39,31 +44,27 @@ func (jsonConverter) ToPayload(value any) (*pb.Payload, error) {
 }
 
 func (jsonConverter) FromPayload(payload *pb.Payload, target any) error {
-	var text []byte
+	text := "null"
 	switch body := payload.GetBody().(type) {
 	case nil:
-		text = []byte("null")
 	case *pb.Payload_Json:
-		text = []byte(body.Json)
-	case *pb.Payload_Data:
-		return fmt.Errorf("the payload has bytes and no JSON: a converter or a codec is needed")
+		text = body.Json
 	default:
-		return fmt.Errorf("the payload has a %T and no JSON", body)
+		return fmt.Errorf("the payload has a %T and no JSON: a converter or a codec is needed", body)
 	}
-	if string(text) == "null" {
-		value := reflect.ValueOf(target)
-		if value.Kind() == reflect.Pointer && !value.IsNil() {
-			value.Elem().SetZero()
-		}
+	if text == "null" {
+		// To the JSON of Go it would leave what is there.
+		reflect.ValueOf(target).Elem().SetZero()
 		return nil
 	}
-	if err := json.Unmarshal(text, target); err != nil {
+	if err := json.Unmarshal([]byte(text), target); err != nil {
 		return fmt.Errorf("the payload does not fit a %T: %w", target, err)
 	}
 	return nil
 }
 
-// encoded puts a codec around a converter.
+// encoded puts a codec around a converter, if there is one, and refuses what is too large where it is made: it would end
+// the stream that is to carry it.
 type encoded struct {
 	inner Converter
 	codec Codec
@@ -72,19 +73,41 @@ type encoded struct {
 func (e encoded) ToPayload(value any) (*pb.Payload, error) {
 	payload, err := e.inner.ToPayload(value)
 	// The null value has nothing to hide.
-	if err != nil || payload.GetBody() == nil {
-		return payload, err
+	if err == nil && e.codec != nil && payload.GetBody() != nil {
+		payload, err = e.codec.Encode(payload)
 	}
-	return e.codec.Encode(payload)
+	if size := len(payload.GetJson()) + len(payload.GetData()); err == nil && size > payloadMost {
+		problem := fmt.Sprintf("a payload has at most %d bytes, and this has %d: send a reference", payloadMost, size)
+		return nil, &Error{Code: codes.InvalidArgument, Reason: ErrInvalidField.Reason, Message: problem}
+	}
+	return payload, err
 }
 
-func (e encoded) FromPayload(payload *pb.Payload, target any) error {
-	if payload.GetBody() == nil {
-		return e.inner.FromPayload(payload, target)
+func (e encoded) FromPayload(payload *pb.Payload, target any) (err error) {
+	if target == nil {
+		return nil
 	}
-	decoded, err := e.codec.Decode(payload)
-	if err != nil {
-		return err
+	if e.codec != nil && payload.GetBody() != nil {
+		if payload, err = e.codec.Decode(payload); err != nil {
+			return err
+		}
 	}
-	return e.inner.FromPayload(decoded, target)
+	return e.inner.FromPayload(payload, target)
+}
+
+// converted puts a converter around a function.
+func converted[C, I, O any](
+	converter Converter, function func(C, I) (O, error),
+) func(C, *pb.Payload) (*pb.Payload, error) {
+	return func(of C, payload *pb.Payload) (*pb.Payload, error) {
+		var input I
+		if err := converter.FromPayload(payload, &input); err != nil {
+			return nil, &ApplicationError{Type: "InvalidInput", Message: err.Error(), NonRetryable: true, Cause: err}
+		}
+		result, err := function(of, input)
+		if err != nil {
+			return nil, err
+		}
+		return converter.ToPayload(result)
+	}
 }

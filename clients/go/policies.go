@@ -2,6 +2,7 @@ package stepwell
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -36,33 +37,17 @@ func (p RetryPolicy) spell() *pb.RetryPolicy {
 
 // delayAfter is the delay after an attempt, counted from 1.
 func (p RetryPolicy) delayAfter(attempt int) time.Duration {
-	first := p.InitialInterval
-	if first <= 0 {
-		first = time.Second
-	}
-	factor := p.BackoffCoefficient
-	if factor < 1 {
-		factor = 2
-	}
-	most := p.MaximumInterval
-	if most <= 0 {
-		most = 100 * first
-	}
+	first := orElse(p.InitialInterval, time.Second)
+	factor := orElse(p.BackoffCoefficient, 2)
+	most := orElse(p.MaximumInterval, 100*first)
 	delay := float64(first) * math.Pow(factor, float64(attempt-1))
 	return time.Duration(min(delay, float64(most)))
 }
 
 // isFinal tells whether there is no attempt after this one.
 func (p RetryPolicy) isFinal(failure *pb.Failure, attempt int) bool {
-	if p.MaximumAttempts > 0 && attempt >= p.MaximumAttempts || failure.GetNonRetryable() {
-		return true
-	}
-	for _, kind := range p.NonRetryableTypes {
-		if kind == failure.GetType() {
-			return true
-		}
-	}
-	return false
+	return p.MaximumAttempts > 0 && attempt >= p.MaximumAttempts || failure.GetNonRetryable() ||
+		slices.Contains(p.NonRetryableTypes, failure.GetType())
 }
 
 // durationOf spells a duration, of which 0 says nothing.

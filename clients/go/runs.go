@@ -80,7 +80,7 @@ func (r *Run) Query(ctx context.Context, name string, input, target any) error {
 	if err != nil {
 		return err
 	}
-	return read(r.client.options.converter, answer.GetResult(), target)
+	return r.client.options.converter.FromPayload(answer.GetResult(), target)
 }
 
 // Update asks the run's code for a change, and reads what came of it into what target points to. A repeat with the same
@@ -106,7 +106,7 @@ func (r *Run) Update(ctx context.Context, name, id string, input, target any) er
 			return &StepError{Name: name, Failure: failure}
 		}
 	}
-	return read(r.client.options.converter, answer.GetResult(), target)
+	return r.client.options.converter.FromPayload(answer.GetResult(), target)
 }
 
 // Cancel asks the run to end after its clean-up. False if it had ended.
@@ -125,11 +125,4 @@ func (r *Run) Terminate(ctx context.Context, reason string) (bool, error) {
 	}
 	answer, err := invoke(ctx, r.client, r.client.Runs.TerminateRun, request)
 	return answer.GetAccepted(), err
-}
-
-func read(converter Converter, payload *pb.Payload, target any) error {
-	if target == nil {
-		return nil
-	}
-	return converter.FromPayload(payload, target)
 }

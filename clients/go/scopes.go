@@ -64,9 +64,8 @@ type scope struct {
 	toldOrder   orderHash
 	recorded    []madeCall
 	marks       map[int]*pb.StepRecord
-	strays      bool
 	strayedAt   int
-	strayed     []madeCall
+	strayed     []*pb.MadeCall // the first calls that are not those recorded
 	occurrences map[string]int32
 	patches     map[string]bool
 	branches    int
@@ -79,7 +78,7 @@ type scope struct {
 }
 
 func newScope(path string, parent *scope) *scope {
-	s := &scope{path: path, parent: parent, occurrences: map[string]int32{}}
+	s := &scope{path: path, parent: parent, occurrences: map[string]int32{}, patches: map[string]bool{}}
 	if parent != nil {
 		s.cancelSeen, s.shielded = parent.cancelSeen, parent.shielded
 	}
@@ -97,6 +96,16 @@ func (s *scope) branch(number int) string {
 	return s.path + "/" + strconv.Itoa(number)
 }
 
+// mustBeFree panics where a program makes two calls of one branch at once, or one of a branch that has ended.
+func (s *scope) mustBeFree(what string) {
+	if s.waiting != nil || s.busy {
+		panic("stepwell: " + what + ": this branch is at another call; use Parallel or Map, and its own Workflow in each")
+	}
+	if s.closed {
+		panic("stepwell: " + what + ": this branch has ended: a Workflow is of no use outside of its function")
+	}
+}
+
 func (s *scope) keyFor(name, key string) stepKey {
 	if key != "" {
 		return stepKey{scope: s.path, name: name, key: key}
@@ -110,11 +119,12 @@ func (s *scope) advance(kind pb.StepKind, name, key string) {
 		s.occurrences[name]++
 	}
 	made := madeCall{kind, name}
-	if !s.strays && s.count < len(s.recorded) && s.recorded[s.count] != made {
-		s.strays, s.strayedAt = true, s.count
+	strays := len(s.strayed) > 0
+	if !strays && s.count < len(s.recorded) && s.recorded[s.count] != made {
+		strays, s.strayedAt = true, s.count
 	}
-	if s.strays && len(s.strayed) < toldCalls {
-		s.strayed = append(s.strayed, made)
+	if strays && len(s.strayed) < toldCalls {
+		s.strayed = append(s.strayed, &pb.MadeCall{Kind: kind, Name: name})
 	}
 	s.count++
 	s.order = chained(s.order, kind, name, nil)
@@ -135,12 +145,8 @@ func (s *scope) state() *pb.ScopeState {
 	state := &pb.ScopeState{
 		Scope: s.path, Count: int32(s.toldCount), Hash: order[:], Closed: s.closed && s.toldCount == s.count,
 	}
-	if s.strays {
-		state.Difference = &pb.CallDifference{Agreeing: int32(s.strayedAt)}
-		for _, made := range s.strayed {
-			told := &pb.MadeCall{Kind: made.kind, Name: made.name}
-			state.Difference.Calls = append(state.Difference.Calls, told)
-		}
+	if len(s.strayed) > 0 {
+		state.Difference = &pb.CallDifference{Agreeing: int32(s.strayedAt), Calls: s.strayed}
 	}
 	return state
 }

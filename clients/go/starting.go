@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -16,12 +15,6 @@ type StartOption func(*pb.StartRunRequest)
 
 // WithWorkflowID gives the run the caller's name for it: unique among the namespace's open runs.
 func WithWorkflowID(id string) StartOption { return func(r *pb.StartRunRequest) { r.WorkflowId = id } }
-
-// WithRunID gives the run its id, a UUID.
-func WithRunID(id string) StartOption { return func(r *pb.StartRunRequest) { r.RunId = id } }
-
-// WithRequestID makes a repeat of the start safe, also by another process. Default: one of this start's own.
-func WithRequestID(id string) StartOption { return func(r *pb.StartRunRequest) { r.RequestId = id } }
 
 // WithTaskQueue names the queue of the run's tasks. Default: "default".
 func WithTaskQueue(queue string) StartOption {
@@ -48,17 +41,8 @@ func WithRunRetry(policy RetryPolicy) StartOption {
 	return func(r *pb.StartRunRequest) { r.Retry = policy.spell() }
 }
 
-// WithReusePolicy says what may become of a workflow id whose latest run has ended.
-func WithReusePolicy(policy pb.WorkflowIdReusePolicy) StartOption {
-	return func(r *pb.StartRunRequest) { r.ReusePolicy = policy }
-}
-
-// WithConflictPolicy says what to do when a run of the workflow id is open.
-func WithConflictPolicy(policy pb.WorkflowIdConflictPolicy) StartOption {
-	return func(r *pb.StartRunRequest) { r.ConflictPolicy = policy }
-}
-
-// WithStart changes the request itself, for what has no option of its own.
+// WithStart changes the request itself, for what has no option of its own: its policies, a debounce, a request id that
+// makes a repeat safe by another process too.
 func WithStart(change func(*pb.StartRunRequest)) StartOption { return change }
 
 // StartRun starts a run of a workflow by its type. It is recorded when this returns. Starts of several goroutines go out
@@ -72,46 +56,20 @@ func (c *Client) StartRun(ctx context.Context, workflow string, input any, optio
 	for _, option := range options {
 		option(request)
 	}
-	if request.RequestId == "" {
-		if request.RunId == "" && request.Debounce == nil {
-			request.RunId = uuid7()
-		}
-		request.RequestId = request.RunId
-		if request.RequestId == "" {
-			request.RequestId = uuid7()
-		}
-	}
 	var expected *awaited
-	if request.RunId != "" {
+	if request.RequestId == "" && request.RunId == "" && request.Debounce == nil {
+		request.RunId = uuid7()
 		expected = c.runEnds.expect(request.RunId)
 	}
+	request.RequestId = orElse(request.RequestId, orElse(request.RunId, uuid7()))
 	answer, err := c.starts.submit(ctx, request)
-	if err != nil {
-		c.runEnds.forget(expected)
-		return nil, err
-	}
-	if expected != nil && (answer.GetRunId() != expected.id || !answer.GetStarted()) {
-		// It may have ended before anybody looked.
+	if err != nil || answer.GetRunId() != request.RunId || !answer.GetStarted() {
+		// What it found may have ended before anybody looked.
 		c.runEnds.forget(expected)
 		expected = nil
 	}
+	if err != nil {
+		return nil, err
+	}
 	return &Run{client: c, id: answer.GetRunId(), workflowID: request.GetWorkflowId(), expected: expected}, nil
-}
-
-func (c *Client) sendStarts(ctx context.Context, requests []*pb.StartRunRequest) ([]*pb.StartRunResponse, []error) {
-	batch := &pb.BatchStartRunsRequest{Namespace: c.options.namespace, Requests: requests}
-	response, err := once(ctx, c, c.Runs.BatchStartRuns, batch, attemptTimeout)
-	return unpacked(len(requests), response.GetResults(), err,
-		func(result *pb.BatchStartRunsResponse_Result) (*pb.StartRunResponse, *spb.Status) {
-			return result.GetStarted(), result.GetError()
-		})
-}
-
-func (c *Client) sendSignals(ctx context.Context, requests []*pb.SignalRunRequest) ([]*pb.SignalRunResponse, []error) {
-	batch := &pb.BatchSignalRunsRequest{Namespace: c.options.namespace, Requests: requests}
-	response, err := once(ctx, c, c.Runs.BatchSignalRuns, batch, attemptTimeout)
-	return unpacked(len(requests), response.GetResults(), err,
-		func(result *pb.BatchSignalRunsResponse_Result) (*pb.SignalRunResponse, *spb.Status) {
-			return result.GetSignalled(), result.GetError()
-		})
 }

@@ -4,20 +4,27 @@ import (
 	"context"
 	"errors"
 	"io"
-	"sync"
+	"log/slog"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
 const (
 	welcomeTimeout = 10 * time.Second
-	watchTick      = time.Second
-	lastWords      = 2 * time.Second
+	reconnectFirst = 200 * time.Millisecond
+	reconnectMost  = 30 * time.Second
+	// triesASession: one that is still held is sought several times before it ends.
+	triesASession = 4
+	// tick is how late what is timed may be.
+	tick = 100 * time.Millisecond
 )
 
 // Variables, so that tests need not wait as long.
@@ -26,215 +33,203 @@ var (
 	silenceBeforeDeath = 30 * time.Second
 )
 
-// stream is one stream of a worker's session, over a connection of its own: greeted, then read, written and watched.
+var errMoved = errors.New("the service asked to connect anew")
+
+// stayConnected has one stream after another, each resuming what the last one held, until the worker has left. It gives an
+// error when the service refuses for good.
+func (w *Worker) stayConnected(ctx context.Context) error {
+	hello := w.hello()
+	most := reconnectMost
+	for attempt := 0; ; attempt++ {
+		welcome, err := w.follow(ctx, hello)
+		if w.isClosing.Load() || ctx.Err() != nil {
+			return nil
+		}
+		if welcome != nil {
+			attempt, most = 0, welcome.GetSessionTtl().AsDuration()/triesASession
+		}
+		delay := jitter(min(most, reconnectFirst<<min(attempt, 16)))
+		failed := &Error{}
+		switch {
+		case errors.Is(err, errMoved):
+			delay = 0
+		case errors.As(err, &failed) && failed.Reason == "SESSION_EXPIRED" && hello.SessionId != "":
+			hello.SessionId, most, delay = "", reconnectMost, 0
+			w.dropAll()
+		case welcome == nil && isFatal(failed):
+			return err
+		}
+		delay += failed.RetryAfter
+		slog.Info("stepwell: the stream is gone", "error", err, "next", delay)
+		sleep(ctx, delay)
+	}
+}
+
+// isFatal tells whether a hello that was refused so helps at no other time either.
+func isFatal(failed *Error) bool {
+	switch failed.Code {
+	case codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented, codes.InvalidArgument:
+		return true
+	}
+	return failed.Reason == "NAMESPACE_NOT_FOUND"
+}
+
+func (w *Worker) hello() *pb.Hello {
+	hello := &pb.Hello{
+		Namespace: w.client.options.namespace, WorkerId: w.options.WorkerID, TaskQueues: w.options.TaskQueues,
+		BuildId: w.options.BuildID, CompatibleBuildIds: w.options.CompatibleBuildIDs,
+		Identity: identity(), Sdk: "stepwell-go/" + version, Capacity: &pb.CapacityUpdate{},
+		WorkflowTypes: slices.Collect(maps.Keys(w.workflows)), ActivityTypes: slices.Collect(maps.Keys(w.activities)),
+	}
+	if len(w.workflows) > 0 {
+		hello.Capacity.Capacities = append(hello.Capacity.Capacities, &pb.Capacity{
+			Kind: pb.TaskKind_TASK_KIND_RUN, MaxOutstanding: int32(w.options.MaxRuns),
+			MaxResident: int32(w.options.MaxResidentRuns),
+		})
+	}
+	if len(w.activities) > 0 {
+		hello.Capacity.Capacities = append(hello.Capacity.Capacities, &pb.Capacity{
+			Kind: pb.TaskKind_TASK_KIND_ACTIVITY, MaxOutstanding: int32(w.options.MaxActivities),
+		})
+	}
+	return hello
+}
+
+// stream is one stream of a worker's session.
 type stream struct {
-	conn     *grpc.ClientConn
-	call     grpc.BidiStreamingClient[pb.ConnectRequest, pb.ConnectResponse]
-	cancel   context.CancelFunc
-	outbox   *outbox
-	received func(*pb.ConnectResponse)
-	heard    moment
-	said     moment
-	hushed   chan struct{}
-	hushOnce sync.Once
-	done     chan error // what ended it, from the reader, the writer or the watch
-	readEnd  chan struct{}
-	writeEnd chan struct{}
-	gate     sync.Mutex // held while a message is taken in, or out of the outbox
-	muted    bool
+	worker *Worker
+	ctx    context.Context
+	cut    context.CancelCauseFunc
+	call   grpc.BidiStreamingClient[pb.ConnectRequest, pb.ConnectResponse]
+	began  time.Time
+	heard  atomic.Int64 // when something last came, in nanoseconds since it began
 }
 
-// moment is when something last happened, whatever becomes of the wall's clock.
-type moment struct{ since atomic.Int64 }
-
-var began = time.Now()
-
-func (m *moment) touch()             { m.since.Store(int64(time.Since(began))) }
-func (m *moment) ago() time.Duration { return time.Since(began) - time.Duration(m.since.Load()) }
-
-// openStream connects, says hello and gives the message with the welcome.
-func openStream(
-	ctx context.Context, client *Client, hello *pb.Hello, outbox *outbox, received func(*pb.ConnectResponse),
-) (*stream, *pb.ConnectResponse, error) {
-	conn, err := client.connect(anyOne)
+// follow has one stream, over a connection of its own, until it ends, and gives what it ended with. Gives the welcome as
+// well, if there was one.
+func (w *Worker) follow(ctx context.Context, hello *pb.Hello) (*pb.Welcome, error) {
+	conn, err := w.client.connect(anyOne)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	calling, cancel := context.WithCancel(client.outgoing(ctx))
-	s := &stream{
-		conn: conn, cancel: cancel, outbox: outbox, received: received, hushed: make(chan struct{}),
-		done: make(chan error, 3), readEnd: make(chan struct{}), writeEnd: make(chan struct{}),
+	defer conn.Close()
+	s := &stream{worker: w, began: time.Now()}
+	s.ctx, s.cut = context.WithCancelCause(ctx)
+	defer s.cut(nil)
+	hello.Held = nil
+	for _, t := range w.held() {
+		hello.Held = append(hello.Held, t.base().task.GetRef())
 	}
-	timer := time.AfterFunc(welcomeTimeout, cancel)
-	message, err := s.greet(calling, hello)
-	if !timer.Stop() && err != nil && ctx.Err() == nil {
-		err = &Error{Code: codes.Unavailable, Message: "the service did not say welcome in time"}
-	}
+	message, err := s.greet(conn, hello)
 	if err != nil {
-		s.close()
-		return nil, nil, err
+		return nil, s.ending(err)
 	}
-	s.heard.touch()
-	s.said.touch()
-	return s, message, nil
+	welcome := message.GetWelcome()
+	hello.SessionId = welcome.GetSessionId()
+	w.welcomed(welcome)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		s.write()
+	}()
+	go s.watch(welcome.GetHeartbeatInterval().AsDuration())
+	err = s.ending(s.read(message))
+	// What were taken after the next one has begun would be lost.
+	s.cut(nil)
+	<-written
+	return welcome, err
 }
 
-func (s *stream) greet(ctx context.Context, hello *pb.Hello) (*pb.ConnectResponse, error) {
-	call, err := pb.NewWorkerServiceClient(s.conn).Connect(ctx)
-	if err != nil {
-		return nil, fromRPC(err)
+// ending gives what ended it: what it was cut for, or else what the service said.
+func (s *stream) ending(err error) error {
+	if cause := context.Cause(s.ctx); cause != nil {
+		return cause
 	}
-	s.call = call
+	return fromRPC(err)
+}
+
+// greet says hello, and gives the message with the welcome.
+func (s *stream) greet(conn *grpc.ClientConn, hello *pb.Hello) (message *pb.ConnectResponse, err error) {
+	late := &Error{Code: codes.Unavailable, Message: "the service did not say welcome in time"}
+	defer time.AfterFunc(welcomeTimeout, func() { s.cut(late) }).Stop()
+	if s.call, err = pb.NewWorkerServiceClient(conn).Connect(s.ctx); err != nil {
+		return nil, err
+	}
 	// What the sending fails with, the reading tells better.
-	if err := call.Send(&pb.ConnectRequest{Hello: hello}); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fromRPC(err)
+	if err := s.call.Send(&pb.ConnectRequest{Hello: hello}); err != nil && err != io.EOF {
+		return nil, err
 	}
-	message, err := call.Recv()
-	if err != nil {
-		return nil, fromRPC(orEnd(err))
+	if message, err = s.call.Recv(); err == nil && message.GetWelcome() == nil {
+		err = late
 	}
-	if message.GetWelcome() == nil {
-		return nil, &Error{Code: codes.Unavailable, Message: "the service did not say welcome"}
-	}
-	return message, nil
+	return message, err
 }
 
-// start begins to read, to write and to watch.
-func (s *stream) start(interval time.Duration) {
-	go func() {
-		defer close(s.readEnd)
-		s.done <- s.read()
-	}()
-	go func() {
-		defer close(s.writeEnd)
-		s.done <- s.write()
-	}()
-	go s.watch(interval)
-}
-
-func (s *stream) read() error {
-	for {
-		message, err := s.call.Recv()
-		if err != nil {
-			return fromRPC(orEnd(err))
+func (s *stream) read(message *pb.ConnectResponse) (err error) {
+	for ; err == nil; message, err = s.call.Recv() {
+		s.heard.Store(int64(time.Since(s.began)))
+		s.worker.received(message)
+		if rotate := message.GetRotate(); rotate != nil {
+			time.AfterFunc(jitter(rotate.GetWithin().AsDuration()), func() { s.cut(errMoved) })
 		}
-		s.heard.touch()
-		if message.GetPing() != 0 {
-			s.outbox.say(func() { s.outbox.pong = message.GetPing() })
-		}
-		s.gate.Lock()
-		if !s.muted {
-			s.received(message)
-		}
-		s.gate.Unlock()
-	}
-}
-
-func (s *stream) write() error {
-	for {
-		select {
-		case <-s.outbox.filled:
-		case <-s.hushed:
-			// Somebody else is to write it.
-			return nil
-		case <-s.call.Context().Done():
-			return nil
-		}
-		message, isMuted := s.take()
-		if isMuted {
-			return nil
-		}
-		if message == nil {
-			continue
-		}
-		s.said.touch()
-		if err := s.call.Send(message); err != nil {
-			// The reader knows why.
-			return nil
-		}
-	}
-}
-
-// take takes the next message, unless somebody else is to say it: what were taken after the next stream has begun would be
-// lost with this one, and never be said again.
-func (s *stream) take() (message *pb.ConnectRequest, isMuted bool) {
-	s.gate.Lock()
-	defer s.gate.Unlock()
-	if s.muted {
-		poke(s.outbox.filled)
-		return nil, true
-	}
-	return s.outbox.take(), false
-}
-
-// watch shows life, asks for it, and gives a silent stream up.
-func (s *stream) watch(interval time.Duration) {
-	tick := min(watchTick, interval/4)
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
-	before := time.Now()
-	for pings := int64(1); ; {
-		select {
-		case <-ticker.C:
-		case <-s.hushed:
-			return
-		case <-s.call.Context().Done():
-			return
-		}
-		now := time.Now()
-		if now.Sub(before) > tick+5*time.Second {
-			// This process itself was held up: what came meanwhile is yet to be read.
-			s.heard.touch()
-		}
-		before = now
-		silence := s.heard.ago()
-		if silence > silenceBeforeDeath {
-			s.done <- &Error{Code: codes.Unavailable, Message: "nothing was heard for " + silence.String()}
-			return
-		}
-		if silence > silenceBeforePing || s.said.ago() >= interval-tick {
-			s.outbox.say(func() { s.outbox.ping = pings })
-			pings++
-		}
-	}
-}
-
-// hush says and hears nothing more; what it has not said stays for the stream that follows.
-func (s *stream) hush() {
-	s.hushOnce.Do(func() { close(s.hushed) })
-	s.gate.Lock()
-	s.muted = true
-	s.gate.Unlock()
-}
-
-// sayGoodbye says what is left to say, that the worker drains above all, and half-closes: so the service may end the
-// session at once.
-func (s *stream) sayGoodbye() {
-	s.hushOnce.Do(func() { close(s.hushed) })
-	<-s.writeEnd
-	for message := s.outbox.take(); message != nil; message = s.outbox.take() {
-		if s.call.Send(message) != nil {
-			return
-		}
-	}
-	if s.call.CloseSend() != nil {
-		return
-	}
-	select {
-	case <-s.readEnd:
-	case <-time.After(lastWords):
-	}
-}
-
-func (s *stream) close() {
-	s.cancel()
-	s.conn.Close()
-}
-
-// orEnd spells the quiet end of a stream as what it means to a worker.
-func orEnd(err error) error {
-	if errors.Is(err, io.EOF) {
-		return errStreamEnded
 	}
 	return err
+}
+
+// write says what there is to say, as much at a time as has gathered.
+func (s *stream) write() {
+	for {
+		// What was to be said before is in the message, or was in one.
+		isClosing := s.worker.isClosing.Load()
+		message := s.worker.take()
+		switch {
+		case proto.Size(message) > 0:
+			if err := s.call.Send(message); err == io.EOF {
+				// The reader knows why.
+				return
+			} else if err != nil {
+				s.cut(fromRPC(err))
+				return
+			}
+		case isClosing:
+			_ = s.call.CloseSend()
+			return
+		default:
+			select {
+			case <-s.worker.filled:
+			case <-s.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// watch does what is timed: it shows life and asks for it, gives a silent stream up, and has said what was put off.
+func (s *stream) watch(interval time.Duration) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	pinged := time.Now()
+	for pings := int64(1); ; {
+		var now time.Time
+		select {
+		case now = <-ticker.C:
+		case <-s.ctx.Done():
+			return
+		}
+		silence := now.Sub(s.began) - time.Duration(s.heard.Load())
+		if silence > silenceBeforeDeath {
+			s.cut(&Error{Code: codes.Unavailable, Message: "nothing was heard for " + silence.String()})
+			return
+		}
+		pause := interval - 2*tick
+		if silence > silenceBeforePing {
+			pause = time.Second
+		}
+		if now.Sub(pinged) >= pause {
+			s.worker.say(func(next *pb.ConnectRequest) { next.Ping = pings })
+			pinged = now
+			pings++
+		}
+		s.worker.sendPutOff(now)
+	}
 }

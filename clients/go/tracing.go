@@ -15,45 +15,32 @@ import (
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
-const (
-	traceparent = "traceparent"
-	tracestate  = "tracestate"
-)
-
 var w3c = propagation.TraceContext{}
 
-// traceOf gives the W3C trace context of a context as pairs of metadata, none if it has none.
-func traceOf(ctx context.Context) []string {
-	if !trace.SpanContextFromContext(ctx).IsValid() {
-		return nil
+// caller says with each call whose it is, and in which trace.
+type caller struct{ key string }
+
+func (c caller) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	pairs := traceOf(ctx)
+	if c.key != "" {
+		pairs["authorization"] = "Bearer " + c.key
 	}
-	carrier := propagation.MapCarrier{}
-	w3c.Inject(ctx, carrier)
-	var pairs []string
-	for _, name := range []string{traceparent, tracestate} {
-		if carrier[name] != "" {
-			pairs = append(pairs, name, carrier[name])
-		}
-	}
-	return pairs
+	return pairs, nil
 }
 
-func traceparentOf(ctx context.Context) string {
-	if pairs := traceOf(ctx); pairs != nil {
-		return pairs[1]
-	}
-	return ""
-}
+func (caller) RequireTransportSecurity() bool { return false }
 
-// withTraceOf puts the trace of one context into another.
-func withTraceOf(ctx, of context.Context) (context.Context, context.CancelFunc) {
-	return context.WithCancel(trace.ContextWithSpanContext(ctx, trace.SpanContextFromContext(of)))
+// traceOf gives the W3C trace context of a context: its traceparent and tracestate, if it has them.
+func traceOf(ctx context.Context) propagation.MapCarrier {
+	found := propagation.MapCarrier{}
+	w3c.Inject(ctx, found)
+	return found
 }
 
 // withRemoteTrace goes on with a trace that came over the wire. The flags are read here: OpenTelemetry's own reader refuses
 // a context whole that has one which it does not know, and others set more by now than it does.
-func withRemoteTrace(ctx context.Context, parent string) context.Context {
-	parts := strings.Split(parent, "-")
+func withRemoteTrace(ctx context.Context, task *pb.Task) context.Context {
+	parts := strings.Split(task.GetTraceparent(), "-")
 	if len(parts) != 4 {
 		return ctx
 	}
@@ -63,8 +50,10 @@ func withRemoteTrace(ctx context.Context, parent string) context.Context {
 	if errors.Join(notTrace, notSpan, notFlags) != nil {
 		return ctx
 	}
+	// What can't be read is left out.
+	state, _ := trace.ParseTraceState(task.GetTracestate())
 	return trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{
-		TraceID: traceID, SpanID: spanID, TraceFlags: trace.TraceFlags(flags),
+		TraceID: traceID, SpanID: spanID, TraceFlags: trace.TraceFlags(flags), TraceState: state,
 	}))
 }
 
@@ -79,7 +68,7 @@ func activitySpan(ctx context.Context, task *pb.Task) (context.Context, trace.Sp
 			attribute.String("stepwell.run_id", task.GetRunId()), attribute.String("stepwell.step", task.GetStepName()))
 	}
 	return otel.Tracer("stepwell").Start(
-		withRemoteTrace(ctx, task.GetTraceparent()), "stepwell.activity "+task.GetType(),
+		withRemoteTrace(ctx, task), "stepwell.activity "+task.GetType(),
 		trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attributes...),
 	)
 }

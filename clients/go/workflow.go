@@ -45,15 +45,15 @@ type stepOptions struct {
 	name     string
 	key      string
 	retry    *RetryPolicy
-	timeout  time.Duration
 	patient  bool
 	limit    int
-	activity []func(*pb.ActivityStep)
-	child    []func(*pb.ChildStep)
+	wait     *pb.WaitStep
+	activity *pb.ActivityStep
+	child    *pb.ChildStep
 }
 
 func chosen(name string, options []StepOption) *stepOptions {
-	all := &stepOptions{name: name}
+	all := &stepOptions{name: name, wait: &pb.WaitStep{}, activity: &pb.ActivityStep{}, child: &pb.ChildStep{}}
 	for _, option := range options {
 		option(all)
 	}
@@ -68,11 +68,15 @@ func Keyed(key string) StepOption { return func(o *stepOptions) { o.key = key } 
 
 // Retried says when to try again: an activity (default: without limit, from 1 s, doubling, up to 100 s), a child or the
 // function of a Step (default: never).
-func Retried(policy RetryPolicy) StepOption { return func(o *stepOptions) { o.retry = &policy } }
+func Retried(policy RetryPolicy) StepOption {
+	return func(o *stepOptions) {
+		o.retry, o.activity.Retry, o.child.Retry = &policy, policy.spell(), policy.spell()
+	}
+}
 
 // WaitAtMost bounds a wait for a signal or a topic, which then gives ErrWaitTimeout.
 func WaitAtMost(timeout time.Duration) StepOption {
-	return func(o *stepOptions) { o.timeout = timeout }
+	return func(o *stepOptions) { o.wait.Timeout = durationOf(timeout) }
 }
 
 // UntilItEnds has an activity asked to stop when the run is asked to cancel, and its own end waited for first.
@@ -83,135 +87,98 @@ func AtMost(limit int) StepOption { return func(o *stepOptions) { o.limit = limi
 
 // OnQueue names the queue of an activity or a child. Default: the run's.
 func OnQueue(queue string) StepOption {
-	return func(o *stepOptions) {
-		o.activity = append(o.activity, func(step *pb.ActivityStep) { step.TaskQueue = queue })
-		o.child = append(o.child, func(step *pb.ChildStep) { step.TaskQueue = queue })
-	}
+	return func(o *stepOptions) { o.activity.TaskQueue, o.child.TaskQueue = queue, queue }
 }
 
 // StartToClose bounds one attempt of an activity.
 func StartToClose(timeout time.Duration) StepOption {
-	return withActivity(func(step *pb.ActivityStep) { step.StartToCloseTimeout = durationpb.New(timeout) })
+	return func(o *stepOptions) { o.activity.StartToCloseTimeout = durationpb.New(timeout) }
 }
 
 // ScheduleToClose bounds all attempts of an activity together.
 func ScheduleToClose(timeout time.Duration) StepOption {
-	return withActivity(func(step *pb.ActivityStep) { step.ScheduleToCloseTimeout = durationpb.New(timeout) })
+	return func(o *stepOptions) { o.activity.ScheduleToCloseTimeout = durationpb.New(timeout) }
 }
 
 // ScheduleToStart bounds how long an activity waits for its first attempt.
 func ScheduleToStart(timeout time.Duration) StepOption {
-	return withActivity(func(step *pb.ActivityStep) { step.ScheduleToStartTimeout = durationpb.New(timeout) })
+	return func(o *stepOptions) { o.activity.ScheduleToStartTimeout = durationpb.New(timeout) }
 }
 
 // HeartbeatWithin is the longest time between heartbeats of an activity.
 func HeartbeatWithin(timeout time.Duration) StepOption {
-	return withActivity(func(step *pb.ActivityStep) { step.HeartbeatTimeout = durationpb.New(timeout) })
+	return func(o *stepOptions) { o.activity.HeartbeatTimeout = durationpb.New(timeout) }
 }
 
 // ChildID gives a child the caller's name for it.
 func ChildID(workflowID string) StepOption {
-	return withChild(func(step *pb.ChildStep) { step.WorkflowId = workflowID })
+	return func(o *stepOptions) { o.child.WorkflowId = workflowID }
 }
 
 // WithChild changes the child's request itself, for what has no option of its own.
-func WithChild(change func(*pb.ChildStep)) StepOption { return withChild(change) }
-
-func withActivity(change func(*pb.ActivityStep)) StepOption {
-	return func(o *stepOptions) { o.activity = append(o.activity, change) }
-}
-
-func withChild(change func(*pb.ChildStep)) StepOption {
-	return func(o *stepOptions) { o.child = append(o.child, change) }
+func WithChild(change func(*pb.ChildStep)) StepOption {
+	return func(o *stepOptions) { change(o.child) }
 }
 
 // Activity has an activity performed by any worker of its queue, and gives what it came to. An activity that failed for
 // good gives a *StepError.
 func Activity[O any](w Workflow, activity string, input any, options ...StepOption) (O, error) {
 	o := chosen(activity, options)
-	c := &call{kind: pb.StepKind_STEP_KIND_ACTIVITY, name: o.name, key: o.key, patient: o.patient}
-	c.spellStep = func(step *pb.NewStep) error {
-		payload, err := w.x.converter.ToPayload(input)
-		if err != nil {
-			return err
-		}
-		spelled := &pb.ActivityStep{Type: activity, Input: payload}
-		if o.retry != nil {
-			spelled.Retry = o.retry.spell()
-		}
-		for _, change := range o.activity {
-			change(spelled)
-		}
-		step.Kind = &pb.NewStep_Activity{Activity: spelled}
-		return nil
-	}
-	return ended1[O](w, c)
+	step := &pb.NewStep{Kind: &pb.NewStep_Activity{Activity: o.activity}}
+	o.activity.Type, o.activity.Shielded = activity, w.s.shielded
+	return answer[O](w, pb.StepKind_STEP_KIND_ACTIVITY, o, step, func() (err error) {
+		o.activity.Input, err = w.x.worker.converter.ToPayload(input)
+		return err
+	})
 }
 
 // Child starts another run, and gives what it came to. A child that did not end well gives a *StepError.
 func Child[O any](w Workflow, workflow string, input any, options ...StepOption) (O, error) {
 	o := chosen(workflow, options)
-	c := &call{kind: pb.StepKind_STEP_KIND_CHILD, name: o.name, key: o.key}
-	c.spellStep = func(step *pb.NewStep) error {
-		payload, err := w.x.converter.ToPayload(input)
-		if err != nil {
-			return err
-		}
-		spelled := &pb.ChildStep{Type: workflow, Input: payload}
-		if o.retry != nil {
-			spelled.Retry = o.retry.spell()
-		}
-		for _, change := range o.child {
-			change(spelled)
-		}
-		step.Kind = &pb.NewStep_Child{Child: spelled}
-		return nil
-	}
-	return ended1[O](w, c)
+	step := &pb.NewStep{Kind: &pb.NewStep_Child{Child: o.child}}
+	o.child.Type = workflow
+	return answer[O](w, pb.StepKind_STEP_KIND_CHILD, o, step, func() (err error) {
+		o.child.Input, err = w.x.worker.converter.ToPayload(input)
+		return err
+	})
 }
 
 // Sleep waits durably: the time goes on while no worker has the run.
 func (w Workflow) Sleep(duration time.Duration, options ...StepOption) error {
-	o := chosen("sleep", options)
-	c := &call{kind: pb.StepKind_STEP_KIND_TIMER, name: o.name, key: o.key}
-	c.spellStep = func(step *pb.NewStep) error {
-		step.Kind = &pb.NewStep_Timer{Timer: &pb.TimerStep{Duration: durationpb.New(duration)}}
-		return nil
-	}
-	_, err := ended1[struct{}](w, c)
+	step := &pb.NewStep{Kind: &pb.NewStep_Timer{Timer: &pb.TimerStep{Duration: durationpb.New(duration)}}}
+	_, err := answer[struct{}](w, pb.StepKind_STEP_KIND_TIMER, chosen("sleep", options), step, nil)
 	return err
 }
 
 // WaitSignal waits for a signal, and gives what it carries: of those that came before, the oldest that nobody took.
 func WaitSignal[O any](w Workflow, signal string, options ...StepOption) (O, error) {
 	o := chosen(signal, options)
-	return waitFor[O](w, o, &pb.WaitStep{Awaited: &pb.WaitStep_SignalName{SignalName: signal}})
+	o.wait.Awaited = &pb.WaitStep_SignalName{SignalName: signal}
+	return waitFor[O](w, o)
 }
 
 // WaitTopic waits for an event of a topic, and gives what it carries.
 func WaitTopic[O any](w Workflow, topic string, options ...StepOption) (O, error) {
 	o := chosen("topic "+topic, options)
-	return waitFor[O](w, o, &pb.WaitStep{Awaited: &pb.WaitStep_Topic{Topic: topic}})
+	o.wait.Awaited = &pb.WaitStep_Topic{Topic: topic}
+	return waitFor[O](w, o)
 }
 
-func waitFor[O any](w Workflow, o *stepOptions, spelled *pb.WaitStep) (O, error) {
-	spelled.Timeout = durationOf(o.timeout)
-	c := &call{kind: pb.StepKind_STEP_KIND_WAIT, name: o.name, key: o.key}
-	c.spellStep = func(step *pb.NewStep) error {
-		step.Kind = &pb.NewStep_Wait{Wait: spelled}
-		return nil
-	}
-	return ended1[O](w, c)
+func waitFor[O any](w Workflow, o *stepOptions) (O, error) {
+	step := &pb.NewStep{Kind: &pb.NewStep_Wait{Wait: o.wait}}
+	return answer[O](w, pb.StepKind_STEP_KIND_WAIT, o, step, nil)
 }
 
-// ended1 makes a call, and reads what its step came to.
-func ended1[O any](w Workflow, c *call) (O, error) {
-	var result O
+// answer makes a call, and reads what its step came to. write, if any, spells the input; it is called if the step is new.
+func answer[O any](
+	w Workflow, kind pb.StepKind, o *stepOptions, step *pb.NewStep, write func() error,
+) (result O, err error) {
+	c := &call{stepOptions: o, kind: kind, step: step, write: write}
 	found, err := w.x.await(w.s, c)
 	if err != nil {
 		return result, err
 	}
-	return result, readStep(w.x.converter, found, &result)
+	return result, readStep(w.x.worker.converter, found, &result)
 }
 
 func readStep(converter Converter, found *pb.StepRecord, target any) error {
@@ -236,39 +203,28 @@ func readStep(converter Converter, found *pb.StepRecord, target any) error {
 // again once that is done; if the worker is lost before, it is. The context ends when the run is somebody else's. What it
 // fails with, after the attempts of Retried, is recorded as well, and given as a *StepError.
 func Step[O any](w Workflow, name string, function func(ctx context.Context) (O, error), options ...StepOption) (O, error) {
-	o := chosen(name, options)
 	var result O
-	found, failure, err := w.x.checkpoint(w.s, o, func(ctx context.Context) (*pb.Payload, error) {
+	found, err := w.x.checkpoint(w.s, chosen(name, options), func(ctx context.Context) (*pb.Payload, error) {
 		value, err := function(ctx)
 		if err != nil {
 			return nil, err
 		}
-		return w.x.converter.ToPayload(value)
+		return w.x.worker.converter.ToPayload(value)
 	})
 	if err != nil {
 		return result, err
 	}
-	if failure != nil {
-		return result, &StepError{Name: o.name, Failure: failure}
-	}
 	// Also a fresh result is read from its payload: what the code sees must not depend on when it sees it.
-	return result, w.x.converter.FromPayload(found, &result)
+	return result, readStep(w.x.worker.converter, found, &result)
 }
 
 // checkpoint answers a Step from the record, or calls its function and has the result recorded.
 func (x *execution) checkpoint(
 	s *scope, o *stepOptions, function func(context.Context) (*pb.Payload, error),
-) (*pb.Payload, *pb.Failure, error) {
+) (*pb.StepRecord, error) {
 	found, _, err := x.recall(s, pb.StepKind_STEP_KIND_LOCAL, o.name, o.key, nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	if found != nil {
-		switch found.GetState() {
-		case pb.StepState_STEP_STATE_FAILED, pb.StepState_STEP_STATE_CANCELLED:
-			return nil, found.GetFailure(), nil
-		}
-		return found.GetResult(), nil, nil
+	if err != nil || found != nil {
+		return found, err
 	}
 	s.busy = true
 	defer func() { s.busy = false }()
@@ -284,7 +240,11 @@ func (x *execution) checkpoint(
 	x.mustHold()
 	step := &pb.NewStep{Kind: &pb.NewStep_Local{Local: body}}
 	x.recorded(x.addStep(s, pb.StepKind_STEP_KIND_LOCAL, o.name, o.key, step, nil))
-	return body.GetResult(), body.GetFailure(), nil
+	found = &pb.StepRecord{Name: o.name, State: pb.StepState_STEP_STATE_COMPLETED, Result: body.Result}
+	if body.Failure != nil {
+		found.State, found.Failure = pb.StepState_STEP_STATE_FAILED, body.Failure
+	}
+	return found, nil
 }
 
 // attempts calls a function until it succeeds, or its policy says that it is enough.
@@ -292,15 +252,11 @@ func (x *execution) attempts(
 	retry *RetryPolicy, function func(context.Context) (*pb.Payload, error),
 ) (*pb.Payload, *pb.Failure) {
 	for attempt := 1; ; attempt++ {
-		var result *pb.Payload
-		err := guarded(func() (err error) {
-			result, err = function(x.ctx)
-			return err
-		})
+		result, err := guarded(func() (*pb.Payload, error) { return function(x.ctx) })
 		if err == nil {
 			return result, nil
 		}
-		failure := failureOf(err, x.converter)
+		failure := failureOf(err, x.worker.converter)
 		if retry == nil || retry.isFinal(failure, attempt) {
 			return nil, failure
 		}
@@ -324,13 +280,12 @@ func SideEffect[O any](w Workflow, name string, function func() O) (O, error) {
 	}
 	payload := found.GetResult()
 	if !isRecorded {
-		if payload, err = w.x.converter.ToPayload(function()); err != nil {
+		if payload, err = w.x.worker.converter.ToPayload(function()); err != nil {
 			return result, err
 		}
-		step := &pb.NewStep{Kind: &pb.NewStep_Marker{Marker: &pb.MarkerStep{Value: payload}}}
-		w.x.addStep(w.s, kind, name, "", step, nil)
+		w.x.addMarker(w.s, name, "", payload)
 	}
-	return result, w.x.converter.FromPayload(payload, &result)
+	return result, w.x.worker.converter.FromPayload(payload, &result)
 }
 
 const patchKey = "patch"
@@ -343,9 +298,6 @@ func (w Workflow) Patched(name string) bool {
 	if decided, known := s.patches[name]; known {
 		return decided
 	}
-	if s.patches == nil {
-		s.patches = map[string]bool{}
-	}
 	kind := pb.StepKind_STEP_KIND_MARKER
 	switch {
 	case x.record.steps[s.keyFor(name, patchKey)] != nil:
@@ -356,41 +308,29 @@ func (w Workflow) Patched(name string) bool {
 	case s.count < len(s.recorded):
 		s.patches[name] = false
 	default:
-		value := &pb.Payload{Body: &pb.Payload_Json{Json: "true"}}
-		step := &pb.NewStep{Kind: &pb.NewStep_Marker{Marker: &pb.MarkerStep{Value: value}}}
-		x.addStep(s, kind, name, patchKey, step, nil)
+		x.addMarker(s, name, patchKey, &pb.Payload{Body: &pb.Payload_Json{Json: "true"}})
 		s.patches[name] = true
 	}
 	return s.patches[name]
 }
 
 // Publish keeps a value for those who ask the run by that name while no worker has it in memory, also after its end. At
-// most 16 names a run, of at most 64 KiB each.
+// most 16 names a run, of at most 64 KiB each: more of either fails the run.
 func (w Workflow) Publish(name string, value any) error {
 	w.x.mustHold()
-	payload, err := w.x.converter.ToPayload(value)
+	payload, err := w.x.worker.converter.ToPayload(value)
 	if err != nil {
 		return err
 	}
-	err = w.x.queries.publish(name, payload)
+	w.x.queries.values[name], w.x.queries.changed[name] = payload, payload
 	w.x.poke()
-	return err
+	return nil
 }
 
 // HandleQuery lets a function answer those who ask the run by that name while a worker has it in memory. The function
 // looks and changes nothing, and makes no calls of a Workflow.
 func HandleQuery[I, O any](w Workflow, name string, answer func(input I) (O, error)) {
-	w.x.queries.register(name, func(payload *pb.Payload) (*pb.Payload, error) {
-		var input I
-		if err := w.x.converter.FromPayload(payload, &input); err != nil {
-			return nil, err
-		}
-		result, err := answer(input)
-		if err != nil {
-			return nil, err
-		}
-		return w.x.converter.ToPayload(result)
-	})
+	w.x.queries.functions[name] = converted(w.x.worker.converter, func(_ struct{}, input I) (O, error) { return answer(input) })
 }
 
 type continueAsNew struct{ end *pb.ContinueAsNew }
@@ -400,7 +340,7 @@ func (*continueAsNew) Error() string { return "the run goes on as a new one" }
 // ContinueAsNew gives the error to return so that another run, of the same workflow id, goes on with the work. Signals
 // that nobody took go along.
 func (w Workflow) ContinueAsNew(input any) error {
-	payload, err := w.x.converter.ToPayload(input)
+	payload, err := w.x.worker.converter.ToPayload(input)
 	if err != nil {
 		return err
 	}
