@@ -200,9 +200,11 @@ func (w *Worker) report(t task, report *pb.Report) {
 		if w.tasks[h.task.GetRef().GetTaskId()] != t || h.report != nil {
 			return
 		}
-		if a, ok := t.(*attempt); ok && report.GetComplete() == nil && a.beat != nil {
-			// What the next attempt needs to know goes out before it can begin.
-			next.Heartbeats = append(next.Heartbeats, a.beat)
+		if a, ok := t.(*attempt); ok && a.beat != nil {
+			if report.GetComplete() == nil {
+				// What the next attempt needs to know goes out before it can begin.
+				next.Heartbeats = append(next.Heartbeats, a.beat)
+			}
 			a.beat = nil
 		}
 		w.correlation++
