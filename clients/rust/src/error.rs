@@ -122,7 +122,7 @@ fn said(failure: Option<&pb::Failure>) -> String {
 /// How an attempt at an activity did not succeed. Every error becomes one by `?`: its kind is the name of its type.
 #[derive(Debug)]
 pub enum ActivityError {
-    /// It stopped since it was asked to.
+    /// It stopped since it was asked to: its step or job ends cancelled.
     Cancelled,
     /// It failed. The service decides whether there is another attempt.
     Failed(Box<pb::Failure>),

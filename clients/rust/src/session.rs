@@ -168,15 +168,12 @@ impl Session {
         // A lost one reports all the same, so that its place is given back.
         let beats = message.heartbeats.into_iter().filter(|beat| beat.cancel_requested || beat.lost);
         let cancels = message.cancels.into_iter().map(|cancel| cancel.r#ref);
-        for task in cancels.chain(beats.map(|beat| beat.r#ref)) {
-            self.attempts
-                .values()
-                .filter(|attempt| attempt.task == task)
-                .for_each(|attempt| attempt.context.stop.cancel());
+        let stopped: HashSet<_> = cancels.chain(beats.map(|beat| beat.r#ref)).collect();
+        for attempt in self.attempts.values().filter(|attempt| stopped.contains(&attempt.task)) {
+            attempt.context.stop.cancel();
         }
-        for revoke in message.revokes {
-            self.attempts.retain(|_, attempt| attempt.task != revoke.r#ref);
-        }
+        let revoked: HashSet<_> = message.revokes.into_iter().map(|revoke| revoke.r#ref).collect();
+        self.attempts.retain(|_, attempt| !revoked.contains(&attempt.task));
         message.results.into_iter().for_each(|result| self.answered(result));
         self.signs.pong = self.signs.pong.max(message.ping);
         if let Some(rotate) = message.rotate {
@@ -273,7 +270,7 @@ fn hello(worker: &Worker) -> Hello {
     }
 }
 
-/// None also for what is 0 or less, which stands for nothing said.
+/// None also for what is 0, which stands for nothing said, or less.
 pub(crate) fn duration(given: Option<prost_types::Duration>) -> Option<Duration> {
     given.and_then(|given| given.try_into().ok()).filter(|given: &Duration| !given.is_zero())
 }

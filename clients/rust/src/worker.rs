@@ -64,8 +64,8 @@ impl Worker {
     }
 
     /// Lets it perform activities and jobs of a type. An input that does not fit fails the attempt with the kind
-    /// `InvalidInput`, a result that can't be written with `PayloadError`, both for good; a panic with the kind `Panic`. Functions that block should do so in
-    /// `tokio::task::spawn_blocking`, for the worker's own tasks to go on.
+    /// `InvalidInput`, a result that can't be written with `PayloadError`, both for good; a panic fails it with the kind
+    /// `Panic`. Functions that block should do so in `tokio::task::spawn_blocking`, for the worker's own tasks to go on.
     #[must_use]
     pub fn activity<I, O, F>(
         mut self,
