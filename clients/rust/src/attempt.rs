@@ -116,7 +116,7 @@ impl Attempt {
     }
 }
 
-/// Adds to a message what attempts have to say, of each one thing at most. Their numbers are those of their reports.
+/// Adds to a message what attempts have to say, of each one thing at most. By their numbers the service answers.
 pub(crate) fn say(attempts: &mut BTreeMap<i64, Attempt>, message: &mut ConnectRequest, max_items: usize) {
     let now = Instant::now();
     for (&correlation, attempt) in attempts {

@@ -50,11 +50,11 @@ pub(crate) struct Session {
     stream: Stream,
     /// Of the session. Empty if there is none.
     welcome: Welcome,
-    /// By their numbers.
+    /// All that it holds, by numbers of its own: those of their reports.
     attempts: BTreeMap<i64, Attempt>,
     last_number: i64,
     work: JoinSet<(i64, Outcome)>,
-    /// What it has to say that is of no attempt.
+    /// What it has to say beside the attempts: a ping, a pong, that it leaves.
     signs: ConnectRequest,
     tries: u32,
     /// When it began to leave.
@@ -117,7 +117,7 @@ impl Session {
         message != ConnectRequest::default() && self.stream.said.try_send(message).is_ok()
     }
 
-    /// Opens a stream in place of the last one.
+    /// Opens a stream, also while the last one still stands. Gives that one.
     fn open(&mut self, delay: Duration) -> Stream {
         let held = self.attempts.values().filter_map(|attempt| attempt.task.clone()).collect();
         let hello = Hello { session_id: self.welcome.session_id.clone(), held, ..hello(&self.worker) };
