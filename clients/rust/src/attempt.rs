@@ -116,7 +116,7 @@ impl Attempt {
     }
 }
 
-/// Adds to a message what attempts have to say, of each one thing at most. By their numbers the service answers.
+/// Adds to a message what attempts have to say, of each one thing at most. Reports bear their numbers.
 pub(crate) fn say(attempts: &mut BTreeMap<i64, Attempt>, message: &mut ConnectRequest, max_items: usize) {
     let now = Instant::now();
     for (&correlation, attempt) in attempts {
