@@ -122,9 +122,8 @@ impl Client {
     }
 
     /// A stub for a worker's stream, over a connection of its own: a load balancer may lead each elsewhere.
-    pub(crate) async fn connect(&self) -> Result<WorkerServiceClient<Connection>, Error> {
-        let broken = |error| Status::from_error(Box::new(error));
-        let channel = self.endpoint.connect().await.map_err(broken)?;
+    pub(crate) async fn connect(&self) -> Result<WorkerServiceClient<Connection>, Status> {
+        let channel = self.endpoint.connect().await.map_err(|error| Status::from_error(Box::new(error)))?;
         let connection = InterceptedService::new(channel, self.authorize.clone());
         Ok(WorkerServiceClient::new(connection).max_decoding_message_size(MESSAGE_BYTES))
     }

@@ -4,15 +4,15 @@ use std::{collections::HashMap, error::Error as StdError, time::Duration};
 
 use serde::Serialize;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorInfo, StatusExt};
 
 use crate::{
     payload::{PayloadError, to_payload},
     pb,
 };
 
-const MESSAGE_BYTES: usize = 4096;
-const KIND_BYTES: usize = 255;
+/// What the service keeps of a message.
+const MESSAGE_CHARACTERS: usize = 16_384;
 
 /// What a call of this crate fails with.
 #[derive(Debug, thiserror::Error)]
@@ -40,10 +40,6 @@ impl Error {
             Self::Refused(refusal) => &refusal.reason,
             _ => "",
         }
-    }
-
-    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
-        Status::unavailable(message).into()
     }
 }
 
@@ -82,23 +78,6 @@ impl Refusal {
             _ => self.retry_after.is_some(),
         }
     }
-
-    fn new(code: Code, message: &str, details: ErrorDetails) -> Self {
-        let info = details.error_info();
-        let violations = details.bad_request().map(|bad| bad.field_violations.as_slice());
-        Self {
-            code,
-            reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
-            message: message.to_owned(),
-            metadata: info.map(|info| info.metadata.clone()).unwrap_or_default(),
-            fields: violations
-                .unwrap_or_default()
-                .iter()
-                .map(|violation| (violation.field.clone(), violation.description.clone()))
-                .collect(),
-            retry_after: details.retry_info().and_then(|info| info.retry_delay),
-        }
-    }
 }
 
 impl From<Status> for Refusal {
@@ -109,14 +88,17 @@ impl From<Status> for Refusal {
             Code::Unknown | Code::Internal if is_broken => Code::Unavailable,
             code => code,
         };
-        Self::new(code, status.message(), status.get_error_details())
-    }
-}
-
-impl From<tonic_types::Status> for Refusal {
-    fn from(status: tonic_types::Status) -> Self {
-        use tonic_types::RpcStatusExt;
-        Self::new(status.code.into(), &status.message, status.get_error_details())
+        let details = status.get_error_details();
+        let info = details.error_info().cloned().unwrap_or_else(|| ErrorInfo::new("", "", HashMap::new()));
+        let violations = details.bad_request().map(|bad| bad.field_violations.clone()).unwrap_or_default();
+        Self {
+            code,
+            reason: info.reason,
+            message: status.message().to_owned(),
+            metadata: info.metadata,
+            fields: violations.into_iter().map(|violation| (violation.field, violation.description)).collect(),
+            retry_after: details.retry_info().and_then(|info| info.retry_delay),
+        }
     }
 }
 
@@ -140,7 +122,7 @@ fn said(failure: Option<&pb::Failure>) -> String {
 /// How an attempt at an activity did not succeed. Every error becomes one by `?`: its kind is the name of its type.
 #[derive(Debug)]
 pub enum ActivityError {
-    /// It stopped since it was asked to.
+    /// It stopped since it was asked to: its step or job ends cancelled.
     Cancelled,
     /// It failed. The service decides whether there is another attempt.
     Failed(Box<pb::Failure>),
@@ -150,11 +132,7 @@ impl ActivityError {
     /// A failure of a kind, for programs and for retry policies, with a message for people.
     #[must_use]
     pub fn new(kind: impl AsRef<str>, message: impl AsRef<str>) -> Self {
-        Self::Failed(Box::new(pb::Failure {
-            r#type: storable(kind.as_ref(), KIND_BYTES),
-            message: storable(message.as_ref(), MESSAGE_BYTES),
-            ..pb::Failure::default()
-        }))
+        Self::Failed(Box::new(failure(kind.as_ref(), message.as_ref())))
     }
 
     /// Says that another attempt can't help.
@@ -204,12 +182,9 @@ impl<E: StdError + 'static> From<E> for ActivityError {
     }
 }
 
-/// Takes out what the service does not store, and bounds the length.
-fn storable(text: &str, bytes: usize) -> String {
-    let mut text = text.replace('\0', "\\0");
-    let fits = |end: &usize| text.is_char_boundary(*end);
-    text.truncate((0..=bytes.min(text.len())).rev().find(fits).unwrap_or_default());
-    text
+pub(crate) fn failure(kind: &str, message: &str) -> pb::Failure {
+    let message = message.chars().take(MESSAGE_CHARACTERS).collect();
+    pb::Failure { r#type: kind.into(), message, ..pb::Failure::default() }
 }
 
 #[cfg(test)]
@@ -226,11 +201,8 @@ mod tests {
     }
 
     #[test]
-    fn failures_can_be_stored() {
-        let ActivityError::Failed(failure) = ActivityError::new("ß".repeat(200), "a\0b") else {
-            panic!("it has failed");
-        };
-        assert_eq!((failure.r#type.len(), failure.message.as_str()), (254, "a\\0b"));
+    fn failures_are_small() {
+        assert_eq!(failure("Large", &"ß".repeat(3 << 20)).message.len(), 2 * MESSAGE_CHARACTERS);
     }
 
     #[test]

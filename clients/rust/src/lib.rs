@@ -21,24 +21,23 @@
 //! # }
 //! ```
 
-mod attempts;
+mod attempt;
 mod client;
-mod connecting;
 mod error;
 mod handles;
-mod outbox;
 mod payload;
 mod session;
 mod stream;
 mod worker;
 
+pub use attempt::ActivityContext;
 pub use client::{Authorize, Client, Connection};
 pub use error::{ActivityError, Ended, Error, Refusal};
 pub use handles::{Job, Run};
 pub use payload::{PayloadError, from_payload, to_payload};
 pub use tokio_util::sync::CancellationToken;
 pub use tonic;
-pub use worker::{ActivityContext, ActivityInfo, Worker, WorkerOptions, shutdown_signal};
+pub use worker::{Worker, WorkerOptions, shutdown_signal};
 
 /// The stubs, generated from `proto/stepwell/v1`: all messages, and a client for each service.
 #[allow(missing_docs, clippy::all)]

@@ -11,6 +11,9 @@ pub enum PayloadError {
     /// The value is not to be written as JSON.
     #[error("the value can't be written as JSON: {0}")]
     Write(#[source] serde_json::Error),
+    /// The value has so many bytes of JSON, which the service does not take: 2 MiB at most.
+    #[error("the value has {0} bytes of JSON, and a payload at most 2 MiB: send a reference")]
+    TooLarge(usize),
     /// The payload's JSON does not fit the type.
     #[error("the payload does not fit: {0}")]
     Read(#[source] serde_json::Error),
@@ -19,13 +22,18 @@ pub enum PayloadError {
     Bytes,
 }
 
+const PAYLOAD_BYTES: usize = 2 << 20;
+
 /// Writes a value. What is `null` in JSON is a payload without a body.
 ///
 /// # Errors
 ///
-/// [`PayloadError::Write`], for what JSON does not have, such as a map whose keys are no texts.
+/// [`PayloadError::Write`], for what JSON does not have, such as a map whose keys are no texts; [`PayloadError::TooLarge`].
 pub fn to_payload<T: Serialize + ?Sized>(value: &T) -> Result<Payload, PayloadError> {
     let text = serde_json::to_string(value).map_err(PayloadError::Write)?;
+    if text.len() > PAYLOAD_BYTES {
+        return Err(PayloadError::TooLarge(text.len()));
+    }
     let body = (text != "null").then_some(Body::Json(text));
     Ok(Payload { body, ..Payload::default() })
 }
@@ -60,6 +68,13 @@ mod tests {
         let payload = to_payload(&vec!["a", "ß"]).unwrap();
         assert_eq!(payload.body, Some(Body::Json(r#"["a","ß"]"#.into())));
         assert_eq!(from_payload::<Vec<String>>(Some(&payload)).unwrap(), ["a", "ß"]);
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_written() {
+        let largest = "x".repeat(PAYLOAD_BYTES - 2);
+        assert!(to_payload(&largest).is_ok());
+        assert!(matches!(to_payload(&format!("{largest}x")), Err(PayloadError::TooLarge(2_097_153))));
     }
 
     #[test]

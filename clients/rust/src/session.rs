@@ -1,279 +1,263 @@
-//! A worker's presence: one stream after another, each resuming what the last one held. One task of Tokio's has all of its
-//! state, so that nothing is locked; each attempt at an activity is a task of its own.
+//! A worker's presence: one stream after another, each resuming what the last one held. One loop has all of its state, so
+//! that nothing is locked; each attempt at an activity is a task of Tokio's.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    mem,
+    panic::AssertUnwindSafe,
+    time::Duration,
+};
 
+use futures_util::{FutureExt, StreamExt, TryFutureExt};
 use tokio::{
-    sync::mpsc,
-    task::{Id, JoinError, JoinSet},
-    time::Instant,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
 };
-use tokio_stream::StreamExt;
-use tokio_util::{
-    sync::CancellationToken,
-    task::AbortOnDropHandle,
-    time::{DelayQueue, delay_queue},
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code::{self, InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unimplemented},
+    Status,
 };
+use tonic_types::RpcStatusExt;
 
 use crate::{
-    attempts::Attempt,
+    attempt::{self, Attempt, outcome},
     client::jitter,
-    connecting::{Opened, opened},
-    error::Error,
-    outbox::Outbox,
-    pb::{Capacity, CapacityUpdate, ConnectResponse, Hello, Report, TaskKind, TaskRef, Welcome},
-    stream::{Stream, Turn, turn},
-    worker::{Beat, Outcome, Worker, identity},
+    error::{Error, Refusal, failure},
+    pb::{
+        Capacity, CapacityUpdate, ConnectRequest, ConnectResponse, FailActivity, Failure, Hello, ReleaseTask,
+        ReportResult, Task, TaskKind, Welcome, report::Outcome, report_result::Remedy,
+    },
+    stream::Stream,
+    worker::{Worker, identity},
 };
 
+/// All that is timed is done at a tick.
+const TICK: Duration = Duration::from_millis(100);
+const RECONNECT_FIRST: Duration = Duration::from_millis(200);
 const RECONNECT_MOST: Duration = Duration::from_secs(30);
 /// A session that is still held is sought several times before it ends.
 const TRIES_A_SESSION: u32 = 4;
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-const SILENCE_BEFORE_PING: Duration = Duration::from_secs(20);
-const SILENCE_BEFORE_DEATH: Duration = Duration::from_secs(30);
-/// Who was held up for so long himself has yet to read what came meanwhile.
-const HELD_UP: Duration = Duration::from_secs(5);
-/// A queue of delays takes none that is longer than some two years.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+const SILENCE_MOST: Duration = Duration::from_secs(30);
+/// The service's last answers to a worker that leaves may take so long.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
-
-/// What is to be done at a time.
-#[derive(Debug)]
-pub(crate) enum Due {
-    /// Opens a stream, also beside one that stands.
-    Connect,
-    /// Shows life, and looks whether the service does.
-    Watch,
-    /// Sends the heartbeat that gathered since the task's last one.
-    Breathe(TaskRef),
-    /// Sends a report again that was refused in passing.
-    Again(Box<Report>),
-    /// Gives back what has not ended since the worker was told to leave.
-    Release,
-    /// Leaves without the answers that have not come.
-    Leave,
-}
+/// What another stream does not help against.
+const FINAL: [Code; 5] = [InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unimplemented];
 
 pub(crate) struct Session {
-    pub(crate) worker: Worker,
-    pub(crate) outbox: Outbox,
-    pub(crate) timers: DelayQueue<Due>,
-    /// What it holds, by the tasks' ids.
-    pub(crate) attempts: HashMap<String, Attempt>,
-    pub(crate) work: JoinSet<Outcome>,
-    pub(crate) workers: HashMap<Id, TaskRef>,
-    pub(crate) beats: mpsc::UnboundedReceiver<Beat>,
-    pub(crate) beat: mpsc::UnboundedSender<Beat>,
-    pub(crate) hello: Hello,
-    shutdown: CancellationToken,
-    pub(crate) stream: Option<Stream>,
-    pub(crate) opening: Option<AbortOnDropHandle<Opened>>,
-    pub(crate) connecting: Option<delay_queue::Key>,
-    pub(crate) tries: u32,
-    pub(crate) backoff: Duration,
-    interval: Duration,
-    watched: Instant,
-    pings: i64,
-    is_draining: bool,
-    is_over: bool,
+    worker: Worker,
+    stream: Stream,
+    /// Of the session. Empty if there is none.
+    welcome: Welcome,
+    /// All that it holds, by numbers of its own: those of their reports.
+    attempts: BTreeMap<i64, Attempt>,
+    last_number: i64,
+    work: JoinSet<(i64, Outcome)>,
+    /// What it has to say beside the attempts: a ping, a pong, that it leaves.
+    signs: ConnectRequest,
+    tries: u32,
+    /// When it began to leave.
+    leave_time: Option<Instant>,
 }
 
 impl Session {
-    pub(crate) fn new(worker: Worker, shutdown: CancellationToken) -> Self {
-        let (beat, beats) = mpsc::unbounded_channel();
+    pub(crate) fn new(worker: Worker) -> Self {
         Self {
-            hello: hello(&worker),
+            stream: Stream::open(worker.client.clone(), hello(&worker), Duration::ZERO),
             worker,
-            outbox: Outbox::new(),
-            timers: DelayQueue::new(),
-            attempts: HashMap::new(),
+            welcome: Welcome::default(),
+            attempts: BTreeMap::new(),
+            last_number: 0,
             work: JoinSet::new(),
-            workers: HashMap::new(),
-            beats,
-            beat,
-            shutdown,
-            stream: None,
-            opening: None,
-            connecting: None,
+            signs: ConnectRequest::default(),
             tries: 0,
-            backoff: RECONNECT_MOST,
-            interval: HEARTBEAT_INTERVAL,
-            watched: Instant::now(),
-            pings: 0,
-            is_draining: false,
-            is_over: false,
+            leave_time: None,
         }
     }
 
-    /// Has something done after a while.
-    pub(crate) fn later(&mut self, due: Due, delay: Duration) -> delay_queue::Key {
-        self.timers.insert(due, delay.min(LONGEST))
-    }
-
-    pub(crate) async fn run(mut self) -> Result<(), Error> {
-        self.open();
-        self.watch_later();
-        while !self.is_over {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut has_words = false;
+        while !self.is_over() {
+            let is_welcome = self.stream.is_welcome;
             tokio::select! {
-                () = self.shutdown.cancelled(), if !self.is_draining => self.drain(),
-                opened = opened(&mut self.opening) => self.opened(opened)?,
-                turn = turn(&mut self.stream, !self.outbox.is_empty()) => match turn {
-                    Ok(Turn::Heard(message)) => self.received(*message),
-                    Ok(Turn::Room) => self.say(),
-                    Err(error) => self.broken(error)?,
+                biased;
+                () = shutdown.cancelled(), if self.leave_time.is_none() => {
+                    self.leave_time = Some(Instant::now());
+                    self.signs.drain = true;
+                }
+                _ = ticks.tick() => self.tick()?,
+                heard = self.stream.heard.next() => match heard {
+                    Some(Ok(message)) => self.received(message),
+                    Some(Err(status)) => self.broken(status)?,
+                    None => self.broken(Status::unavailable("the service ended the stream"))?,
                 },
-                Some(beat) = self.beats.recv() => self.beaten(beat),
-                Some(ended) = self.work.join_next_with_id() => self.joined(ended),
-                Some(due) = self.timers.next() => self.due(due.into_inner())?,
+                Some(Ok((number, outcome))) = self.work.join_next() => self.ended(number, outcome),
+                // One message is under way at a time: what gathers meanwhile is the next.
+                Ok(()) = self.stream.said.reserve().map_ok(drop), if is_welcome && has_words => {
+                    has_words = self.say();
+                    continue;
+                }
             }
-            let has_said = self.stream.is_none() || self.outbox.is_empty();
-            self.is_over |= self.is_draining && self.attempts.is_empty() && has_said;
+            has_words = true;
         }
-        if let Some(stream) = self.stream {
-            stream.say_goodbye().await;
+        if self.stream.is_welcome {
+            self.stream.close().await;
         }
         Ok(())
     }
 
-    fn due(&mut self, due: Due) -> Result<(), Error> {
-        match due {
-            Due::Connect => {
-                self.connecting = None;
-                self.open();
-            }
-            Due::Watch => return self.watch(),
-            Due::Breathe(task) => self.breathe(&task),
-            Due::Again(report) => self.again(*report),
-            Due::Release => {
-                self.release_all();
-                self.later(Due::Leave, ANSWER_TIME);
-            }
-            Due::Leave => self.is_over = true,
+    /// Says what there is to say. False if there was nothing.
+    fn say(&mut self) -> bool {
+        let mut message = mem::take(&mut self.signs);
+        attempt::say(&mut self.attempts, &mut message, self.welcome.max_items.max(1) as usize);
+        // What a broken stream does not take is said again after the resume.
+        message != ConnectRequest::default() && self.stream.said.try_send(message).is_ok()
+    }
+
+    /// Opens a stream, also while the last one still stands. Gives that one.
+    fn open(&mut self, delay: Duration) -> Stream {
+        let held = self.attempts.values().filter_map(|attempt| attempt.task.clone()).collect();
+        let hello = Hello { session_id: self.welcome.session_id.clone(), held, ..hello(&self.worker) };
+        mem::replace(&mut self.stream, Stream::open(self.worker.client.clone(), hello, delay))
+    }
+
+    /// The stream has ended, or could not be opened. Gives the refusal back when another stream can't help.
+    fn broken(&mut self, status: Status) -> Result<(), Error> {
+        let refusal = Refusal::from(status);
+        if FINAL.contains(&refusal.code) {
+            return Err(Error::Refused(Box::new(refusal)));
         }
+        if refusal.reason == "SESSION_EXPIRED" {
+            self.attempts.clear();
+            self.welcome = Welcome::default();
+        }
+        let most = duration(self.welcome.session_ttl).map_or(RECONNECT_MOST, |ttl| ttl / TRIES_A_SESSION);
+        let delay = jitter(most.min(RECONNECT_FIRST * 2_u32.pow(self.tries.min(16))));
+        let delay = delay + refusal.retry_after.unwrap_or_default();
+        tracing::info!(%refusal, ?delay, "no stream");
+        self.tries += 1;
+        self.open(delay);
         Ok(())
     }
 
     fn welcomed(&mut self, welcome: Welcome) {
         tracing::info!(session = welcome.session_id, resumed = welcome.resumed, "connected");
-        if welcome.resumed {
-            self.drop_all_but(&welcome.held);
-            self.outbox.resume();
-        } else {
-            self.forget();
-        }
-        self.hello.session_id = welcome.session_id;
-        if let Some(ttl) = duration(welcome.session_ttl) {
-            self.backoff = ttl / TRIES_A_SESSION;
-        }
-        self.interval = duration(welcome.heartbeat_interval).unwrap_or(HEARTBEAT_INTERVAL);
-        if let Ok(items @ 1..) = usize::try_from(welcome.max_items) {
-            self.outbox.max_items = items;
-        }
+        let held: HashSet<_> = welcome.held.iter().cloned().map(Some).collect();
+        self.attempts.retain(|_, attempt| {
+            attempt.due = Some(Instant::now());
+            held.contains(&attempt.task) || (welcome.resumed && attempt.outcome.is_some())
+        });
+        self.welcome = welcome;
         // A new stream drains only once it is told.
-        self.outbox.drain = self.is_draining;
-        self.worker.connected.send_replace(true);
+        self.signs = ConnectRequest { drain: self.leave_time.is_some(), ..ConnectRequest::default() };
+        self.stream.is_welcome = true;
+        self.tries = 0;
+        self.worker.connected.cancel();
     }
 
     /// Takes in a message: assigns first, since all else that it says may be about them.
-    pub(crate) fn received(&mut self, message: ConnectResponse) {
+    fn received(&mut self, message: ConnectResponse) {
+        self.stream.patience = SILENCE_MOST;
         if let Some(welcome) = message.welcome {
             self.welcomed(welcome);
         }
         message.assigns.into_iter().for_each(|task| self.assigned(task));
-        for task in message.cancels.into_iter().filter_map(|cancel| cancel.r#ref) {
-            self.cancelled(&task);
+        // A lost one reports all the same, so that its place is given back.
+        let beats = message.heartbeats.into_iter().filter(|beat| beat.cancel_requested || beat.lost);
+        let cancels = message.cancels.into_iter().map(|cancel| cancel.r#ref);
+        let stopped: HashSet<_> = cancels.chain(beats.map(|beat| beat.r#ref)).collect();
+        for attempt in self.attempts.values().filter(|attempt| stopped.contains(&attempt.task)) {
+            attempt.context.stop.cancel();
         }
-        for task in message.revokes.into_iter().filter_map(|revoke| revoke.r#ref) {
-            self.drop_attempt(&task);
-        }
+        let revoked: HashSet<_> = message.revokes.into_iter().map(|revoke| revoke.r#ref).collect();
+        self.attempts.retain(|_, attempt| !revoked.contains(&attempt.task));
         message.results.into_iter().for_each(|result| self.answered(result));
-        for beat in message.heartbeats.into_iter().filter(|beat| beat.cancel_requested || beat.lost) {
-            // A lost one reports all the same, so that its place is given back.
-            self.cancelled(&beat.r#ref.unwrap_or_default());
-        }
-        if message.ping != 0 {
-            self.outbox.pong = message.ping;
-        }
+        self.signs.pong = self.signs.pong.max(message.ping);
         if let Some(rotate) = message.rotate {
-            let within = duration(rotate.within).unwrap_or_default();
-            self.connect_in(jitter(within));
+            self.stream.rotate_time = Some(Instant::now() + jitter(duration(rotate.within).unwrap_or_default()));
         }
     }
 
-    fn say(&mut self) {
-        if let Some(stream) = &mut self.stream {
-            stream.say(self.outbox.take());
+    /// Begins a task. One that it has already is acknowledged again, and goes on.
+    fn assigned(&mut self, mut task: Task) {
+        if self.attempts.values().any(|attempt| attempt.task == task.r#ref) {
+            return self.signs.acks.extend(task.r#ref);
+        }
+        self.last_number += 1;
+        let (number, input) = (self.last_number, task.input.take().unwrap_or_default());
+        let mut attempt = Attempt::new(task);
+        if let Some(activity) = self.worker.activities.get(&attempt.context.info().r#type) {
+            let performance = AssertUnwindSafe(activity(attempt.context.clone(), input)).catch_unwind();
+            self.work.spawn(performance.map(move |ended| (number, outcome(ended))));
+        } else {
+            attempt.report(Outcome::Release(ReleaseTask { reason: "its type is not known here".into() }));
+        }
+        self.attempts.insert(number, attempt);
+    }
+
+    fn ended(&mut self, number: i64, outcome: Outcome) {
+        if let Some(attempt) = self.attempts.get_mut(&number).filter(|attempt| attempt.outcome.is_none()) {
+            attempt.report(outcome);
         }
     }
 
-    /// The session is over, and with it all that it held.
-    pub(crate) fn forget(&mut self) {
-        self.drop_all_but(&[]);
-        self.outbox.clear();
-        self.hello.session_id.clear();
-        self.backoff = RECONNECT_MOST;
-    }
-
-    fn watch_later(&mut self) {
-        self.later(Due::Watch, self.tick());
-    }
-
-    fn tick(&self) -> Duration {
-        WATCH_INTERVAL.min(self.interval / 4)
-    }
-
-    fn watch(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
-        let was_held_up = now - self.watched > self.tick() + HELD_UP;
-        self.watched = now;
-        self.watch_later();
-        let Some(stream) = &mut self.stream else {
-            return Ok(());
-        };
-        if was_held_up {
-            stream.heard_time = now;
+    /// Takes in the answer to a report.
+    fn answered(&mut self, result: ReportResult) {
+        let remedy = result.remedy();
+        let error = result.error.unwrap_or_default();
+        if remedy != Remedy::Unspecified {
+            tracing::info!(?remedy, error.message, "the report was refused");
         }
-        let (silence, said_time) = (now - stream.heard_time, stream.said_time);
-        if silence > SILENCE_BEFORE_DEATH {
-            return self.broken(Error::unavailable(format!("nothing was heard for {silence:?}")));
+        let Some(attempt) = self.attempts.get_mut(&result.correlation) else { return };
+        match remedy {
+            Remedy::Repeat => attempt.due = Some(Instant::now() + duration(result.repeat_delay).unwrap_or_default()),
+            Remedy::Fail => {
+                let reason = error.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+                let failure = Failure { non_retryable: true, ..failure(&reason, &error.message) };
+                attempt.report(Outcome::Fail(FailActivity { failure: Some(failure) }));
+            }
+            _ => _ = self.attempts.remove(&result.correlation),
         }
-        if silence > SILENCE_BEFORE_PING || now - said_time + self.tick() >= self.interval {
-            self.pings += 1;
-            self.outbox.ping = self.pings;
+    }
+
+    /// Does what is timed. What attempts have to say by now is said after it.
+    fn tick(&mut self) -> Result<(), Error> {
+        let (now, stream) = (Instant::now(), &mut self.stream);
+        let interval = duration(self.welcome.heartbeat_interval).unwrap_or(HEARTBEAT_INTERVAL);
+        if now - stream.ping_time >= interval.min(HEARTBEAT_INTERVAL) * 3 / 4 {
+            stream.ping_time = now;
+            self.signs.ping = 1;
+        }
+        if self.leave_time.is_some_and(|begin| now - begin >= self.worker.options.drain_time) {
+            for attempt in self.attempts.values_mut().filter(|attempt| attempt.outcome.is_none()) {
+                attempt.context.stop.cancel();
+                attempt.report(Outcome::Release(ReleaseTask { reason: "the worker is leaving".into() }));
+            }
+        }
+        if stream.rotate_time.is_some_and(|time| time <= now) {
+            tokio::spawn(self.open(Duration::ZERO).close());
+        }
+        // By ticks, and not by the clock: who was held up himself has yet to read what came meanwhile.
+        self.stream.patience = self.stream.patience.saturating_sub(TICK);
+        if self.stream.patience.is_zero() {
+            return self.broken(Status::unavailable("nothing was heard for too long"));
         }
         Ok(())
     }
 
-    fn drain(&mut self) {
-        tracing::info!(held = self.attempts.len(), "leaving");
-        self.is_draining = true;
-        self.outbox.drain = true;
-        self.later(Due::Release, self.worker.options.drain_time);
-    }
-
-    fn joined(&mut self, ended: Result<(Id, Outcome), JoinError>) {
-        // The last heartbeat goes before the end.
-        while let Ok(beat) = self.beats.try_recv() {
-            self.beaten(beat);
-        }
-        let (id, outcome) = match ended {
-            Ok((id, outcome)) => (id, Ok(outcome)),
-            Err(error) => (error.id(), Err(error)),
-        };
-        if let Some(task) = self.workers.remove(&id) {
-            self.ended(&task, outcome);
-        }
+    fn is_over(&self) -> bool {
+        let most = self.worker.options.drain_time.saturating_add(ANSWER_TIME);
+        let is_done = self.attempts.is_empty() && !(self.signs.drain && self.stream.is_welcome);
+        self.leave_time.is_some_and(|begin| is_done || begin.elapsed() > most)
     }
 }
 
 fn hello(worker: &Worker) -> Hello {
-    let capacity = Capacity {
-        kind: TaskKind::Activity.into(),
-        max_outstanding: worker.options.max_activities,
-        ..Capacity::default()
-    };
+    let (kind, max_outstanding) = (TaskKind::Activity.into(), worker.options.max_activities);
+    let capacity = Capacity { kind, max_outstanding, ..Capacity::default() };
     Hello {
         namespace: worker.client.namespace().to_owned(),
         worker_id: worker.options.worker_id.clone(),
@@ -286,7 +270,7 @@ fn hello(worker: &Worker) -> Hello {
     }
 }
 
-/// None also for what is 0 or less, which stands for nothing said.
+/// None also for what is 0, which stands for nothing said, or less.
 pub(crate) fn duration(given: Option<prost_types::Duration>) -> Option<Duration> {
     given.and_then(|given| given.try_into().ok()).filter(|given: &Duration| !given.is_zero())
 }

@@ -9,7 +9,7 @@ use tonic::{Code, transport::Endpoint};
 
 use crate::{
     proxy::Proxy,
-    server::{address, client, job, queued, within},
+    server::{address, client, describe, job, queued, within},
 };
 
 #[tokio::test]
@@ -50,7 +50,8 @@ async fn a_run_that_did_not_end_well_tells_how() {
 async fn a_call_outlives_its_connection() {
     let Some(address) = address() else { return };
     let proxy = Proxy::to(address).await;
-    let job = job(&client(proxy.address), "nobody's", 1, "nobody").await;
+    let client = client(proxy.address);
+    let job = job(&client, "nobody's", 1, "nobody").await;
     let waiting = tokio::spawn({
         let job = job.clone();
         async move { job.result::<i32>().await }
@@ -58,8 +59,9 @@ async fn a_call_outlives_its_connection() {
     for _ in 0..3 {
         proxy.cut();
         assert!(!waiting.is_finished());
-        within(job.cancel("enough")).await.unwrap();
+        describe(&client, &job).await;
     }
+    within(job.cancel("enough")).await.unwrap();
     let Error::Ended(ended) = within(waiting).await.unwrap().unwrap_err() else { panic!("it has ended") };
     assert_eq!(ended.how, "CANCELLED");
     assert!(proxy.accepted() > 1);

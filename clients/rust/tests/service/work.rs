@@ -19,7 +19,7 @@ async fn a_job_is_performed() {
     let (client, queue) = (client(address), "performed");
     let say = |context: ActivityContext, name: String| async move {
         let info = context.info();
-        Ok(format!("{name} {} {} {}", info.activity, info.attempt, info.job_id))
+        Ok(format!("{name} {} {} {}", info.r#type, info.attempt, info.job_id))
     };
     let working = work(Worker::new(client.clone(), options(queue)).activity("say", say)).await;
     let job = job(&client, "say", "Ada", queue).await;
@@ -62,9 +62,11 @@ async fn failures_tell_their_kind() {
     assert_eq!(stepwell::from_payload::<i32>(failure.details.as_ref()).unwrap(), 3);
     let (_, failure) = ended(within(job(&client, "pay", "much", queue).await.result::<()>()).await.unwrap_err());
     assert_eq!(failure.r#type, "InvalidInput");
-    // What is not to be recorded fails for good: another attempt would not be either.
-    let (_, failure) = ended(within(job(&client, "write", 3 << 20, queue).await.result::<()>()).await.unwrap_err());
-    assert_eq!(failure.r#type, "INVALID_FIELD");
+    // What can't be written fails for good: another attempt would not be either.
+    let large = job(&client, "write", 3 << 20, queue).await;
+    let (_, failure) = ended(within(large.result::<()>()).await.unwrap_err());
+    assert_eq!(failure.r#type, "PayloadError");
+    assert_eq!(describe(&client, &large).await.attempt, 1);
     working.left().await;
 }
 
