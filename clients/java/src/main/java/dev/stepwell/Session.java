@@ -1,296 +1,358 @@
 package dev.stepwell;
 
+import static io.grpc.Status.Code.INVALID_ARGUMENT;
+import static io.grpc.Status.Code.NOT_FOUND;
+import static io.grpc.Status.Code.PERMISSION_DENIED;
+import static io.grpc.Status.Code.UNAUTHENTICATED;
+import static io.grpc.Status.Code.UNIMPLEMENTED;
+
 import com.google.protobuf.Duration;
 import dev.stepwell.v1.ConnectRequest;
 import dev.stepwell.v1.ConnectResponse;
 import dev.stepwell.v1.Hello;
+import dev.stepwell.v1.ReportResult;
+import dev.stepwell.v1.Task;
+import dev.stepwell.v1.TaskHeartbeat;
+import dev.stepwell.v1.TaskRef;
 import dev.stepwell.v1.Welcome;
+import dev.stepwell.v1.WorkerServiceGrpc;
+import io.grpc.CallOptions;
+import io.grpc.ClientCall;
 import io.grpc.ManagedChannel;
+import io.grpc.Metadata;
+import io.grpc.Status;
 import java.lang.System.Logger.Level;
+import java.util.HashSet;
+import java.util.Iterator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ThreadLocalRandom;
-import java.util.concurrent.TimeUnit;
-import java.util.function.Supplier;
 
 /**
- * A worker's presence: one stream after another, each resuming what the one before held. A stream that broke is followed
- * by another after a while; one that is to be moved works on until the new one is welcome.
+ * A worker's presence: the attempts that it holds, and one stream after another, each resuming what the one before held.
  *
- * <p>The session's monitor guards it and all that belongs to it: streams, outbox, roster, attempts. Within it nothing
- * waits but {@link #run}, which gives it away meanwhile.
+ * <p>Its monitor guards it and them. The worker's own thread, in {@link #run}, looks ten times a second what is due;
+ * gRPC's callbacks and the threads of activities come in for moments. Nothing waits in here but for the next such look.
  */
 final class Session {
     private static final System.Logger LOG = System.getLogger(Session.class.getName());
-    private static final long WELCOME_MILLIS = 10_000;
-    private static final long PING_MILLIS = 20_000;
-    private static final long SILENCE_MILLIS = 30_000;
-    private static final long TICK_MILLIS = 1_000;
+    private static final Set<Status.Code> FINAL =
+            Set.of(INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED);
+    private static final long TICK_MILLIS = 100;
     private static final long HELD_UP_MILLIS = 5_000;
+    private static final long WELCOME_MILLIS = 10_000;
+    private static final long SILENCE_MILLIS = 30_000;
     private static final long FIRST_BACKOFF_MILLIS = 200;
     private static final long MOST_BACKOFF_MILLIS = 30_000;
-    private static final long LAST_ANSWERS_MILLIS = 5_000;
-    private static final long LAST_WORDS_MILLIS = 2_000;
-    private static final long NEVER = Long.MAX_VALUE;
+    private static final long LAST_WORDS_MILLIS = 5_000;
+    private static final int MESSAGE_BYTES = 1_000_000;
+    static final long NEVER = Long.MAX_VALUE / 2;
 
-    private final Supplier<? extends ManagedChannel> connections;
-    private final Hello hello;
-    private final CompletableFuture<Void> connected;
-    private final Outbox outbox = new Outbox();
-    private final Roster roster;
+    final CompletableFuture<Void> connected = new CompletableFuture<>();
+    final CompletableFuture<Void> ended = new CompletableFuture<>();
+    final Worker.Builder worker;
+    private final Map<TaskRef, Attempt> attempts = new LinkedHashMap<>();
+    /** Those whose report is not answered yet, by their numbers. */
+    private final Map<Long, Attempt> reported = new LinkedHashMap<>();
+    /** What is to be said, in order. What is said later under the same key is said in place of it. */
+    private final Map<Object, ConnectRequest> outbox = new LinkedHashMap<>();
+    /** What was last heard of the session; it has no id if there is none to resume. */
+    private Welcome welcome = Welcome.getDefaultInstance();
 
-    private WorkerStream current;
-    private String id = "";
-    private long beatMillis;
-    private long mostBackoff = MOST_BACKOFF_MILLIS;
-    private long moveAt = NEVER;
-    private long releaseAt = NEVER;
-    private boolean isDraining;
-    private long pings;
+    private Link link;
+    private long numbers;
     private int tries;
+    private long connectAt;
+    private long releaseAt = NEVER;
+    private long tickedAt = now();
 
-    Session(
-            Supplier<? extends ManagedChannel> connections,
-            Hello hello,
-            Roster.Definitions definitions,
-            CompletableFuture<Void> connected) {
-        this.connections = connections;
-        this.hello = hello;
-        this.connected = connected;
-        this.roster = new Roster(this, outbox, definitions);
+    Session(Worker.Builder worker) {
+        this.worker = worker;
     }
 
     /** Milliseconds of a clock that nobody sets. */
     static long now() {
-        return TimeUnit.NANOSECONDS.toMillis(System.nanoTime());
-    }
-
-    static long jitter(long most) {
-        return most <= 0 ? 0 : ThreadLocalRandom.current().nextLong(most);
+        return System.nanoTime() / 1_000_000;
     }
 
     static long millis(Duration duration) {
         return duration.getSeconds() * 1000 + duration.getNanos() / 1_000_000;
     }
 
-    /**
-     * Stays connected until all work is done after {@link #drain}.
-     *
-     * @throws StepwellException when the service refuses for good
-     */
-    void run() throws InterruptedException {
+    /** Works until all is done after {@link #drain}, or the service refuses for good. */
+    void run() {
         try {
-            while (!isOver()) {
-                try {
-                    connect();
-                    follow();
-                } catch (StepwellException failed) {
-                    recover(failed);
+            work();
+            connected.cancel(false);
+            ended.complete(null);
+        } catch (Throwable why) {
+            connected.completeExceptionally(why);
+            ended.completeExceptionally(why);
+        }
+    }
+
+    private synchronized void work() throws InterruptedException {
+        try {
+            while (now() < releaseAt + LAST_WORDS_MILLIS && (releaseAt == NEVER || !attempts.isEmpty())) {
+                tick(now());
+                wait(TICK_MILLIS);
+            }
+            if (link != null) {
+                // So that the service ends the session at once.
+                link.call.sendMessage(ConnectRequest.newBuilder().setDrain(true).build());
+                link.call.halfClose();
+                for (long until = now() + LAST_WORDS_MILLIS; link.end == null && now() < until; ) {
+                    wait(TICK_MILLIS);
                 }
             }
-            sayGoodbye();
         } finally {
-            synchronized (this) {
-                leave();
-                forget();
-                roster.close();
-            }
+            forget();
+            leave();
         }
     }
 
     /** Asks for no more tasks; what is at work after a time is given back. */
     synchronized void drain(long millis) {
-        if (!isDraining) {
-            isDraining = true;
-            releaseAt = now() + millis;
-            outbox.drain();
-            flush();
-            notifyAll();
+        releaseAt = Math.min(releaseAt, now() + millis);
+        if (link != null) {
+            link.pingAt = 0;
         }
     }
 
-    private synchronized boolean isOver() {
-        return isDraining && (roster.isEmpty() || now() > releaseAt + LAST_ANSWERS_MILLIS);
-    }
-
-    /** Opens a stream if there is none, or if it is to be moved, and waits until it is welcome. */
-    private void connect() throws InterruptedException {
-        synchronized (this) {
-            if (current != null && now() < moveAt) {
-                return;
+    /** Does all that is due. */
+    private void tick(long now) {
+        if (link != null) {
+            watch(now);
+        } else if (now >= connectAt) {
+            link = new Link();
+        }
+        for (Attempt attempt : attempts.values()) {
+            attempt.tick(now);
+            if (now >= releaseAt) {
+                attempt.release("the worker is leaving");
             }
         }
-        WorkerStream fresh = new WorkerStream(this, connections.get());
-        synchronized (this) {
-            Hello.Builder greeting = hello.toBuilder().setSessionId(id);
-            if (!id.isEmpty()) {
-                greeting.addAllHeld(roster.held());
-            }
-            fresh.open(ConnectRequest.newBuilder().setHello(greeting).build());
-            long until = now() + WELCOME_MILLIS;
-            while (current != fresh && fresh.end == null && now() < until) {
-                waitUntil(until);
-            }
-            if (current != fresh) {
-                StepwellException why = fresh.end;
-                fresh.close();
-                throw why != null ? why : StepwellException.unavailable("the service did not say welcome in time");
-            }
-        }
+        flush();
+        tickedAt = now;
     }
 
-    private void waitUntil(long time) throws InterruptedException {
-        wait(Math.max(1, time - now()));
-    }
-
-    /** Follows the stream until it is to be moved, or all is over; throws why it ended. */
-    private synchronized void follow() throws InterruptedException {
-        long tick = Math.min(TICK_MILLIS, beatMillis / 4);
-        for (long before = now(); !isOver() && current.end == null && now() < moveAt; before = now()) {
-            waitUntil(before + tick);
-            if (now() - before > tick + HELD_UP_MILLIS) {
-                // This process itself was held up: what came meanwhile is yet to be read.
-                current.heardAt = now();
-            }
-            watch(tick);
+    /** Shows life and asks for it, and gives up a stream that has ended, is silent or is to be moved. */
+    private void watch(long now) {
+        if (now - tickedAt > HELD_UP_MILLIS) {
+            // This process itself was held up: what came meanwhile is yet to be read.
+            link.heardAt = now;
         }
-        if (current.end != null) {
-            StepwellException why = current.end;
+        long silence = now - link.heardAt;
+        if (link.end != null) {
+            recover(link.end);
+        } else if (silence > (link.isWelcome ? SILENCE_MILLIS : WELCOME_MILLIS)) {
+            recover(StepwellException.unavailable("nothing was heard for " + silence + " ms"));
+        } else if (now >= link.moveAt) {
             leave();
+        } else if (link.isWelcome && now >= link.pingAt) {
+            link.pingAt = now + millis(welcome.getHeartbeatInterval()) - 2 * TICK_MILLIS;
+            ConnectRequest.Builder ping = ConnectRequest.newBuilder().setPing(now);
+            outbox.put("ping", ping.setDrain(releaseAt != NEVER).build());
+        }
+    }
+
+    /** Settles when to connect again, or throws what no attempt can help. */
+    private void recover(StepwellException why) {
+        leave();
+        if (FINAL.contains(why.code())) {
             throw why;
         }
-    }
-
-    /** Shows life, asks for it, and gives a silent stream up. */
-    private void watch(long tick) {
-        long silence = now() - current.heardAt;
-        if (silence > SILENCE_MILLIS) {
-            current.end(StepwellException.unavailable("nothing was heard for " + silence + " ms"));
-        } else if (silence > PING_MILLIS || now() - current.saidAt >= beatMillis - tick) {
-            outbox.ping(++pings);
-            flush();
-        }
-        if (now() >= releaseAt) {
-            roster.release("the worker is leaving");
-            flush();
-        }
-    }
-
-    /** Waits before the next attempt to connect, or throws what no attempt can help. */
-    private synchronized void recover(StepwellException failed) throws InterruptedException {
-        if (failed.reason().equals("SESSION_EXPIRED") && !id.isEmpty()) {
-            LOG.log(Level.WARNING, "the session is over: what it held is dropped");
-            leave();
+        if (why.reason().equals("SESSION_EXPIRED")) {
             forget();
-            return;
         }
-        if (isFinal(failed)) {
-            throw failed;
-        }
-        long advice = failed.retryDelay().map(java.time.Duration::toMillis).orElse(0L);
-        long backoff = Math.min(mostBackoff, FIRST_BACKOFF_MILLIS << Math.min(tries++, 16));
-        long until = now() + advice + jitter(backoff);
-        LOG.log(Level.INFO, "connecting again in {0} ms: {1}", until - now(), failed);
-        if (current != null) {
-            moveAt = until;
-            return;
-        }
-        while (!isOver() && now() < until) {
-            waitUntil(until);
-        }
-    }
-
-    private static boolean isFinal(StepwellException failed) {
-        return switch (failed.code()) {
-            case INVALID_ARGUMENT, PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED -> true;
-            default -> failed.reason().equals("NAMESPACE_NOT_FOUND");
-        };
-    }
-
-    /** Half-closes, so that the service ends the session at once. */
-    private synchronized void sayGoodbye() throws InterruptedException {
-        if (current != null && current.end == null) {
-            current.halfClose();
-            long until = now() + LAST_WORDS_MILLIS;
-            while (current.end == null && now() < until) {
-                waitUntil(until);
-            }
-        }
+        long most = welcome.hasSessionTtl() ? millis(welcome.getSessionTtl()) / 4 : MOST_BACKOFF_MILLIS;
+        long backoff = Math.min(most, FIRST_BACKOFF_MILLIS << Math.min(tries++, 16));
+        long delay = why.retryMillis() + ThreadLocalRandom.current().nextLong(backoff + 1);
+        connectAt = now() + delay;
+        LOG.log(Level.INFO, "connecting again in {0} ms: {1}", delay, why);
     }
 
     private void leave() {
-        if (current != null) {
-            current.close();
-            current = null;
+        if (link != null) {
+            link.channel.shutdownNow();
+            link = null;
         }
     }
 
+    /** The session is over: what it held is somebody else's. */
     private void forget() {
-        id = "";
-        mostBackoff = MOST_BACKOFF_MILLIS;
+        List.copyOf(attempts.values()).forEach(this::drop);
         outbox.clear();
-        roster.lose();
+        welcome = Welcome.getDefaultInstance();
+        tries = 0;
     }
 
-    // What streams and attempts tell.
+    private void drop(Attempt attempt) {
+        attempts.remove(attempt.ref());
+        reported.remove(attempt.number);
+        outbox.remove(attempt);
+        attempt.cancel();
+    }
 
-    synchronized void received(WorkerStream stream, ConnectResponse message) {
-        if (stream.end != null) {
+    /** Takes in a message: assigns first, since all else that it says may be about them. */
+    private synchronized void take(Link from, ConnectResponse message) {
+        if (from != link) {
             return;
         }
+        link.heardAt = now();
         if (message.hasWelcome()) {
-            adopt(stream, message.getWelcome());
+            adopt(message.getWelcome());
         }
-        if (stream == current) {
-            stream.heardAt = now();
-            roster.take(message);
-            if (message.getPing() != 0) {
-                outbox.pong(message.getPing());
-            }
-            if (message.hasRotate()) {
-                moveAt = Math.min(
-                        moveAt, now() + jitter(millis(message.getRotate().getWithin())));
-            }
-            flush();
+        message.getAssignsList().forEach(this::assign);
+        message.getCancelsList().forEach(word -> find(word.getRef()).ifPresent(Attempt::cancel));
+        message.getRevokesList().forEach(word -> find(word.getRef()).ifPresent(this::drop));
+        message.getResultsList().forEach(this::answered);
+        message.getHeartbeatsList().stream()
+                // Of a lost task the report is made all the same: its place is given back with the answer.
+                .filter(beat -> beat.getCancelRequested() || beat.getLost())
+                .forEach(beat -> find(beat.getRef()).ifPresent(Attempt::cancel));
+        if (message.getPing() != 0) {
+            outbox.put(
+                    "pong",
+                    ConnectRequest.newBuilder().setPong(message.getPing()).build());
         }
-        notifyAll();
+        if (message.hasRotate()) {
+            long within = millis(message.getRotate().getWithin());
+            link.moveAt = now() + ThreadLocalRandom.current().nextLong(within + 1);
+        }
+        flush();
     }
 
-    private void adopt(WorkerStream stream, Welcome welcome) {
-        if (welcome.getResumed()) {
-            roster.keep(welcome.getHeldList());
-        } else {
+    /** Goes on with what the session still holds, and says again what was not answered. */
+    private void adopt(Welcome told) {
+        if (!told.getResumed()) {
             forget();
         }
-        leave();
-        current = stream;
-        id = welcome.getSessionId();
-        beatMillis = Math.max(1, millis(welcome.getHeartbeatInterval()));
-        mostBackoff = millis(welcome.getSessionTtl()) / 4;
-        moveAt = NEVER;
-        tries = 0;
-        outbox.resume(welcome.getMaxItems());
-        if (isDraining) {
-            outbox.drain();
+        Set<TaskRef> held = new HashSet<>(told.getHeldList());
+        for (Attempt attempt : List.copyOf(attempts.values())) {
+            if (attempt.report == null && !held.contains(attempt.ref())) {
+                drop(attempt);
+            }
         }
-        LOG.log(Level.INFO, "connected: session {0}, resumed: {1}", id, welcome.getResumed());
+        welcome = told;
+        link.isWelcome = true;
+        tries = 0;
+        reported.values().forEach(this::say);
         // What waits for it runs elsewhere: it may ask this session for something.
         connected.completeAsync(() -> null);
+        LOG.log(Level.INFO, "connected: session {0}, resumed: {1}", told.getSessionId(), told.getResumed());
     }
 
-    synchronized void ended(WorkerStream stream, StepwellException why) {
-        stream.end(why);
-        notifyAll();
-    }
-
-    /** Writes what there is to say. */
-    synchronized void flush() {
-        if (current != null) {
-            current.write(outbox);
+    private void assign(Task task) {
+        outbox.putIfAbsent(
+                task.getRef(),
+                ConnectRequest.newBuilder().addAcks(task.getRef()).build());
+        if (!attempts.containsKey(task.getRef())) {
+            Attempt attempt = new Attempt(this, task, ++numbers);
+            attempts.put(task.getRef(), attempt);
+            attempt.thread.start();
         }
     }
 
-    /** Tells whoever waits that the last task may have gone. */
-    synchronized void removed() {
-        notifyAll();
+    private Optional<Attempt> find(TaskRef ref) {
+        return Optional.ofNullable(attempts.get(ref));
+    }
+
+    private void answered(ReportResult result) {
+        Attempt attempt = reported.get(result.getCorrelation());
+        if (attempt == null) {
+            return;
+        }
+        switch (result.getRemedy()) {
+            case REMEDY_REPEAT -> attempt.repeatAt = now() + millis(result.getRepeatDelay());
+            case REMEDY_FAIL -> attempt.fail(StepwellException.of(result.getError()));
+            default -> drop(attempt);
+        }
+    }
+
+    /** Whether an attempt is still this worker's, and nothing is said of how it ended. */
+    boolean awaits(Attempt attempt) {
+        return attempt.report == null && attempts.get(attempt.ref()) == attempt;
+    }
+
+    void report(Attempt attempt) {
+        reported.put(attempt.number, attempt);
+        say(attempt);
+        flush();
+    }
+
+    /** Says a report, or says it again. */
+    void say(Attempt attempt) {
+        attempt.repeatAt = NEVER;
+        outbox.remove(attempt);
+        outbox.put(
+                attempt, ConnectRequest.newBuilder().addReports(attempt.report).build());
+    }
+
+    void say(TaskHeartbeat heartbeat) {
+        outbox.put(
+                heartbeat.getRef(),
+                ConnectRequest.newBuilder().addHeartbeats(heartbeat).build());
+    }
+
+    /**
+     * Writes what there is to say as long as the connection takes it; the rest gathers until it does again. The last item
+     * of a message may go beyond the size that is aimed at, and stays below what is refused.
+     */
+    private synchronized void flush() {
+        while (link != null && link.isWelcome && link.call.isReady() && !outbox.isEmpty()) {
+            ConnectRequest.Builder message = ConnectRequest.newBuilder();
+            Iterator<ConnectRequest> words = outbox.values().iterator();
+            int count = 0;
+            int bytes = 0;
+            do {
+                ConnectRequest word = words.next();
+                words.remove();
+                message.mergeFrom(word);
+                bytes += word.getSerializedSize();
+            } while (++count < welcome.getMaxItems() && bytes < MESSAGE_BYTES && words.hasNext());
+            link.call.sendMessage(message.build());
+        }
+    }
+
+    /** One stream, over a connection of its own. */
+    private final class Link extends ClientCall.Listener<ConnectResponse> {
+        final ManagedChannel channel = worker.connections.get();
+        final ClientCall<ConnectRequest, ConnectResponse> call =
+                channel.newCall(WorkerServiceGrpc.getConnectMethod(), CallOptions.DEFAULT);
+        long heardAt = now();
+        long pingAt;
+        long moveAt = NEVER;
+        boolean isWelcome;
+        volatile StepwellException end;
+
+        Link() {
+            Hello.Builder hello = worker.hello.clone().setSessionId(welcome.getSessionId());
+            call.start(this, new Metadata());
+            call.request(1);
+            call.sendMessage(ConnectRequest.newBuilder()
+                    .setHello(hello.addAllHeld(attempts.keySet()))
+                    .build());
+        }
+
+        @Override
+        public void onReady() {
+            flush();
+        }
+
+        @Override
+        public void onMessage(ConnectResponse message) {
+            take(this, message);
+            call.request(1);
+        }
+
+        @Override
+        public void onClose(Status status, Metadata trailers) {
+            end = StepwellException.of(status.asRuntimeException(trailers));
+        }
     }
 }

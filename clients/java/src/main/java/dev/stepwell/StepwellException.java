@@ -91,6 +91,11 @@ public final class StepwellException extends RuntimeException {
         return Optional.ofNullable(retryDelay);
     }
 
+    /** The same in milliseconds; 0 if there is none. */
+    long retryMillis() {
+        return retryDelay().map(Duration::toMillis).orElse(0L);
+    }
+
     /** Whether the same call may succeed a little later. */
     public boolean isPassing() {
         return switch (code) {
