@@ -8,6 +8,8 @@ import java.lang.reflect.Type;
 
 /** Turns values into payloads and back, as JSON. A payload without a body is the null value. */
 public final class Payloads {
+    private static final int MOST_BYTES = 2 << 20;
+
     private final ObjectMapper mapper;
 
     /** Payloads as Jackson writes them without being told anything. */
@@ -37,6 +39,15 @@ public final class Payloads {
             throw new IllegalArgumentException(
                     "a " + value.getClass().getName() + " is not to be written as JSON", unwritable);
         }
+    }
+
+    /** Spells what a worker has to say. What is larger would be refused, and all else in the same message with it. */
+    Payload writeSmall(Object value) {
+        Payload payload = write(value);
+        if (payload.getSerializedSize() > MOST_BYTES) {
+            throw ApplicationException.nonRetryable("PayloadTooLarge", "a value of more than 2 MiB: give a reference");
+        }
+        return payload;
     }
 
     /**

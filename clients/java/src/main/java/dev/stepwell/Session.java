@@ -7,9 +7,13 @@ import static io.grpc.Status.Code.UNAUTHENTICATED;
 import static io.grpc.Status.Code.UNIMPLEMENTED;
 
 import com.google.protobuf.Duration;
+import dev.stepwell.v1.CompleteActivity;
 import dev.stepwell.v1.ConnectRequest;
 import dev.stepwell.v1.ConnectResponse;
 import dev.stepwell.v1.Hello;
+import dev.stepwell.v1.Payload;
+import dev.stepwell.v1.ReleaseTask;
+import dev.stepwell.v1.Report;
 import dev.stepwell.v1.ReportResult;
 import dev.stepwell.v1.Task;
 import dev.stepwell.v1.TaskHeartbeat;
@@ -35,32 +39,32 @@ import java.util.concurrent.ThreadLocalRandom;
 /**
  * A worker's presence: the attempts that it holds, and one stream after another, each resuming what the one before held.
  *
- * <p>Its monitor guards it and them. The worker's own thread, in {@link #run}, looks ten times a second what is due;
- * gRPC's callbacks and the threads of activities come in for moments. Nothing waits in here but for the next such look.
+ * <p>Its monitor guards it, its stream and its attempts. The worker's own thread, in {@link #run}, looks ten times a
+ * second what is due; gRPC's callbacks and the threads of activities come in for moments, and nobody waits in here.
  */
 final class Session {
     private static final System.Logger LOG = System.getLogger(Session.class.getName());
     private static final Set<Status.Code> FINAL =
             Set.of(INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED);
     private static final long TICK_MILLIS = 100;
-    private static final long HELD_UP_MILLIS = 5_000;
-    private static final long WELCOME_MILLIS = 10_000;
-    private static final long SILENCE_MILLIS = 30_000;
+    private static final int WELCOME_TICKS = 100;
+    private static final int SILENCE_TICKS = 300;
     private static final long FIRST_BACKOFF_MILLIS = 200;
     private static final long MOST_BACKOFF_MILLIS = 30_000;
+    private static final long BEAT_MILLIS = 10_000;
     private static final long LAST_WORDS_MILLIS = 5_000;
+    private static final long NEVER = Long.MAX_VALUE / 2;
     private static final int MESSAGE_BYTES = 1_000_000;
-    static final long NEVER = Long.MAX_VALUE / 2;
 
     final CompletableFuture<Void> connected = new CompletableFuture<>();
     final CompletableFuture<Void> ended = new CompletableFuture<>();
-    final Worker.Builder worker;
+    private final Worker.Builder worker;
     private final Map<TaskRef, Attempt> attempts = new LinkedHashMap<>();
     /** Those whose report is not answered yet, by their numbers. */
     private final Map<Long, Attempt> reported = new LinkedHashMap<>();
-    /** What is to be said, in order. What is said later under the same key is said in place of it. */
+    /** What is to be said, in order, by what it is about. */
     private final Map<Object, ConnectRequest> outbox = new LinkedHashMap<>();
-    /** What was last heard of the session; it has no id if there is none to resume. */
+    /** What was last heard of the session; without an id if there is none to resume. */
     private Welcome welcome = Welcome.getDefaultInstance();
 
     private Link link;
@@ -68,18 +72,17 @@ final class Session {
     private int tries;
     private long connectAt;
     private long releaseAt = NEVER;
-    private long tickedAt = now();
 
     Session(Worker.Builder worker) {
         this.worker = worker;
     }
 
     /** Milliseconds of a clock that nobody sets. */
-    static long now() {
+    private static long now() {
         return System.nanoTime() / 1_000_000;
     }
 
-    static long millis(Duration duration) {
+    private static long millis(Duration duration) {
         return duration.getSeconds() * 1000 + duration.getNanos() / 1_000_000;
     }
 
@@ -87,12 +90,12 @@ final class Session {
     void run() {
         try {
             work();
-            connected.cancel(false);
-            ended.complete(null);
         } catch (Throwable why) {
             connected.completeExceptionally(why);
             ended.completeExceptionally(why);
         }
+        connected.cancel(false);
+        ended.complete(null);
     }
 
     private synchronized void work() throws InterruptedException {
@@ -108,61 +111,41 @@ final class Session {
                 for (long until = now() + LAST_WORDS_MILLIS; link.end == null && now() < until; ) {
                     wait(TICK_MILLIS);
                 }
+                link.channel.shutdownNow();
             }
         } finally {
             forget();
-            leave();
         }
     }
 
-    /** Asks for no more tasks; what is at work after a time is given back. */
-    synchronized void drain(long millis) {
-        releaseAt = Math.min(releaseAt, now() + millis);
+    /** Asks for no more tasks; what is at work after the drain time is given back. */
+    synchronized void drain() {
+        releaseAt = Math.min(releaseAt, now() + worker.drainTime.toMillis());
         if (link != null) {
             link.pingAt = 0;
         }
     }
 
-    /** Does all that is due. */
+    /**
+     * Does all that is due. Silence is counted in ticks: a process that was itself held up takes none for the service's.
+     */
     private void tick(long now) {
-        if (link != null) {
-            watch(now);
-        } else if (now >= connectAt) {
+        if (link == null && now >= connectAt) {
             link = new Link();
-        }
-        for (Attempt attempt : attempts.values()) {
-            attempt.tick(now);
-            if (now >= releaseAt) {
-                attempt.release("the worker is leaving");
-            }
-        }
-        flush();
-        tickedAt = now;
-    }
-
-    /** Shows life and asks for it, and gives up a stream that has ended, is silent or is to be moved. */
-    private void watch(long now) {
-        if (now - tickedAt > HELD_UP_MILLIS) {
-            // This process itself was held up: what came meanwhile is yet to be read.
-            link.heardAt = now;
-        }
-        long silence = now - link.heardAt;
-        if (link.end != null) {
-            recover(link.end);
-        } else if (silence > (link.isWelcome ? SILENCE_MILLIS : WELCOME_MILLIS)) {
-            recover(StepwellException.unavailable("nothing was heard for " + silence + " ms"));
-        } else if (now >= link.moveAt) {
-            leave();
-        } else if (link.isWelcome && now >= link.pingAt) {
+        } else if (link != null && (link.end != null || ++link.silence > SILENCE_TICKS || now >= link.moveAt)) {
+            recover(link.end != null ? link.end : StepwellException.unavailable("it is silent, or to be moved"));
+        } else if (link != null && now >= link.pingAt) {
             link.pingAt = now + millis(welcome.getHeartbeatInterval()) - 2 * TICK_MILLIS;
-            ConnectRequest.Builder ping = ConnectRequest.newBuilder().setPing(now);
-            outbox.put("ping", ping.setDrain(releaseAt != NEVER).build());
+            say("ping", ConnectRequest.newBuilder().setPing(now).setDrain(releaseAt != NEVER));
         }
+        attempts.values().forEach(attempt -> attempt.tick(now));
+        flush();
     }
 
-    /** Settles when to connect again, or throws what no attempt can help. */
+    /** Leaves the stream, and settles when to connect again; throws what no attempt can help. */
     private void recover(StepwellException why) {
-        leave();
+        link.channel.shutdownNow();
+        link = null;
         if (FINAL.contains(why.code())) {
             throw why;
         }
@@ -176,13 +159,6 @@ final class Session {
         LOG.log(Level.INFO, "connecting again in {0} ms: {1}", delay, why);
     }
 
-    private void leave() {
-        if (link != null) {
-            link.channel.shutdownNow();
-            link = null;
-        }
-    }
-
     /** The session is over: what it held is somebody else's. */
     private void forget() {
         List.copyOf(attempts.values()).forEach(this::drop);
@@ -192,9 +168,9 @@ final class Session {
     }
 
     private void drop(Attempt attempt) {
-        attempts.remove(attempt.ref());
+        attempts.remove(attempt.task.getRef());
         reported.remove(attempt.number);
-        outbox.remove(attempt);
+        outbox.remove(attempt.number);
         attempt.cancel();
     }
 
@@ -203,7 +179,7 @@ final class Session {
         if (from != link) {
             return;
         }
-        link.heardAt = now();
+        link.silence = 0;
         if (message.hasWelcome()) {
             adopt(message.getWelcome());
         }
@@ -216,13 +192,12 @@ final class Session {
                 .filter(beat -> beat.getCancelRequested() || beat.getLost())
                 .forEach(beat -> find(beat.getRef()).ifPresent(Attempt::cancel));
         if (message.getPing() != 0) {
-            outbox.put(
-                    "pong",
-                    ConnectRequest.newBuilder().setPong(message.getPing()).build());
+            say("pong", ConnectRequest.newBuilder().setPong(message.getPing()));
         }
         if (message.hasRotate()) {
-            long within = millis(message.getRotate().getWithin());
-            link.moveAt = now() + ThreadLocalRandom.current().nextLong(within + 1);
+            link.moveAt = now()
+                    + ThreadLocalRandom.current()
+                            .nextLong(millis(message.getRotate().getWithin()) + 1);
         }
         flush();
     }
@@ -233,76 +208,52 @@ final class Session {
             forget();
         }
         Set<TaskRef> held = new HashSet<>(told.getHeldList());
-        for (Attempt attempt : List.copyOf(attempts.values())) {
-            if (attempt.report == null && !held.contains(attempt.ref())) {
-                drop(attempt);
-            }
-        }
+        List.copyOf(attempts.values()).stream()
+                .filter(attempt -> attempt.report == null && !held.contains(attempt.task.getRef()))
+                .forEach(this::drop);
         welcome = told;
         link.isWelcome = true;
         tries = 0;
-        reported.values().forEach(this::say);
+        reported.values().forEach(Attempt::say);
         // What waits for it runs elsewhere: it may ask this session for something.
         connected.completeAsync(() -> null);
         LOG.log(Level.INFO, "connected: session {0}, resumed: {1}", told.getSessionId(), told.getResumed());
-    }
-
-    private void assign(Task task) {
-        outbox.putIfAbsent(
-                task.getRef(),
-                ConnectRequest.newBuilder().addAcks(task.getRef()).build());
-        if (!attempts.containsKey(task.getRef())) {
-            Attempt attempt = new Attempt(this, task, ++numbers);
-            attempts.put(task.getRef(), attempt);
-            attempt.thread.start();
-        }
     }
 
     private Optional<Attempt> find(TaskRef ref) {
         return Optional.ofNullable(attempts.get(ref));
     }
 
+    private void assign(Task task) {
+        if (find(task.getRef()).isEmpty()) {
+            Attempt attempt = new Attempt(task);
+            attempts.put(task.getRef(), attempt);
+            say(task.getRef(), ConnectRequest.newBuilder().addAcks(task.getRef()));
+            if (worker.activities.containsKey(task.getType())) {
+                attempt.thread.start();
+            } else {
+                attempt.release("activity " + task.getType() + " is not known here");
+            }
+        }
+    }
+
     private void answered(ReportResult result) {
         Attempt attempt = reported.get(result.getCorrelation());
-        if (attempt == null) {
-            return;
+        if (attempt != null && result.getRemedy() == ReportResult.Remedy.REMEDY_REPEAT) {
+            attempt.repeatAt = now() + millis(result.getRepeatDelay());
+        } else if (attempt != null && result.getRemedy() == ReportResult.Remedy.REMEDY_FAIL) {
+            attempt.report(Failures.of(result.getError()));
+        } else if (attempt != null) {
+            drop(attempt);
         }
-        switch (result.getRemedy()) {
-            case REMEDY_REPEAT -> attempt.repeatAt = now() + millis(result.getRepeatDelay());
-            case REMEDY_FAIL -> attempt.fail(StepwellException.of(result.getError()));
-            default -> drop(attempt);
-        }
     }
 
-    /** Whether an attempt is still this worker's, and nothing is said of how it ended. */
-    boolean awaits(Attempt attempt) {
-        return attempt.report == null && attempts.get(attempt.ref()) == attempt;
+    /** Says something, in place of what was to be said about the same. */
+    private void say(Object about, ConnectRequest.Builder word) {
+        outbox.put(about, word.build());
     }
 
-    void report(Attempt attempt) {
-        reported.put(attempt.number, attempt);
-        say(attempt);
-        flush();
-    }
-
-    /** Says a report, or says it again. */
-    void say(Attempt attempt) {
-        attempt.repeatAt = NEVER;
-        outbox.remove(attempt);
-        outbox.put(
-                attempt, ConnectRequest.newBuilder().addReports(attempt.report).build());
-    }
-
-    void say(TaskHeartbeat heartbeat) {
-        outbox.put(
-                heartbeat.getRef(),
-                ConnectRequest.newBuilder().addHeartbeats(heartbeat).build());
-    }
-
-    /**
-     * Writes what there is to say as long as the connection takes it; the rest gathers until it does again. The last item
-     * of a message may go beyond the size that is aimed at, and stays below what is refused.
-     */
+    /** Writes what there is to say as long as the connection takes it; the rest gathers until it does again. */
     private synchronized void flush() {
         while (link != null && link.isWelcome && link.call.isReady() && !outbox.isEmpty()) {
             ConnectRequest.Builder message = ConnectRequest.newBuilder();
@@ -324,19 +275,18 @@ final class Session {
         final ManagedChannel channel = worker.connections.get();
         final ClientCall<ConnectRequest, ConnectResponse> call =
                 channel.newCall(WorkerServiceGrpc.getConnectMethod(), CallOptions.DEFAULT);
-        long heardAt = now();
+        boolean isWelcome;
+        int silence = SILENCE_TICKS - WELCOME_TICKS;
         long pingAt;
         long moveAt = NEVER;
-        boolean isWelcome;
         volatile StepwellException end;
 
         Link() {
             Hello.Builder hello = worker.hello.clone().setSessionId(welcome.getSessionId());
+            hello.addAllHeld(attempts.keySet());
             call.start(this, new Metadata());
             call.request(1);
-            call.sendMessage(ConnectRequest.newBuilder()
-                    .setHello(hello.addAllHeld(attempts.keySet()))
-                    .build());
+            call.sendMessage(ConnectRequest.newBuilder().setHello(hello).build());
         }
 
         @Override
@@ -353,6 +303,120 @@ final class Session {
         @Override
         public void onClose(Status status, Metadata trailers) {
             end = StepwellException.of(status.asRuntimeException(trailers));
+        }
+    }
+
+    /** One attempt at an activity or a job, from its assignment until its report is answered. */
+    private final class Attempt implements ActivityContext {
+        final Task task;
+        final long number = ++numbers;
+        final Thread thread = new Thread(this::perform, "stepwell-activity");
+        Report report;
+        long repeatAt = NEVER;
+        private volatile boolean isCancelled;
+        private volatile boolean hasBeat;
+        private volatile TaskHeartbeat heartbeat;
+        private long beatAt;
+
+        Attempt(Task task) {
+            this.task = task;
+            heartbeat = TaskHeartbeat.newBuilder().setRef(task.getRef()).build();
+            thread.setDaemon(true);
+        }
+
+        @Override
+        public Task task() {
+            return task;
+        }
+
+        @Override
+        public boolean isCancelled() {
+            return isCancelled;
+        }
+
+        @Override
+        public <T> Optional<T> heartbeatDetails(Class<T> type) {
+            Optional<Task> before = Optional.of(task).filter(Task::hasHeartbeatDetails);
+            return before.map(told -> worker.payloads.read(told.getHeartbeatDetails(), type));
+        }
+
+        @Override
+        public void heartbeat(Object details) {
+            if (details != null) {
+                Payload told = worker.payloads.writeSmall(details);
+                heartbeat = heartbeat.toBuilder().setDetails(told).build();
+            }
+            hasBeat = true;
+        }
+
+        private void perform() {
+            Report.Builder outcome = Report.newBuilder();
+            try {
+                Payload result = worker.activities.get(task.getType()).perform(this, task.getInput());
+                outcome.setComplete(CompleteActivity.newBuilder().setResult(result));
+            } catch (Throwable thrown) {
+                outcome = Failures.of(thrown, isCancelled);
+            }
+            synchronized (Session.this) {
+                end(outcome);
+            }
+        }
+
+        /** Reports what came of it, unless something is reported already, or it was dropped. */
+        private void end(Report.Builder outcome) {
+            if (report == null && attempts.get(task.getRef()) == this) {
+                // What the next attempt needs to know goes out before it can begin.
+                beat();
+                report(outcome);
+            }
+        }
+
+        void report(Report.Builder outcome) {
+            report = outcome.setRef(task.getRef()).setCorrelation(number).build();
+            reported.put(number, this);
+            say();
+            flush();
+        }
+
+        /** Says its report, or says it again, behind all else. */
+        void say() {
+            repeatAt = NEVER;
+            outbox.remove(number);
+            Session.this.say(number, ConnectRequest.newBuilder().addReports(report));
+        }
+
+        /** Says what gathered since the last heartbeat, and then nothing for half of what may lie between two. */
+        private void beat() {
+            if (hasBeat && report == null) {
+                hasBeat = false;
+                beatAt = now() + (task.hasHeartbeatTimeout() ? millis(task.getHeartbeatTimeout()) : BEAT_MILLIS) / 2;
+                Session.this.say(task.getRef(), ConnectRequest.newBuilder().addHeartbeats(heartbeat));
+            }
+        }
+
+        void tick(long now) {
+            if (now >= beatAt) {
+                beat();
+            }
+            if (now >= repeatAt) {
+                say();
+            }
+            if (now >= releaseAt) {
+                release("the worker is leaving");
+            }
+        }
+
+        void release(String reason) {
+            end(Report.newBuilder().setRelease(ReleaseTask.newBuilder().setReason(reason)));
+            cancel();
+        }
+
+        /** Asks the code to stop, once: so its clean-up may wait. */
+        void cancel() {
+            if (!isCancelled) {
+                isCancelled = true;
+                thread.interrupt();
+            }
         }
     }
 }

@@ -24,11 +24,9 @@ import java.util.function.Supplier;
  */
 public final class Worker implements AutoCloseable {
     private final Session session;
-    private final Duration drainTime;
 
     private Worker(Builder builder) {
         session = new Session(builder);
-        drainTime = builder.drainTime;
     }
 
     /**
@@ -61,7 +59,7 @@ public final class Worker implements AutoCloseable {
 
     /** Takes no more tasks, and ends when those at work are done, or given back after the drain time. Safe to repeat. */
     public void shutdown() {
-        session.drain(drainTime.toMillis());
+        session.drain();
     }
 
     /** {@link #shutdown}, and waits for the end, or until its thread is interrupted. Of a worker that was started. */
@@ -84,7 +82,7 @@ public final class Worker implements AutoCloseable {
         final Hello.Builder hello =
                 Hello.newBuilder().setNamespace("main").addTaskQueues("default").setSdk(Connections.SDK);
         Payloads payloads = new Payloads();
-        private Duration drainTime = Duration.ofSeconds(30);
+        Duration drainTime = Duration.ofSeconds(30);
 
         private Builder(Supplier<? extends ManagedChannel> connections) {
             this.connections = connections;
@@ -150,7 +148,7 @@ public final class Worker implements AutoCloseable {
                 } catch (IllegalArgumentException misfit) {
                     throw ApplicationException.nonRetryable("InvalidInput", misfit.getMessage());
                 }
-                return payloads.write(activity.perform(context, value));
+                return payloads.writeSmall(activity.perform(context, value));
             });
             return this;
         }
