@@ -1,6 +1,5 @@
 package dev.stepwell;
 
-import com.google.rpc.Status;
 import dev.stepwell.v1.CancelledActivity;
 import dev.stepwell.v1.FailActivity;
 import dev.stepwell.v1.Failure;
@@ -12,23 +11,25 @@ import java.util.Objects;
 import java.util.concurrent.CancellationException;
 import java.util.stream.Stream;
 
-/** Spells what came of an attempt that did not end well. */
+/** Spells what an activity's code has thrown as the protocol has it. */
 final class Failures {
-    private static final int TEXT_LENGTH = 16_000;
+    /** Cuts a text, so that a message stays small: the service keeps about as much. */
+    private static final String CUT = "%.16000s";
 
     private Failures() {}
 
-    /** What an activity's code has thrown. If it was asked to stop and says so, by whatever it put around it, it has. */
+    /** What code came to that has thrown; it has stopped if it was asked to, and says so by whatever it put around it. */
     static Report.Builder of(Throwable thrown, boolean isCancelled) {
-        Stream<Throwable> causes = Stream.iterate(thrown, Objects::nonNull, Throwable::getCause);
-        if (isCancelled && causes.anyMatch(Failures::isStop)) {
+        if (isCancelled
+                && Stream.iterate(thrown, Objects::nonNull, Throwable::getCause).anyMatch(Failures::isStop)) {
             return Report.newBuilder().setCancelled(CancelledActivity.getDefaultInstance());
         }
         StringWriter trace = new StringWriter();
         thrown.printStackTrace(new PrintWriter(trace, true));
-        String message = thrown.getMessage() == null ? thrown.toString() : thrown.getMessage();
-        Failure.Builder failure = Failure.newBuilder().setMessage(cut(message)).setStackTrace(cut(trace.toString()));
-        failure.setType(thrown.getClass().getSimpleName());
+        Failure.Builder failure = Failure.newBuilder()
+                .setType(thrown.getClass().getSimpleName())
+                .setMessage(CUT.formatted(thrown.getMessage() == null ? thrown : thrown.getMessage()))
+                .setStackTrace(CUT.formatted(trace));
         if (thrown instanceof ApplicationException known) {
             failure.setType(known.type()).setNonRetryable(!known.isRetryable());
             Duration delay = known.retryAfter();
@@ -38,26 +39,10 @@ final class Failures {
                         .setNanos(delay.getNano());
             }
         }
-        return of(failure);
-    }
-
-    /** What it came to was refused, and would be at another attempt. */
-    static Report.Builder of(Status error) {
-        StepwellException refusal = StepwellException.of(error);
-        Failure.Builder failure = Failure.newBuilder().setType(refusal.reason()).setMessage(refusal.getMessage());
-        return of(failure.setNonRetryable(true));
-    }
-
-    private static Report.Builder of(Failure.Builder failure) {
         return Report.newBuilder().setFail(FailActivity.newBuilder().setFailure(failure));
     }
 
     private static boolean isStop(Throwable cause) {
         return cause instanceof InterruptedException || cause instanceof CancellationException;
-    }
-
-    /** So that a message stays small: the service keeps about as much. */
-    private static String cut(String text) {
-        return text.substring(0, Math.min(text.length(), TEXT_LENGTH));
     }
 }

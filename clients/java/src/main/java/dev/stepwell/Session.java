@@ -47,7 +47,6 @@ final class Session {
     private static final Set<Status.Code> FINAL =
             Set.of(INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, UNIMPLEMENTED);
     private static final long TICK_MILLIS = 100;
-    private static final int WELCOME_TICKS = 100;
     private static final int SILENCE_TICKS = 300;
     private static final long FIRST_BACKOFF_MILLIS = 200;
     private static final long MOST_BACKOFF_MILLIS = 30_000;
@@ -70,7 +69,7 @@ final class Session {
     private Link link;
     private long numbers;
     private int tries;
-    private long connectAt;
+    private long pingAt;
     private long releaseAt = NEVER;
 
     Session(Worker.Builder worker) {
@@ -100,19 +99,18 @@ final class Session {
 
     private synchronized void work() throws InterruptedException {
         try {
+            link = new Link();
             while (now() < releaseAt + LAST_WORDS_MILLIS && (releaseAt == NEVER || !attempts.isEmpty())) {
                 tick(now());
                 wait(TICK_MILLIS);
             }
-            if (link != null) {
-                // So that the service ends the session at once.
-                link.call.sendMessage(ConnectRequest.newBuilder().setDrain(true).build());
-                link.call.halfClose();
-                for (long until = now() + LAST_WORDS_MILLIS; link.end == null && now() < until; ) {
-                    wait(TICK_MILLIS);
-                }
-                link.channel.shutdownNow();
+            // So that the service ends the session at once.
+            link.call.sendMessage(ConnectRequest.newBuilder().setDrain(true).build());
+            link.call.halfClose();
+            for (long until = now() + LAST_WORDS_MILLIS; link.end == null && now() < until; ) {
+                wait(TICK_MILLIS);
             }
+            link.channel.shutdownNow();
         } finally {
             forget();
         }
@@ -121,31 +119,38 @@ final class Session {
     /** Asks for no more tasks; what is at work after the drain time is given back. */
     synchronized void drain() {
         releaseAt = Math.min(releaseAt, now() + worker.drainTime.toMillis());
-        if (link != null) {
-            link.pingAt = 0;
-        }
+        pingAt = 0;
+        notifyAll();
     }
 
     /**
      * Does all that is due. Silence is counted in ticks: a process that was itself held up takes none for the service's.
      */
-    private void tick(long now) {
-        if (link == null && now >= connectAt) {
-            link = new Link();
-        } else if (link != null && (link.end != null || ++link.silence > SILENCE_TICKS || now >= link.moveAt)) {
+    private void tick(long now) throws InterruptedException {
+        if (link.end != null || ++link.silence > SILENCE_TICKS || now >= link.moveAt) {
             recover(link.end != null ? link.end : StepwellException.unavailable("it is silent, or to be moved"));
-        } else if (link != null && now >= link.pingAt) {
-            link.pingAt = now + millis(welcome.getHeartbeatInterval()) - 2 * TICK_MILLIS;
+        } else if (now >= pingAt) {
+            pingAt = now + millis(welcome.getHeartbeatInterval()) - 2 * TICK_MILLIS;
             say("ping", ConnectRequest.newBuilder().setPing(now).setDrain(releaseAt != NEVER));
         }
-        attempts.values().forEach(attempt -> attempt.tick(now));
+        for (Attempt attempt : attempts.values()) {
+            if (now >= attempt.beatAt) {
+                attempt.beat();
+            }
+            if (now >= attempt.repeatAt) {
+                attempt.say();
+            }
+            if (now >= releaseAt) {
+                attempt.release("the worker is leaving");
+            }
+        }
         flush();
     }
 
-    /** Leaves the stream, and settles when to connect again; throws what no attempt can help. */
-    private void recover(StepwellException why) {
+    /** Leaves the stream, and opens another one after a while; throws what none can help. */
+    private void recover(StepwellException why) throws InterruptedException {
         link.channel.shutdownNow();
-        link = null;
+        link.isWelcome = false;
         if (FINAL.contains(why.code())) {
             throw why;
         }
@@ -154,9 +159,10 @@ final class Session {
         }
         long most = welcome.hasSessionTtl() ? millis(welcome.getSessionTtl()) / 4 : MOST_BACKOFF_MILLIS;
         long backoff = Math.min(most, FIRST_BACKOFF_MILLIS << Math.min(tries++, 16));
-        long delay = why.retryMillis() + ThreadLocalRandom.current().nextLong(backoff + 1);
-        connectAt = now() + delay;
+        long delay = why.retryMillis() + ThreadLocalRandom.current().nextLong(backoff) + 1;
         LOG.log(Level.INFO, "connecting again in {0} ms: {1}", delay, why);
+        wait(delay);
+        link = new Link();
     }
 
     /** The session is over: what it held is somebody else's. */
@@ -195,9 +201,8 @@ final class Session {
             say("pong", ConnectRequest.newBuilder().setPong(message.getPing()));
         }
         if (message.hasRotate()) {
-            link.moveAt = now()
-                    + ThreadLocalRandom.current()
-                            .nextLong(millis(message.getRotate().getWithin()) + 1);
+            long within = millis(message.getRotate().getWithin());
+            link.moveAt = now() + ThreadLocalRandom.current().nextLong(within + 1);
         }
         flush();
     }
@@ -213,6 +218,7 @@ final class Session {
                 .forEach(this::drop);
         welcome = told;
         link.isWelcome = true;
+        pingAt = 0;
         tries = 0;
         reported.values().forEach(Attempt::say);
         // What waits for it runs elsewhere: it may ask this session for something.
@@ -242,9 +248,24 @@ final class Session {
         if (attempt != null && result.getRemedy() == ReportResult.Remedy.REMEDY_REPEAT) {
             attempt.repeatAt = now() + millis(result.getRepeatDelay());
         } else if (attempt != null && result.getRemedy() == ReportResult.Remedy.REMEDY_FAIL) {
-            attempt.report(Failures.of(result.getError()));
+            StepwellException refusal = StepwellException.of(result.getError());
+            attempt.report = null;
+            end(attempt, Failures.of(ApplicationException.nonRetryable(refusal.reason(), refusal.getMessage()), false));
         } else if (attempt != null) {
             drop(attempt);
+        }
+    }
+
+    /** Reports what came of an attempt, unless something is reported already, or it was dropped. */
+    private synchronized void end(Attempt attempt, Report.Builder outcome) {
+        if (attempt.report == null && attempts.get(attempt.task.getRef()) == attempt) {
+            // What the next attempt needs to know goes out before it can begin.
+            attempt.beat();
+            outcome.setRef(attempt.task.getRef()).setCorrelation(attempt.number);
+            attempt.report = outcome.build();
+            reported.put(attempt.number, attempt);
+            attempt.say();
+            flush();
         }
     }
 
@@ -255,7 +276,7 @@ final class Session {
 
     /** Writes what there is to say as long as the connection takes it; the rest gathers until it does again. */
     private synchronized void flush() {
-        while (link != null && link.isWelcome && link.call.isReady() && !outbox.isEmpty()) {
+        while (link.isWelcome && link.call.isReady() && !outbox.isEmpty()) {
             ConnectRequest.Builder message = ConnectRequest.newBuilder();
             Iterator<ConnectRequest> words = outbox.values().iterator();
             int count = 0;
@@ -276,14 +297,13 @@ final class Session {
         final ClientCall<ConnectRequest, ConnectResponse> call =
                 channel.newCall(WorkerServiceGrpc.getConnectMethod(), CallOptions.DEFAULT);
         boolean isWelcome;
-        int silence = SILENCE_TICKS - WELCOME_TICKS;
-        long pingAt;
+        int silence = SILENCE_TICKS * 2 / 3;
         long moveAt = NEVER;
         volatile StepwellException end;
 
         Link() {
             Hello.Builder hello = worker.hello.clone().setSessionId(welcome.getSessionId());
-            hello.addAllHeld(attempts.keySet());
+            hello.addAllHeld(attempts.keySet()).addAllActivityTypes(worker.activities.keySet());
             call.start(this, new Metadata());
             call.request(1);
             call.sendMessage(ConnectRequest.newBuilder().setHello(hello).build());
@@ -316,7 +336,7 @@ final class Session {
         private volatile boolean isCancelled;
         private volatile boolean hasBeat;
         private volatile TaskHeartbeat heartbeat;
-        private long beatAt;
+        long beatAt;
 
         Attempt(Task task) {
             this.task = task;
@@ -357,25 +377,7 @@ final class Session {
             } catch (Throwable thrown) {
                 outcome = Failures.of(thrown, isCancelled);
             }
-            synchronized (Session.this) {
-                end(outcome);
-            }
-        }
-
-        /** Reports what came of it, unless something is reported already, or it was dropped. */
-        private void end(Report.Builder outcome) {
-            if (report == null && attempts.get(task.getRef()) == this) {
-                // What the next attempt needs to know goes out before it can begin.
-                beat();
-                report(outcome);
-            }
-        }
-
-        void report(Report.Builder outcome) {
-            report = outcome.setRef(task.getRef()).setCorrelation(number).build();
-            reported.put(number, this);
-            say();
-            flush();
+            end(this, outcome);
         }
 
         /** Says its report, or says it again, behind all else. */
@@ -386,7 +388,7 @@ final class Session {
         }
 
         /** Says what gathered since the last heartbeat, and then nothing for half of what may lie between two. */
-        private void beat() {
+        void beat() {
             if (hasBeat && report == null) {
                 hasBeat = false;
                 beatAt = now() + (task.hasHeartbeatTimeout() ? millis(task.getHeartbeatTimeout()) : BEAT_MILLIS) / 2;
@@ -394,20 +396,8 @@ final class Session {
             }
         }
 
-        void tick(long now) {
-            if (now >= beatAt) {
-                beat();
-            }
-            if (now >= repeatAt) {
-                say();
-            }
-            if (now >= releaseAt) {
-                release("the worker is leaving");
-            }
-        }
-
         void release(String reason) {
-            end(Report.newBuilder().setRelease(ReleaseTask.newBuilder().setReason(reason)));
+            end(this, Report.newBuilder().setRelease(ReleaseTask.newBuilder().setReason(reason)));
             cancel();
         }
 

@@ -140,7 +140,6 @@ public final class Worker implements AutoCloseable {
         }
 
         private <I, O> Builder activity(String type, Type input, Activity<I, O> activity) {
-            hello.addActivityTypes(type);
             activities.put(type, (context, payload) -> {
                 I value;
                 try {
