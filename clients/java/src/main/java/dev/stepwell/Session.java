@@ -1,5 +1,6 @@
 package dev.stepwell;
 
+import static dev.stepwell.v1.WorkerServiceGrpc.getConnectMethod;
 import static io.grpc.Status.Code.INVALID_ARGUMENT;
 import static io.grpc.Status.Code.NOT_FOUND;
 import static io.grpc.Status.Code.PERMISSION_DENIED;
@@ -19,7 +20,6 @@ import dev.stepwell.v1.Task;
 import dev.stepwell.v1.TaskHeartbeat;
 import dev.stepwell.v1.TaskRef;
 import dev.stepwell.v1.Welcome;
-import dev.stepwell.v1.WorkerServiceGrpc;
 import io.grpc.CallOptions;
 import io.grpc.ClientCall;
 import io.grpc.ManagedChannel;
@@ -39,8 +39,8 @@ import java.util.concurrent.ThreadLocalRandom;
 /**
  * A worker's presence: the attempts that it holds, and one stream after another, each resuming what the one before held.
  *
- * <p>Its monitor guards it, its stream and its attempts. The worker's own thread, in {@link #run}, looks ten times a
- * second what is due; gRPC's callbacks and the threads of activities come in for moments, and nobody waits in here.
+ * <p>Its monitor guards all of it. The worker's own thread is in {@link #run}, looks ten times a second what is due, and
+ * gives the monitor away in between; gRPC's callbacks and the threads of activities come in for moments.
  */
 final class Session {
     private static final System.Logger LOG = System.getLogger(Session.class.getName());
@@ -61,9 +61,9 @@ final class Session {
     private final Map<TaskRef, Attempt> attempts = new LinkedHashMap<>();
     /** Those whose report is not answered yet, by their numbers. */
     private final Map<Long, Attempt> reported = new LinkedHashMap<>();
-    /** What is to be said, in order, by what it is about. */
+    /** What is to be said, in order, by what it is about: a report's number, a task, or a word such as `ping`. */
     private final Map<Object, ConnectRequest> outbox = new LinkedHashMap<>();
-    /** What was last heard of the session; without an id if there is none to resume. */
+    /** What the service said of the session; without an id if there is none to resume. */
     private Welcome welcome = Welcome.getDefaultInstance();
 
     private Link link;
@@ -124,7 +124,8 @@ final class Session {
     }
 
     /**
-     * Does all that is due. Silence is counted in ticks: a process that was itself held up takes none for the service's.
+     * Does all that is due. Silence is counted in ticks: a process that was itself held up does not take its own for the
+     * service's.
      */
     private void tick(long now) throws InterruptedException {
         if (link.end != null || ++link.silence > SILENCE_TICKS || now >= link.moveAt) {
@@ -133,7 +134,7 @@ final class Session {
             pingAt = now + millis(welcome.getHeartbeatInterval()) - 2 * TICK_MILLIS;
             say("ping", ConnectRequest.newBuilder().setPing(now).setDrain(releaseAt != NEVER));
         }
-        for (Attempt attempt : attempts.values()) {
+        for (Attempt attempt : List.copyOf(attempts.values())) {
             if (now >= attempt.beatAt) {
                 attempt.beat();
             }
@@ -226,6 +227,7 @@ final class Session {
         LOG.log(Level.INFO, "connected: session {0}, resumed: {1}", told.getSessionId(), told.getResumed());
     }
 
+    /** The attempt under just that grant. */
     private Optional<Attempt> find(TaskRef ref) {
         return Optional.ofNullable(attempts.get(ref));
     }
@@ -295,9 +297,9 @@ final class Session {
     private final class Link extends ClientCall.Listener<ConnectResponse> {
         final ManagedChannel channel = worker.connections.get();
         final ClientCall<ConnectRequest, ConnectResponse> call =
-                channel.newCall(WorkerServiceGrpc.getConnectMethod(), CallOptions.DEFAULT);
+                channel.newCall(getConnectMethod(), CallOptions.DEFAULT);
         boolean isWelcome;
-        int silence = SILENCE_TICKS * 2 / 3;
+        int silence = SILENCE_TICKS * 2 / 3; // a welcome is not awaited for as long
         long moveAt = NEVER;
         volatile StepwellException end;
 

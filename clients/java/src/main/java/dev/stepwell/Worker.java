@@ -152,7 +152,7 @@ public final class Worker implements AutoCloseable {
             return this;
         }
 
-        /** A worker that is yet to be started. */
+        /** A worker that is yet to be started. What it was described by is its own from here on. */
         public Worker build() {
             return new Worker(this);
         }
