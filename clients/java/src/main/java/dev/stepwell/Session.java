@@ -124,8 +124,8 @@ final class Session {
     }
 
     /**
-     * Does all that is due. Silence is counted in ticks: a process that was itself held up does not take its own for the
-     * service's.
+     * Does all that is due. Silence is counted in ticks, so that a process that was itself held up does not blame the
+     * stream.
      */
     private void tick(long now) throws InterruptedException {
         if (link.end != null || ++link.silence > SILENCE_TICKS || now >= link.moveAt) {
@@ -246,6 +246,9 @@ final class Session {
     }
 
     private void answered(ReportResult result) {
+        if (result.hasError()) {
+            LOG.log(Level.INFO, "a report was refused: {0}", result.getError().getMessage());
+        }
         Attempt attempt = reported.get(result.getCorrelation());
         if (attempt != null && result.getRemedy() == ReportResult.Remedy.REMEDY_REPEAT) {
             attempt.repeatAt = now() + millis(result.getRepeatDelay());
@@ -299,7 +302,9 @@ final class Session {
         final ClientCall<ConnectRequest, ConnectResponse> call =
                 channel.newCall(getConnectMethod(), CallOptions.DEFAULT);
         boolean isWelcome;
-        int silence = SILENCE_TICKS * 2 / 3; // a welcome is not awaited for as long
+        /** In ticks. A welcome is awaited for a third of what a later silence may take. */
+        int silence = SILENCE_TICKS * 2 / 3;
+
         long moveAt = NEVER;
         volatile StepwellException end;
 
@@ -333,7 +338,9 @@ final class Session {
         final Task task;
         final long number = ++numbers;
         final Thread thread = new Thread(this::perform, "stepwell-activity");
+        /** What came of it; null before. */
         Report report;
+
         long repeatAt = NEVER;
         private volatile boolean isCancelled;
         private volatile boolean hasBeat;
