@@ -180,8 +180,7 @@ public final class Client implements AutoCloseable {
     /** Full jitter, on top of the service's advice. */
     private static long backoff(int attempt, StepwellException failed) {
         long most = Math.min(MOST_BACKOFF_MILLIS, BACKOFF_MILLIS << Math.min(attempt, 16));
-        return failed.retryDelay().map(java.time.Duration::toMillis).orElse(0L)
-                + ThreadLocalRandom.current().nextLong(most);
+        return failed.retryMillis() + ThreadLocalRandom.current().nextLong(most);
     }
 
     private static boolean slept(long millis) {

@@ -1,72 +1,48 @@
 package dev.stepwell;
 
-import com.google.protobuf.Duration;
+import dev.stepwell.v1.CancelledActivity;
+import dev.stepwell.v1.FailActivity;
 import dev.stepwell.v1.Failure;
+import dev.stepwell.v1.Report;
 import java.io.PrintWriter;
 import java.io.StringWriter;
+import java.time.Duration;
+import java.util.Objects;
 import java.util.concurrent.CancellationException;
+import java.util.stream.Stream;
 
 /** Spells what an activity's code has thrown as the protocol has it. */
 final class Failures {
-    private static final int TYPE_LENGTH = 200;
-    private static final int MESSAGE_LENGTH = 4_000;
-    private static final int TRACE_LENGTH = 16_000;
+    /** Cuts a text, so that a message stays small: the service keeps about as much. */
+    private static final String CUT = "%.16000s";
 
     private Failures() {}
 
-    static Failure of(Throwable thrown) {
-        String message = thrown.getMessage() == null ? thrown.toString() : thrown.getMessage();
-        Failure.Builder failure = Failure.newBuilder()
-                .setType(storable(typeOf(thrown), TYPE_LENGTH))
-                .setMessage(storable(message, MESSAGE_LENGTH))
-                .setStackTrace(storable(traceOf(thrown), TRACE_LENGTH));
-        if (thrown instanceof ApplicationException known) {
-            failure.setNonRetryable(!known.isRetryable());
-            if (known.retryAfter() != null) {
-                failure.setNextRetryDelay(Duration.newBuilder()
-                        .setSeconds(known.retryAfter().getSeconds())
-                        .setNanos(known.retryAfter().getNano()));
-            }
+    /** What code came to that has thrown; it has stopped if it was asked to, and says so by whatever it put around it. */
+    static Report.Builder of(Throwable thrown, boolean isCancelled) {
+        if (isCancelled
+                && Stream.iterate(thrown, Objects::nonNull, Throwable::getCause).anyMatch(Failures::isStop)) {
+            return Report.newBuilder().setCancelled(CancelledActivity.getDefaultInstance());
         }
-        return failure.build();
-    }
-
-    /** The failure of an activity whose report was refused, as it would be at another attempt. */
-    static Failure of(StepwellException refusal) {
-        return Failure.newBuilder()
-                .setType(refusal.reason())
-                .setMessage(storable(refusal.getMessage(), MESSAGE_LENGTH))
-                .setNonRetryable(true)
-                .build();
-    }
-
-    /** Whether code that was interrupted says so, by whatever it put around it. */
-    static boolean isStop(Throwable thrown) {
-        for (Throwable cause = thrown; cause != null; cause = cause.getCause()) {
-            if (cause instanceof InterruptedException || cause instanceof CancellationException) {
-                return true;
-            }
-        }
-        return false;
-    }
-
-    private static String typeOf(Throwable thrown) {
-        if (thrown instanceof ApplicationException known && !known.type().isEmpty()) {
-            return known.type();
-        }
-        String name = thrown.getClass().getSimpleName();
-        return name.isEmpty() ? thrown.getClass().getName() : name;
-    }
-
-    private static String traceOf(Throwable thrown) {
         StringWriter trace = new StringWriter();
         thrown.printStackTrace(new PrintWriter(trace, true));
-        return trace.toString();
+        Failure.Builder failure = Failure.newBuilder()
+                .setType(thrown.getClass().getSimpleName())
+                .setMessage(CUT.formatted(thrown.getMessage() == null ? thrown : thrown.getMessage()))
+                .setStackTrace(CUT.formatted(trace));
+        if (thrown instanceof ApplicationException known) {
+            failure.setType(known.type()).setNonRetryable(!known.isRetryable());
+            Duration delay = known.retryAfter();
+            if (delay != null) {
+                failure.getNextRetryDelayBuilder()
+                        .setSeconds(delay.getSeconds())
+                        .setNanos(delay.getNano());
+            }
+        }
+        return Report.newBuilder().setFail(FailActivity.newBuilder().setFailure(failure));
     }
 
-    /** Without what the service does not store, and not too long. */
-    private static String storable(String text, int length) {
-        String clean = text.replace("\0", "\\0");
-        return clean.length() <= length ? clean : clean.substring(0, length);
+    private static boolean isStop(Throwable cause) {
+        return cause instanceof InterruptedException || cause instanceof CancellationException;
     }
 }

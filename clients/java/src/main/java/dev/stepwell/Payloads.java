@@ -1,13 +1,15 @@
 package dev.stepwell;
 
 import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.databind.JavaType;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import dev.stepwell.v1.Payload;
+import java.lang.reflect.Type;
 
 /** Turns values into payloads and back, as JSON. A payload without a body is the null value. */
 public final class Payloads {
+    private static final int MOST_BYTES = 2 << 20;
+
     private final ObjectMapper mapper;
 
     /** Payloads as Jackson writes them without being told anything. */
@@ -39,16 +41,25 @@ public final class Payloads {
         }
     }
 
+    /** Spells what a worker has to say. What is larger would be refused, and all else in the same message with it. */
+    Payload writeSmall(Object value) {
+        Payload payload = write(value);
+        if (payload.getSerializedSize() > MOST_BYTES) {
+            throw ApplicationException.nonRetryable("PayloadTooLarge", "a value of more than 2 MiB: give a reference");
+        }
+        return payload;
+    }
+
     /**
      * Reads a value.
      *
      * @throws IllegalArgumentException if the payload holds something else
      */
     public <T> T read(Payload payload, Class<T> type) {
-        return read(payload, mapper.constructType(type));
+        return read(payload, (Type) type);
     }
 
-    <T> T read(Payload payload, JavaType type) {
+    <T> T read(Payload payload, Type type) {
         String json =
                 switch (payload.getBodyCase()) {
                     case BODY_NOT_SET -> "null";
@@ -56,13 +67,9 @@ public final class Payloads {
                     default -> throw new IllegalArgumentException("the payload holds bytes and no JSON");
                 };
         try {
-            return mapper.readValue(json, type);
+            return mapper.readValue(json, mapper.constructType(type));
         } catch (JsonProcessingException unreadable) {
-            throw new IllegalArgumentException("the payload does not fit a " + type.toCanonical(), unreadable);
+            throw new IllegalArgumentException("the payload does not fit a " + type.getTypeName(), unreadable);
         }
-    }
-
-    JavaType type(java.lang.reflect.Type type) {
-        return mapper.constructType(type);
     }
 }

@@ -5,6 +5,7 @@ import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.rpc.BadRequest;
 import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
+import io.grpc.Metadata;
 import io.grpc.Status;
 import io.grpc.protobuf.StatusProto;
 import java.time.Duration;
@@ -17,18 +18,17 @@ public final class StepwellException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
     private final Status.Code code;
-    private final transient ErrorInfo info;
+    private transient ErrorInfo info = ErrorInfo.getDefaultInstance();
     private final transient Map<String, String> fields = new LinkedHashMap<>();
     private Duration retryDelay;
 
     private StepwellException(com.google.rpc.Status status, Throwable cause) {
         super(status.getMessage(), cause);
         code = Status.fromCodeValue(status.getCode()).getCode();
-        ErrorInfo found = ErrorInfo.getDefaultInstance();
         try {
             for (Any detail : status.getDetailsList()) {
                 if (detail.is(ErrorInfo.class)) {
-                    found = detail.unpack(ErrorInfo.class);
+                    info = detail.unpack(ErrorInfo.class);
                 } else if (detail.is(RetryInfo.class)) {
                     com.google.protobuf.Duration delay =
                             detail.unpack(RetryInfo.class).getRetryDelay();
@@ -42,7 +42,6 @@ public final class StepwellException extends RuntimeException {
         } catch (InvalidProtocolBufferException unreadable) {
             addSuppressed(unreadable);
         }
-        info = found;
     }
 
     /** Reads what a call failed with. */
@@ -50,11 +49,8 @@ public final class StepwellException extends RuntimeException {
         if (thrown instanceof StepwellException known) {
             return known;
         }
-        com.google.rpc.Status status = StatusProto.fromThrowable(thrown);
-        if (status == null) {
-            status = StatusProto.fromStatusAndTrailers(Status.fromThrowable(thrown), null);
-        }
-        return new StepwellException(status, thrown);
+        Metadata trailers = Status.trailersFromThrowable(thrown);
+        return new StepwellException(StatusProto.fromStatusAndTrailers(Status.fromThrowable(thrown), trailers), thrown);
     }
 
     static StepwellException of(com.google.rpc.Status status) {
@@ -62,8 +58,7 @@ public final class StepwellException extends RuntimeException {
     }
 
     static StepwellException unavailable(String message) {
-        return new StepwellException(
-                StatusProto.fromStatusAndTrailers(Status.UNAVAILABLE.withDescription(message), null), null);
+        return of(Status.UNAVAILABLE.withDescription(message).asRuntimeException());
     }
 
     /** The canonical code. */
@@ -89,6 +84,11 @@ public final class StepwellException extends RuntimeException {
     /** The service's advice when to try again. */
     public Optional<Duration> retryDelay() {
         return Optional.ofNullable(retryDelay);
+    }
+
+    /** The same in milliseconds; 0 if there is none. */
+    long retryMillis() {
+        return retryDelay().map(Duration::toMillis).orElse(0L);
     }
 
     /** Whether the same call may succeed a little later. */

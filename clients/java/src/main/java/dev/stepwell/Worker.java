@@ -1,16 +1,16 @@
 package dev.stepwell;
 
 import com.fasterxml.jackson.core.type.TypeReference;
-import com.fasterxml.jackson.databind.JavaType;
 import dev.stepwell.v1.Capacity;
 import dev.stepwell.v1.CapacityUpdate;
 import dev.stepwell.v1.Hello;
+import dev.stepwell.v1.Payload;
 import dev.stepwell.v1.TaskKind;
 import io.grpc.ManagedChannel;
-import java.net.InetAddress;
-import java.net.UnknownHostException;
+import java.lang.management.ManagementFactory;
+import java.lang.reflect.Type;
 import java.time.Duration;
-import java.util.LinkedHashMap;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.UUID;
@@ -24,14 +24,9 @@ import java.util.function.Supplier;
  */
 public final class Worker implements AutoCloseable {
     private final Session session;
-    private final Duration drainTime;
-    private final CompletableFuture<Void> connected = new CompletableFuture<>();
-    private final CompletableFuture<Void> ended = new CompletableFuture<>();
 
     private Worker(Builder builder) {
-        Roster.Definitions definitions = new Roster.Definitions(Map.copyOf(builder.activities), builder.payloads);
-        session = new Session(builder.connections, builder.hello(), definitions, connected);
-        drainTime = builder.drainTime;
+        session = new Session(builder);
     }
 
     /**
@@ -45,29 +40,13 @@ public final class Worker implements AutoCloseable {
 
     /** Starts to work, in threads of its own. A worker starts once. */
     public Worker start() {
-        new Thread(this::run, "stepwell-worker").start();
+        new Thread(session::run, "stepwell-worker").start();
         return this;
-    }
-
-    private void run() {
-        Throwable why = null;
-        try {
-            session.run();
-        } catch (Throwable thrown) {
-            why = thrown;
-        }
-        // Whoever hears of the end may ask for this.
-        connected.completeExceptionally(why == null ? new IllegalStateException("the worker has ended") : why);
-        if (why == null) {
-            ended.complete(null);
-        } else {
-            ended.completeExceptionally(why);
-        }
     }
 
     /** Comes true once the service has first said welcome. */
     public CompletableFuture<Void> connected() {
-        return connected.copy();
+        return session.connected.copy();
     }
 
     /**
@@ -75,12 +54,12 @@ public final class Worker implements AutoCloseable {
      * refuses it for good: a wrong key, an unknown namespace.
      */
     public CompletableFuture<Void> ended() {
-        return ended.copy();
+        return session.ended.copy();
     }
 
     /** Takes no more tasks, and ends when those at work are done, or given back after the drain time. Safe to repeat. */
     public void shutdown() {
-        session.drain(drainTime.toMillis());
+        session.drain();
     }
 
     /** {@link #shutdown}, and waits for the end, or until its thread is interrupted. Of a worker that was started. */
@@ -88,7 +67,7 @@ public final class Worker implements AutoCloseable {
     public void close() {
         shutdown();
         try {
-            ended.get();
+            session.ended.get();
         } catch (InterruptedException interrupted) {
             Thread.currentThread().interrupt();
         } catch (ExecutionException refused) {
@@ -98,41 +77,43 @@ public final class Worker implements AutoCloseable {
 
     /** Describes a worker. */
     public static final class Builder {
-        private final Supplier<? extends ManagedChannel> connections;
-        private final Map<String, Attempt.Definition> activities = new LinkedHashMap<>();
-        private String namespace = "main";
-        private List<String> taskQueues = List.of("default");
-        private String workerId =
-                identity() + "/" + UUID.randomUUID().toString().substring(0, 8);
-        private int maxActivities = 100;
-        private Duration drainTime = Duration.ofSeconds(30);
-        private Payloads payloads = new Payloads();
+        final Supplier<? extends ManagedChannel> connections;
+        final Map<String, Activity<Payload, Payload>> activities = new HashMap<>();
+        final Hello.Builder hello =
+                Hello.newBuilder().setNamespace("main").addTaskQueues("default").setSdk(Connections.SDK);
+        Payloads payloads = new Payloads();
+        Duration drainTime = Duration.ofSeconds(30);
 
         private Builder(Supplier<? extends ManagedChannel> connections) {
             this.connections = connections;
+            String identity = ManagementFactory.getRuntimeMXBean().getName();
+            String random = UUID.randomUUID().toString().substring(0, 8);
+            hello.setIdentity(identity).setWorkerId(identity + "/" + random);
+            maxActivities(100);
         }
 
         /** The namespace of its tasks. Default: {@code main}. */
         public Builder namespace(String namespace) {
-            this.namespace = namespace;
+            hello.setNamespace(namespace);
             return this;
         }
 
         /** The queues that it takes tasks from. Default: {@code default}. */
         public Builder taskQueues(String... taskQueues) {
-            this.taskQueues = List.of(taskQueues);
+            hello.clearTaskQueues().addAllTaskQueues(List.of(taskQueues));
             return this;
         }
 
         /** How many activities and jobs it performs at once, each in a thread. Default: 100. */
         public Builder maxActivities(int maxActivities) {
-            this.maxActivities = maxActivities;
+            Capacity.Builder capacity = Capacity.newBuilder().setKind(TaskKind.TASK_KIND_ACTIVITY);
+            hello.setCapacity(CapacityUpdate.newBuilder().addCapacities(capacity.setMaxOutstanding(maxActivities)));
             return this;
         }
 
         /** Its id, which stays the same over reconnects. Default: host, process and a random part. */
         public Builder workerId(String workerId) {
-            this.workerId = workerId;
+            hello.setWorkerId(workerId);
             return this;
         }
 
@@ -142,7 +123,7 @@ public final class Worker implements AutoCloseable {
             return this;
         }
 
-        /** How values are written. To be given before the activities. Default: as Jackson does. */
+        /** How values are written. Default: as Jackson does. */
         public Builder payloads(Payloads payloads) {
             this.payloads = payloads;
             return this;
@@ -150,54 +131,30 @@ public final class Worker implements AutoCloseable {
 
         /** What performs activities and jobs of a type, which are given an {@code input}. */
         public <I, O> Builder activity(String type, Class<I> input, Activity<I, O> activity) {
-            return activity(type, payloads.type(input), activity);
+            return activity(type, (Type) input, activity);
         }
 
         /** The same for inputs with type parameters, such as a list's. */
         public <I, O> Builder activity(String type, TypeReference<I> input, Activity<I, O> activity) {
-            return activity(type, payloads.type(input.getType()), activity);
+            return activity(type, input.getType(), activity);
         }
 
-        private <I, O> Builder activity(String type, JavaType input, Activity<I, O> activity) {
-            Payloads by = payloads;
+        private <I, O> Builder activity(String type, Type input, Activity<I, O> activity) {
             activities.put(type, (context, payload) -> {
                 I value;
                 try {
-                    value = by.read(payload, input);
+                    value = payloads.read(payload, input);
                 } catch (IllegalArgumentException misfit) {
                     throw ApplicationException.nonRetryable("InvalidInput", misfit.getMessage());
                 }
-                return by.write(activity.perform(context, value));
+                return payloads.writeSmall(activity.perform(context, value));
             });
             return this;
         }
 
-        /** A worker that is yet to be started. */
+        /** A worker that is yet to be started. What it was described by is its own from here on. */
         public Worker build() {
             return new Worker(this);
-        }
-
-        private Hello hello() {
-            Capacity.Builder capacity =
-                    Capacity.newBuilder().setKind(TaskKind.TASK_KIND_ACTIVITY).setMaxOutstanding(maxActivities);
-            return Hello.newBuilder()
-                    .setNamespace(namespace)
-                    .setWorkerId(workerId)
-                    .addAllTaskQueues(taskQueues)
-                    .addAllActivityTypes(activities.keySet())
-                    .setIdentity(identity())
-                    .setSdk(Connections.SDK)
-                    .setCapacity(CapacityUpdate.newBuilder().addCapacities(capacity))
-                    .build();
-        }
-
-        private static String identity() {
-            try {
-                return InetAddress.getLocalHost().getHostName() + "/"
-                        + ProcessHandle.current().pid();
-            } catch (UnknownHostException unknown) {
-                return "unknown/" + ProcessHandle.current().pid();
-            }
         }
     }
 }

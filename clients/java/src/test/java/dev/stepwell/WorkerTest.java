@@ -130,7 +130,7 @@ class WorkerTest {
             EndedException ended = assertThrows(EndedException.class, () -> client.jobResult(job, String.class));
             assertEquals("FAILED", ended.state());
             assertEquals("Never", ended.failure().getType());
-            assertEquals("no\\0", ended.failure().getMessage());
+            assertEquals("no\uFFFD", ended.failure().getMessage());
             assertEquals(1, job(job).getAttempt());
         }
     }
