@@ -12,7 +12,7 @@ import { currentTraceparent } from "./tracing.js";
 
 const MESSAGE_BYTES = 16 * 1024 * 1024;
 /** The longest time that one attempt at a call takes. */
-export const ATTEMPT_TIMEOUT = 20_000;
+const ATTEMPT_TIMEOUT = 20_000;
 const BACKOFF_FIRST = 50;
 const BACKOFF_MOST = 5_000;
 
@@ -73,7 +73,7 @@ export function backoff(attempt: number, error: unknown): Milliseconds {
 /** A method of a stub. */
 export type Method<Q, A> = (request: Q, options?: CallOptions) => Promise<A>;
 
-/** How long calls go on. */
+/** How calls are made. */
 export interface Patience {
   /** For a call with all its repeats. */
   readonly timeout: Milliseconds;
@@ -89,8 +89,7 @@ export async function invoke<Q, A>(method: Method<Q, A>, request: Q, patience: P
   const end = performance.now() + patience.timeout;
   for (let attempt = 0; ; attempt++) {
     try {
-      const timeout = Math.max(1, Math.min(ATTEMPT_TIMEOUT, end - performance.now()));
-      return await once(method, request, { ...patience, timeout }, signal);
+      return await once(method, request, { ...patience, timeout: Math.max(1, end - performance.now()) }, { signal });
     } catch (error) {
       const pause = backoff(attempt, error);
       if (!(error instanceof ServiceError) || !error.isPassing || performance.now() + pause >= end) throw error;
@@ -101,13 +100,13 @@ export async function invoke<Q, A>(method: Method<Q, A>, request: Q, patience: P
 }
 
 /** Calls a method whose repeat may do something else. */
-export async function once<Q, A>(method: Method<Q, A>, request: Q, patience: Patience, signal?: AbortSignal): Promise<A> {
+export async function once<Q, A>(method: Method<Q, A>, request: Q, patience: Patience, options: CallOptions): Promise<A> {
   const { timeout, closing } = patience;
   if (closing.aborted) throw new ClientClosed();
   try {
-    return await method(request, { timeoutMs: timeout, ...(signal && { signal }) });
+    return await method(request, { timeoutMs: Math.min(ATTEMPT_TIMEOUT, timeout), ...options });
   } catch (error) {
-    signal?.throwIfAborted();
+    options.signal?.throwIfAborted();
     // A connection that was closed here leaves its calls cancelled, as a server does that ends.
     throw closing.aborted ? new ClientClosed() : fromRpc(error);
   }

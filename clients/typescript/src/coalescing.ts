@@ -3,13 +3,22 @@
  * way is the next call.
  */
 
+import { type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
+
 import { backoff } from "./calls.js";
-import { ServiceError } from "./errors.js";
+import { fromStatus, ServiceError } from "./errors.js";
+import type { Status } from "./gen/google/rpc/status_pb.js";
 import type { Milliseconds } from "./times.js";
+import { currentTraceparent } from "./tracing.js";
 
 const MOST_ITEMS = 128;
 const MOST_BYTES = 1_000_000;
 const LANES = 3;
+
+/** What is answered to a bundle: to each request what came of it, or why nothing did. */
+interface Answers<A> {
+  results: { outcome: { case: string; value: A } | { case: "error"; value: Status } | { case: undefined; value?: undefined } }[];
+}
 
 interface Item<Q, A> {
   request: Q;
@@ -22,26 +31,27 @@ interface Item<Q, A> {
 }
 
 /** Gathers requests of one method. */
-export class Coalescer<Q, A> {
-  private readonly queue: Item<Q, A>[] = [];
+export class Coalescer<D extends DescMessage, A> {
+  private readonly queue: Item<MessageShape<D>, A>[] = [];
   private lanes = 0;
 
   constructor(
-    private readonly send: (requests: Q[], traceparent: string) => Promise<(A | ServiceError)[]>,
-    private readonly size: (request: Q) => number,
+    private readonly schema: D,
     private readonly timeout: Milliseconds,
+    private readonly send: (requests: MessageShape<D>[], headers: Record<string, string>) => Promise<Answers<A>>,
   ) {}
 
   /** Queues a request. Those of one trace share calls, since a call has one trace context. */
-  submit(request: Q, traceparent: string): Promise<A> {
+  submit(request: MessageShape<D>): Promise<A> {
     return new Promise((resolve, reject) => {
       // One that can't be written is this caller's alone.
-      const size = this.size(request);
-      this.put({ request, size, traceparent, end: performance.now() + this.timeout, attempt: 0, resolve, reject });
+      const size = toBinary(this.schema, request).length;
+      const end = performance.now() + this.timeout;
+      this.put({ request, size, traceparent: currentTraceparent(), end, attempt: 0, resolve, reject });
     });
   }
 
-  private put(item: Item<Q, A>): void {
+  private put(item: Item<MessageShape<D>, A>): void {
     this.queue.push(item);
     if (this.lanes >= LANES) return;
     this.lanes++;
@@ -54,7 +64,7 @@ export class Coalescer<Q, A> {
     this.lanes--;
   }
 
-  private take(): Item<Q, A>[] {
+  private take(): Item<MessageShape<D>, A>[] {
     let count = 0;
     let size = 0;
     for (const item of this.queue.slice(0, MOST_ITEMS)) {
@@ -65,29 +75,28 @@ export class Coalescer<Q, A> {
     return this.queue.splice(0, count);
   }
 
-  private async sendBatch(items: Item<Q, A>[]): Promise<void> {
-    let answers: (A | unknown)[];
+  private async sendBatch(items: Item<MessageShape<D>, A>[]): Promise<void> {
+    const requests = items.map(({ request }) => request);
+    const { traceparent } = items[0]!;
     try {
-      answers = await this.send(
-        items.map((item) => item.request),
-        items[0]!.traceparent,
-      );
+      const { results } = await this.send(requests, traceparent ? { traceparent } : {});
+      items.forEach((item, place) => {
+        const outcome = results[place]?.outcome;
+        if (!outcome?.case || outcome.case === "error") this.failed(item, fromStatus(outcome?.value as Status | undefined));
+        else item.resolve(outcome.value as A);
+      });
     } catch (error) {
-      answers = items.map(() => error);
+      for (const item of items) this.failed(item, error);
     }
-    items.forEach((item, place) => {
-      const answer = answers[place];
-      if (!(answer instanceof Error)) item.resolve(answer as A);
-      else if (!this.comesAgain(item, answer)) item.reject(answer);
-    });
   }
 
   /** Queues an item again that was refused in passing. */
-  private comesAgain(item: Item<Q, A>, error: Error): boolean {
-    if (!(error instanceof ServiceError) || !error.isPassing) return false;
+  private failed(item: Item<MessageShape<D>, A>, error: unknown): void {
     const pause = backoff(item.attempt++, error);
-    if (performance.now() + pause >= item.end) return false;
-    setTimeout(() => this.put(item), pause);
-    return true;
+    if (error instanceof ServiceError && error.isPassing && performance.now() + pause < item.end) {
+      setTimeout(() => this.put(item), pause);
+    } else {
+      item.reject(error);
+    }
   }
 }

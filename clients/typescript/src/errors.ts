@@ -2,7 +2,7 @@
 
 import { inspect } from "node:util";
 
-import { create, fromBinary } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 import { Code, ConnectError } from "@connectrpc/connect";
 
 import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
@@ -10,6 +10,9 @@ import type { Status } from "./gen/google/rpc/status_pb.js";
 import { type Failure, FailureSchema } from "./gen/stepwell/v1/types_pb.js";
 import type { Converter } from "./payloads.js";
 import { durationOf, milliseconds } from "./times.js";
+
+/** Canceled is what a server had not taken in yet when it ended: who cancels a call of its own gets no such error. */
+const PASSING = [Code.Unavailable, Code.Aborted, Code.DeadlineExceeded, Code.Canceled];
 
 /** A refusal of the service. */
 export class ServiceError extends Error {
@@ -33,18 +36,7 @@ export class ServiceError extends Error {
 
   /** Whether the same call may succeed a little later. */
   get isPassing(): boolean {
-    switch (this.code) {
-      case Code.Unavailable:
-      case Code.Aborted:
-      case Code.DeadlineExceeded:
-      // What a server had not taken in yet when it ended. Who cancels a call of its own gets no such error.
-      case Code.Canceled:
-        return true;
-      case Code.ResourceExhausted:
-        return this.retryAfter !== undefined;
-      default:
-        return false;
-    }
+    return PASSING.includes(this.code) || (this.code === Code.ResourceExhausted && this.retryAfter !== undefined);
   }
 }
 
@@ -150,36 +142,30 @@ export class TaskLost extends Error {
   override name = "TaskLost";
 }
 
-const MESSAGE_LENGTH = 4096;
-const TRACE_LENGTH = 16384;
+/** Of each text in a failure, so that it can always be told. */
+const MOST_LENGTH = 16_000;
 
 /** Spells what was thrown as the protocol has it, whatever it is. */
 export function failureOf(thrown: unknown, converter: Converter): Failure {
   const error = thrown instanceof Error ? thrown : new Error(typeof thrown === "string" ? thrown : inspect(thrown));
-  const failure = create(FailureSchema, {
-    message: storable(String(error.message), MESSAGE_LENGTH),
-    type: String(error.name),
-    stackTrace: storable(String(error.stack ?? ""), TRACE_LENGTH),
-  });
+  const failure = create(FailureSchema, { message: cut(error.message), type: cut(error.name), stackTrace: cut(error.stack ?? "") });
   if (error instanceof ApplicationError) {
-    failure.type = error.type;
+    failure.type = cut(error.type);
     failure.nonRetryable = error.nonRetryable;
     try {
-      const delay = durationOf(error.retryAfter);
-      if (delay) failure.nextRetryDelay = delay;
+      failure.nextRetryDelay = durationOf(error.retryAfter);
       if (error.details !== undefined) failure.details = converter.toPayload(error.details);
     } catch (problem) {
-      failure.message = storable(`${error.message} (the rest of the failure can't be told: ${problem})`, MESSAGE_LENGTH);
+      failure.message = `${failure.message} (the rest of the failure can't be told: ${problem})`;
     }
-  } else if (error instanceof StepError && error.failure.details) {
+  } else if (error instanceof StepError) {
     failure.details = error.failure.details;
   }
   return failure;
 }
 
-/** Takes out what the service does not store, and bounds the length. */
-function storable(text: string, length: number): string {
-  return Buffer.from(text.replaceAll("\0", "\\0").slice(0, length)).toString();
+function cut(text: unknown): string {
+  return Buffer.from(String(text).slice(0, MOST_LENGTH)).toString();
 }
 
 /** Reads what a call failed with. */
@@ -190,28 +176,13 @@ export function fromRpc(error: unknown): ServiceError {
   const [retry] = told.findDetails(RetryInfoSchema);
   const [bad] = told.findDetails(BadRequestSchema);
   const fields = Object.fromEntries((bad?.fieldViolations ?? []).map((each) => [each.field, each.description]));
-  const advice = retry?.retryDelay ? milliseconds(retry.retryDelay) : undefined;
+  const advice = retry?.retryDelay && milliseconds(retry.retryDelay);
   return new ServiceError(told.code, told.rawMessage, info?.reason, info?.metadata, fields, advice);
 }
 
 /** Reads an error as it stands in an answer. */
 export function fromStatus(status: Status | undefined): ServiceError {
-  let reason = "";
-  let metadata: Record<string, string> = {};
-  let advice: number | undefined;
-  const fields: Record<string, string> = {};
-  for (const detail of status?.details ?? []) {
-    const type = detail.typeUrl.slice(detail.typeUrl.lastIndexOf("/") + 1);
-    if (type === ErrorInfoSchema.typeName) {
-      ({ reason, metadata } = fromBinary(ErrorInfoSchema, detail.value));
-    } else if (type === RetryInfoSchema.typeName) {
-      const delay = fromBinary(RetryInfoSchema, detail.value).retryDelay;
-      advice = delay ? milliseconds(delay) : 0;
-    } else if (type === BadRequestSchema.typeName) {
-      for (const each of fromBinary(BadRequestSchema, detail.value).fieldViolations) {
-        fields[each.field] = each.description;
-      }
-    }
-  }
-  return new ServiceError((status?.code ?? 2) as Code, status?.message ?? "", reason, metadata, fields, advice);
+  const error = new ConnectError(status?.message ?? "", status?.code ?? Code.Unknown);
+  error.details = (status?.details ?? []).map(({ typeUrl, value }) => ({ type: typeUrl.slice(typeUrl.lastIndexOf("/") + 1), value }));
+  return fromRpc(error);
 }

@@ -18,7 +18,7 @@ export { type WorkflowFunction } from "./execution.js";
 export { Job, type JobEnd, type JobOptions } from "./jobs.js";
 export { type Codec, type Converter } from "./payloads.js";
 export { type RetryPolicy } from "./policies.js";
-export { type Log } from "./roster.js";
+export { type Log } from "./held.js";
 export { Run, type StartOptions } from "./runs.js";
 export { type Milliseconds } from "./times.js";
 export { Worker, type WorkerOptions } from "./worker.js";

@@ -1,25 +1,27 @@
 /** What a run has to tell the service: new steps, where its branches stand, given-up steps and the end. */
 
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 
-import type { Payload } from "./gen/stepwell/v1/types_pb.js";
+import type { Call } from "./code.js";
+import { FailureSchema, type Payload } from "./gen/stepwell/v1/types_pb.js";
 import {
   type NewStep,
-  NewStepSchema,
   type Progress,
   ProgressSchema,
   type ScopeState,
   ScopeStateSchema,
-  type UpdateRejection,
 } from "./gen/stepwell/v1/workers_pb.js";
-import type { Call } from "./execution.js";
-import { EMPTY_HASH, type Hash, type Record as Recorded, type Scope } from "./scopes.js";
-import type { StepKind } from "./gen/stepwell/v1/types_pb.js";
+import { EMPTY_HASH, type Hash, type Record as Recorded, type Scope, type Step } from "./scopes.js";
 
 const MOST_STEPS = 256;
 /** The service takes 20,000. */
 const MOST_SCOPES = 10_000;
 const MOST_BYTES = 1_000_000;
+const UNKNOWN_UPDATE = create(FailureSchema, {
+  message: "the code takes no updates",
+  type: "UnknownUpdate",
+  nonRetryable: true,
+});
 
 /** How a run ends. */
 export type End = Exclude<Progress["end"], { case: undefined }>;
@@ -27,6 +29,7 @@ export type End = Exclude<Progress["end"], { case: undefined }>;
 /** A new step on its way to the record, and who waits for it to be there. */
 export interface Entry {
   readonly step: NewStep;
+  readonly size: number;
   readonly scope: Scope;
   readonly call: Call | undefined;
   readonly count: number;
@@ -41,7 +44,8 @@ export interface Entry {
 export class Outgoing {
   cancelOrdinals: number[] = [];
   stopOrdinals: number[] = [];
-  rejections: UpdateRejection[] = [];
+  /** Updates that were told, and are yet to be rejected. */
+  readonly updates = new Set<string>();
   sent: Progress | undefined;
   toldWaiting = false;
   lastMarker: Entry | undefined;
@@ -57,9 +61,9 @@ export class Outgoing {
   }
 
   /** Counts a call that is recorded. */
-  replay(scope: Scope, kind: StepKind, name: string, key: string): void {
+  replay(scope: Scope, step: Step): void {
     this.calls++;
-    scope.replay(kind, name, key);
+    scope.replay(step);
     this.note(scope);
   }
 
@@ -70,7 +74,8 @@ export class Outgoing {
 
   /** Whether something must be recorded. */
   get hasSteps(): boolean {
-    return this.untold + this.pending.length + this.cancelOrdinals.length + this.stopOrdinals.length + this.rejections.length > 0;
+    const given = this.cancelOrdinals.length + this.stopOrdinals.length + this.updates.size;
+    return given + this.untold + this.pending.length > 0;
   }
 
   /** Lets the service cancel the step of a call that nobody waits for, as soon as its ordinal is known. */
@@ -94,10 +99,10 @@ export class Outgoing {
       steps: entries.map((entry) => entry.step),
       stopOrdinals: this.stopOrdinals,
       published,
-      rejections: this.rejections.splice(0, MOST_STEPS),
+      rejections: [...this.updates].slice(0, MOST_STEPS).map((updateId) => ({ updateId, failure: UNKNOWN_UPDATE })),
     });
     this.stopOrdinals = [];
-    const left = this.untold + this.pending.length + this.rejections.length > 0;
+    const left = this.untold + this.pending.length > 0 || this.updates.size > progress.rejections.length;
     if (!left) {
       progress.cancelOrdinals = this.cancelOrdinals;
       this.cancelOrdinals = [];
@@ -113,6 +118,7 @@ export class Outgoing {
   /** Takes in that what was sent is recorded. */
   answer(ordinals: readonly number[]): Entry[] {
     const entries = this.sentEntries;
+    for (const { updateId } of this.sent?.rejections ?? []) this.updates.delete(updateId);
     this.sent = undefined;
     this.sentEntries = [];
     entries.forEach((entry, place) => {
@@ -161,7 +167,7 @@ export class Outgoing {
     let count = 0;
     let size = 0;
     for (const entry of this.pending.slice(0, MOST_STEPS)) {
-      if (this.pending.length > 1) size += toBinary(NewStepSchema, entry.step).length;
+      size += entry.size;
       if (count && size > MOST_BYTES) break;
       count++;
     }

@@ -19,17 +19,38 @@ export interface RetryPolicy {
   nonRetryableTypes?: readonly string[];
 }
 
+/** How long an activity or a job may take. Time spans are in milliseconds; without one there is no limit. */
+export interface Timeouts {
+  /** The longest wait for its first attempt. */
+  scheduleToStart?: Milliseconds;
+  /** The longest time for all attempts together. */
+  scheduleToClose?: Milliseconds;
+  /** The longest time for one attempt. */
+  startToClose?: Milliseconds;
+  /** The longest time between heartbeats. */
+  heartbeatTimeout?: Milliseconds;
+}
+
 /** Spells a policy. */
-export function spellRetry(policy: RetryPolicy): RetryMessage {
-  const initialInterval = durationOf(policy.initialInterval);
-  const maximumInterval = durationOf(policy.maximumInterval);
+export function spellRetry(policy: RetryPolicy | undefined): RetryMessage | undefined {
+  if (!policy) return undefined;
+  const { initialInterval, maximumInterval, nonRetryableTypes = [], ...plain } = policy;
   return create(RetryPolicySchema, {
-    backoffCoefficient: policy.backoffCoefficient ?? 0,
-    maximumAttempts: policy.maximumAttempts ?? 0,
-    nonRetryableTypes: [...(policy.nonRetryableTypes ?? [])],
-    ...(initialInterval && { initialInterval }),
-    ...(maximumInterval && { maximumInterval }),
+    ...plain,
+    nonRetryableTypes: [...nonRetryableTypes],
+    initialInterval: durationOf(initialInterval),
+    maximumInterval: durationOf(maximumInterval),
   });
+}
+
+/** Spells the timeouts among other options. */
+export function spellTimeouts(options: Timeouts) {
+  return {
+    scheduleToStartTimeout: durationOf(options.scheduleToStart),
+    scheduleToCloseTimeout: durationOf(options.scheduleToClose),
+    startToCloseTimeout: durationOf(options.startToClose),
+    heartbeatTimeout: durationOf(options.heartbeatTimeout),
+  };
 }
 
 /** The delay after an attempt, counted from 1. */
@@ -40,6 +61,5 @@ export function delayAfter(policy: RetryPolicy, attempt: number): Milliseconds {
 
 /** Whether there is no attempt after this one. */
 export function isFinal(policy: RetryPolicy, failure: Failure, attempt: number): boolean {
-  const isLast = policy.maximumAttempts !== undefined && policy.maximumAttempts > 0 && attempt >= policy.maximumAttempts;
-  return isLast || failure.nonRetryable || (policy.nonRetryableTypes ?? []).includes(failure.type);
+  return attempt >= (policy.maximumAttempts || Infinity) || failure.nonRetryable || (policy.nonRetryableTypes ?? []).includes(failure.type);
 }

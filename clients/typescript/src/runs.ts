@@ -42,21 +42,16 @@ export interface StartOptions {
 
 /** Spells a start, with ids of its own where there are none: so a repeat is recognised. */
 export function spellStart(type: string, input: Payload, options: StartOptions): StartRunRequest {
-  const runTimeout = durationOf(options.runTimeout);
-  const startDelay = durationOf(options.startDelay);
+  const { runTimeout, startDelay, retry, request: change, ...plain } = options;
   const request = create(StartRunRequestSchema, {
     type,
     input,
-    ...(options.workflowId !== undefined && { workflowId: options.workflowId }),
-    ...(options.runId !== undefined && { runId: options.runId }),
-    ...(options.requestId !== undefined && { requestId: options.requestId }),
-    ...(options.taskQueue !== undefined && { taskQueue: options.taskQueue }),
-    ...(options.priority !== undefined && { priority: options.priority }),
-    ...(options.retry && { retry: spellRetry(options.retry) }),
-    ...(runTimeout && { runTimeout }),
-    ...(startDelay && { startDelay }),
+    ...plain,
+    retry: spellRetry(retry),
+    runTimeout: durationOf(runTimeout),
+    startDelay: durationOf(startDelay),
   });
-  options.request?.(request);
+  change?.(request);
   if (!request.requestId) {
     if (!request.runId && !request.debounce) request.runId = uuid7();
     request.requestId = request.runId || uuid7();

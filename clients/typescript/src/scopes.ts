@@ -6,7 +6,7 @@ import { create } from "@bufbuild/protobuf";
 
 import { StepKind } from "./gen/stepwell/v1/types_pb.js";
 import { type ScopeState, ScopeStateSchema, type StepRecord } from "./gen/stepwell/v1/workers_pb.js";
-import type { Call } from "./execution.js";
+import type { Call } from "./code.js";
 
 /** The marker of where a branch heard that the run was asked to cancel. */
 export const CANCEL_MARK = "__cancelled";
@@ -46,10 +46,15 @@ function spellKey(scope: string, name: string, which: string | number): string {
   return JSON.stringify([scope, name, which]);
 }
 
-interface MadeCall {
-  kind: StepKind;
-  name: string;
+/** What a step is called. */
+export interface Step {
+  readonly kind: StepKind;
+  readonly name: string;
+  /** In place of the count among the calls of that name; empty if there is none. */
+  readonly key: string;
 }
+
+type MadeCall = Pick<Step, "kind" | "name">;
 
 /**
  * One branch: how many calls its code made, which of them the service was told of, and what it waits for. `count` and
@@ -87,13 +92,18 @@ export class Scope {
     return `${this.path}/${number}`;
   }
 
-  keyFor(name: string, key: string): string {
-    return spellKey(this.path, name, key || (this.occurrences.get(name) ?? 0));
+  /** Which call of that name the next one is, from 0. */
+  occurrence({ name, key }: Pick<Step, "name" | "key">): number {
+    return key ? 0 : (this.occurrences.get(name) ?? 0);
+  }
+
+  keyFor(step: Pick<Step, "name" | "key">): string {
+    return spellKey(this.path, step.name, step.key || this.occurrence(step));
   }
 
   /** Counts a call. */
-  advance(kind: StepKind, name: string, key: string): void {
-    if (!key) this.occurrences.set(name, (this.occurrences.get(name) ?? 0) + 1);
+  advance({ kind, name, key }: Step): void {
+    if (!key) this.occurrences.set(name, this.occurrence({ name, key }) + 1);
     const known = this.recorded[this.count];
     if (this.strayedAt < 0 && known && (known.kind !== kind || known.name !== name)) this.strayedAt = this.count;
     if (this.strayedAt >= 0 && this.strayed.length < TOLD_CALLS) this.strayed.push({ kind, name });
@@ -102,9 +112,9 @@ export class Scope {
   }
 
   /** Counts a call that is recorded; calls after an unsent one stay out of what is told, and so are noticed. */
-  replay(kind: StepKind, name: string, key: string): void {
+  replay(step: Step): void {
     const told = this.toldCount === this.count;
-    this.advance(kind, name, key);
+    this.advance(step);
     if (told) {
       this.toldCount = this.count;
       this.toldOrder = this.order;
@@ -113,14 +123,12 @@ export class Scope {
 
   /** Spells what the service must agree with. */
   state(): ScopeState {
-    const closed = this.closed && this.toldCount === this.count;
-    const difference = this.strayedAt < 0 ? undefined : { agreeing: this.strayedAt, calls: this.strayed };
     return create(ScopeStateSchema, {
       scope: this.path,
       count: this.toldCount,
       hash: this.toldOrder,
-      closed,
-      ...(difference && { difference }),
+      closed: this.closed && this.toldCount === this.count,
+      difference: this.strayedAt < 0 ? undefined : { agreeing: this.strayedAt, calls: this.strayed },
     });
   }
 }

@@ -12,6 +12,7 @@ import {
   ConnectResponseSchema,
   HelloSchema,
   type Report,
+  ReportResult_Remedy,
   type Task,
   TaskHeartbeatResultSchema,
   TaskKind,
@@ -19,7 +20,7 @@ import {
 import { type ActivityContext, type Client, type Job, RunError, TaskLost, type WorkerOptions, type WorkflowContext } from "../src/index.js";
 import { connect } from "../src/calls.js";
 import { Outbox } from "../src/outbox.js";
-import { Stream } from "../src/stream.js";
+import { Session } from "../src/session.js";
 import { afterwards, client, gate, queue, silent, soon, test, waits, withService, work } from "./kit.js";
 import { refusal, Tap } from "./tap.js";
 
@@ -120,11 +121,11 @@ const PASSING: [string, Code][] = [
 const SOON = { nanos: 1_000_000 };
 
 /** Refuses the reports that are chosen, as often as `refused` says so. */
-function refusing(tap: Tap, refused: (report: Report) => [string, Code] | undefined): void {
+function refusing(tap: Tap, remedy: ReportResult_Remedy, refused: (report: Report) => [string, Code] | undefined): void {
   tap.onSaid = (message) =>
     Tap.without(message, (report) => {
       const why = refused(report);
-      if (why) tap.refuse(report, why[1], why[0], PASSING.some(([reason]) => reason === why[0]) ? SOON : undefined);
+      if (why) tap.refuse(report, why[1], why[0], remedy);
       return why !== undefined;
     });
 }
@@ -132,7 +133,7 @@ function refusing(tap: Tap, refused: (report: Report) => [string, Code] | undefi
 test("a report that is refused in passing comes again", async (t) => {
   const { c, tap, begin } = await tapped(t);
   const left = [...PASSING];
-  refusing(tap, () => left.pop());
+  refusing(tap, ReportResult_Remedy.REPEAT, () => left.pop());
   await begin({ activities: { echo: (value: unknown) => value }, workflows: { gives: async (_ctx, value: unknown) => value } });
   const jobs = await Promise.all(PASSING.map(([reason]) => start(t, c, "echo", reason)));
   assert.deepEqual(
@@ -148,18 +149,25 @@ test("a report that is refused in passing comes again", async (t) => {
   assert.equal(left.length, 0);
 });
 
-test("a report that the service fails at again and again is followed by a release", async (t) => {
+test("what is taken back is dropped, and done when it is given out again", async (t) => {
   const { c, tap, begin } = await tapped(t);
-  const done = new Set<string>();
-  refusing(tap, ({ ref, outcome }) => {
-    if (outcome.case === "release") done.add(ref!.taskId);
-    return done.has(ref!.taskId) ? undefined : ["INTERNAL_ERROR", Code.Internal];
+  const refused = new Set<string>();
+  refusing(tap, ReportResult_Remedy.DROP, ({ ref }) => {
+    if (refused.has(ref!.taskId)) return undefined;
+    refused.add(ref!.taskId);
+    return ["INTERNAL_ERROR", Code.Internal];
   });
   await begin({ activities: { echo: (value: unknown) => value }, workflows: { gives: async (_ctx, value: unknown) => value } });
+  const job = await c.startJob("echo", 3, { taskQueue: queue(t), startToClose: 1000 });
+  assert.equal(await job.result(), 3);
   const run = await c.startRun("gives", 4, { taskQueue: queue(t) });
-  assert.equal(await (await start(t, c, "echo", 3)).result(), 3);
+  await soon("it is refused", () => refused.size === 2);
+  tap.end();
   assert.equal(await run.result(), 4);
-  assert.deepEqual(new Set(tap.reports.map(({ outcome }) => outcome.case)), new Set(["complete", "progress", "release"]));
+  assert.deepEqual(
+    tap.reports.map(({ outcome }) => outcome.case),
+    ["complete", "complete", "progress", "progress"],
+  );
 });
 
 test("what can't be recorded is the failure of its job or run", async (t) => {
@@ -169,7 +177,7 @@ test("what can't be recorded is the failure of its job or run", async (t) => {
     ["LIMIT_EXCEEDED", Code.ResourceExhausted],
   ];
   const seen = new Map<string, [string, Code]>();
-  refusing(tap, ({ ref, outcome }) => {
+  refusing(tap, ReportResult_Remedy.FAIL, ({ ref, outcome }) => {
     const ends = outcome.case === "progress" ? outcome.value.end.case : outcome.case;
     if (ends !== "complete" || seen.has(ref!.taskId)) return undefined;
     seen.set(ref!.taskId, faults[seen.size % 2]!);
@@ -189,7 +197,7 @@ test("what is lost is dropped, and nothing more said of it", async (t) => {
   const { c, tap, begin } = await tapped(t);
   const reasons = ["LEASE_LOST", "STEP_ORDER_CHANGED", "RUN_NOT_FOUND", "RUN_TERMINAL", "JOB_NOT_FOUND"];
   const left = [...reasons, ...reasons];
-  refusing(tap, () => [left.pop()!, Code.FailedPrecondition]);
+  refusing(tap, ReportResult_Remedy.DROP, () => [left.pop()!, Code.FailedPrecondition]);
   const stop = await begin({
     activities: { echo: (value: unknown) => value },
     workflows: { patient: (ctx: WorkflowContext) => ctx.waitSignal("never") },
@@ -200,16 +208,6 @@ test("what is lost is dropped, and nothing more said of it", async (t) => {
   await soon("all are refused", () => !left.length);
   await stop();
   assert.equal(tap.reports.length, 2 * reasons.length);
-});
-
-test("a run that went on with what is not recorded is given back", async (t) => {
-  const { c, tap, begin } = await tapped(t);
-  let refused = 0;
-  refusing(tap, () => (refused++ ? undefined : ["RESULT_NOT_RECORDED", Code.FailedPrecondition]));
-  await begin({ workflows: { gives: async (_ctx, value: unknown) => value } });
-  const run = await c.startRun("gives", 4, { taskQueue: queue(t) });
-  assert.equal(await run.result(), 4);
-  assert.equal(tap.reports[1]!.outcome.case, "release");
 });
 
 test("a report whose answer was lost comes again, as it was, and is known", async (t) => {
@@ -283,14 +281,19 @@ test("a stream that is to be moved is followed by another, with all that is held
 test("a stream that is heard of no more is pinged, and given up", async (t) => {
   const { tap } = await tapped(t);
   tap.onTold = (message) => (message.welcome ? message : undefined);
-  const outbox = new Outbox();
-  const silence = { beforePing: 400, beforeEnd: 1200 };
-  const stream = new Stream(connect(tap.address, "", undefined), outbox, () => {}, silence);
-  afterwards(t, () => stream.close());
-  await stream.greet(create(HelloSchema, { workerId: "it", taskQueues: [queue(t)] }));
-  stream.start(2000);
-  assert.match((await stream.ended).message, /nothing was heard/);
+  const nobody = { held: () => [], received: () => {}, resumed: () => {}, sessionLost: () => {} };
+  const told: string[] = [];
+  const log = { ...silent, info: (text: string) => told.push(text) };
+  const hello = create(HelloSchema, { workerId: "it", taskQueues: [queue(t)] });
+  const session = new Session(() => connect(tap.address, "", undefined), hello, new Outbox(), nobody, log, 1500);
+  const running = session.run();
+  afterwards(t, async () => {
+    session.close();
+    await running;
+  });
+  await soon("it is given up", () => told.some((text) => text.includes("nothing was heard")));
   assert.ok(tap.said.some(({ ping }) => ping > 0));
+  await soon("it is resumed", () => tap.said.filter(({ hello }) => hello?.sessionId).length > 0);
 });
 
 test("a stream that breaks often leaves nothing behind", async (t) => {

@@ -2,7 +2,7 @@ import { createServer, type Http2Server, type ServerHttp2Session } from "node:ht
 import type { TestContext } from "node:test";
 
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { anyPack, type DurationSchema } from "@bufbuild/protobuf/wkt";
+import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 
@@ -15,6 +15,7 @@ import {
   type ConnectResponse,
   ConnectResponseSchema,
   type Report,
+  ReportResult_Remedy,
   ReportResult_Status,
   WorkerService,
 } from "../src/gen/stepwell/v1/workers_pb.js";
@@ -143,11 +144,11 @@ export class Tap {
   }
 
   /** Answers a report in the service's place. */
-  refuse({ correlation }: Report, code: Code, reason: string, retryDelay?: MessageInitShape<typeof DurationSchema>): void {
+  refuse({ correlation }: Report, code: Code, reason: string, remedy: ReportResult_Remedy): void {
     const info = anyPack(ErrorInfoSchema, create(ErrorInfoSchema, { reason, domain: "stepwell" }));
-    const retry = retryDelay && anyPack(RetryInfoSchema, create(RetryInfoSchema, { retryDelay }));
-    const error = create(StatusSchema, { code, message: "as the test has it", details: retry ? [info, retry] : [info] });
-    this.tell({ results: [{ correlation, status: ReportResult_Status.REFUSED, error }] });
+    const error = create(StatusSchema, { code, message: "as the test has it", details: [info] });
+    const repeatDelay = remedy === ReportResult_Remedy.REPEAT ? { nanos: 1_000_000 } : undefined;
+    this.tell({ results: [{ correlation, status: ReportResult_Status.REFUSED, error, remedy, repeatDelay }] });
   }
 
   /** Passes a message on without some of its reports. */
