@@ -3,7 +3,8 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 
-import { ActivityCancelled, failureOf, TaskLost } from "./errors.js";
+import { ActivityCancelled, TaskLost } from "./errors.js";
+import { failureOf } from "./failures.js";
 import type { Payload } from "./gen/stepwell/v1/types_pb.js";
 import { TaskHeartbeatSchema } from "./gen/stepwell/v1/workers_pb.js";
 import { Held } from "./held.js";
@@ -101,7 +102,7 @@ export class Attempt extends Held {
 
   /** Reports what came of the attempt, unless it is somebody else's meanwhile, or was given back. */
   private tell(outcome: Outcome): void {
-    if (!this.isGone && !this.isReported) this.report(outcome);
+    if (!this.isGone && !this.said) this.report(outcome);
   }
 
   private failed(error: unknown): Outcome {
@@ -110,7 +111,7 @@ export class Attempt extends Held {
   }
 
   private beat(details: unknown): void {
-    if (this.isGone || this.isReported) return;
+    if (this.isGone || this.said) return;
     const { client, outbox } = this.holder;
     if (details !== undefined) this.details = client.converter.toPayload(details);
     const { ref, traceparent } = this;
@@ -121,8 +122,6 @@ export class Attempt extends Held {
     this.isCancelled = true;
     this.ending.abort(isLost ? lost() : new ActivityCancelled("the activity was asked to stop"));
   }
-
-  leave(): void {}
 
   protected stop(): void {
     this.ending.abort(lost());

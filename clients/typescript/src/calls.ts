@@ -1,12 +1,14 @@
 /** Calls to the service: connection, deadlines, and what is tried again. */
 
 import { randomBytes } from "node:crypto";
+import type { SecureClientSessionOptions } from "node:http2";
 
 import type { DescService } from "@bufbuild/protobuf";
 import { type CallOptions, type Client as Stub, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 
-import { ClientClosed, fromRpc, ServiceError } from "./errors.js";
+import { ClientClosed, ServiceError } from "./errors.js";
+import { fromRpc } from "./failures.js";
 import { delay, jitter, type Milliseconds } from "./times.js";
 import { currentTraceparent } from "./tracing.js";
 
@@ -16,15 +18,8 @@ const ATTEMPT_TIMEOUT = 20_000;
 const BACKOFF_FIRST = 50;
 const BACKOFF_MOST = 5_000;
 
-/** How TLS is spoken, as Node's own options have it. */
-export interface Tls {
-  /** The authorities to trust, in PEM. Default: the system's. */
-  ca?: string | Buffer;
-  /** The client's own certificate, in PEM. */
-  cert?: string | Buffer;
-  /** The key of that certificate, in PEM. */
-  key?: string | Buffer;
-}
+/** How TLS is spoken: `ca`, `cert`, `key` and whatever else Node's own options have. */
+export type Tls = SecureClientSessionOptions;
 
 /** A connection of its own; `close` ends it. */
 export interface Connection {
@@ -119,6 +114,5 @@ export function uuid7(): string {
   const now = BigInt(Date.now()) << 12n;
   latest = now > latest ? now : latest + 1n;
   const bits = (latest >> 12n) << 80n | 7n << 76n | (latest & 0xfffn) << 64n | 2n << 62n | randomBytes(8).readBigUInt64BE() >> 2n;
-  const text = bits.toString(16).padStart(32, "0");
-  return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${text.slice(20)}`;
+  return bits.toString(16).padStart(32, "0").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }

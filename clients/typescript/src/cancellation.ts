@@ -6,20 +6,20 @@ import { RunCancelled } from "./errors.js";
 import { StepKind } from "./gen/stepwell/v1/types_pb.js";
 import type { StepRecord } from "./gen/stepwell/v1/workers_pb.js";
 import { jsonPayload } from "./payloads.js";
-import { CALL, CANCEL_MARK, keyOf, type Scope, WAIT } from "./scopes.js";
+import { CANCEL_MARK, keyOf, type Scope, WAIT } from "./scopes.js";
 
 /** The request, once there is one. */
 export class Cancellation {
   constructor(
     private readonly code: Code,
-    private isDue: boolean,
+    public isDue: boolean,
     public reason: string,
   ) {}
 
   request(reason: string): void {
     this.isDue = true;
     this.reason = reason;
-    this.code.poke();
+    this.code.run.poke();
   }
 
   /**
@@ -33,7 +33,7 @@ export class Cancellation {
     scope.marks.delete(scope.count);
     if (givenUp && !hasEnded(givenUp)) {
       code.out.cancelOrdinals.push(givenUp.ordinal);
-      code.poke();
+      code.run.poke();
     }
     code.record.steps.delete(keyOf(mark));
     code.out.replay(scope, mark);
@@ -41,13 +41,8 @@ export class Cancellation {
     throw new RunCancelled(this.reason);
   }
 
-  /** Throws it at a new call of a branch that has not heard of it. */
-  hearAtCall(scope: Scope): void {
-    if (this.isDue && !scope.cancelSeen) throw this.hear(scope, CALL);
-  }
-
   /** Records that a branch hears of it here. */
-  private hear(scope: Scope, place: string): RunCancelled {
+  hear(scope: Scope, place: string): RunCancelled {
     scope.cancelSeen = true;
     const mark = { kind: StepKind.MARKER, name: CANCEL_MARK, key: "" };
     this.code.addStep(scope, mark, { case: "marker", value: { value: jsonPayload(place) } });
@@ -68,7 +63,7 @@ export class Cancellation {
       }
       const error = this.hear(scope, WAIT);
       if (!call.forsaken) code.out.giveUp(call);
-      code.go();
+      code.active++;
       call.reject!(error);
       told = true;
     }

@@ -1,22 +1,18 @@
 /** The client: starts runs and jobs, hears of their ends, and speaks with them. */
 
+import type { DescService } from "@bufbuild/protobuf";
 import type { Client as Stub } from "@connectrpc/connect";
 
-import { type Connection, connect, invoke, type Method, once, type Patience, stub, type Tls } from "./calls.js";
+import { type Connection, connect, invoke, type Method, type Patience, stub, type Tls } from "./calls.js";
 import { Coalescer } from "./coalescing.js";
-import { ClockService } from "./gen/stepwell/v1/clock_pb.js";
 import { JobService } from "./gen/stepwell/v1/jobs_pb.js";
-import { NamespaceService } from "./gen/stepwell/v1/namespaces_pb.js";
 import {
   RunService,
   SignalRunRequestSchema,
-  type SignalRunRequest,
   type SignalRunResponse,
   StartRunRequestSchema,
   type StartRunResponse,
 } from "./gen/stepwell/v1/runs_pb.js";
-import { ScheduleService } from "./gen/stepwell/v1/schedules_pb.js";
-import { WorkerService } from "./gen/stepwell/v1/workers_pb.js";
 import { Job, type JobEnd, type JobOptions, spellJob, watchJobs } from "./jobs.js";
 import { type Codec, type Converter, guarded, jsonConverter } from "./payloads.js";
 import { Run, spellStart, type StartOptions } from "./runs.js";
@@ -41,7 +37,8 @@ export interface ClientOptions {
 
 /**
  * Starts runs and jobs, and speaks with them. One is enough for a program; it is safe to use from anywhere in it. What has
- * no method here is called by the generated stubs, best by `client.invoke(client.runs.listRuns, { … })`.
+ * no method here is called by the generated stubs, best by `client.invoke(client.runs.listRuns, { … })`; `client.stub`
+ * gives those of other services.
  */
 export class Client {
   /** Where all happens. */
@@ -54,19 +51,12 @@ export class Client {
   readonly runs: Stub<typeof RunService>;
   /** The generated stub of JobService. */
   readonly jobs: Stub<typeof JobService>;
-  /** The generated stub of WorkerService. */
-  readonly workers: Stub<typeof WorkerService>;
-  /** The generated stub of NamespaceService. */
-  readonly namespaces: Stub<typeof NamespaceService>;
-  /** The generated stub of ScheduleService. */
-  readonly schedules: Stub<typeof ScheduleService>;
-  /** The generated stub of ClockService, which a service for tests has. */
-  readonly clock: Stub<typeof ClockService>;
   private readonly own: Connection;
   private readonly closing = new AbortController();
   private readonly patience: Patience;
   private readonly starts: Coalescer<typeof StartRunRequestSchema, StartRunResponse>;
-  private readonly signals: Coalescer<typeof SignalRunRequestSchema, SignalRunResponse>;
+  /** @internal */
+  readonly signals: Coalescer<typeof SignalRunRequestSchema, SignalRunResponse>;
 
   /** Makes a client of the service at an address such as "127.0.0.1:7233". It connects when it is first needed. */
   constructor(
@@ -74,24 +64,20 @@ export class Client {
     private readonly options: ClientOptions = {},
   ) {
     this.namespace = options.namespace ?? "main";
-    const timeout = options.callTimeout ?? 60_000;
-    this.patience = { timeout, closing: this.closing.signal };
+    this.patience = { timeout: options.callTimeout ?? 60_000, closing: this.closing.signal };
     this.converter = guarded(options.converter ?? jsonConverter, options.codec);
     this.own = this.connection();
-    this.runs = stub(RunService, this.own);
-    this.jobs = stub(JobService, this.own);
-    this.workers = stub(WorkerService, this.own);
-    this.namespaces = stub(NamespaceService, this.own);
-    this.schedules = stub(ScheduleService, this.own);
-    this.clock = stub(ClockService, this.own);
+    this.runs = this.stub(RunService);
+    this.jobs = this.stub(JobService);
     this.watcher = new Watcher(this);
     const { namespace, patience, runs } = this;
-    this.starts = new Coalescer(StartRunRequestSchema, timeout, (requests, headers) =>
-      once(runs.batchStartRuns, { namespace, requests }, patience, { headers }),
-    );
-    this.signals = new Coalescer(SignalRunRequestSchema, timeout, (requests, headers) =>
-      once(runs.batchSignalRuns, { namespace, requests }, patience, { headers }),
-    );
+    this.starts = new Coalescer(StartRunRequestSchema, runs.batchStartRuns, namespace, patience);
+    this.signals = new Coalescer(SignalRunRequestSchema, runs.batchSignalRuns, namespace, patience);
+  }
+
+  /** Gives the generated stub of any service of Stepwell. */
+  stub<T extends DescService>(service: T): Stub<T> {
+    return stub(service, this.own);
   }
 
   /** Makes a connection of its own to the same service. */
@@ -157,10 +143,4 @@ export class Client {
    */
   watchJobs(options: { cursor?: string; signal?: AbortSignal } = {}): Promise<AsyncGenerator<JobEnd, void, void>> {
     return watchJobs(this, this.closing.signal, options.cursor, options.signal);
-  }
-
-  /** @internal */
-  signal(request: SignalRunRequest): Promise<SignalRunResponse> {
-    return this.signals.submit(request);
-  }
-}
+  }}

@@ -5,10 +5,9 @@
 
 import { type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
 
-import { backoff } from "./calls.js";
-import { fromStatus, ServiceError } from "./errors.js";
+import { invoke, type Method, once, type Patience } from "./calls.js";
+import { fromStatus } from "./failures.js";
 import type { Status } from "./gen/google/rpc/status_pb.js";
-import type { Milliseconds } from "./times.js";
 import { currentTraceparent } from "./tracing.js";
 
 const MOST_ITEMS = 128;
@@ -24,31 +23,29 @@ interface Item<Q, A> {
   request: Q;
   size: number;
   traceparent: string;
-  end: number;
-  attempt: number;
   resolve: (answer: A) => void;
   reject: (error: unknown) => void;
 }
 
-/** Gathers requests of one method. */
+/** Gathers requests of one kind. */
 export class Coalescer<D extends DescMessage, A> {
   private readonly queue: Item<MessageShape<D>, A>[] = [];
   private lanes = 0;
 
   constructor(
     private readonly schema: D,
-    private readonly timeout: Milliseconds,
-    private readonly send: (requests: MessageShape<D>[], headers: Record<string, string>) => Promise<Answers<A>>,
+    private readonly method: Method<{ namespace: string; requests: MessageShape<D>[] }, Answers<A>>,
+    private readonly namespace: string,
+    private readonly patience: Patience,
   ) {}
 
-  /** Queues a request. Those of one trace share calls, since a call has one trace context. */
-  submit(request: MessageShape<D>): Promise<A> {
-    return new Promise((resolve, reject) => {
-      // One that can't be written is this caller's alone.
-      const size = toBinary(this.schema, request).length;
-      const end = performance.now() + this.timeout;
-      this.put({ request, size, traceparent: currentTraceparent(), end, attempt: 0, resolve, reject });
-    });
+  /** Has a request sent with others, and again if it fails in passing. */
+  async submit(request: MessageShape<D>): Promise<A> {
+    // One that can't be written is this caller's alone.
+    const size = toBinary(this.schema, request).length;
+    const traceparent = currentTraceparent();
+    const queued = () => new Promise<A>((resolve, reject) => this.put({ request, size, traceparent, resolve, reject }));
+    return invoke(queued, request, this.patience);
   }
 
   private put(item: Item<MessageShape<D>, A>): void {
@@ -64,6 +61,7 @@ export class Coalescer<D extends DescMessage, A> {
     this.lanes--;
   }
 
+  /** Takes what one call has room for. Requests of one trace share calls, since a call has one trace context. */
   private take(): Item<MessageShape<D>, A>[] {
     let count = 0;
     let size = 0;
@@ -76,27 +74,17 @@ export class Coalescer<D extends DescMessage, A> {
   }
 
   private async sendBatch(items: Item<MessageShape<D>, A>[]): Promise<void> {
-    const requests = items.map(({ request }) => request);
     const { traceparent } = items[0]!;
+    const request = { namespace: this.namespace, requests: items.map((item) => item.request) };
     try {
-      const { results } = await this.send(requests, traceparent ? { traceparent } : {});
-      items.forEach((item, place) => {
+      const { results } = await once(this.method, request, this.patience, { headers: traceparent ? { traceparent } : {} });
+      items.forEach(({ resolve, reject }, place) => {
         const outcome = results[place]?.outcome;
-        if (!outcome?.case || outcome.case === "error") this.failed(item, fromStatus(outcome?.value as Status | undefined));
-        else item.resolve(outcome.value as A);
+        if (!outcome?.case || outcome.case === "error") reject(fromStatus(outcome?.value as Status | undefined));
+        else resolve(outcome.value as A);
       });
     } catch (error) {
-      for (const item of items) this.failed(item, error);
-    }
-  }
-
-  /** Queues an item again that was refused in passing. */
-  private failed(item: Item<MessageShape<D>, A>, error: unknown): void {
-    const pause = backoff(item.attempt++, error);
-    if (error instanceof ServiceError && error.isPassing && performance.now() + pause < item.end) {
-      setTimeout(() => this.put(item), pause);
-    } else {
-      item.reject(error);
+      for (const { reject } of items) reject(error);
     }
   }
 }

@@ -8,12 +8,13 @@
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
 
 import { Cancellation } from "./cancellation.js";
-import { ApplicationError, failureOf, RunCancelled } from "./errors.js";
+import { RunCancelled } from "./errors.js";
+import { failureOf } from "./failures.js";
 import type { Execution } from "./execution.js";
 import { type Failure, type Payload, StepKind, StepState } from "./gen/stepwell/v1/types_pb.js";
 import { NewStepSchema, type StepRecord } from "./gen/stepwell/v1/workers_pb.js";
 import { type Entry, Outgoing } from "./outgoing.js";
-import { delayAfter, isFinal, type RetryPolicy } from "./policies.js";
+import { delayAfter, type RetryPolicy } from "./policies.js";
 import { CALL, keyOf, Record as Recorded, Scope, type Step, WAIT } from "./scopes.js";
 import { delay } from "./times.js";
 import { WorkflowContext } from "./workflow.js";
@@ -62,7 +63,7 @@ export class Code {
   private unrecorded = 0;
   private isBroken = false;
 
-  constructor(private readonly run: Execution) {
+  constructor(readonly run: Execution) {
     this.cancellation = new Cancellation(this, run.task.cancelRequested, run.task.cancelReason);
     this.record.extend(run.task.steps);
   }
@@ -79,18 +80,9 @@ export class Code {
     this.ending.abort();
   }
 
-  /** Sees at the end of the turn whether there is something to tell. */
-  poke(): void {
-    this.run.poke();
-  }
-
-  go(): void {
-    this.active++;
-  }
-
   block(): void {
     this.active--;
-    if (!this.active) this.poke();
+    if (!this.active) this.run.poke();
   }
 
   private async mustHold(): Promise<void> {
@@ -108,7 +100,7 @@ export class Code {
     return new Promise((resolve) => {
       entry.acks.push(() => {
         this.unrecorded--;
-        this.go();
+        this.active++;
         resolve();
       });
       this.block();
@@ -121,9 +113,7 @@ export class Code {
     const known = this.recall(scope, call);
     if (known && hasEnded(known)) return known;
     if (!known) {
-      const body = call.spell();
-      if (scope.shielded && body.case === "activity") (body.value as { shielded?: boolean }).shielded = true;
-      this.addStep(scope, call, body, call);
+      this.addStep(scope, call, call.spell(), call);
     } else if (known.kind === call.kind) {
       call.ordinal = known.ordinal;
       this.open.set(keyOf(known), call);
@@ -150,7 +140,7 @@ export class Code {
     this.cancellation.meet(scope, CALL);
     const found = this.record.steps.get(scope.keyFor(step));
     if (!found) {
-      this.cancellation.hearAtCall(scope);
+      if (this.cancellation.isDue && !scope.cancelSeen) throw this.cancellation.hear(scope, CALL);
       return undefined;
     }
     this.record.steps.delete(keyOf(found));
@@ -159,7 +149,7 @@ export class Code {
     if (found.kind === kind) return found;
     this.run.holder.log.error(`run ${this.run.task.runId}: step ${name} was recorded as another kind of step`);
     this.isBroken = true;
-    this.poke();
+    this.run.poke();
     return { ...found, state: StepState.PENDING };
   }
 
@@ -174,7 +164,7 @@ export class Code {
     this.out.add(entry);
     if (call) this.open.set(stepKey, call);
     else if (kind === StepKind.MARKER) this.out.lastMarker = entry;
-    this.poke();
+    this.run.poke();
     return entry;
   }
 
@@ -210,66 +200,67 @@ export class Code {
           return { result: await call(this.ending.signal) };
         } catch (error) {
           const failure = failureOf(error, this.run.converter);
-          if (!retry || isFinal(retry, failure, attempt)) return { failure };
-          const chosen = error instanceof ApplicationError ? error.retryAfter : undefined;
-          await delay(chosen ?? delayAfter(retry, attempt), this.ending.signal);
+          const pause = retry && delayAfter(retry, failure, attempt);
+          if (pause === undefined) return { failure };
+          await delay(pause, this.ending.signal);
           if (this.isOver) return { failure };
         }
       }
     } finally {
       this.busy--;
-      this.go();
+      this.active++;
     }
   }
 
-  /** Runs branches, numbered by their place whenever they start, at most `limit` at a time; waits for all of them. */
+  /**
+   * Runs branches, numbered by their place whenever they start, at most `limit` at a time, and waits for all of them. Gives
+   * what they came to, or throws: the run's cancellation, else the failure of the first in order.
+   */
   async together<T>(
     scope: Scope,
     count: number,
     limit: number,
     shielded: boolean,
     begin: (place: number, ctx: WorkflowContext) => Promise<T>,
-  ): Promise<PromiseSettledResult<T>[]> {
+  ): Promise<T[]> {
     await this.mustHold();
     if (scope.waiting || scope.busy || scope.closed) throw new Error("this branch is at another call, or has ended");
     const first = scope.branches + 1;
-    scope.branch(first);
     scope.branches += count;
-    const results: PromiseSettledResult<T>[] = new Array(count);
+    const results = new Array<T>(count);
+    const errors = new Array<unknown>(count);
     if (!count) return results;
     scope.busy = true;
     let next = 0;
     const lane = async (): Promise<void> => {
-      this.go();
+      this.active++;
       while (next < count) {
         const place = next++;
-        const branch = new Scope(scope.branch(first + place), scope);
-        if (shielded) branch.shielded = branch.cancelSeen = true;
+        const branch = scope.branch(first + place, shielded);
         this.scopes.add(branch);
         this.record.open(branch);
         try {
-          results[place] = { status: "fulfilled", value: await begin(place, new WorkflowContext(this.run, this, branch)) };
-        } catch (reason) {
-          results[place] = { status: "rejected", reason };
+          results[place] = await begin(place, new WorkflowContext(this.run, this, branch));
+        } catch (error) {
+          errors[place] = error;
         }
-        this.close(branch);
+        // The service hears with the next Progress that it has returned.
+        branch.closed = true;
+        if (branch.count || branch.recorded.length) this.out.note(branch);
+        this.scopes.delete(branch);
       }
       this.block();
     };
     const lanes = Array.from({ length: Math.min(limit, count) }, lane);
     this.block();
     await Promise.all(lanes);
-    this.go();
+    this.active++;
     scope.busy = false;
-    if (results.some((each) => each.status === "rejected" && each.reason instanceof RunCancelled)) scope.cancelSeen = true;
+    const failed = errors.filter(() => true);
+    const cancelled = failed.find((error) => error instanceof RunCancelled);
+    if (cancelled) scope.cancelSeen = true;
+    if (failed.length) throw cancelled ?? failed[0];
     return results;
-  }
-
-  /** Closes a branch that has returned; the service hears of it with the next Progress. */
-  private close(scope: Scope): void {
-    scope.closed = true;
-    if (scope.count || scope.recorded.length) this.out.note(scope);
-    this.scopes.delete(scope);
   }
 
   /** Takes in a step that has ended; one that nobody waits for (yet) changes the record only. */
@@ -284,18 +275,16 @@ export class Code {
     this.open.delete(key);
     call.ended = true;
     if (!call.forsaken && call.resolve) {
-      this.go();
+      this.active++;
       call.resolve(record);
     }
   }
 
-  /** Takes in that the Progress under way is recorded, and steps that have ended with it. Whether code hears of any. */
-  answered(ordinals: readonly number[], steps: readonly StepRecord[]): boolean {
-    for (const entry of this.out.answer(ordinals)) {
-      for (const ack of entry.acks.splice(0)) ack();
-    }
+  /** Takes in that the Progress under way is recorded, and steps that have ended with it. */
+  answered(ordinals: readonly number[], steps: readonly StepRecord[]): void {
+    for (const { acks } of this.out.answer(ordinals)) for (const ack of acks) ack();
     const before = this.open.size;
     for (const record of steps) this.feed(record);
-    return this.open.size !== before;
+    if (this.open.size !== before) this.out.toldWaiting = false;
   }
 }

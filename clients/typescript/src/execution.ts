@@ -8,14 +8,16 @@
 import { create } from "@bufbuild/protobuf";
 
 import { Code } from "./code.js";
-import { failureOf, RunCancelled } from "./errors.js";
-import { type Advance, ProgressSchema, type ReportResult, type StepRecord, type Task } from "./gen/stepwell/v1/workers_pb.js";
-import { Held, type Holder } from "./held.js";
-import type { End } from "./outgoing.js";
+import { RunCancelled } from "./errors.js";
+import { failureOf } from "./failures.js";
+import { type Advance, ProgressSchema, type ReportResult, type StepRecord, type Task, WorkerService } from "./gen/stepwell/v1/workers_pb.js";
+import { Held } from "./held.js";
+import { ContinueAsNew, type End } from "./outgoing.js";
 import type { Converter } from "./payloads.js";
 import { Queries } from "./queries.js";
+import type { Tasks } from "./tasks.js";
 import { within } from "./tracing.js";
-import { ContinueAsNew, WorkflowContext } from "./workflow.js";
+import { WorkflowContext } from "./workflow.js";
 
 /** A workflow: an async function of its context and its input. */
 export type WorkflowFunction = (ctx: WorkflowContext, input: any) => Promise<unknown>;
@@ -30,11 +32,11 @@ export class Execution extends Held {
   private isPoked = false;
   private isLeaving = false;
 
-  constructor(holder: Holder, task: Task) {
+  constructor(holder: Tasks, task: Task) {
     super(holder, task);
     this.converter = holder.client.converter;
-    this.queries = new Queries(this, holder.outbox);
     this.code = new Code(this);
+    this.queries = new Queries(this, this.code.out, holder.outbox);
     if (task.moreSteps) this.early = [];
   }
 
@@ -74,7 +76,7 @@ export class Execution extends Held {
     try {
       for (let { steps, moreSteps } = this.task as { steps: StepRecord[]; moreSteps: boolean }; moreSteps; ) {
         const request = { namespace: client.namespace, ref: this.ref, afterOrdinal: steps.at(-1)?.ordinal ?? 0 };
-        ({ steps, moreSteps } = await client.invoke(client.workers.listTaskSteps, request));
+        ({ steps, moreSteps } = await client.invoke(client.stub(WorkerService).listTaskSteps, request));
         this.code.record.extend(steps);
       }
     } catch (error) {
@@ -107,13 +109,13 @@ export class Execution extends Held {
     // What another language's code has accepted is in the record, and may be told again all the same.
     for (const id of out.updates) if (code.record.hasAccepted(id)) out.updates.delete(id);
     const { isQuiet } = code;
-    if (!end && !out.hasSteps && !queries.hasNews) {
+    if (!end && !out.hasNews) {
       if (this.isLeaving && isQuiet) return this.release("the worker is leaving");
       if (out.toldWaiting || !isQuiet) return;
     }
     // The service compares the run's own line with the record at the end, whether it had calls of late or not.
     if (end) out.note(code.root);
-    const progress = out.take(isQuiet, end, code.record, queries.take());
+    const progress = out.take(isQuiet, end, code.record);
     code.isOver = progress.end.case !== undefined;
     try {
       this.report({ case: "progress", value: progress });
@@ -139,7 +141,7 @@ export class Execution extends Held {
 
   protected recorded(result: ReportResult): void {
     if (this.code.isOver) return this.drop();
-    if (this.code.answered(result.ordinals, result.steps)) this.code.out.toldWaiting = false;
+    this.code.answered(result.ordinals, result.steps);
     this.poke();
   }
 
@@ -148,7 +150,7 @@ export class Execution extends Held {
   }
 
   /** Gives the run back as soon as what its code is at has been recorded. */
-  leave(): void {
+  override leave(): void {
     this.isLeaving = true;
     this.poke();
   }

@@ -1,7 +1,7 @@
 /** What a worker holds: a run to advance, or an attempt at an activity or a job. */
 
-import { ApplicationError, fromStatus } from "./errors.js";
-import type { Client } from "./client.js";
+import { ApplicationError } from "./errors.js";
+import { fromStatus } from "./failures.js";
 import {
   type ReportResult,
   ReportResult_Remedy as Remedy,
@@ -9,7 +9,8 @@ import {
   type Task,
   type TaskRef,
 } from "./gen/stepwell/v1/workers_pb.js";
-import type { Outbox, Outcome } from "./outbox.js";
+import type { Outcome } from "./outbox.js";
+import type { Tasks } from "./tasks.js";
 import { milliseconds } from "./times.js";
 
 /** Where a worker says what it does. `console` will do. */
@@ -22,24 +23,16 @@ export interface Log {
   error(message: string): void;
 }
 
-/** The worker that holds a task. */
-export interface Holder {
-  readonly client: Client;
-  readonly outbox: Outbox;
-  readonly log: Log;
-  /** Forgets a task. */
-  remove(task: Held): void;
-}
-
 /** One task, from its assignment until nothing more is to be said of it. */
 export abstract class Held {
   readonly ref: TaskRef;
   /** It is another's now, or has ended: nothing more is said of it. */
   isGone = false;
-  private said: Outcome | undefined;
+  /** What is reported and has not come to its answer. */
+  said: Outcome | undefined;
 
   constructor(
-    readonly holder: Holder,
+    readonly holder: Tasks,
     readonly task: Task,
   ) {
     this.ref = task.ref!;
@@ -48,18 +41,13 @@ export abstract class Held {
   /** Somebody asked it to end, or (`isLost`) its worker is to give its place back: what it comes to is reported. */
   abstract cancel(reason: string, isLost?: boolean): void;
   /** The worker is leaving: what waits is given back, what is at work comes to its end. */
-  abstract leave(): void;
+  leave(): void {}
   /** Has the code stop. */
   protected abstract stop(): void;
   /** What was reported is recorded. */
   protected abstract recorded(result: ReportResult): void;
   /** What was reported never will be: reports why, in its place. */
   protected abstract fail(error: Error): void;
-
-  /** Whether there is a report that has not come to its answer. */
-  get isReported(): boolean {
-    return this.said !== undefined;
-  }
 
   /** Reports what came of it. Throws what can't be sent. */
   protected report(outcome: Outcome): void {

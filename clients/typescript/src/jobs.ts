@@ -15,38 +15,24 @@ import {
   type WatchJobsResponse_End as EndMessage,
 } from "./gen/stepwell/v1/jobs_pb.js";
 import type { Failure, Payload } from "./gen/stepwell/v1/types_pb.js";
-import { type RetryPolicy, spellRetry, spellTimeouts, type Timeouts } from "./policies.js";
+import { type RetryPolicy, spellRetry, spellTimeouts, type Start, type Timeouts } from "./policies.js";
 import { durationOf, type Milliseconds } from "./times.js";
 import { followed } from "./watching.js";
 
 const WAIT = 15_000;
-const REUSE = {
-  allow: JobReusePolicy.ALLOW,
-  allow_if_failed: JobReusePolicy.ALLOW_IF_FAILED,
-  reject: JobReusePolicy.REJECT,
-};
-const CONFLICT = { fail: JobConflictPolicy.FAIL, use_existing: JobConflictPolicy.USE_EXISTING };
 
 /** How a job is started. Time spans are in milliseconds. */
-export interface JobOptions extends Timeouts {
+export interface JobOptions extends Start, Timeouts {
   /** The caller's name for the job: unique among the namespace's open jobs. */
   uniqueKey?: string;
-  /** What may follow a job of the unique key that has ended, as long as that is kept. Default: "allow". */
-  reuse?: keyof typeof REUSE;
-  /** What to do when a job of the unique key is open: refuse, or give a handle of that one. Default: "fail". */
-  conflict?: keyof typeof CONFLICT;
+  /** What may follow a job of the unique key that has ended, as long as that is kept. Default: "ALLOW". */
+  reuse?: keyof typeof JobReusePolicy;
+  /** What to do when a job of the unique key is open: refuse, or give a handle of that one. Default: "FAIL". */
+  conflict?: keyof typeof JobConflictPolicy;
   /** The job's id, a UUID. Default: one made here. */
   jobId?: string;
-  /** Makes a repeat of the start safe, also by another process. Default: one of this start's own. */
-  requestId?: string;
-  /** Default: "default". */
-  taskQueue?: string;
-  /** 0 to 9; higher goes first. Default: 4. */
-  priority?: number;
   /** When to try again. Default: without limit, from 1 s, doubling, up to 100 s. */
   retry?: RetryPolicy;
-  /** Not to begin before. Default: 0. */
-  startDelay?: Milliseconds;
   /** How long it is kept after its end. Default: as the service is set, 7 days. */
   retention?: Milliseconds;
   /** The caller's id for what belongs together. */
@@ -59,15 +45,15 @@ export interface JobOptions extends Timeouts {
 
 /** Spells a start, with ids of its own where there are none: so a repeat is recognised. */
 export function spellJob(namespace: string, type: string, input: Payload, options: JobOptions): StartJobRequest {
-  const { reuse = "allow", conflict = "fail", retry, startDelay, retention, request: change, ...plain } = options;
+  const { reuse = "ALLOW", conflict = "FAIL", retry, startDelay, retention, request: change, ...plain } = options;
   const request = create(StartJobRequestSchema, {
     namespace,
     type,
     input,
     ...plain,
     ...spellTimeouts(options),
-    reusePolicy: REUSE[reuse],
-    conflictPolicy: CONFLICT[conflict],
+    reusePolicy: JobReusePolicy[reuse],
+    conflictPolicy: JobConflictPolicy[conflict],
     retry: spellRetry(retry),
     startDelay: durationOf(startDelay),
     retention: durationOf(retention),
@@ -100,8 +86,7 @@ export class Job {
 
   /** Reads the job as it is. */
   async describe(): Promise<JobMessage> {
-    const { job } = await this.client.invoke(this.client.jobs.getJob, this.name());
-    return job!;
+    return (await this.client.invoke(this.client.jobs.getJob, this.name())).job!;
   }
 
   /** Asks the job to stop; a worker that is at it is told. False if it had ended, or had been asked before. */

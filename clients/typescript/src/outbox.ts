@@ -16,6 +16,7 @@ import {
   TaskHeartbeatSchema,
   type TaskRef,
 } from "./gen/stepwell/v1/workers_pb.js";
+import { gate } from "./times.js";
 
 /** Of a bundle. */
 const MOST_BYTES = 1_000_000;
@@ -48,8 +49,7 @@ export class Outbox {
   private readonly answers = new Map<bigint, Sized<QueryAnswer>>();
   private readonly unanswered = new Map<bigint, Unanswered>();
   private correlation = 0n;
-  private isAwake = false;
-  private waker = (): void => {};
+  private awaken = gate();
 
   /** Says what is no item. */
   say(head: typeof this.head): void {
@@ -101,14 +101,13 @@ export class Outbox {
   }
 
   wake(): void {
-    this.isAwake = true;
-    this.waker();
+    this.awaken.open();
   }
 
   /** Waits until somebody wakes the writer. */
   async awake(): Promise<void> {
-    if (!this.isAwake) await new Promise<void>((resolve) => (this.waker = resolve));
-    this.isAwake = false;
+    await this.awaken.promise;
+    this.awaken = gate();
     // What this turn of the loop still has to say goes along.
     await turn();
   }

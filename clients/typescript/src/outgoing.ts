@@ -5,6 +5,7 @@ import { create } from "@bufbuild/protobuf";
 import type { Call } from "./code.js";
 import { FailureSchema, type Payload } from "./gen/stepwell/v1/types_pb.js";
 import {
+  type ContinueAsNew as ContinueAsNewMessage,
   type NewStep,
   type Progress,
   ProgressSchema,
@@ -26,6 +27,11 @@ const UNKNOWN_UPDATE = create(FailureSchema, {
 /** How a run ends. */
 export type End = Exclude<Progress["end"], { case: undefined }>;
 
+/** Ends a run so that another one goes on with its work. Thrown by `continueAsNew`; not an error. */
+export class ContinueAsNew {
+  constructor(readonly end: ContinueAsNewMessage) {}
+}
+
 /** A new step on its way to the record, and who waits for it to be there. */
 export interface Entry {
   readonly step: NewStep;
@@ -34,7 +40,7 @@ export interface Entry {
   readonly call: Call | undefined;
   readonly count: number;
   readonly order: Hash;
-  acks: (() => void)[];
+  readonly acks: (() => void)[];
 }
 
 /**
@@ -44,6 +50,7 @@ export interface Entry {
 export class Outgoing {
   cancelOrdinals: number[] = [];
   stopOrdinals: number[] = [];
+  published: Record<string, Payload> = {};
   /** Updates that were told, and are yet to be rejected. */
   readonly updates = new Set<string>();
   sent: Progress | undefined;
@@ -73,9 +80,9 @@ export class Outgoing {
   }
 
   /** Whether something must be recorded. */
-  get hasSteps(): boolean {
+  get hasNews(): boolean {
     const given = this.cancelOrdinals.length + this.stopOrdinals.length + this.updates.size;
-    return given + this.untold + this.pending.length > 0;
+    return given + this.untold + this.pending.length + Object.keys(this.published).length > 0;
   }
 
   /** Lets the service cancel the step of a call that nobody waits for, as soon as its ordinal is known. */
@@ -92,16 +99,17 @@ export class Outgoing {
   }
 
   /** Makes the next Progress. `isQuiet`: no code of the run is at work, nor waits for a mere record. */
-  take(isQuiet: boolean, end: End | undefined, record: Recorded, published: Record<string, Payload>): Progress {
+  take(isQuiet: boolean, end: End | undefined, record: Recorded): Progress {
     const entries = this.takeEntries();
     const progress = create(ProgressSchema, {
       scopes: this.takeStates(entries),
       steps: entries.map((entry) => entry.step),
       stopOrdinals: this.stopOrdinals,
-      published,
+      published: this.published,
       rejections: [...this.updates].slice(0, MOST_STEPS).map((updateId) => ({ updateId, failure: UNKNOWN_UPDATE })),
     });
     this.stopOrdinals = [];
+    this.published = {};
     const left = this.untold + this.pending.length > 0 || this.updates.size > progress.rejections.length;
     if (!left) {
       progress.cancelOrdinals = this.cancelOrdinals;

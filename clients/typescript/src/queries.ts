@@ -2,52 +2,32 @@
 
 import { create } from "@bufbuild/protobuf";
 
-import { ApplicationError, failureOf } from "./errors.js";
+import { ApplicationError } from "./errors.js";
+import { failureOf } from "./failures.js";
 import type { Execution } from "./execution.js";
 import type { Payload } from "./gen/stepwell/v1/types_pb.js";
 import { type Query, type QueryAnswer, QueryAnswerSchema } from "./gen/stepwell/v1/workers_pb.js";
 import type { Outbox } from "./outbox.js";
-
-const MOST_NAMES = 16;
-const MOST_BYTES = 64 * 1024;
+import type { Outgoing } from "./outgoing.js";
 
 /** What one run tells those who ask. */
 export class Queries {
-  private readonly functions = new Map<string, (input: any) => unknown>();
+  readonly functions = new Map<string, (input: any) => unknown>();
   private readonly values = new Map<string, Payload>();
-  private changed: Record<string, Payload> = {};
   private readonly waiting: Query[] = [];
   private isReady = false;
 
   constructor(
     private readonly run: Execution,
+    private readonly out: Outgoing,
     private readonly outbox: Outbox,
   ) {}
 
-  register(name: string, answer: (input: any) => unknown): void {
-    this.functions.set(name, answer);
-  }
-
   publish(name: string, value: unknown): void {
     const payload = this.run.converter.toPayload(value);
-    const size = payload.body.case === undefined ? 0 : Buffer.byteLength(payload.body.value as string | Uint8Array);
-    if (size > MOST_BYTES) throw new RangeError(`${name}: a published value has at most ${MOST_BYTES} bytes, not ${size}`);
-    if (!this.values.has(name) && this.values.size >= MOST_NAMES) {
-      throw new RangeError(`${name}: a run publishes under at most ${MOST_NAMES} names`);
-    }
+    this.out.published[name] = payload;
     this.values.set(name, payload);
-    this.changed[name] = payload;
     this.run.poke();
-  }
-
-  get hasNews(): boolean {
-    return Object.keys(this.changed).length > 0;
-  }
-
-  take(): Record<string, Payload> {
-    const taken = this.changed;
-    this.changed = {};
-    return taken;
   }
 
   /** Answers a query, or keeps it until the code is as far as its record. */

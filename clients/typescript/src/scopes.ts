@@ -16,7 +16,6 @@ export const WAIT = '"wait"';
 export const CALL = '"call"';
 const UPDATES = "0";
 const ACCEPTANCE = "__update";
-const MOST_DEPTH = 8;
 const TOLD_CALLS = 6;
 const TOLD_BRANCHES = 8;
 const HASH_BYTES = 8;
@@ -30,8 +29,7 @@ export const EMPTY_HASH: Hash = new Uint8Array(HASH_BYTES);
 /** Gives the order hash after one more call; proto/order_hash.json holds examples. */
 export function chained(before: Hash, kind: StepKind, name: string, fingerprint = new Uint8Array()): Hash {
   const text = Buffer.from(name);
-  const head = Buffer.alloc(5);
-  head.writeUInt8(kind, 0);
+  const head = Buffer.from([kind, 0, 0, 0, 0]);
   head.writeUInt32BE(text.length, 1);
   const sum = createHash("sha256").update(before).update(head).update(text).update(fingerprint).digest();
   return new Uint8Array(sum.subarray(0, HASH_BYTES));
@@ -72,24 +70,20 @@ export class Scope {
   occurrences = new Map<string, number>();
   patches = new Map<string, boolean>();
   branches = 0;
-  cancelSeen: boolean;
-  shielded: boolean;
+  cancelSeen = false;
+  shielded = false;
   closed = false;
   waiting: Call | undefined;
   busy = false;
 
-  constructor(
-    readonly path: string,
-    parent?: Scope,
-  ) {
-    this.cancelSeen = parent?.cancelSeen ?? false;
-    this.shielded = parent?.shielded ?? false;
-  }
+  constructor(readonly path: string) {}
 
-  branch(number: number): string {
-    if (!this.path) return String(number);
-    if (this.path.split("/").length >= MOST_DEPTH) throw new RangeError(`branches nest deeper than ${MOST_DEPTH}`);
-    return `${this.path}/${number}`;
+  /** A branch of this one. What is shielded hears of no request to cancel, as one does not that has heard. */
+  branch(number: number, shielded: boolean): Scope {
+    const branch = new Scope(this.path ? `${this.path}/${number}` : String(number));
+    branch.shielded = this.shielded || shielded;
+    branch.cancelSeen = this.cancelSeen || shielded;
+    return branch;
   }
 
   /** Which call of that name the next one is, from 0. */

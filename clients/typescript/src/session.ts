@@ -4,23 +4,21 @@ import { create } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 
 import { type Connection, stub } from "./calls.js";
-import { fromRpc, ServiceError } from "./errors.js";
+import { ServiceError } from "./errors.js";
+import { fromRpc } from "./failures.js";
 import {
   type ConnectRequest,
   ConnectRequestSchema,
-  type ConnectResponse,
   type Hello,
-  type TaskRef,
   type Welcome,
   WorkerService,
 } from "./gen/stepwell/v1/workers_pb.js";
 import type { Log } from "./held.js";
 import type { Outbox } from "./outbox.js";
-import { delay, jitter, milliseconds, type Milliseconds } from "./times.js";
+import type { Tasks } from "./tasks.js";
+import { delay, gate, jitter, milliseconds, type Milliseconds } from "./times.js";
 
 const TICK = 200;
-/** After a tick that is later than this the process itself was held up: what came meanwhile is yet to be read. */
-const LATE = 5000;
 const WELCOME_TIMEOUT = 10_000;
 const SILENCE = 30_000;
 const LAST_WORDS = 2000;
@@ -33,32 +31,20 @@ const FATAL = [Code.InvalidArgument, Code.PermissionDenied, Code.Unauthenticated
 /** The reason to end a stream that is followed by another at once. */
 const MOVED = new Error("the stream is to be moved");
 
-/** The worker behind the stream. */
-export interface Listener {
-  /** All tasks that it has. */
-  held(): TaskRef[];
-  /** Takes in a message. */
-  received(message: ConnectResponse): void;
-  /** Drops tasks that are not held any more, except those with an unanswered report. */
-  resumed(held: readonly TaskRef[]): void;
-  /** Drops all tasks: the session is over, and its leases with it. */
-  sessionLost(): void;
-}
+/** What the session tells the worker behind it. */
+export type Listener = Pick<Tasks, "held" | "received" | "resumed" | "sessionLost">;
 
 /** Keeps a worker connected. */
 export class Session {
-  private greeted!: () => void;
-  /** Fulfilled once the service has first said welcome. */
-  readonly connected = new Promise<void>((resolve) => (this.greeted = resolve));
+  /** Opened once the service has first said welcome. */
+  readonly connected = gate();
   private stream = new AbortController();
   private readonly closing = new AbortController();
   private isDraining = false;
   private attempts = 0;
   private backoffMost = BACKOFF_MOST;
-  private ticked = 0;
   private heard = 0;
   private pinged = 0;
-  private pings = 0n;
   private pingInterval = Infinity;
   private patience = WELCOME_TIMEOUT;
 
@@ -100,20 +86,20 @@ export class Session {
   private async follow(): Promise<void> {
     const connection = this.connect();
     const stream = (this.stream = new AbortController());
-    let greet!: () => void;
-    const greeted = new Promise<void>((resolve) => (greet = resolve));
-    this.ticked = this.heard = this.pinged = performance.now();
-    [this.pingInterval, this.patience] = [Infinity, WELCOME_TIMEOUT];
+    const greeted = gate();
+    this.heard = this.pinged = performance.now();
+    this.pingInterval = Infinity;
+    this.patience = WELCOME_TIMEOUT;
     const ticker = setInterval(() => this.tick(), TICK);
     try {
-      const requests = this.requests(stream.signal, greeted);
+      const requests = this.requests(stream.signal, greeted.promise);
       for await (const message of stub(WorkerService, connection).connect(requests, { signal: stream.signal })) {
         this.heard = performance.now();
         if (message.welcome) this.welcomed(message.welcome);
         if (message.ping) this.outbox.say({ pong: message.ping });
         if (message.rotate) setTimeout(() => stream.abort(MOVED), jitter(milliseconds(message.rotate.within))).unref();
         this.listener.received(message);
-        greet();
+        greeted.open();
       }
       throw new ServiceError(Code.Unavailable, "the service ended the stream");
     } catch (error) {
@@ -122,7 +108,7 @@ export class Session {
     } finally {
       clearInterval(ticker);
       stream.abort();
-      greet();
+      greeted.open();
       this.outbox.wake();
       connection.close();
     }
@@ -145,14 +131,12 @@ export class Session {
   /** Does what is due: gives a silent stream up, says something in time, and has heartbeats go out that gathered. */
   private tick(): void {
     const now = performance.now();
-    if (now - this.ticked > LATE) this.heard = now;
-    this.ticked = now;
     const silence = now - this.heard;
     if (silence > this.patience) {
       this.stream.abort(new ServiceError(Code.Unavailable, `nothing was heard for ${Math.round(silence)} ms`));
     } else if (now - this.pinged >= this.pingInterval) {
       this.pinged = now;
-      this.outbox.say({ ping: ++this.pings });
+      this.outbox.say({ ping: 1n });
     } else {
       this.outbox.wake();
     }
@@ -170,10 +154,9 @@ export class Session {
     this.backoffMost = milliseconds(welcome.sessionTtl) / TRIES_A_SESSION || BACKOFF_MOST;
     this.outbox.maxItems = welcome.maxItems || this.outbox.maxItems;
     this.patience = this.silence;
-    const longest = (2 / 3) * this.silence;
-    this.pingInterval = Math.min(milliseconds(welcome.heartbeatInterval) || longest, longest) - 2 * TICK;
+    this.pingInterval = Math.min(milliseconds(welcome.heartbeatInterval) || Infinity, (2 / 3) * this.silence) - 2 * TICK;
     if (this.isDraining) this.drain();
-    this.greeted();
+    this.connected.open();
     this.log.info(`connected: session ${welcome.sessionId}${welcome.resumed ? ", resumed" : ""}`);
   }
 

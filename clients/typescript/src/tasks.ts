@@ -4,18 +4,17 @@ import { type ActivityFunction, Attempt } from "./activities.js";
 import type { Client } from "./client.js";
 import { Execution, type WorkflowFunction } from "./execution.js";
 import { type ConnectResponse, type Task, TaskKind, type TaskRef } from "./gen/stepwell/v1/workers_pb.js";
-import type { Held, Holder, Log } from "./held.js";
+import type { Held, Log } from "./held.js";
 import type { Outbox } from "./outbox.js";
-import type { Listener } from "./session.js";
-import { delay, type Milliseconds } from "./times.js";
+import { delay, gate, type Milliseconds } from "./times.js";
 
 const LEAVING = "the worker is leaving";
 
 /** Holds the runs, activities and jobs of a worker. */
-export class Tasks implements Holder, Listener {
+export class Tasks {
   private readonly tasks = new Map<string, Held>();
   private isLeaving = false;
-  private emptied = (): void => {};
+  private emptied = gate();
 
   constructor(
     readonly client: Client,
@@ -25,6 +24,7 @@ export class Tasks implements Holder, Listener {
     private readonly activities: Readonly<Record<string, ActivityFunction>>,
   ) {}
 
+  /** Names all that is held. */
   held(): TaskRef[] {
     return [...this.tasks.values()].map(({ ref }) => ref);
   }
@@ -73,18 +73,21 @@ export class Tasks implements Holder, Listener {
     return task instanceof Execution ? task : undefined;
   }
 
+  /** Forgets a task. */
   remove(task: Held): void {
     if (this.tasks.get(task.ref.taskId) === task) this.tasks.delete(task.ref.taskId);
-    if (!this.tasks.size) this.emptied();
+    if (!this.tasks.size) this.emptied.open();
   }
 
+  /** Drops what is not held any more, unless a report of it was never answered. */
   resumed(held: readonly TaskRef[]): void {
     const tokens = new Map(held.map(({ taskId, token }) => [taskId, token]));
     for (const task of [...this.tasks.values()]) {
-      if (tokens.get(task.ref.taskId) !== task.ref.token && !task.isReported) task.drop();
+      if (tokens.get(task.ref.taskId) !== task.ref.token && !task.said) task.drop();
     }
   }
 
+  /** Drops everything: the session is over, and its leases with it. */
   sessionLost(): void {
     for (const task of [...this.tasks.values()]) task.drop();
   }
@@ -105,7 +108,8 @@ export class Tasks implements Holder, Listener {
   private async empty(most: Milliseconds): Promise<void> {
     if (!this.tasks.size) return;
     const timer = new AbortController();
-    await Promise.race([new Promise<void>((resolve) => (this.emptied = resolve)), delay(most, timer.signal)]);
+    this.emptied = gate();
+    await Promise.race([this.emptied.promise, delay(most, timer.signal)]);
     timer.abort();
   }
 }

@@ -24,6 +24,12 @@ export function durationOf(span: Milliseconds | undefined): Duration | undefined
   return create(DurationSchema, { seconds: BigInt(whole + carry), nanos: nanos - carry * 1e9 || 0 });
 }
 
+/** Something that is waited for until it is opened. */
+export function gate<T = void>(): { readonly promise: Promise<T>; open(value: T): void } {
+  let open!: (value: T) => void;
+  return { promise: new Promise<T>((resolve) => (open = resolve)), open };
+}
+
 /** The end of a signal as a promise that fails, which `forget` takes back. */
 export function aborted(stop: AbortSignal | undefined): { promise: Promise<never>; forget: () => void } {
   let told!: () => void;

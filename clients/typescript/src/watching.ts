@@ -9,10 +9,11 @@ import { setTimeout as pause } from "node:timers/promises";
 
 import { backoff } from "./calls.js";
 import type { Client } from "./client.js";
-import { ClientClosed, fromRpc, RunError, type ServiceError } from "./errors.js";
+import { ClientClosed, RunError, type ServiceError } from "./errors.js";
+import { fromRpc } from "./failures.js";
 import type { Run as RunMessage, WatchRunsResponse_End as EndMessage } from "./gen/stepwell/v1/runs_pb.js";
 import { type Payload, RunPhase } from "./gen/stepwell/v1/types_pb.js";
-import { aborted, delay } from "./times.js";
+import { aborted, delay, gate } from "./times.js";
 
 const PATIENCE = 5000;
 
@@ -22,8 +23,7 @@ type Ended = Pick<RunMessage, "runId" | "continuedRunId" | "phase" | "purged" | 
 /** One run's end, for all who wait for it: undefined if it is to be read again, an error if the client was closed. */
 export class Awaited {
   users = 1;
-  finish!: (end: Ended | Error | undefined) => void;
-  readonly end = new Promise<Ended | Error | undefined>((resolve) => (this.finish = resolve));
+  readonly end = gate<Ended | Error | undefined>();
 
   constructor(readonly id: string) {}
 }
@@ -34,8 +34,7 @@ export class Watcher {
   private readonly closing = new AbortController();
   private following: Promise<void> | undefined;
   private isLive = false;
-  private greet!: () => void;
-  private live = this.dawn();
+  private live = gate();
 
   constructor(private readonly client: Client) {}
 
@@ -51,7 +50,7 @@ export class Watcher {
 
   close(): void {
     this.closing.abort();
-    this.greet();
+    this.live.open();
     this.breakUp(new ClientClosed());
   }
 
@@ -60,9 +59,9 @@ export class Watcher {
     this.following ??= this.follow();
     const stop = aborted(signal);
     try {
-      let end = expected && (await Promise.race([expected.end, stop.promise]));
+      let end = expected && (await Promise.race([expected.end.promise, stop.promise]));
       while (!end) {
-        await Promise.race([this.live, stop.promise, pause(PATIENCE, undefined, { ref: false })]);
+        await Promise.race([this.live.promise, stop.promise, pause(PATIENCE, undefined, { ref: false })]);
         end = await this.seek(id, stop.promise, signal);
       }
       if (end instanceof Error) throw end;
@@ -78,7 +77,7 @@ export class Watcher {
     const awaited = this.register(id);
     try {
       const end = await this.look(id, signal);
-      return end ?? (isLive ? await Promise.race([awaited.end, stop]) : undefined);
+      return end ?? (isLive ? await Promise.race([awaited.end.promise, stop]) : undefined);
     } finally {
       this.forget(awaited);
     }
@@ -106,7 +105,7 @@ export class Watcher {
         for await (const { ends } of followed(open, "", signal)) {
           for (const end of ends) await this.take(end);
           this.isLive = true;
-          this.greet();
+          this.live.open();
         }
       } catch {
         // The cursor may be at fault: begin from now, and read what is waited for.
@@ -120,20 +119,15 @@ export class Watcher {
     const found = this.waits.get(told.runId);
     const end = found && told.resultOmitted ? await this.look(told.runId) : told;
     this.waits.delete(told.runId);
-    found?.finish(end);
+    found?.end.open(end);
   }
 
   /** Has all who wait read their runs again, or fail. */
   private breakUp(error?: Error): void {
-    if (this.isLive) this.live = this.dawn();
+    if (this.isLive) this.live = gate();
     this.isLive = false;
-    for (const found of this.waits.values()) found.finish(error);
+    for (const found of this.waits.values()) found.end.open(error);
     this.waits.clear();
-  }
-
-  /** The time when the stream is live. */
-  private dawn(): Promise<void> {
-    return new Promise((resolve) => (this.greet = resolve));
   }
 }
 

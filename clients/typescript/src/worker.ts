@@ -67,7 +67,7 @@ export class Worker {
     const outbox = new Outbox();
     this.tasks = new Tasks(client, outbox, log, workflows, activities);
     this.session = new Session(() => client.connection(), helloOf(client.namespace, options), outbox, this.tasks, log);
-    this.connected = this.session.connected;
+    this.connected = this.session.connected.promise;
   }
 
   /**

@@ -7,11 +7,8 @@ import { StepError, WaitTimeout } from "./errors.js";
 import type { Body, Call, Code } from "./code.js";
 import type { Execution } from "./execution.js";
 import { FailureSchema, StepKind, StepState } from "./gen/stepwell/v1/types_pb.js";
-import {
-  type ContinueAsNew as ContinueAsNewMessage,
-  ContinueAsNewSchema,
-  type StepRecord,
-} from "./gen/stepwell/v1/workers_pb.js";
+import { ContinueAsNewSchema, type StepRecord } from "./gen/stepwell/v1/workers_pb.js";
+import { ContinueAsNew } from "./outgoing.js";
 import { jsonPayload } from "./payloads.js";
 import { type RetryPolicy, spellRetry, spellTimeouts, type Timeouts } from "./policies.js";
 import type { Scope } from "./scopes.js";
@@ -66,11 +63,6 @@ export interface WaitOptions extends StepOptions {
   timeout?: Milliseconds;
 }
 
-/** Ends a run so that another one goes on with its work. Thrown by `continueAsNew`; not an error. */
-export class ContinueAsNew {
-  constructor(readonly end: ContinueAsNewMessage) {}
-}
-
 /**
  * Belongs to one branch of one run, and is of no use outside of the function that it is given to. A branch makes one call
  * at a time: `all` and `map` give each branch a context of its own. Calls throw `RunCancelled` once in each branch after
@@ -121,10 +113,11 @@ export class WorkflowContext {
   /** Has an activity performed by any worker of its queue. Throws StepError if it failed for good. */
   async activity<T>(type: string, input?: unknown, options: ActivityOptions = {}): Promise<T> {
     const { taskQueue, priority, retry } = options;
+    const { shielded } = this.scope;
     const spell = (): Body => {
       const payload = this.run.converter.toPayload(input);
-      const value = { type, taskQueue, input: payload, priority, retry: spellRetry(retry), ...spellTimeouts(options) };
-      return { case: "activity", value };
+      const plain = { type, taskQueue, input: payload, priority, shielded };
+      return { case: "activity", value: { ...plain, retry: spellRetry(retry), ...spellTimeouts(options) } };
     };
     return this.ended<T>(StepKind.ACTIVITY, type, options, spell, options.waitCancelled);
   }
@@ -162,10 +155,9 @@ export class WorkflowContext {
   async all<T extends readonly ((ctx: WorkflowContext) => Promise<unknown>)[]>(
     ...branches: T
   ): Promise<{ -readonly [K in keyof T]: Awaited<ReturnType<T[K]>> }> {
-    const results = await this.code.together(this.scope, branches.length, branches.length, false, (place, ctx) =>
-      branches[place]!(ctx),
-    );
-    return joined(results) as { -readonly [K in keyof T]: Awaited<ReturnType<T[K]>> };
+    const { length } = branches;
+    const results = await this.code.together(this.scope, length, length, false, (place, ctx) => branches[place]!(ctx));
+    return results as { -readonly [K in keyof T]: Awaited<ReturnType<T[K]>> };
   }
 
   /** Does one thing for each item, each in a branch of its own, at most `limit` at a time (default: all). */
@@ -176,13 +168,12 @@ export class WorkflowContext {
   ): Promise<T[]> {
     const limit = options.limit ?? items.length;
     if (items.length && limit < 1) throw new RangeError("limit must be at least 1");
-    const results = await this.code.together(this.scope, items.length, limit, false, (place, ctx) => call(ctx, items[place]!));
-    return joined(results);
+    return this.code.together(this.scope, items.length, limit, false, (place, ctx) => call(ctx, items[place]!));
   }
 
   /** Does something, in a branch of its own, that a request to cancel the run leaves alone. */
   async shield<T>(call: (ctx: WorkflowContext) => Promise<T>): Promise<T> {
-    const [result] = joined(await this.code.together(this.scope, 1, 1, true, (_, ctx) => call(ctx)));
+    const [result] = await this.code.together(this.scope, 1, 1, true, (_, ctx) => call(ctx));
     return result as T;
   }
 
@@ -219,7 +210,7 @@ export class WorkflowContext {
    * nothing, answers at once, and makes no calls of a context.
    */
   handleQuery<I, T>(name: string, answer: (input: I) => T): void {
-    this.run.queries.register(name, answer);
+    this.run.queries.functions.set(name, answer);
   }
 
   /** Keeps a value for those who ask while no worker has the run. At most 16 names a run, of at most 64 KiB each. */
@@ -251,11 +242,4 @@ function read(run: Execution, record: StepRecord): unknown {
   }
   if (record.timedOut) throw new WaitTimeout(record.name);
   return record.kind === StepKind.TIMER ? undefined : run.converter.fromPayload(record.result);
-}
-
-/** What all branches came to: the run's cancellation, else the failure of the first in order, else their results. */
-function joined<T>(results: readonly PromiseSettledResult<T>[]): T[] {
-  const failed = results.filter((each) => each.status === "rejected").map((each) => each.reason as unknown);
-  if (failed.length) throw failed.find((each) => each instanceof Error && each.name === "RunCancelled") ?? failed[0];
-  return results.map((each) => (each as PromiseFulfilledResult<T>).value);
 }

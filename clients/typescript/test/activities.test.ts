@@ -122,14 +122,14 @@ test("a job's name, delay and retry", async (t) => {
   const options = { taskQueue: queue(t), uniqueKey: "one", startDelay: 3_600_000, priority: 9, correlationId: "all" };
   const job = await c.startJob("fails", null, options);
   await assert.rejects(c.startJob("fails", null, options), (error) => error instanceof ServiceError && error.reason === "UNIQUE_KEY_IN_USE");
-  const same = await c.startJob("fails", null, { ...options, conflict: "use_existing" });
+  const same = await c.startJob("fails", null, { ...options, conflict: "USE_EXISTING" });
   assert.equal(same.id, job.id);
   await advance(c, 3_600_000);
   await work(t, c, { activities: { fails } });
   await assert.rejects(job.result(), (error) => error instanceof RunError && error.ended === "FAILED");
   await job.retry();
   assert.equal(await job.result(), 2);
-  await assert.rejects(c.startJob("fails", null, { ...options, reuse: "reject" }), ServiceError);
+  await assert.rejects(c.startJob("fails", null, { ...options, reuse: "REJECT" }), ServiceError);
 });
 
 test("ends of jobs are watched, also over a stream that breaks", async (t) => {

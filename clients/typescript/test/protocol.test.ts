@@ -6,6 +6,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { clone, create } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 
+import { StepKind, StepState } from "../src/gen/stepwell/v1/types_pb.js";
 import { JobState } from "../src/gen/stepwell/v1/jobs_pb.js";
 import {
   CancelTaskSchema,
@@ -13,9 +14,11 @@ import {
   HelloSchema,
   type Report,
   ReportResult_Remedy,
+  StepRecordSchema,
   type Task,
   TaskHeartbeatResultSchema,
   TaskKind,
+  UpdateSchema,
 } from "../src/gen/stepwell/v1/workers_pb.js";
 import { type ActivityContext, type Client, type Job, RunError, TaskLost, type WorkerOptions, type WorkflowContext } from "../src/index.js";
 import { connect } from "../src/calls.js";
@@ -32,6 +35,9 @@ async function tapped(t: TestContext): Promise<{ c: Client; tap: Tap; begin: (op
   const near = client(t, {}, tap.address);
   return { c: client(t), tap, begin: (options) => work(t, near, { log: silent, ...options }) };
 }
+
+/** What a worker of another language has recorded of an update. */
+const ACCEPTED = { scope: "0", name: "__update", key: "accepted", ordinal: 1_000, kind: StepKind.MARKER, state: StepState.COMPLETED };
 
 const start = (t: TestContext, c: Client, type: string, input?: unknown): Promise<Job> => c.startJob(type, input, { taskQueue: queue(t) });
 
@@ -367,6 +373,40 @@ test("an update is turned down once, however often it is told", async (t) => {
   await assert.rejects(run.update("change"), (error) => error instanceof Error && error.message.includes("takes no updates"));
   const rejected = tap.reports.flatMap(({ outcome }) => (outcome.case === "progress" ? outcome.value.rejections : []));
   assert.equal(rejected.length, 1);
+});
+
+test("an update that is recorded as accepted is passed over, also before all pages of the record are read", async (t) => {
+  const { c, tap, begin } = await tapped(t);
+  const long = async (ctx: WorkflowContext) => {
+    for (let place = 0; place < 6; place++) ctx.sideEffect("large", () => "x".repeat(300_000));
+    return ctx.waitSignal("go");
+  };
+  const stop = await begin({ workflows: { long } });
+  const run = await c.startRun("long", null, { taskQueue: queue(t) });
+  await waits(run);
+  await stop();
+  let pages = 0;
+  tap.onTold = (message) => {
+    for (const task of message.assigns) {
+      assert.ok(task.moreSteps);
+      task.updates.push(...["accepted", "fresh"].map((updateId) => create(UpdateSchema, { updateId })));
+    }
+    return message;
+  };
+  tap.onPage = (page) => {
+    pages++;
+    if (!page.moreSteps) page.steps.push(create(StepRecordSchema, ACCEPTED));
+    return page;
+  };
+  await begin({ workflows: { long } });
+  await run.signal("other");
+  const rejections = () => tap.reports.flatMap(({ outcome }) => (outcome.case === "progress" ? outcome.value.rejections : []));
+  await soon("an update is rejected", () => rejections().length > 0);
+  assert.deepEqual(
+    rejections().map(({ updateId }) => updateId),
+    ["fresh"],
+  );
+  assert.ok(pages > 0);
 });
 
 test("a job that is asked to stop before it begins is not begun", async (t) => {

@@ -14,6 +14,8 @@ import {
   ConnectRequestSchema,
   type ConnectResponse,
   ConnectResponseSchema,
+  type ListTaskStepsRequest,
+  type ListTaskStepsResponse,
   type Report,
   ReportResult_Remedy,
   ReportResult_Status,
@@ -53,6 +55,8 @@ export class Tap {
   onSaid: (message: ConnectRequest, stream: number) => ConnectRequest | undefined = (message) => message;
   /** The same for the service's. */
   onTold: (message: ConnectResponse, stream: number) => ConnectResponse | undefined = (message) => message;
+  /** The same for a page of recorded steps. */
+  onPage: (page: ListTaskStepsResponse) => ListTaskStepsResponse = (page) => page;
   readonly said: ConnectRequest[] = [];
   readonly told: ConnectResponse[] = [];
   /** How many streams there were. */
@@ -66,7 +70,10 @@ export class Tap {
     this.server = createServer(
       connectNodeAdapter({
         routes: (router) =>
-          router.service(WorkerService, { connect: (requests, { signal }) => tap.pass(requests, signal) }),
+          router.service(WorkerService, {
+            connect: (requests, { signal }) => tap.pass(requests, signal),
+            listTaskSteps: (request) => tap.page(request),
+          }),
       }),
     );
     this.server.on("session", (session) => {
@@ -126,6 +133,15 @@ export class Tap {
     })();
     try {
       yield* line;
+    } finally {
+      connection.close();
+    }
+  }
+
+  private async page(request: ListTaskStepsRequest): Promise<ListTaskStepsResponse> {
+    const connection = connect(address(), "", undefined);
+    try {
+      return this.onPage(await stub(WorkerService, connection).listTaskSteps(request));
     } finally {
       connection.close();
     }
