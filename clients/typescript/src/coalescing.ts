@@ -5,13 +5,13 @@
 
 import { type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
 
+import { takeSome } from "./bundles.js";
 import { invoke, type Method, once, type Patience } from "./calls.js";
 import { fromStatus } from "./failures.js";
 import type { Status } from "./gen/google/rpc/status_pb.js";
 import { currentTraceparent } from "./tracing.js";
 
 const MOST_ITEMS = 128;
-const MOST_BYTES = 1_000_000;
 const LANES = 3;
 
 /** What is answered to a bundle: to each request what came of it, or why nothing did. */
@@ -61,16 +61,10 @@ export class Coalescer<D extends DescMessage, A> {
     this.lanes--;
   }
 
-  /** Takes what one call has room for. Requests of one trace share calls, since a call has one trace context. */
+  /** Requests of one trace share calls, since a call has one trace context. */
   private take(): Item<MessageShape<D>, A>[] {
-    let count = 0;
-    let size = 0;
-    for (const item of this.queue.slice(0, MOST_ITEMS)) {
-      size += item.size;
-      if (count && (size > MOST_BYTES || item.traceparent !== this.queue[0]!.traceparent)) break;
-      count++;
-    }
-    return this.queue.splice(0, count);
+    const { traceparent } = this.queue[0]!;
+    return takeSome(this.queue, MOST_ITEMS, (item) => item.traceparent === traceparent);
   }
 
   private async sendBatch(items: Item<MessageShape<D>, A>[]): Promise<void> {

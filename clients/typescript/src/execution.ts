@@ -10,7 +10,14 @@ import { create } from "@bufbuild/protobuf";
 import { Code } from "./code.js";
 import { RunCancelled } from "./errors.js";
 import { failureOf } from "./failures.js";
-import { type Advance, ProgressSchema, type ReportResult, type StepRecord, type Task, WorkerService } from "./gen/stepwell/v1/workers_pb.js";
+import {
+  type Advance,
+  ProgressSchema,
+  type ReportResult,
+  type StepRecord,
+  type Task,
+  WorkerService,
+} from "./gen/stepwell/v1/workers_pb.js";
 import { Held } from "./held.js";
 import { ContinueAsNew, type End } from "./outgoing.js";
 import type { Converter } from "./payloads.js";

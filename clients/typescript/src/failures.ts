@@ -18,7 +18,8 @@ const MOST_LENGTH = 16_000;
 /** Spells what was thrown as the protocol has it, whatever it is. */
 export function failureOf(thrown: unknown, converter: Converter): Failure {
   const error = thrown instanceof Error ? thrown : new Error(typeof thrown === "string" ? thrown : inspect(thrown));
-  const failure = create(FailureSchema, { message: cut(error.message), type: cut(error.name), stackTrace: cut(error.stack ?? "") });
+  const stackTrace = cut(error.stack ?? "");
+  const failure = create(FailureSchema, { message: cut(error.message), type: cut(error.name), stackTrace });
   if (error instanceof ApplicationError) {
     failure.type = cut(error.type);
     failure.nonRetryable = error.nonRetryable;
@@ -53,6 +54,6 @@ export function fromRpc(error: unknown): ServiceError {
 /** Reads an error as it stands in an answer. */
 export function fromStatus(status: Status | undefined): ServiceError {
   const error = new ConnectError(status?.message ?? "", status?.code ?? Code.Unknown);
-  error.details = (status?.details ?? []).map(({ typeUrl, value }) => ({ type: typeUrl.slice(typeUrl.lastIndexOf("/") + 1), value }));
+  error.details = (status?.details ?? []).map(({ typeUrl, value }) => ({ type: typeUrl.replace(/^.*\//, ""), value }));
   return fromRpc(error);
 }

@@ -4,6 +4,7 @@ import { setImmediate as turn } from "node:timers/promises";
 
 import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
 
+import { MOST_BYTES } from "./bundles.js";
 import {
   type ConnectRequest,
   ConnectRequestSchema,
@@ -18,8 +19,6 @@ import {
 } from "./gen/stepwell/v1/workers_pb.js";
 import { gate } from "./times.js";
 
-/** Of a bundle. */
-const MOST_BYTES = 1_000_000;
 /** Of one thing in it: the service refuses messages of more than 4 MiB, and ends the stream. */
 const MOST_OF_ONE = 4_000_000;
 

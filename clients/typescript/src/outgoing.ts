@@ -2,8 +2,9 @@
 
 import { create } from "@bufbuild/protobuf";
 
+import { takeSome } from "./bundles.js";
 import type { Call } from "./code.js";
-import { FailureSchema, type Payload } from "./gen/stepwell/v1/types_pb.js";
+import type { Payload } from "./gen/stepwell/v1/types_pb.js";
 import {
   type ContinueAsNew as ContinueAsNewMessage,
   type NewStep,
@@ -17,12 +18,7 @@ import { EMPTY_HASH, type Hash, type Record as Recorded, type Scope, type Step }
 const MOST_STEPS = 256;
 /** The service takes 20,000. */
 const MOST_SCOPES = 10_000;
-const MOST_BYTES = 1_000_000;
-const UNKNOWN_UPDATE = create(FailureSchema, {
-  message: "the code takes no updates",
-  type: "UnknownUpdate",
-  nonRetryable: true,
-});
+const UNKNOWN_UPDATE = { message: "the code takes no updates", type: "UnknownUpdate", nonRetryable: true };
 
 /** How a run ends. */
 export type End = Exclude<Progress["end"], { case: undefined }>;
@@ -100,7 +96,7 @@ export class Outgoing {
 
   /** Makes the next Progress. `isQuiet`: no code of the run is at work, nor waits for a mere record. */
   take(isQuiet: boolean, end: End | undefined, record: Recorded): Progress {
-    const entries = this.takeEntries();
+    const entries = takeSome(this.pending, MOST_STEPS);
     const progress = create(ProgressSchema, {
       scopes: this.takeStates(entries),
       steps: entries.map((entry) => entry.step),
@@ -169,16 +165,5 @@ export class Outgoing {
     // A branch that has returned says so in the next one, if it has steps in this one, or still to send.
     this.noted = new Set([...this.noted].filter((scope) => !states.has(scope) || (scope.closed && !states.get(scope)!.closed)));
     return [...states.values()];
-  }
-
-  private takeEntries(): Entry[] {
-    let count = 0;
-    let size = 0;
-    for (const entry of this.pending.slice(0, MOST_STEPS)) {
-      size += entry.size;
-      if (count && size > MOST_BYTES) break;
-      count++;
-    }
-    return this.pending.splice(0, count);
   }
 }
