@@ -34,8 +34,8 @@ export interface ActivityContext {
   readonly heartbeatDetails: unknown;
   /**
    * Says that the activity is alive, and how far it is; the next attempt gets the details. It does not wait, and may be
-   * called as often as one likes: a few times a second the last one goes out. Throws RangeError for details of more than
-   * 2 MiB.
+   * called as often as one likes: a few times a second the last one goes out. Throws ApplicationError, `PayloadTooLarge`,
+   * for details of more than 2 MiB.
    */
   heartbeat(details?: unknown): void;
 }

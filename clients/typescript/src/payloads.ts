@@ -2,6 +2,7 @@
 
 import { create, toBinary } from "@bufbuild/protobuf";
 
+import { ApplicationError } from "./errors.js";
 import { type Payload, PayloadSchema } from "./gen/stepwell/v1/types_pb.js";
 
 /** The service takes no more. */
@@ -54,8 +55,9 @@ export function guarded(inner: Converter, codec: Codec | undefined): Converter {
       const plain = inner.toPayload(value);
       const payload = isPlain(plain) ? plain : codec!.encode(plain);
       const size = toBinary(PayloadSchema, payload).length;
-      if (size > MOST_BYTES) throw new RangeError(`a payload has at most ${MOST_BYTES} bytes, not ${size}`);
-      return payload;
+      if (size <= MOST_BYTES) return payload;
+      const options = { type: "PayloadTooLarge", nonRetryable: true };
+      throw new ApplicationError(`a payload has at most ${MOST_BYTES} bytes, not ${size}`, options);
     },
     fromPayload: (payload) => inner.fromPayload(isPlain(payload) ? payload : codec!.decode(payload!)),
   };
