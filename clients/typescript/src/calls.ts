@@ -1,30 +1,25 @@
 /** Calls to the service: connection, deadlines, and what is tried again. */
 
 import { randomBytes } from "node:crypto";
+import type { SecureClientSessionOptions } from "node:http2";
 
 import type { DescService } from "@bufbuild/protobuf";
 import { type CallOptions, type Client as Stub, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 
-import { ClientClosed, fromRpc, ServiceError } from "./errors.js";
+import { ClientClosed, ServiceError } from "./errors.js";
+import { fromRpc } from "./failures.js";
 import { delay, jitter, type Milliseconds } from "./times.js";
 import { currentTraceparent } from "./tracing.js";
 
 const MESSAGE_BYTES = 16 * 1024 * 1024;
 /** The longest time that one attempt at a call takes. */
-export const ATTEMPT_TIMEOUT = 20_000;
+const ATTEMPT_TIMEOUT = 20_000;
 const BACKOFF_FIRST = 50;
 const BACKOFF_MOST = 5_000;
 
-/** How TLS is spoken, as Node's own options have it. */
-export interface Tls {
-  /** The authorities to trust, in PEM. Default: the system's. */
-  ca?: string | Buffer;
-  /** The client's own certificate, in PEM. */
-  cert?: string | Buffer;
-  /** The key of that certificate, in PEM. */
-  key?: string | Buffer;
-}
+/** How TLS is spoken: `ca`, `cert`, `key` and whatever else Node's own options have. */
+export type Tls = SecureClientSessionOptions;
 
 /** A connection of its own; `close` ends it. */
 export interface Connection {
@@ -73,7 +68,7 @@ export function backoff(attempt: number, error: unknown): Milliseconds {
 /** A method of a stub. */
 export type Method<Q, A> = (request: Q, options?: CallOptions) => Promise<A>;
 
-/** How long calls go on. */
+/** How calls are made. */
 export interface Patience {
   /** For a call with all its repeats. */
   readonly timeout: Milliseconds;
@@ -89,8 +84,7 @@ export async function invoke<Q, A>(method: Method<Q, A>, request: Q, patience: P
   const end = performance.now() + patience.timeout;
   for (let attempt = 0; ; attempt++) {
     try {
-      const timeout = Math.max(1, Math.min(ATTEMPT_TIMEOUT, end - performance.now()));
-      return await once(method, request, { ...patience, timeout }, signal);
+      return await once(method, request, { ...patience, timeout: Math.max(1, end - performance.now()) }, { signal });
     } catch (error) {
       const pause = backoff(attempt, error);
       if (!(error instanceof ServiceError) || !error.isPassing || performance.now() + pause >= end) throw error;
@@ -101,13 +95,13 @@ export async function invoke<Q, A>(method: Method<Q, A>, request: Q, patience: P
 }
 
 /** Calls a method whose repeat may do something else. */
-export async function once<Q, A>(method: Method<Q, A>, request: Q, patience: Patience, signal?: AbortSignal): Promise<A> {
+export async function once<Q, A>(method: Method<Q, A>, request: Q, patience: Patience, options: CallOptions): Promise<A> {
   const { timeout, closing } = patience;
   if (closing.aborted) throw new ClientClosed();
   try {
-    return await method(request, { timeoutMs: timeout, ...(signal && { signal }) });
+    return await method(request, { timeoutMs: Math.min(ATTEMPT_TIMEOUT, timeout), ...options });
   } catch (error) {
-    signal?.throwIfAborted();
+    options.signal?.throwIfAborted();
     // A connection that was closed here leaves its calls cancelled, as a server does that ends.
     throw closing.aborted ? new ClientClosed() : fromRpc(error);
   }
@@ -120,6 +114,5 @@ export function uuid7(): string {
   const now = BigInt(Date.now()) << 12n;
   latest = now > latest ? now : latest + 1n;
   const bits = (latest >> 12n) << 80n | 7n << 76n | (latest & 0xfffn) << 64n | 2n << 62n | randomBytes(8).readBigUInt64BE() >> 2n;
-  const text = bits.toString(16).padStart(32, "0");
-  return `${text.slice(0, 8)}-${text.slice(8, 12)}-${text.slice(12, 16)}-${text.slice(16, 20)}-${text.slice(20)}`;
+  return bits.toString(16).padStart(32, "0").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }

@@ -1,30 +1,22 @@
 /** The client: starts runs and jobs, hears of their ends, and speaks with them. */
 
-import { toBinary } from "@bufbuild/protobuf";
+import type { DescService } from "@bufbuild/protobuf";
 import type { Client as Stub } from "@connectrpc/connect";
 
-import { ATTEMPT_TIMEOUT, type Connection, connect, invoke, type Method, once, type Patience, stub, type Tls } from "./calls.js";
+import { type Connection, connect, invoke, type Method, type Patience, stub, type Tls } from "./calls.js";
 import { Coalescer } from "./coalescing.js";
-import { fromStatus, type ServiceError } from "./errors.js";
-import { ClockService } from "./gen/stepwell/v1/clock_pb.js";
 import { JobService } from "./gen/stepwell/v1/jobs_pb.js";
-import { NamespaceService } from "./gen/stepwell/v1/namespaces_pb.js";
 import {
   RunService,
   SignalRunRequestSchema,
-  type SignalRunRequest,
   type SignalRunResponse,
-  type StartRunRequest,
   StartRunRequestSchema,
   type StartRunResponse,
 } from "./gen/stepwell/v1/runs_pb.js";
-import { ScheduleService } from "./gen/stepwell/v1/schedules_pb.js";
-import { WorkerService } from "./gen/stepwell/v1/workers_pb.js";
 import { Job, type JobEnd, type JobOptions, spellJob, watchJobs } from "./jobs.js";
-import { type Codec, type Converter, jsonConverter, withCodec } from "./payloads.js";
+import { type Codec, type Converter, guarded, jsonConverter } from "./payloads.js";
 import { Run, spellStart, type StartOptions } from "./runs.js";
 import type { Milliseconds } from "./times.js";
-import { currentTraceparent } from "./tracing.js";
 import { Watcher } from "./watching.js";
 
 /** How a client speaks with the service. */
@@ -45,7 +37,8 @@ export interface ClientOptions {
 
 /**
  * Starts runs and jobs, and speaks with them. One is enough for a program; it is safe to use from anywhere in it. What has
- * no method here is called by the generated stubs, best by `client.invoke(client.runs.listRuns, { … })`.
+ * no method here is called by the generated stubs, best by `client.invoke(client.runs.listRuns, { … })`; `client.stub`
+ * gives those of other services.
  */
 export class Client {
   /** Where all happens. */
@@ -58,19 +51,12 @@ export class Client {
   readonly runs: Stub<typeof RunService>;
   /** The generated stub of JobService. */
   readonly jobs: Stub<typeof JobService>;
-  /** The generated stub of WorkerService. */
-  readonly workers: Stub<typeof WorkerService>;
-  /** The generated stub of NamespaceService. */
-  readonly namespaces: Stub<typeof NamespaceService>;
-  /** The generated stub of ScheduleService. */
-  readonly schedules: Stub<typeof ScheduleService>;
-  /** The generated stub of ClockService, which a service for tests has. */
-  readonly clock: Stub<typeof ClockService>;
   private readonly own: Connection;
   private readonly closing = new AbortController();
   private readonly patience: Patience;
-  private readonly starts: Coalescer<StartRunRequest, StartRunResponse>;
-  private readonly signals: Coalescer<SignalRunRequest, SignalRunResponse>;
+  private readonly starts: Coalescer<typeof StartRunRequestSchema, StartRunResponse>;
+  /** @internal */
+  readonly signals: Coalescer<typeof SignalRunRequestSchema, SignalRunResponse>;
 
   /** Makes a client of the service at an address such as "127.0.0.1:7233". It connects when it is first needed. */
   constructor(
@@ -78,22 +64,20 @@ export class Client {
     private readonly options: ClientOptions = {},
   ) {
     this.namespace = options.namespace ?? "main";
-    const timeout = options.callTimeout ?? 60_000;
-    this.patience = { timeout, closing: this.closing.signal };
-    const converter = options.converter ?? jsonConverter;
-    this.converter = options.codec ? withCodec(converter, options.codec) : converter;
+    this.patience = { timeout: options.callTimeout ?? 60_000, closing: this.closing.signal };
+    this.converter = guarded(options.converter ?? jsonConverter, options.codec);
     this.own = this.connection();
-    this.runs = stub(RunService, this.own);
-    this.jobs = stub(JobService, this.own);
-    this.workers = stub(WorkerService, this.own);
-    this.namespaces = stub(NamespaceService, this.own);
-    this.schedules = stub(ScheduleService, this.own);
-    this.clock = stub(ClockService, this.own);
+    this.runs = this.stub(RunService);
+    this.jobs = this.stub(JobService);
     this.watcher = new Watcher(this);
-    const startSize = (request: StartRunRequest) => toBinary(StartRunRequestSchema, request).length;
-    this.starts = new Coalescer((requests, trace) => this.sendStarts(requests, trace), startSize, timeout);
-    const signalSize = (request: SignalRunRequest) => toBinary(SignalRunRequestSchema, request).length;
-    this.signals = new Coalescer((requests, trace) => this.sendSignals(requests, trace), signalSize, timeout);
+    const { namespace, patience, runs } = this;
+    this.starts = new Coalescer(StartRunRequestSchema, runs.batchStartRuns, namespace, patience);
+    this.signals = new Coalescer(SignalRunRequestSchema, runs.batchSignalRuns, namespace, patience);
+  }
+
+  /** Gives the generated stub of any service of Stepwell. */
+  stub<T extends DescService>(service: T): Stub<T> {
+    return stub(service, this.own);
   }
 
   /** Makes a connection of its own to the same service. */
@@ -120,17 +104,13 @@ export class Client {
    */
   async startRun(type: string, input?: unknown, options: StartOptions = {}): Promise<Run> {
     const request = spellStart(type, this.converter.toPayload(input), options);
-    let expected = request.runId ? this.watcher.expect(request.runId) : undefined;
+    const expected = request.runId ? this.watcher.expect(request.runId) : undefined;
+    let started = "";
     try {
-      const answer = await this.starts.submit(request, currentTraceparent());
-      if (expected && answer.runId !== expected.id) {
-        this.watcher.forget(expected);
-        expected = undefined;
-      }
-      return new Run(this, answer.runId, expected);
-    } catch (error) {
-      this.watcher.forget(expected);
-      throw error;
+      started = (await this.starts.submit(request)).runId;
+      return new Run(this, started, expected?.id === started ? expected : undefined);
+    } finally {
+      if (expected && expected.id !== started) this.watcher.forget(expected);
     }
   }
 
@@ -162,29 +142,5 @@ export class Client {
    * from a `cursor`. It goes on over a stream that breaks, until the loop over it is left or the signal ends.
    */
   watchJobs(options: { cursor?: string; signal?: AbortSignal } = {}): Promise<AsyncGenerator<JobEnd, void, void>> {
-    return watchJobs(this, options.cursor ?? "", options.signal, this.closing.signal);
-  }
-
-  /** @internal */
-  signal(request: SignalRunRequest): Promise<SignalRunResponse> {
-    return this.signals.submit(request, currentTraceparent());
-  }
-
-  private async sendStarts(requests: StartRunRequest[], trace: string): Promise<(StartRunResponse | ServiceError)[]> {
-    const batch = { namespace: this.namespace, requests };
-    const { results } = await this.batched(this.runs.batchStartRuns, batch, trace);
-    return results.map(({ outcome }) => (outcome.case === "started" ? outcome.value : fromStatus(outcome.value)));
-  }
-
-  private async sendSignals(requests: SignalRunRequest[], trace: string): Promise<(SignalRunResponse | ServiceError)[]> {
-    const batch = { namespace: this.namespace, requests };
-    const { results } = await this.batched(this.runs.batchSignalRuns, batch, trace);
-    return results.map(({ outcome }) => (outcome.case === "signalled" ? outcome.value : fromStatus(outcome.value)));
-  }
-
-  private async batched<Q, A>(method: Method<Q, A>, request: Q, traceparent: string): Promise<A> {
-    const traced: Method<Q, A> = (each, options) =>
-      method(each, traceparent ? { ...options, headers: { traceparent } } : options);
-    return once(traced, request, { ...this.patience, timeout: Math.min(ATTEMPT_TIMEOUT, this.patience.timeout) });
-  }
-}
+    return watchJobs(this, this.closing.signal, options.cursor, options.signal);
+  }}

@@ -3,45 +3,52 @@
  * way is the next call.
  */
 
-import { backoff } from "./calls.js";
-import { ServiceError } from "./errors.js";
-import type { Milliseconds } from "./times.js";
+import { type DescMessage, type MessageShape, toBinary } from "@bufbuild/protobuf";
+
+import { takeSome } from "./bundles.js";
+import { invoke, type Method, once, type Patience } from "./calls.js";
+import { fromStatus } from "./failures.js";
+import type { Status } from "./gen/google/rpc/status_pb.js";
+import { currentTraceparent } from "./tracing.js";
 
 const MOST_ITEMS = 128;
-const MOST_BYTES = 1_000_000;
 const LANES = 3;
+
+/** What is answered to a bundle: to each request what came of it, or why nothing did. */
+interface Answers<A> {
+  results: { outcome: { case: string; value: A } | { case: "error"; value: Status } | { case: undefined; value?: undefined } }[];
+}
 
 interface Item<Q, A> {
   request: Q;
   size: number;
   traceparent: string;
-  end: number;
-  attempt: number;
   resolve: (answer: A) => void;
   reject: (error: unknown) => void;
 }
 
-/** Gathers requests of one method. */
-export class Coalescer<Q, A> {
-  private readonly queue: Item<Q, A>[] = [];
+/** Gathers requests of one kind. */
+export class Coalescer<D extends DescMessage, A> {
+  private readonly queue: Item<MessageShape<D>, A>[] = [];
   private lanes = 0;
 
   constructor(
-    private readonly send: (requests: Q[], traceparent: string) => Promise<(A | ServiceError)[]>,
-    private readonly size: (request: Q) => number,
-    private readonly timeout: Milliseconds,
+    private readonly schema: D,
+    private readonly method: Method<{ namespace: string; requests: MessageShape<D>[] }, Answers<A>>,
+    private readonly namespace: string,
+    private readonly patience: Patience,
   ) {}
 
-  /** Queues a request. Those of one trace share calls, since a call has one trace context. */
-  submit(request: Q, traceparent: string): Promise<A> {
-    return new Promise((resolve, reject) => {
-      // One that can't be written is this caller's alone.
-      const size = this.size(request);
-      this.put({ request, size, traceparent, end: performance.now() + this.timeout, attempt: 0, resolve, reject });
-    });
+  /** Has a request sent with others, and again if it fails in passing. */
+  async submit(request: MessageShape<D>): Promise<A> {
+    // One that can't be written is this caller's alone.
+    const size = toBinary(this.schema, request).length;
+    const traceparent = currentTraceparent();
+    const queued = () => new Promise<A>((resolve, reject) => this.put({ request, size, traceparent, resolve, reject }));
+    return invoke(queued, request, this.patience);
   }
 
-  private put(item: Item<Q, A>): void {
+  private put(item: Item<MessageShape<D>, A>): void {
     this.queue.push(item);
     if (this.lanes >= LANES) return;
     this.lanes++;
@@ -54,40 +61,24 @@ export class Coalescer<Q, A> {
     this.lanes--;
   }
 
-  private take(): Item<Q, A>[] {
-    let count = 0;
-    let size = 0;
-    for (const item of this.queue.slice(0, MOST_ITEMS)) {
-      size += item.size;
-      if (count && (size > MOST_BYTES || item.traceparent !== this.queue[0]!.traceparent)) break;
-      count++;
-    }
-    return this.queue.splice(0, count);
+  /** Requests of one trace share calls, since a call has one trace context. */
+  private take(): Item<MessageShape<D>, A>[] {
+    const { traceparent } = this.queue[0]!;
+    return takeSome(this.queue, MOST_ITEMS, (item) => item.traceparent === traceparent);
   }
 
-  private async sendBatch(items: Item<Q, A>[]): Promise<void> {
-    let answers: (A | unknown)[];
+  private async sendBatch(items: Item<MessageShape<D>, A>[]): Promise<void> {
+    const { traceparent } = items[0]!;
+    const request = { namespace: this.namespace, requests: items.map((item) => item.request) };
     try {
-      answers = await this.send(
-        items.map((item) => item.request),
-        items[0]!.traceparent,
-      );
+      const { results } = await once(this.method, request, this.patience, { headers: traceparent ? { traceparent } : {} });
+      items.forEach(({ resolve, reject }, place) => {
+        const outcome = results[place]?.outcome;
+        if (!outcome?.case || outcome.case === "error") reject(fromStatus(outcome?.value as Status | undefined));
+        else resolve(outcome.value as A);
+      });
     } catch (error) {
-      answers = items.map(() => error);
+      for (const { reject } of items) reject(error);
     }
-    items.forEach((item, place) => {
-      const answer = answers[place];
-      if (!(answer instanceof Error)) item.resolve(answer as A);
-      else if (!this.comesAgain(item, answer)) item.reject(answer);
-    });
-  }
-
-  /** Queues an item again that was refused in passing. */
-  private comesAgain(item: Item<Q, A>, error: Error): boolean {
-    if (!(error instanceof ServiceError) || !error.isPassing) return false;
-    const pause = backoff(item.attempt++, error);
-    if (performance.now() + pause >= item.end) return false;
-    setTimeout(() => this.put(item), pause);
-    return true;
   }
 }

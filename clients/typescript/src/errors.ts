@@ -1,15 +1,11 @@
 /** What can go wrong: refusals of the service, steps and runs that failed, and failures that code makes itself. */
 
-import { inspect } from "node:util";
+import { Code } from "@connectrpc/connect";
 
-import { create, fromBinary } from "@bufbuild/protobuf";
-import { Code, ConnectError } from "@connectrpc/connect";
+import type { Failure } from "./gen/stepwell/v1/types_pb.js";
 
-import { BadRequestSchema, ErrorInfoSchema, RetryInfoSchema } from "./gen/google/rpc/error_details_pb.js";
-import type { Status } from "./gen/google/rpc/status_pb.js";
-import { type Failure, FailureSchema } from "./gen/stepwell/v1/types_pb.js";
-import type { Converter } from "./payloads.js";
-import { durationOf, milliseconds } from "./times.js";
+/** Canceled is what a server had not taken in yet when it ended: who cancels a call of its own gets no such error. */
+const PASSING = [Code.Unavailable, Code.Aborted, Code.DeadlineExceeded, Code.Canceled];
 
 /** A refusal of the service. */
 export class ServiceError extends Error {
@@ -33,18 +29,7 @@ export class ServiceError extends Error {
 
   /** Whether the same call may succeed a little later. */
   get isPassing(): boolean {
-    switch (this.code) {
-      case Code.Unavailable:
-      case Code.Aborted:
-      case Code.DeadlineExceeded:
-      // What a server had not taken in yet when it ended. Who cancels a call of its own gets no such error.
-      case Code.Canceled:
-        return true;
-      case Code.ResourceExhausted:
-        return this.retryAfter !== undefined;
-      default:
-        return false;
-    }
+    return PASSING.includes(this.code) || (this.code === Code.ResourceExhausted && this.retryAfter !== undefined);
   }
 }
 
@@ -53,11 +38,7 @@ export class ClientClosed extends ServiceError {
   override name = "ClientClosed";
 
   constructor() {
-    super(Code.Canceled, "the client was closed");
-  }
-
-  override get isPassing(): boolean {
-    return false;
+    super(Code.FailedPrecondition, "the client was closed");
   }
 }
 
@@ -148,70 +129,4 @@ export class ActivityCancelled extends Error {
 /** The reason of an activity's signal when its task is not this worker's any more. */
 export class TaskLost extends Error {
   override name = "TaskLost";
-}
-
-const MESSAGE_LENGTH = 4096;
-const TRACE_LENGTH = 16384;
-
-/** Spells what was thrown as the protocol has it, whatever it is. */
-export function failureOf(thrown: unknown, converter: Converter): Failure {
-  const error = thrown instanceof Error ? thrown : new Error(typeof thrown === "string" ? thrown : inspect(thrown));
-  const failure = create(FailureSchema, {
-    message: storable(String(error.message), MESSAGE_LENGTH),
-    type: String(error.name),
-    stackTrace: storable(String(error.stack ?? ""), TRACE_LENGTH),
-  });
-  if (error instanceof ApplicationError) {
-    failure.type = error.type;
-    failure.nonRetryable = error.nonRetryable;
-    try {
-      const delay = durationOf(error.retryAfter);
-      if (delay) failure.nextRetryDelay = delay;
-      if (error.details !== undefined) failure.details = converter.toPayload(error.details);
-    } catch (problem) {
-      failure.message = storable(`${error.message} (the rest of the failure can't be told: ${problem})`, MESSAGE_LENGTH);
-    }
-  } else if (error instanceof StepError && error.failure.details) {
-    failure.details = error.failure.details;
-  }
-  return failure;
-}
-
-/** Takes out what the service does not store, and bounds the length. */
-function storable(text: string, length: number): string {
-  return Buffer.from(text.replaceAll("\0", "\\0").slice(0, length)).toString();
-}
-
-/** Reads what a call failed with. */
-export function fromRpc(error: unknown): ServiceError {
-  if (error instanceof ServiceError) return error;
-  const told = ConnectError.from(error);
-  const [info] = told.findDetails(ErrorInfoSchema);
-  const [retry] = told.findDetails(RetryInfoSchema);
-  const [bad] = told.findDetails(BadRequestSchema);
-  const fields = Object.fromEntries((bad?.fieldViolations ?? []).map((each) => [each.field, each.description]));
-  const advice = retry?.retryDelay ? milliseconds(retry.retryDelay) : undefined;
-  return new ServiceError(told.code, told.rawMessage, info?.reason, info?.metadata, fields, advice);
-}
-
-/** Reads an error as it stands in an answer. */
-export function fromStatus(status: Status | undefined): ServiceError {
-  let reason = "";
-  let metadata: Record<string, string> = {};
-  let advice: number | undefined;
-  const fields: Record<string, string> = {};
-  for (const detail of status?.details ?? []) {
-    const type = detail.typeUrl.slice(detail.typeUrl.lastIndexOf("/") + 1);
-    if (type === ErrorInfoSchema.typeName) {
-      ({ reason, metadata } = fromBinary(ErrorInfoSchema, detail.value));
-    } else if (type === RetryInfoSchema.typeName) {
-      const delay = fromBinary(RetryInfoSchema, detail.value).retryDelay;
-      advice = delay ? milliseconds(delay) : 0;
-    } else if (type === BadRequestSchema.typeName) {
-      for (const each of fromBinary(BadRequestSchema, detail.value).fieldViolations) {
-        fields[each.field] = each.description;
-      }
-    }
-  }
-  return new ServiceError((status?.code ?? 2) as Code, status?.message ?? "", reason, metadata, fields, advice);
 }

@@ -3,30 +3,13 @@
 export { type ActivityContext, type ActivityFunction } from "./activities.js";
 export { type Tls } from "./calls.js";
 export { Client, type ClientOptions } from "./client.js";
-export {
-  ActivityCancelled,
-  ApplicationError,
-  ClientClosed,
-  RunCancelled,
-  RunError,
-  ServiceError,
-  StepError,
-  TaskLost,
-  WaitTimeout,
-} from "./errors.js";
+export * from "./errors.js";
 export { type WorkflowFunction } from "./execution.js";
 export { Job, type JobEnd, type JobOptions } from "./jobs.js";
 export { type Codec, type Converter } from "./payloads.js";
 export { type RetryPolicy } from "./policies.js";
-export { type Log } from "./roster.js";
+export { type Log } from "./held.js";
 export { Run, type StartOptions } from "./runs.js";
 export { type Milliseconds } from "./times.js";
 export { Worker, type WorkerOptions } from "./worker.js";
-export {
-  type ActivityOptions,
-  type CheckpointOptions,
-  type ChildOptions,
-  type StepOptions,
-  type WaitOptions,
-  type WorkflowContext,
-} from "./workflow.js";
+export type * from "./workflow.js";

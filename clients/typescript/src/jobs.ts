@@ -2,9 +2,9 @@
 
 import { create } from "@bufbuild/protobuf";
 
-import { backoff, uuid7 } from "./calls.js";
+import { uuid7 } from "./calls.js";
 import type { Client } from "./client.js";
-import { ClientClosed, fromRpc, RunError, type ServiceError } from "./errors.js";
+import { ClientClosed, RunError } from "./errors.js";
 import {
   type Job as JobMessage,
   JobConflictPolicy,
@@ -12,49 +12,27 @@ import {
   JobState,
   type StartJobRequest,
   StartJobRequestSchema,
-  type WatchJobsResponse,
   type WatchJobsResponse_End as EndMessage,
 } from "./gen/stepwell/v1/jobs_pb.js";
 import type { Failure, Payload } from "./gen/stepwell/v1/types_pb.js";
-import { type RetryPolicy, spellRetry } from "./policies.js";
-import { delay, durationOf, type Milliseconds, spans } from "./times.js";
+import { type RetryPolicy, spellRetry, spellTimeouts, type Start, type Timeouts } from "./policies.js";
+import { durationOf, type Milliseconds } from "./times.js";
+import { followed } from "./watching.js";
 
 const WAIT = 15_000;
-const REUSE = {
-  allow: JobReusePolicy.ALLOW,
-  allow_if_failed: JobReusePolicy.ALLOW_IF_FAILED,
-  reject: JobReusePolicy.REJECT,
-};
-const CONFLICT = { fail: JobConflictPolicy.FAIL, use_existing: JobConflictPolicy.USE_EXISTING };
 
 /** How a job is started. Time spans are in milliseconds. */
-export interface JobOptions {
+export interface JobOptions extends Start, Timeouts {
   /** The caller's name for the job: unique among the namespace's open jobs. */
   uniqueKey?: string;
-  /** What may follow a job of the unique key that has ended, as long as that is kept. Default: "allow". */
-  reuse?: "allow" | "allow_if_failed" | "reject";
-  /** What to do when a job of the unique key is open: refuse, or give a handle of that one. Default: "fail". */
-  conflict?: "fail" | "use_existing";
+  /** What may follow a job of the unique key that has ended, as long as that is kept. Default: "ALLOW". */
+  reuse?: keyof typeof JobReusePolicy;
+  /** What to do when a job of the unique key is open: refuse, or give a handle of that one. Default: "FAIL". */
+  conflict?: keyof typeof JobConflictPolicy;
   /** The job's id, a UUID. Default: one made here. */
   jobId?: string;
-  /** Makes a repeat of the start safe, also by another process. Default: one of this start's own. */
-  requestId?: string;
-  /** Default: "default". */
-  taskQueue?: string;
-  /** 0 to 9; higher goes first. Default: 4. */
-  priority?: number;
   /** When to try again. Default: without limit, from 1 s, doubling, up to 100 s. */
   retry?: RetryPolicy;
-  /** The longest wait for its first attempt. Default: no limit, as of the three that follow. */
-  scheduleToStart?: Milliseconds;
-  /** The longest time for all attempts together. */
-  scheduleToClose?: Milliseconds;
-  /** The longest time for one attempt. */
-  startToClose?: Milliseconds;
-  /** The longest time between heartbeats. */
-  heartbeatTimeout?: Milliseconds;
-  /** Not to begin before. Default: 0. */
-  startDelay?: Milliseconds;
   /** How long it is kept after its end. Default: as the service is set, 7 days. */
   retention?: Milliseconds;
   /** The caller's id for what belongs together. */
@@ -67,31 +45,20 @@ export interface JobOptions {
 
 /** Spells a start, with ids of its own where there are none: so a repeat is recognised. */
 export function spellJob(namespace: string, type: string, input: Payload, options: JobOptions): StartJobRequest {
-  const { uniqueKey = "", jobId = "", requestId = "", taskQueue = "", correlationId = "", fairnessKey = "" } = options;
+  const { reuse = "ALLOW", conflict = "FAIL", retry, startDelay, retention, request: change, ...plain } = options;
   const request = create(StartJobRequestSchema, {
     namespace,
     type,
     input,
-    uniqueKey,
-    jobId,
-    requestId,
-    taskQueue,
-    correlationId,
-    fairnessKey,
-    reusePolicy: REUSE[options.reuse ?? "allow"],
-    conflictPolicy: CONFLICT[options.conflict ?? "fail"],
-    ...(options.priority !== undefined && { priority: options.priority }),
-    ...(options.retry && { retry: spellRetry(options.retry) }),
-    ...spans({
-      scheduleToStartTimeout: options.scheduleToStart,
-      scheduleToCloseTimeout: options.scheduleToClose,
-      startToCloseTimeout: options.startToClose,
-      heartbeatTimeout: options.heartbeatTimeout,
-      startDelay: options.startDelay,
-      retention: options.retention,
-    }),
+    ...plain,
+    ...spellTimeouts(options),
+    reusePolicy: JobReusePolicy[reuse],
+    conflictPolicy: JobConflictPolicy[conflict],
+    retry: spellRetry(retry),
+    startDelay: durationOf(startDelay),
+    retention: durationOf(retention),
   });
-  options.request?.(request);
+  change?.(request);
   if (!request.requestId) request.requestId = request.jobId ||= uuid7();
   return request;
 }
@@ -119,8 +86,7 @@ export class Job {
 
   /** Reads the job as it is. */
   async describe(): Promise<JobMessage> {
-    const { job } = await this.client.invoke(this.client.jobs.getJob, this.name());
-    return job!;
+    return (await this.client.invoke(this.client.jobs.getJob, this.name())).job!;
   }
 
   /** Asks the job to stop; a worker that is at it is told. False if it had ended, or had been asked before. */
@@ -158,11 +124,15 @@ export interface JobEnd {
 /** Opens a stream of ends, and gives them once it stands. */
 export async function watchJobs(
   client: Client,
-  from: string,
-  signal: AbortSignal | undefined,
   closing: AbortSignal,
+  cursor = "",
+  signal?: AbortSignal,
 ): Promise<AsyncGenerator<JobEnd, void, void>> {
-  const messages = followed(client, from, signal, closing);
+  const open = (cursor: string) => {
+    if (closing.aborted) throw new ClientClosed();
+    return client.jobs.watchJobs({ namespace: client.namespace, cursor }, { signal });
+  };
+  const messages = followed(open, cursor, signal);
   // Its first message says that it stands.
   const first = await messages.next();
   return (async function* () {
@@ -174,32 +144,6 @@ export async function watchJobs(
       await messages.return();
     }
   })();
-}
-
-/** What a stream of ends tells, and the streams that follow when it breaks. */
-async function* followed(
-  client: Client,
-  cursor: string,
-  signal: AbortSignal | undefined,
-  closing: AbortSignal,
-): AsyncGenerator<WatchJobsResponse, void, void> {
-  for (let attempt = 0; ; attempt++) {
-    let error: ServiceError | undefined;
-    try {
-      const request = { namespace: client.namespace, cursor };
-      for await (const message of client.jobs.watchJobs(request, signal && { signal })) {
-        attempt = 0;
-        yield message;
-        if (message.cursor) cursor = message.cursor;
-      }
-    } catch (raised) {
-      error = fromRpc(raised);
-    }
-    if (signal?.aborted) return;
-    if (closing.aborted) throw new ClientClosed();
-    if (error && !error.isPassing) throw error;
-    await delay(backoff(attempt, error), signal);
-  }
 }
 
 async function endOf(client: Client, end: EndMessage, cursor: string): Promise<JobEnd> {

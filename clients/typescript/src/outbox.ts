@@ -1,33 +1,29 @@
 /** What a worker has to say on its stream: gathered here, taken by the stream's one writer in bundles. */
 
-import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
-import { anyPack } from "@bufbuild/protobuf/wkt";
-import { Code } from "@connectrpc/connect";
+import { setImmediate as turn } from "node:timers/promises";
 
-import { ErrorInfoSchema } from "./gen/google/rpc/error_details_pb.js";
-import { FailureSchema } from "./gen/stepwell/v1/types_pb.js";
+import { create, type DescMessage, type MessageInitShape, type MessageShape, toBinary } from "@bufbuild/protobuf";
+
+import { MOST_BYTES } from "./bundles.js";
 import {
   type ConnectRequest,
   ConnectRequestSchema,
   type QueryAnswer,
   QueryAnswerSchema,
   type Report,
-  ReportResult_Status as Status,
-  ReportResultSchema,
-  ReportSchema,
   type ReportResult,
+  ReportSchema,
   type TaskHeartbeat,
   TaskHeartbeatSchema,
   type TaskRef,
 } from "./gen/stepwell/v1/workers_pb.js";
+import { gate } from "./times.js";
 
-/** Of a bundle. */
-const MOST_BYTES = 1_000_000;
 /** Of one thing in it: the service refuses messages of more than 4 MiB, and ends the stream. */
 const MOST_OF_ONE = 4_000_000;
 
-/** Whoever reports, and hears the answer. */
-export type Answered = (result: ReportResult) => void;
+/** What came of a task, or how far it is. */
+export type Outcome = Exclude<Report["outcome"], { case: undefined }>;
 
 interface Sized<T> {
   readonly message: T;
@@ -35,62 +31,53 @@ interface Sized<T> {
 }
 
 interface Unanswered extends Sized<Report> {
-  readonly answered: Answered;
+  readonly answered: (result: ReportResult) => void;
 }
 
 /**
  * Acknowledgements, reports and heartbeats that are not sent yet, and reports that are not answered yet. A report stays
- * until its answer comes: after a reconnect that resumes the session it is sent again.
+ * until its answer comes: after a reconnect that resumes the session it is sent again. What can't be sent is not taken:
+ * whoever says it hears so at once, by an error.
  */
 export class Outbox {
-  ping = 0n;
-  pong = 0n;
-  drain = false;
   maxItems = 256;
-  private acks = new Map<string, TaskRef>();
-  private reports: Sized<Report>[] = [];
-  private heartbeats = new Map<string, Sized<TaskHeartbeat>>();
-  private answers: Sized<QueryAnswer>[] = [];
-  private unanswered = new Map<bigint, Unanswered>();
+  private head: Pick<MessageInitShape<typeof ConnectRequestSchema>, "ping" | "pong" | "drain"> = {};
+  private readonly acks = new Map<string, Sized<TaskRef>>();
+  private readonly heartbeats = new Map<string, Sized<TaskHeartbeat>>();
+  private reports = new Map<bigint, Unanswered>();
+  private readonly answers = new Map<bigint, Sized<QueryAnswer>>();
+  private readonly unanswered = new Map<bigint, Unanswered>();
   private correlation = 0n;
-  private wakers: (() => void)[] = [];
-  private idlers: (() => void)[] = [];
+  private awaken = gate();
+
+  /** Says what is no item. */
+  say(head: typeof this.head): void {
+    Object.assign(this.head, head);
+    this.wake();
+  }
 
   acknowledge(ref: TaskRef): void {
-    this.acks.set(ref.taskId, ref);
+    this.acks.set(ref.taskId, { message: ref, size: 0 });
     this.wake();
   }
 
-  /** Sends a report. One that can't be sent is refused here, as the service would refuse it. */
-  report(ref: TaskRef, outcome: MessageInitShape<typeof ReportSchema>["outcome"], answered: Answered): void {
-    const correlation = ++this.correlation;
-    const message = create(ReportSchema, { correlation, ref, ...(outcome && { outcome }) });
-    const { size, problem } = measured(ReportSchema, message);
-    if (problem) {
-      setImmediate(() => answered(refusalOf(correlation, problem)));
-      return;
-    }
-    const report = { message, size, answered };
-    this.unanswered.set(correlation, report);
-    this.reports.push(report);
-    this.acks.delete(ref.taskId);
+  /** Sends a report, and calls back with the answer. */
+  report(ref: TaskRef, outcome: Outcome, answered: (result: ReportResult) => void): void {
+    const message = create(ReportSchema, { correlation: ++this.correlation, ref, outcome });
+    const report = { ...sized(ReportSchema, message), answered };
+    this.unanswered.set(message.correlation, report);
+    this.reports.set(message.correlation, report);
     this.wake();
   }
 
-  /** Only the last heartbeat of one activity goes into a message. */
+  /** Goes out when the writer is next awake: of each activity only the last one. */
   heartbeat(message: TaskHeartbeat): void {
-    this.heartbeats.set(message.ref!.taskId, { message, size: toBinary(TaskHeartbeatSchema, message).length });
-    this.wake();
+    this.heartbeats.set(message.ref!.taskId, sized(TaskHeartbeatSchema, message));
   }
 
   /** An answer that is lost with its stream is asked for again. */
-  answerQuery(answer: QueryAnswer): void {
-    const { size, problem } = measured(QueryAnswerSchema, answer);
-    if (problem) {
-      const failure = create(FailureSchema, { message: problem, type: "INVALID_FIELD" });
-      return this.answerQuery(create(QueryAnswerSchema, { ...answer, outcome: { case: "failure", value: failure } }));
-    }
-    this.answers.push({ message: answer, size });
+  answerQuery(message: QueryAnswer): void {
+    this.answers.set(message.correlation, sized(QueryAnswerSchema, message));
     this.wake();
   }
 
@@ -99,98 +86,65 @@ export class Outbox {
     const found = this.unanswered.get(result.correlation);
     this.unanswered.delete(result.correlation);
     found?.answered(result);
-    if (!this.unanswered.size) for (const idler of this.idlers.splice(0)) idler();
   }
 
-  /** Waits until no report is without an answer. */
-  async allAnswered(): Promise<void> {
-    while (this.unanswered.size) await new Promise<void>((resolve) => this.idlers.push(resolve));
-  }
-
-  /** Queues all unanswered reports again, in their order: a new stream carries the same session. */
+  /** Sends all unanswered reports again, in their order: a new stream carries the same session. */
   resume(): void {
-    this.reports = [...this.unanswered.values()];
-    this.acks.clear();
-    this.answers = [];
-    this.ping = this.pong = 0n;
+    this.reports = new Map(this.unanswered);
     this.wake();
   }
 
   /** Forgets everything: the session is over, and nobody would take the reports. */
   clear(): void {
-    this.reports = [];
-    this.acks.clear();
-    this.heartbeats.clear();
-    this.answers = [];
-    this.unanswered.clear();
-    this.ping = this.pong = 0n;
-    for (const idler of this.idlers.splice(0)) idler();
-  }
-
-  /** The ids of the tasks of unanswered reports. */
-  reported(): Set<string> {
-    return new Set([...this.unanswered.values()].map(({ message }) => message.ref!.taskId));
+    for (const each of [this.acks, this.heartbeats, this.reports, this.answers, this.unanswered]) each.clear();
   }
 
   wake(): void {
-    for (const waker of this.wakers.splice(0)) waker();
+    this.awaken.open();
   }
 
-  /** Waits until there is something to send, or somebody wakes it. */
-  async filled(): Promise<void> {
-    if (!this.hasSomething()) await new Promise<void>((resolve) => this.wakers.push(resolve));
+  /** Waits until somebody wakes the writer. */
+  async awake(): Promise<void> {
+    await this.awaken.promise;
+    this.awaken = gate();
     // What this turn of the loop still has to say goes along.
-    await new Promise<void>((resolve) => setImmediate(resolve));
+    await turn();
   }
 
-  private hasSomething(): boolean {
-    const items = this.acks.size + this.reports.length + this.heartbeats.size + this.answers.length;
-    return items > 0 || this.ping !== 0n || this.pong !== 0n || this.drain;
+  get isEmpty(): boolean {
+    const items = this.acks.size + this.heartbeats.size + this.reports.size + this.answers.size;
+    return items + Object.keys(this.head).length === 0;
   }
 
-  /** Takes the next message, if there is something to say. Heartbeats go first: none is later than its task's end. */
+  /** Takes the next message, if there is something to say. No report goes before what its task told last. */
   take(): ConnectRequest | undefined {
-    if (!this.hasSomething()) return undefined;
-    const message = create(ConnectRequestSchema, { ping: this.ping, pong: this.pong, drain: this.drain });
-    this.ping = this.pong = 0n;
-    this.drain = false;
-    let size = 0;
-    const fits = (count: number, next: Sized<unknown>): boolean => {
-      if (count >= this.maxItems || (size > 0 && size + next.size > MOST_BYTES)) return false;
-      size += next.size;
-      return true;
+    if (this.isEmpty) return undefined;
+    let bytes = 0;
+    const some = <T>(from: Map<unknown, Sized<T>>, isReady = (_: T) => true): T[] => {
+      const taken: T[] = [];
+      for (const [key, { message, size }] of from) {
+        if (taken.length >= this.maxItems || (bytes && bytes + size > MOST_BYTES) || !isReady(message)) break;
+        from.delete(key);
+        taken.push(message);
+        bytes += size;
+      }
+      return taken;
     };
-    for (const [taskId, beat] of this.heartbeats) {
-      if (!fits(message.heartbeats.length, beat)) break;
-      this.heartbeats.delete(taskId);
-      message.heartbeats.push(beat.message);
-    }
-    const taken = this.reports.findIndex((report, place) => this.heartbeats.has(report.message.ref!.taskId) || !fits(place, report));
-    message.reports = this.reports.splice(0, taken < 0 ? this.reports.length : taken).map((report) => report.message);
-    for (const [taskId, ref] of this.acks) {
-      if (message.acks.length >= this.maxItems) break;
-      this.acks.delete(taskId);
-      message.acks.push(ref);
-    }
-    while (this.answers.length && fits(message.answers.length, this.answers[0]!)) {
-      message.answers.push(this.answers.shift()!.message);
-    }
+    const message = create(ConnectRequestSchema, {
+      ...this.head,
+      acks: some(this.acks),
+      heartbeats: some(this.heartbeats),
+      reports: some(this.reports, ({ ref }) => !this.heartbeats.has(ref!.taskId)),
+      answers: some(this.answers),
+    });
+    this.head = {};
+    if (!this.isEmpty) this.wake();
     return message;
   }
 }
 
-/** How large a message is, and why it can't be sent at all, if it can't. */
-function measured<T extends DescMessage>(schema: T, message: MessageShape<T>): { size: number; problem?: string } {
-  try {
-    const size = toBinary(schema, message).length;
-    return size > MOST_OF_ONE ? { size, problem: `has ${size} bytes, and may have ${MOST_OF_ONE}` } : { size };
-  } catch (error) {
-    return { size: 0, problem: `can't be written: ${error instanceof Error ? error.message : error}` };
-  }
-}
-
-function refusalOf(correlation: bigint, problem: string): ReportResult {
-  const info = anyPack(ErrorInfoSchema, create(ErrorInfoSchema, { reason: "INVALID_FIELD", domain: "stepwell" }));
-  const error = { code: Code.InvalidArgument, message: `the report ${problem}`, details: [info] };
-  return create(ReportResultSchema, { correlation, status: Status.REFUSED, error });
+function sized<T extends DescMessage>(schema: T, message: MessageShape<T>): Sized<MessageShape<T>> {
+  const size = toBinary(schema, message).length;
+  if (size > MOST_OF_ONE) throw new RangeError(`what is reported has ${size} bytes, and may have ${MOST_OF_ONE}`);
+  return { message, size };
 }

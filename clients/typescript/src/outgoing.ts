@@ -1,37 +1,42 @@
 /** What a run has to tell the service: new steps, where its branches stand, given-up steps and the end. */
 
-import { create, toBinary } from "@bufbuild/protobuf";
+import { create } from "@bufbuild/protobuf";
 
+import { takeSome } from "./bundles.js";
+import type { Call } from "./code.js";
 import type { Payload } from "./gen/stepwell/v1/types_pb.js";
 import {
+  type ContinueAsNew as ContinueAsNewMessage,
   type NewStep,
-  NewStepSchema,
   type Progress,
   ProgressSchema,
   type ScopeState,
   ScopeStateSchema,
-  type UpdateRejection,
 } from "./gen/stepwell/v1/workers_pb.js";
-import type { Call } from "./execution.js";
-import { EMPTY_HASH, type Hash, type Record as Recorded, type Scope } from "./scopes.js";
-import type { StepKind } from "./gen/stepwell/v1/types_pb.js";
+import { EMPTY_HASH, type Hash, type Record as Recorded, type Scope, type Step } from "./scopes.js";
 
 const MOST_STEPS = 256;
 /** The service takes 20,000. */
 const MOST_SCOPES = 10_000;
-const MOST_BYTES = 1_000_000;
+const UNKNOWN_UPDATE = { message: "the code takes no updates", type: "UnknownUpdate", nonRetryable: true };
 
 /** How a run ends. */
 export type End = Exclude<Progress["end"], { case: undefined }>;
 
+/** Ends a run so that another one goes on with its work. Thrown by `continueAsNew`; not an error. */
+export class ContinueAsNew {
+  constructor(readonly end: ContinueAsNewMessage) {}
+}
+
 /** A new step on its way to the record, and who waits for it to be there. */
 export interface Entry {
   readonly step: NewStep;
+  readonly size: number;
   readonly scope: Scope;
   readonly call: Call | undefined;
   readonly count: number;
   readonly order: Hash;
-  acks: (() => void)[];
+  readonly acks: (() => void)[];
 }
 
 /**
@@ -41,7 +46,9 @@ export interface Entry {
 export class Outgoing {
   cancelOrdinals: number[] = [];
   stopOrdinals: number[] = [];
-  rejections: UpdateRejection[] = [];
+  published: Record<string, Payload> = {};
+  /** Updates that were told, and are yet to be rejected. */
+  readonly updates = new Set<string>();
   sent: Progress | undefined;
   toldWaiting = false;
   lastMarker: Entry | undefined;
@@ -57,9 +64,9 @@ export class Outgoing {
   }
 
   /** Counts a call that is recorded. */
-  replay(scope: Scope, kind: StepKind, name: string, key: string): void {
+  replay(scope: Scope, step: Step): void {
     this.calls++;
-    scope.replay(kind, name, key);
+    scope.replay(step);
     this.note(scope);
   }
 
@@ -69,8 +76,9 @@ export class Outgoing {
   }
 
   /** Whether something must be recorded. */
-  get hasSteps(): boolean {
-    return this.untold + this.pending.length + this.cancelOrdinals.length + this.stopOrdinals.length + this.rejections.length > 0;
+  get hasNews(): boolean {
+    const given = this.cancelOrdinals.length + this.stopOrdinals.length + this.updates.size;
+    return given + this.untold + this.pending.length + Object.keys(this.published).length > 0;
   }
 
   /** Lets the service cancel the step of a call that nobody waits for, as soon as its ordinal is known. */
@@ -87,17 +95,18 @@ export class Outgoing {
   }
 
   /** Makes the next Progress. `isQuiet`: no code of the run is at work, nor waits for a mere record. */
-  take(isQuiet: boolean, end: End | undefined, record: Recorded, published: Record<string, Payload>): Progress {
-    const entries = this.takeEntries();
+  take(isQuiet: boolean, end: End | undefined, record: Recorded): Progress {
+    const entries = takeSome(this.pending, MOST_STEPS);
     const progress = create(ProgressSchema, {
       scopes: this.takeStates(entries),
       steps: entries.map((entry) => entry.step),
       stopOrdinals: this.stopOrdinals,
-      published,
-      rejections: this.rejections.splice(0, MOST_STEPS),
+      published: this.published,
+      rejections: [...this.updates].slice(0, MOST_STEPS).map((updateId) => ({ updateId, failure: UNKNOWN_UPDATE })),
     });
     this.stopOrdinals = [];
-    const left = this.untold + this.pending.length + this.rejections.length > 0;
+    this.published = {};
+    const left = this.untold + this.pending.length > 0 || this.updates.size > progress.rejections.length;
     if (!left) {
       progress.cancelOrdinals = this.cancelOrdinals;
       this.cancelOrdinals = [];
@@ -113,6 +122,7 @@ export class Outgoing {
   /** Takes in that what was sent is recorded. */
   answer(ordinals: readonly number[]): Entry[] {
     const entries = this.sentEntries;
+    for (const { updateId } of this.sent?.rejections ?? []) this.updates.delete(updateId);
     this.sent = undefined;
     this.sentEntries = [];
     entries.forEach((entry, place) => {
@@ -155,16 +165,5 @@ export class Outgoing {
     // A branch that has returned says so in the next one, if it has steps in this one, or still to send.
     this.noted = new Set([...this.noted].filter((scope) => !states.has(scope) || (scope.closed && !states.get(scope)!.closed)));
     return [...states.values()];
-  }
-
-  private takeEntries(): Entry[] {
-    let count = 0;
-    let size = 0;
-    for (const entry of this.pending.slice(0, MOST_STEPS)) {
-      if (this.pending.length > 1) size += toBinary(NewStepSchema, entry.step).length;
-      if (count && size > MOST_BYTES) break;
-      count++;
-    }
-    return this.pending.splice(0, count);
   }
 }

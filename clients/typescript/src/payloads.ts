@@ -1,8 +1,12 @@
 /** Values as payloads, and back. */
 
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 
+import { ApplicationError } from "./errors.js";
 import { type Payload, PayloadSchema } from "./gen/stepwell/v1/types_pb.js";
+
+/** The service takes no more. */
+const MOST_BYTES = 2 * 1024 * 1024;
 
 /** Turns values into payloads and back. The default one writes JSON. */
 export interface Converter {
@@ -31,33 +35,30 @@ export function jsonPayload(text: string): Payload {
 /** Writes JSON; null and undefined are the empty payload. */
 export const jsonConverter: Converter = {
   toPayload(value) {
-    const text = value === undefined || value === null ? undefined : JSON.stringify(value);
-    if (value !== undefined && value !== null && text === undefined) {
-      throw new TypeError(`a ${typeof value} is not to be written as JSON`);
-    }
-    return text === undefined ? create(PayloadSchema) : jsonPayload(text);
+    if (value === undefined || value === null) return create(PayloadSchema);
+    const text = JSON.stringify(value) as string | undefined;
+    if (text === undefined) throw new TypeError(`a ${typeof value} is not to be written as JSON`);
+    return jsonPayload(text);
   },
   fromPayload(payload) {
-    switch (payload?.body.case) {
-      case undefined:
-        return null;
-      case "json":
-        return JSON.parse(payload!.body.value as string);
-      default:
-        throw new TypeError("the payload has bytes and no JSON: a converter or a codec is needed");
-    }
+    if (payload?.body.case === undefined) return null;
+    if (payload.body.case === "json") return JSON.parse(payload.body.value);
+    throw new TypeError("the payload has bytes and no JSON: a converter or a codec is needed");
   },
 };
 
-/** Puts a codec around a converter. The null value has nothing to hide. */
-export function withCodec(inner: Converter, codec: Codec): Converter {
+/** Puts a codec and the service's limit around a converter. The null value has nothing to hide. */
+export function guarded(inner: Converter, codec: Codec | undefined): Converter {
+  const isPlain = (payload: Payload | undefined) => !codec || payload?.body.case === undefined;
   return {
     toPayload(value) {
-      const payload = inner.toPayload(value);
-      return payload.body.case === undefined ? payload : codec.encode(payload);
+      const plain = inner.toPayload(value);
+      const payload = isPlain(plain) ? plain : codec!.encode(plain);
+      const size = toBinary(PayloadSchema, payload).length;
+      if (size <= MOST_BYTES) return payload;
+      const options = { type: "PayloadTooLarge", nonRetryable: true };
+      throw new ApplicationError(`a payload has at most ${MOST_BYTES} bytes, not ${size}`, options);
     },
-    fromPayload(payload) {
-      return inner.fromPayload(payload?.body.case === undefined ? payload : codec.decode(payload));
-    },
+    fromPayload: (payload) => inner.fromPayload(isPlain(payload) ? payload : codec!.decode(payload!)),
   };
 }

@@ -3,7 +3,7 @@
 import { create } from "@bufbuild/protobuf";
 
 import { type Failure, type RetryPolicy as RetryMessage, RetryPolicySchema } from "./gen/stepwell/v1/types_pb.js";
-import { durationOf, type Milliseconds } from "./times.js";
+import { durationOf, milliseconds, type Milliseconds } from "./times.js";
 
 /** The delay before attempt n+1 is min(maximumInterval, initialInterval * backoffCoefficient^(n-1)). */
 export interface RetryPolicy {
@@ -19,27 +19,57 @@ export interface RetryPolicy {
   nonRetryableTypes?: readonly string[];
 }
 
+/** How a run or a job is started. */
+export interface Start {
+  /** Makes a repeat of the start safe, also by another process. Default: one of this start's own. */
+  requestId?: string;
+  /** Default: "default". */
+  taskQueue?: string;
+  /** 0 to 9; higher goes first. Default: 4. */
+  priority?: number;
+  /** Not to begin before. Default: 0. */
+  startDelay?: Milliseconds;
+}
+
+/** How long an activity or a job may take. Time spans are in milliseconds; without one there is no limit. */
+export interface Timeouts {
+  /** The longest wait for its first attempt. */
+  scheduleToStart?: Milliseconds;
+  /** The longest time for all attempts together. */
+  scheduleToClose?: Milliseconds;
+  /** The longest time for one attempt. */
+  startToClose?: Milliseconds;
+  /** The longest time between heartbeats. */
+  heartbeatTimeout?: Milliseconds;
+}
+
 /** Spells a policy. */
-export function spellRetry(policy: RetryPolicy): RetryMessage {
-  const initialInterval = durationOf(policy.initialInterval);
-  const maximumInterval = durationOf(policy.maximumInterval);
+export function spellRetry(policy: RetryPolicy | undefined): RetryMessage | undefined {
+  if (!policy) return undefined;
+  const { initialInterval, maximumInterval, nonRetryableTypes = [], ...plain } = policy;
   return create(RetryPolicySchema, {
-    backoffCoefficient: policy.backoffCoefficient ?? 0,
-    maximumAttempts: policy.maximumAttempts ?? 0,
-    nonRetryableTypes: [...(policy.nonRetryableTypes ?? [])],
-    ...(initialInterval && { initialInterval }),
-    ...(maximumInterval && { maximumInterval }),
+    ...plain,
+    nonRetryableTypes: [...nonRetryableTypes],
+    initialInterval: durationOf(initialInterval),
+    maximumInterval: durationOf(maximumInterval),
   });
 }
 
-/** The delay after an attempt, counted from 1. */
-export function delayAfter(policy: RetryPolicy, attempt: number): Milliseconds {
-  const first = policy.initialInterval ?? 1000;
-  return Math.min(first * (policy.backoffCoefficient ?? 2) ** (attempt - 1), policy.maximumInterval ?? 100 * first);
+/** Spells the timeouts among other options. */
+export function spellTimeouts(options: Timeouts) {
+  return {
+    scheduleToStartTimeout: durationOf(options.scheduleToStart),
+    scheduleToCloseTimeout: durationOf(options.scheduleToClose),
+    startToCloseTimeout: durationOf(options.startToClose),
+    heartbeatTimeout: durationOf(options.heartbeatTimeout),
+  };
 }
 
-/** Whether there is no attempt after this one. */
-export function isFinal(policy: RetryPolicy, failure: Failure, attempt: number): boolean {
-  const isLast = policy.maximumAttempts !== undefined && policy.maximumAttempts > 0 && attempt >= policy.maximumAttempts;
-  return isLast || failure.nonRetryable || (policy.nonRetryableTypes ?? []).includes(failure.type);
+/** The delay after a failed attempt, counted from 1; undefined if there is no attempt after it. */
+export function delayAfter(policy: RetryPolicy, failure: Failure, attempt: number): Milliseconds | undefined {
+  const { initialInterval = 1000, backoffCoefficient = 2, maximumInterval = 100 * initialInterval } = policy;
+  const isLast = attempt >= (policy.maximumAttempts || Infinity);
+  if (isLast || failure.nonRetryable || policy.nonRetryableTypes?.includes(failure.type)) return undefined;
+  if (failure.nextRetryDelay) return milliseconds(failure.nextRetryDelay);
+  return Math.min(initialInterval * backoffCoefficient ** (attempt - 1), maximumInterval);
 }

@@ -2,78 +2,61 @@
 
 import { create } from "@bufbuild/protobuf";
 
-import { failureOf } from "./errors.js";
+import { ApplicationError } from "./errors.js";
+import { failureOf } from "./failures.js";
 import type { Execution } from "./execution.js";
-import { FailureSchema, type Payload } from "./gen/stepwell/v1/types_pb.js";
+import type { Payload } from "./gen/stepwell/v1/types_pb.js";
 import { type Query, type QueryAnswer, QueryAnswerSchema } from "./gen/stepwell/v1/workers_pb.js";
-
-const MOST_NAMES = 16;
-const MOST_BYTES = 64 * 1024;
+import type { Outbox } from "./outbox.js";
+import type { Outgoing } from "./outgoing.js";
 
 /** What one run tells those who ask. */
 export class Queries {
-  private readonly functions = new Map<string, (input: any) => unknown>();
+  readonly functions = new Map<string, (input: any) => unknown>();
   private readonly values = new Map<string, Payload>();
-  private changed: Record<string, Payload> = {};
-  private waiting: Query[] = [];
+  private readonly waiting: Query[] = [];
+  private isReady = false;
 
-  constructor(private readonly run: Execution) {}
-
-  register(name: string, answer: (input: any) => unknown): void {
-    this.functions.set(name, answer);
-  }
+  constructor(
+    private readonly run: Execution,
+    private readonly out: Outgoing,
+    private readonly outbox: Outbox,
+  ) {}
 
   publish(name: string, value: unknown): void {
     const payload = this.run.converter.toPayload(value);
-    const size = payload.body.case === undefined ? 0 : Buffer.byteLength(payload.body.value as string | Uint8Array);
-    if (size > MOST_BYTES) throw new RangeError(`${name}: a published value has at most ${MOST_BYTES} bytes, not ${size}`);
-    if (!this.values.has(name) && this.values.size >= MOST_NAMES) {
-      throw new RangeError(`${name}: a run publishes under at most ${MOST_NAMES} names`);
-    }
+    this.out.published[name] = payload;
     this.values.set(name, payload);
-    this.changed[name] = payload;
     this.run.poke();
-  }
-
-  get hasNews(): boolean {
-    return Object.keys(this.changed).length > 0;
-  }
-
-  take(): Record<string, Payload> {
-    const taken = this.changed;
-    this.changed = {};
-    return taken;
   }
 
   /** Answers a query, or keeps it until the code is as far as its record. */
   ask(query: Query): void {
-    if (this.run.caughtUp) this.run.answer(query, this.answer(query));
-    else this.waiting.push(query);
+    if (!this.isReady) return void this.waiting.push(query);
+    try {
+      this.say(query, { case: "result", value: this.answer(query) });
+    } catch (error) {
+      this.say(query, { case: "failure", value: failureOf(error, this.run.converter) });
+    }
   }
 
+  /** The code is as far as its record. */
   ready(): void {
+    this.isReady = true;
     for (const query of this.waiting.splice(0)) this.ask(query);
   }
 
-  private answer(query: Query): QueryAnswer["outcome"] {
-    const answer = this.functions.get(query.name);
-    const value = this.values.get(query.name);
-    if (!answer && value) return { case: "result", value };
-    if (!answer) {
-      const known = [...new Set([...this.functions.keys(), ...this.values.keys()])].sort().join(", ") || "none";
-      const message = `the code has no query ${query.name}; it has ${known}`;
-      return { case: "failure", value: create(FailureSchema, { message, type: "UnknownQuery" }) };
-    }
-    const { converter } = this.run;
-    try {
-      return { case: "result", value: converter.toPayload(answer(converter.fromPayload(query.input))) };
-    } catch (error) {
-      return { case: "failure", value: failureOf(error, converter) };
-    }
+  private say({ correlation, ref }: Query, outcome: QueryAnswer["outcome"]): void {
+    this.outbox.answerQuery(create(QueryAnswerSchema, { correlation, ref, outcome }));
   }
-}
 
-/** Spells what is said to a query. */
-export function spellAnswer(query: Query, outcome: QueryAnswer["outcome"]): QueryAnswer {
-  return create(QueryAnswerSchema, { correlation: query.correlation, ...(query.ref && { ref: query.ref }), outcome });
+  private answer({ name, input }: Query): Payload {
+    const { converter } = this.run;
+    const answer = this.functions.get(name);
+    if (answer) return converter.toPayload(answer(converter.fromPayload(input)));
+    const value = this.values.get(name);
+    if (value) return value;
+    const known = [...new Set([...this.functions.keys(), ...this.values.keys()])].sort().join(", ") || "none";
+    throw new ApplicationError(`the code has no query ${name}; it has ${known}`, { type: "UnknownQuery" });
+  }
 }

@@ -12,28 +12,20 @@ import {
   StartRunRequestSchema,
 } from "./gen/stepwell/v1/runs_pb.js";
 import type { Payload } from "./gen/stepwell/v1/types_pb.js";
-import { type RetryPolicy, spellRetry } from "./policies.js";
+import { type RetryPolicy, spellRetry, type Start } from "./policies.js";
 import { durationOf, type Milliseconds } from "./times.js";
 import { type Awaited, resultOf } from "./watching.js";
 
 const WAIT = 15_000;
 
 /** How a run is started. */
-export interface StartOptions {
+export interface StartOptions extends Start {
   /** The caller's name for the run: unique among the namespace's open runs. */
   workflowId?: string;
   /** The run's id, a UUID. */
   runId?: string;
-  /** Makes a repeat of the start safe, also by another process. Default: one of this start's own. */
-  requestId?: string;
-  /** Default: "default". */
-  taskQueue?: string;
   /** How long it may take. Default: no limit. */
   runTimeout?: Milliseconds;
-  /** Not to begin before. Default: 0. */
-  startDelay?: Milliseconds;
-  /** 0 to 9; higher goes first. Default: 4. */
-  priority?: number;
   /** Begins the run anew when its code fails. */
   retry?: RetryPolicy;
   /** Changes the request itself, for what has no option of its own. */
@@ -42,21 +34,16 @@ export interface StartOptions {
 
 /** Spells a start, with ids of its own where there are none: so a repeat is recognised. */
 export function spellStart(type: string, input: Payload, options: StartOptions): StartRunRequest {
-  const runTimeout = durationOf(options.runTimeout);
-  const startDelay = durationOf(options.startDelay);
+  const { runTimeout, startDelay, retry, request: change, ...plain } = options;
   const request = create(StartRunRequestSchema, {
     type,
     input,
-    ...(options.workflowId !== undefined && { workflowId: options.workflowId }),
-    ...(options.runId !== undefined && { runId: options.runId }),
-    ...(options.requestId !== undefined && { requestId: options.requestId }),
-    ...(options.taskQueue !== undefined && { taskQueue: options.taskQueue }),
-    ...(options.priority !== undefined && { priority: options.priority }),
-    ...(options.retry && { retry: spellRetry(options.retry) }),
-    ...(runTimeout && { runTimeout }),
-    ...(startDelay && { startDelay }),
+    ...plain,
+    retry: spellRetry(retry),
+    runTimeout: durationOf(runTimeout),
+    startDelay: durationOf(startDelay),
   });
-  options.request?.(request);
+  change?.(request);
   if (!request.requestId) {
     if (!request.runId && !request.debounce) request.runId = uuid7();
     request.requestId = request.runId || uuid7();
@@ -85,14 +72,13 @@ export class Run {
 
   /** Reads the run as it is. */
   async describe(): Promise<RunMessage> {
-    const { run } = await this.client.invoke(this.client.runs.getRun, this.name());
-    return run!;
+    return (await this.client.invoke(this.client.runs.getRun, this.name())).run!;
   }
 
   /** Tells the run something by a name. It is kept until the run's code takes it, and recorded once. */
   async signal(signalName: string, value?: unknown): Promise<void> {
     const payload = this.client.converter.toPayload(value);
-    await this.client.signal(create(SignalRunRequestSchema, { runId: this.id, signalName, payload, requestId: uuid7() }));
+    await this.client.signals.submit(create(SignalRunRequestSchema, { runId: this.id, signalName, payload, requestId: uuid7() }));
   }
 
   /** Asks the run's code, or what it published if nobody has it in memory. */

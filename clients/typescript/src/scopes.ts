@@ -6,7 +6,7 @@ import { create } from "@bufbuild/protobuf";
 
 import { StepKind } from "./gen/stepwell/v1/types_pb.js";
 import { type ScopeState, ScopeStateSchema, type StepRecord } from "./gen/stepwell/v1/workers_pb.js";
-import type { Call } from "./execution.js";
+import type { Call } from "./code.js";
 
 /** The marker of where a branch heard that the run was asked to cancel. */
 export const CANCEL_MARK = "__cancelled";
@@ -16,7 +16,6 @@ export const WAIT = '"wait"';
 export const CALL = '"call"';
 const UPDATES = "0";
 const ACCEPTANCE = "__update";
-const MOST_DEPTH = 8;
 const TOLD_CALLS = 6;
 const TOLD_BRANCHES = 8;
 const HASH_BYTES = 8;
@@ -30,8 +29,7 @@ export const EMPTY_HASH: Hash = new Uint8Array(HASH_BYTES);
 /** Gives the order hash after one more call; proto/order_hash.json holds examples. */
 export function chained(before: Hash, kind: StepKind, name: string, fingerprint = new Uint8Array()): Hash {
   const text = Buffer.from(name);
-  const head = Buffer.alloc(5);
-  head.writeUInt8(kind, 0);
+  const head = Buffer.from([kind, 0, 0, 0, 0]);
   head.writeUInt32BE(text.length, 1);
   const sum = createHash("sha256").update(before).update(head).update(text).update(fingerprint).digest();
   return new Uint8Array(sum.subarray(0, HASH_BYTES));
@@ -46,10 +44,15 @@ function spellKey(scope: string, name: string, which: string | number): string {
   return JSON.stringify([scope, name, which]);
 }
 
-interface MadeCall {
-  kind: StepKind;
-  name: string;
+/** What a step is called. */
+export interface Step {
+  readonly kind: StepKind;
+  readonly name: string;
+  /** In place of the count among the calls of that name; empty if there is none. */
+  readonly key: string;
 }
+
+type MadeCall = Pick<Step, "kind" | "name">;
 
 /**
  * One branch: how many calls its code made, which of them the service was told of, and what it waits for. `count` and
@@ -67,33 +70,34 @@ export class Scope {
   occurrences = new Map<string, number>();
   patches = new Map<string, boolean>();
   branches = 0;
-  cancelSeen: boolean;
-  shielded: boolean;
+  cancelSeen = false;
+  shielded = false;
   closed = false;
   waiting: Call | undefined;
   busy = false;
 
-  constructor(
-    readonly path: string,
-    parent?: Scope,
-  ) {
-    this.cancelSeen = parent?.cancelSeen ?? false;
-    this.shielded = parent?.shielded ?? false;
+  constructor(readonly path: string) {}
+
+  /** A branch of this one. What is shielded hears of no request to cancel, as one does not that has heard. */
+  branch(number: number, shielded: boolean): Scope {
+    const branch = new Scope(this.path ? `${this.path}/${number}` : String(number));
+    branch.shielded = this.shielded || shielded;
+    branch.cancelSeen = this.cancelSeen || shielded;
+    return branch;
   }
 
-  branch(number: number): string {
-    if (!this.path) return String(number);
-    if (this.path.split("/").length >= MOST_DEPTH) throw new RangeError(`branches nest deeper than ${MOST_DEPTH}`);
-    return `${this.path}/${number}`;
+  /** Which call of that name the next one is, from 0. */
+  occurrence({ name, key }: Pick<Step, "name" | "key">): number {
+    return key ? 0 : (this.occurrences.get(name) ?? 0);
   }
 
-  keyFor(name: string, key: string): string {
-    return spellKey(this.path, name, key || (this.occurrences.get(name) ?? 0));
+  keyFor(step: Pick<Step, "name" | "key">): string {
+    return spellKey(this.path, step.name, step.key || this.occurrence(step));
   }
 
   /** Counts a call. */
-  advance(kind: StepKind, name: string, key: string): void {
-    if (!key) this.occurrences.set(name, (this.occurrences.get(name) ?? 0) + 1);
+  advance({ kind, name, key }: Step): void {
+    if (!key) this.occurrences.set(name, this.occurrence({ name, key }) + 1);
     const known = this.recorded[this.count];
     if (this.strayedAt < 0 && known && (known.kind !== kind || known.name !== name)) this.strayedAt = this.count;
     if (this.strayedAt >= 0 && this.strayed.length < TOLD_CALLS) this.strayed.push({ kind, name });
@@ -102,9 +106,9 @@ export class Scope {
   }
 
   /** Counts a call that is recorded; calls after an unsent one stay out of what is told, and so are noticed. */
-  replay(kind: StepKind, name: string, key: string): void {
+  replay(step: Step): void {
     const told = this.toldCount === this.count;
-    this.advance(kind, name, key);
+    this.advance(step);
     if (told) {
       this.toldCount = this.count;
       this.toldOrder = this.order;
@@ -113,14 +117,12 @@ export class Scope {
 
   /** Spells what the service must agree with. */
   state(): ScopeState {
-    const closed = this.closed && this.toldCount === this.count;
-    const difference = this.strayedAt < 0 ? undefined : { agreeing: this.strayedAt, calls: this.strayed };
     return create(ScopeStateSchema, {
       scope: this.path,
       count: this.toldCount,
       hash: this.toldOrder,
-      closed,
-      ...(difference && { difference }),
+      closed: this.closed && this.toldCount === this.count,
+      difference: this.strayedAt < 0 ? undefined : { agreeing: this.strayedAt, calls: this.strayed },
     });
   }
 }

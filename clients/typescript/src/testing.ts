@@ -1,12 +1,14 @@
 /** A service for tests: with a Postgres of its own, and a clock that can be moved. */
 
 import { type ChildProcess, spawn } from "node:child_process";
+import { once } from "node:events";
 import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
 import type { Client } from "./client.js";
+import { ClockService } from "./gen/stepwell/v1/clock_pb.js";
 import { durationOf, type Milliseconds } from "./times.js";
 
 const START_TIME = 60_000;
@@ -64,28 +66,26 @@ export class Server {
   }
 }
 
-function announced(child: ChildProcess): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error("stepwell-server did not serve in time")), START_TIME);
-    child.once("error", (error: NodeJS.ErrnoException) => {
-      clearTimeout(timer);
-      const advice = "stepwell-server is not installed: pip install 'stepwell-server[embedded]', or name it by STEPWELL_SERVER";
-      reject(error.code === "ENOENT" ? new NotInstalled(advice) : error);
-    });
-    child.once("exit", () => {
-      clearTimeout(timer);
-      reject(new Error("stepwell-server ended before it served; STEPWELL_SERVER_LOG=1 shows what it says"));
-    });
-    createInterface({ input: child.stdout! }).on("line", (line) => {
+async function announced(child: ChildProcess): Promise<string> {
+  const timer = setTimeout(() => child.kill("SIGKILL"), START_TIME);
+  try {
+    await once(child, "spawn");
+    for await (const line of createInterface({ input: child.stdout! })) {
       const address = ANNOUNCED.exec(line)?.[1];
-      if (!address) return;
-      clearTimeout(timer);
-      resolve(address);
-    });
-  });
+      if (address) return address;
+    }
+  } catch (error) {
+    const advice = "stepwell-server is not installed: pip install 'stepwell-server[embedded]', or name it by STEPWELL_SERVER";
+    throw (error as NodeJS.ErrnoException).code === "ENOENT" ? new NotInstalled(advice) : error;
+  } finally {
+    clearTimeout(timer);
+    // So that it never waits to be read.
+    child.stdout!.resume();
+  }
+  throw new Error("stepwell-server did not serve (in time); STEPWELL_SERVER_LOG=1 shows what it says");
 }
 
 /** Moves the service's clock forward, and with it all timers, timeouts and schedules. */
 export async function advance(client: Client, by: Milliseconds): Promise<void> {
-  await client.invoke(client.clock.advanceClock, { by: durationOf(by)! });
+  await client.invoke(client.stub(ClockService).advanceClock, { by: durationOf(by)! });
 }

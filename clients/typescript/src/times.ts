@@ -1,14 +1,16 @@
 /** Durations and delays. */
 
+import { setTimeout as pause } from "node:timers/promises";
+
 import { create } from "@bufbuild/protobuf";
 import { type Duration, DurationSchema } from "@bufbuild/protobuf/wkt";
 
 /** A time span: milliseconds. */
 export type Milliseconds = number;
 
-/** Reads a time span. */
-export function milliseconds(duration: Duration): Milliseconds {
-  return Number(duration.seconds) * 1000 + duration.nanos / 1e6;
+/** Reads a time span; none is 0. */
+export function milliseconds(duration: Duration | undefined): Milliseconds {
+  return duration ? Number(duration.seconds) * 1000 + duration.nanos / 1e6 : 0;
 }
 
 /** Spells a time span, to the nearest nanosecond; undefined says nothing. */
@@ -22,22 +24,20 @@ export function durationOf(span: Milliseconds | undefined): Duration | undefined
   return create(DurationSchema, { seconds: BigInt(whole + carry), nanos: nanos - carry * 1e9 || 0 });
 }
 
-/** Spells those of several time spans that there are. */
-export function spans(given: Record<string, Milliseconds | undefined>): Record<string, Duration | undefined> {
-  return Object.fromEntries(
-    Object.entries(given)
-      .filter(([, span]) => span !== undefined)
-      .map(([name, span]) => [name, durationOf(span)]),
-  );
+/** Something that is waited for until it is opened. */
+export function gate<T = void>(): { readonly promise: Promise<T>; open(value: T): void } {
+  let open!: (value: T) => void;
+  return { promise: new Promise<T>((resolve) => (open = resolve)), open };
 }
 
-/** The end of a signal as a promise, which `forget` takes back. */
-export function aborted(stop: AbortSignal): { promise: Promise<void>; forget: () => void } {
+/** The end of a signal as a promise that fails, which `forget` takes back. */
+export function aborted(stop: AbortSignal | undefined): { promise: Promise<never>; forget: () => void } {
   let told!: () => void;
-  const promise = new Promise<void>((resolve) => (told = resolve));
-  if (stop.aborted) told();
-  stop.addEventListener("abort", told, { once: true });
-  return { promise, forget: () => stop.removeEventListener("abort", told) };
+  const promise = new Promise<never>((_, reject) => (told = () => reject(stop!.reason)));
+  promise.catch(() => {});
+  if (stop?.aborted) told();
+  stop?.addEventListener("abort", told, { once: true });
+  return { promise, forget: () => stop?.removeEventListener("abort", told) };
 }
 
 /** A random part of a time span. */
@@ -47,14 +47,5 @@ export function jitter(most: Milliseconds): Milliseconds {
 
 /** Waits; ends early, without a word, when the signal does. */
 export function delay(span: Milliseconds, signal?: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal?.aborted) return resolve();
-    const end = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", end);
-      resolve();
-    };
-    const timer = setTimeout(end, span);
-    signal?.addEventListener("abort", end);
-  });
+  return pause(span, undefined, { signal }).catch(() => {});
 }

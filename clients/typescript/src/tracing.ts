@@ -2,12 +2,7 @@
 
 import type * as Otel from "@opentelemetry/api";
 
-let otel: typeof Otel | undefined;
-try {
-  otel = await import("@opentelemetry/api");
-} catch {
-  otel = undefined;
-}
+const otel: typeof Otel | undefined = await import("@opentelemetry/api").catch(() => undefined);
 
 /** The W3C trace context of the calling code, empty if there is none. */
 export function currentTraceparent(): string {

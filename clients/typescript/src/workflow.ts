@@ -4,19 +4,18 @@ import { create } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 
 import { StepError, WaitTimeout } from "./errors.js";
-import type { Body, Call, Execution } from "./execution.js";
+import type { Body, Call, Code } from "./code.js";
+import type { Execution } from "./execution.js";
 import { FailureSchema, StepKind, StepState } from "./gen/stepwell/v1/types_pb.js";
-import {
-  type ContinueAsNew as ContinueAsNewMessage,
-  ContinueAsNewSchema,
-  type StepRecord,
-} from "./gen/stepwell/v1/workers_pb.js";
+import { ContinueAsNewSchema, type StepRecord } from "./gen/stepwell/v1/workers_pb.js";
+import { ContinueAsNew } from "./outgoing.js";
 import { jsonPayload } from "./payloads.js";
-import { type RetryPolicy, spellRetry } from "./policies.js";
+import { type RetryPolicy, spellRetry, spellTimeouts, type Timeouts } from "./policies.js";
 import type { Scope } from "./scopes.js";
-import { type Milliseconds, spans } from "./times.js";
+import { durationOf, type Milliseconds } from "./times.js";
 
 const PATCH_KEY = "patch";
+type Awaitable = { case: "signalName" | "topic"; value: string };
 
 /** How a call names its step. */
 export interface StepOptions {
@@ -34,20 +33,12 @@ export interface CheckpointOptions {
   retry?: RetryPolicy;
 }
 
-/** How an activity is performed. Time spans are in milliseconds; without one there is no limit. */
-export interface ActivityOptions extends StepOptions {
+/** How an activity is performed. */
+export interface ActivityOptions extends StepOptions, Timeouts {
   /** Default: the run's. */
   taskQueue?: string;
   /** When to try again. Default: without limit, from 1 s, doubling, up to 100 s. */
   retry?: RetryPolicy;
-  /** How long it waits for its first attempt. */
-  scheduleToStart?: Milliseconds;
-  /** How long all attempts together take. */
-  scheduleToClose?: Milliseconds;
-  /** How long one attempt takes. */
-  startToClose?: Milliseconds;
-  /** The longest time between heartbeats. */
-  heartbeatTimeout?: Milliseconds;
   /** 0 to 9; higher goes first. Default: the run's. */
   priority?: number;
   /** When the run is asked to cancel: ask the activity to stop, and wait for its own end first. */
@@ -72,11 +63,6 @@ export interface WaitOptions extends StepOptions {
   timeout?: Milliseconds;
 }
 
-/** Ends a run so that another one goes on with its work. Thrown by `continueAsNew`; not an error. */
-export class ContinueAsNew {
-  constructor(readonly end: ContinueAsNewMessage) {}
-}
-
 /**
  * Belongs to one branch of one run, and is of no use outside of the function that it is given to. A branch makes one call
  * at a time: `all` and `map` give each branch a context of its own. Calls throw `RunCancelled` once in each branch after
@@ -85,6 +71,7 @@ export class ContinueAsNew {
 export class WorkflowContext {
   constructor(
     private readonly run: Execution,
+    private readonly code: Code,
     private readonly scope: Scope,
   ) {}
 
@@ -114,7 +101,8 @@ export class WorkflowContext {
    */
   async step<T>(name: string, call: (signal: AbortSignal) => T | Promise<T>, options: CheckpointOptions = {}): Promise<T> {
     const { converter } = this.run;
-    const body = await this.run.checkpoint(this.scope, name, options.key ?? "", options.retry, async (signal) =>
+    const step = { kind: StepKind.LOCAL, name, key: options.key ?? "" };
+    const body = await this.code.checkpoint(this.scope, step, options.retry, async (signal) =>
       converter.toPayload(await call(signal)),
     );
     if (body.failure) throw new StepError(name, body.failure);
@@ -124,58 +112,40 @@ export class WorkflowContext {
 
   /** Has an activity performed by any worker of its queue. Throws StepError if it failed for good. */
   async activity<T>(type: string, input?: unknown, options: ActivityOptions = {}): Promise<T> {
-    const spell = (): Body => ({
-      case: "activity",
-      value: {
-        type,
-        taskQueue: options.taskQueue ?? "",
-        input: this.run.converter.toPayload(input),
-        ...(options.priority !== undefined && { priority: options.priority }),
-        ...(options.retry && { retry: spellRetry(options.retry) }),
-        ...spans({
-          scheduleToStartTimeout: options.scheduleToStart,
-          scheduleToCloseTimeout: options.scheduleToClose,
-          startToCloseTimeout: options.startToClose,
-          heartbeatTimeout: options.heartbeatTimeout,
-        }),
-      },
-    });
+    const { taskQueue, priority, retry } = options;
+    const { shielded } = this.scope;
+    const spell = (): Body => {
+      const payload = this.run.converter.toPayload(input);
+      const plain = { type, taskQueue, input: payload, priority, shielded };
+      return { case: "activity", value: { ...plain, retry: spellRetry(retry), ...spellTimeouts(options) } };
+    };
     return this.ended<T>(StepKind.ACTIVITY, type, options, spell, options.waitCancelled);
   }
 
   /** Starts another run and waits for its end. Throws StepError if it did not end well. */
   async child<T>(type: string, input?: unknown, options: ChildOptions = {}): Promise<T> {
-    const spell = (): Body => ({
-      case: "child",
-      value: {
-        type,
-        taskQueue: options.taskQueue ?? "",
-        workflowId: options.workflowId ?? "",
-        input: this.run.converter.toPayload(input),
-        ...(options.retry && { retry: spellRetry(options.retry) }),
-        ...spans({ runTimeout: options.runTimeout }),
-      },
-    });
+    const { taskQueue, workflowId, retry, runTimeout } = options;
+    const spell = (): Body => {
+      const payload = this.run.converter.toPayload(input);
+      const value = { type, taskQueue, workflowId, input: payload, retry: spellRetry(retry), runTimeout: durationOf(runTimeout) };
+      return { case: "child", value };
+    };
     return this.ended<T>(StepKind.CHILD, type, options, spell);
   }
 
   /** Waits durably: the time goes on while no worker has the run. */
   async sleep(span: Milliseconds, options: StepOptions = {}): Promise<void> {
-    await this.ended(StepKind.TIMER, "sleep", options, () => ({ case: "timer", value: spans({ duration: span }) }));
+    await this.ended(StepKind.TIMER, "sleep", options, () => ({ case: "timer", value: { duration: durationOf(span) } }));
   }
 
   /** Waits for a signal, and gives what it carries: of those that came before, the oldest that nobody took. */
   async waitSignal<T>(signal: string, options: WaitOptions = {}): Promise<T> {
-    const awaited = { case: "signalName", value: signal } as const;
-    const spell = (): Body => ({ case: "wait", value: { awaited, ...spans({ timeout: options.timeout }) } });
-    return this.ended<T>(StepKind.WAIT, signal, options, spell);
+    return this.waited<T>(signal, { case: "signalName", value: signal }, options);
   }
 
   /** Waits for an event of a topic, and gives what it carries. */
   async waitTopic<T>(topic: string, options: WaitOptions = {}): Promise<T> {
-    const awaited = { case: "topic", value: topic } as const;
-    const spell = (): Body => ({ case: "wait", value: { awaited, ...spans({ timeout: options.timeout }) } });
-    return this.ended<T>(StepKind.WAIT, `topic ${topic}`, options, spell);
+    return this.waited<T>(`topic ${topic}`, { case: "topic", value: topic }, options);
   }
 
   /**
@@ -185,10 +155,9 @@ export class WorkflowContext {
   async all<T extends readonly ((ctx: WorkflowContext) => Promise<unknown>)[]>(
     ...branches: T
   ): Promise<{ -readonly [K in keyof T]: Awaited<ReturnType<T[K]>> }> {
-    const results = await this.run.together(this.scope, branches.length, branches.length, false, (place, ctx) =>
-      branches[place]!(ctx),
-    );
-    return joined(results) as { -readonly [K in keyof T]: Awaited<ReturnType<T[K]>> };
+    const { length } = branches;
+    const results = await this.code.together(this.scope, length, length, false, (place, ctx) => branches[place]!(ctx));
+    return results as { -readonly [K in keyof T]: Awaited<ReturnType<T[K]>> };
   }
 
   /** Does one thing for each item, each in a branch of its own, at most `limit` at a time (default: all). */
@@ -199,23 +168,23 @@ export class WorkflowContext {
   ): Promise<T[]> {
     const limit = options.limit ?? items.length;
     if (items.length && limit < 1) throw new RangeError("limit must be at least 1");
-    const results = await this.run.together(this.scope, items.length, limit, false, (place, ctx) => call(ctx, items[place]!));
-    return joined(results);
+    return this.code.together(this.scope, items.length, limit, false, (place, ctx) => call(ctx, items[place]!));
   }
 
   /** Does something, in a branch of its own, that a request to cancel the run leaves alone. */
   async shield<T>(call: (ctx: WorkflowContext) => Promise<T>): Promise<T> {
-    const [result] = joined(await this.run.together(this.scope, 1, 1, true, (_, ctx) => call(ctx)));
+    const [result] = await this.code.together(this.scope, 1, 1, true, (_, ctx) => call(ctx));
     return result as T;
   }
 
   /** Calls a quick function once, and answers its value from the record ever after: a random number, the time. */
   sideEffect<T>(name: string, call: () => T): T {
     const { converter } = this.run;
-    const known = this.run.recall(this.scope, StepKind.MARKER, name, "");
+    const step = { kind: StepKind.MARKER, name, key: "" };
+    const known = this.code.recall(this.scope, step);
     if (known) return converter.fromPayload(known.result) as T;
     const value = converter.toPayload(call());
-    this.run.addStep(this.scope, StepKind.MARKER, name, "", { case: "marker", value: { value } });
+    this.code.addStep(this.scope, step, { case: "marker", value: { value } });
     return converter.fromPayload(value) as T;
   }
 
@@ -224,17 +193,14 @@ export class WorkflowContext {
    * is decided once for each branch.
    */
   patched(name: string): boolean {
-    const { scope, run } = this;
+    const { scope, code } = this;
     const decided = scope.patches.get(name);
     if (decided !== undefined) return decided;
-    let isNew = true;
-    if (run.knows(scope, name, PATCH_KEY)) {
-      run.recall(scope, StepKind.MARKER, name, PATCH_KEY);
-    } else if (scope.count < scope.recorded.length) {
-      isNew = false;
-    } else {
-      run.addStep(scope, StepKind.MARKER, name, PATCH_KEY, { case: "marker", value: { value: jsonPayload("true") } });
-    }
+    const step = { kind: StepKind.MARKER, name, key: PATCH_KEY };
+    const isKnown = code.record.steps.has(scope.keyFor(step));
+    const isNew = isKnown || scope.count >= scope.recorded.length;
+    if (isKnown) code.recall(scope, step);
+    else if (isNew) code.addStep(scope, step, { case: "marker", value: { value: jsonPayload("true") } });
     scope.patches.set(name, isNew);
     return isNew;
   }
@@ -244,7 +210,7 @@ export class WorkflowContext {
    * nothing, answers at once, and makes no calls of a context.
    */
   handleQuery<I, T>(name: string, answer: (input: I) => T): void {
-    this.run.queries.register(name, answer);
+    this.run.queries.functions.set(name, answer);
   }
 
   /** Keeps a value for those who ask while no worker has the run. At most 16 names a run, of at most 64 KiB each. */
@@ -257,9 +223,14 @@ export class WorkflowContext {
     throw new ContinueAsNew(create(ContinueAsNewSchema, { input: this.run.converter.toPayload(input) }));
   }
 
+  private waited<T>(name: string, awaited: Awaitable, options: WaitOptions): Promise<T> {
+    const spell = (): Body => ({ case: "wait", value: { awaited, timeout: durationOf(options.timeout) } });
+    return this.ended<T>(StepKind.WAIT, name, options, spell);
+  }
+
   private async ended<T>(kind: StepKind, name: string, options: StepOptions, spell: () => Body, patient = false): Promise<T> {
     const call: Call = { kind, name: options.name ?? name, key: options.key ?? "", spell, patient };
-    return read(this.run, await this.run.await(this.scope, call)) as T;
+    return read(this.run, await this.code.await(this.scope, call)) as T;
   }
 }
 
@@ -271,11 +242,4 @@ function read(run: Execution, record: StepRecord): unknown {
   }
   if (record.timedOut) throw new WaitTimeout(record.name);
   return record.kind === StepKind.TIMER ? undefined : run.converter.fromPayload(record.result);
-}
-
-/** What all branches came to: the run's cancellation, else the failure of the first in order, else their results. */
-function joined<T>(results: readonly PromiseSettledResult<T>[]): T[] {
-  const failed = results.filter((each) => each.status === "rejected").map((each) => each.reason as unknown);
-  if (failed.length) throw failed.find((each) => each instanceof Error && each.name === "RunCancelled") ?? failed[0];
-  return results.map((each) => (each as PromiseFulfilledResult<T>).value);
 }

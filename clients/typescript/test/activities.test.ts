@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { create } from "@bufbuild/protobuf";
 
 import { type Payload, PayloadSchema } from "../src/gen/stepwell/v1/types_pb.js";
-import { type ActivityContext, ApplicationError, type Codec, RunError, ServiceError, type WorkflowContext } from "../src/index.js";
+import { type ActivityContext, ApplicationError, type Codec, type RetryPolicy, RunError, ServiceError, type WorkflowContext } from "../src/index.js";
 import { advance } from "../src/testing.js";
 import { client, gate, Link, queue, silent, soon, test, withService, work } from "./kit.js";
 
@@ -100,15 +100,14 @@ test("what a job comes to and can't be told is its failure, and the worker stand
   };
   const beats = (_: unknown, ctx: ActivityContext) => ctx.heartbeat("x".repeat(3_000_000));
   await work(t, c, { activities: { large, odd, strange, beats, echo: (value: unknown) => value }, log: silent });
-  const retry = { maximumAttempts: 1 };
-  const fails = async (type: string, kind: string) => {
+  const fails = async (type: string, kind: string, retry?: RetryPolicy) => {
     const job = await c.startJob(type, null, { taskQueue: queue(t), retry });
     await assert.rejects(job.result(), (error) => error instanceof RunError && error.failure?.type === kind);
   };
-  await fails("large", "INVALID_FIELD");
+  await fails("large", "PayloadTooLarge");
   await fails("odd", "Odd");
-  await fails("strange", "Error");
-  await fails("beats", "RangeError");
+  await fails("strange", "Error", { maximumAttempts: 1 });
+  await fails("beats", "PayloadTooLarge");
   assert.equal(await (await c.startJob("echo", 5, { taskQueue: queue(t) })).result(), 5);
 });
 
@@ -122,14 +121,14 @@ test("a job's name, delay and retry", async (t) => {
   const options = { taskQueue: queue(t), uniqueKey: "one", startDelay: 3_600_000, priority: 9, correlationId: "all" };
   const job = await c.startJob("fails", null, options);
   await assert.rejects(c.startJob("fails", null, options), (error) => error instanceof ServiceError && error.reason === "UNIQUE_KEY_IN_USE");
-  const same = await c.startJob("fails", null, { ...options, conflict: "use_existing" });
+  const same = await c.startJob("fails", null, { ...options, conflict: "USE_EXISTING" });
   assert.equal(same.id, job.id);
   await advance(c, 3_600_000);
   await work(t, c, { activities: { fails } });
   await assert.rejects(job.result(), (error) => error instanceof RunError && error.ended === "FAILED");
   await job.retry();
   assert.equal(await job.result(), 2);
-  await assert.rejects(c.startJob("fails", null, { ...options, reuse: "reject" }), ServiceError);
+  await assert.rejects(c.startJob("fails", null, { ...options, reuse: "REJECT" }), ServiceError);
 });
 
 test("ends of jobs are watched, also over a stream that breaks", async (t) => {

@@ -6,20 +6,24 @@ import { setTimeout as pause } from "node:timers/promises";
 import { clone, create } from "@bufbuild/protobuf";
 import { Code } from "@connectrpc/connect";
 
+import { StepKind, StepState } from "../src/gen/stepwell/v1/types_pb.js";
 import { JobState } from "../src/gen/stepwell/v1/jobs_pb.js";
 import {
   CancelTaskSchema,
   ConnectResponseSchema,
   HelloSchema,
   type Report,
+  ReportResult_Remedy,
+  StepRecordSchema,
   type Task,
   TaskHeartbeatResultSchema,
   TaskKind,
+  UpdateSchema,
 } from "../src/gen/stepwell/v1/workers_pb.js";
 import { type ActivityContext, type Client, type Job, RunError, TaskLost, type WorkerOptions, type WorkflowContext } from "../src/index.js";
 import { connect } from "../src/calls.js";
 import { Outbox } from "../src/outbox.js";
-import { Stream } from "../src/stream.js";
+import { Session } from "../src/session.js";
 import { afterwards, client, gate, queue, silent, soon, test, waits, withService, work } from "./kit.js";
 import { refusal, Tap } from "./tap.js";
 
@@ -31,6 +35,9 @@ async function tapped(t: TestContext): Promise<{ c: Client; tap: Tap; begin: (op
   const near = client(t, {}, tap.address);
   return { c: client(t), tap, begin: (options) => work(t, near, { log: silent, ...options }) };
 }
+
+/** What a worker of another language has recorded of an update. */
+const ACCEPTED = { scope: "0", name: "__update", key: "accepted", ordinal: 1_000, kind: StepKind.MARKER, state: StepState.COMPLETED };
 
 const start = (t: TestContext, c: Client, type: string, input?: unknown): Promise<Job> => c.startJob(type, input, { taskQueue: queue(t) });
 
@@ -120,11 +127,11 @@ const PASSING: [string, Code][] = [
 const SOON = { nanos: 1_000_000 };
 
 /** Refuses the reports that are chosen, as often as `refused` says so. */
-function refusing(tap: Tap, refused: (report: Report) => [string, Code] | undefined): void {
+function refusing(tap: Tap, remedy: ReportResult_Remedy, refused: (report: Report) => [string, Code] | undefined): void {
   tap.onSaid = (message) =>
     Tap.without(message, (report) => {
       const why = refused(report);
-      if (why) tap.refuse(report, why[1], why[0], PASSING.some(([reason]) => reason === why[0]) ? SOON : undefined);
+      if (why) tap.refuse(report, why[1], why[0], remedy);
       return why !== undefined;
     });
 }
@@ -132,7 +139,7 @@ function refusing(tap: Tap, refused: (report: Report) => [string, Code] | undefi
 test("a report that is refused in passing comes again", async (t) => {
   const { c, tap, begin } = await tapped(t);
   const left = [...PASSING];
-  refusing(tap, () => left.pop());
+  refusing(tap, ReportResult_Remedy.REPEAT, () => left.pop());
   await begin({ activities: { echo: (value: unknown) => value }, workflows: { gives: async (_ctx, value: unknown) => value } });
   const jobs = await Promise.all(PASSING.map(([reason]) => start(t, c, "echo", reason)));
   assert.deepEqual(
@@ -148,18 +155,22 @@ test("a report that is refused in passing comes again", async (t) => {
   assert.equal(left.length, 0);
 });
 
-test("a report that the service fails at again and again is followed by a release", async (t) => {
+test("what is taken back is dropped, and done when it is given out again", async (t) => {
   const { c, tap, begin } = await tapped(t);
-  const done = new Set<string>();
-  refusing(tap, ({ ref, outcome }) => {
-    if (outcome.case === "release") done.add(ref!.taskId);
-    return done.has(ref!.taskId) ? undefined : ["INTERNAL_ERROR", Code.Internal];
+  const refused = new Set<string>();
+  refusing(tap, ReportResult_Remedy.DROP, ({ ref }) => {
+    if (refused.has(ref!.taskId)) return undefined;
+    refused.add(ref!.taskId);
+    return ["INTERNAL_ERROR", Code.Internal];
   });
   await begin({ activities: { echo: (value: unknown) => value }, workflows: { gives: async (_ctx, value: unknown) => value } });
+  const job = await c.startJob("echo", 3, { taskQueue: queue(t), startToClose: 3000 });
+  assert.equal(await job.result(), 3);
   const run = await c.startRun("gives", 4, { taskQueue: queue(t) });
-  assert.equal(await (await start(t, c, "echo", 3)).result(), 3);
+  await soon("it is refused", () => refused.size === 2);
+  tap.end();
   assert.equal(await run.result(), 4);
-  assert.deepEqual(new Set(tap.reports.map(({ outcome }) => outcome.case)), new Set(["complete", "progress", "release"]));
+  assert.deepEqual(new Set(tap.reports.map(({ outcome }) => outcome.case)), new Set(["complete", "progress"]));
 });
 
 test("what can't be recorded is the failure of its job or run", async (t) => {
@@ -169,7 +180,7 @@ test("what can't be recorded is the failure of its job or run", async (t) => {
     ["LIMIT_EXCEEDED", Code.ResourceExhausted],
   ];
   const seen = new Map<string, [string, Code]>();
-  refusing(tap, ({ ref, outcome }) => {
+  refusing(tap, ReportResult_Remedy.FAIL, ({ ref, outcome }) => {
     const ends = outcome.case === "progress" ? outcome.value.end.case : outcome.case;
     if (ends !== "complete" || seen.has(ref!.taskId)) return undefined;
     seen.set(ref!.taskId, faults[seen.size % 2]!);
@@ -189,7 +200,7 @@ test("what is lost is dropped, and nothing more said of it", async (t) => {
   const { c, tap, begin } = await tapped(t);
   const reasons = ["LEASE_LOST", "STEP_ORDER_CHANGED", "RUN_NOT_FOUND", "RUN_TERMINAL", "JOB_NOT_FOUND"];
   const left = [...reasons, ...reasons];
-  refusing(tap, () => [left.pop()!, Code.FailedPrecondition]);
+  refusing(tap, ReportResult_Remedy.DROP, () => [left.pop()!, Code.FailedPrecondition]);
   const stop = await begin({
     activities: { echo: (value: unknown) => value },
     workflows: { patient: (ctx: WorkflowContext) => ctx.waitSignal("never") },
@@ -200,16 +211,6 @@ test("what is lost is dropped, and nothing more said of it", async (t) => {
   await soon("all are refused", () => !left.length);
   await stop();
   assert.equal(tap.reports.length, 2 * reasons.length);
-});
-
-test("a run that went on with what is not recorded is given back", async (t) => {
-  const { c, tap, begin } = await tapped(t);
-  let refused = 0;
-  refusing(tap, () => (refused++ ? undefined : ["RESULT_NOT_RECORDED", Code.FailedPrecondition]));
-  await begin({ workflows: { gives: async (_ctx, value: unknown) => value } });
-  const run = await c.startRun("gives", 4, { taskQueue: queue(t) });
-  assert.equal(await run.result(), 4);
-  assert.equal(tap.reports[1]!.outcome.case, "release");
 });
 
 test("a report whose answer was lost comes again, as it was, and is known", async (t) => {
@@ -283,14 +284,19 @@ test("a stream that is to be moved is followed by another, with all that is held
 test("a stream that is heard of no more is pinged, and given up", async (t) => {
   const { tap } = await tapped(t);
   tap.onTold = (message) => (message.welcome ? message : undefined);
-  const outbox = new Outbox();
-  const silence = { beforePing: 400, beforeEnd: 1200 };
-  const stream = new Stream(connect(tap.address, "", undefined), outbox, () => {}, silence);
-  afterwards(t, () => stream.close());
-  await stream.greet(create(HelloSchema, { workerId: "it", taskQueues: [queue(t)] }));
-  stream.start(2000);
-  assert.match((await stream.ended).message, /nothing was heard/);
+  const nobody = { held: () => [], received: () => {}, resumed: () => {}, sessionLost: () => {} };
+  const told: string[] = [];
+  const log = { ...silent, info: (text: string) => told.push(text) };
+  const hello = create(HelloSchema, { workerId: "it", taskQueues: [queue(t)] });
+  const session = new Session(() => connect(tap.address, "", undefined), hello, new Outbox(), nobody, log, 1500);
+  const running = session.run();
+  afterwards(t, async () => {
+    session.close();
+    await running;
+  });
+  await soon("it is given up", () => told.some((text) => text.includes("nothing was heard")));
   assert.ok(tap.said.some(({ ping }) => ping > 0));
+  await soon("it is resumed", () => tap.said.filter(({ hello }) => hello?.sessionId).length > 0);
 });
 
 test("a stream that breaks often leaves nothing behind", async (t) => {
@@ -364,6 +370,40 @@ test("an update is turned down once, however often it is told", async (t) => {
   await assert.rejects(run.update("change"), (error) => error instanceof Error && error.message.includes("takes no updates"));
   const rejected = tap.reports.flatMap(({ outcome }) => (outcome.case === "progress" ? outcome.value.rejections : []));
   assert.equal(rejected.length, 1);
+});
+
+test("an update that is recorded as accepted is passed over, also before all pages of the record are read", async (t) => {
+  const { c, tap, begin } = await tapped(t);
+  const long = async (ctx: WorkflowContext) => {
+    for (let place = 0; place < 6; place++) ctx.sideEffect("large", () => "x".repeat(300_000));
+    return ctx.waitSignal("go");
+  };
+  const stop = await begin({ workflows: { long } });
+  const run = await c.startRun("long", null, { taskQueue: queue(t) });
+  await waits(run);
+  await stop();
+  let pages = 0;
+  tap.onTold = (message) => {
+    for (const task of message.assigns) {
+      assert.ok(task.moreSteps);
+      task.updates.push(...["accepted", "fresh"].map((updateId) => create(UpdateSchema, { updateId })));
+    }
+    return message;
+  };
+  tap.onPage = (page) => {
+    pages++;
+    if (!page.moreSteps) page.steps.push(create(StepRecordSchema, ACCEPTED));
+    return page;
+  };
+  await begin({ workflows: { long } });
+  await run.signal("other");
+  const rejections = () => tap.reports.flatMap(({ outcome }) => (outcome.case === "progress" ? outcome.value.rejections : []));
+  await soon("an update is rejected", () => rejections().length > 0);
+  assert.deepEqual(
+    rejections().map(({ updateId }) => updateId),
+    ["fresh"],
+  );
+  assert.ok(pages > 0);
 });
 
 test("a job that is asked to stop before it begins is not begun", async (t) => {

@@ -2,7 +2,7 @@ import { createServer, type Http2Server, type ServerHttp2Session } from "node:ht
 import type { TestContext } from "node:test";
 
 import { create, type MessageInitShape, toBinary } from "@bufbuild/protobuf";
-import { anyPack, type DurationSchema } from "@bufbuild/protobuf/wkt";
+import { anyPack } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 
@@ -14,7 +14,10 @@ import {
   ConnectRequestSchema,
   type ConnectResponse,
   ConnectResponseSchema,
+  type ListTaskStepsRequest,
+  type ListTaskStepsResponse,
   type Report,
+  ReportResult_Remedy,
   ReportResult_Status,
   WorkerService,
 } from "../src/gen/stepwell/v1/workers_pb.js";
@@ -52,6 +55,8 @@ export class Tap {
   onSaid: (message: ConnectRequest, stream: number) => ConnectRequest | undefined = (message) => message;
   /** The same for the service's. */
   onTold: (message: ConnectResponse, stream: number) => ConnectResponse | undefined = (message) => message;
+  /** The same for a page of recorded steps. */
+  onPage: (page: ListTaskStepsResponse) => ListTaskStepsResponse = (page) => page;
   readonly said: ConnectRequest[] = [];
   readonly told: ConnectResponse[] = [];
   /** How many streams there were. */
@@ -65,7 +70,10 @@ export class Tap {
     this.server = createServer(
       connectNodeAdapter({
         routes: (router) =>
-          router.service(WorkerService, { connect: (requests, { signal }) => tap.pass(requests, signal) }),
+          router.service(WorkerService, {
+            connect: (requests, { signal }) => tap.pass(requests, signal),
+            listTaskSteps: (request) => tap.page(request),
+          }),
       }),
     );
     this.server.on("session", (session) => {
@@ -130,6 +138,15 @@ export class Tap {
     }
   }
 
+  private async page(request: ListTaskStepsRequest): Promise<ListTaskStepsResponse> {
+    const connection = connect(address(), "", undefined);
+    try {
+      return this.onPage(await stub(WorkerService, connection).listTaskSteps(request));
+    } finally {
+      connection.close();
+    }
+  }
+
   private async *hear(requests: AsyncIterable<ConnectRequest>, stream: number): AsyncGenerator<ConnectRequest> {
     try {
       for await (const message of requests) {
@@ -143,11 +160,11 @@ export class Tap {
   }
 
   /** Answers a report in the service's place. */
-  refuse({ correlation }: Report, code: Code, reason: string, retryDelay?: MessageInitShape<typeof DurationSchema>): void {
+  refuse({ correlation }: Report, code: Code, reason: string, remedy: ReportResult_Remedy): void {
     const info = anyPack(ErrorInfoSchema, create(ErrorInfoSchema, { reason, domain: "stepwell" }));
-    const retry = retryDelay && anyPack(RetryInfoSchema, create(RetryInfoSchema, { retryDelay }));
-    const error = create(StatusSchema, { code, message: "as the test has it", details: retry ? [info, retry] : [info] });
-    this.tell({ results: [{ correlation, status: ReportResult_Status.REFUSED, error }] });
+    const error = create(StatusSchema, { code, message: "as the test has it", details: [info] });
+    const repeatDelay = remedy === ReportResult_Remedy.REPEAT ? { nanos: 1_000_000 } : undefined;
+    this.tell({ results: [{ correlation, status: ReportResult_Status.REFUSED, error, remedy, repeatDelay }] });
   }
 
   /** Passes a message on without some of its reports. */

@@ -105,7 +105,7 @@ test("what a run comes to and can't be told is its failure, and the worker stand
   const endless = (ctx: WorkflowContext) => ctx.sleep(Number.NaN);
   await work(t, c, { workflows: { large, odd, endless, fine: async () => 5 }, log: silent });
   for (const [type, kind] of [
-    ["large", "INVALID_FIELD"],
+    ["large", "PayloadTooLarge"],
     ["odd", "Odd"],
     ["endless", "RangeError"],
   ] as const) {
