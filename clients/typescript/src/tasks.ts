@@ -99,9 +99,12 @@ export class Tasks {
     await this.empty(most);
   }
 
-  /** Gives back what is still held, whatever its code is at, and waits for the answers, for at most so long. */
+  /**
+   * Gives back what is still held, whatever its code is at, and waits for the answers, for at most so long. Of what a report
+   * is under way nothing more is said: what is not over by that goes back with the session.
+   */
   async release(most: Milliseconds): Promise<void> {
-    for (const task of [...this.tasks.values()]) task.release(LEAVING);
+    for (const task of [...this.tasks.values()]) if (!task.said) task.release(LEAVING);
     await this.empty(most);
   }
 
