@@ -21,8 +21,11 @@ METHODS = [method for method in methods() if method.is_unary]
 SERVICES = sorted({method.service for method in METHODS} - {"ClockService"})
 AT_ONCE = 12
 MANY, LONG = 25_000, 2_200_000
-# What is cut: a failure must not be refused, for then its worker could not report it.
-CUT = {"message", "type", "stack_trace", "non_retryable_types"}
+# What is cut: a failure must not be refused, for then its worker could not report it; nor may a release.
+CUT = {
+    "Failure": {"message", "type", "stack_trace", "non_retryable_types"},
+    "ReleaseTask": {"reason"},
+}
 # Nothing is looked for by what is no key, and so nothing said of it.
 SILENT = {("RevokeApiKey", "prefix"), ("ValidateApiKey", "key_hash")}
 # The service's to tell, so that a caller's word is not looked at; and a trace context that is none is left out.
@@ -68,7 +71,7 @@ def _holder(place: Place, request: Any) -> Any:
 
 def is_cut(place: Place) -> bool:
     above = {field.message_type.name for field in place.path[:-1] if field.message_type is not None}
-    return place.field.name in CUT and "Failure" in above
+    return any(place.field.name in CUT.get(name, ()) for name in above)
 
 
 async def refused(made: World, method: Method, request: Any) -> str:

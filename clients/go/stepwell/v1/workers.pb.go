@@ -2172,7 +2172,7 @@ func (x *CancelledActivity) GetDetails() *Payload {
 // A task given back.
 type ReleaseTask struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Why, for people.
+	// Why, for people. Cut after 4,096 characters: a release is never refused for its words.
 	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

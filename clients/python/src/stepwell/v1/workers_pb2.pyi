@@ -1065,7 +1065,7 @@ class ReleaseTask(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Why, for people."""
+    """Why, for people. Cut after 4,096 characters: a release is never refused for its words."""
     def __init__(
         self,
         *,

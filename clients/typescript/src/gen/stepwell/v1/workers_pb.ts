@@ -1215,7 +1215,7 @@ export const CancelledActivitySchema: GenMessage<CancelledActivity> = /*@__PURE_
  */
 export type ReleaseTask = Message<"stepwell.v1.ReleaseTask"> & {
   /**
-   * Why, for people.
+   * Why, for people. Cut after 4,096 characters: a release is never refused for its words.
    *
    * @generated from field: string reason = 1;
    */
