@@ -126,6 +126,7 @@ class Account:
         if message.HasField("welcome"):
             self._welcomed(message, now)
         for task in message.assigns:
+            self._replaced(task, now)
             self.grants.setdefault(key_of(task.ref), Grant(task, now))
         for advance in message.advances:
             grant = self.grants.get(key_of(advance.ref))
@@ -142,6 +143,13 @@ class Account:
         if len(self.activities()) > self.limits.activities:
             seen = f"{len(self.activities())} in work at once"
             self.violated(f"at most {self.limits.activities} activities in work", seen, "capacity")
+
+    def _replaced(self, task: Task, now: float) -> None:
+        """A run that is given out anew is over under its older token, whether it was revoked or not."""
+        if task.kind == TASK_KIND_RUN:
+            for key in self.grants:
+                if key[0] == task.ref.task_id and key[1] < task.ref.token:
+                    self._end(key, now, "given out anew")
 
     def _welcomed(self, message: ConnectResponse, now: float) -> None:
         welcome = message.welcome
