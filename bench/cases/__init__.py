@@ -30,6 +30,7 @@ CASES = {
     "loaded": Case(latency.loaded, ("thousand_p50", "thousand_p99", "half_p99", "middle_cpu")),
     "slow_commits": Case(conditions.slow_commits, ("slow_commits",)),
     "traced": Case(conditions.traced, ("traced",)),
+    "watched": Case(conditions.watched, ("watched",)),
     "quiet_namespace": Case(conditions.quiet_namespace, ("quiet_namespace",)),
     "control": Case(control.control, tuple(control.ROWS)),
     "dbos": Case(partial(peers.beside, peers.DBOS), ("dbos",)),

@@ -1,20 +1,25 @@
-"""The first row under other conditions: slow commits, every trace sampled, a loud neighbour, two replicas."""
+"""The first row under other conditions: slow commits, full traces, many who watch, a loud neighbour, two replicas."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
+
+from grpc.aio import UnaryStreamCall
 
 from bench.blocks import Bench, cpu_facts, kept
 from bench.cases.capacity import CALLERS
 from bench.figures import Figure, median, spread
 from bench.stand import Crew, Measured, Stand, standing
 from stepwell import Client
+from stepwell.v1 import runs_pb2
 
 _SECONDS = 6.0
 _QUIET_RATE, _QUIET_SECONDS = 50, 15.0
 _LOUD_CALLERS = 1_000
+_WATCHES = 200
 
 Measures = dict[str, Callable[[], Awaitable[Measured]]]
 
@@ -40,6 +45,32 @@ async def traced(bench: Bench) -> list[Figure]:
     """Every trace sampled, against 1 %."""
     measures: Measures = {name: partial(_alone, bench, sampled) for name, sampled in (("usual", 0.01), ("all", 1.0))}
     return [kept("traced", await bench.block(measures), "usual", "all")]
+
+
+async def watched(bench: Bench) -> list[Figure]:
+    """Beside two hundred watches of ids with endings of their own, as clients have them that wait for their runs."""
+    async with standing(bench.ground) as stand:
+
+        async def beside() -> Measured:
+            async with await Client.connect(stand.addresses[0], api_key=stand.key) as client:
+                requests = [runs_pb2.WatchRunsRequest(id_suffix=f"{number:04x}") for number in range(_WATCHES)]
+                calls = [client.run_stub.WatchRuns(request, metadata=client.caller.metadata) for request in requests]
+                await asyncio.gather(*(call.read() for call in calls))
+                reading = [asyncio.create_task(_read_all(call)) for call in calls]
+                measured = await _load(stand, bench)
+                for task in reading:
+                    task.cancel()
+                return measured
+
+        measures: Measures = {"alone": partial(_load, stand, bench), "beside": beside}
+        block = await bench.block(measures)
+        await stand.check()
+    return [kept("watched", block, "alone", "beside")]
+
+
+async def _read_all(call: UnaryStreamCall[Any, Any]) -> None:
+    async for _ in call:
+        pass
 
 
 async def replicas(bench: Bench) -> list[Figure]:

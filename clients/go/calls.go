@@ -93,8 +93,8 @@ func sleep(ctx context.Context, delay time.Duration) bool {
 	}
 }
 
-// uuid7 makes a UUIDv7: those made later come later in an index.
-func uuid7() string {
+// uuid7 makes a UUIDv7, with a given ending: those made later come later in an index.
+func uuid7(ending string) string {
 	var id [16]byte
 	if _, err := crand.Read(id[6:]); err != nil {
 		panic(err)
@@ -103,5 +103,6 @@ func uuid7() string {
 	binary.BigEndian.PutUint64(stamp[:], uint64(time.Now().UnixMilli()))
 	copy(id[:6], stamp[2:])
 	id[6], id[8] = 0x70|id[6]&0x0F, 0x80|id[8]&0x3F
-	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+	text := fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+	return text[:len(text)-len(ending)] + ending
 }

@@ -132,8 +132,8 @@ func Dial(target string, options ...Option) (*Client, error) {
 	client.Schedules = pb.NewScheduleServiceClient(conn)
 	client.Clock = pb.NewClockServiceClient(conn)
 	client.coalesce()
-	client.runEnds = newWatcher(client, client.runNews, endOfRun, client.lookAtRun)
-	client.jobEnds = newWatcher(client, client.jobNews, endOfJob, client.lookAtJob)
+	client.runEnds = newWatcher(client, client.runNews, endOfRun, client.waitForRun)
+	client.jobEnds = newWatcher(client, client.jobNews, endOfJob, client.waitForJob)
 	return client, nil
 }
 

@@ -83,8 +83,7 @@ func (c *Client) StartJob(ctx context.Context, activity string, input any, optio
 	}
 	var expected *awaited
 	if request.RequestId == "" && request.JobId == "" {
-		request.JobId = uuid7()
-		expected = c.jobEnds.expect(request.JobId)
+		request.JobId, expected = c.jobEnds.expect()
 	}
 	request.RequestId = orElse(request.RequestId, request.JobId)
 	answer, err := c.jobStarts.submit(ctx, request)
@@ -135,7 +134,7 @@ func (j *Job) Describe(ctx context.Context) (*pb.Job, error) {
 // Cancel asks the job to end; a worker that is at it is told. False if it had ended, or had been asked before.
 func (j *Job) Cancel(ctx context.Context, reason string) (bool, error) {
 	request := &pb.CancelJobRequest{
-		Namespace: j.client.options.namespace, JobId: j.id, Reason: reason, RequestId: uuid7(),
+		Namespace: j.client.options.namespace, JobId: j.id, Reason: reason, RequestId: uuid7(""),
 	}
 	answer, err := invoke(ctx, j.client, j.client.Jobs.CancelJob, request)
 	return answer.GetAccepted(), err
@@ -143,7 +142,7 @@ func (j *Job) Cancel(ctx context.Context, reason string) (bool, error) {
 
 // Retry begins the job anew, if it has failed. Otherwise it gives an error whose reason is JOB_NOT_FAILED.
 func (j *Job) Retry(ctx context.Context) error {
-	request := &pb.RetryJobRequest{Namespace: j.client.options.namespace, JobId: j.id, RequestId: uuid7()}
+	request := &pb.RetryJobRequest{Namespace: j.client.options.namespace, JobId: j.id, RequestId: uuid7("")}
 	_, err := invoke(ctx, j.client, j.client.Jobs.RetryJob, request)
 	return err
 }

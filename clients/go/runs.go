@@ -61,7 +61,7 @@ func (r *Run) Signal(ctx context.Context, name string, value any) error {
 	if err != nil {
 		return err
 	}
-	request := &pb.SignalRunRequest{RunId: r.id, SignalName: name, Payload: payload, RequestId: uuid7()}
+	request := &pb.SignalRunRequest{RunId: r.id, SignalName: name, Payload: payload, RequestId: uuid7("")}
 	_, err = r.client.signals.submit(ctx, request)
 	return err
 }
@@ -91,7 +91,7 @@ func (r *Run) Update(ctx context.Context, name, id string, input, target any) er
 		return err
 	}
 	if id == "" {
-		id = uuid7()
+		id = uuid7("")
 	}
 	request := &pb.UpdateRunRequest{
 		Namespace: r.client.options.namespace, RunId: r.id, UpdateName: name, Input: payload, UpdateId: id,
@@ -112,7 +112,7 @@ func (r *Run) Update(ctx context.Context, name, id string, input, target any) er
 // Cancel asks the run to end after its clean-up. False if it had ended.
 func (r *Run) Cancel(ctx context.Context, reason string) (bool, error) {
 	request := &pb.CancelRunRequest{
-		Namespace: r.client.options.namespace, RunId: r.id, Reason: reason, RequestId: uuid7(),
+		Namespace: r.client.options.namespace, RunId: r.id, Reason: reason, RequestId: uuid7(""),
 	}
 	answer, err := invoke(ctx, r.client, r.client.Runs.CancelRun, request)
 	return answer.GetAccepted(), err
@@ -121,7 +121,7 @@ func (r *Run) Cancel(ctx context.Context, reason string) (bool, error) {
 // Terminate ends the run at once, without clean-up. False if it had ended.
 func (r *Run) Terminate(ctx context.Context, reason string) (bool, error) {
 	request := &pb.TerminateRunRequest{
-		Namespace: r.client.options.namespace, RunId: r.id, Reason: reason, RequestId: uuid7(),
+		Namespace: r.client.options.namespace, RunId: r.id, Reason: reason, RequestId: uuid7(""),
 	}
 	answer, err := invoke(ctx, r.client, r.client.Runs.TerminateRun, request)
 	return answer.GetAccepted(), err

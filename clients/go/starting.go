@@ -58,10 +58,9 @@ func (c *Client) StartRun(ctx context.Context, workflow string, input any, optio
 	}
 	var expected *awaited
 	if request.RequestId == "" && request.RunId == "" && request.Debounce == nil {
-		request.RunId = uuid7()
-		expected = c.runEnds.expect(request.RunId)
+		request.RunId, expected = c.runEnds.expect()
 	}
-	request.RequestId = orElse(request.RequestId, orElse(request.RunId, uuid7()))
+	request.RequestId = orElse(request.RequestId, orElse(request.RunId, uuid7("")))
 	answer, err := c.starts.submit(ctx, request)
 	if err != nil || answer.GetRunId() != request.RunId || !answer.GetStarted() {
 		// What it found may have ended before anybody looked.

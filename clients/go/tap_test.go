@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 
@@ -34,6 +35,8 @@ type tap struct {
 	answered func(method string, text []byte)
 	// streams are all that there were.
 	streams []*tapped
+	// watches end the watches of runs that there were.
+	watches []context.CancelFunc
 }
 
 // tapped is one stream of a worker.
@@ -112,6 +115,11 @@ func (t *tap) pass(_ any, worker grpc.ServerStream) error {
 	if method == connectMethod {
 		t.mu.Lock()
 		t.streams = append(t.streams, s)
+		t.mu.Unlock()
+	}
+	if strings.HasSuffix(method, "/WatchRuns") {
+		t.mu.Lock()
+		t.watches = append(t.watches, cancel)
 		t.mu.Unlock()
 	}
 	go t.passUp(s, service, method)

@@ -8,36 +8,38 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
 const (
-	// watchPatience is how long a wait leaves the reading to the stream, which may not come.
-	watchPatience = 5 * time.Second
-	watchReaders  = 32
+	// waitTime is how long one call waits for an end.
+	waitTime = 30 * time.Second
+	// endingDigits leave ids as good as random, and yet two clients seldom hear of each other's.
+	endingDigits = 4
 )
 
 // WatchRuns follows the ends of the namespace's runs from now on, over streams that come and go. It ends with an error:
 // the context's, or that of the service when it refuses for good.
 func (c *Client) WatchRuns(ctx context.Context) iter.Seq2[*pb.WatchRunsResponse_End, error] {
-	return oneByOne(c.runNews(ctx))
+	return oneByOne(c.runNews(ctx, ""))
 }
 
 // WatchJobs follows the ends of the namespace's jobs, as WatchRuns does those of runs.
 func (c *Client) WatchJobs(ctx context.Context) iter.Seq2[*pb.WatchJobsResponse_End, error] {
-	return oneByOne(c.jobNews(ctx))
+	return oneByOne(c.jobNews(ctx, ""))
 }
 
-func (c *Client) runNews(ctx context.Context) iter.Seq2[[]*pb.WatchRunsResponse_End, error] {
+func (c *Client) runNews(ctx context.Context, ending string) iter.Seq2[[]*pb.WatchRunsResponse_End, error] {
 	return news[*pb.WatchRunsResponse_End](ctx, c, c.Runs.WatchRuns, func(cursor string) *pb.WatchRunsRequest {
-		return &pb.WatchRunsRequest{Namespace: c.options.namespace, Cursor: cursor}
+		return &pb.WatchRunsRequest{Namespace: c.options.namespace, Cursor: cursor, IdSuffix: ending}
 	})
 }
 
-func (c *Client) jobNews(ctx context.Context) iter.Seq2[[]*pb.WatchJobsResponse_End, error] {
+func (c *Client) jobNews(ctx context.Context, ending string) iter.Seq2[[]*pb.WatchJobsResponse_End, error] {
 	return news[*pb.WatchJobsResponse_End](ctx, c, c.Jobs.WatchJobs, func(cursor string) *pb.WatchJobsRequest {
-		return &pb.WatchJobsRequest{Namespace: c.options.namespace, Cursor: cursor}
+		return &pb.WatchJobsRequest{Namespace: c.options.namespace, Cursor: cursor, IdSuffix: ending}
 	})
 }
 
@@ -131,79 +133,85 @@ func endOfJob(told *pb.WatchJobsResponse_End) *ended {
 	return &ended{told.GetJobId(), "", how, told.GetResult(), told.GetFailure()}
 }
 
-// lookAtRun reads the end of a run, nil if it goes on.
-func (c *Client) lookAtRun(ctx context.Context, id string) (*ended, error) {
-	run, err := c.Run(id).Describe(ctx)
-	if err != nil || run.GetPhase() < pb.RunPhase_RUN_PHASE_COMPLETED {
-		return nil, err
+// waitForRun waits a while for the end of a run, or of the one that finally goes on with its work: nil if it goes on.
+func (c *Client) waitForRun(ctx context.Context, id string) (*ended, error) {
+	request := &pb.WaitRunRequest{Namespace: c.options.namespace, RunId: id, Wait: durationpb.New(waitTime)}
+	answer, err := patiently(ctx, c, c.Runs.WaitRun, request)
+	if run := answer.GetRun(); answer.GetEnded() {
+		return endOfRun(&pb.WatchRunsResponse_End{
+			RunId: run.GetRunId(), Phase: run.GetPhase(), Purged: run.GetPurged(), Result: run.GetResult(),
+			Failure: run.GetFailure(),
+		}), nil
 	}
-	return endOfRun(&pb.WatchRunsResponse_End{
-		RunId: id, ContinuedRunId: run.GetContinuedRunId(), Phase: run.GetPhase(), Purged: run.GetPurged(),
-		Result: run.GetResult(), Failure: run.GetFailure(),
-	}), nil
+	return nil, err
 }
 
-func (c *Client) lookAtJob(ctx context.Context, id string) (*ended, error) {
-	job, err := c.Job(id).Describe(ctx)
-	if err != nil || job.GetState() < pb.JobState_JOB_STATE_COMPLETED {
-		return nil, err
+// waitForJob does so for a job.
+func (c *Client) waitForJob(ctx context.Context, id string) (*ended, error) {
+	request := &pb.WaitJobRequest{Namespace: c.options.namespace, JobId: id, Wait: durationpb.New(waitTime)}
+	answer, err := patiently(ctx, c, c.Jobs.WaitJob, request)
+	if job := answer.GetJob(); answer.GetEnded() {
+		return endOfJob(&pb.WatchJobsResponse_End{
+			JobId: id, State: job.GetState(), Result: job.GetResult(), Failure: job.GetFailure(),
+		}), nil
 	}
-	return endOfJob(&pb.WatchJobsResponse_End{
-		JobId: id, State: job.GetState(), Result: job.GetResult(), Failure: job.GetFailure(),
-	}), nil
+	return nil, err
 }
 
-// watcher hears of ends: one stream serves all waits of a client.
+// patiently calls a method that waits.
+func patiently[Q, A any](
+	ctx context.Context, client *Client, method func(context.Context, *Q, ...grpc.CallOption) (*A, error), request *Q,
+) (*A, error) {
+	return repeated(ctx, client, func(time.Duration) (*A, error) {
+		return once(ctx, client, method, request, waitTime+attemptTimeout)
+	})
+}
+
+// watcher hears of the ends of what its client starts: one stream serves all these waits.
 //
-// A wait is registered first; then, unless the stream was live before the thing was started, that is read once. So an
-// end is seen in one way or the other: it comes after the watch began, or the reading finds it.
+// The ids that a client makes end alike, and the stream tells of no others. What was started by somebody else, or before
+// the stream was live, is waited for by a call of its own.
 type watcher[E interface{ GetResultOmitted() bool }] struct {
-	client  *Client
-	news    func(ctx context.Context) iter.Seq2[[]E, error]
-	endOf   func(end E) *ended
-	look    func(ctx context.Context, id string) (*ended, error)
-	readers chan struct{}
+	client *Client
+	ending string
+	news   func(ctx context.Context, ending string) iter.Seq2[[]E, error]
+	endOf  func(end E) *ended
+	ask    func(ctx context.Context, id string) (*ended, error)
+	begin  sync.Once
 
-	mu    sync.Mutex
-	begun bool
-	sight *sight
+	mu     sync.Mutex
+	isLive bool
+	waits  map[string]*awaited
 }
 
-// sight is a time of which no end is missed.
-type sight struct {
-	waits map[string]*awaited
-	live  chan struct{} // closed once the stream is live
-	lost  chan struct{} // closed when ends may have been missed
-}
-
-func newSight() *sight {
-	return &sight{waits: map[string]*awaited{}, live: make(chan struct{}), lost: make(chan struct{})}
-}
-
+// awaited is an end to come. Once it is done without one, the service is to be asked.
 type awaited struct {
-	id    string
-	sight *sight
-	end   *ended
-	done  chan struct{}
+	id   string
+	end  *ended
+	done chan struct{}
 }
 
 func newWatcher[E interface{ GetResultOmitted() bool }](
-	client *Client, news func(context.Context) iter.Seq2[[]E, error], endOf func(E) *ended,
-	look func(context.Context, string) (*ended, error),
+	client *Client, news func(context.Context, string) iter.Seq2[[]E, error], endOf func(E) *ended,
+	ask func(context.Context, string) (*ended, error),
 ) *watcher[E] {
+	id := uuid7("")
 	return &watcher[E]{
-		client: client, news: news, endOf: endOf, look: look, readers: make(chan struct{}, watchReaders), sight: newSight(),
+		client: client, ending: id[len(id)-endingDigits:], news: news, endOf: endOf, ask: ask, waits: map[string]*awaited{},
 	}
 }
 
-// expect registers what is about to be started under an id of its own, if the stream is live already.
-func (w *watcher[E]) expect(id string) *awaited {
+// expect makes the id of what is about to be started, and what hears of its end: nil if the stream is not live yet.
+func (w *watcher[E]) expect() (string, *awaited) {
+	id := uuid7(w.ending)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !isClosed(w.sight.live) {
-		return nil
+	if !w.isLive {
+		return id, nil
 	}
-	return w.sight.await(id)
+	expected := &awaited{id: id, done: make(chan struct{})}
+	w.waits[id] = expected
+	return id, expected
 }
 
 // forget takes back what was expected.
@@ -211,95 +219,42 @@ func (w *watcher[E]) forget(expected *awaited) {
 	if expected != nil {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		delete(expected.sight.waits, expected.id)
+		delete(w.waits, expected.id)
 	}
-}
-
-func (w *watcher[E]) await(id string) *awaited {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.begun {
-		w.begun = true
-		go w.follow()
-	}
-	return w.sight.await(id)
-}
-
-func (s *sight) await(id string) *awaited {
-	if s.waits[id] == nil {
-		s.waits[id] = &awaited{id: id, sight: s, done: make(chan struct{})}
-	}
-	return s.waits[id]
 }
 
 // wait gives the end of what finally goes on in the place of an id.
 func (w *watcher[E]) wait(ctx context.Context, id string, expected *awaited) (*ended, error) {
-	for {
-		end, err := w.waitOne(ctx, id, expected)
-		if err == nil && end.next == "" && end.how != completed && end.how != purged {
-			// It was too large to be told along; or it may have been begun anew since.
-			end, err = w.read(ctx, id)
-		}
-		if err != nil || end != nil && end.next == "" {
-			return end, err
-		}
-		if expected = nil; end != nil {
-			id = end.next
-		}
-	}
-}
-
-func (w *watcher[E]) waitOne(ctx context.Context, id string, found *awaited) (*ended, error) {
-	isCovered := found != nil
-	if found == nil {
-		found = w.await(id)
-	}
-	for {
-		var live <-chan struct{}
-		var late <-chan time.Time
-		if !isCovered {
-			live, late = found.sight.live, time.After(watchPatience)
-		}
+	w.begin.Do(func() { go w.follow() })
+	if expected != nil {
 		select {
-		case <-found.done:
-			return found.end, nil
+		case <-expected.done:
+			if end := expected.end; end != nil && end.how == completed && end.next == "" {
+				return end, nil
+			}
+			// It goes on as another one, or was too large to be told along, or may have been begun anew since.
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-w.client.ctx.Done():
 			return nil, ErrClosed
-		case <-found.sight.lost:
-			found, isCovered = w.await(id), false
-			continue
-		case <-live:
-		case <-late:
 		}
-		isCovered = isClosed(found.sight.live)
-		if end, err := w.read(ctx, id); end != nil || err != nil {
+	}
+	for {
+		if end, err := w.ask(ctx, id); end != nil || err != nil {
 			return end, err
 		}
 	}
 }
 
-// read looks, while not too many others do.
-func (w *watcher[E]) read(ctx context.Context, id string) (*ended, error) {
-	w.readers <- struct{}{}
-	defer func() { <-w.readers }()
-	return w.look(ctx, id)
-}
-
 func (w *watcher[E]) follow() {
 	for attempt := 0; w.client.ctx.Err() == nil; attempt++ {
-		for ends, err := range w.news(w.client.ctx) {
+		for ends, err := range w.news(w.client.ctx, w.ending) {
 			if err == nil {
 				attempt = 0
 				w.receive(ends)
 				continue
 			}
-			// Where it broke off is not known any more: what is waited for is read.
-			w.mu.Lock()
-			close(w.sight.lost)
-			w.sight = newSight()
-			w.mu.Unlock()
+			w.lose()
 			sleep(w.client.ctx, backoff(attempt, err))
 		}
 	}
@@ -308,20 +263,28 @@ func (w *watcher[E]) follow() {
 func (w *watcher[E]) receive(ends []E) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.isLive = true
 	for _, each := range ends {
 		end := w.endOf(each)
-		if found := w.sight.waits[end.id]; found != nil {
-			if each.GetResultOmitted() {
-				end.how = ""
+		if found := w.waits[end.id]; found != nil {
+			if !each.GetResultOmitted() {
+				found.end = end
 			}
-			found.end = end
 			close(found.done)
-			delete(w.sight.waits, end.id)
+			delete(w.waits, end.id)
 		}
 	}
-	if !isClosed(w.sight.live) {
-		close(w.sight.live)
+}
+
+// lose has all who wait ask: where the stream broke off is not known any more.
+func (w *watcher[E]) lose() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.isLive = false
+	for _, found := range w.waits {
+		close(found.done)
 	}
+	clear(w.waits)
 }
 
 func isClosed(channel <-chan struct{}) bool {

@@ -71,7 +71,7 @@ func NewWorker(client *Client, options WorkerOptions) *Worker {
 	options.MaxRuns = max(0, orElse(options.MaxRuns, 200))
 	options.MaxResidentRuns = max(0, orElse(options.MaxResidentRuns, 1000))
 	options.DrainTime = orElse(options.DrainTime, 30*time.Second)
-	options.WorkerID = orElse(options.WorkerID, identity()+"/"+uuid7()[28:])
+	options.WorkerID = orElse(options.WorkerID, identity()+"/"+uuid7("")[28:])
 	return &Worker{
 		client: client, converter: client.options.converter, options: options,
 		workflows:  map[string]func(Workflow, *pb.Payload) (*pb.Payload, error){},

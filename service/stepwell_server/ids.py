@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from array import array
-from typing import NewType
+from typing import NamedTuple, NewType
 from uuid import UUID, SafeUUID, uuid5
 
 Namespace = NewType("Namespace", str)
@@ -29,6 +29,7 @@ _JOB_IDS = UUID("8f7f8f0a-3a52-5c9e-9d3e-6c1b1a4f7e21")
 _VERSION_7 = 0x7 << 76
 _VARIANT = 0b10 << 62
 _RANDOM_BITS = 62
+_ENDING_BITS = 24
 _RANDOM_MASK = (1 << _RANDOM_BITS) - 1
 # Asking the system for each number would cost more than all else; popping from a list is safe among threads.
 _drawn: list[int] = []
@@ -53,6 +54,11 @@ def uuid7() -> UUID:
     return made
 
 
+def uuid7_ending_as(made: UUID) -> UUID:
+    """Makes a UUIDv7 with the last 6 digits of another: who watches ids with that ending hears of both."""
+    return UUID(int=uuid7().int >> _ENDING_BITS << _ENDING_BITS | made.int & (1 << _ENDING_BITS) - 1)
+
+
 def _draw() -> int:
     """Takes random bits that nobody can guess, bought from the system by the dozen."""
     try:
@@ -60,6 +66,21 @@ def _draw() -> int:
     except IndexError:
         _drawn.extend(array("Q", os.urandom(2048)))
         return _drawn.pop() & _RANDOM_MASK
+
+
+class IdEnding(NamedTuple):
+    """How ids end: so many hexadecimal digits, as a number."""
+
+    digits: int
+    value: int
+
+    @classmethod
+    def of(cls, made: UUID, digits: int) -> IdEnding:
+        """How one ends, by its last digits."""
+        return cls(digits, made.int & (1 << 4 * digits) - 1)
+
+
+ANY_ID = IdEnding(0, 0)
 
 
 def run_id_for_request(namespace: str, request_id: str, method: str = "") -> RunId:

@@ -125,9 +125,14 @@ class FakeRuns(RunServiceServicer, abc.ABC):
         )
 
     async def WaitRun(self, request: Any, context: Any) -> runs_pb2.WaitRunResponse:
-        run = self.runs[request.run_id]
-        await self.until(lambda: run.phase >= FIRST_END)
-        return runs_pb2.WaitRunResponse(run=self._view(run), ended=True)
+        self.calls["WaitRun"] += 1
+        await self.until(lambda: self._last(request.run_id).phase >= FIRST_END)
+        return runs_pb2.WaitRunResponse(run=self._view(self._last(request.run_id)), ended=True)
+
+    def _last(self, run_id: str) -> FakeRun:
+        """The one that goes on with a run's work by now."""
+        run = self.runs[run_id]
+        return self._last(run.continued_run_id) if run.continued_run_id else run
 
     async def CancelRun(self, request: Any, context: Any) -> runs_pb2.CancelRunResponse:
         run = self.runs[request.run_id]
@@ -145,15 +150,18 @@ class FakeRuns(RunServiceServicer, abc.ABC):
         event = asyncio.Event()
         self.watch_events.add(event)
         self.changed()
-        news, position = self.ends[position:], len(self.ends)
+        news, position = self._ends_after(position, request.id_suffix), len(self.ends)
         yield runs_pb2.WatchRunsResponse(ends=news, cursor=str(position))
         while True:
             await event.wait()
             event.clear()
             if self.is_deaf:
                 return
-            news, position = self.ends[position:], len(self.ends)
+            news, position = self._ends_after(position, request.id_suffix), len(self.ends)
             yield runs_pb2.WatchRunsResponse(ends=news, cursor=str(position))
+
+    def _ends_after(self, position: int, ending: str) -> list[runs_pb2.WatchRunsResponse.End]:
+        return [end for end in self.ends[position:] if end.run_id.endswith(ending)]
 
     def _end(self, run: FakeRun, phase: types_pb2.RunPhase.ValueType) -> None:
         run.phase = phase

@@ -284,6 +284,23 @@ async def test_a_child_and_its_continuation(service: FakeService, client: Client
     assert calls == ["left 2", "left 1", "left 0"] * 2
 
 
+async def test_a_chain_that_the_watch_does_not_tell_of(service: FakeService, client: Client, working: Working) -> None:
+    """A service may continue a run under an id of any ending: its end is asked for."""
+
+    @workflow
+    async def goes_on(ctx: Context, left: int) -> Any:
+        if left:
+            ctx.continue_as_new(left - 1)
+        return await ctx.wait_signal("go")
+
+    async with working(workflows=[goes_on]):
+        result = asyncio.ensure_future((await client.start_run(goes_on, 1)).result())
+        await service.until(lambda: service.calls["WaitRun"] == 1)
+        *_, last = service.runs
+        await client.run(last).signal("go", "well")
+        assert await result == "well"
+
+
 async def test_cancellation_with_clean_up(service: FakeService, client: Client, working: Working) -> None:
     """It is raised once in each branch, clean-up may call, and a replay raises at the same places."""
 

@@ -102,8 +102,45 @@ async def test_a_fault_of_ours_keeps_nobody_waiting(
         monkeypatch.setattr(client._run_ends, "told", faulty)
         handle: RunHandle[Any] = client.run(await one.start())
         waiting = asyncio.ensure_future(handle.result())
-        await client.watcher._live.wait()
+        await client.watcher._every._live.wait()
         await handle.terminate("over")
         with pytest.raises(RunFailed):
             await asyncio.wait_for(waiting, TIMEOUT)
     assert "a fault" in caplog.text
+
+
+async def test_a_client_hears_of_its_own_runs_alone(one: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others start and end is not told to it, nor is a job; what it waits for besides comes by another stream."""
+    async with (
+        await Client.connect(one.service.address) as client,
+        await Client.connect(one.service.address) as other,
+    ):
+        heard: list[str] = []
+        told = client._run_ends.told
+
+        def listen(message: runs_pb2.WatchRunsResponse) -> Any:
+            heard.extend(end.run_id for end in message.ends)
+            return told(message)
+
+        monkeypatch.setattr(client._run_ends, "told", listen)
+        await ended(await client.start_run("t"))
+        mine = [await client.start_run("t") for _ in range(3)]
+        theirs = [await other.start_run("t") for _ in range(3)]
+        for handle in (*theirs, *mine):
+            await ended(handle)
+        assert all(handle.run_id.endswith(client.watcher.ending) for handle in mine)
+        assert [run_id for run_id in heard if run_id in {handle.run_id for handle in theirs}] == []
+        late = await other.start_run("t")
+        waiting: asyncio.Future[Any] = asyncio.ensure_future(client.run(late.run_id).result())
+        await client.watcher._every._live.wait()
+        await late.terminate("over")
+        with pytest.raises(RunFailed):
+            await asyncio.wait_for(waiting, TIMEOUT)
+
+
+async def ended(handle: RunHandle[Any]) -> None:
+    """Waits for an end, which comes."""
+    waiting = asyncio.ensure_future(handle.result())
+    await handle.terminate("over")
+    with pytest.raises(RunFailed):
+        await asyncio.wait_for(waiting, TIMEOUT)

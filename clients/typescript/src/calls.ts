@@ -109,10 +109,11 @@ export async function once<Q, A>(method: Method<Q, A>, request: Q, patience: Pat
 
 let latest = 0n;
 
-/** Makes a UUIDv7, greater than every earlier one of this process. */
-export function uuid7(): string {
+/** Makes a UUIDv7, greater than every earlier one of this process, with a given ending. */
+export function uuid7(ending = ""): string {
   const now = BigInt(Date.now()) << 12n;
   latest = now > latest ? now : latest + 1n;
   const bits = (latest >> 12n) << 80n | 7n << 76n | (latest & 0xfffn) << 64n | 2n << 62n | randomBytes(8).readBigUInt64BE() >> 2n;
-  return bits.toString(16).padStart(32, "0").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+  const text = bits.toString(16).padStart(32, "0").replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+  return text.slice(0, text.length - ending.length) + ending;
 }

@@ -103,7 +103,7 @@ export class Client {
    * after a lost answer is recognised, so that nothing is started twice.
    */
   async startRun(type: string, input?: unknown, options: StartOptions = {}): Promise<Run> {
-    const request = spellStart(type, this.converter.toPayload(input), options);
+    const request = spellStart(type, this.converter.toPayload(input), options, this.watcher.ending);
     const expected = request.runId ? this.watcher.expect(request.runId) : undefined;
     let started = "";
     try {

@@ -32,8 +32,8 @@ export interface StartOptions extends Start {
   request?: (request: StartRunRequest) => void;
 }
 
-/** Spells a start, with ids of its own where there are none: so a repeat is recognised. */
-export function spellStart(type: string, input: Payload, options: StartOptions): StartRunRequest {
+/** Spells a start, with ids of its own where there are none, the run's with an ending: so a repeat is recognised. */
+export function spellStart(type: string, input: Payload, options: StartOptions, ending: string): StartRunRequest {
   const { runTimeout, startDelay, retry, request: change, ...plain } = options;
   const request = create(StartRunRequestSchema, {
     type,
@@ -45,7 +45,7 @@ export function spellStart(type: string, input: Payload, options: StartOptions):
   });
   change?.(request);
   if (!request.requestId) {
-    if (!request.runId && !request.debounce) request.runId = uuid7();
+    if (!request.runId && !request.debounce) request.runId = uuid7(ending);
     request.requestId = request.runId || uuid7();
   }
   return request;

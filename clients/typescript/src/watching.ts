@@ -1,56 +1,60 @@
 /**
- * Hearing of the ends of runs: one stream serves all waits of a client.
+ * Hearing of the ends of runs: one stream serves all waits for what a client has started.
  *
- * A wait is registered first; then, unless the stream was live before the thing was started, that is read once. So an end
- * is seen in one way or the other: it comes after the watch began, or the reading finds it.
+ * The ids that a client makes end alike, and the stream tells of no others. What was started by somebody else, or before
+ * the stream was live, is waited for by calls.
  */
 
-import { setTimeout as pause } from "node:timers/promises";
-
-import { backoff } from "./calls.js";
+import { backoff, uuid7 } from "./calls.js";
 import type { Client } from "./client.js";
 import { ClientClosed, RunError, type ServiceError } from "./errors.js";
 import { fromRpc } from "./failures.js";
 import type { Run as RunMessage, WatchRunsResponse_End as EndMessage } from "./gen/stepwell/v1/runs_pb.js";
 import { type Payload, RunPhase } from "./gen/stepwell/v1/types_pb.js";
-import { aborted, delay, gate } from "./times.js";
+import { aborted, delay, durationOf, gate } from "./times.js";
 
 const PATIENCE = 5000;
+/** How long one call waits. */
+const WAIT = 15_000;
+/** They leave ids as good as random, and yet two clients seldom hear of each other's. */
+const ENDING_DIGITS = 4;
 
 /** How a run ended. */
-type Ended = Pick<RunMessage, "runId" | "continuedRunId" | "phase" | "purged" | "result" | "failure">;
+type Ended = Pick<RunMessage, "runId" | "phase" | "purged" | "result" | "failure">;
 
-/** One run's end, for all who wait for it: undefined if it is to be read again, an error if the client was closed. */
+/** One run's end to come: undefined if the service is to be asked, an error if the client was closed. */
 export class Awaited {
-  users = 1;
-  readonly end = gate<Ended | Error | undefined>();
+  readonly end = gate<EndMessage | Error | undefined>();
 
   constructor(readonly id: string) {}
 }
 
-/** Follows the ends of runs for all who wait. */
+/** Follows the ends of a client's runs for all who wait. */
 export class Watcher {
+  /** How the ids end that the client makes. */
+  readonly ending = uuid7().slice(-ENDING_DIGITS);
   private readonly waits = new Map<string, Awaited>();
   private readonly closing = new AbortController();
   private following: Promise<void> | undefined;
   private isLive = false;
-  private live = gate();
 
   constructor(private readonly client: Client) {}
 
-  /** Registers what is about to be started, if the stream is live already. */
+  /** Registers what is about to be started, if the stream is live already and will tell of it. */
   expect(id: string): Awaited | undefined {
-    return this.isLive ? this.register(id) : undefined;
+    if (!this.isLive || !id.endsWith(this.ending)) return undefined;
+    const expected = new Awaited(id);
+    this.waits.set(id, expected);
+    return expected;
   }
 
   /** Takes back what was expected. */
   forget(expected: Awaited): void {
-    if (!--expected.users && this.waits.get(expected.id) === expected) this.waits.delete(expected.id);
+    this.waits.delete(expected.id);
   }
 
   close(): void {
     this.closing.abort();
-    this.live.open();
     this.breakUp(new ClientClosed());
   }
 
@@ -59,72 +63,50 @@ export class Watcher {
     this.following ??= this.follow();
     const stop = aborted(signal);
     try {
-      let end = expected && (await Promise.race([expected.end.promise, stop.promise]));
-      while (!end) {
-        await Promise.race([this.live.promise, stop.promise, pause(PATIENCE, undefined, { ref: false })]);
-        end = await this.seek(id, stop.promise, signal);
-      }
+      const end = expected && (await Promise.race([expected.end.promise, stop.promise]));
       if (end instanceof Error) throw end;
-      return end.continuedRunId ? await this.wait(end.continuedRunId, undefined, signal) : end;
+      if (end?.phase === RunPhase.COMPLETED && !end.continuedRunId && !end.resultOmitted) return end;
+      // It goes on as another one, was too large to be told along, or may have been begun anew since.
+      return await this.ask(id, signal);
     } finally {
       stop.forget();
     }
   }
 
-  /** Reads a run that may have ended, and waits for its end if the stream is live: undefined if it breaks meanwhile. */
-  private async seek(id: string, stop: Promise<never>, signal?: AbortSignal): Promise<Ended | Error | undefined> {
-    const { isLive } = this;
-    const awaited = this.register(id);
-    try {
-      const end = await this.look(id, signal);
-      return end ?? (isLive ? await Promise.race([awaited.end.promise, stop]) : undefined);
-    } finally {
-      this.forget(awaited);
+  private async ask(runId: string, signal?: AbortSignal): Promise<Ended> {
+    const { client } = this;
+    for (;;) {
+      const request = { namespace: client.namespace, runId, wait: durationOf(WAIT)! };
+      const { ended, run } = await client.invoke(client.runs.waitRun, request, signal);
+      if (ended) return run!;
     }
-  }
-
-  private register(id: string): Awaited {
-    const known = this.waits.get(id);
-    if (known) known.users++;
-    const found = known ?? new Awaited(id);
-    this.waits.set(id, found);
-    return found;
-  }
-
-  private async look(runId: string, signal?: AbortSignal): Promise<Ended | undefined> {
-    const { run } = await this.client.invoke(this.client.runs.getRun, { namespace: this.client.namespace, runId }, signal);
-    return run!.phase < RunPhase.COMPLETED ? undefined : run;
   }
 
   private async follow(): Promise<void> {
     const { namespace, runs } = this.client;
     const { signal } = this.closing;
-    const open = (cursor: string) => runs.watchRuns({ namespace, cursor }, { signal });
+    const open = (cursor: string) => runs.watchRuns({ namespace, cursor, idSuffix: this.ending }, { signal });
     while (!signal.aborted) {
       try {
         for await (const { ends } of followed(open, "", signal)) {
-          for (const end of ends) await this.take(end);
+          for (const end of ends) this.take(end);
           this.isLive = true;
-          this.live.open();
         }
       } catch {
-        // The cursor may be at fault: begin from now, and read what is waited for.
+        // The cursor may be at fault: begin from now, and ask for what is waited for.
         this.breakUp();
         await delay(PATIENCE, signal);
       }
     }
   }
 
-  private async take(told: EndMessage): Promise<void> {
-    const found = this.waits.get(told.runId);
-    const end = found && told.resultOmitted ? await this.look(told.runId) : told;
+  private take(told: EndMessage): void {
+    this.waits.get(told.runId)?.end.open(told);
     this.waits.delete(told.runId);
-    found?.end.open(end);
   }
 
-  /** Has all who wait read their runs again, or fail. */
+  /** Has all who wait ask, or fail. */
   private breakUp(error?: Error): void {
-    if (this.isLive) this.live = gate();
     this.isLive = false;
     for (const found of this.waits.values()) found.end.open(error);
     this.waits.clear();

@@ -17,7 +17,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwell_server.errors import InvalidField
-from stepwell_server.ids import MAIN, Namespace
+from stepwell_server.ids import ANY_ID, MAIN, IdEnding, Namespace
 from stepwell_server.settings import Limits
 
 Item = TypeVar("Item")
@@ -32,6 +32,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CONTROL_BUT_LINES = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+_ID_ENDING = re.compile(r"[0-9a-fA-F]{1,6}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # A century before the calendar ends: a time with the longest of delays behind it must still be one.
 _YEAR_9900 = 250_246_627_200
@@ -148,6 +149,13 @@ def fairness_key(value: str, fields: Fields, at: str = "") -> str | None:
 def optional_uuid(value: str, field: str, at: str = "") -> UUID | None:
     """A UUID, or None if empty."""
     return uuid(value, field, at) if value else None
+
+
+def id_ending(value: str, field: str) -> IdEnding:
+    """How ids end that are meant: any, if it is empty."""
+    if value and not _ID_ENDING.fullmatch(value):
+        raise InvalidField(field=field, problem="must be the last 1 to 6 hexadecimal digits of an id, such as 8057")
+    return IdEnding(len(value), int(value, 16)) if value else ANY_ID
 
 
 def integer(value: int, field: str, at: str = "", *, at_least: int = 0, at_most: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from stepwell.v1 import jobs_pb2, jobs_pb2_grpc
-from stepwell_server.api.fields import Fields, seconds, uuid
+from stepwell_server.api.fields import Fields, id_ending, seconds, uuid
 from stepwell_server.api.interceptors.deadlines import remaining, wait_seconds
 from stepwell_server.api.interceptors.errors import as_refusal, to_status
 from stepwell_server.api.job_values import (
@@ -114,7 +114,8 @@ class Jobs(jobs_pb2_grpc.JobServiceServicer):
         self, request: jobs_pb2.WatchJobsRequest, context: Context
     ) -> AsyncIterator[jobs_pb2.WatchJobsResponse]:
         namespace = await self._namespaces.get(self._fields.namespace(request.namespace))
-        async with aclosing(self._watches.watch(namespace, request.cursor, JobEnd)) as watched:
+        ending = id_ending(request.id_suffix, "id_suffix")
+        async with aclosing(self._watches.watch(namespace, request.cursor, JobEnd, ending=ending)) as watched:
             async for news in watched:
                 ends = [end_to_proto(end) for end in news.told if isinstance(end, JobEnd)]
                 yield jobs_pb2.WatchJobsResponse(ends=ends, cursor=news.cursor)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc.aio
 
 from stepwell.v1 import runs_pb2, types_pb2
-from stepwell_server.api.fields import optional_uuid, seconds
+from stepwell_server.api.fields import id_ending, optional_uuid, seconds
 from stepwell_server.api.filters import position_of, read_filter, read_order
 from stepwell_server.api.interceptors.deadlines import wait_seconds
 from stepwell_server.api.page import read_page
@@ -102,7 +102,8 @@ class RunReads:
         namespace = await self._namespaces.get(self._fields.namespace(request.namespace))
         asked = self._fields.items(request.news, "news")
         wanted = {RunNews(self._fields.member(each, runs_pb2.RunNews, "news", required=True)) for each in asked}
-        watch = self._watches.watch(namespace, request.cursor, End, frozenset(wanted) or ONLY_ENDS)
+        ending = id_ending(request.id_suffix, "id_suffix")
+        watch = self._watches.watch(namespace, request.cursor, End, frozenset(wanted) or ONLY_ENDS, ending)
         async with aclosing(watch) as watched:
             async for news in watched:
                 yield news_to_proto(news)

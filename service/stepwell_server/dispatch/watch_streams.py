@@ -6,12 +6,15 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from stepwell_server.ids import ANY_ID, IdEnding
 from stepwell_server.model.notices import RunNews
 from stepwell_server.store.job_ends import JobEnd
 from stepwell_server.store.notices import Notice
 from stepwell_server.store.watches import End
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from stepwell_server.dispatch.cursors import Cursor
     from stepwell_server.store.watches import BatchNews
 
@@ -43,18 +46,19 @@ class Told(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """What a stream is about: runs or jobs of one namespace, and what of them."""
+    """What a stream is about: runs or jobs of one namespace, what of them, and how their ids end."""
 
     namespace_id: int
     kind: type[AnyEnd]
     news: frozenset[RunNews] = ONLY_ENDS
+    ending: IdEnding = ANY_ID
 
     @property
     def has_notices(self) -> bool:
         return self.news != ONLY_ENDS
 
     def is_told(self, news: AnyNews) -> bool:
-        if news.namespace_id != self.namespace_id:
+        if news.namespace_id != self.namespace_id or ending_of(news, self.ending.digits) != self.ending:
             return False
         if isinstance(news, Notice):
             return news.news in self.news
@@ -123,11 +127,23 @@ class Stream:
         return taken
 
 
+def ending_of(news: AnyNews, digits: int) -> IdEnding:
+    """How the id ends that news are about."""
+    return IdEnding.of(news.job_id if isinstance(news, JobEnd) else news.run_id, digits)
+
+
+def news_of(batch: BatchNews, found: Found) -> Iterator[tuple[int, AnyNews]]:
+    """All that is known of a batch, each with its place there."""
+    notices = batch.notices or []
+    for place, number in enumerate(notices, -len(notices)):
+        if (notice := found.notices.get(number)) is not None:
+            yield place, notice
+    for place, key in enumerate(batch.keys):
+        if (end := found.ends.get(key)) is not None:
+            yield place, end
+
+
 def told_of(batch: BatchNews, found: Found, watched: Watched) -> Told:
     """What a stream is told of a batch."""
-    notices = batch.notices or []
-    numbered = ((place - len(notices), found.notices.get(number)) for place, number in enumerate(notices))
-    keyed = ((place, found.ends.get(key)) for place, key in enumerate(batch.keys))
-    every: list[tuple[int, AnyNews | None]] = [*numbered, *keyed]
-    told = [(place, news) for place, news in every if news is not None and watched.is_told(news)]
+    told = [(place, news) for place, news in news_of(batch, found) if watched.is_told(news)]
     return Told(batch.committer, batch.position, told)

@@ -18,9 +18,11 @@ from uuid import UUID
 import structlog
 
 from stepwell_server import errors, telemetry
+from stepwell_server.dispatch.audience import Audience
 from stepwell_server.dispatch.cursors import Cursor, pack_cursor, unpack_cursor
 from stepwell_server.dispatch.ends import end_of, has_ended, notices_of, portions
 from stepwell_server.dispatch.watch_streams import ONLY_ENDS, AnyEnd, AnyNews, Found, Stream, Watched, told_of
+from stepwell_server.ids import ANY_ID, IdEnding
 from stepwell_server.model.runs import RunRef, unpack_details
 from stepwell_server.store import job_ends, jobs, runs, watches
 from stepwell_server.store.job_ends import JobEnd
@@ -68,7 +70,7 @@ class Watches:
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._waits: dict[int, set[asyncio.Event]] = {}
-        self._streams: set[Stream] = set()
+        self._streams = Audience()
         self._stopping = False
         # However many wait, half of the pool is left to other calls.
         self._reads = asyncio.Semaphore(max(1, settings.pool_connections // 2))
@@ -83,7 +85,7 @@ class Watches:
         if position == known + 1:
             ended = [change for change in changes if has_ended(change)]
             found = Found({change.key: end_of(change) for change in ended} if self._streams else {}, {})
-            if any(stream.watched.has_notices for stream in self._streams):
+            if any(watched.has_notices for watched in self._streams.watched):
                 for change in changes:
                     found.notices.update(notices_of(change))
             self._pass(BatchNews(committer, position, [change.key for change in ended], [*found.notices]), found)
@@ -94,19 +96,15 @@ class Watches:
         """Other replicas may have committed: looks at once."""
         self._due.set()
 
-    def _pass(self, batch: BatchNews, found: Found, only: set[Watched] | None = None) -> None:
-        """Lets a batch by. `only` names what was watched when its news were read, where not all were."""
+    def _pass(self, batch: BatchNews, found: Found, read: Collection[Watched] | None = None) -> None:
+        """Lets a batch by. `read` is what was watched when its news were read, where not all were."""
         if self._positions is None:
             return
         self._positions[batch.committer] = batch.position
         for key in batch.keys:
             for waiting in self._waits.get(key, ()):
                 waiting.set()
-        for stream in self._streams:
-            if only is not None and stream.watched not in only:
-                stream.detach()
-            else:
-                stream.offer(told_of(batch, found, stream.watched))
+        self._streams.tell(batch, found, read)
 
     @contextlib.asynccontextmanager
     async def _feed(self) -> AsyncIterator[dict[int, int]]:
@@ -146,7 +144,7 @@ class Watches:
 
     async def _pass_recorded(self, rows: Iterable[BatchNews]) -> None:
         for part in portions(rows):
-            watched = {stream.watched for stream in self._streams}
+            watched = set(self._streams.watched)
             found = await self._read(part, watched)
             for row in part:
                 # Memory may have been faster meanwhile.
@@ -247,6 +245,7 @@ class Watches:
         token: str,
         kind: type[AnyEnd] = End,
         news: frozenset[RunNews] = ONLY_ENDS,
+        ending: IdEnding = ANY_ID,
     ) -> AsyncGenerator[News, None]:
         """Ends of runs, or of jobs, and other news of runs, in commit order after a cursor, or from now on.
 
@@ -254,7 +253,7 @@ class Watches:
         """
         async with self._feed() as positions:
             cursor = await self._begin(namespace, token) if token else Cursor(dict(positions), {})
-            watched = Watched(namespace.namespace_id, kind, news)
+            watched = Watched(namespace.namespace_id, kind, news, ending)
             stream = Stream(watched, cursor, self._settings.outbox_messages)
             self._streams.add(stream)
             if not token:

@@ -7,7 +7,7 @@ import msgspec
 from stepwell_server.engine import attempts, carrying, concurrency, endings, search_attributes, starts
 from stepwell_server.engine.change import Change
 from stepwell_server.engine.reported import End
-from stepwell_server.ids import uuid7
+from stepwell_server.ids import uuid7_ending_as
 from stepwell_server.model.events import EventType
 from stepwell_server.model.payloads import Failure
 from stepwell_server.model.runs import Phase, Run, RunDetails, pack_details, unpack_details
@@ -26,7 +26,7 @@ def end_as_told(change: Change, run: Run, end: End) -> None:
     if births is None:
         raise AssertionError("a batch can bear runs")
     left = change.left_signals(run.run_key)
-    run_id = uuid7()
+    run_id = uuid7_ending_as(run.run_id)
     successor = starts.open_run(
         starts.NewRun(
             run_id=run_id,

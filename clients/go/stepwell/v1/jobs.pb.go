@@ -1299,7 +1299,9 @@ type WatchJobsRequest struct {
 	// Default `main`.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// Where to go on: a `cursor` seen before. Empty: from now.
-	Cursor        string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Cursor string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// Only jobs whose id ends so: see `WatchRunsRequest`. Default: all.
+	IdSuffix      string `protobuf:"bytes,3,opt,name=id_suffix,json=idSuffix,proto3" json:"id_suffix,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1344,6 +1346,13 @@ func (x *WatchJobsRequest) GetNamespace() string {
 func (x *WatchJobsRequest) GetCursor() string {
 	if x != nil {
 		return x.Cursor
+	}
+	return ""
+}
+
+func (x *WatchJobsRequest) GetIdSuffix() string {
+	if x != nil {
+		return x.IdSuffix
 	}
 	return ""
 }
@@ -1988,10 +1997,11 @@ const file_stepwell_v1_jobs_proto_rawDesc = "" +
 	"\x04wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"K\n" +
 	"\x0fWaitJobResponse\x12\"\n" +
 	"\x03job\x18\x01 \x01(\v2\x10.stepwell.v1.JobR\x03job\x12\x14\n" +
-	"\x05ended\x18\x02 \x01(\bR\x05ended\"H\n" +
+	"\x05ended\x18\x02 \x01(\bR\x05ended\"e\n" +
 	"\x10WatchJobsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"\xd3\x02\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\x12\x1b\n" +
+	"\tid_suffix\x18\x03 \x01(\tR\bidSuffix\"\xd3\x02\n" +
 	"\x11WatchJobsResponse\x126\n" +
 	"\x04ends\x18\x01 \x03(\v2\".stepwell.v1.WatchJobsResponse.EndR\x04ends\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\x1a\xed\x01\n" +

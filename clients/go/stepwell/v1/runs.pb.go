@@ -1978,7 +1978,11 @@ type WatchRunsRequest struct {
 	// Where to go on: a `cursor` seen before, of a stream of whatever news. Empty: from now.
 	Cursor string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	// What to tell of. Default: `RUN_NEWS_ENDED` alone. At most 256.
-	News          []RunNews `protobuf:"varint,3,rep,packed,name=news,proto3,enum=stepwell.v1.RunNews" json:"news,omitempty"`
+	News []RunNews `protobuf:"varint,3,rep,packed,name=news,proto3,enum=stepwell.v1.RunNews" json:"news,omitempty"`
+	// Only runs whose id ends so: at most 6 hexadecimal digits. Who gives all that it starts ids with one ending of its own
+	// hears of these alone, and of what goes on with their work: the id of a run that continues another ends as that one's
+	// does. Default: all.
+	IdSuffix      string `protobuf:"bytes,4,opt,name=id_suffix,json=idSuffix,proto3" json:"id_suffix,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2032,6 +2036,13 @@ func (x *WatchRunsRequest) GetNews() []RunNews {
 		return x.News
 	}
 	return nil
+}
+
+func (x *WatchRunsRequest) GetIdSuffix() string {
+	if x != nil {
+		return x.IdSuffix
+	}
+	return ""
 }
 
 // What happened, in commit order. A message has first its notices, then its ends. Of a run that was deleted since nothing
@@ -4933,11 +4944,12 @@ const file_stepwell_v1_runs_proto_rawDesc = "" +
 	"\ronly_this_run\x18\x05 \x01(\bR\vonlyThisRun\"K\n" +
 	"\x0fWaitRunResponse\x12\"\n" +
 	"\x03run\x18\x01 \x01(\v2\x10.stepwell.v1.RunR\x03run\x12\x14\n" +
-	"\x05ended\x18\x02 \x01(\bR\x05ended\"r\n" +
+	"\x05ended\x18\x02 \x01(\bR\x05ended\"\x8f\x01\n" +
 	"\x10WatchRunsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\x12(\n" +
-	"\x04news\x18\x03 \x03(\x0e2\x14.stepwell.v1.RunNewsR\x04news\"\xc0\x05\n" +
+	"\x04news\x18\x03 \x03(\x0e2\x14.stepwell.v1.RunNewsR\x04news\x12\x1b\n" +
+	"\tid_suffix\x18\x04 \x01(\tR\bidSuffix\"\xc0\x05\n" +
 	"\x11WatchRunsResponse\x126\n" +
 	"\x04ends\x18\x01 \x03(\v2\".stepwell.v1.WatchRunsResponse.EndR\x04ends\x12\x16\n" +
 	"\x06cursor\x18\x02 \x01(\tR\x06cursor\x12?\n" +

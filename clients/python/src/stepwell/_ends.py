@@ -30,8 +30,8 @@ _FIRST_ENDED_STATE = jobs_pb2.JOB_STATE_COMPLETED
 class News(Protocol[Told_co]):
     """What is told of one kind of thing in one namespace."""
 
-    def stream(self, cursor: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
-        """Opens a stream of it, from a cursor or from now."""
+    def stream(self, cursor: str, id_suffix: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
+        """Opens a stream of it, from a cursor or from now, of those whose ids end so."""
         ...
 
     def told(self, message: Any) -> Sequence[Told_co]:  # noqa: ANN401 - of each stream another
@@ -72,9 +72,9 @@ class RunEnds:
         self._caller = caller
         self._namespace = namespace
 
-    def stream(self, cursor: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
+    def stream(self, cursor: str, id_suffix: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """See Ends."""
-        request = runs_pb2.WatchRunsRequest(namespace=self._namespace, cursor=cursor)
+        request = runs_pb2.WatchRunsRequest(namespace=self._namespace, cursor=cursor, id_suffix=id_suffix)
         return self._stub.WatchRuns(request, metadata=self._caller.metadata)
 
     def told(self, message: runs_pb2.WatchRunsResponse) -> Sequence[RunEnd]:
@@ -115,9 +115,10 @@ class RunNews:
         self._namespace = namespace
         self._news = news
 
-    def stream(self, cursor: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
+    def stream(self, cursor: str, id_suffix: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """See News."""
-        request = runs_pb2.WatchRunsRequest(namespace=self._namespace, cursor=cursor, news=self._news)
+        named = {"namespace": self._namespace, "cursor": cursor, "id_suffix": id_suffix}
+        request = runs_pb2.WatchRunsRequest(**named, news=self._news)
         return self._stub.WatchRuns(request, metadata=self._caller.metadata)
 
     def told(self, message: runs_pb2.WatchRunsResponse) -> Sequence[RunEnd | RunNotice]:
@@ -136,9 +137,9 @@ class JobEnds:
         self._caller = caller
         self._namespace = namespace
 
-    def stream(self, cursor: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
+    def stream(self, cursor: str, id_suffix: str) -> grpc.aio.UnaryStreamCall[Any, Any]:
         """See Ends."""
-        request = jobs_pb2.WatchJobsRequest(namespace=self._namespace, cursor=cursor)
+        request = jobs_pb2.WatchJobsRequest(namespace=self._namespace, cursor=cursor, id_suffix=id_suffix)
         return self._stub.WatchJobs(request, metadata=self._caller.metadata)
 
     def told(self, message: jobs_pb2.WatchJobsResponse) -> Sequence[JobEnd]:

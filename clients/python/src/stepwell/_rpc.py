@@ -156,25 +156,29 @@ class Caller:
 _latest = 0
 
 
-def uuid7() -> str:
-    """Makes a UUIDv7, greater than every earlier one of this process, as text."""
+def uuid7(ending: str = "") -> str:
+    """Makes a UUIDv7, greater than every earlier one of this process, as text.
+
+    `ending` is some hexadecimal digits for it to end with; those before it are as random as ever.
+    """
     global _latest  # noqa: PLW0603 - the order is a property of the process
     stamp = time.time_ns() * 4096 // 1_000_000
     _latest = stamp = stamp if stamp > _latest else _latest + 1
     value = (stamp >> 12) << 80 | 7 << 76 | (stamp & 0xFFF) << 64 | 2 << 62 | int.from_bytes(urandom(8)) >> 2
     text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20 : 32 - len(ending)]}{ending}"
 
 
-def start_ids(given: str | None, request_id: str) -> tuple[str, str]:
+def start_ids(given: str | None, request_id: str, ending: str = "") -> tuple[str, str]:
     """The ids of what is started, empty where the service makes it from the request's, and of the request.
 
-    A start whose caller named no request makes its own id, so that a repeat after a lost answer finds what it made.
+    A start whose caller named no request makes its own id, so that a repeat after a lost answer finds what it made; it
+    ends as the client's watch asks for.
     """
     own = uuid_of(given) if given else ""
     if request_id:
         return own, request_id
-    own = own or uuid7()
+    own = own or uuid7(ending)
     return own, own
 
 

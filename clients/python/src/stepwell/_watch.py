@@ -1,4 +1,7 @@
-"""Hearing of the ends of runs, or of jobs: one stream serves all waits of a client.
+"""Hearing of the ends of runs, or of jobs: one stream serves all waits for what a client has started.
+
+The ids that a client makes end alike, and its stream tells of these alone, so that what others do costs it nothing. Who
+waits for something else needs a stream of everything.
 
 A wait is registered first; then, unless the stream was live before the thing was started, that is read once. So an end
 is seen in one way or the other: it comes after the watch began, or the reading finds it.
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
+from os import urandom
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
@@ -29,13 +33,15 @@ _PATIENCE = 1.0
 # The service shows life every 20 s.
 _SILENCE = 60.0
 _READERS = 16
+# Few enough that ids stay random, many enough that clients share one so seldom that it costs nothing.
+_ENDING_BYTES = 2
 
 End = TypeVar("End")
 
 
-async def watch(source: News[End], cursor: str) -> AsyncGenerator[tuple[Sequence[End], str], None]:
+async def watch(source: News[End], cursor: str, id_suffix: str = "") -> AsyncGenerator[tuple[Sequence[End], str], None]:
     """Reads one stream, from a cursor or from now, to its end. Raises `ServiceError`."""
-    call = source.stream(cursor)
+    call = source.stream(cursor, id_suffix)
     try:
         while True:
             async with asyncio.timeout(_SILENCE):
@@ -98,12 +104,43 @@ class Wait(Generic[End]):
         self.futures.clear()
 
 
-class Watcher(Generic[End]):
-    """The waits of one client in one namespace."""
+class Watchers(Generic[End]):
+    """The waits of one client in one namespace. `ending` is that of the ids that it makes."""
 
     def __init__(self, source: Ends[End]) -> None:
+        """Begins without a stream."""
+        self.ending = urandom(_ENDING_BYTES).hex()
+        self._own = Watcher(source, self.ending)
+        self._every = Watcher(source)
+
+    def expect(self, of: str) -> Wait[End] | None:
+        """Registers what is about to be started, if its stream is live already."""
+        return self._for(of).expect(of)
+
+    def forget(self, of: str) -> None:
+        """Forgets how something ended that goes on."""
+        self._for(of).forget(of)
+
+    async def end(self, of: str, wait: Wait[End] | None) -> End:
+        """Waits for an end: that of what finally goes on in its place."""
+        return await self._for(of).end(of, wait)
+
+    async def close(self) -> None:
+        """Ends the streams."""
+        await self._own.close()
+        await self._every.close()
+
+    def _for(self, of: str) -> Watcher[End]:
+        return self._own if of.endswith(self.ending) else self._every
+
+
+class Watcher(Generic[End]):
+    """The waits for those whose ids end alike, and their stream."""
+
+    def __init__(self, source: Ends[End], id_suffix: str = "") -> None:
         """Begins without a stream: the first wait opens it."""
         self._source = source
+        self._id_suffix = id_suffix
         self._waits: weakref.WeakValueDictionary[str, Wait[End]] = weakref.WeakValueDictionary()
         self._follower: asyncio.Task[None] | None = None
         self._live = asyncio.Event()
@@ -132,7 +169,7 @@ class Watcher(Generic[End]):
         if self._follower is None:
             self._follower = asyncio.create_task(self._follow())
         while wait.end is None:
-            if not self._has_stream:
+            if not self._has_stream or not wait.of.endswith(self._id_suffix):
                 return await self._poll(wait.of)
             if not wait.is_covered:
                 await self._cover(wait)
@@ -190,7 +227,7 @@ class Watcher(Generic[End]):
         while True:
             error: errors.ServiceError
             try:
-                async for found, cursor in watch(self._source, self._cursor):
+                async for found, cursor in watch(self._source, self._cursor, self._id_suffix):
                     attempt = 0
                     self._receive(found, cursor)
                 error = errors.Unavailable("the service ended the watch")

@@ -10,7 +10,7 @@ from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
 from stepwell._ends import RunEnd, RunEnds, RunNews, RunNotice
 from stepwell._rpc import SDK, Caller, open_channel, uuid_of, wait_ready
-from stepwell._watch import Wait, Watcher, news
+from stepwell._watch import Wait, Watchers, news
 from stepwell.api_keys import ApiKeys
 from stepwell.bulk import Bulk
 from stepwell.commits import Commit
@@ -75,7 +75,7 @@ class Client(RunStarts, JobCalls, NamespaceCalls):
         self.task_queue_stub = TaskQueueServiceStub(self._channel)
         self.transaction_stub = TransactionServiceStub(self._channel)
         self._run_ends = RunEnds(self.run_stub, self.caller, namespace)
-        self.watcher = Watcher(self._run_ends)
+        self.watcher = Watchers(self._run_ends)
         self.signals = Coalescer(self._send_signals, call_timeout)
         self.starts = Coalescer(self._send_starts, call_timeout)
         self.schedules = Schedules(self._channel, self.caller, namespace, converter)

@@ -9,7 +9,7 @@ from stepwell import _tracing, errors, reasons
 from stepwell._batches import Coalescer
 from stepwell._ends import JobEnds
 from stepwell._rpc import Caller, start_ids, uuid7, uuid_of
-from stepwell._watch import Watcher, news
+from stepwell._watch import Watchers, news
 from stepwell.definitions import type_and_defaults
 from stepwell.errors import JobFailed
 from stepwell.policies import JOB_CONFLICT, JOB_REUSE, duration
@@ -52,10 +52,11 @@ class JobStart:
         activity: Callable[..., Any] | str,
         value: object,
         options: JobOptions,
+        ending: str,
     ) -> JobStart:
-        """Spells a start: as its options say, else as the activity's decorator does."""
+        """Spells a start: as its options say, else as the activity's decorator does. An id that it makes ends so."""
         kind, hint, defaults = type_and_defaults(activity, "activity")
-        job_id, request_id = start_ids(options.get("job_id"), options.get("request_id", ""))
+        job_id, request_id = start_ids(options.get("job_id"), options.get("request_id", ""), ending)
         request = jobs_pb2.StartJobRequest(
             type=kind,
             unique_key=options.get("unique_key", ""),
@@ -164,7 +165,7 @@ class JobCalls:
         self.job_stub = JobServiceStub(channel)
         self.explanation_stub = ExplanationServiceStub(channel)
         self._job_ends = JobEnds(self.job_stub, caller, namespace)
-        self.job_watcher = Watcher(self._job_ends)
+        self.job_watcher = Watchers(self._job_ends)
         self._job_starts = Coalescer(self._send_job_starts, call_timeout)
 
     @overload
@@ -188,7 +189,7 @@ class JobCalls:
         Starts that are under way at the same time share calls. A repeat after a lost answer finds the job that the
         first made. Raises `UniqueKeyInUse`, `JobExists`, `NamespaceNotFound`, `InvalidField`, `RequestIdReused`.
         """
-        start = JobStart.of(self.converter, activity, input, options)
+        start = JobStart.of(self.converter, activity, input, options, self.job_watcher.ending)
         request, job_id = start.request, start.request.job_id
         wait = self.job_watcher.expect(job_id) if job_id else None
         started = await self._job_starts.submit(request, _tracing.current_traceparent())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stepwell._batches import Coalescer
     from stepwell._ends import RunEnd
     from stepwell._rpc import Caller
-    from stepwell._watch import Wait, Watcher
+    from stepwell._watch import Wait, Watchers
     from stepwell.converter import DataConverter
     from stepwell.runs import RunHandle
     from stepwell.v1.runs_pb2_grpc import RunServiceAsyncStub
@@ -55,7 +55,7 @@ class RunStarts(ABC):
     caller: Caller
     converter: DataConverter
     run_stub: RunServiceAsyncStub
-    watcher: Watcher[RunEnd]
+    watcher: Watchers[RunEnd]
     starts: Coalescer[runs_pb2.StartRunRequest, runs_pb2.StartRunResponse]
 
     @abstractmethod
@@ -88,7 +88,7 @@ class RunStarts(ABC):
         Starts that are under way at the same time share calls. A repeat after a lost answer finds the run that the
         first made. Raises `WorkflowIdInUse`, `RunExists`, `NamespaceNotFound`, `InvalidField`, `RequestIdReused`.
         """
-        run_id, request_id = start_ids(options.get("run_id"), options.get("request_id", ""))
+        run_id, request_id = start_ids(options.get("run_id"), options.get("request_id", ""), self.watcher.ending)
         request, hint = start_request(self.converter, workflow, input, run_id, options)
         request.request_id = request_id
         wait = self.watcher.expect(run_id) if run_id else None

@@ -752,19 +752,23 @@ class WatchJobsRequest(_message.Message):
 
     NAMESPACE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
+    ID_SUFFIX_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     cursor: _builtins.str
     """Where to go on: a `cursor` seen before. Empty: from now."""
+    id_suffix: _builtins.str
+    """Only jobs whose id ends so: see `WatchRunsRequest`. Default: all."""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         cursor: _builtins.str = ...,
+        id_suffix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "id_suffix", b"id_suffix", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1279,10 +1279,16 @@ class WatchRunsRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     NEWS_FIELD_NUMBER: _builtins.int
+    ID_SUFFIX_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """Default `main`."""
     cursor: _builtins.str
     """Where to go on: a `cursor` seen before, of a stream of whatever news. Empty: from now."""
+    id_suffix: _builtins.str
+    """Only runs whose id ends so: at most 6 hexadecimal digits. Who gives all that it starts ids with one ending of its own
+    hears of these alone, and of what goes on with their work: the id of a run that continues another ends as that one's
+    does. Default: all.
+    """
     @_builtins.property
     def news(self) -> _containers.RepeatedScalarFieldContainer[Global___RunNews.ValueType]:
         """What to tell of. Default: `RUN_NEWS_ENDED` alone. At most 256."""
@@ -1293,10 +1299,11 @@ class WatchRunsRequest(_message.Message):
         namespace: _builtins.str = ...,
         cursor: _builtins.str = ...,
         news: _abc.Iterable[Global___RunNews.ValueType] | None = ...,
+        id_suffix: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "namespace", b"namespace", "news", b"news"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "id_suffix", b"id_suffix", "namespace", b"namespace", "news", b"news"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
