@@ -63,7 +63,7 @@ async def cut(ended: asyncio.Event, call: asyncio.Task[object] | None) -> None:
 
 
 class Stream:
-    """See the module. `left` once the worker said goodbye; `fault` if it broke the protocol."""
+    """See the module. `left` if it ended as by a goodbye, or was lost; `fault` if its worker broke the protocol."""
 
     def __init__(self, dispatcher: Dispatcher, session: WorkerSession, fields: Fields, patience: float) -> None:
         self._dispatcher = dispatcher

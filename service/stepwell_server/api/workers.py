@@ -82,6 +82,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         stream = Stream(self._dispatcher, session, self._fields, self._settings.ping_seconds / 2)
         telemetry.metrics.streams.inc()
         reader: asyncio.Task[None] | None = None
+        has_left = False
         cutting = asyncio.create_task(cut(session.outbox.ended, asyncio.current_task()))
         try:
             yield workers_pb2.ConnectResponse(welcome=welcome)
@@ -91,6 +92,10 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
             while (bundle := await session.outbox.take()) is not None:
                 yield bundle_to_proto(bundle, session.namespace)
             self._say_why(session, stream)
+            if stream.left:
+                # What a worker says ends alike if its stream is lost. Only one that can be written to has left.
+                yield workers_pb2.ConnectResponse()
+                has_left = True
         finally:
             telemetry.metrics.streams.dec()
             cutting.cancel()
@@ -98,7 +103,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
                 reader.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await reader
-            if stream.left:
+            if has_left:
                 await self._dispatcher.close(session)
             elif session.attached:
                 self._dispatcher.detach(session)
