@@ -104,6 +104,26 @@ async def test_a_replica_that_leaves_asks_its_workers_to_move_and_they_lose_noth
         await again.cut()
 
 
+async def test_a_worker_that_drains_and_is_asked_to_move_may_half_close_the_old_stream(
+    two: tuple[Replica, Replica],
+) -> None:
+    """It is no goodbye: the worker goes on elsewhere, and the word of that may come late."""
+    leaving, staying = two
+    await scheduled(leaving)
+    async with wire(leaving, capacity=capacity(activities=1)) as stream:
+        task = await stream.task(ACTIVITY)
+        await stream.say(drain=True)
+        await stream.settled()
+        stopping = asyncio.create_task(leaving.service.dispatcher.drain())
+        await stream.next("rotate")
+        await stream.half_close()
+        assert await stream.end() == "OK"
+        await stopping
+        again = await Wire(staying, hello(session_id=stream.welcome.session_id, held=[task.ref])).open()
+        assert (await again.complete(task)).status == ACCEPTED
+        await again.cut()
+
+
 async def slow_reader(one: Replica) -> Wire:
     """A worker that has said hello, and reads no more."""
     opening = hello("slow", capacity=capacity(activities=1000))

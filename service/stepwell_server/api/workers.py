@@ -103,7 +103,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
                 reader.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await reader
-            if has_left:
+            if has_left and not session.may_have_moved:
                 await self._dispatcher.close(session)
             elif session.attached:
                 self._dispatcher.detach(session)
