@@ -233,9 +233,8 @@ class Stream:
         """Answers a progress some of whose steps ended at once with payloads that must be read."""
         try:
             ended = await self._dispatcher.reader.completed(answer.ended)
-        except refusals.Refusal as refusal:
-            # The worker sends it again, and hears then.
-            self._tell_refusal(correlation, key, order.token, refusal, is_failure=False)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the worker sends it again, and hears then
+            self._refused(correlation, key, order, error)
             return None
         self._answer(correlation, key, order, answer, ended)
         return None
