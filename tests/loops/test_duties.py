@@ -275,6 +275,21 @@ async def test_nothing_expires_soon_after_the_leader_stood_still(database_url: s
         assert await loop.run_once() == 3
 
 
+async def test_nothing_expires_soon_after_the_clock_was_set_forward(database_url: str) -> None:
+    """Whoever was prolonged before was so by the clock as it was; other replicas follow it a little later."""
+    async with rigged(database_url) as rig:
+        loop, seconds = expiry(rig), rig.settings.session_seconds
+        assert await loop.run_once() == 0
+        session_id, *_ = await holding(rig, 10)
+        rig.clock.align(rig.clock.now() + timedelta(hours=1), 0.0)
+        assert await loop.run_once() == 0
+        loop._held_up_time -= 1.9 * seconds
+        assert await loop.run_once() == 0
+        assert await held_by(rig, session_id) == 2
+        loop._held_up_time -= 0.2 * seconds
+        assert await loop.run_once() == 3
+
+
 async def test_what_held_the_leader_up_excuses_heartbeats_elsewhere(database_url: str) -> None:
     """It has no worker of its own, so no beats of its own have failed."""
     async with Service(rig_settings(database_url, lock_seconds=0.2, expiry_poll_seconds=0.05)) as service:

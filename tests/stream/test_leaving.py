@@ -62,6 +62,21 @@ async def test_half_closing_without_a_drain_keeps_the_session(one: Replica) -> N
         await again.cut()
 
 
+async def test_a_stream_that_is_lost_while_it_drains_keeps_the_session(one: Replica) -> None:
+    """To the service its reading ends as if the worker had half-closed."""
+    await scheduled(one)
+    async with wire(one, capacity=capacity(activities=1)) as stream:
+        task = await stream.task(ACTIVITY)
+        await stream.say(drain=True)
+        await stream.settled()
+        (session,) = one.service.dispatcher.sessions.values()
+        await stream.cut()
+        await until(lambda: not session.attached)
+        again = await Wire(one, hello(session_id=stream.welcome.session_id, held=[task.ref])).open()
+        assert (await again.complete(task)).status == ACCEPTED
+        await again.cut()
+
+
 async def test_reports_under_way_are_answered_before_the_stream_ends(one: Replica) -> None:
     await scheduled(one)
     async with wire(one, capacity=capacity(activities=1)) as stream:
@@ -85,6 +100,26 @@ async def test_a_replica_that_leaves_asks_its_workers_to_move_and_they_lose_noth
         assert [ref.task_id for ref in again.welcome.held] == [task.ref.task_id]
         await stream.cut()
         await stopping
+        assert (await again.complete(task)).status == ACCEPTED
+        await again.cut()
+
+
+async def test_a_worker_that_drains_and_is_asked_to_move_may_half_close_the_old_stream(
+    two: tuple[Replica, Replica],
+) -> None:
+    """It is no goodbye: the worker goes on elsewhere, and the word of that may come late."""
+    leaving, staying = two
+    await scheduled(leaving)
+    async with wire(leaving, capacity=capacity(activities=1)) as stream:
+        task = await stream.task(ACTIVITY)
+        await stream.say(drain=True)
+        await stream.settled()
+        stopping = asyncio.create_task(leaving.service.dispatcher.drain())
+        await stream.next("rotate")
+        await stream.half_close()
+        assert await stream.end() == "OK"
+        await stopping
+        again = await Wire(staying, hello(session_id=stream.welcome.session_id, held=[task.ref])).open()
         assert (await again.complete(task)).status == ACCEPTED
         await again.cut()
 

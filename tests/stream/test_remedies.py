@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.stream.calls import Caller
 from tests.stream.code import Code
-from tests.stream.kit import ACCEPTED, ACTIVITY, REFUSED, RUN, Replica, capacity, error_reason, payload
+from tests.stream.kit import ACCEPTED, ACTIVITY, DUPLICATE, REFUSED, RUN, Replica, capacity, error_reason, payload
 from tests.stream.wire import wire
 
 from stepwell.v1 import jobs_pb2, types_pb2, workers_pb2
@@ -124,6 +124,23 @@ async def test_the_service_s_own_fault_is_borne_a_few_times(one: Replica, monkey
         assert (again.ref.token, again.attempt) == (ref.token + 1, 1)
         assert (await stream.report(again.ref, complete=DONE)).status == ACCEPTED
     assert (await one.job_end(job_id)).state == jobs_pb2.JOB_STATE_COMPLETED
+
+
+async def test_an_answer_that_can_not_be_read_is_told_so(one: Replica) -> None:
+    """What was recorded is found a repeat; a report that nobody answers would be waited for."""
+    run_id = await one.start()
+    async with wire(one, capacity=capacity(runs=1)) as stream:
+        code = Code(stream, await stream.task(RUN))
+        await one.signal(run_id, "go")
+        told = code.progress(code.wait_for("go"), waiting=True)
+        async with one.service.dispatcher.reader.connection() as connection:
+            # A role that may read nothing.
+            await connection.raw.execute("SET ROLE pg_signal_backend")
+        assert remedy(await stream.report(code.task.ref, progress=told)) == REPEAT
+        async with one.service.dispatcher.reader.connection() as connection:
+            await connection.raw.execute("RESET ROLE")
+        result = await stream.report(code.task.ref, progress=told)
+        assert (result.status, [step.name for step in result.steps]) == (DUPLICATE, ["wait go"])
 
 
 async def test_by_calls_it_is_the_same(one: Replica) -> None:

@@ -13,6 +13,7 @@ from tests.stream.wire import Wire, wire
 
 from stepwell.v1 import workers_pb2
 from stepwell.v1.workers_pb2 import CompleteActivity
+from stepwell_server.store.faults import Rejected
 
 Two = tuple[Replica, Replica]
 
@@ -61,6 +62,37 @@ async def test_news_whose_hint_was_lost_are_found_by_looking(looks_often: None, 
     ):
         code = Code(runs, await runs.task(RUN))
         await code.wait(code.activity(task_queue="q"))
+        second.service.dispatcher.pushes.start(None)
+        await acts.complete(await acts.task(ACTIVITY), 42)
+        assert [step.name for step in (await code.advance()).steps] == ["a"]
+
+
+async def test_a_look_that_the_database_refuses_is_not_the_last(looks_often: None, two: Two) -> None:
+    first, second = two
+    dispatcher, refused = first.service.dispatcher, asyncio.Event()
+    reconcile = dispatcher._upkeep.reconcile
+
+    async def watched() -> None:
+        try:
+            await reconcile()
+        except Rejected:
+            refused.set()
+            raise
+
+    dispatcher._upkeep.reconcile = watched  # type: ignore[method-assign]
+    await first.start(queue="runs")
+    async with (
+        wire(first, "runs", task_queues=["runs"], capacity=capacity(runs=1)) as runs,
+        wire(second, "acts", capacity=capacity(activities=1)) as acts,
+    ):
+        code = Code(runs, await runs.task(RUN))
+        await code.wait(code.activity(task_queue="q"))
+        async with dispatcher.reader.connection() as connection:
+            # A role that may read nothing.
+            await connection.raw.execute("SET ROLE pg_signal_backend")
+        await refused.wait()
+        async with dispatcher.reader.connection() as connection:
+            await connection.raw.execute("RESET ROLE")
         second.service.dispatcher.pushes.start(None)
         await acts.complete(await acts.task(ACTIVITY), 42)
         assert [step.name for step in (await code.advance()).steps] == ["a"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -75,6 +75,20 @@ async def test_a_claim_waits_for_the_first_task(one: Replica) -> None:
 
 async def test_a_claim_answers_nothing_when_its_wait_is_over(one: Replica) -> None:
     assert await (await Caller.of(one)).claim(wait=0.1) == []
+
+
+async def test_a_session_lives_as_long_as_its_claim_waits(one: Replica) -> None:
+    async def end() -> datetime:
+        (worker,) = (await one.workers.ListWorkers(workers_pb2.ListWorkersRequest())).workers
+        return worker.expire_time.ToDatetime()  # type: ignore[no-any-return]
+
+    caller = await Caller.of(one)
+    claim = asyncio.create_task(caller.claim(wait=30.0))
+    first = await end()
+    await until(end, lambda told: told > first + timedelta(seconds=2.0))
+    await one.start_job()
+    (task,) = await claim
+    assert (await caller.report(task.ref, complete=CompleteActivity())).status == ACCEPTED
 
 
 async def test_what_was_claimed_for_a_caller_who_has_gone_goes_back(

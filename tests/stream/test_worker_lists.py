@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.service import refusal
 from tests.stream.kit import SECONDS, Replica, hello
+from tests.stream.wire import Wire, wire
 
 from stepwell.v1 import workers_pb2
 
@@ -47,3 +48,10 @@ async def test_workers_are_filtered_and_sorted(one: Replica) -> None:
     assert await listed(one, filter='register_time > "2020-01-01T00:00:00Z"') == ["c", "a", "b"]
     wrong = workers_pb2.ListWorkersRequest(filter="task_queues = mail")
     assert (await refusal(one.workers.ListWorkers(wrong, timeout=SECONDS)))[1] == "INVALID_FIELD"
+
+
+async def test_a_session_that_goes_on_under_another_name_is_listed_by_that(one: Replica) -> None:
+    async with wire(one, "before") as stream:
+        again = await Wire(one, hello("after", session_id=stream.welcome.session_id, task_queues=["mail"])).open()
+        assert await listed(one, filter="worker_id = after AND task_queues:mail") == ["after"]
+        await again.cut()

@@ -63,7 +63,7 @@ async def cut(ended: asyncio.Event, call: asyncio.Task[object] | None) -> None:
 
 
 class Stream:
-    """See the module. `left` once the worker said goodbye; `fault` if it broke the protocol."""
+    """See the module. `left` if it ended as by a goodbye, or was lost; `fault` if its worker broke the protocol."""
 
     def __init__(self, dispatcher: Dispatcher, session: WorkerSession, fields: Fields, patience: float) -> None:
         self._dispatcher = dispatcher
@@ -233,9 +233,8 @@ class Stream:
         """Answers a progress some of whose steps ended at once with payloads that must be read."""
         try:
             ended = await self._dispatcher.reader.completed(answer.ended)
-        except refusals.Refusal as refusal:
-            # The worker sends it again, and hears then.
-            self._tell_refusal(correlation, key, order.token, refusal, is_failure=False)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the worker sends it again, and hears then
+            self._refused(correlation, key, order, error)
             return None
         self._answer(correlation, key, order, answer, ended)
         return None

@@ -43,6 +43,7 @@ from stepwell_server.store import recall, workers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
+    from datetime import datetime
 
     from stepwell_server.clock import Clock
     from stepwell_server.dispatch.dispatcher import Dispatcher
@@ -82,6 +83,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         stream = Stream(self._dispatcher, session, self._fields, self._settings.ping_seconds / 2)
         telemetry.metrics.streams.inc()
         reader: asyncio.Task[None] | None = None
+        has_left = False
         cutting = asyncio.create_task(cut(session.outbox.ended, asyncio.current_task()))
         try:
             yield workers_pb2.ConnectResponse(welcome=welcome)
@@ -91,6 +93,10 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
             while (bundle := await session.outbox.take()) is not None:
                 yield bundle_to_proto(bundle, session.namespace)
             self._say_why(session, stream)
+            if stream.left:
+                # What a worker says ends alike if its stream is lost. Only one that can be written to has left.
+                yield workers_pb2.ConnectResponse()
+                has_left = True
         finally:
             telemetry.metrics.streams.dec()
             cutting.cancel()
@@ -98,7 +104,7 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
                 reader.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await reader
-            if stream.left:
+            if has_left and not session.may_have_moved:
                 await self._dispatcher.close(session)
             elif session.attached:
                 self._dispatcher.detach(session)
@@ -179,10 +185,9 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         kind = self._fields.member(request.kind, workers_pb2.TaskKind, "kind")
         queue = self._fields.text(request.task_queue, "task_queue")
         wait = wait_seconds(checks.seconds(request, "wait") or 0.0, default=0.0)
-        expire_time = await self._dispatcher.prolong(row.session_id)
         claims = self._dispatcher.unary_claims(row, namespace, kind, queue, most)
         return_all = self._dispatcher.give_back_claimed
-        grants = await self._claim(claims, wait, return_all)
+        grants, expire_time = await self._claim(row.session_id, claims, wait, return_all)
         try:
             assigns = await self._dispatcher.reader.assignments(grants)
             assigns = await self._dispatcher.run_calls.deliveries.with_updates(assigns)
@@ -193,13 +198,19 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
         response.session_expire_time.FromDatetime(expire_time)
         return response
 
-    async def _claim(self, claims: list[Claim], wait: float, return_all: Callable[[object], None]) -> Sequence[Grant]:
+    async def _claim(
+        self, session_id: UUID, claims: list[Claim], wait: float, return_all: Callable[[object], None]
+    ) -> tuple[Sequence[Grant], datetime]:
         """Claims from each queue and kind in turn until there is something or the wait is over.
 
-        What is granted to a caller who has gone away meanwhile is given back.
+        The session, whose end is answered too, is prolonged meanwhile: it lives for less than a long wait. What is
+        granted to a caller who has gone away meanwhile is given back.
         """
-        deadline = time.monotonic() + wait
+        deadline, prolong_at, expire_time = time.monotonic() + wait, 0.0, self._clock.now()
         while True:
+            if time.monotonic() >= prolong_at:
+                expire_time = await self._dispatcher.prolong(session_id)
+                prolong_at = time.monotonic() + self._settings.heartbeat_seconds
             pause = _CLAIM_POLL_SECONDS
             for claim in claims:
                 future = self._dispatcher.committers.submit(claim)
@@ -209,16 +220,16 @@ class WorkerServicer(workers_pb2_grpc.WorkerServiceServicer):
                     future.add_done_callback(lambda done: return_all(done.exception() or done.result()))
                     raise
                 if isinstance(granted, list) and granted:
-                    return granted
+                    return granted, expire_time
                 if isinstance(granted, Rationed):
                     pause = min(pause, self._dispatcher.seconds_until(granted.next_time))
             remaining = deadline - time.monotonic()
             if self._dispatcher.is_leaving:
                 # The caller may ask again at once, and is not to do so without end.
                 await asyncio.sleep(min(max(remaining, 0.0), _LEAVING_PAUSE_SECONDS))
-                return []
+                return [], expire_time
             if remaining <= 0:
-                return []
+                return [], expire_time
             await self._dispatcher.tasks_marked(min(remaining, pause))
 
     async def ReportTasks(

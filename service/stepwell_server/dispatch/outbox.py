@@ -80,6 +80,8 @@ class Outbox:
         self._ready = asyncio.Event()
         self.closed = False
         self.overflowed = False
+        self.has_rotated = False
+        """Whether its worker was asked to connect anew."""
         self.ended = asyncio.Event()
         self.on_overflow: Callable[[], None] = lambda: None
         self.on_sent: Callable[[], None] = lambda: None
@@ -128,7 +130,7 @@ class Outbox:
 
     def rotate(self, seconds: float) -> None:
         """Asks the worker to connect anew."""
-        self._rotate = seconds
+        self._rotate, self.has_rotated = seconds, True
         self._ready.set()
 
     def prolonged(self, expire_time: datetime) -> None:

@@ -104,6 +104,11 @@ class WorkerSession:
         """Whether what is put into the outbox reaches the worker."""
         return self.attached and not self.outbox.closed
 
+    @property
+    def may_have_moved(self) -> bool:
+        """Whether its worker, if it closes the stream, may go on elsewhere, of which no hint has come yet."""
+        return self.outbox.has_rotated and bool(self.held)
+
     def holds(self, key: TaskKey, token: int) -> Held | None:
         """The task, if it is held under that token."""
         held = self.held.get(key)

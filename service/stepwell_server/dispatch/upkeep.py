@@ -6,12 +6,13 @@ A replica that is itself late does not judge others.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import random
 import time
 from typing import TYPE_CHECKING
 from uuid import UUID
+
+import structlog
 
 from stepwell_server import refusals
 from stepwell_server.dispatch.gauges import measure_capacity
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from stepwell_server.dispatch.sessions import TaskKey, WorkerSession
     from stepwell_server.settings import Settings
 
+_log = structlog.get_logger("stepwell.dispatch")
 _TICK_SECONDS = 1.0
 _LATE_SECONDS = 1.5
 _RECONCILE_SECONDS = 5.0
@@ -139,13 +141,20 @@ class Upkeep:
     async def _reconcile_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_RECONCILE_SECONDS)
-            with contextlib.suppress(refusals.Refusal):
-                await self.reconcile()
-                if self._pushes.deliveries is not None:
-                    self._background.spawn(self._pushes.deliveries.look())
-                if self._unknown or time.monotonic() > self._leases_time:
-                    await self._return_unknown()
-                    self._leases_time = time.monotonic() + self._settings.session_seconds
+            try:
+                await self._look()
+            except refusals.Refusal as refusal:
+                _log.info("nothing was compared", reason=refusal.reason)
+            except Exception:  # noqa: BLE001 - what the database refuses once is no reason never to look again
+                _log.exception("nothing was compared")
+
+    async def _look(self) -> None:
+        await self.reconcile()
+        if self._pushes.deliveries is not None:
+            self._background.spawn(self._pushes.deliveries.look())
+        if self._unknown or time.monotonic() > self._leases_time:
+            await self._return_unknown()
+            self._leases_time = time.monotonic() + self._settings.session_seconds
 
     def doubt(self) -> None:
         """What was committed is not known: leases too are compared, at the next round."""

@@ -7,7 +7,8 @@
 A round may end anywhere in between; the next one goes on from there. Nothing expires until this leader has led for a
 whole session's time, so that after an outage of the database or of a leader workers get to give their sign of life; nor
 until that time has passed since a round last failed or was held up, for what held it up may have held beats up, too. So
-it looks in each round, also while it may not judge yet, and by the lock that beats take.
+it looks in each round, also while it may not judge yet, and by the lock that beats take. Where the clock was set
+forward, sessions were prolonged by what it was before; as other replicas follow a little later, twice that time passes.
 Sessions live by real time: moving a test's clock expires none.
 """
 
@@ -65,6 +66,7 @@ class Expiry(Loop):
         self._lost_holders_time = 0.0
         self._held_up_time = float("-inf")
         self._looked_time = float("inf")
+        self._ahead = float("inf")  # the clock, of the steady one
         self._has_more = False
 
     def pause(self, done: int) -> float:
@@ -100,7 +102,14 @@ class Expiry(Loop):
         self._looked_time = ended = self._clock.monotonic()
         if was_away or ended - began > self._session_seconds * _HELD_UP:
             self._held_up_time = ended
+        if self._was_set_forward():
+            self._held_up_time = ended + self._session_seconds
         return expired
+
+    def _was_set_forward(self) -> bool:
+        """Whether the clock has gone on by more than the time that has passed since the last look."""
+        before, self._ahead = self._ahead, self._clock.now().timestamp() - self._clock.monotonic()
+        return self._ahead - before > self._session_seconds * _HELD_UP
 
     async def _expire_slice(self, expired: Sequence[UUID]) -> int:
         condemned: Sequence[UUID] = ()

@@ -59,8 +59,8 @@ async def resume_session(  # noqa: PLR0917 - the statement's parameters
     owner: str | None = None,
 ) -> bool:
     """Prolongs a session of that owner's (None: of anybody's) that has not expired; False if there is none."""
-    arguments = (session_id, namespace_id, pack_hello(hello), expire_time, now, *listed_of(hello), owner)
-    return bool(await connection.fetch(SESSIONS["resume_session"], *arguments))
+    told = pack_hello(hello), expire_time, now, hello.worker_id, *listed_of(hello)
+    return bool(await connection.fetch(SESSIONS["resume_session"], session_id, namespace_id, *told, owner))
 
 
 async def read_session(connection: Connection, session_id: UUID) -> Session | None:
