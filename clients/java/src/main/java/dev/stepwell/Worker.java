@@ -15,7 +15,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ExecutionException;
 import java.util.function.Supplier;
 
 /**
@@ -24,9 +23,11 @@ import java.util.function.Supplier;
  */
 public final class Worker implements AutoCloseable {
     private final Session session;
+    private final Thread thread;
 
     private Worker(Builder builder) {
         session = new Session(builder);
+        thread = new Thread(session::run, "stepwell-worker");
     }
 
     /**
@@ -38,9 +39,13 @@ public final class Worker implements AutoCloseable {
         return new Builder(connections);
     }
 
-    /** Starts to work, in threads of its own. A worker starts once. */
+    /**
+     * Starts to work, in threads of its own.
+     *
+     * @throws IllegalThreadStateException if it was started before: a worker starts once
+     */
     public Worker start() {
-        new Thread(session::run, "stepwell-worker").start();
+        thread.start();
         return this;
     }
 
@@ -62,16 +67,14 @@ public final class Worker implements AutoCloseable {
         session.drain();
     }
 
-    /** {@link #shutdown}, and waits for the end, or until its thread is interrupted. Of a worker that was started. */
+    /** {@link #shutdown}, and waits for the end, or until the caller's thread is interrupted. */
     @Override
     public void close() {
         shutdown();
         try {
-            session.ended.get();
+            thread.join();
         } catch (InterruptedException interrupted) {
             Thread.currentThread().interrupt();
-        } catch (ExecutionException refused) {
-            // Whoever wants to know asks for the end.
         }
     }
 

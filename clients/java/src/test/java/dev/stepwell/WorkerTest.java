@@ -382,6 +382,12 @@ class WorkerTest {
         }
     }
 
+    /** As when what comes before its start has thrown. */
+    @Test
+    void workerThatNeverStartedIsClosed() {
+        worker().build().close();
+    }
+
     @Test
     void refusedWorkerEnds() {
         try (Worker worker = worker().namespace("nowhere")
