@@ -132,7 +132,11 @@ public final class Worker implements AutoCloseable {
             return this;
         }
 
-        /** What performs activities and jobs of a type, which are given an {@code input}. */
+        /**
+         * What performs activities and jobs of a type, which are given an {@code input}. An input that does not fit fails
+         * them with the type {@code InvalidInput}, a result that can't be written with {@code InvalidResult}, one of more
+         * than 2 MiB with {@code PayloadTooLarge}: all three for good.
+         */
         public <I, O> Builder activity(String type, Class<I> input, Activity<I, O> activity) {
             return activity(type, (Type) input, activity);
         }
@@ -150,7 +154,12 @@ public final class Worker implements AutoCloseable {
                 } catch (IllegalArgumentException misfit) {
                     throw ApplicationException.nonRetryable("InvalidInput", misfit.getMessage());
                 }
-                return payloads.writeSmall(activity.perform(context, value));
+                O result = activity.perform(context, value);
+                try {
+                    return payloads.writeSmall(result);
+                } catch (IllegalArgumentException unwritable) {
+                    throw ApplicationException.nonRetryable("InvalidResult", unwritable.getMessage());
+                }
             });
             return this;
         }
