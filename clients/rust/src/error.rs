@@ -94,7 +94,7 @@ impl From<Status> for Refusal {
         Self {
             code,
             reason: info.reason,
-            message: status.message().to_owned(),
+            message: with_causes(status.message().to_owned(), &status),
             metadata: info.metadata,
             fields: violations.into_iter().map(|violation| (violation.field, violation.description)).collect(),
             retry_after: details.retry_info().and_then(|info| info.retry_delay),
@@ -169,17 +169,21 @@ impl<E: StdError + 'static> From<E> for ActivityError {
     fn from(error: E) -> Self {
         let path = std::any::type_name::<E>().split('<').next().unwrap_or_default();
         let kind = path.rsplit("::").next().unwrap_or_default();
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            if !message.ends_with(&text) {
-                message = format!("{message}: {text}");
-            }
-            source = cause.source();
-        }
-        Self::new(kind, message)
+        Self::new(kind, with_causes(error.to_string(), &error))
     }
+}
+
+/// Says after an error's message what came to that.
+fn with_causes(mut message: String, error: &dyn StdError) -> String {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.ends_with(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = cause.source();
+    }
+    message
 }
 
 pub(crate) fn failure(kind: &str, message: &str) -> pb::Failure {
@@ -209,7 +213,8 @@ mod tests {
     fn broken_connections_pass() {
         let mut broken = Status::unknown("transport error");
         broken.set_source(std::sync::Arc::new(std::io::Error::other("reset")));
-        assert!(Refusal::from(broken).is_passing());
+        assert!(Refusal::from(broken.clone()).is_passing());
+        assert_eq!(Refusal::from(broken).message, "transport error: reset");
         assert!(!Refusal::from(Status::unknown("said so")).is_passing());
         assert!(Refusal::from(Status::cancelled("by a proxy")).is_passing());
     }

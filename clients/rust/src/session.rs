@@ -26,7 +26,7 @@ use crate::{
     error::{Error, Refusal, failure},
     pb::{
         Capacity, CapacityUpdate, ConnectRequest, ConnectResponse, FailActivity, Failure, Hello, ReleaseTask,
-        ReportResult, Task, TaskKind, Welcome, report::Outcome, report_result::Remedy,
+        ReportResult, Task, TaskKind, TaskRef, Welcome, report::Outcome, report_result::Remedy,
     },
     stream::Stream,
     worker::{Worker, identity},
@@ -181,9 +181,12 @@ impl Session {
         }
     }
 
-    /// Begins a task. One that it has already is acknowledged again, and goes on.
+    /// Begins a task. One that it has already is acknowledged again, and goes on; an older grant of it is over.
     fn assigned(&mut self, mut task: Task) {
-        if self.attempts.values().any(|attempt| attempt.task == task.r#ref) {
+        let TaskRef { task_id, token } = task.r#ref.clone().unwrap_or_default();
+        let is_same = |held: &&TaskRef| held.task_id == task_id;
+        self.attempts.retain(|_, attempt| attempt.task.as_ref().filter(is_same).is_none_or(|held| held.token >= token));
+        if self.attempts.values().any(|attempt| attempt.task.as_ref().filter(is_same).is_some()) {
             return self.signs.acks.extend(task.r#ref);
         }
         self.last_number += 1;
@@ -273,4 +276,33 @@ fn hello(worker: &Worker) -> Hello {
 /// None also for what is 0, which stands for nothing said, or less.
 pub(crate) fn duration(given: Option<prost_types::Duration>) -> Option<Duration> {
     given.and_then(|given| given.try_into().ok()).filter(|given: &Duration| !given.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::transport::Endpoint;
+
+    use super::*;
+    use crate::{client::Client, worker::WorkerOptions};
+
+    fn assign(session: &mut Session, token: i64) {
+        let task = Task { r#ref: Some(TaskRef { task_id: "task".into(), token }), ..Task::default() };
+        session.received(ConnectResponse { assigns: vec![task], ..ConnectResponse::default() });
+    }
+
+    #[tokio::test]
+    async fn a_newer_grant_ends_the_older_one() {
+        let client = Client::new(Endpoint::from_static("http://127.0.0.1:1")).unwrap();
+        let mut session = Session::new(Worker::new(client, WorkerOptions::default()));
+        assign(&mut session, 2);
+        let older = session.attempts[&1].context.clone();
+        // What comes again, or late, begins nothing.
+        assign(&mut session, 2);
+        assign(&mut session, 1);
+        assert!(!older.cancellation().is_cancelled());
+        assign(&mut session, 3);
+        assert!(older.cancellation().is_cancelled());
+        let held: Vec<_> = session.attempts.values().filter_map(|attempt| attempt.task.clone()).collect();
+        assert_eq!(held, [TaskRef { task_id: "task".into(), token: 3 }]);
+    }
 }

@@ -24,12 +24,17 @@ final class Failures {
                 && Stream.iterate(thrown, Objects::nonNull, Throwable::getCause).anyMatch(Failures::isStop)) {
             return Report.newBuilder().setCancelled(CancelledActivity.getDefaultInstance());
         }
-        StringWriter trace = new StringWriter();
-        thrown.printStackTrace(new PrintWriter(trace, true));
-        Failure.Builder failure = Failure.newBuilder()
-                .setType(thrown.getClass().getSimpleName())
-                .setMessage(CUT.formatted(thrown.getMessage() == null ? thrown : thrown.getMessage()))
-                .setStackTrace(CUT.formatted(trace));
+        Class<?> type = thrown.getClass();
+        Failure.Builder failure =
+                Failure.newBuilder().setType((type.isAnonymousClass() ? type.getSuperclass() : type).getSimpleName());
+        try {
+            StringWriter trace = new StringWriter();
+            thrown.printStackTrace(new PrintWriter(trace, true));
+            failure.setMessage(CUT.formatted(thrown.getMessage() == null ? thrown : thrown.getMessage()))
+                    .setStackTrace(CUT.formatted(trace));
+        } catch (RuntimeException unsayable) {
+            failure.setMessage("it can't say what it is about: " + unsayable);
+        }
         if (thrown instanceof ApplicationException known) {
             failure.setType(known.type()).setNonRetryable(!known.isRetryable());
             Duration delay = known.retryAfter();

@@ -25,7 +25,7 @@ public final class Payloads {
     /**
      * Spells a value.
      *
-     * @throws IllegalArgumentException if the mapper can't write it
+     * @throws IllegalArgumentException if the mapper can't write it, with what it says
      */
     public Payload write(Object value) {
         if (value == null || value instanceof JsonNode node && node.isNull()) {
@@ -37,14 +37,16 @@ public final class Payloads {
                     .build();
         } catch (JsonProcessingException unwritable) {
             throw new IllegalArgumentException(
-                    "a " + value.getClass().getName() + " is not to be written as JSON", unwritable);
+                    "a " + value.getClass().getName() + " is not to be written as JSON: "
+                            + unwritable.getOriginalMessage(),
+                    unwritable);
         }
     }
 
     /** Spells what a worker has to say. What is larger would be refused, and all else in the same message with it. */
     Payload writeSmall(Object value) {
         Payload payload = write(value);
-        if (payload.getSerializedSize() > MOST_BYTES) {
+        if (payload.getJsonBytes().size() > MOST_BYTES) {
             throw ApplicationException.nonRetryable("PayloadTooLarge", "a value of more than 2 MiB: give a reference");
         }
         return payload;
@@ -53,7 +55,7 @@ public final class Payloads {
     /**
      * Reads a value.
      *
-     * @throws IllegalArgumentException if the payload holds something else
+     * @throws IllegalArgumentException if the payload holds something else, with what the mapper says
      */
     public <T> T read(Payload payload, Class<T> type) {
         return read(payload, (Type) type);
@@ -69,7 +71,9 @@ public final class Payloads {
         try {
             return mapper.readValue(json, mapper.constructType(type));
         } catch (JsonProcessingException unreadable) {
-            throw new IllegalArgumentException("the payload does not fit a " + type.getTypeName(), unreadable);
+            throw new IllegalArgumentException(
+                    "the payload does not fit a " + type.getTypeName() + ": " + unreadable.getOriginalMessage(),
+                    unreadable);
         }
     }
 }

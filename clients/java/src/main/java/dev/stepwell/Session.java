@@ -58,7 +58,8 @@ final class Session {
     final CompletableFuture<Void> connected = new CompletableFuture<>();
     final CompletableFuture<Void> ended = new CompletableFuture<>();
     private final Worker.Builder worker;
-    private final Map<TaskRef, Attempt> attempts = new LinkedHashMap<>();
+    /** By their tasks' ids: of each task there is the latest grant. */
+    private final Map<String, Attempt> attempts = new LinkedHashMap<>();
     /** Those whose report is not answered yet, by their numbers. */
     private final Map<Long, Attempt> reported = new LinkedHashMap<>();
     /** What is to be said, in order, by what it is about: a report's number, a task, or a word such as `ping`. */
@@ -100,7 +101,7 @@ final class Session {
     private synchronized void work() throws InterruptedException {
         try {
             link = new Link();
-            while (now() < releaseAt + LAST_WORDS_MILLIS && (releaseAt == NEVER || !attempts.isEmpty())) {
+            while (!isOver()) {
                 tick(now());
                 wait(TICK_MILLIS);
             }
@@ -114,6 +115,11 @@ final class Session {
         } finally {
             forget();
         }
+    }
+
+    /** Whether nothing is left to do before leaving, or no more time to do it in. */
+    private boolean isOver() {
+        return releaseAt != NEVER && attempts.isEmpty() || now() >= releaseAt + LAST_WORDS_MILLIS;
     }
 
     /** Asks for no more tasks; what is at work after the drain time is given back. */
@@ -175,7 +181,7 @@ final class Session {
     }
 
     private void drop(Attempt attempt) {
-        attempts.remove(attempt.task.getRef());
+        attempts.remove(attempt.task.getRef().getTaskId());
         reported.remove(attempt.number);
         outbox.remove(attempt.number);
         attempt.cancel();
@@ -229,19 +235,27 @@ final class Session {
 
     /** The attempt under just that grant. */
     private Optional<Attempt> find(TaskRef ref) {
-        return Optional.ofNullable(attempts.get(ref));
+        return Optional.ofNullable(attempts.get(ref.getTaskId()))
+                .filter(attempt -> attempt.task.getRef().equals(ref));
     }
 
+    /** Begins a task, unless it has been begun. An older grant of it is over. */
     private void assign(Task task) {
-        if (find(task.getRef()).isEmpty()) {
-            Attempt attempt = new Attempt(task);
-            attempts.put(task.getRef(), attempt);
-            say(task.getRef(), ConnectRequest.newBuilder().addAcks(task.getRef()));
-            if (worker.activities.containsKey(task.getType())) {
-                attempt.thread.start();
-            } else {
-                attempt.release("activity " + task.getType() + " is not known here");
-            }
+        TaskRef ref = task.getRef();
+        Attempt former = attempts.get(ref.getTaskId());
+        if (isOver() || former != null && former.task.getRef().getToken() >= ref.getToken()) {
+            return;
+        }
+        if (former != null) {
+            drop(former);
+        }
+        Attempt attempt = new Attempt(task);
+        attempts.put(ref.getTaskId(), attempt);
+        say(ref, ConnectRequest.newBuilder().addAcks(ref));
+        if (worker.activities.containsKey(task.getType())) {
+            attempt.thread.start();
+        } else {
+            attempt.release("activity " + task.getType() + " is not known here");
         }
     }
 
@@ -263,7 +277,7 @@ final class Session {
 
     /** Reports what came of an attempt, unless something is reported already, or it was dropped. */
     private synchronized void end(Attempt attempt, Report.Builder outcome) {
-        if (attempt.report == null && attempts.get(attempt.task.getRef()) == attempt) {
+        if (attempt.report == null && attempts.get(attempt.task.getRef().getTaskId()) == attempt) {
             // What the next attempt needs to know goes out before it can begin.
             attempt.beat();
             outcome.setRef(attempt.task.getRef()).setCorrelation(attempt.number);
@@ -310,7 +324,8 @@ final class Session {
 
         Link() {
             Hello.Builder hello = worker.hello.clone().setSessionId(welcome.getSessionId());
-            hello.addAllHeld(attempts.keySet()).addAllActivityTypes(worker.activities.keySet());
+            attempts.values().forEach(attempt -> hello.addHeld(attempt.task.getRef()));
+            hello.addAllActivityTypes(worker.activities.keySet());
             call.start(this, new Metadata());
             call.request(1);
             call.sendMessage(ConnectRequest.newBuilder().setHello(hello).build());

@@ -50,7 +50,14 @@ public final class StepwellException extends RuntimeException {
             return known;
         }
         Metadata trailers = Status.trailersFromThrowable(thrown);
-        return new StepwellException(StatusProto.fromStatusAndTrailers(Status.fromThrowable(thrown), trailers), thrown);
+        Status status = Status.fromThrowable(thrown);
+        // What has a cause was not said by the service: a connection broke, and the first of the causes says of what.
+        for (Throwable cause = status.getCause(); cause != null; cause = cause.getCause()) {
+            if (cause.getCause() == null) {
+                status = status.augmentDescription(String.valueOf(cause.getMessage()));
+            }
+        }
+        return new StepwellException(StatusProto.fromStatusAndTrailers(status, trailers), thrown);
     }
 
     static StepwellException of(com.google.rpc.Status status) {

@@ -15,7 +15,6 @@ import java.util.List;
 import java.util.Map;
 import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
-import java.util.concurrent.ExecutionException;
 import java.util.function.Supplier;
 
 /**
@@ -24,9 +23,11 @@ import java.util.function.Supplier;
  */
 public final class Worker implements AutoCloseable {
     private final Session session;
+    private final Thread thread;
 
     private Worker(Builder builder) {
         session = new Session(builder);
+        thread = new Thread(session::run, "stepwell-worker");
     }
 
     /**
@@ -38,9 +39,13 @@ public final class Worker implements AutoCloseable {
         return new Builder(connections);
     }
 
-    /** Starts to work, in threads of its own. A worker starts once. */
+    /**
+     * Starts to work, in threads of its own.
+     *
+     * @throws IllegalThreadStateException if it was started before: a worker starts once
+     */
     public Worker start() {
-        new Thread(session::run, "stepwell-worker").start();
+        thread.start();
         return this;
     }
 
@@ -62,16 +67,14 @@ public final class Worker implements AutoCloseable {
         session.drain();
     }
 
-    /** {@link #shutdown}, and waits for the end, or until its thread is interrupted. Of a worker that was started. */
+    /** {@link #shutdown}, and waits for the end, or until the caller's thread is interrupted. */
     @Override
     public void close() {
         shutdown();
         try {
-            session.ended.get();
+            thread.join();
         } catch (InterruptedException interrupted) {
             Thread.currentThread().interrupt();
-        } catch (ExecutionException refused) {
-            // Whoever wants to know asks for the end.
         }
     }
 
@@ -129,7 +132,11 @@ public final class Worker implements AutoCloseable {
             return this;
         }
 
-        /** What performs activities and jobs of a type, which are given an {@code input}. */
+        /**
+         * What performs activities and jobs of a type, which are given an {@code input}. An input that does not fit fails
+         * them with the type {@code InvalidInput}, a result that can't be written with {@code InvalidResult}, one of more
+         * than 2 MiB with {@code PayloadTooLarge}: all three for good.
+         */
         public <I, O> Builder activity(String type, Class<I> input, Activity<I, O> activity) {
             return activity(type, (Type) input, activity);
         }
@@ -147,7 +154,12 @@ public final class Worker implements AutoCloseable {
                 } catch (IllegalArgumentException misfit) {
                     throw ApplicationException.nonRetryable("InvalidInput", misfit.getMessage());
                 }
-                return payloads.writeSmall(activity.perform(context, value));
+                O result = activity.perform(context, value);
+                try {
+                    return payloads.writeSmall(result);
+                } catch (IllegalArgumentException unwritable) {
+                    throw ApplicationException.nonRetryable("InvalidResult", unwritable.getMessage());
+                }
             });
             return this;
         }

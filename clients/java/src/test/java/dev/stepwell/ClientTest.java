@@ -8,6 +8,7 @@ import dev.stepwell.v1.ClaimTasksRequest;
 import dev.stepwell.v1.CompleteRun;
 import dev.stepwell.v1.FailRun;
 import dev.stepwell.v1.Failure;
+import dev.stepwell.v1.GetJobRequest;
 import dev.stepwell.v1.Hello;
 import dev.stepwell.v1.OpenSessionRequest;
 import dev.stepwell.v1.Progress;
@@ -26,6 +27,10 @@ import io.grpc.Context;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.Status;
+import io.grpc.StatusRuntimeException;
+import java.io.IOException;
+import java.net.InetAddress;
+import java.net.ServerSocket;
 import java.util.List;
 import java.util.UUID;
 import java.util.concurrent.atomic.AtomicInteger;
@@ -188,5 +193,20 @@ class ClientTest {
 
         @Override
         public void sendMessage(Q message) {}
+    }
+
+    /** Who has mistaken an address or a certificate reads what is wrong with it. */
+    @Test
+    void brokenConnectionSaysWhy() throws IOException {
+        int port;
+        try (ServerSocket free = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
+            port = free.getLocalPort();
+        }
+        try (Client client = new Client(Connections.to("127.0.0.1:" + port))) {
+            StatusRuntimeException thrown = assertThrows(
+                    StatusRuntimeException.class, () -> client.jobs().getJob(GetJobRequest.getDefaultInstance()));
+            String message = StepwellException.of(thrown).getMessage();
+            assertTrue(message.contains("Connection refused"), message);
+        }
     }
 }

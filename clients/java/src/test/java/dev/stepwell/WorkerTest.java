@@ -7,11 +7,13 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.fasterxml.jackson.core.type.TypeReference;
 import dev.stepwell.v1.CancelJobRequest;
+import dev.stepwell.v1.Failure;
 import dev.stepwell.v1.GetJobRequest;
 import dev.stepwell.v1.Job;
 import dev.stepwell.v1.JobState;
 import dev.stepwell.v1.StartJobRequest;
 import java.time.Duration;
+import java.time.Instant;
 import java.util.List;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
@@ -142,17 +144,83 @@ class WorkerTest {
                 .build()) {
             worker.start();
             String misfit = start("repeats", "many");
-            String large = start("repeats", 5_000_000);
-            assertEquals("InvalidInput", failureType(misfit));
-            assertEquals("PayloadTooLarge", failureType(large));
-            assertEquals("aaa", client.jobResult(start("repeats", 3), String.class));
+            String large = start("repeats", 2 * 1024 * 1024 - 1);
+            assertEquals("InvalidInput", failure(misfit).getType());
+            assertEquals("PayloadTooLarge", failure(large).getType());
+            // With its quotes it has 2 MiB.
+            String largest = start("repeats", 2 * 1024 * 1024 - 2);
+            assertEquals(
+                    2 * 1024 * 1024 - 2, client.jobResult(largest, String.class).length());
         }
     }
 
-    private String failureType(String job) {
+    private Failure failure(String job) {
         return assertThrows(EndedException.class, () -> client.jobResult(job, String.class))
-                .failure()
-                .getType();
+                .failure();
+    }
+
+    /** What another attempt can't write either is tried once, and says what the mapper has against it. */
+    @Test
+    void unwritableResultFailsForGood() {
+        try (Worker worker = worker().activity("tells", Void.class, (context, none) -> Instant.now())
+                .build()) {
+            worker.start();
+            String job = start("tells", null);
+            Failure failure = failure(job);
+            assertEquals("InvalidResult", failure.getType());
+            assertTrue(failure.getMessage().contains("jackson-datatype-jsr310"), failure::getMessage);
+            assertEquals(1, job(job).getAttempt());
+        }
+    }
+
+    record Order(String id) {}
+
+    @Test
+    void misfitSaysWhatDoesNotFit() {
+        try (Worker worker = worker().activity("takes", Order.class, (context, order) -> order.id())
+                .build()) {
+            worker.start();
+            String message = failure(start("takes", Map.of("name", "a"))).getMessage();
+            assertTrue(message.contains("Unrecognized field \"name\""), message);
+        }
+    }
+
+    /** An exception that can't say what it is about ends its attempt as any other does. */
+    @Test
+    void exceptionThatThrowsIsAFailure() {
+        try (Worker worker = worker().activity("breaks", Void.class, (context, none) -> {
+                    throw new Unsayable();
+                })
+                .build()) {
+            worker.start();
+            StartJobRequest.Builder request = request("breaks", null);
+            request.getRetryBuilder().setMaximumAttempts(1);
+            assertEquals("Unsayable", failure(client.startJob(request)).getType());
+        }
+    }
+
+    private static final class Unsayable extends RuntimeException {
+        private static final long serialVersionUID = 1L;
+
+        @Override
+        public String getMessage() {
+            throw new NullPointerException("there is nothing to say");
+        }
+    }
+
+    /** Retry policies and programs go by the type. */
+    @Test
+    void anonymousExceptionHasAType() {
+        try (Worker worker = worker().activity("breaks", Void.class, (context, none) -> {
+                    throw new IllegalStateException("nameless") {};
+                })
+                .build()) {
+            worker.start();
+            StartJobRequest.Builder request = request("breaks", null);
+            request.getRetryBuilder().setMaximumAttempts(1);
+            assertEquals(
+                    "IllegalStateException", failure(client.startJob(request)).getType());
+        }
     }
 
     @Test
@@ -380,6 +448,12 @@ class WorkerTest {
             next.start();
             assertEquals("1well on its way", client.jobResult(job, String.class));
         }
+    }
+
+    /** As when what comes before its start has thrown. */
+    @Test
+    void workerThatNeverStartedIsClosed() {
+        worker().build().close();
     }
 
     @Test
