@@ -104,7 +104,18 @@ func (x *execution) main(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
 		return
 	}
 	x.record.open(x.root)
-	result, err := guarded(func() (*pb.Payload, error) { return run(Workflow{x, x.root}, x.task.GetInput()) })
+	var result *pb.Payload
+	var err error = errExited
+	defer func() {
+		if !x.isDropped {
+			x.finish(result, err)
+		}
+	}()
+	result, err = guarded(func() (*pb.Payload, error) { return run(Workflow{x, x.root}, x.task.GetInput()) })
+}
+
+// finish takes in what the code came to.
+func (x *execution) finish(result *pb.Payload, err error) {
 	var again *continueAsNew
 	switch {
 	case err == nil:

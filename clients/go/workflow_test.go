@@ -3,9 +3,11 @@ package stepwell_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -182,6 +184,44 @@ func TestFailuresAndPanics(t *testing.T) {
 		var failed *stepwell.RunError
 		if !errors.As(err, &failed) || failed.Ended != "FAILED" || failed.Failure.GetType() != kind {
 			t.Fatalf("%s: %v", how, err)
+		}
+	}
+}
+
+// TestCodeThatEndsOddlyFails: with an error that is a nil pointer, or without returning at all. The worker stands.
+func TestCodeThatEndsOddlyFails(t *testing.T) {
+	client := dial(t)
+	odd := func(how string) (string, error) {
+		var none *stepwell.ApplicationError
+		switch how {
+		case "exit":
+			runtime.Goexit()
+		case "wrapped":
+			return "", fmt.Errorf("around: %w", none)
+		}
+		return "", none
+	}
+	one := stepwell.Retried(stepwell.RetryPolicy{MaximumAttempts: 1})
+	work(t, client, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
+		stepwell.RegisterActivity(w, "odd", func(_ context.Context, how string) (string, error) { return odd(how) })
+		stepwell.RegisterWorkflow(w, "itself", func(_ stepwell.Workflow, how string) (string, error) { return odd(how) })
+		stepwell.RegisterWorkflow(w, "activity", func(w stepwell.Workflow, how string) (string, error) {
+			return stepwell.Activity[string](w, "odd", how, one)
+		})
+		stepwell.RegisterWorkflow(w, "step", func(w stepwell.Workflow, how string) (string, error) {
+			return stepwell.Step(w, "odd", func(context.Context) (string, error) { return odd(how) })
+		})
+		stepwell.RegisterWorkflow(w, "branch", func(w stepwell.Workflow, how string) (string, error) {
+			return "", stepwell.Parallel(w, func(stepwell.Workflow) error { _, err := odd(how); return err })
+		})
+	})
+	for _, where := range []string{"itself", "activity", "step", "branch"} {
+		for _, how := range []string{"nil", "wrapped", "exit"} {
+			var failed *stepwell.RunError
+			err := start(t, client, where, how).Result(within(t), nil)
+			if !errors.As(err, &failed) || !strings.Contains(err.Error(), "Panic") {
+				t.Errorf("%s, %s: %v", where, how, err)
+			}
 		}
 	}
 }
