@@ -142,6 +142,34 @@ func TestAWaitIsBounded(t *testing.T) {
 	}
 }
 
+func TestAWaitOfNoTimeTakesWhatIsThere(t *testing.T) {
+	client := dial(t)
+	work(t, client, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
+		stepwell.RegisterWorkflow(w, "glance", func(w stepwell.Workflow, _ any) (string, error) {
+			if _, err := stepwell.WaitSignal[string](w, "begin"); err != nil {
+				return "", err
+			}
+			word, err := stepwell.WaitSignal[string](w, "word", stepwell.WaitAtMost(0))
+			if err != nil {
+				return "", err
+			}
+			if _, err = stepwell.WaitSignal[string](w, "word", stepwell.WaitAtMost(0)); errors.Is(err, stepwell.ErrWaitTimeout) {
+				return word, nil
+			}
+			return "", err
+		})
+	})
+	run := start(t, client, "glance", nil)
+	for _, signal := range []string{"word", "begin"} {
+		if err := run.Signal(within(t), signal, "there"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := result[string](t, run); got != "there" {
+		t.Fatal(got)
+	}
+}
+
 func TestChildrenAndTheirFailures(t *testing.T) {
 	client := dial(t)
 	work(t, client, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
