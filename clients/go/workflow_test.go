@@ -14,6 +14,7 @@ import (
 	"time"
 
 	stepwell "github.com/stepwell/stepwell/clients/go"
+	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 	"github.com/stepwell/stepwell/clients/go/stepwelltest"
 )
 
@@ -166,6 +167,41 @@ func TestAWaitOfNoTimeTakesWhatIsThere(t *testing.T) {
 		}
 	}
 	if got := result[string](t, run); got != "there" {
+		t.Fatal(got)
+	}
+}
+
+// TestMoreBranchesThanAMessageTells: the service takes 20,000 of them in one.
+func TestMoreBranchesThanAMessageTells(t *testing.T) {
+	client := dial(t)
+	wide := func(w *stepwell.Worker) {
+		stepwell.RegisterWorkflow(w, "wide", func(w stepwell.Workflow, count int) (int, error) {
+			facts, err := stepwell.Map(w, make([]struct{}, count), func(w stepwell.Workflow, _ struct{}) (int, error) {
+				return stepwell.SideEffect(w, "fact", func() int { return 1 })
+			})
+			if err != nil {
+				return 0, err
+			}
+			_, err = stepwell.WaitSignal[any](w, "go")
+			return len(facts), err
+		})
+	}
+	const count = 20_001
+	stop := work(t, client, stepwell.WorkerOptions{}, wide)
+	run := start(t, client, "wide", count)
+	soon(t, "the run waits", func() bool {
+		found, err := run.Describe(within(t))
+		if err != nil || found.GetFailure() != nil {
+			t.Fatal(found.GetFailure(), err)
+		}
+		return found.GetPhase() == pb.RunPhase_RUN_PHASE_SUSPENDED
+	})
+	stop()
+	work(t, client, stepwell.WorkerOptions{}, wide)
+	if err := run.Signal(within(t), "go", nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := result[int](t, run); got != count {
 		t.Fatal(got)
 	}
 }
