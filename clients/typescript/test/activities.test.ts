@@ -70,6 +70,12 @@ test("a stream that is cut is resumed, and nothing done twice", async (t) => {
   assert.equal(begun, 1);
 });
 
+test("a call may have any time", async (t) => {
+  const c = client(t, { callTimeout: 9_999.5 });
+  const job = await c.startJob("say", "Ada", { taskQueue: queue(t) });
+  assert.equal((await job.describe()).type, "say");
+});
+
 test("who leaves finishes what is in work", async (t) => {
   const c = client(t);
   const begun = gate();

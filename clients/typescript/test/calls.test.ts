@@ -5,21 +5,28 @@ import { test, type TestContext } from "node:test";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 
-import { JobService } from "../src/gen/stepwell/v1/jobs_pb.js";
+import { JobService, JobState } from "../src/gen/stepwell/v1/jobs_pb.js";
 import { RunService } from "../src/gen/stepwell/v1/runs_pb.js";
-import { Client, ClientClosed, ServiceError } from "../src/index.js";
+import { Client, ClientClosed, type ClientOptions, ServiceError } from "../src/index.js";
+import { milliseconds } from "../src/times.js";
 import { gate } from "./kit.js";
 
 interface Answers {
   /** What becomes of the calls, by their number from 1. */
   getJob?: (call: number) => void | Promise<void>;
   startRuns?: (call: number) => void;
+  /** What is asked of a job's end, of which nothing is told before the time is over. */
+  waitJob?: (wait: number) => void;
   /** Whether a call is cut off by the server before it is looked at. */
   isReset?: (call: number) => boolean;
 }
 
 /** A client of a service that answers as the test has it. */
-async function scripted(t: TestContext, answers: Answers): Promise<{ c: Client; counts: { calls: number } }> {
+async function scripted(
+  t: TestContext,
+  answers: Answers,
+  options: ClientOptions = {},
+): Promise<{ c: Client; counts: { calls: number } }> {
   const counts = { calls: 0 };
   const answer = connectNodeAdapter({
     routes: (router) => {
@@ -27,6 +34,10 @@ async function scripted(t: TestContext, answers: Answers): Promise<{ c: Client; 
         getJob: async () => {
           await answers.getJob?.(counts.calls);
           return { job: { jobId: "it" } };
+        },
+        waitJob: ({ wait }) => {
+          answers.waitJob?.(milliseconds(wait));
+          return { ended: true, job: { jobId: "it", state: JobState.COMPLETED } };
         },
       });
       router.service(RunService, {
@@ -47,7 +58,7 @@ async function scripted(t: TestContext, answers: Answers): Promise<{ c: Client; 
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   const at = server.address();
   assert.ok(at && typeof at === "object");
-  const c = new Client(`127.0.0.1:${at.port}`);
+  const c = new Client(`127.0.0.1:${at.port}`, options);
   t.after(() => {
     c.close();
     server.close();
@@ -95,6 +106,13 @@ test("a call that its caller ends is not repeated", async (t) => {
   await assert.rejects(asked, /enough/);
   never.open();
   assert.equal(counts.calls, 1);
+});
+
+test("a wait for a job's end outlasts the time of one call", async (t) => {
+  const asked: number[] = [];
+  const { c } = await scripted(t, { waitJob: (wait) => asked.push(wait) }, { callTimeout: 3000 });
+  assert.equal(await c.job("it").result(), null);
+  assert.ok(asked[0]! < 3000, String(asked[0]));
 });
 
 test("a client that is closed repeats nothing", async (t) => {
