@@ -330,6 +330,53 @@ func TestCancellationIsHeardWhereTheCodeWaits(t *testing.T) {
 	}
 }
 
+// TestCancellationIsHeardInPlaceOfTheEndThatItBrought: what waits in its queue ends with the request, whether a worker has
+// the run or not.
+func TestCancellationIsHeardInPlaceOfTheEndThatItBrought(t *testing.T) {
+	client := dial(t)
+	register := func(w *stepwell.Worker) {
+		stepwell.RegisterWorkflow(w, "clean", func(w stepwell.Workflow, _ any) (string, error) {
+			_, err := stepwell.Activity[any](w, "slow", nil, stepwell.OnQueue("nobody"))
+			if !errors.Is(err, stepwell.ErrRunCancelled) {
+				return "", fmt.Errorf("it was not cancelled: %w", err)
+			}
+			if _, failed := stepwell.WaitSignal[any](w, "cleaned"); failed != nil {
+				return "", failed
+			}
+			return "", err
+		})
+	}
+	for name, isAway := range map[string]bool{"held": false, "away": true} {
+		t.Run(name, func(t *testing.T) {
+			stop := work(t, client, stepwell.WorkerOptions{}, register)
+			run := start(t, client, "clean", nil)
+			soon(t, "the run waits", func() bool { return waitsFor(t, run, "slow") })
+			if isAway {
+				stop()
+			}
+			if _, err := run.Cancel(within(t), "enough"); err != nil {
+				t.Fatal(err)
+			}
+			if isAway {
+				stop = work(t, client, stepwell.WorkerOptions{}, register)
+			}
+			soon(t, "it is heard", func() bool { return strings.Contains(steps(t, client, run), "__cancelled/COMPLETED") })
+			stop()
+			work(t, client, stepwell.WorkerOptions{}, register)
+			if err := run.Signal(within(t), "cleaned", nil); err != nil {
+				t.Fatal(err)
+			}
+			var ended *stepwell.RunError
+			if err := run.Result(within(t), nil); !errors.As(err, &ended) || ended.Ended != "CANCELLED" {
+				t.Fatal(err)
+			}
+			if got := steps(t, client, run); got != "slow/CANCELLED __cancelled/COMPLETED cleaned/COMPLETED" {
+				t.Fatal(got)
+			}
+		})
+	}
+}
+
 func TestCancellationInBranches(t *testing.T) {
 	client := dial(t)
 	work(t, client, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {

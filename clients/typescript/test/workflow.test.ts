@@ -258,6 +258,33 @@ test("a cancellation is heard where the code waits, and in a replay there too", 
   assert.equal(await steps(c, run), "never/CANCELLED __cancelled/COMPLETED say/COMPLETED cleaned/COMPLETED");
 });
 
+for (const isAway of [false, true]) {
+  test(`a cancellation is heard in place of the end that it brought, ${isAway ? "also while nobody has the run" : "at once"}`, async (t) => {
+    const c = client(t);
+    const clean = async (ctx: WorkflowContext) => {
+      try {
+        await ctx.activity("slow", null, { taskQueue: "nobody" });
+      } catch (error) {
+        assert.ok(error instanceof RunCancelled, String(error));
+        await ctx.waitSignal("cleaned");
+        throw error;
+      }
+    };
+    let stop = await work(t, c, { workflows: { clean } });
+    const run = await c.startRun("clean", null, { taskQueue: queue(t) });
+    await waits(run);
+    if (isAway) await stop();
+    await run.cancel("enough");
+    if (isAway) stop = await work(t, c, { workflows: { clean } });
+    await soon("it is heard", async () => (await steps(c, run)).includes("__cancelled/COMPLETED"));
+    await stop();
+    await work(t, c, { workflows: { clean } });
+    await run.signal("cleaned");
+    await assert.rejects(run.result(), (error) => error instanceof RunError && error.ended === "CANCELLED");
+    assert.equal(await steps(c, run), "slow/CANCELLED __cancelled/COMPLETED cleaned/COMPLETED");
+  });
+}
+
 test("a cancellation in branches leaves what is shielded", async (t) => {
   const c = client(t);
   const branches = async (ctx: WorkflowContext) => {
