@@ -17,8 +17,8 @@ interface Answers {
   startRuns?: (call: number) => void;
   /** What is asked of a job's end, of which nothing is told before the time is over. */
   waitJob?: (wait: number) => void;
-  /** Whether a call is cut off by the server before it is looked at. */
-  isReset?: (call: number) => boolean;
+  /** With what the first call is cut off by the server before it is looked at. */
+  reset?: number;
 }
 
 /** A client of a service that answers as the test has it. */
@@ -50,7 +50,7 @@ async function scripted(
   });
   const server = createServer((request, response) => {
     counts.calls++;
-    if (answers.isReset?.(counts.calls)) request.stream.close(constants.NGHTTP2_CANCEL);
+    if (answers.reset && counts.calls === 1) request.stream.close(answers.reset);
     else answer(request, response);
   });
   const sessions = new Set<ServerHttp2Session>();
@@ -77,11 +77,13 @@ test("a call that the server left cancelled is repeated", async (t) => {
   assert.equal(counts.calls, 2);
 });
 
-test("a call whose stream the server cut off is repeated", async (t) => {
-  const { c, counts } = await scripted(t, { isReset: (call) => call === 1 });
-  assert.equal((await c.job("it").describe()).jobId, "it");
-  assert.equal(counts.calls, 2);
-});
+for (const how of ["NGHTTP2_CANCEL", "NGHTTP2_REFUSED_STREAM"] as const) {
+  test(`a call whose stream the server cut off is repeated: ${how}`, async (t) => {
+    const { c, counts } = await scripted(t, { reset: constants[how] });
+    assert.equal((await c.job("it").describe()).jobId, "it");
+    assert.equal(counts.calls, 2);
+  });
+}
 
 test("a start that the server left cancelled is repeated", async (t) => {
   const { c, counts } = await scripted(t, { startRuns: canceled });
