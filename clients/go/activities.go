@@ -91,8 +91,17 @@ func (a *attempt) begin() { go a.perform(a.worker.activities[a.task.GetType()]) 
 
 func (a *attempt) perform(activity func(context.Context, *pb.Payload) (*pb.Payload, error)) {
 	ctx, span := activitySpan(a.ctx, a.task)
-	result, err := guarded(func() (*pb.Payload, error) { return activity(ctx, a.task.GetInput()) })
-	endSpan(span, err)
+	var result *pb.Payload
+	var err error = errExited
+	defer func() {
+		endSpan(span, err)
+		a.worker.report(a, a.outcome(result, err))
+	}()
+	result, err = guarded(func() (*pb.Payload, error) { return activity(ctx, a.task.GetInput()) })
+}
+
+// outcome spells what the function came to.
+func (a *attempt) outcome(result *pb.Payload, err error) *pb.Report {
 	report := &pb.Report{}
 	switch {
 	case err == nil:
@@ -103,7 +112,7 @@ func (a *attempt) perform(activity func(context.Context, *pb.Payload) (*pb.Paylo
 		failure := failureOf(err, a.worker.converter)
 		report.Outcome = &pb.Report_Fail{Fail: &pb.FailActivity{Failure: failure}}
 	}
-	a.worker.report(a, report)
+	return report
 }
 
 func (a *attempt) stop()         { a.end(ErrTaskLost) }

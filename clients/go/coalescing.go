@@ -49,7 +49,7 @@ func newCoalescer[Q proto.Message, A, B, C any, R interface{ GetError() *spb.Sta
 		}
 		// One caller's end must not be another's: the call lives as long as the client, in the trace of its callers.
 		ctx := trace.ContextWithSpanContext(client.ctx, items[0].trace)
-		response, err := once(ctx, client, method, batch(requests), attemptTimeout)
+		response, err := once(ctx, client, method, batch(requests), min(attemptTimeout, client.options.callTimeout))
 		if err == nil && len(results(response)) != len(items) {
 			err = errors.New("the service left an item without an answer")
 		}

@@ -137,7 +137,7 @@ func (e *RunError) Error() string {
 // textMost is how long a message or a stack may be, so that any number of reports get through. The service cuts as well.
 const textMost = 16_000
 
-// failureOf spells an error as the protocol has it.
+// failureOf spells an error as the protocol has it. Without a converter its details are left out.
 func failureOf(err error, converter Converter) *pb.Failure {
 	failure := &pb.Failure{Message: bounded(err.Error()), Type: typeOf(err)}
 	var application *ApplicationError
@@ -149,7 +149,7 @@ func failureOf(err error, converter Converter) *pb.Failure {
 		failure.Type = orElse(application.Type, "ApplicationError")
 		failure.NonRetryable = application.NonRetryable
 		failure.NextRetryDelay = durationOf(application.RetryAfter)
-		if application.Details != nil {
+		if application.Details != nil && converter != nil {
 			// What can't be written is left out: the failure itself matters more.
 			failure.Details, _ = converter.ToPayload(application.Details)
 		}
@@ -182,6 +182,9 @@ type panicError struct {
 	stack string
 }
 
+// errExited stands for what a function comes to that does not return.
+var errExited = &panicError{value: "the function ended its goroutine, as runtime.Goexit and a test's FailNow do"}
+
 func (e *panicError) Error() string { return fmt.Sprint(e.value) }
 
 // guarded calls a function and gives its panic as an error.
@@ -191,7 +194,11 @@ func guarded[O any](call func() (O, error)) (result O, err error) {
 			err = &panicError{value, string(debug.Stack())}
 		}
 	}()
-	return call()
+	if result, err = call(); err != nil {
+		// One that can't be read, such as a nil pointer in an interface, panics here and not where nobody is on guard.
+		_ = failureOf(err, nil)
+	}
+	return result, err
 }
 
 // fromRPC reads what a call failed with.

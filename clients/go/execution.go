@@ -104,7 +104,18 @@ func (x *execution) main(run func(Workflow, *pb.Payload) (*pb.Payload, error)) {
 		return
 	}
 	x.record.open(x.root)
-	result, err := guarded(func() (*pb.Payload, error) { return run(Workflow{x, x.root}, x.task.GetInput()) })
+	var result *pb.Payload
+	var err error = errExited
+	defer func() {
+		if !x.isDropped {
+			x.finish(result, err)
+		}
+	}()
+	result, err = guarded(func() (*pb.Payload, error) { return run(Workflow{x, x.root}, x.task.GetInput()) })
+}
+
+// finish takes in what the code came to.
+func (x *execution) finish(result *pb.Payload, err error) {
 	var again *continueAsNew
 	switch {
 	case err == nil:
@@ -306,6 +317,11 @@ func (x *execution) recall(
 	case found.GetKind() != kind:
 		x.stray(fmt.Sprintf("step %s was recorded as another kind of step", name))
 	case hasEnded(found):
+		// The code got past any other.
+		isLast := s.count == len(s.recorded)
+		if isLast && x.hasYetToHear(s, found) {
+			return nil, true, x.hear(s, inCall)
+		}
 		return found, true, nil
 	}
 	if c != nil {
@@ -371,6 +387,11 @@ func (x *execution) hear(s *scope, place string) error {
 	return x.cancelled()
 }
 
+// hasYetToHear tells whether the request ended a step whose branch is to hear of it in place of that end.
+func (x *execution) hasYetToHear(s *scope, found *pb.StepRecord) bool {
+	return x.cancelDue && !s.cancelSeen && found.GetState() == pb.StepState_STEP_STATE_CANCELLED
+}
+
 func (x *execution) cancelled() error {
 	if x.reason == "" {
 		return ErrRunCancelled
@@ -424,7 +445,11 @@ func (x *execution) feed(found *pb.StepRecord) {
 	delete(x.open, key)
 	c.ended = true
 	if !c.forsaken && c.waits != nil {
-		c.record = found
+		if s := x.scopes[key.scope]; x.hasYetToHear(s, found) {
+			c.err = x.hear(s, inCall)
+		} else {
+			c.record = found
+		}
 		x.wake(c.waits)
 	}
 }

@@ -6,7 +6,11 @@ import (
 	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 )
 
-const mostSteps = 256
+const (
+	mostSteps = 256
+	// mostScopes are told of at a time; the service takes 20,000.
+	mostScopes = 10_000
+)
 
 // entry is a new step on its way to the record, and who waits for it to be there.
 type entry struct {
@@ -23,6 +27,7 @@ type entry struct {
 type outgoing struct {
 	pending        []*entry
 	noted          []*scope
+	untold         int // how many of them had no room in the last message
 	cancelOrdinals []int32
 	stopOrdinals   []int32
 	rejections     []*pb.UpdateRejection
@@ -50,7 +55,7 @@ func (o *outgoing) note(s *scope) {
 
 // hasSteps tells whether something must be recorded.
 func (o *outgoing) hasSteps() bool {
-	return len(o.pending)+len(o.cancelOrdinals)+len(o.stopOrdinals)+len(o.rejections) > 0
+	return o.untold+len(o.pending)+len(o.cancelOrdinals)+len(o.stopOrdinals)+len(o.rejections) > 0
 }
 
 // giveUp lets the service cancel the step of a call that nobody waits for, as soon as its ordinal is known.
@@ -89,7 +94,7 @@ func (o *outgoing) take(isQuiet bool, end *pb.Progress, record *record, publishe
 	}
 	count := min(len(o.rejections), mostSteps)
 	progress.Rejections, o.rejections = o.rejections[:count:count], o.rejections[count:]
-	left := len(o.pending) > 0 || len(o.rejections) > 0
+	left := o.untold > 0 || len(o.pending) > 0 || len(o.rejections) > 0
 	if !left {
 		progress.CancelOrdinals, o.cancelOrdinals = o.cancelOrdinals, nil
 	}
@@ -125,8 +130,20 @@ func (o *outgoing) takeStates(entries []*entry) []*pb.ScopeState {
 	for _, e := range entries {
 		tell(e.scope)
 	}
+	// A branch whose steps are yet to be sent is told of with them.
+	later := map[*scope]bool{}
+	for _, e := range o.pending {
+		later[e.scope] = true
+	}
+	o.untold = 0
 	for _, s := range o.noted {
-		tell(s)
+		switch {
+		case told[s] != nil || later[s]:
+		case len(states) < mostScopes:
+			tell(s)
+		default:
+			o.untold++
+		}
 	}
 	for _, e := range entries {
 		e.scope.toldCount, e.scope.toldOrder = e.count, e.order
@@ -134,7 +151,7 @@ func (o *outgoing) takeStates(entries []*entry) []*pb.ScopeState {
 	// A branch that has returned says so in the next one, if it has steps in this one, or still to send.
 	kept := o.noted[:0]
 	for _, s := range o.noted {
-		if s.closed && !told[s].GetClosed() {
+		if told[s] == nil || s.closed && !told[s].GetClosed() {
 			kept = append(kept, s)
 		} else {
 			s.noted = false

@@ -51,15 +51,21 @@ func (x *execution) together(s *scope, count, limit int, shielded bool, begin fu
 		if x.isDropped {
 			return
 		}
+		failures[place] = errExited
+		defer func() {
+			if x.isDropped {
+				return
+			}
+			x.closeScope(branch)
+			left--
+			fill()
+			if left == 0 {
+				x.wake(joined)
+			}
+			x.active--
+			x.poke()
+		}()
 		_, failures[place] = guarded(func() (any, error) { return nil, begin(place, Workflow{x, branch}) })
-		x.closeScope(branch)
-		left--
-		fill()
-		if left == 0 {
-			x.wake(joined)
-		}
-		x.active--
-		x.poke()
 	}
 	fill = func() {
 		for next < count && next-(count-left) < limit {

@@ -52,13 +52,12 @@ func (jsonConverter) FromPayload(payload *pb.Payload, target any) error {
 	default:
 		return fmt.Errorf("the payload has a %T and no JSON: a converter or a codec is needed", body)
 	}
-	if text == "null" {
-		// To the JSON of Go it would leave what is there.
-		reflect.ValueOf(target).Elem().SetZero()
-		return nil
-	}
 	if err := json.Unmarshal([]byte(text), target); err != nil {
 		return fmt.Errorf("the payload does not fit a %T: %w", target, err)
+	}
+	if text == "null" {
+		// The JSON of Go leaves what is there.
+		reflect.ValueOf(target).Elem().SetZero()
 	}
 	return nil
 }

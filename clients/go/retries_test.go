@@ -1,10 +1,13 @@
 package stepwell_test
 
 import (
+	"context"
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -52,5 +55,40 @@ func TestACallOfAClosedClientEnds(t *testing.T) {
 		if err := call(); !errors.Is(err, stepwell.ErrClosed) {
 			t.Fatal(name, err)
 		}
+	}
+}
+
+// TestOneAttemptTakesNoLongerThanItsCall looks at the deadline that a start goes out with.
+func TestOneAttemptTakesNoLongerThanItsCall(t *testing.T) {
+	var left time.Duration
+	look := func(
+		ctx context.Context, _ string, _, _ any, _ *grpc.ClientConn, _ grpc.UnaryInvoker, _ ...grpc.CallOption,
+	) error {
+		deadline, _ := ctx.Deadline()
+		left = time.Until(deadline)
+		return status.Error(codes.NotFound, "looked")
+	}
+	client := dial(t, stepwell.WithCallTimeout(time.Second), stepwell.WithGRPC(grpc.WithUnaryInterceptor(look)))
+	_, err := client.StartRun(within(t), "nobody", nil)
+	if status := new(stepwell.Error); !errors.As(err, &status) || status.Code != codes.NotFound || left > time.Second {
+		t.Fatal(left, err)
+	}
+}
+
+// TestAResultNeedsAPointer: also one that is null.
+func TestAResultNeedsAPointer(t *testing.T) {
+	client := dial(t)
+	work(t, client, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
+		stepwell.RegisterWorkflow(w, "same", func(_ stepwell.Workflow, value *string) (*string, error) { return value, nil })
+	})
+	run := start(t, client, "same", nil)
+	for name, target := range map[string]any{"a value": "", "a nil pointer": (*string)(nil)} {
+		if err := run.Result(within(t), target); err == nil {
+			t.Fatal(name)
+		}
+	}
+	held := "held"
+	if err := run.Result(within(t), &held); err != nil || held != "" {
+		t.Fatal(held, err)
 	}
 }

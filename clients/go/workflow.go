@@ -74,9 +74,9 @@ func Retried(policy RetryPolicy) StepOption {
 	}
 }
 
-// WaitAtMost bounds a wait for a signal or a topic, which then gives ErrWaitTimeout.
+// WaitAtMost bounds a wait for a signal or a topic, which then gives ErrWaitTimeout. 0: it takes what is there, or none.
 func WaitAtMost(timeout time.Duration) StepOption {
-	return func(o *stepOptions) { o.wait.Timeout = durationOf(timeout) }
+	return func(o *stepOptions) { o.wait.Timeout = durationpb.New(timeout) }
 }
 
 // UntilItEnds has an activity asked to stop when the run is asked to cancel, and its own end waited for first.

@@ -3,15 +3,18 @@ package stepwell_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	stepwell "github.com/stepwell/stepwell/clients/go"
+	pb "github.com/stepwell/stepwell/clients/go/stepwell/v1"
 	"github.com/stepwell/stepwell/clients/go/stepwelltest"
 )
 
@@ -140,6 +143,69 @@ func TestAWaitIsBounded(t *testing.T) {
 	}
 }
 
+func TestAWaitOfNoTimeTakesWhatIsThere(t *testing.T) {
+	client := dial(t)
+	work(t, client, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
+		stepwell.RegisterWorkflow(w, "glance", func(w stepwell.Workflow, _ any) (string, error) {
+			if _, err := stepwell.WaitSignal[string](w, "begin"); err != nil {
+				return "", err
+			}
+			word, err := stepwell.WaitSignal[string](w, "word", stepwell.WaitAtMost(0))
+			if err != nil {
+				return "", err
+			}
+			if _, err = stepwell.WaitSignal[string](w, "word", stepwell.WaitAtMost(0)); errors.Is(err, stepwell.ErrWaitTimeout) {
+				return word, nil
+			}
+			return "", err
+		})
+	})
+	run := start(t, client, "glance", nil)
+	for _, signal := range []string{"word", "begin"} {
+		if err := run.Signal(within(t), signal, "there"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := result[string](t, run); got != "there" {
+		t.Fatal(got)
+	}
+}
+
+// TestMoreBranchesThanAMessageTells: the service takes 20,000 of them in one.
+func TestMoreBranchesThanAMessageTells(t *testing.T) {
+	client := dial(t)
+	wide := func(w *stepwell.Worker) {
+		stepwell.RegisterWorkflow(w, "wide", func(w stepwell.Workflow, count int) (int, error) {
+			facts, err := stepwell.Map(w, make([]struct{}, count), func(w stepwell.Workflow, _ struct{}) (int, error) {
+				return stepwell.SideEffect(w, "fact", func() int { return 1 })
+			})
+			if err != nil {
+				return 0, err
+			}
+			_, err = stepwell.WaitSignal[any](w, "go")
+			return len(facts), err
+		})
+	}
+	const count = 20_001
+	stop := work(t, client, stepwell.WorkerOptions{}, wide)
+	run := start(t, client, "wide", count)
+	soon(t, "the run waits", func() bool {
+		found, err := run.Describe(within(t))
+		if err != nil || found.GetFailure() != nil {
+			t.Fatal(found.GetFailure(), err)
+		}
+		return found.GetPhase() == pb.RunPhase_RUN_PHASE_SUSPENDED
+	})
+	stop()
+	work(t, client, stepwell.WorkerOptions{}, wide)
+	if err := run.Signal(within(t), "go", nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := result[int](t, run); got != count {
+		t.Fatal(got)
+	}
+}
+
 func TestChildrenAndTheirFailures(t *testing.T) {
 	client := dial(t)
 	work(t, client, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
@@ -186,6 +252,44 @@ func TestFailuresAndPanics(t *testing.T) {
 	}
 }
 
+// TestCodeThatEndsOddlyFails: with an error that is a nil pointer, or without returning at all. The worker stands.
+func TestCodeThatEndsOddlyFails(t *testing.T) {
+	client := dial(t)
+	odd := func(how string) (string, error) {
+		var none *stepwell.ApplicationError
+		switch how {
+		case "exit":
+			runtime.Goexit()
+		case "wrapped":
+			return "", fmt.Errorf("around: %w", none)
+		}
+		return "", none
+	}
+	one := stepwell.Retried(stepwell.RetryPolicy{MaximumAttempts: 1})
+	work(t, client, stepwell.WorkerOptions{}, func(w *stepwell.Worker) {
+		stepwell.RegisterActivity(w, "odd", func(_ context.Context, how string) (string, error) { return odd(how) })
+		stepwell.RegisterWorkflow(w, "itself", func(_ stepwell.Workflow, how string) (string, error) { return odd(how) })
+		stepwell.RegisterWorkflow(w, "activity", func(w stepwell.Workflow, how string) (string, error) {
+			return stepwell.Activity[string](w, "odd", how, one)
+		})
+		stepwell.RegisterWorkflow(w, "step", func(w stepwell.Workflow, how string) (string, error) {
+			return stepwell.Step(w, "odd", func(context.Context) (string, error) { return odd(how) })
+		})
+		stepwell.RegisterWorkflow(w, "branch", func(w stepwell.Workflow, how string) (string, error) {
+			return "", stepwell.Parallel(w, func(stepwell.Workflow) error { _, err := odd(how); return err })
+		})
+	})
+	for _, where := range []string{"itself", "activity", "step", "branch"} {
+		for _, how := range []string{"nil", "wrapped", "exit"} {
+			var failed *stepwell.RunError
+			err := start(t, client, where, how).Result(within(t), nil)
+			if !errors.As(err, &failed) || !strings.Contains(err.Error(), "Panic") {
+				t.Errorf("%s, %s: %v", where, how, err)
+			}
+		}
+	}
+}
+
 func TestCancellationIsHeardWhereTheCodeWaits(t *testing.T) {
 	client := dial(t)
 	register := func(w *stepwell.Worker) {
@@ -223,6 +327,53 @@ func TestCancellationIsHeardWhereTheCodeWaits(t *testing.T) {
 	}
 	if got := steps(t, client, run); got != "never/CANCELLED __cancelled/COMPLETED say/COMPLETED cleaned/COMPLETED" {
 		t.Fatal(got)
+	}
+}
+
+// TestCancellationIsHeardInPlaceOfTheEndThatItBrought: what waits in its queue ends with the request, whether a worker has
+// the run or not.
+func TestCancellationIsHeardInPlaceOfTheEndThatItBrought(t *testing.T) {
+	client := dial(t)
+	register := func(w *stepwell.Worker) {
+		stepwell.RegisterWorkflow(w, "clean", func(w stepwell.Workflow, _ any) (string, error) {
+			_, err := stepwell.Activity[any](w, "slow", nil, stepwell.OnQueue("nobody"))
+			if !errors.Is(err, stepwell.ErrRunCancelled) {
+				return "", fmt.Errorf("it was not cancelled: %w", err)
+			}
+			if _, failed := stepwell.WaitSignal[any](w, "cleaned"); failed != nil {
+				return "", failed
+			}
+			return "", err
+		})
+	}
+	for name, isAway := range map[string]bool{"held": false, "away": true} {
+		t.Run(name, func(t *testing.T) {
+			stop := work(t, client, stepwell.WorkerOptions{}, register)
+			run := start(t, client, "clean", nil)
+			soon(t, "the run waits", func() bool { return waitsFor(t, run, "slow") })
+			if isAway {
+				stop()
+			}
+			if _, err := run.Cancel(within(t), "enough"); err != nil {
+				t.Fatal(err)
+			}
+			if isAway {
+				stop = work(t, client, stepwell.WorkerOptions{}, register)
+			}
+			soon(t, "it is heard", func() bool { return strings.Contains(steps(t, client, run), "__cancelled/COMPLETED") })
+			stop()
+			work(t, client, stepwell.WorkerOptions{}, register)
+			if err := run.Signal(within(t), "cleaned", nil); err != nil {
+				t.Fatal(err)
+			}
+			var ended *stepwell.RunError
+			if err := run.Result(within(t), nil); !errors.As(err, &ended) || ended.Ended != "CANCELLED" {
+				t.Fatal(err)
+			}
+			if got := steps(t, client, run); got != "slow/CANCELLED __cancelled/COMPLETED cleaned/COMPLETED" {
+				t.Fatal(got)
+			}
+		})
 	}
 }
 

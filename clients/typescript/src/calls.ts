@@ -99,7 +99,8 @@ export async function once<Q, A>(method: Method<Q, A>, request: Q, patience: Pat
   const { timeout, closing } = patience;
   if (closing.aborted) throw new ClientClosed();
   try {
-    return await method(request, { timeoutMs: Math.min(ATTEMPT_TIMEOUT, timeout), ...options });
+    // Whole milliseconds: of a fraction gRPC's header says nothing that a server can read.
+    return await method(request, { timeoutMs: Math.ceil(Math.min(ATTEMPT_TIMEOUT, timeout)), ...options });
   } catch (error) {
     options.signal?.throwIfAborted();
     // A connection that was closed here leaves its calls cancelled, as a server does that ends.

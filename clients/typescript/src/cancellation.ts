@@ -3,7 +3,7 @@
 import type { Code } from "./code.js";
 import { hasEnded } from "./code.js";
 import { RunCancelled } from "./errors.js";
-import { StepKind } from "./gen/stepwell/v1/types_pb.js";
+import { StepKind, StepState } from "./gen/stepwell/v1/types_pb.js";
 import type { StepRecord } from "./gen/stepwell/v1/workers_pb.js";
 import { jsonPayload } from "./payloads.js";
 import { CANCEL_MARK, keyOf, type Scope, WAIT } from "./scopes.js";
@@ -39,6 +39,12 @@ export class Cancellation {
     code.out.replay(scope, mark);
     scope.cancelSeen = true;
     throw new RunCancelled(this.reason);
+  }
+
+  /** What a branch hears in place of the end of a step that the request ended, if it has yet to hear of it. */
+  atEnd(scope: Scope, record: StepRecord): RunCancelled | undefined {
+    const isNews = this.isDue && !scope.cancelSeen && record.state === StepState.CANCELLED;
+    return isNews ? this.hear(scope, WAIT) : undefined;
   }
 
   /** Records that a branch hears of it here. */

@@ -19,6 +19,8 @@ import { Run, spellStart, type StartOptions } from "./runs.js";
 import type { Milliseconds } from "./times.js";
 import { Watcher } from "./watching.js";
 
+const LONGEST_WAIT = 15_000;
+
 /** How a client speaks with the service. */
 export interface ClientOptions {
   /** Where all happens. Default: "main". */
@@ -45,6 +47,8 @@ export class Client {
   readonly namespace: string;
   /** How values are written, the codec included. */
   readonly converter: Converter;
+  /** @internal How long one call lets the service wait before it answers: less than the call may take. */
+  readonly longestWait: Milliseconds;
   /** @internal */
   readonly watcher: Watcher;
   /** The generated stub of RunService. */
@@ -65,6 +69,7 @@ export class Client {
   ) {
     this.namespace = options.namespace ?? "main";
     this.patience = { timeout: options.callTimeout ?? 60_000, closing: this.closing.signal };
+    this.longestWait = Math.min(LONGEST_WAIT, this.patience.timeout / 2);
     this.converter = guarded(options.converter ?? jsonConverter, options.codec);
     this.own = this.connection();
     this.runs = this.stub(RunService);
@@ -143,4 +148,5 @@ export class Client {
    */
   watchJobs(options: { cursor?: string; signal?: AbortSignal } = {}): Promise<AsyncGenerator<JobEnd, void, void>> {
     return watchJobs(this, this.closing.signal, options.cursor, options.signal);
-  }}
+  }
+}

@@ -27,6 +27,7 @@ export interface Call extends Step {
   readonly spell: () => Body;
   /** Whether it waits for the step's own end, also when the run is asked to cancel. */
   readonly patient?: boolean;
+  scope?: Scope;
   ordinal?: number;
   ended?: boolean;
   forsaken?: boolean;
@@ -119,6 +120,7 @@ export class Code {
       this.open.set(keyOf(known), call);
     }
     scope.waiting = call;
+    call.scope = scope;
     try {
       return await new Promise<StepRecord>((resolve, reject) => {
         call.resolve = resolve;
@@ -146,7 +148,13 @@ export class Code {
     this.record.steps.delete(keyOf(found));
     this.out.replay(scope, step);
     this.cancellation.meet(scope, WAIT, found);
-    if (found.kind === kind) return found;
+    if (found.kind === kind) {
+      // The code got past any other.
+      const isLast = scope.count === scope.recorded.length;
+      const heard = isLast ? this.cancellation.atEnd(scope, found) : undefined;
+      if (heard) throw heard;
+      return found;
+    }
     this.run.holder.log.error(`run ${this.run.task.runId}: step ${name} was recorded as another kind of step`);
     this.isBroken = true;
     this.run.poke();
@@ -275,8 +283,10 @@ export class Code {
     this.open.delete(key);
     call.ended = true;
     if (!call.forsaken && call.resolve) {
+      const heard = this.cancellation.atEnd(call.scope!, record);
       this.active++;
-      call.resolve(record);
+      if (heard) call.reject!(heard);
+      else call.resolve(record);
     }
   }
 

@@ -39,6 +39,9 @@ function cut(text: unknown): string {
   return Buffer.from(String(text).slice(0, MOST_LENGTH)).toString();
 }
 
+/** What a server that ends has not taken in: in Node's own words, which Connect gives on as an internal error. */
+const NOT_TAKEN = /NGHTTP2_REFUSED_STREAM$/;
+
 /** Reads what a call failed with. */
 export function fromRpc(error: unknown): ServiceError {
   if (error instanceof ServiceError) return error;
@@ -48,7 +51,8 @@ export function fromRpc(error: unknown): ServiceError {
   const [bad] = told.findDetails(BadRequestSchema);
   const fields = Object.fromEntries((bad?.fieldViolations ?? []).map((each) => [each.field, each.description]));
   const advice = retry?.retryDelay && milliseconds(retry.retryDelay);
-  return new ServiceError(told.code, told.rawMessage, info?.reason, info?.metadata, fields, advice);
+  const code = NOT_TAKEN.test(told.rawMessage) ? Code.Unavailable : told.code;
+  return new ServiceError(code, told.rawMessage, info?.reason, info?.metadata, fields, advice);
 }
 
 /** Reads an error as it stands in an answer. */

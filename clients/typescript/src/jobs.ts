@@ -19,8 +19,6 @@ import { type RetryPolicy, spellRetry, spellTimeouts, type Start, type Timeouts 
 import { durationOf, type Milliseconds } from "./times.js";
 import { followed } from "./watching.js";
 
-const WAIT = 15_000;
-
 /** How a job is started. Time spans are in milliseconds. */
 export interface JobOptions extends Start, Timeouts {
   /** The caller's name for the job: unique among the namespace's open jobs. */
@@ -76,7 +74,7 @@ export class Job {
   async result<T = unknown>(options: { signal?: AbortSignal } = {}): Promise<T> {
     const { client } = this;
     for (;;) {
-      const request = { ...this.name(), wait: durationOf(WAIT)! };
+      const request = { ...this.name(), wait: durationOf(client.longestWait)! };
       const { ended, job } = await client.invoke(client.jobs.waitJob, request, options.signal);
       if (!ended) continue;
       if (job!.state === JobState.COMPLETED) return client.converter.fromPayload(job!.result) as T;

@@ -52,6 +52,11 @@ export function guarded(inner: Converter, codec: Codec | undefined): Converter {
   const isPlain = (payload: Payload | undefined) => !codec || payload?.body.case === undefined;
   return {
     toPayload(value) {
+      if (value instanceof Promise) {
+        // Nobody looks at what it comes to.
+        value.catch(() => {});
+        throw new TypeError("a promise can't be written: await it first");
+      }
       const plain = inner.toPayload(value);
       const payload = isPlain(plain) ? plain : codec!.encode(plain);
       const size = toBinary(PayloadSchema, payload).length;

@@ -16,8 +16,6 @@ import { type RetryPolicy, spellRetry, type Start } from "./policies.js";
 import { durationOf, type Milliseconds } from "./times.js";
 import { type Awaited, resultOf } from "./watching.js";
 
-const WAIT = 15_000;
-
 /** How a run is started. */
 export interface StartOptions extends Start {
   /** The caller's name for the run: unique among the namespace's open runs. */
@@ -91,9 +89,9 @@ export class Run {
 
   /** Asks the run's code for a change, and gives what came of it. A repeat with the same id finds what is recorded. */
   async update<T = unknown>(updateName: string, input?: unknown, options: { updateId?: string } = {}): Promise<T> {
-    const { converter, runs } = this.client;
+    const { converter, runs, longestWait } = this.client;
     const updateId = options.updateId ?? uuid7();
-    const request = { ...this.name(), updateName, updateId, input: converter.toPayload(input), wait: durationOf(WAIT)! };
+    const request = { ...this.name(), updateName, updateId, input: converter.toPayload(input), wait: durationOf(longestWait)! };
     const { outcome } = await this.client.invoke(runs.updateRun, request);
     if (outcome.case === "failure" || outcome.case === "rejection") throw new StepError(updateName, outcome.value);
     return converter.fromPayload(outcome.value) as T;

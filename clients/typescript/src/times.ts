@@ -45,7 +45,10 @@ export function jitter(most: Milliseconds): Milliseconds {
   return Math.random() * most;
 }
 
-/** Waits; ends early, without a word, when the signal does. */
+/** Node's timers take no more: what is longer would be no time at all. */
+const LONGEST = 2 ** 31 - 1;
+
+/** Waits, for some 25 days at most; ends early, without a word, when the signal does. */
 export function delay(span: Milliseconds, signal?: AbortSignal): Promise<void> {
-  return pause(span, undefined, { signal }).catch(() => {});
+  return pause(Math.min(span, LONGEST), undefined, { signal }).catch(() => {});
 }

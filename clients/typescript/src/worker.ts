@@ -54,6 +54,7 @@ const QUIET: Log = { info: () => {}, warn: (text) => console.warn(text), error: 
 export class Worker {
   private readonly tasks: Tasks;
   private readonly session: Session;
+  private hasBegun = false;
   private isLeaving = false;
   /** Fulfilled once the service has first said welcome. */
   readonly connected: Promise<void>;
@@ -76,6 +77,8 @@ export class Worker {
    * namespace. A worker runs once.
    */
   async run(options: { signal?: AbortSignal } = {}): Promise<void> {
+    if (this.hasBegun) throw new Error("a worker runs once: make another one");
+    this.hasBegun = true;
     const { signal } = options;
     const leave = () => this.shutdown();
     if (signal?.aborted) leave();

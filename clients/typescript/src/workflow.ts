@@ -167,7 +167,7 @@ export class WorkflowContext {
     options: { limit?: number } = {},
   ): Promise<T[]> {
     const limit = options.limit ?? items.length;
-    if (items.length && limit < 1) throw new RangeError("limit must be at least 1");
+    if (items.length && !(limit >= 1)) throw new RangeError("limit must be at least 1");
     return this.code.together(this.scope, items.length, limit, false, (place, ctx) => call(ctx, items[place]!));
   }
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { create } from "@bufbuild/protobuf";
 
 import { type Payload, PayloadSchema } from "../src/gen/stepwell/v1/types_pb.js";
-import { type ActivityContext, ApplicationError, type Codec, type RetryPolicy, RunError, ServiceError, type WorkflowContext } from "../src/index.js";
+import { type ActivityContext, ApplicationError, type Codec, type RetryPolicy, RunError, ServiceError, Worker, type WorkflowContext } from "../src/index.js";
 import { advance } from "../src/testing.js";
 import { client, gate, Link, queue, silent, soon, test, withService, work } from "./kit.js";
 
@@ -68,6 +68,43 @@ test("a stream that is cut is resumed, and nothing done twice", async (t) => {
   held.open();
   assert.equal(await run.result(), 2);
   assert.equal(begun, 1);
+});
+
+test("a call may have any time", async (t) => {
+  const c = client(t, { callTimeout: 9_999.5 });
+  const job = await c.startJob("say", "Ada", { taskQueue: queue(t) });
+  assert.equal((await job.describe()).type, "say");
+});
+
+test("who has no end of time to leave is waited for", async (t) => {
+  const c = client(t);
+  const begun = gate();
+  const held = gate();
+  const slow = async (n: number, { signal }: ActivityContext) => {
+    begun.open();
+    await held.opened;
+    signal.throwIfAborted();
+    return n;
+  };
+  const stop = await work(t, c, { activities: { slow }, drainTime: Infinity });
+  const job = await c.startJob("slow", 3, { taskQueue: queue(t) });
+  await begun.opened;
+  const stopped = stop();
+  // Nothing is to come of the leaving: what it would give back is given back by then.
+  const other = await c.startJob("nobody", null, { taskQueue: queue(t) });
+  await other.cancel();
+  held.open();
+  await stopped;
+  const found = await job.describe();
+  assert.deepEqual([found.state, found.attempt], [4, 1]);
+});
+
+test("a worker runs once", async (t) => {
+  const worker = new Worker(client(t), { taskQueues: [queue(t)], activities: { idle: () => {} } });
+  const running = worker.run();
+  await assert.rejects(worker.run(), /runs once/);
+  worker.shutdown();
+  await running;
 });
 
 test("who leaves finishes what is in work", async (t) => {

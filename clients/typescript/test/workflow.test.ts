@@ -115,6 +115,33 @@ test("what a run comes to and can't be told is its failure, and the worker stand
   assert.equal(await (await c.startRun("fine", null, { taskQueue: queue(t) })).result(), 5);
 });
 
+test("what nobody awaited is no value", async (t) => {
+  const c = client(t);
+  const broken = async () => {
+    throw new Error("nobody looks");
+  };
+  const fact = async (ctx: WorkflowContext) => ctx.sideEffect("fact", async () => 7);
+  const asked = async (ctx: WorkflowContext) => {
+    ctx.handleQuery("state", broken);
+    await ctx.waitSignal("end");
+  };
+  await work(t, c, { workflows: { fact, asked } });
+  const odd = await c.startRun("fact", null, { taskQueue: queue(t) });
+  await assert.rejects(odd.result(), /promise/);
+  const run = await c.startRun("asked", null, { taskQueue: queue(t) });
+  await assert.rejects(run.query("state"), (error) => error instanceof ServiceError && /promise/.test(error.metadata["message"] ?? error.message));
+  await run.signal("end");
+  await run.result();
+});
+
+test("branches without a limit that counts are refused", async (t) => {
+  const c = client(t);
+  const none = (ctx: WorkflowContext) => ctx.map([1], async () => 1, { limit: Number.NaN });
+  await work(t, c, { workflows: { none } });
+  const run = await c.startRun("none", null, { taskQueue: queue(t) });
+  await assert.rejects(run.result(), /RangeError/);
+});
+
 test("a run of ten thousand steps is read page by page", async (t) => {
   const c = client(t);
   const text = "x".repeat(300);
@@ -230,6 +257,33 @@ test("a cancellation is heard where the code waits, and in a replay there too", 
   await assert.rejects(run.result(), (error) => error instanceof RunError && error.ended === "CANCELLED");
   assert.equal(await steps(c, run), "never/CANCELLED __cancelled/COMPLETED say/COMPLETED cleaned/COMPLETED");
 });
+
+for (const isAway of [false, true]) {
+  test(`a cancellation is heard in place of the end that it brought, ${isAway ? "also while nobody has the run" : "at once"}`, async (t) => {
+    const c = client(t);
+    const clean = async (ctx: WorkflowContext) => {
+      try {
+        await ctx.activity("slow", null, { taskQueue: "nobody" });
+      } catch (error) {
+        assert.ok(error instanceof RunCancelled, String(error));
+        await ctx.waitSignal("cleaned");
+        throw error;
+      }
+    };
+    let stop = await work(t, c, { workflows: { clean } });
+    const run = await c.startRun("clean", null, { taskQueue: queue(t) });
+    await waits(run);
+    if (isAway) await stop();
+    await run.cancel("enough");
+    if (isAway) stop = await work(t, c, { workflows: { clean } });
+    await soon("it is heard", async () => (await steps(c, run)).includes("__cancelled/COMPLETED"));
+    await stop();
+    await work(t, c, { workflows: { clean } });
+    await run.signal("cleaned");
+    await assert.rejects(run.result(), (error) => error instanceof RunError && error.ended === "CANCELLED");
+    assert.equal(await steps(c, run), "slow/CANCELLED __cancelled/COMPLETED cleaned/COMPLETED");
+  });
+}
 
 test("a cancellation in branches leaves what is shielded", async (t) => {
   const c = client(t);
