@@ -39,7 +39,7 @@ def verdict_on(
     links: tuple[Link, ...] = LINKS,
     **reasons: str,
 ) -> Verdict:
-    return judge([start or job()], lines, recorded, reasons, absences_of(faults, links), TIMES)
+    return judge([start or job()], lines, recorded, reasons, absences_of(faults, links, TIMES), TIMES)
 
 
 def fault(kind: Kind, target: str, begin: float, end: float | None = None) -> Fault:
@@ -165,6 +165,53 @@ def test_what_no_fault_explains_is_told(lines: tuple[Line, ...], faults: tuple[F
     assert not found.is_clean
     assert found.unexplained
     assert found.lost + found.twice + found.stuck == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "faults", "links"),
+    [
+        # It had connected to the replica that was started in place of the killed one, and stayed.
+        (
+            (FIRST, line("2.1", 2, 60)),
+            (fault(Kind.REPLICA_KILLED, "0", 5, 9),),
+            (Link("1.1", 1, 0, 5), Link("1.1", 0, 8)),
+        ),
+        # Of its two connections the one over which it said nothing was lost, and nobody missed it.
+        (
+            (FIRST, line("2.1", 2, 60)),
+            (fault(Kind.REPLICA_KILLED, "0", 11, 13),),
+            (Link("1.1", 1, 0), Link("1.1", 0, 0, 11, heard=0.1)),
+        ),
+        (
+            (FIRST, line("2.1", 2, 60)),
+            (fault(Kind.REPLICA_FROZEN, "0", 11, 20),),
+            (Link("1.1", 1, 0), Link("1.1", 0, 0, heard=0.1)),
+        ),
+        # Cut off, it was given nothing; what it begins then it begins twice.
+        (
+            (FIRST, line("2.1", 1, 16)),
+            (fault(Kind.WORKER_SEVERED, "2.1", 9, 15),),
+            LINKS,
+        ),
+        (
+            (FIRST, line("2.1", 1, 16)),
+            (fault(Kind.REPLICA_KILLED, "1", 9, 12),),
+            (Link("2.1", 1, 0, 9), Link("2.1", 0, 15)),
+        ),
+    ],
+)
+def test_what_did_not_keep_a_worker_away_explains_nothing(
+    lines: tuple[Line, ...], faults: tuple[Fault, ...], links: tuple[Link, ...]
+) -> None:
+    assert verdict_on(lines=lines, faults=faults, links=links).unexplained
+
+
+def test_the_fault_that_is_named_had_happened() -> None:
+    severed = fault(Kind.WORKER_SEVERED, "1.1", 11, 16)
+    after = fault(Kind.WORKER_FROZEN, "1.1", 16.5, 40)
+    links = (Link("1.1", 0, 0, 11), Link("1.1", 0, 16))
+    (again,) = verdict_on(lines=(FIRST, line("2.1", 2, 15)), faults=(severed, after), links=links).explained
+    assert again.fault is severed
 
 
 def test_who_leaves_unheard_takes_its_work_along() -> None:

@@ -175,7 +175,7 @@ class _Scene:
         faults = sorted([*storm.faults, *self._crashes(len(storm.faults))], key=lambda fault: fault.begin)
         links = [link for seat in self.seats for link in seat.proxy.links]
         _keep(self.plan, faults, links)
-        verdict = judge(load.starts, lines, on_record, reasons, absences_of(faults, links), self.times)
+        verdict = judge(load.starts, lines, on_record, reasons, absences_of(faults, links, self.times), self.times)
         verdict.troubles += troubles + [fault.problem for fault in faults if fault.problem]
         return report_on(self.plan, seconds, load.starts, lines, on_record, faults, holders.counts, verdict)
 

@@ -175,10 +175,11 @@ def explain(earlier: Line, later: Line, away: Mapping[str, Sequence[Absence]], t
     if later.attempt > earlier.attempt:
         for begin, end, parts in merged(first):
             if end >= earlier.time - SLACK and min(end, later.time) - begin >= times.shortest_expiry:
-                return Again(earlier, later, Rule.SESSION_LOST, max(parts, key=lambda part: part.seconds).fault)
+                before = [part for part in parts if part.begin <= later.time]
+                return Again(earlier, later, Rule.SESSION_LOST, max(before, key=lambda part: part.seconds).fault)
         return Again(earlier, later)
     for absence in second:
-        if absence.begin <= earlier.time + SLACK and absence.begin <= later.time <= absence.end + SLACK:
+        if absence.begin <= earlier.time + SLACK and absence.begin <= later.time <= absence.last_beginning:
             return Again(earlier, later, Rule.BEGAN_LATE, absence.fault)
     if later.attempt == earlier.attempt:
         for absence in first:
