@@ -41,6 +41,19 @@ def never_acknowledges() -> None:
     Outbox.acknowledge = nothing  # type: ignore[method-assign]
 
 
+@fault("assignment")
+def asks_for_nothing() -> None:
+    greeting = Connection._greeting
+
+    def modest(self: Connection) -> Hello:
+        hello = greeting(self)
+        for entry in hello.capacity.capacities:
+            entry.max_outstanding = 0
+        return hello
+
+    Connection._greeting = modest  # type: ignore[method-assign]
+
+
 @fault("capacity-of-activities")
 def takes_too_much() -> None:
     greeting = Connection._greeting

@@ -70,8 +70,52 @@ def test_what_was_acknowledged_and_is_not_done_is_lost(
 
 def test_what_was_never_acknowledged_may_be_there_or_not() -> None:
     start = job(id="", ended=0.0, problem="not acknowledged")
-    assert verdict_on(start, lines=(), recorded=()).is_clean
-    assert verdict_on(start).is_clean
+    for found in (verdict_on(start, lines=(), recorded=()), verdict_on(start)):
+        assert found.lost + found.twice + found.stuck == []
+        assert found.troubles == ["job k was not acknowledged"]
+    assert "nobody answered" in verdict_on(job(id="", ended=0.0)).stuck[0]
+    assert not judge([], (), (), {}, (), TIMES).is_clean
+
+
+def errand(**changes: object) -> Start:
+    told = {"id": "r", "acknowledged": 1.0, "ended": 20.0, "result": 1} | changes
+    return Start("errand", "k", {"seconds": 0}, 1, ("k",), steps=5, children=1, **told)  # type: ignore[arg-type]
+
+
+RUN = Recorded("r", "k", "COMPLETED", outcomes=(Outcome("k", 1, 11),), steps=5)
+CHILD = Recorded("c", "k", "COMPLETED", parent="r", steps=3)
+
+
+def test_a_run_and_its_child_are_well() -> None:
+    assert verdict_on(errand(), recorded=(RUN, CHILD)).is_clean
+
+
+@pytest.mark.parametrize(
+    ("run", "children", "sort", "words"),
+    [
+        (dataclasses.replace(RUN, steps=6), (CHILD,), "twice", "took 6 steps, not 5"),
+        (dataclasses.replace(RUN, steps=4), (CHILD,), "lost", "took 4 steps, not 5"),
+        (RUN, (CHILD, dataclasses.replace(CHILD, id="d")), "twice", "2 children, not 1"),
+        (RUN, (dataclasses.replace(CHILD, state="RUNNING"),), "stuck", "child c of r is RUNNING"),
+        (RUN, (dataclasses.replace(CHILD, state="FAILED"),), "lost", "child c of r is FAILED"),
+        (RUN, (dataclasses.replace(CHILD, parent="x"),), "twice", "nobody asked"),
+        (RUN, (CHILD, Recorded("s", "another", "COMPLETED")), "twice", "nobody asked"),
+        (dataclasses.replace(RUN, outcomes=()), (CHILD,), "lost", "never got what effect k"),
+        (dataclasses.replace(RUN, outcomes=RUN.outcomes * 2), (CHILD,), "twice", "got 'k' from an effect once more"),
+        (dataclasses.replace(RUN, outcomes=(Outcome("another", 1, 11),)), (CHILD,), "lost", "never got what effect k"),
+    ],
+)
+def test_a_run_takes_its_steps_once_and_has_no_other_child(
+    run: Recorded, children: tuple[Recorded, ...], sort: str, words: str
+) -> None:
+    found = getattr(verdict_on(errand(), recorded=(run, *children)), sort)
+    assert words in "".join(found)
+
+
+def test_what_was_not_acknowledged_and_is_there_must_end_too() -> None:
+    start = errand(id="", ended=0.0, problem="not acknowledged")
+    found = verdict_on(start, recorded=(dataclasses.replace(RUN, state="SUSPENDED"), CHILD))
+    assert found.stuck == ["run r of k is SUSPENDED"]
 
 
 def test_what_has_not_ended_is_stuck_and_says_why() -> None:

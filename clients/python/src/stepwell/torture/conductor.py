@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _CALL_SECONDS = 120.0
 _TELL_SECONDS = 0.5
+# How long a worker has, once all is healed, until it does something.
+_ROLL_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class _Scene:
             await storm.heal()
             troubles = [f"replica {number} ended by itself" for number in own.fallen()] if own else []
             await self._settle(load, storm)
+            troubles += await self._missing(load, storm)
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
@@ -162,6 +165,20 @@ class _Scene:
         end = time.monotonic() + self.plan.settle_seconds
         while (left := end - time.monotonic()) > 0 and not await load.settled(min(left, _TELL_SECONDS)):
             self._tell("waiting for all to end", load, storm, left)
+
+    async def _missing(self, load: Load, storm: Storm) -> list[str]:
+        """Calls the roll: others do the work of a worker that hangs, so that nothing else would tell of it."""
+        end = time.monotonic() + _ROLL_SECONDS
+        before = len(load.starts)
+        missing = self.seats
+        while missing and (left := end - time.monotonic()) > 0:
+            self._tell("calling the roll", load, storm, left)
+            await load.call_the_roll(len(self.seats), self.plan.settle_seconds)
+            called = {start.key for start in load.starts[before:]}
+            missing = [seat for seat in missing if not any(line.key in called for line in seat.lines())]
+        return [
+            f"worker {seat.worker} did nothing for {_ROLL_SECONDS:.0f} s at the end: {seat.command}" for seat in missing
+        ]
 
     async def _judged(self, load: Load, storm: Storm, holders: Holders, troubles: list[str], seconds: float) -> Report:
         on_record = await recorded.read(self.client, self.queue)
