@@ -199,6 +199,8 @@ def test_what_was_done_twice_is_explained_by_the_fault_that_took_its_grant(
         ((FIRST, line("2.1", 2, 17)), (fault(Kind.DATABASE_KILLED, "database", 11, 20),)),
         # Awake for long, it began what was not its own.
         ((line("2.1", 2, 18), line("1.1", 1, 25)), (FROZEN,)),
+        # Begun twice by the one that had it, though it had just awoken.
+        ((line("1.1", 1, 20.6), line("1.1", 1, 20.8)), (FROZEN,)),
         # The first of three is explained, the second is not.
         ((FIRST, line("2.1", 2, 17), line("2.1", 3, 19)), (KILLED,)),
     ],

@@ -7,7 +7,7 @@ the rules of docs/protocol.md:
 |---|---|---|
 | NOT_ACKNOWLEDGED | the same | a fault as the earlier began kept its acknowledgement from arriving |
 | SESSION_LOST | the later higher | the worker of the earlier died, or was away for as long as its session lasts |
-| BEGAN_LATE | the later no higher | the worker of the later was away since before the earlier, until it began |
+| BEGAN_LATE | the later no higher | the later one's worker, another, was away since before the earlier, until it began |
 
 A task that was not acknowledged goes back with its attempt unspent; one whose session is lost has spent it. A worker
 that wakes may begin what came before it fell asleep, and was given to another meanwhile.
@@ -216,7 +216,7 @@ def explain(earlier: Line, later: Line, away: Mapping[str, Sequence[Absence]], t
                 before = [part for part in parts if part.begin <= later.time]
                 return Again(earlier, later, Rule.SESSION_LOST, max(before, key=lambda part: part.seconds).fault)
         return Again(earlier, later)
-    for absence in second:
+    for absence in second if earlier.worker != later.worker else ():
         if absence.begin <= earlier.time + SLACK and absence.begin <= later.time <= absence.last_beginning:
             return Again(earlier, later, Rule.BEGAN_LATE, absence.fault)
     if later.attempt == earlier.attempt:
