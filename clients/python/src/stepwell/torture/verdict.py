@@ -7,7 +7,7 @@ the rules of docs/protocol.md:
 |---|---|---|
 | NOT_ACKNOWLEDGED | the same | a fault as the earlier began kept its acknowledgement from arriving |
 | SESSION_LOST | the later higher | the worker of the earlier died, or was away for as long as its session lasts |
-| BEGAN_LATE | the later no higher | the later one's worker, another, was away since before the earlier, until it began |
+| BEGAN_LATE | the later no higher | another worker, the later one's, was away since before the earlier, until then |
 
 A task that was not acknowledged goes back with its attempt unspent; one whose session is lost has spent it. A worker
 that wakes may begin what came before it fell asleep, and was given to another meanwhile.
