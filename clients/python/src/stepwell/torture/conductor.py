@@ -135,8 +135,8 @@ class _Scene:
             self._tell("healing", load, storm)
             await storm.heal()
             troubles = [f"replica {number} ended by itself" for number in own.fallen()] if own else []
-            await self._settle(load, storm)
-            troubles += await self._missing(load, storm)
+            if await self._settle(load, storm):
+                troubles += await self._missing(load, storm)
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
@@ -161,10 +161,13 @@ class _Scene:
                 task.cancel()
             await asyncio.gather(*raging, stopped, return_exceptions=True)
 
-    async def _settle(self, load: Load, storm: Storm) -> None:
+    async def _settle(self, load: Load, storm: Storm) -> bool:
         end = time.monotonic() + self.plan.settle_seconds
-        while (left := end - time.monotonic()) > 0 and not await load.settled(min(left, _TELL_SECONDS)):
+        while (left := end - time.monotonic()) > 0:
+            if await load.settled(min(left, _TELL_SECONDS)):
+                return True
             self._tell("waiting for all to end", load, storm, left)
+        return False
 
     async def _missing(self, load: Load, storm: Storm) -> list[str]:
         """Calls the roll: others do the work of a worker that hangs, so that nothing else would tell of it."""
