@@ -41,6 +41,19 @@ def never_acknowledges() -> None:
     Outbox.acknowledge = nothing  # type: ignore[method-assign]
 
 
+@fault("assignment")
+def asks_for_nothing() -> None:
+    greeting = Connection._greeting
+
+    def modest(self: Connection) -> Hello:
+        hello = greeting(self)
+        for entry in hello.capacity.capacities:
+            entry.max_outstanding = 0
+        return hello
+
+    Connection._greeting = modest  # type: ignore[method-assign]
+
+
 @fault("capacity-of-activities")
 def takes_too_much() -> None:
     greeting = Connection._greeting
@@ -69,6 +82,45 @@ def resumes_with_nothing() -> None:
         return hello
 
     Connection._greeting = forgetful  # type: ignore[method-assign]
+
+
+@fault("resume")
+def keeps_what_has_ended() -> None:
+    Activities._remove = nothing  # type: ignore[method-assign]
+
+
+@fault("ended-run")
+def keeps_runs_that_have_ended() -> None:
+    Runs.revoke = nothing  # type: ignore[method-assign]
+
+
+@fault("eviction")
+def keeps_runs_that_are_evicted() -> None:
+    Runs.revoke = nothing  # type: ignore[method-assign]
+
+
+@fault("resume")
+def begins_anew_when_resumed() -> None:
+    _begin_anew()
+
+
+@fault("rotate")
+def begins_anew_when_moved() -> None:
+    _begin_anew()
+
+
+def _begin_anew() -> None:
+    """What was at work begins once more beside itself; whatever is done first is reported."""
+    resumed = Worker.resumed
+
+    def anew(self: Worker, still_held: set[str]) -> None:
+        resumed(self, still_held)
+        for running in list(self._performing.running.values()):
+            self._performing.running.pop(running.ref.task_id)
+            self._performing.assign(running.given)
+            running.is_gone = True
+
+    Worker.resumed = anew  # type: ignore[method-assign]
 
 
 @fault("resume-with-runs")
@@ -206,6 +258,37 @@ def stays_silent_after_news() -> None:
 @fault("refused-for-now")
 def repeats_nothing() -> None:
     Outbox._repeat = nothing  # type: ignore[method-assign]
+
+
+@fault("refused-for-now")
+def repeats_at_once() -> None:
+    _repeat_at_once()
+
+
+@fault("progress-refused-for-now")
+def repeats_progress_at_once() -> None:
+    _repeat_at_once()
+
+
+def _repeat_at_once() -> None:
+    answer = Outbox.answer
+
+    def hurried(self: Outbox, result: ReportResult) -> None:
+        result.ClearField("repeat_delay")
+        answer(self, result)
+
+    Outbox.answer = hurried  # type: ignore[method-assign]
+
+
+@fault("assignment")
+def reports_each_end_twice() -> None:
+    report = Activities._report
+
+    def twice(self: Activities, running: Running, outcome: dict[str, Any]) -> None:
+        report(self, running, outcome)
+        report(self, running, outcome)
+
+    Activities._report = twice  # type: ignore[method-assign]
 
 
 @fault("taken-back")

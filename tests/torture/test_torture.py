@@ -20,10 +20,11 @@ import pytest
 from tests.chaos.kit import until
 from tests.stream.kit import replica
 
-from stepwell.torture import Plan, Report, torture
+from stepwell.torture import Plan, Report, conductor, torture
 from stepwell.torture.faults import Kind
 
 WORKER = Path(__file__).resolve().parents[2] / "clients/python/conformance/worker.py"
+BROKEN = Path(__file__).resolve().parents[1] / "clients/broken_worker.py"
 SEED = 7
 
 
@@ -122,15 +123,27 @@ SHORT = {"session_seconds": 3.0, "heartbeat_seconds": 0.75, "ack_seconds": 1.0}
 async def tortured(folder: Path, kinds: Iterable[Kind], **changes: Any) -> Report:
     """Only these faults, one soon after the other."""
     terms = {"seconds": 8.0, "settle_seconds": 20.0, "session_seconds": 3.0, "fault_pause": 0.8} | changes
-    return await torture(
-        Plan(workers=(f"{sys.executable} {WORKER}",), folder=folder, seed=SEED, kinds=frozenset(kinds), **terms)
-    )
+    workers = terms.pop("workers", (f"{sys.executable} {WORKER}",))
+    return await torture(Plan(workers=workers, folder=folder, seed=SEED, kinds=frozenset(kinds), **terms))
 
 
 def assert_clean(report: Report) -> None:
     wrong = {name: found for name, found in report.findings.items() if found and name != "done twice, explained"}
     assert wrong == {}
     assert report.faults
+
+
+async def test_a_worker_that_does_nothing_is_missed(
+    folder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though others do all the work."""
+    monkeypatch.setattr(conductor, "_ROLL_SECONDS", 2.0)
+    workers = (f"{sys.executable} {WORKER}", f"{sys.executable} {BROKEN} asks_for_nothing")
+    async with replica(database_url, **SHORT) as one:
+        terms = {"seconds": 2.0, "workers_each": 1, "address": one.service.address}
+        verdict = (await tortured(folder, [Kind.CLIENT_CUT], workers=workers, **terms)).verdict
+    assert [words.partition(" for ")[0] for words in verdict.troubles] == ["worker 2.1 did nothing"]
+    assert verdict.lost + verdict.stuck + verdict.twice == []
 
 
 @pytest.mark.long

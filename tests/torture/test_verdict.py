@@ -39,7 +39,7 @@ def verdict_on(
     links: tuple[Link, ...] = LINKS,
     **reasons: str,
 ) -> Verdict:
-    return judge([start or job()], lines, recorded, reasons, absences_of(faults, links), TIMES)
+    return judge([start or job()], lines, recorded, reasons, absences_of(faults, links, TIMES), TIMES)
 
 
 def fault(kind: Kind, target: str, begin: float, end: float | None = None) -> Fault:
@@ -70,8 +70,52 @@ def test_what_was_acknowledged_and_is_not_done_is_lost(
 
 def test_what_was_never_acknowledged_may_be_there_or_not() -> None:
     start = job(id="", ended=0.0, problem="not acknowledged")
-    assert verdict_on(start, lines=(), recorded=()).is_clean
-    assert verdict_on(start).is_clean
+    for found in (verdict_on(start, lines=(), recorded=()), verdict_on(start)):
+        assert found.lost + found.twice + found.stuck == []
+        assert found.troubles == ["job k was not acknowledged"]
+    assert "nobody answered" in verdict_on(job(id="", ended=0.0)).stuck[0]
+    assert not judge([], (), (), {}, (), TIMES).is_clean
+
+
+def errand(**changes: object) -> Start:
+    told = {"id": "r", "acknowledged": 1.0, "ended": 20.0, "result": 1} | changes
+    return Start("errand", "k", {"seconds": 0}, 1, ("k",), steps=5, children=1, **told)  # type: ignore[arg-type]
+
+
+RUN = Recorded("r", "k", "COMPLETED", outcomes=(Outcome("k", 1, 11),), steps=5)
+CHILD = Recorded("c", "k", "COMPLETED", parent="r", steps=3)
+
+
+def test_a_run_and_its_child_are_well() -> None:
+    assert verdict_on(errand(), recorded=(RUN, CHILD)).is_clean
+
+
+@pytest.mark.parametrize(
+    ("run", "children", "sort", "words"),
+    [
+        (dataclasses.replace(RUN, steps=6), (CHILD,), "twice", "took 6 steps, not 5"),
+        (dataclasses.replace(RUN, steps=4), (CHILD,), "lost", "took 4 steps, not 5"),
+        (RUN, (CHILD, dataclasses.replace(CHILD, id="d")), "twice", "2 children, not 1"),
+        (RUN, (dataclasses.replace(CHILD, state="RUNNING"),), "stuck", "child c of r is RUNNING"),
+        (RUN, (dataclasses.replace(CHILD, state="FAILED"),), "lost", "child c of r is FAILED"),
+        (RUN, (dataclasses.replace(CHILD, parent="x"),), "twice", "nobody asked"),
+        (RUN, (CHILD, Recorded("s", "another", "COMPLETED")), "twice", "nobody asked"),
+        (dataclasses.replace(RUN, outcomes=()), (CHILD,), "lost", "never got what effect k"),
+        (dataclasses.replace(RUN, outcomes=RUN.outcomes * 2), (CHILD,), "twice", "got 'k' from an effect once more"),
+        (dataclasses.replace(RUN, outcomes=(Outcome("another", 1, 11),)), (CHILD,), "lost", "never got what effect k"),
+    ],
+)
+def test_a_run_takes_its_steps_once_and_has_no_other_child(
+    run: Recorded, children: tuple[Recorded, ...], sort: str, words: str
+) -> None:
+    found = getattr(verdict_on(errand(), recorded=(run, *children)), sort)
+    assert words in "".join(found)
+
+
+def test_what_was_not_acknowledged_and_is_there_must_end_too() -> None:
+    start = errand(id="", ended=0.0, problem="not acknowledged")
+    found = verdict_on(start, recorded=(dataclasses.replace(RUN, state="SUSPENDED"), CHILD))
+    assert found.stuck == ["run r of k is SUSPENDED"]
 
 
 def test_what_has_not_ended_is_stuck_and_says_why() -> None:
@@ -155,6 +199,8 @@ def test_what_was_done_twice_is_explained_by_the_fault_that_took_its_grant(
         ((FIRST, line("2.1", 2, 17)), (fault(Kind.DATABASE_KILLED, "database", 11, 20),)),
         # Awake for long, it began what was not its own.
         ((line("2.1", 2, 18), line("1.1", 1, 25)), (FROZEN,)),
+        # Begun twice by the one that had it, though it had just awoken.
+        ((line("1.1", 1, 20.6), line("1.1", 1, 20.8)), (FROZEN,)),
         # The first of three is explained, the second is not.
         ((FIRST, line("2.1", 2, 17), line("2.1", 3, 19)), (KILLED,)),
     ],
@@ -165,6 +211,53 @@ def test_what_no_fault_explains_is_told(lines: tuple[Line, ...], faults: tuple[F
     assert not found.is_clean
     assert found.unexplained
     assert found.lost + found.twice + found.stuck == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "faults", "links"),
+    [
+        # It had connected to the replica that was started in place of the killed one, and stayed.
+        (
+            (FIRST, line("2.1", 2, 60)),
+            (fault(Kind.REPLICA_KILLED, "0", 5, 9),),
+            (Link("1.1", 1, 0, 5), Link("1.1", 0, 8)),
+        ),
+        # Of its two connections the one over which it said nothing was lost, and nobody missed it.
+        (
+            (FIRST, line("2.1", 2, 60)),
+            (fault(Kind.REPLICA_KILLED, "0", 11, 13),),
+            (Link("1.1", 1, 0), Link("1.1", 0, 0, 11, heard=0.1)),
+        ),
+        (
+            (FIRST, line("2.1", 2, 60)),
+            (fault(Kind.REPLICA_FROZEN, "0", 11, 20),),
+            (Link("1.1", 1, 0), Link("1.1", 0, 0, heard=0.1)),
+        ),
+        # Cut off, it was given nothing; what it begins then it begins twice.
+        (
+            (FIRST, line("2.1", 1, 16)),
+            (fault(Kind.WORKER_SEVERED, "2.1", 9, 15),),
+            LINKS,
+        ),
+        (
+            (FIRST, line("2.1", 1, 16)),
+            (fault(Kind.REPLICA_KILLED, "1", 9, 12),),
+            (Link("2.1", 1, 0, 9), Link("2.1", 0, 15)),
+        ),
+    ],
+)
+def test_what_did_not_keep_a_worker_away_explains_nothing(
+    lines: tuple[Line, ...], faults: tuple[Fault, ...], links: tuple[Link, ...]
+) -> None:
+    assert verdict_on(lines=lines, faults=faults, links=links).unexplained
+
+
+def test_the_fault_that_is_named_had_happened() -> None:
+    severed = fault(Kind.WORKER_SEVERED, "1.1", 11, 16)
+    after = fault(Kind.WORKER_FROZEN, "1.1", 16.5, 40)
+    links = (Link("1.1", 0, 0, 11), Link("1.1", 0, 16))
+    (again,) = verdict_on(lines=(FIRST, line("2.1", 2, 15)), faults=(severed, after), links=links).explained
+    assert again.fault is severed
 
 
 def test_who_leaves_unheard_takes_its_work_along() -> None:

@@ -44,6 +44,8 @@ class Grant:
     owes_progress: bool = False
     ended: float | None = None
     end: str = ""
+    said: tuple[int, int] | None = None
+    """The report of its end, unless that was refused: its correlation, and the stream."""
 
     @property
     def is_run(self) -> bool:
@@ -175,6 +177,8 @@ class Account:
         report = found[0]
         key = key_of(report.ref)
         if result.status == ReportResult.STATUS_REFUSED:
+            if (refused := self.grants.get(key)) is not None:
+                refused.said = None
             if result.remedy == ReportResult.REMEDY_DROP:
                 self._end(key, now, f"refused: {reason_of(result)}")
             return
@@ -249,6 +253,11 @@ class Account:
             self._repeats(report, before, link)
             return
         self._must_be_held(report, grant)
+        if grant is not None and _is_end(report):
+            if grant.said is not None and grant.said[1] == link:
+                expected = "the end of a task is reported once"
+                self.violated(expected, f"that of {name_of(grant)} came again, as {report.correlation}", "fields")
+            grant.said = report.correlation, link
         if report.HasField("progress") and grant is not None:
             grant.owes_progress = False
             grant.is_waiting = False
@@ -285,6 +294,10 @@ def name_of(grant: Grant | None) -> str:
     if grant is None:
         return "a task"
     return f"{'run' if grant.is_run else 'activity'} {grant.task.type} ({grant.task.run_id or grant.task.job_id})"
+
+
+def _is_end(report: Report) -> bool:
+    return bool(report.progress.WhichOneof("end")) if report.HasField("progress") else True
 
 
 def reason_of(result: ReportResult) -> str:

@@ -18,6 +18,7 @@ from stepwell.v1.workers_pb2 import ConnectRequest, ConnectResponse, Report, Rep
 _INVALID_ARGUMENT, _INTERNAL, _UNAVAILABLE = 3, 13, 14
 NEVER = "complete.result: is not to the kit's taste"
 # A varint and a text, under numbers that no message has.
+REPEAT_SECONDS = 0.5
 UNKNOWN = b"\xc0>\x07\xca>\x05hello"
 
 
@@ -126,6 +127,7 @@ async def refused_for_now(stage: Stage) -> None:
     stage.same("effect returns its key", "not-now", await stage.result(job))
     stage.same("effects", 1, len(stage.ledger("not-now")))
     stage.same("times that the report was sent", 2, len(stage.reports(refused[0].ref)))
+    was_patient(stage, refused[0])
 
 
 @case("activities", "refusals")
@@ -168,10 +170,18 @@ def refuse_once(
     return refused
 
 
+def was_patient(stage: Stage, refused: Report) -> None:
+    """A report that was refused for now came again, and not before it was asked for."""
+    first, again = [*stage.times(refused.ref), 0.0, 0.0][:2]
+    expected = f"the report again, {REPEAT_SECONDS} s after it was refused"
+    # Clocks of other programs tick otherwise.
+    stage.true(again - first > REPEAT_SECONDS * 0.9, expected, f"it after {again - first:.2f} s")
+
+
 def not_now(report: Report) -> ReportResult:
     """The refusal of a report for want of a database, to be sent again soon."""
     result = _refusal(report, _UNAVAILABLE, "DATABASE_UNAVAILABLE", "the database is away", ReportResult.REMEDY_REPEAT)
-    result.repeat_delay.FromMilliseconds(200)
+    result.repeat_delay.FromMilliseconds(int(REPEAT_SECONDS * 1000))
     return result
 
 

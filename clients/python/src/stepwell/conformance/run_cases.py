@@ -89,6 +89,7 @@ async def eviction(stage: Stage) -> None:
         return any(revoke.reason == "EVICTED" for told in stage.told() for revoke in told.revokes)
 
     await stage.until(evicted, "one of them is evicted")
+    await stage.forgets()
     for run in runs:
         await run.signal("go")
     for run in runs:
@@ -142,6 +143,7 @@ async def another_process(stage: Stage) -> None:
     await run.signal("go")
     stage.same("ordered returns", "ordered", await stage.result(run))
     stage.same("errand returns the count", 2, await stage.result(errand))
+    stage.same("the errand's effects", 2, len(stage.ledger("moved")))
 
 
 @case("workflows", "losses", is_alone=True)
@@ -231,7 +233,7 @@ async def ended_run(stage: Stage) -> None:
     await run.terminate("enough")
     await stage.failure(run, "TERMINATED")
     await stage.until(lambda: grant.ended is not None, "the worker is told so")
-    await asyncio.sleep(0.5)
+    await stage.forgets()
     stage.same("reports after it", 0, len(stage.reports(grant.task.ref)) - sent)
 
 

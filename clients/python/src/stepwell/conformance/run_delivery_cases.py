@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stepwell.conformance.cases import case
-from stepwell.conformance.delivery_cases import NEVER, never, not_now, refuse_once
+from stepwell.conformance.delivery_cases import NEVER, never, not_now, refuse_once, was_patient
 from stepwell.conformance.link import Link
 from stepwell.conformance.stage import Stage
 from stepwell.v1.types_pb2 import STEP_KIND_WAIT, STEP_STATE_COMPLETED
@@ -134,9 +134,10 @@ async def lost_answer_to_a_progress(stage: Stage) -> None:
 @case("workflows", "refusals")
 async def progress_refused_for_now(stage: Stage) -> None:
     """A Progress that is refused for now is sent again, and the run goes on."""
-    refuse_once(stage, not_now, lambda report: report.progress.steps)
+    refused = refuse_once(stage, not_now, lambda report: report.progress.steps)
     run = await stage.run("steps", {"count": 5})
     stage.same("the sum", 10, await stage.result(run))
+    was_patient(stage, refused[0])
 
 
 @case("workflows", "refusals")

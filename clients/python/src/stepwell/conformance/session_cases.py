@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import grpc
 
@@ -12,6 +14,7 @@ from stepwell.conformance.account import GRACE_SECONDS
 from stepwell.conformance.cases import case
 from stepwell.conformance.link import Link
 from stepwell.conformance.stage import Stage
+from stepwell.jobs import JobHandle
 from stepwell.v1.workers_pb2 import ConnectResponse, Rotate
 
 _PATIENT_SECONDS = 3.0
@@ -22,17 +25,31 @@ _SILENT_SECONDS = 45.0
 async def resume(stage: Stage) -> None:
     """A stream that broke is followed by one to another replica that names all that is held; nothing is begun anew."""
     former = stage.link
-    jobs = [await stage.job("hold", {"seconds": 2.0}) for _ in range(4)]
-    for job in jobs:
-        await stage.given(job)
+    await stage.result(await stage.job("echo", "over"))
+    # From then on the hello may not name it.
+    await asyncio.sleep(GRACE_SECONDS)
+    jobs = await _effects(stage, "resumed", 4)
     stage.tap.move()
     stage.tap.cut()
     link = await stage.next_link(former)
     stage.true(link.replica != former.replica, "another replica", "the same")
     stage.true(link.hello.capacity.capacities, "the hello states the capacity", "it states none")
+    await _are_done_once(stage, "resumed", jobs)
+
+
+async def _effects(stage: Stage, key: str, count: int) -> list[JobHandle[Any]]:
+    """Starts effects that take two seconds, and waits until the worker has them."""
+    jobs = [await stage.job("effect", {"key": f"{key}/{number}", "seconds": 2.0}) for number in range(count)]
     for job in jobs:
-        stage.same("hold returns", "held", await stage.result(job))
+        await stage.given(job)
+    return jobs
+
+
+async def _are_done_once(stage: Stage, key: str, jobs: Sequence[JobHandle[Any]]) -> None:
+    for number, job in enumerate(jobs):
+        stage.same("effect returns its key", f"{key}/{number}", await stage.result(job))
         stage.same("attempts", 1, await stage.attempts(job))
+    stage.same("effects", len(jobs), len(stage.ledger(key)))
 
 
 @case("activities", "refusals")
@@ -109,9 +126,7 @@ async def pings(stage: Stage) -> None:
 async def rotate(stage: Stage) -> None:
     """A worker that is asked to connect anew opens another connection, resumes there, and leaves the old one."""
     former = stage.link
-    jobs = [await stage.job("hold", {"seconds": 2.0}) for _ in range(3)]
-    for job in jobs:
-        await stage.given(job)
+    jobs = await _effects(stage, "rotated", 3)
     stage.tap.move()
     asked = Rotate()
     asked.within.FromMilliseconds(500)
@@ -119,9 +134,7 @@ async def rotate(stage: Stage) -> None:
     link = await stage.next_link(former)
     stage.true(link.peer != former.peer, "a new connection", "another stream on the old one")
     await stage.until(lambda: former.is_over, "the old stream is closed")
-    for job in jobs:
-        stage.same("hold returns", "held", await stage.result(job))
-        stage.same("attempts", 1, await stage.attempts(job))
+    await _are_done_once(stage, "rotated", jobs)
 
 
 @case("activities", "losses", is_long=True, is_alone=True, seconds=110)

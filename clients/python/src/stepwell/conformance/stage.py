@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self, Unpack
 
 from stepwell.client import Client
-from stepwell.conformance.account import Grant, Limits
+from stepwell.conformance.account import GRACE_SECONDS, Grant, Limits
 from stepwell.conformance.cases import Broken
 from stepwell.conformance.link import Link
 from stepwell.conformance.program import Program
@@ -23,7 +23,7 @@ from stepwell.options import JobOptions
 from stepwell.runs import RunHandle
 from stepwell.v1 import types_pb2
 from stepwell.v1.types_pb2 import Failure
-from stepwell.v1.workers_pb2 import CloseSessionRequest, ConnectResponse, Report, TaskRef
+from stepwell.v1.workers_pb2 import CloseSessionRequest, ConnectRequest, ConnectResponse, Report, TaskRef
 from stepwell.worker import Worker
 
 PATIENCE_SECONDS = 20.0
@@ -231,6 +231,14 @@ class Stage:
             if report.ref == ref
         ]
 
+    def times(self, ref: TaskRef) -> list[float]:
+        """Gives when reports of one grant were heard: seconds since the case began."""
+        return [
+            each.time
+            for each in self.tap.said
+            if isinstance(each.what, ConnectRequest) and any(report.ref == ref for report in each.what.reports)
+        ]
+
     def told(self) -> list[ConnectResponse]:
         """Gives all that the worker was told on the streams of this case."""
         return [response for link in self.tap.links for response in link.responses]
@@ -258,6 +266,14 @@ class Stage:
             "sessions",
         )
         return link
+
+    async def forgets(self) -> None:
+        """Breaks the stream off once it is late for what is over: the next hello names nothing of that."""
+        await asyncio.sleep(GRACE_SECONDS)
+        former = self.link
+        self.tap.cut()
+        await self.next_link(former)
+        self.check()
 
     # What must be
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from stepwell.torture.faults import Fault, Kind
+from stepwell.torture.plan import Times
 from stepwell.torture.proxy import Link
 
 SLACK = 1.0
@@ -13,6 +14,7 @@ SLACK = 1.0
 
 _ENDS_CONNECTIONS = frozenset({Kind.WORKER_CUT, Kind.WORKER_SEVERED})
 _ENDS_PROCESSES = frozenset({Kind.WORKER_KILLED, Kind.WORKER_CRASHED})
+_HOLDS_BACK = frozenset({Kind.WORKER_FROZEN, Kind.WORKER_STALLED, Kind.REPLICA_FROZEN})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,10 +31,15 @@ class Absence:
         """How long it took."""
         return self.end - self.begin
 
+    @property
+    def last_beginning(self) -> float:
+        """When the worker can last have begun what was on its way to it: a connection that is gone brings nothing."""
+        return (self.end if self.fault.kind in _HOLDS_BACK else self.begin) + SLACK
 
-def absences_of(faults: Sequence[Fault], links: Sequence[Link]) -> list[Absence]:
+
+def absences_of(faults: Sequence[Fault], links: Sequence[Link], times: Times) -> list[Absence]:
     """All absences of all workers, in the order of the faults."""
-    found = [absence for fault in faults for absence in _of(fault, links)]
+    found = [absence for fault in faults for absence in _of(fault, links, times)]
     left = {fault.target: fault.end for fault in faults if fault.kind is Kind.WORKER_LEFT}
     return [_for_good(absence, left.get(absence.worker)) for absence in found]
 
@@ -44,7 +51,7 @@ def _for_good(absence: Absence, left: float | None) -> Absence:
     return dataclasses.replace(absence, end=float("inf"))
 
 
-def _of(fault: Fault, links: Sequence[Link]) -> list[Absence]:
+def _of(fault: Fault, links: Sequence[Link], times: Times) -> list[Absence]:
     if fault.kind in _ENDS_PROCESSES:
         return [Absence(fault.target, fault.begin, float("inf"), fault)]
     if fault.kind in _ENDS_CONNECTIONS:
@@ -53,17 +60,17 @@ def _of(fault: Fault, links: Sequence[Link]) -> list[Absence]:
     if fault.kind in {Kind.WORKER_FROZEN, Kind.WORKER_STALLED}:
         return [Absence(fault.target, fault.begin, fault.end, fault)]
     if fault.kind in {Kind.REPLICA_KILLED, Kind.REPLICA_FROZEN}:
-        return _of_a_replica(fault, links)
+        return _of_a_replica(fault, links, times)
     # What is told to leave takes care that nothing is done twice, and nothing expires while the database is away, nor
     # for a session's time after.
     return []
 
 
-def _of_a_replica(fault: Fault, links: Sequence[Link]) -> list[Absence]:
+def _of_a_replica(fault: Fault, links: Sequence[Link], times: Times) -> list[Absence]:
     """Those whose connections led to it, then or meanwhile: until it thaws, or until they are connected elsewhere."""
     found = []
     for link in links:
-        if str(link.replica) != fault.target or link.end < fault.begin or link.begin > fault.end:
+        if str(link.replica) != fault.target or not _is_hurt(link, fault, times):
             continue
         begin = max(fault.begin, link.begin)
         if fault.kind is Kind.REPLICA_FROZEN and link.end >= fault.end:
@@ -72,6 +79,15 @@ def _of_a_replica(fault: Fault, links: Sequence[Link]) -> list[Absence]:
             end = _connected_again(link.whose, link.end, links)
         found.append(Absence(link.whose, begin, end, fault))
     return found
+
+
+def _is_hurt(link: Link, fault: Fault, times: Times) -> bool:
+    """Whether it was one over which a worker is heard: over its calls' it says nothing for long.
+
+    What was opened after a kill leads to the replica that was started in its place.
+    """
+    last = fault.begin if fault.kind is Kind.REPLICA_KILLED else fault.end
+    return link.begin <= last and link.end >= fault.begin and link.heard >= fault.begin - 2 * times.beat
 
 
 def _connected_again(worker: str, since: float, links: Sequence[Link]) -> float:

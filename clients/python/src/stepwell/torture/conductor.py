@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _CALL_SECONDS = 120.0
 _TELL_SECONDS = 0.5
+# How long a worker has, once all is healed, until it does something.
+_ROLL_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -133,7 +135,8 @@ class _Scene:
             self._tell("healing", load, storm)
             await storm.heal()
             troubles = [f"replica {number} ended by itself" for number in own.fallen()] if own else []
-            await self._settle(load, storm)
+            if await self._settle(load, storm):
+                troubles += await self._missing(load, storm)
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)
@@ -158,10 +161,27 @@ class _Scene:
                 task.cancel()
             await asyncio.gather(*raging, stopped, return_exceptions=True)
 
-    async def _settle(self, load: Load, storm: Storm) -> None:
+    async def _settle(self, load: Load, storm: Storm) -> bool:
         end = time.monotonic() + self.plan.settle_seconds
-        while (left := end - time.monotonic()) > 0 and not await load.settled(min(left, _TELL_SECONDS)):
+        while (left := end - time.monotonic()) > 0:
+            if await load.settled(min(left, _TELL_SECONDS)):
+                return True
             self._tell("waiting for all to end", load, storm, left)
+        return False
+
+    async def _missing(self, load: Load, storm: Storm) -> list[str]:
+        """Calls the roll: others do the work of a worker that hangs, so that nothing else would tell of it."""
+        end = time.monotonic() + _ROLL_SECONDS
+        before = len(load.starts)
+        missing = self.seats
+        while missing and (left := end - time.monotonic()) > 0:
+            self._tell("calling the roll", load, storm, left)
+            await load.call_the_roll(len(self.seats), self.plan.settle_seconds)
+            called = {start.key for start in load.starts[before:]}
+            missing = [seat for seat in missing if not any(line.key in called for line in seat.lines())]
+        return [
+            f"worker {seat.worker} did nothing for {_ROLL_SECONDS:.0f} s at the end: {seat.command}" for seat in missing
+        ]
 
     async def _judged(self, load: Load, storm: Storm, holders: Holders, troubles: list[str], seconds: float) -> Report:
         on_record = await recorded.read(self.client, self.queue)
@@ -175,7 +195,7 @@ class _Scene:
         faults = sorted([*storm.faults, *self._crashes(len(storm.faults))], key=lambda fault: fault.begin)
         links = [link for seat in self.seats for link in seat.proxy.links]
         _keep(self.plan, faults, links)
-        verdict = judge(load.starts, lines, on_record, reasons, absences_of(faults, links), self.times)
+        verdict = judge(load.starts, lines, on_record, reasons, absences_of(faults, links, self.times), self.times)
         verdict.troubles += troubles + [fault.problem for fault in faults if fault.problem]
         return report_on(self.plan, seconds, load.starts, lines, on_record, faults, holders.counts, verdict)
 

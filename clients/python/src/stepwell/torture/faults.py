@@ -206,6 +206,8 @@ class Storm:
             await service.strike_database(signal.SIGQUIT)
         else:
             number = int(fault.target)
+            if number in service.fallen():
+                fault.problem = f"replica {number} had ended by itself"
             if fault.kind is Kind.REPLICA_FROZEN:
                 await _frozen(lambda what: service.send(number, what), seconds)
                 return

@@ -17,12 +17,13 @@ Place = tuple[str, int]
 
 @dataclasses.dataclass(slots=True)
 class Link:
-    """A connection that was led to a replica: from when to when, and whose it was."""
+    """A connection that was led to a replica: from when to when, whose it was, and when they last said something."""
 
     whose: str
     replica: int
     begin: float
     end: float = float("inf")
+    heard: float = float("inf")
 
 
 class Proxy:
@@ -96,10 +97,11 @@ class Proxy:
             return
         replica, there, back = found
         ends = (writer, back)
-        link = Link(self._whose(), replica, time.time())
+        now = time.time()
+        link = Link(self._whose(), replica, now, heard=now)
         self.links.append(link)
         self._open.add(ends)
-        ways = [asyncio.create_task(self._carry(reader, back)), asyncio.create_task(self._carry(there, writer))]
+        ways = [asyncio.create_task(self._carry(reader, back, link)), asyncio.create_task(self._carry(there, writer))]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -120,8 +122,12 @@ class Proxy:
                 return number, *await asyncio.open_connection(*replicas[number])
         return None
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, heard_on: Link | None = None
+    ) -> None:
         while data := await reader.read(_PIECE):
+            if heard_on is not None:
+                heard_on.heard = time.time()
             await self._flows.wait()
             writer.write(data)
             await writer.drain()

@@ -52,23 +52,25 @@ class Outcome:
 class Recorded:
     """A run or a job on record.
 
-    `key` is its correlation id, `flaws` are what its history must not have, `outcomes` those of its effects.
+    `key` is its correlation id, `parent` the run whose child it is, `flaws` are what its history must not have,
+    `outcomes` those of its effects, and `steps` is how many of its steps have ended.
     """
 
     id: str
     key: str
     state: str
     is_job: bool = False
-    is_child: bool = False
+    parent: str = ""
     flaws: tuple[str, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
+    steps: int = 0
 
 
 async def read(client: Client, queue: str) -> list[Recorded]:
     """Reads all runs and jobs of a queue, and the history of each run."""
     jobs = [_of_job(job) async for job in client.list_jobs(task_queue=queue)]
     runs = [
-        Recorded(run.run_id, run.correlation_id, phase_name(run.phase), is_child=bool(run.parent_run_id))
+        Recorded(run.run_id, run.correlation_id, phase_name(run.phase), parent=run.parent_run_id)
         async for run in client.list_runs(task_queue=queue)
     ]
 
@@ -76,7 +78,8 @@ async def read(client: Client, queue: str) -> list[Recorded]:
         events = [each async for each in client.run(run.id).history()]
         flaws = flaws_of((each.number, each.type, each.step_ordinal) for each in events)
         outcomes = [_outcome(each) for each in events if each.type == "ActivityCompleted"]
-        return dataclasses.replace(run, flaws=tuple(flaws), outcomes=tuple(outcomes))
+        steps = {each.step_ordinal for each in events if each.step_ordinal and each.type in _STEP_ENDS}
+        return dataclasses.replace(run, flaws=tuple(flaws), outcomes=tuple(outcomes), steps=len(steps))
 
     return jobs + await _each(held_against, runs)
 

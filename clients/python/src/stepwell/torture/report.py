@@ -134,7 +134,7 @@ def report_on(  # noqa: PLR0917 - all that was noted
             "starts repeated on purpose": sum(len(start.answers) for start in starts),
             "starts never acknowledged": len(starts) - len(acknowledged),
             "ended": sum(bool(start.ended) for start in acknowledged),
-            "children on record": sum(each.is_child for each in recorded),
+            "children on record": sum(bool(each.parent) for each in recorded),
             "effects asked for": sum(len(start.effects) for start in acknowledged),
             "effects begun": len(lines),
             "faults": len(faults),

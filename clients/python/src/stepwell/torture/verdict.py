@@ -7,7 +7,7 @@ the rules of docs/protocol.md:
 |---|---|---|
 | NOT_ACKNOWLEDGED | the same | a fault as the earlier began kept its acknowledgement from arriving |
 | SESSION_LOST | the later higher | the worker of the earlier died, or was away for as long as its session lasts |
-| BEGAN_LATE | the later no higher | the worker of the later was away since before the earlier, until it began |
+| BEGAN_LATE | the later no higher | another worker, the later one's, was away since before the earlier, until then |
 
 A task that was not acknowledged goes back with its attempt unspent; one whose session is lost has spent it. A worker
 that wakes may begin what came before it fell asleep, and was given to another meanwhile.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from stepwell.torture.absences import SLACK, Absence, merged
@@ -28,6 +28,7 @@ from stepwell.torture.plan import Times
 from stepwell.torture.recorded import COMPLETED, Recorded
 
 _CLOCK_SECONDS = 0.5
+_OPEN = frozenset({"PENDING", "RUNNING", "SUSPENDED"})
 UNHEARD = 0.5
 """Seconds after which an acknowledgement has arrived that nothing kept back: it is sent as the effect begins."""
 
@@ -62,7 +63,7 @@ class Verdict:
     unexplained: list[Again] = dataclasses.field(default_factory=list)
     explained: list[Again] = dataclasses.field(default_factory=list)
     troubles: list[str] = dataclasses.field(default_factory=list)
-    """What ended by itself, or did not end in order."""
+    """What ended by itself or not in order, what was refused, and who did nothing."""
 
     @property
     def is_clean(self) -> bool:
@@ -87,7 +88,14 @@ def judge(  # noqa: PLR0917 - all that was noted
     for start in starts:
         if start.id:
             _judge_start(verdict, start, records.get(start.id), by_key, reasons)
+        elif start.problem:
+            verdict.troubles.append(f"{start.kind} {start.key} was {start.problem}")
+        else:
+            verdict.stuck.append(f"{start.kind} {start.key} was asked for, and nobody answered")
+    if not starts:
+        verdict.troubles.append("nothing was asked for")
     _judge_repeats(verdict, starts, recorded)
+    _judge_others(verdict, starts, recorded)
     for each in recorded:
         verdict.twice += [f"{_noun(each)} {each.id} ({each.key}): {flaw}" for flaw in each.flaws]
     verdict.undone += _undone(starts, recorded, by_key)
@@ -119,13 +127,25 @@ def _judge_start(
     else:
         missing = [key for key in start.effects if key not in by_key]
         verdict.lost += [f"{what} completed without effect {key}" for key in missing]
+        if not start.is_job:
+            _judge_steps(verdict, what, start, record)
+
+
+def _judge_steps(verdict: Verdict, what: str, start: Start, record: Recorded) -> None:
+    """A run that completed has taken each of its steps once, and got of each effect what that came to."""
+    if record.steps != start.steps:
+        found = verdict.lost if record.steps < start.steps else verdict.twice
+        found.append(f"{what} took {record.steps} steps, not {start.steps}")
+    done, asked = Counter(outcome.key for outcome in record.outcomes), Counter(start.effects)
+    verdict.lost += [f"{what} completed, and never got what effect {key} came to" for key in asked - done]
+    verdict.twice += [f"{what} got {key!r} from an effect once more than it asked" for key in done - asked]
 
 
 def _judge_repeats(verdict: Verdict, starts: Sequence[Start], recorded: Iterable[Recorded]) -> None:
     """One start is one run, or job, however often it is asked for."""
     made = defaultdict(set)
     for each in recorded:
-        if not each.is_child and each.key:
+        if not each.parent and each.key:
             made[each.key].add(each.id)
     for start in starts:
         ids = made[start.key] | {start.id} - {""}
@@ -133,6 +153,24 @@ def _judge_repeats(verdict: Verdict, starts: Sequence[Start], recorded: Iterable
             verdict.twice.append(f"{start.kind} {start.key} was started as each of {', '.join(sorted(ids))}")
         strange = [answer for answer in start.answers if start.id and answer != start.id]
         verdict.twice += [f"{start.kind} {start.key} ({start.id}): its repeat was answered {each}" for each in strange]
+
+
+def _judge_others(verdict: Verdict, starts: Sequence[Start], recorded: Sequence[Recorded]) -> None:
+    """Nobody waits for children, nor for what was never acknowledged: each was wanted, and has completed."""
+    asked, waited_for = {start.key for start in starts}, {start.id for start in starts}
+    children = Counter(each.parent for each in recorded)
+    for start in starts:
+        if start.id and children[start.id] > start.children:
+            count = children[start.id]
+            verdict.twice.append(f"{start.kind} {start.key} ({start.id}) has {count} children, not {start.children}")
+    ids = {each.id for each in recorded}
+    for each in recorded:
+        what = f"{'child' if each.parent else _noun(each)} {each.id} of {each.parent or each.key or 'nobody'}"
+        if each.parent not in ids if each.parent else each.key not in asked:
+            verdict.twice.append(f"{what} is on record, and nobody asked for it")
+        elif each.id not in waited_for and each.state != COMPLETED:
+            found = verdict.stuck if each.state in _OPEN else verdict.lost
+            found.append(f"{what} is {each.state}")
 
 
 def _undone(
@@ -175,10 +213,11 @@ def explain(earlier: Line, later: Line, away: Mapping[str, Sequence[Absence]], t
     if later.attempt > earlier.attempt:
         for begin, end, parts in merged(first):
             if end >= earlier.time - SLACK and min(end, later.time) - begin >= times.shortest_expiry:
-                return Again(earlier, later, Rule.SESSION_LOST, max(parts, key=lambda part: part.seconds).fault)
+                before = [part for part in parts if part.begin <= later.time]
+                return Again(earlier, later, Rule.SESSION_LOST, max(before, key=lambda part: part.seconds).fault)
         return Again(earlier, later)
-    for absence in second:
-        if absence.begin <= earlier.time + SLACK and absence.begin <= later.time <= absence.end + SLACK:
+    for absence in second if earlier.worker != later.worker else ():
+        if absence.begin <= earlier.time + SLACK and absence.begin <= later.time <= absence.last_beginning:
             return Again(earlier, later, Rule.BEGAN_LATE, absence.fault)
     if later.attempt == earlier.attempt:
         for absence in first:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stepwell.torture.ledger import Line, read
 from stepwell.torture.plan import TortureError
 from stepwell.torture.processes import Process
 from stepwell.torture.proxy import Proxy
@@ -58,6 +59,10 @@ class Seat:
     def worker(self) -> str:
         """The name of the process that has it now."""
         return f"{self.number}.{self._count}"
+
+    def lines(self) -> list[Line]:
+        """What the process that has it now has written into its ledger."""
+        return read(self.ledgers[self.worker], self.worker)
 
     async def begin(self) -> None:
         """Starts a process, and waits until it is ready. Raises `TortureError` if none comes to be."""
