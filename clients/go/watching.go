@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// waitTime is how long one call waits for an end.
-	waitTime = 30 * time.Second
+	// longestWait is how long one call has the service wait for an end, if calls may take twice as long.
+	longestWait = 30 * time.Second
 	// endingDigits leave ids as good as random, and yet two clients seldom hear of each other's.
 	endingDigits = 4
 )
@@ -135,7 +135,7 @@ func endOfJob(told *pb.WatchJobsResponse_End) *ended {
 
 // waitForRun waits a while for the end of a run, or of the one that finally goes on with its work: nil if it goes on.
 func (c *Client) waitForRun(ctx context.Context, id string) (*ended, error) {
-	request := &pb.WaitRunRequest{Namespace: c.options.namespace, RunId: id, Wait: durationpb.New(waitTime)}
+	request := &pb.WaitRunRequest{Namespace: c.options.namespace, RunId: id, Wait: c.wait()}
 	answer, err := patiently(ctx, c, c.Runs.WaitRun, request)
 	if run := answer.GetRun(); answer.GetEnded() {
 		return endOfRun(&pb.WatchRunsResponse_End{
@@ -148,7 +148,7 @@ func (c *Client) waitForRun(ctx context.Context, id string) (*ended, error) {
 
 // waitForJob does so for a job.
 func (c *Client) waitForJob(ctx context.Context, id string) (*ended, error) {
-	request := &pb.WaitJobRequest{Namespace: c.options.namespace, JobId: id, Wait: durationpb.New(waitTime)}
+	request := &pb.WaitJobRequest{Namespace: c.options.namespace, JobId: id, Wait: c.wait()}
 	answer, err := patiently(ctx, c, c.Jobs.WaitJob, request)
 	if job := answer.GetJob(); answer.GetEnded() {
 		return endOfJob(&pb.WatchJobsResponse_End{
@@ -158,12 +158,16 @@ func (c *Client) waitForJob(ctx context.Context, id string) (*ended, error) {
 	return nil, err
 }
 
-// patiently calls a method that waits.
+func (c *Client) wait() *durationpb.Duration {
+	return durationpb.New(min(longestWait, c.options.callTimeout/2))
+}
+
+// patiently calls a method that waits: for as long as a call with all its repeats may take.
 func patiently[Q, A any](
 	ctx context.Context, client *Client, method func(context.Context, *Q, ...grpc.CallOption) (*A, error), request *Q,
 ) (*A, error) {
 	return repeated(ctx, client, func(time.Duration) (*A, error) {
-		return once(ctx, client, method, request, waitTime+attemptTimeout)
+		return once(ctx, client, method, request, client.options.callTimeout)
 	})
 }
 

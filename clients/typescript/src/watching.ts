@@ -14,8 +14,6 @@ import { type Payload, RunPhase } from "./gen/stepwell/v1/types_pb.js";
 import { aborted, delay, durationOf, gate } from "./times.js";
 
 const PATIENCE = 5000;
-/** How long one call waits. */
-const WAIT = 15_000;
 /** They leave ids as good as random, and yet two clients seldom hear of each other's. */
 const ENDING_DIGITS = 4;
 
@@ -76,7 +74,7 @@ export class Watcher {
   private async ask(runId: string, signal?: AbortSignal): Promise<Ended> {
     const { client } = this;
     for (;;) {
-      const request = { namespace: client.namespace, runId, wait: durationOf(WAIT)! };
+      const request = { namespace: client.namespace, runId, wait: durationOf(client.longestWait)! };
       const { ended, run } = await client.invoke(client.runs.waitRun, request, signal);
       if (ended) return run!;
     }
