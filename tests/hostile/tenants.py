@@ -76,12 +76,13 @@ _NO_NAMES = """
     active_tasks activity_types after_ordinal agreeing archive_uri archive_url assigned_group_id assigned_role_id
     assigned_user_id attempt blocked_by build_id burst caller_seq calls cancel_ordinals claim_token
     compatible_build_ids correlation count cron data data_names dependents description event_seq every_named
-    expected_revision expected_version fairness_key filter fingerprint fired_count group_ids hash id_suffix identity json
-    key label last_error limit max_concurrent_activities max_concurrent_workflows max_outstanding max_resident max_tasks
-    maximum_attempts maximum_runs message missed_count names namespace new_name non_retryable_types occurrence
-    order_by ordinal page_size pause_reason ping place pong priority query query_name reason revision role_ids
-    schema_type scope sdk seq signal_name skip skipped_count stack_trace step_name step_ordinals stop_ordinals text
-    time_zone title token traceparent type update_name version waiting_count winner workflow_types
+    expected_revision expected_version fairness_key filter fingerprint fired_count group_ids hash id_suffix
+    identity json key label last_error limit max_concurrent_activities max_concurrent_workflows max_outstanding
+    max_resident max_tasks maximum_attempts maximum_runs message missed_count names namespace new_name
+    non_retryable_types occurrence order_by ordinal page_size pause_reason ping place pong priority query
+    query_name reason revision role_ids schema_type scope sdk seq signal_name skip skipped_count stack_trace
+    step_name step_ordinals stop_ordinals text time_zone title token traceparent type update_name version
+    waiting_count winner workflow_types
 """
 NOT_IDS = set(_NO_NAMES.split())
 """Fields that name nothing by themselves: contents, numbers in a run that is named beside them, proofs of a hold."""

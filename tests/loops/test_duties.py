@@ -212,17 +212,19 @@ async def test_a_session_prolonged_meanwhile_is_left_alone(database_url: str) ->
             assert await connection.fetch(extend, [session_id], late + timedelta(seconds=30)) == []
 
 
-async def test_a_session_whose_time_is_over_is_not_resumed(database_url: str) -> None:
-    """Nor in another namespace; whether its leases have gone back yet is of no account."""
+async def test_a_late_session_is_resumed_until_it_is_condemned(database_url: str) -> None:
+    """In its own namespace: who was held up together with its replica has lost nothing yet."""
     async with rigged(database_url) as rig:
         session_id = await rig.open_session(-1)
         async with rig.connection.use() as connection:
             now, told = rig.clock.now(), Hello(worker_id="worker")
-            late = now + timedelta(seconds=30)
-            assert not await recall.resume_session(connection, session_id, 1, told, late, now)
-            before = now - timedelta(seconds=2)
-            assert not await recall.resume_session(connection, session_id, 2, told, late, before)
-            assert await recall.resume_session(connection, session_id, 1, told, late, before)
+            later = now + timedelta(seconds=30)
+            assert not await recall.resume_session(connection, session_id, 2, told, later)
+            assert await recall.resume_session(connection, session_id, 1, told, later)
+            assert await sessions.condemn_sessions(connection, [session_id], now) == []
+            later += timedelta(seconds=1)
+            assert await sessions.condemn_sessions(connection, [session_id], later) == [session_id]
+            assert not await recall.resume_session(connection, session_id, 1, told, later + timedelta(seconds=30))
 
 
 async def test_nothing_expires_soon_after_a_round_that_failed(database_url: str) -> None:

@@ -110,10 +110,9 @@ class Registry:
 
         Another owner's is as one that is not there; None may resume anybody's. Refuses with SESSION_EXPIRED.
         """
-        now = self._clock.now()
-        expire_time = now + timedelta(seconds=self._settings.session_seconds)
+        expire_time = self._clock.now() + timedelta(seconds=self._settings.session_seconds)
         async with self._reader.connection() as connection:
-            known = await recall.resume_session(connection, session_id, namespace_id, hello, expire_time, now, owner)
+            known = await recall.resume_session(connection, session_id, namespace_id, hello, expire_time, owner)
             leases = await recall.leases_of(connection, session_id) if known else []
             resumed = await _read_held(connection, [lease[:3] for lease in leases], hello.builds)
         if not known:

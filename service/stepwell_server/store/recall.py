@@ -55,11 +55,10 @@ async def resume_session(  # noqa: PLR0917 - the statement's parameters
     namespace_id: int,
     hello: Hello,
     expire_time: datetime,
-    now: datetime,
     owner: str | None = None,
 ) -> bool:
     """Prolongs a session of that owner's (None: of anybody's) that has not expired; False if there is none."""
-    told = pack_hello(hello), expire_time, now, hello.worker_id, *listed_of(hello)
+    told = pack_hello(hello), expire_time, hello.worker_id, *listed_of(hello)
     return bool(await connection.fetch(SESSIONS["resume_session"], session_id, namespace_id, *told, owner))
 
 

@@ -13,13 +13,14 @@ SELECT
 FROM sessions AS s WHERE s.session_id = $1 AND s.expire_time > '-infinity';
 
 -- name: resume_session
--- Prolongs a session that has not expired, with what its worker now says of itself. Answers it, or nothing. $12 is who
--- resumes it: his own, or one of nobody's; null for who may resume any. Walks sessions_pkey.
+-- Prolongs a session, with what its worker now says of itself. Answers it, or nothing: one that is condemned stays so. As
+-- a beat may, a resume may be late. $11 is who resumes it: his own, or one of nobody's; null for who may resume any.
+-- Walks sessions_pkey.
 UPDATE sessions SET
-    hello = $3, expire_time = $4, worker_id = $6, task_queues = $7, workflow_types = $8, activity_types = $9,
-    build_id = $10, identity = $11
-WHERE session_id = $1 AND namespace_id = $2 AND expire_time > $5
-    AND ($12::text IS NULL OR owner IS NULL OR owner = $12)
+    hello = $3, expire_time = $4, worker_id = $5, task_queues = $6, workflow_types = $7, activity_types = $8,
+    build_id = $9, identity = $10
+WHERE session_id = $1 AND namespace_id = $2 AND expire_time > '-infinity'
+    AND ($11::text IS NULL OR owner IS NULL OR owner = $11)
 RETURNING session_id;
 
 -- name: extend_sessions
