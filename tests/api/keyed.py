@@ -67,8 +67,15 @@ class Keyed:
         called = getattr(stub, method.name)
         if method.is_unary:
             return await called(request, timeout=TIMEOUT, metadata=metadata)
-        stream = called(iter([request]) if method.name == "Connect" else request, timeout=TIMEOUT, metadata=metadata)
-        return await anext(aiter(stream))
+        if method.name != "Connect":
+            return await anext(aiter(called(request, timeout=TIMEOUT, metadata=metadata)))
+        while True:
+            try:
+                return await anext(aiter(called(iter([request]), timeout=TIMEOUT, metadata=metadata)))
+            except grpc.aio.AioRpcError as error:
+                # So gRPC's own client says it when a call is refused before its first message is written.
+                if error.details() != "Internal error from Core":
+                    raise
 
     async def refused(self, name: str, key: str | None = None, **fields: Any) -> tuple[str, str]:
         return await refused(self.call(name, key, **fields))

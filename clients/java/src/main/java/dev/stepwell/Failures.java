@@ -15,13 +15,16 @@ import java.util.stream.Stream;
 final class Failures {
     /** Cuts a text, so that a message stays small: the service keeps about as much. */
     private static final String CUT = "%.16000s";
+    /** They may go in a circle. */
+    private static final int MOST_CAUSES = 100;
 
     private Failures() {}
 
     /** What code came to that has thrown; it has stopped if it was asked to, and says so by whatever it put around it. */
     static Report.Builder of(Throwable thrown, boolean isCancelled) {
-        if (isCancelled
-                && Stream.iterate(thrown, Objects::nonNull, Throwable::getCause).anyMatch(Failures::isStop)) {
+        Stream<Throwable> causes =
+                Stream.iterate(thrown, Objects::nonNull, Throwable::getCause).limit(MOST_CAUSES);
+        if (isCancelled && causes.anyMatch(Failures::isStop)) {
             return Report.newBuilder().setCancelled(CancelledActivity.getDefaultInstance());
         }
         Class<?> type = thrown.getClass();

@@ -91,6 +91,7 @@ final class Session {
         try {
             work();
         } catch (Throwable why) {
+            LOG.log(Level.ERROR, "the worker has ended: {0}", why);
             connected.completeExceptionally(why);
             ended.completeExceptionally(why);
         }
